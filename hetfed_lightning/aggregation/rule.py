@@ -1,0 +1,34 @@
+"""The base of aggregation rules that have settings; a rule without settings is simply a function.
+
+An ABC and not a callable Protocol, since a YAML names a rule by its `class_path`, and jsonargparse takes a
+callable Protocol that returns tensors for a factory of tensors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from hetfed_lightning.aggregation.state import State
+
+
+class AggregationRule(ABC):
+    """A rule that takes its settings at construction and is then called like `weighted_mean`."""
+
+    @abstractmethod
+    def __call__(self, states: Sequence[State], weights: Tensor) -> dict[str, Tensor]:
+        """Aggregate the participants' states into one.
+
+        Args:
+            states: One state per participant, K in all, with equal keys, shapes and dtypes; left as they are.
+            weights: Shape ``(K,)``; finite, not negative, not all zero.
+
+        Returns:
+            A state of the same keys, shapes, dtypes and device, sharing no memory with any input. Integer and
+            bool tensors take the maximum over participants.
+
+        Raises:
+            ValueError: If two states disagree or the weights do not fit (see `check_states`).
+        """
