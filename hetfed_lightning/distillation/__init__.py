@@ -1,0 +1,45 @@
+"""Teaching by predictions: losses for a student, and ensembles that turn many teachers into one.
+
+Pure functions of tensors. A loss takes the student's logits and a target; an `Ensemble` takes what the
+`Teachers` said on the public set and returns that target. To add an ensemble, add a file: the tests find it
+by walking this package.
+"""
+
+from __future__ import annotations
+
+from hetfed_lightning.distillation.class_prior_weighted import ClassPriorWeighted
+from hetfed_lightning.distillation.ensemble import Ensemble
+from hetfed_lightning.distillation.losses import (
+    binary_soft_target_loss,
+    distillation_loss,
+    kd_loss,
+    regression_distillation_loss,
+    soft_target_loss,
+)
+from hetfed_lightning.distillation.mean_logits import MeanLogits
+from hetfed_lightning.distillation.mean_probabilities import MeanProbabilities
+from hetfed_lightning.distillation.median_probabilities import MedianProbabilities
+from hetfed_lightning.distillation.outputs import OutputKind, check_temperature, renormalise, soften
+from hetfed_lightning.distillation.sample_weighted import SampleWeighted
+from hetfed_lightning.distillation.teachers import Teachers
+from hetfed_lightning.distillation.validation_weighted import ValidationWeighted
+
+__all__ = [
+    "ClassPriorWeighted",
+    "Ensemble",
+    "MeanLogits",
+    "MeanProbabilities",
+    "MedianProbabilities",
+    "OutputKind",
+    "SampleWeighted",
+    "Teachers",
+    "ValidationWeighted",
+    "binary_soft_target_loss",
+    "check_temperature",
+    "distillation_loss",
+    "kd_loss",
+    "regression_distillation_loss",
+    "renormalise",
+    "soft_target_loss",
+    "soften",
+]

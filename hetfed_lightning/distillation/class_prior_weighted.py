@@ -1,0 +1,68 @@
+"""Mean of the teachers' probabilities where each class listens to the teachers that have seen it.
+
+The ensemble of choice when labels are skewed: a teacher without a single example of a class has learnt to
+exclude it, and here does not get to say so. It needs class counts to travel; where these are private, use
+`MeanProbabilities`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hetfed_lightning.distillation.ensemble import Ensemble, Knowledge, mix, require
+from hetfed_lightning.distillation.outputs import OutputKind, renormalise, soften
+from hetfed_lightning.distillation.teachers import Teachers
+
+
+class ClassPriorWeighted(Ensemble):
+    """Teacher k weighs ``w_kc = (n_kc + s) / sum_j (n_jc + s)`` on class c; ``p(c) ~ sum_k w_kc p_k(c)``.
+
+    ``n_kc`` counts the samples of class c that teacher k was trained on, and ``s`` is the smoothing.
+    Multiclass targets are normalised over classes afterwards. Binary outputs are two classes, negatives and
+    positives. Multilabel outputs are weighted label by label, by positives, and need no normalising. A class
+    that no teacher has listens to all alike.
+
+    Args:
+        smoothing: Samples added to every count, at least 0; more brings the weights closer to equal.
+
+    Raises:
+        ValueError: If the smoothing is negative or not finite.
+    """
+
+    kinds: ClassVar[tuple[OutputKind, ...]] = ("multiclass", "binary", "multilabel")
+    needs: ClassVar[tuple[Knowledge, ...]] = ("class_counts",)
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        if not (math.isfinite(smoothing) and smoothing >= 0):
+            raise ValueError(f"expected a finite smoothing of at least 0 samples, got {smoothing}")
+        self.smoothing = smoothing
+
+    def __call__(self, teachers: Teachers, temperature: float) -> Tensor:
+        """Class-weighted mean over teachers of ``soften(logits)``, normalised over the classes.
+
+        Args:
+            teachers: Outputs of K teachers on N public samples, with `class_counts`; not regression.
+            temperature: What logits are divided by; finite and above 0.
+
+        Returns:
+            Shape ``(N, C)``, in float32 or float64.
+
+        Raises:
+            ValueError: If `class_counts` is missing, or the outputs are values without classes.
+        """
+        if teachers.kind == "regression":
+            raise ValueError(
+                "ClassPriorWeighted expects outputs with classes, got regression: "
+                "use SampleWeighted, ValidationWeighted or MedianProbabilities"
+            )
+        probabilities = soften(teachers.logits, temperature, teachers.kind)
+        counts = require(teachers, "class_counts", self) + self.smoothing
+        weights = torch.where(counts.sum(dim=0) > 0, counts, torch.ones_like(counts))
+        if teachers.kind == "binary":
+            both = torch.cat([1 - probabilities, probabilities], dim=-1)
+            return renormalise(mix(both, weights), "multiclass")[:, 1:]
+        return renormalise(mix(probabilities, weights), teachers.kind)

@@ -1,0 +1,40 @@
+"""Mean of the teachers' probabilities, weighted by how much data each was trained on.
+
+Sensible when more data means a better teacher, and when the counts can be believed: a teacher that claims a
+million samples is the ensemble.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from hetfed_lightning.distillation.ensemble import Ensemble, Knowledge, mix, require
+from hetfed_lightning.distillation.outputs import soften
+from hetfed_lightning.distillation.teachers import Teachers
+
+
+class SampleWeighted(Ensemble):
+    """Mean of the softened probabilities (values for regression) with weights ``n_k / sum_j n_j``.
+
+    The weights of federated averaging (McMahan et al. 2017), applied to predictions.
+    """
+
+    needs: ClassVar[tuple[Knowledge, ...]] = ("samples",)
+
+    def __call__(self, teachers: Teachers, temperature: float) -> Tensor:
+        """Sample-weighted mean over teachers of ``soften(logits)``.
+
+        Args:
+            teachers: Outputs of K teachers on N public samples, with `samples`.
+            temperature: What logits are divided by; finite and above 0.
+
+        Returns:
+            Shape ``(N, C)``, in float32 or float64.
+
+        Raises:
+            ValueError: If `samples` is missing.
+        """
+        predictions = soften(teachers.logits, temperature, teachers.kind)
+        return mix(predictions, require(teachers, "samples", self))

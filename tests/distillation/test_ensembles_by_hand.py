@@ -1,0 +1,172 @@
+"""Each ensemble on numbers small enough to check on paper; what all share is in test_every_ensemble.py."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hetfed_lightning.distillation import (
+    ClassPriorWeighted,
+    MeanLogits,
+    MeanProbabilities,
+    MedianProbabilities,
+    OutputKind,
+    SampleWeighted,
+    Teachers,
+    ValidationWeighted,
+    soften,
+)
+
+
+def saying(
+    *probabilities: list[float], kind: OutputKind = "multiclass", **known: Sequence[float | Sequence[float]]
+) -> Teachers:
+    """Teachers that at temperature 1 give one sample these probabilities (or values, for regression)."""
+    said = torch.tensor(probabilities, dtype=torch.float64)[:, None, :]
+    logits = {"multiclass": said.log(), "regression": said}.get(kind, said.logit())
+    fields = {name: torch.tensor(values) for name, values in known.items()}
+    return Teachers(logits, kind, tuple(f"teacher{k}" for k in range(len(said))), **fields)
+
+
+def expect(actual: Tensor, *row: float) -> None:
+    torch.testing.assert_close(actual, torch.tensor([row], dtype=torch.float64))
+
+
+def test_mean_probabilities() -> None:
+    # (0.9 + 0.5) / 2, (0.1 + 0.5) / 2
+    expect(MeanProbabilities()(saying([0.9, 0.1], [0.5, 0.5]), 1.0), 0.7, 0.3)
+    expect(MeanProbabilities()(saying([2.0, 8.0], [4.0, 0.0], kind="regression"), 1.0), 3.0, 4.0)
+
+
+def test_mean_probabilities_softens_each_teacher_first() -> None:
+    # At temperature 2: sqrt(0.9) : sqrt(0.1) = 3 : 1 and 1 : 1; (3/4 + 1/2) / 2 = 5/8.
+    expect(MeanProbabilities()(saying([0.9, 0.1], [0.5, 0.5]), 2.0), 0.625, 0.375)
+
+
+def test_mean_logits_is_the_geometric_mean() -> None:
+    # sqrt(0.9 * 0.5) : sqrt(0.1 * 0.5) = 3 : 1
+    expect(MeanLogits()(saying([0.9, 0.1], [0.5, 0.5]), 1.0), 0.75, 0.25)
+
+
+def test_sample_weighted() -> None:
+    # (3 * 0.9 + 1 * 0.5) / 4 = 0.8
+    expect(SampleWeighted()(saying([0.9, 0.1], [0.5, 0.5], samples=[30, 10]), 1.0), 0.8, 0.2)
+
+
+def test_validation_weighted() -> None:
+    teachers = saying([0.9, 0.1], [0.5, 0.5], scores=[0.9, 0.3])
+    # Weights 3 : 1, then 9 : 1, then 1 : 1.
+    expect(ValidationWeighted()(teachers, 1.0), 0.8, 0.2)
+    expect(ValidationWeighted(sharpness=2.0)(teachers, 1.0), 0.86, 0.14)
+    expect(ValidationWeighted(sharpness=0.0)(teachers, 1.0), 0.7, 0.3)
+
+
+def test_validation_weighted_without_any_merit_is_the_mean() -> None:
+    expect(ValidationWeighted()(saying([0.9, 0.1], [0.5, 0.5], scores=[0.0, 0.0]), 1.0), 0.7, 0.3)
+
+
+def test_a_very_sharp_validation_leaves_the_best() -> None:
+    # 0.5 ** 2000 and 0.4 ** 2000 are both zero in floating point; their ratio is not.
+    teachers = saying([0.9, 0.1], [0.5, 0.5], scores=[0.5, 0.4])
+    expect(ValidationWeighted(sharpness=2000.0)(teachers, 1.0), 0.9, 0.1)
+
+
+def test_class_prior_weighted_multiclass() -> None:
+    # Class 0: weights 30/40 and 10/40, 0.75 * 0.6 + 0.25 * 0.2 = 0.5. Class 1: weights 0 and 1, 0.5.
+    # Class 2: nobody has it, 1/2 each, (0.1 + 0.3) / 2 = 0.2. Divided by their sum 1.2.
+    teachers = saying([0.6, 0.3, 0.1], [0.2, 0.5, 0.3], class_counts=[[30, 0, 0], [10, 20, 0]])
+    expect(ClassPriorWeighted()(teachers, 1.0), 5 / 12, 5 / 12, 2 / 12)
+
+
+def test_class_prior_weighted_with_smoothing() -> None:
+    # Weights (30 + 10)/(40 + 20) = 2/3 and 1/3; (0 + 10)/(20 + 20) = 1/4 and 3/4.
+    # 2/3 * 0.6 + 1/3 * 0.3 = 0.5; 1/4 * 0.4 + 3/4 * 0.7 = 0.625; sum 1.125.
+    teachers = saying([0.6, 0.4], [0.3, 0.7], class_counts=[[30, 0], [10, 20]])
+    expect(ClassPriorWeighted(smoothing=10)(teachers, 1.0), 0.5 / 1.125, 0.625 / 1.125)
+
+
+def test_class_prior_weighted_binary_is_two_classes() -> None:
+    # Negatives: 0.75 * 0.4 + 0.25 * 0.8 = 0.5. Positives: 0 * 0.6 + 1 * 0.2 = 0.2. 0.2 / 0.7.
+    teachers = saying([0.6], [0.2], kind="binary", class_counts=[[30, 0], [10, 20]])
+    expect(ClassPriorWeighted()(teachers, 1.0), 2 / 7)
+
+
+def test_class_prior_weighted_multilabel_goes_label_by_label() -> None:
+    # 0.75 * 0.6 + 0.25 * 0.2 = 0.5; 0 * 0.9 + 1 * 0.8 = 0.8; nothing is normalised.
+    teachers = saying([0.6, 0.9], [0.2, 0.8], kind="multilabel", class_counts=[[30, 0], [10, 20]])
+    expect(ClassPriorWeighted()(teachers, 1.0), 0.5, 0.8)
+
+
+def test_class_prior_weighted_hears_who_knows_the_class() -> None:
+    # The second teacher alone has seen class 1; the others exclude it.
+    known = [[50, 0], [50, 50], [50, 0]]
+    teachers = saying([0.99, 0.01], [0.2, 0.8], [0.99, 0.01], class_counts=known)
+    assert MeanProbabilities()(teachers, 1.0).argmax().item() == 0
+    assert ClassPriorWeighted()(teachers, 1.0).argmax().item() == 1
+
+
+def test_median_probabilities() -> None:
+    # Odd: the middle ones, 0.6 and 0.4.
+    expect(MedianProbabilities()(saying([0.6, 0.4], [0.7, 0.3], [0.01, 0.99]), 1.0), 0.6, 0.4)
+    # Even: (0.2 + 0.4) / 2 = 0.3 and (0.6 + 0.8) / 2 = 0.7.
+    expect(MedianProbabilities()(saying([0.2, 0.8], [0.4, 0.6]), 1.0), 0.3, 0.7)
+    # Three classes: medians 0.5, 0.3 and 0.1, divided by their sum 0.9.
+    teachers = saying([0.5, 0.4, 0.1], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8])
+    expect(MedianProbabilities()(teachers, 1.0), 5 / 9, 3 / 9, 1 / 9)
+    expect(MedianProbabilities()(saying([1.0], [3.0], [1e9], kind="regression"), 1.0), 3.0)
+
+
+def test_median_of_teachers_that_agree_on_nothing_is_equal() -> None:
+    logits = 1e4 * torch.eye(3)[:, None, :]
+    target = MedianProbabilities()(Teachers(logits, "multiclass", ("a", "b", "c")), 1.0)
+    torch.testing.assert_close(target, torch.full((1, 3), 1 / 3))
+
+
+@given(st.integers(1, 8), st.integers(0, 1000))
+def test_median_probabilities_agree_with_numpy(count: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count, 4, 3, generator=generator, dtype=torch.float64)
+    median = np.median(soften(logits, 2.0, "multiclass").numpy(), axis=0)
+    target = MedianProbabilities()(Teachers(logits, "multiclass", tuple(map(str, range(count)))), 2.0)
+    np.testing.assert_allclose(target.numpy(), median / median.sum(axis=-1, keepdims=True), rtol=1e-12)
+
+
+def test_three_liars_of_ten() -> None:
+    # Sure of class 1 with logits a thousand times larger: they own the mean of logits, not the median.
+    logits = torch.tensor([[2.0, 0.0]] * 7 + [[0.0, 2000.0]] * 3)[:, None, :]
+    teachers = Teachers(logits, "multiclass", tuple(map(str, range(10))))
+    assert MeanLogits()(teachers, 2.0).argmax().item() == 1
+    assert MedianProbabilities()(teachers, 2.0).argmax().item() == 0
+
+
+def test_refuses_scores_that_are_losses_by_name() -> None:
+    with pytest.raises(ValueError, match=r"'teacher1'.*score in \[0, 1\].*got 2\.5"):
+        ValidationWeighted()(saying([0.9, 0.1], [0.5, 0.5], scores=[0.5, 2.5]), 1.0)
+
+
+def test_refuses_classes_in_regression() -> None:
+    with pytest.raises(ValueError, match="got regression: use SampleWeighted"):
+        ClassPriorWeighted()(saying([1.0], [2.0], kind="regression"), 1.0)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_refuses_settings_out_of_range(value: float) -> None:
+    with pytest.raises(ValueError, match=f"finite smoothing of at least 0 samples, got {value}"):
+        ClassPriorWeighted(smoothing=value)
+    with pytest.raises(ValueError, match=f"finite sharpness of at least 0, got {value}"):
+        ValidationWeighted(sharpness=value)
+
+
+def test_says_how_to_get_what_is_missing() -> None:
+    teachers = saying([0.9, 0.1], [0.5, 0.5])
+    with pytest.raises(ValueError, match="SampleWeighted needs the teachers' samples, got None: pass each"):
+        SampleWeighted()(teachers, 1.0)
+    with pytest.raises(ValueError, match="ClassPriorWeighted needs the teachers' class_counts, got None: pass"):
+        ClassPriorWeighted()(teachers, 1.0)
+    with pytest.raises(ValueError, match="ValidationWeighted needs the teachers' scores, got None: run valid"):
+        ValidationWeighted()(teachers, 1.0)
