@@ -1,0 +1,25 @@
+"""What a message weighs: bytes of the tensors that travel, without the envelope they travel in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+
+def payload_bytes(payload: Tensor | Mapping[str, Tensor] | Iterable[Tensor]) -> int:
+    """Bytes of the elements of a state, of several tensors or of one.
+
+    Counts what a serializer that sends values would send: a view counts its own elements, not the storage
+    behind it; two keys that share a tensor count twice.
+
+    Args:
+        payload: A state, some tensors or a tensor.
+
+    Returns:
+        Sum over tensors of the number of elements times the bytes of one; 0 if there is none.
+    """
+    if isinstance(payload, Tensor):
+        return payload.numel() * payload.element_size()
+    tensors = payload.values() if isinstance(payload, Mapping) else payload
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,58 @@
+"""How far the participants' networks have drifted apart: large before averaging, zero right after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from hetfed_lightning.aggregation.state import State, accumulation_dtype, check_states
+
+
+def state_divergence(states: Sequence[State], keys: Iterable[str] | None = None) -> float:
+    """Distance of the states from their mean, relative to the length of that mean.
+
+    With each state's floating tensors laid end to end as the vector ``x_k`` and their unweighted mean ``m``,
+    it is ``sqrt(mean_k |x_k - m|^2) / |m|`` in Euclidean norms: 0.1 says that a typical participant is off by
+    a tenth of the network's length. It does not depend on the scale of the network, nor on the order of
+    participants.
+
+    Args:
+        states: One state per participant, K in all, with equal keys, shapes and dtypes.
+        keys: The keys to compare, all by default; integer and bool tensors among them are passed over.
+
+    Returns:
+        A number of at least 0, exactly 0.0 if all states are equal; infinite if they differ around a mean of
+        zero, NaN if one holds a NaN.
+
+    Raises:
+        ValueError: If there is no state, two disagree on a key, shape or dtype, or one of `keys` is in none.
+    """
+    check_states(states, torch.ones(len(states)))
+    chosen = list(states[0]) if keys is None else list(dict.fromkeys(keys))
+    unknown = [key for key in chosen if key not in states[0]]
+    if unknown:
+        raise ValueError(f"expected keys out of {list(states[0])}, got {unknown}: name what the participants share")
+    distance, length = 0.0, 0.0
+    with torch.no_grad():
+        for key in chosen:
+            if states[0][key].is_floating_point():
+                spread, size = _squares([state[key] for state in states])
+                distance, length = distance + spread, length + size
+    if distance == 0:
+        return 0.0
+    return math.inf if length == 0 else math.sqrt(distance / length)
+
+
+def _squares(tensors: Sequence[Tensor]) -> tuple[float, float]:
+    """Return the mean squared distance from the mean, and the mean's squared length, of one key."""
+    origin = tensors[0].to(accumulation_dtype(tensors[0]))
+    # Around the first, so that equal tensors have a distance of exactly zero.
+    drift = torch.zeros_like(origin)
+    for tensor in tensors:
+        drift.add_(tensor.to(origin.dtype) - origin)
+    drift.div_(len(tensors))
+    spread = torch.stack([(tensor.to(origin.dtype) - origin - drift).square().sum() for tensor in tensors])
+    return float(spread.mean()), float((origin + drift).square().sum())
