@@ -1,0 +1,32 @@
+"""The data of a federation: data modules, partitions, sources and loaders."""
+
+from __future__ import annotations
+
+from hetfed_lightning.data.digits import DigitsDataModule
+from hetfed_lightning.data.errors import DataError
+from hetfed_lightning.data.examples import Converted, Examples
+from hetfed_lightning.data.files import IDXDataModule, ImageFolderDataModule, NPZDataModule, TableDataModule
+from hetfed_lightning.data.module import FederatedData, FederatedDataModule
+from hetfed_lightning.data.partitioned import PartitionedDataModule, Pool
+from hetfed_lightning.data.partitions import IID, Dirichlet, Natural, Partition, Pathological, QuantitySkew
+
+__all__ = [
+    "IID",
+    "Converted",
+    "DataError",
+    "DigitsDataModule",
+    "Dirichlet",
+    "Examples",
+    "FederatedData",
+    "FederatedDataModule",
+    "IDXDataModule",
+    "ImageFolderDataModule",
+    "NPZDataModule",
+    "Natural",
+    "Partition",
+    "PartitionedDataModule",
+    "Pathological",
+    "Pool",
+    "QuantitySkew",
+    "TableDataModule",
+]

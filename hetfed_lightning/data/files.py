@@ -1,0 +1,165 @@
+"""Data modules over files: pools that are dealt out (IDX, npz), and data whose participants have names already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch.utils.data import Dataset
+
+from hetfed_lightning.data.errors import DataError
+from hetfed_lightning.data.named import NamedDataModule
+from hetfed_lightning.data.partitioned import PartitionedDataModule, Pool, shuffled
+from hetfed_lightning.data.partitions import Partition
+from hetfed_lightning.data.sources import (
+    read_idx_folder,
+    read_image_folder,
+    read_npz,
+    read_npz_splits,
+    read_table,
+    read_tables,
+)
+
+
+class IDXDataModule(PartitionedDataModule):
+    """A folder of IDX files (MNIST, Fashion-MNIST) dealt out to the participants.
+
+    Args:
+        folder: Holds ``train-images-idx3-ubyte`` and its three companions, each plain or gzipped.
+        partition: How samples are dealt; see :class:`PartitionedDataModule`.
+        max_samples: Deals out a random selection of so many training images; None for all.
+        settings: As for :class:`PartitionedDataModule`.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        partition: Partition | None = None,
+        *,
+        max_samples: int | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(partition, **settings)
+        if max_samples is not None and max_samples < 1:
+            raise DataError(f"max_samples: expected at least 1 or None, got {max_samples}.")
+        self.folder = folder
+        self.max_samples = max_samples
+
+    def load_pool(self) -> Pool:
+        """Read the folder."""
+        splits = read_idx_folder(self.folder)
+        if "train" not in splits:
+            raise DataError(
+                f"{self.folder}: expected training images (train-images-idx3-ubyte), found test images alone"
+            )
+        examples = splits["train"]
+        if self.max_samples is not None and self.max_samples < len(examples):
+            examples = examples.subset(shuffled(len(examples), self.seed, "selection")[: self.max_samples])
+        return Pool(examples, splits.get("test"))
+
+
+class NPZDataModule(PartitionedDataModule):
+    """An npz archive dealt out: in MedMNIST's layout, or two arrays of inputs and targets.
+
+    Args:
+        path: The archive.
+        partition: How samples are dealt; see :class:`PartitionedDataModule`.
+        inputs: Name of the array of inputs; None for MedMNIST's ``train_images`` and so on.
+        targets: Name of the array of targets.
+        settings: As for :class:`PartitionedDataModule`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        partition: Partition | None = None,
+        *,
+        inputs: str | None = None,
+        targets: str = "y",
+        **settings: Any,
+    ) -> None:
+        super().__init__(partition, **settings)
+        self.path = path
+        self.inputs = inputs
+        self.targets = targets
+
+    def load_pool(self) -> Pool:
+        """Read the archive."""
+        if self.inputs is not None:
+            return Pool(read_npz(self.path, self.inputs, self.targets))
+        splits = read_npz_splits(self.path)
+        if "train" not in splits:
+            raise DataError(f"{self.path}: expected train_images and train_labels, found {', '.join(splits)} alone")
+        return Pool(splits["train"], splits.get("test"))
+
+
+class TableDataModule(NamedDataModule):
+    """One table with a column of participants, or one CSV file per participant.
+
+    Args:
+        path: A table, a folder of CSV files, a list of files (their stems are the names), or files by name.
+        target: Column to predict.
+        participant_column: Column of the participants' names; None where each has a file.
+        features: Input columns; by participant where they record different ones; None for all numeric ones.
+        kind: ``"class"`` or ``"value"``.
+        missing: ``"mean"`` fills gaps by the participant's mean, ``"drop"`` drops rows; None refuses them.
+        settings: As for :class:`NamedDataModule`.
+    """
+
+    def __init__(
+        self,
+        path: str | list[str] | dict[str, str],
+        target: str,
+        *,
+        participant_column: str | None = None,
+        features: list[str] | dict[str, list[str]] | None = None,
+        kind: Literal["class", "value"] = "class",
+        missing: Literal["mean", "drop"] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        if participant_column is not None and not isinstance(path, str):
+            raise DataError(
+                "participant_column goes with one table, but path names several files; give one or the other."
+            )
+        self.path = path
+        self.target = target
+        self.participant_column = participant_column
+        self.features = features
+        self.kind = kind
+        self.missing = missing
+
+    def load_participants(self) -> Mapping[str, Dataset[Any]]:
+        """Read the table or tables."""
+        options: dict[str, Any] = {"features": self.features, "kind": self.kind, "missing": self.missing}
+        if self.participant_column is not None and isinstance(self.path, str):
+            return read_table(self.path, self.target, self.participant_column, **options)
+        return read_tables(self.path, self.target, **options)
+
+
+class ImageFolderDataModule(NamedDataModule):
+    """Images under ``<folder>/<participant>/<class>/``, opened when they are needed.
+
+    Args:
+        folder: The folder of participants.
+        image_size: Height and width in pixels to resize to.
+        mode: ``"L"`` for one channel, ``"RGB"`` for three.
+        settings: As for :class:`NamedDataModule`.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        mode: Literal["L", "RGB"] = "RGB",
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.folder = folder
+        self.image_size = image_size
+        self.mode: Literal["L", "RGB"] = mode
+
+    def load_participants(self) -> Mapping[str, Dataset[Any]]:
+        """Find the images."""
+        return read_image_folder(self.folder, self.image_size, self.mode)

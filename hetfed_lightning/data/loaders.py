@@ -1,0 +1,230 @@
+"""Batches of a round: for batch index i, one batch from every active participant that still has data.
+
+Every index is drawn from a stream named (seed, round, participant, local epoch), and every sample that is loaded
+one by one is seeded by its own name too, so the batches of a round are the same after a resume, with any number
+of workers, and whoever else takes part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from hetfed_lightning.data.examples import Examples
+from hetfed_lightning.seeding import seed_sample, stream_generator, stream_seed
+
+Batch = Any
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """How much a participant does in a round: passes over its data, and at most so many batches."""
+
+    local_epochs: int = 1
+    step_budget: int | None = None
+
+
+class RoundSchedule(Protocol):
+    """Who trains when: what the loader needs to know of a federation."""
+
+    seed: int
+
+    @property
+    def current_round(self) -> int:
+        """The round about to be loaded, from 0."""
+
+    @property
+    def batches_done(self) -> int:
+        """Batches of that round already trained before a resume."""
+
+    def active_names(self, round_index: int) -> list[str]:
+        """Participants that take part in a round, in order."""
+
+    def work_of(self, name: str) -> LocalWork:
+        """A participant's work in every round."""
+
+    def limit_batches(self, batches: int) -> int:
+        """How many of a participant's ``batches`` the trainer wants."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One participant's training set and how it is cut into batches."""
+
+    dataset: Dataset[Any]
+    batch_size: int
+    drop_last: bool = False
+
+    @property
+    def num_samples(self) -> int:
+        """Examples in the data set."""
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches in one pass."""
+        full, rest = divmod(self.num_samples, self.batch_size)
+        return full if self.drop_last or rest == 0 else full + 1
+
+
+class RoundLoader:
+    """Iterates over one round at a time: yields ``{participant: batch}``.
+
+    In-memory :class:`Examples` are indexed a whole batch at a time. Other data sets go through one
+    ``DataLoader`` that all participants share, so ``num_workers`` counts workers of the federation.
+
+    Args:
+        sources: Training set of every participant, by name.
+        schedule: Who trains when; the federation.
+        num_workers: Worker processes for data sets that are not in memory.
+        collate_fn: Makes a batch of samples; torch's default if None.
+        pin_memory: As for ``DataLoader``.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        schedule: RoundSchedule,
+        *,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        self.sources = dict(sources)
+        self.schedule = schedule
+        self.num_workers = num_workers
+        self._collate = collate_fn or default_collate
+        self._pin_memory = pin_memory
+        self._queue = _BatchQueue()
+        self._loader: DataLoader[Any] | None = None
+
+    def full_steps_of(self, name: str) -> int:
+        """Batches that a participant's data and work make in a round."""
+        work = self.schedule.work_of(name)
+        steps = self.sources[name].batches_per_epoch * work.local_epochs
+        return steps if work.step_budget is None else min(steps, work.step_budget)
+
+    def steps_of(self, name: str) -> int:
+        """Batches that a participant trains on in a round, after the trainer's limit."""
+        return self.schedule.limit_batches(self.full_steps_of(name))
+
+    def __len__(self) -> int:
+        return max((self.full_steps_of(name) for name in self.sources), default=0)
+
+    def __iter__(self) -> Iterator[dict[str, Batch]]:
+        # A generator: the round is read when the first batch is asked for, after Lightning has advanced it.
+        round_index, start = self.schedule.current_round, self.schedule.batches_done
+        active = [name for name in self.schedule.active_names(round_index) if name in self.sources]
+        plans = {name: self._plan(name, round_index)[: self.steps_of(name)] for name in active}
+        loaded = self._loaded(plans, round_index, start)
+        # No further than the trainer's limit: after a resume Lightning would fetch a batch beyond it.
+        for index in range(start, self.schedule.limit_batches(len(self))):
+            batch: dict[str, Batch] = {}
+            for name, plan in plans.items():
+                if index >= len(plan):
+                    continue
+                dataset = self.sources[name].dataset
+                batch[name] = dataset.batch(plan[index]) if isinstance(dataset, Examples) else next(loaded)
+            # Empty when everyone sampled for this round has finished: the length of a round is known beforehand.
+            yield batch
+
+    def _plan(self, name: str, round_index: int) -> list[Tensor]:
+        """Indices of a participant's batches in a round, one tensor a batch."""
+        source, work = self.sources[name], self.schedule.work_of(name)
+        batches: list[Tensor] = []
+        for epoch in range(work.local_epochs):
+            generator = stream_generator(self.schedule.seed, "order", round_index, name, epoch)
+            order = torch.randperm(source.num_samples, generator=generator)
+            batches.extend(order.split(source.batch_size)[: source.batches_per_epoch])
+        return batches
+
+    def _loaded(self, plans: Mapping[str, Sequence[Tensor]], round_index: int, start: int) -> Iterator[Batch]:
+        """Batches of the data sets that are read sample by sample, in the order in which they are needed."""
+        plans = {name: plan for name, plan in plans.items() if not isinstance(self.sources[name].dataset, Examples)}
+        if not plans:
+            return iter(())
+        self._queue.batches = [
+            [(name, index, self._sample_seed(round_index, name, step, index)) for index in plan[step].tolist()]
+            for step in range(start, max(map(len, plans.values())))
+            for name, plan in plans.items()
+            if step < len(plan)
+        ]
+        if self._loader is None:
+            self._loader = DataLoader(
+                _AllSamples({name: source.dataset for name, source in self.sources.items()}),
+                batch_sampler=self._queue,
+                num_workers=self.num_workers,
+                collate_fn=self._collate,
+                pin_memory=self._pin_memory,
+                persistent_workers=self.num_workers > 0,
+            )
+        return iter(self._loader)
+
+    def _sample_seed(self, round_index: int, name: str, step: int, index: int) -> int:
+        return stream_seed(self.schedule.seed, "sample", round_index, name, step, index)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the round stands. Lightning's own counters restore it; this declares the loader resumable."""
+        return {"round": self.schedule.current_round, "batches_done": self.schedule.batches_done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing to do: the next iteration reads round and batch from the trainer's restored counters."""
+
+
+class EvaluationLoader:
+    """Batches of an in-memory set in order, the last one as short as it is."""
+
+    def __init__(self, dataset: Examples, batch_size: int) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.dataset) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.dataset), self.batch_size):
+            yield self.dataset.batch(torch.arange(start, min(start + self.batch_size, len(self.dataset))))
+
+
+def evaluation_loader(
+    dataset: Dataset[Any],
+    batch_size: int,
+    *,
+    num_workers: int = 0,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+) -> EvaluationLoader | DataLoader[Any]:
+    """Loader of a set in order: by whole batches where it is in memory, by torch's ``DataLoader`` elsewhere."""
+    if isinstance(dataset, Examples):
+        return EvaluationLoader(dataset, batch_size)
+    return DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate_fn)
+
+
+class _BatchQueue:
+    """Batch sampler whose batches are replaced every round, so that worker processes can live on."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[tuple[str, int, int]]] = []
+
+    def __iter__(self) -> Iterator[list[tuple[str, int, int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _AllSamples(Dataset[Any]):
+    """Samples of every participant, each drawn under its own seed."""
+
+    def __init__(self, datasets: Mapping[str, Dataset[Any]]) -> None:
+        self._datasets = dict(datasets)
+
+    def __getitem__(self, key: tuple[str, int, int]) -> Any:
+        name, index, seed = key
+        seed_sample(seed)
+        return self._datasets[name][index]

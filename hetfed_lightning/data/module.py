@@ -1,0 +1,283 @@
+"""The federation's data: what each participant has of its own, and what everyone may see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, default_collate
+
+from hetfed_lightning.data.conversion import Converted
+from hetfed_lightning.data.errors import DataError
+from hetfed_lightning.data.examples import Examples
+from hetfed_lightning.data.labels import labels_of, read_labels
+from hetfed_lightning.data.loaders import RoundLoader, RoundSchedule, Source, evaluation_loader
+
+GLOBAL = "global"
+"""Key of the loader of everyone's data beside those of the participants."""
+
+
+@dataclass(frozen=True)
+class FederatedData:
+    """Every data set of a federation; each a map-style ``Dataset`` of ``(input, target)``.
+
+    Attributes:
+        train: The participants' training sets, by name.
+        val: Their validation sets; participants may be missing.
+        test: Their test sets; participants may be missing.
+        public: Inputs that everyone may see, raw and without targets; the students of a distillation learn on it.
+        global_val: Everyone's validation set, on which every participant is measured.
+        global_test: Everyone's test set.
+    """
+
+    train: Mapping[str, Dataset[Any]]
+    val: Mapping[str, Dataset[Any]] = field(default_factory=dict)
+    test: Mapping[str, Dataset[Any]] = field(default_factory=dict)
+    public: Dataset[Any] | None = None
+    global_val: Dataset[Any] | None = None
+    global_test: Dataset[Any] | None = None
+
+
+class FederatedDataModule(L.LightningDataModule):
+    """Loaders of a federation's data; pass it data, or subclass it and override :meth:`load`.
+
+    Args:
+        train: Training set of every participant, by name: :class:`Examples`, or any map-style ``Dataset`` that
+            yields (tensor, array or PIL image, label).
+        val: Validation sets by name.
+        test: Test sets by name.
+        public: What everyone may see, for distillation; labels in it are ignored.
+        global_val: Everyone's validation set; ``"pooled"`` joins the participants' own, which asks that their
+            inputs be of one shape.
+        global_test: Everyone's test set; ``"pooled"`` likewise.
+        batch_size: Examples per batch; one for all, or by participant.
+        eval_batch_size: Examples per batch of validation, test and prediction.
+        num_workers: Worker processes for data sets that are not in memory, shared by all participants.
+        drop_last: Whether an incomplete last batch of a pass is left out.
+        transforms: By participant: applied to each sample's input where its data set is read sample by sample
+            (whole batches on the device are transformed by ``Participant(transform=...)``).
+        collate_fn: Makes a batch of samples that are read one by one.
+        pin_memory: As for ``DataLoader``.
+
+    Raises:
+        DataError: If a size is not positive, or a name has no training set.
+    """
+
+    def __init__(
+        self,
+        train: Mapping[str, Dataset[Any]] | None = None,
+        val: Mapping[str, Dataset[Any]] | None = None,
+        test: Mapping[str, Dataset[Any]] | None = None,
+        *,
+        public: Dataset[Any] | None = None,
+        global_val: Dataset[Any] | str | None = None,
+        global_test: Dataset[Any] | str | None = None,
+        batch_size: int | dict[str, int] = 32,
+        eval_batch_size: int = 512,
+        num_workers: int = 0,
+        drop_last: bool = False,
+        transforms: Mapping[str, Callable[[Any], Any]] | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = batch_size.values() if isinstance(batch_size, Mapping) else [batch_size]
+        for size in [*sizes, eval_batch_size]:
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise DataError(f"batch_size: expected an integer of at least 1, got {size!r}.")
+        if num_workers < 0:
+            raise DataError(f"num_workers: expected 0 or more, got {num_workers}.")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.drop_last = drop_last
+        self.transforms = dict(transforms or {})
+        self.collate_fn = collate_fn
+        self.pin_memory = pin_memory
+        self._given = (train, val or {}, test or {}, public, global_val, global_test)
+        self._data: FederatedData | None = None
+
+    def load(self, participants: tuple[str, ...]) -> FederatedData:
+        """Read or make the data; called once. A subclass overrides it.
+
+        Args:
+            participants: Names of the federation's participants, in order. Data that is dealt out follows them;
+                data with names of its own ignores them.
+        """
+        del participants
+        train, val, test, public, global_val, global_test = self._given
+        if train is None:
+            raise DataError(f"{type(self).__name__}: give train={{'name': dataset, ...}}, or override load().")
+        return FederatedData(
+            train, val, test, public,
+            pooled(val) if global_val == "pooled" else _dataset(global_val, "global_val"),
+            pooled(test) if global_test == "pooled" else _dataset(global_test, "global_test"),
+        )  # fmt: skip
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the data if that has not been done."""
+        del stage
+        if self._data is None:
+            names = getattr(self.trainer and self.trainer.lightning_module, "participants", {})
+            self._data = self._readable(self.load(tuple(names)))
+
+    @property
+    def data(self) -> FederatedData:
+        """The data sets, loaded when first asked for."""
+        if self._data is None:
+            self.setup()
+        return cast("FederatedData", self._data)
+
+    def replace_data(self, data: FederatedData) -> None:
+        """Use other data sets from now on."""
+        self._data = self._readable(data)
+
+    # What the federation asks
+
+    def source(self, name: str) -> Source:
+        """A participant's training set and how it is cut into batches."""
+        size = self.batch_size if isinstance(self.batch_size, int) else self.batch_size.get(name)
+        if size is None:
+            raise DataError(f"batch_size: no entry for participant {name!r}; it has {', '.join(self.batch_size)}.")  # type: ignore[arg-type]
+        return Source(self.data.train[name], size, self.drop_last)
+
+    def num_samples(self, name: str) -> int:
+        """Training examples of a participant."""
+        return self.source(name).num_samples
+
+    def train_targets(self, name: str) -> Tensor:
+        """Targets of a participant's training set, read sample by sample where there is no quicker way."""
+        dataset = self.data.train[name]
+        found = labels_of(dataset)
+        return read_labels(dataset) if found is None else found
+
+    @property
+    def num_public(self) -> int:
+        """Examples in the public set; 0 without one."""
+        return 0 if self.data.public is None else len(self.data.public)  # type: ignore[arg-type]
+
+    def public_inputs(self, indices: Tensor) -> Any:
+        """Raw inputs of some public examples, as one batch.
+
+        Args:
+            indices: Positions in the public set, shape ``(B,)``.
+        """
+        public = self.data.public
+        if isinstance(public, Examples):
+            return public.batch(indices)[0]
+        if public is None:
+            raise DataError("There is no public set: give FederatedDataModule(public=...).")
+        samples = [public[index] for index in indices.tolist()]
+        return (self.collate_fn or default_collate)([s[0] if isinstance(s, (tuple, list)) else s for s in samples])
+
+    # Loaders
+
+    def train_dataloader(self) -> RoundLoader:
+        """One round of everyone's batches at a time."""
+        schedule = cast("RoundSchedule", cast("L.Trainer", self.trainer).lightning_module)
+        return RoundLoader(
+            {name: self.source(name) for name in self.data.train},
+            schedule,
+            num_workers=self.num_workers,
+            collate_fn=self.collate_fn,
+            pin_memory=self.pin_memory,
+        )
+
+    def val_dataloader(self) -> dict[str, Any]:
+        """One loader for each participant's own set, and one for everyone's."""
+        loaders = self._loaders(self.data.val, self.data.global_val)
+        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        return {GLOBAL: _Nothing()} if fitting and not loaders else loaders
+
+    def test_dataloader(self) -> dict[str, Any]:
+        """One loader for each participant's own set, and one for everyone's."""
+        return self._loaders(self.data.test, self.data.global_test)
+
+    def predict_dataloader(self) -> dict[str, Any]:
+        """The test sets: everyone's where there is one and one model predicts, else each participant's own."""
+        model = cast("L.Trainer", self.trainer).lightning_module
+        single = getattr(model, "predict_with", None) is not None or getattr(model, "student", None) is not None
+        if single and self.data.global_test is not None:
+            return self._loaders({}, self.data.global_test)
+        return self._loaders(self.data.test, None)
+
+    def _loaders(self, own: Mapping[str, Dataset[Any]], everyones: Dataset[Any] | None) -> dict[str, Any]:
+        datasets = dict(own) | ({} if everyones is None else {GLOBAL: everyones})
+        return {
+            name: evaluation_loader(
+                dataset, self.eval_batch_size, num_workers=self.num_workers, collate_fn=self.collate_fn
+            )
+            for name, dataset in datasets.items()
+        }
+
+    def _readable(self, data: FederatedData) -> FederatedData:
+        """The data with every set that is read sample by sample yielding tensors."""
+
+        def by_name(datasets: Mapping[str, Dataset[Any]], what: str) -> dict[str, Dataset[Any]]:
+            return {
+                name: _converted(dataset, self.transforms.get(name), f"{what} set of {name!r}")
+                for name, dataset in datasets.items()
+            }
+
+        unknown = sorted(set(self.transforms) - set(data.train))
+        if unknown:
+            raise DataError(f"transforms: no participant {unknown[0]!r}; there are {', '.join(data.train)}.")
+        everyones = [
+            None if dataset is None else _converted(dataset, None, what)
+            for what, dataset in (
+                ("public set", data.public),
+                ("everyone's validation set", data.global_val),
+                ("everyone's test set", data.global_test),
+            )
+        ]
+        if isinstance(everyones[0], Examples):  # What everyone may see is inputs alone.
+            everyones[0] = Examples(everyones[0].inputs)
+        train, val = by_name(data.train, "training"), by_name(data.val, "validation")
+        return FederatedData(train, val, by_name(data.test, "test"), *everyones)
+
+
+class _Nothing:
+    """Loader for a run that validates on nothing. It has no length, since Lightning warns of a length of 0."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+def take(dataset: Dataset[Any], indices: Tensor) -> Dataset[Any]:
+    """Some examples of a data set: a copy where it is in memory, a view elsewhere."""
+    return (
+        dataset.subset(indices) if isinstance(dataset, Examples) else torch.utils.data.Subset(dataset, indices.tolist())
+    )
+
+
+def pooled(datasets: Mapping[str, Dataset[Any]]) -> Dataset[Any]:
+    """All examples of several participants' data sets, in order.
+
+    Raises:
+        DataError: If there is none, or in-memory ones differ in shape, by name.
+    """
+    if not datasets:
+        raise DataError("There is nothing to pool: no participant has such a set. Give val={...} or test={...}.")
+    if all(isinstance(part, Examples) for part in datasets.values()):
+        return Examples.pooled(cast("Mapping[str, Examples]", datasets))
+    return ConcatDataset(list(datasets.values()))
+
+
+def _dataset(value: Dataset[Any] | str | None, what: str) -> Dataset[Any] | None:
+    if isinstance(value, str):
+        raise DataError(f"{what}: expected a data set or 'pooled', got {value!r}.")
+    return value
+
+
+def _converted(dataset: Dataset[Any], transform: Callable[[Any], Any] | None, what: str) -> Dataset[Any]:
+    if transform is None and isinstance(dataset, (Converted, Examples)):
+        return dataset
+    try:
+        return Converted(dataset, transform)
+    except DataError as error:
+        raise DataError(f"{what}: {error}") from error

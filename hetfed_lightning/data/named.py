@@ -1,0 +1,101 @@
+"""Data whose participants have names already: hospitals, cities, writers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hetfed_lightning.data.errors import DataError
+from hetfed_lightning.data.labels import labels_of
+from hetfed_lightning.data.module import FederatedData, FederatedDataModule, pooled, take
+from hetfed_lightning.data.partitioned import shuffled
+from hetfed_lightning.data.splits import split_train_val_test
+
+
+class NamedDataModule(FederatedDataModule):
+    """Cuts each participant's own examples into training, validation and test sets.
+
+    Args:
+        own_fractions: Training, validation and test shares; they sum to one.
+        stratify: Whether every share keeps the proportions of the classes.
+        shuffle: Whether examples are drawn at random; False keeps time: the first are for training, the last for
+            the test.
+        public_size: Examples that everyone may see, taken evenly from the training sets, which lose them.
+        global_sets: Whether the participants' validation and test sets are pooled for everyone; their inputs must
+            have one shape.
+        seed: Of the split.
+        settings: As for :class:`FederatedDataModule`: ``batch_size``, ``num_workers`` and so on.
+    """
+
+    def __init__(
+        self,
+        *,
+        own_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+        stratify: bool = False,
+        shuffle: bool = True,
+        public_size: int = 0,
+        global_sets: bool = False,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        if stratify and not shuffle:
+            raise DataError("stratify=True draws at random and cannot go with shuffle=False; choose one.")
+        if public_size < 0:
+            raise DataError(f"public_size: expected 0 or more, got {public_size}.")
+        self.own_fractions = own_fractions
+        self.stratify = stratify
+        self.shuffle = shuffle
+        self.public_size = public_size
+        self.global_sets = global_sets
+        self.seed = seed
+
+    @abstractmethod
+    def load_participants(self) -> Mapping[str, Dataset[Any]]:
+        """Read each participant's examples."""
+
+    def load(self, participants: tuple[str, ...]) -> FederatedData:
+        """Cut each participant's examples; the names are the data's own."""
+        del participants
+        everyone = self.load_participants()
+        share = -(-self.public_size // len(everyone))
+        train, val, test, public = {}, {}, {}, {}
+        for name, dataset in everyone.items():
+            first, second, third = self._cut(dataset)
+            if share >= len(first):
+                raise DataError(
+                    f"public_size={self.public_size} takes {share} of the {len(first)} training examples of {name!r} "
+                    "and leaves none; lower it."
+                )
+            order = first[shuffled(len(first), self.seed, "public", name)]
+            train[name] = take(dataset, order[share:].sort().values)
+            if share:
+                public[name] = take(dataset, order[:share])
+            if len(second):
+                val[name] = take(dataset, second)
+            if len(third):
+                test[name] = take(dataset, third)
+        return FederatedData(
+            train,
+            val,
+            test,
+            public=pooled(public) if public else None,
+            global_val=pooled(val) if self.global_sets and val else None,
+            global_test=pooled(test) if self.global_sets and test else None,
+        )
+
+    def _cut(self, dataset: Dataset[Any]) -> tuple[Tensor, Tensor, Tensor]:
+        count = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
+        if self.shuffle:
+            labels = labels_of(dataset) if self.stratify else None
+            return split_train_val_test(
+                count if labels is None else labels, self.own_fractions, self.seed, self.stratify
+            )
+        ends = [round(count * sum(self.own_fractions[: i + 1])) for i in range(2)]
+        first, second, third = torch.arange(count).tensor_split(ends)
+        return first, second, third

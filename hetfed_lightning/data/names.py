@@ -1,0 +1,57 @@
+"""Names that people type: of participants, classes, columns and keys."""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable
+
+from hetfed_lightning.data.errors import DataError
+
+__all__ = ["did_you_mean", "refuse_twin_names"]
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return a hint at the closest of the names there are.
+
+    Args:
+        name: What was asked for.
+        choices: What there is.
+
+    Returns:
+        ``"; did you mean 'age'?"``, or the names there are (ten at most) where none is close.
+    """
+    names = [str(choice) for choice in choices]
+    by_folded = {_folded(choice): choice for choice in reversed(names)}
+    close = difflib.get_close_matches(_folded(name), by_folded, n=1)
+    if close:
+        return f"; did you mean {by_folded[close[0]]!r}?"
+    return f"; there is {', '.join(map(repr, names[:10])) or 'none'}{', ...' if len(names) > 10 else ''}"
+
+
+def refuse_twin_names(names: Iterable[str], what: str, where: str) -> None:
+    """Refuse names that differ in nothing, or in case or outer spaces only.
+
+    Two such names are nearly always one participant misspelled, and case-blind file systems cannot hold both.
+
+    Args:
+        names: The names, each meant to be unique.
+        what: What they name, for the message, as ``"participant"``.
+        where: Where they were found, for the message.
+
+    Raises:
+        DataError: If two names are alike.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        twin = seen.get(_folded(name))
+        if twin is not None:
+            raise DataError(
+                f"{where}: two {what} names are the same, or differ in case or outer spaces only, {twin!r} "
+                f"and {name!r}: rename one, or spell both alike if they are one {what}"
+            )
+        seen[_folded(name)] = name
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).strip().casefold()
