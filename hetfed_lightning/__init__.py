@@ -1,0 +1,33 @@
+"""Heterogeneous federated learning on PyTorch Lightning."""
+
+from __future__ import annotations
+
+from hetfed_lightning.callbacks import BackboneAveraging, EnsembleDistillation, FederatedProgressBar, FederationMonitor
+from hetfed_lightning.data import FederatedDataModule
+from hetfed_lightning.federation import Federation
+from hetfed_lightning.participant import Participant
+from hetfed_lightning.rounds import FederatedCallback, Phase
+from hetfed_lightning.schedules import CosineSchedule, LinearSchedule
+from hetfed_lightning.tasks import BinaryTask, MulticlassTask, MultilabelTask, RegressionTask, Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackboneAveraging",
+    "BinaryTask",
+    "CosineSchedule",
+    "EnsembleDistillation",
+    "FederatedCallback",
+    "FederatedDataModule",
+    "FederatedProgressBar",
+    "Federation",
+    "FederationMonitor",
+    "LinearSchedule",
+    "MulticlassTask",
+    "MultilabelTask",
+    "Participant",
+    "Phase",
+    "RegressionTask",
+    "Task",
+    "__version__",
+]

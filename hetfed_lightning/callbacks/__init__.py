@@ -1,0 +1,10 @@
+"""What participants do together, as Lightning callbacks: each schedules the mathematics of another package."""
+
+from __future__ import annotations
+
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.callbacks.monitor import FederationMonitor
+from hetfed_lightning.callbacks.progress import FederatedProgressBar
+
+__all__ = ["BackboneAveraging", "EnsembleDistillation", "FederatedProgressBar", "FederationMonitor"]

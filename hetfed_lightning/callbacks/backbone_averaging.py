@@ -1,0 +1,279 @@
+"""Averages what participants share at the end of a round: FedAvg, FedPer, LG-FedAvg, FedProx, FedOpt."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from hetfed_lightning.aggregation import AggregationFunction, AggregationRule, check_states, weighted_mean
+from hetfed_lightning.callbacks.sharing import SharingGroup, sharing_groups, sharing_report
+from hetfed_lightning.metrics import payload_bytes, state_divergence
+from hetfed_lightning.rounds import FederatedCallback, Phase
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.participant import Participant
+
+log = logging.getLogger(__name__)
+
+
+class BackboneAveraging(FederatedCallback):
+    """Replaces what participants share by its aggregate at the end of a round.
+
+    Participants average within the groups whose keys, shapes and dtypes agree; what nobody else has stays as it
+    is, and one line of log says so. Everyone who has joined receives the aggregate, sampled in this round or not,
+    as it would when it is sampled next. A newcomer receives it in its first round.
+
+    Args:
+        rule: Aggregation rule: a function ``(states, weights) -> state`` or an :class:`AggregationRule`.
+        weighting: ``"samples"`` (training examples), ``"uniform"``, or weights by name.
+        buffers: Running statistics stay ``"local"``, take part (``"average"``), or start afresh (``"reset"``).
+            Averaging them across non-identical data breaks models that rely on them.
+        optimizer_state: ``"keep"`` momenta across averaging, or ``"reset"`` them.
+        every_n_rounds: Averages at the end of every n-th round.
+        synchronise_start: Whether all members of a group begin with the weights of its first. Averages of networks
+            that began elsewhere are poor.
+        server_optimizer: Steps the shared state along the averaged change, instead of replacing it; called with
+            the shared parameters. SGD with momentum is FedAvgM, Adam FedAdam, both with torch's formulas (Adam's
+            bias correction, which the paper leaves out, included).
+        proximal: Weight mu of FedProx's term ``mu/2 ||w - w_shared||^2`` in every local loss.
+
+    Raises:
+        ValueError: If a setting is out of its range, or nobody has anything in common.
+
+    Reference:
+        McMahan et al. (2017), Communication-Efficient Learning of Deep Networks from Decentralized Data,
+        Algorithm 1; Arivazhagan et al. (2019), FedPer; Li et al. (2020), Federated Optimization in Heterogeneous
+        Networks, eq. 2; Reddi et al. (2021), Adaptive Federated Optimization, Algorithm 2.
+    """
+
+    phase = Phase.AVERAGING
+
+    def __init__(
+        self,
+        rule: AggregationRule | AggregationFunction = weighted_mean,
+        *,
+        weighting: Literal["samples", "uniform"] | dict[str, float] = "samples",
+        buffers: Literal["local", "average", "reset"] = "local",
+        optimizer_state: Literal["keep", "reset"] = "keep",
+        every_n_rounds: int = 1,
+        synchronise_start: bool = True,
+        server_optimizer: OptimizerCallable | None = None,
+        proximal: float = 0.0,
+    ) -> None:
+        if every_n_rounds < 1:
+            raise ValueError(f"every_n_rounds: expected at least 1, got {every_n_rounds}.")
+        if not 0 <= proximal < float("inf"):
+            raise ValueError(f"proximal: expected a finite weight of at least 0, got {proximal}.")
+        if isinstance(weighting, str) and weighting not in {"samples", "uniform"}:
+            raise ValueError(f"weighting: expected 'samples', 'uniform' or weights by name, got {weighting!r}.")
+        if not isinstance(weighting, str):
+            for name, weight in weighting.items():
+                if not 0 <= weight < float("inf"):
+                    raise ValueError(f"weighting: expected a finite weight of at least 0 for {name!r}, got {weight}.")
+            if not any(weighting.values()):
+                raise ValueError("weighting: expected at least one weight above 0.")
+        if buffers not in {"local", "average", "reset"}:
+            raise ValueError(f"buffers: expected 'local', 'average' or 'reset', got {buffers!r}.")
+        if optimizer_state not in {"keep", "reset"}:
+            raise ValueError(f"optimizer_state: expected 'keep' or 'reset', got {optimizer_state!r}.")
+        self.rule = rule
+        self.weighting = weighting
+        self.buffers = buffers
+        self.optimizer_state = optimizer_state
+        self.every_n_rounds = every_n_rounds
+        self.synchronise_start = synchronise_start
+        self.server_optimizer = server_optimizer
+        self.proximal = proximal
+        self.groups: list[SharingGroup] = []
+        self.report = ""
+        self._shared: dict[str, dict[str, Tensor]] = {}
+        self._servers: dict[str, _Server] = {}
+        self._server_states: dict[str, Any] = {}
+        self._anchors: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    # Before training
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Forget an earlier run, unless its trainer goes on; a checkpoint is read after this."""
+        del pl_module
+        if stage == "fit" and trainer.current_epoch == 0:
+            self.load_state_dict({"shared": {}, "servers": {}})
+
+    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+        """Find who shares what with whom, and say so once."""
+        del trainer
+        states = {name: self._shareable(participant) for name, participant in federation.members().items()}
+        self.groups = sharing_groups(states)
+        if not self.groups:
+            offered = "; ".join(
+                f"{name} offers {', '.join(list(state)[:2]) or 'nothing'}" for name, state in states.items()
+            )
+            raise ValueError(
+                f"BackboneAveraging has nothing to average: no two participants share a key of one shape ({offered}). "
+                "Give them backbones of one kind, change Participant(shared=...), or leave the callback out."
+            )
+        if isinstance(self.weighting, dict):
+            for name in federation.members():
+                if name not in self.weighting:
+                    raise ValueError(
+                        f"weighting: no weight for participant {name!r}; it has {', '.join(self.weighting)}."
+                    )
+        personal = {
+            name: {key: tensor for key, tensor in participant.state_dict().items() if key not in states[name]}
+            for name, participant in federation.members().items()
+        }
+        self.report = sharing_report(states, personal, self.groups)
+        log.info("%s", self.report)
+        self._anchors = {}
+        self._server_states, self._servers = self.state_dict()["servers"], {}
+
+    def _shareable(self, participant: Participant) -> dict[str, Tensor]:
+        state = participant.state_dict()
+        left_out = set() if self.buffers == "average" else participant.buffer_keys()
+        return {key: state[key] for key in participant.shared_keys() if key not in left_out}
+
+    # The round
+
+    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        """Give one start to all, and the shared state to newcomers."""
+        del trainer
+        joined = federation.joined(round_index)
+        for group in self.groups:
+            members = [name for name in group.members if name in joined]
+            if members and group.name not in self._shared and self.synchronise_start:
+                self._shared[group.name] = federation[members[0]].state_of(group.keys)
+                receivers = members[1:]
+            elif group.name in self._shared:
+                receivers = [name for name in federation.newcomers(round_index) if name in group.members]
+            else:
+                receivers = []
+            for name in receivers:
+                federation[name].load_state_of(self._shared[group.name])
+                federation.bytes_down += payload_bytes(self._shared[group.name])
+        self._set_anchors(federation)
+
+    def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        """Find the anchors again; the shared state came with the checkpoint."""
+        del trainer, round_index
+        self._set_anchors(federation)
+
+    def _set_anchors(self, federation: Federation) -> None:
+        if not self.proximal:
+            return
+        self._anchors = defaultdict(list)
+        for group in self.groups:
+            for name in group.members if group.name in self._shared else ():
+                parameters = dict(federation[name].named_parameters())
+                shared = {key: tensor.to(federation.device) for key, tensor in self._shared[group.name].items()}
+                self._anchors[name] += [(parameters[key], shared[key]) for key in group.keys if key in parameters]
+
+    def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
+        """FedProx's proximal term."""
+        del federation, batch_idx
+        anchors = self._anchors.get(participant.name or "")
+        if not self.proximal or not anchors:
+            return None
+        distance = torch.stack([(parameter - anchor).square().sum() for parameter, anchor in anchors]).sum()
+        return self.proximal / 2 * distance
+
+    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        """Aggregate each group and give the result to all of it who have joined."""
+        del trainer
+        if (round_index + 1) % self.every_n_rounds:
+            return
+        joined = federation.joined(round_index)
+        active = federation.active_names(round_index)
+        contributors = [name for name in federation.contributors() if federation.local[name].landed > 0]
+        divergences: list[float] = []
+        for group in self.groups:
+            senders = [name for name in group.members if name in contributors]
+            if not senders:
+                continue
+            states = [federation[name].state_of(group.keys) for name in senders]
+            weights = self._weights(federation, senders)
+            check_states(states, weights, senders)
+            shared = self._served(group, self.rule(states, weights), federation[senders[0]])
+            self._shared[group.name] = shared
+            for name in (name for name in group.members if name in joined):
+                federation[name].load_state_of(shared)
+            size = payload_bytes(shared)
+            federation.bytes_up += size * len(senders)
+            federation.bytes_down += size * sum(name in active for name in group.members)
+            if len(senders) > 1:
+                divergences.append(state_divergence(states))
+        if divergences:
+            federation.log_round({"federation/divergence": sum(divergences) / len(divergences)})
+        for name in active:
+            self._tidy(federation, name)
+
+    def _weights(self, federation: Federation, names: list[str]) -> Tensor:
+        if self.weighting == "uniform":
+            weights = [1.0] * len(names)
+        elif self.weighting == "samples":
+            weights = [float(federation.federated_data.num_samples(name)) for name in names]
+        else:
+            assert isinstance(self.weighting, dict)  # noqa: S101 - narrows the type; the constructor checked it
+            weights = [float(self.weighting[name]) for name in names]
+        return torch.tensor(weights, dtype=torch.float64)
+
+    def _served(self, group: SharingGroup, aggregate: dict[str, Tensor], participant: Participant) -> dict[str, Tensor]:
+        previous = self._shared.get(group.name)
+        if self.server_optimizer is None or previous is None:
+            return aggregate
+        if group.name not in self._servers:
+            parameters = {name for name, _ in participant.named_parameters()}
+            # A checkpoint's shared state lies on the CPU.
+            here = {key: previous[key].to(aggregate[key].device) for key in group.keys if key in parameters}
+            server = _Server(here, self.server_optimizer)
+            if group.name in self._server_states:
+                server.optimizer.load_state_dict(self._server_states.pop(group.name))
+            self._servers[group.name] = server
+        return aggregate | self._servers[group.name].step(previous, aggregate)
+
+    def _tidy(self, federation: Federation, name: str) -> None:
+        if self.buffers == "reset":
+            for module in federation[name].modules():
+                if isinstance(module, _NormBase):
+                    module.reset_running_stats()
+        if self.optimizer_state == "reset":
+            for optimizer in federation.local[name].optimizers:
+                optimizer.state = defaultdict(dict)
+
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """The shared states and the server optimizers."""
+        servers = {name: server.optimizer.state_dict() for name, server in self._servers.items()}
+        return {"shared": self._shared, "servers": self._server_states | servers}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self._shared = dict(state_dict["shared"])
+        self._server_states = dict(state_dict["servers"])
+        self._servers = {}
+
+
+class _Server:
+    """A torch optimizer on the shared parameters, whose gradient is the averaged change with its sign turned."""
+
+    def __init__(self, state: Mapping[str, Tensor], factory: OptimizerCallable) -> None:
+        self.parameters = {key: nn.Parameter(tensor.clone()) for key, tensor in state.items()}
+        self.optimizer = factory(list(self.parameters.values()))
+
+    @torch.no_grad()
+    def step(self, previous: Mapping[str, Tensor], aggregate: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for key, parameter in self.parameters.items():
+            parameter.copy_(previous[key])
+            parameter.grad = parameter - aggregate[key]
+        self.optimizer.step()
+        return {key: parameter.detach().clone() for key, parameter in self.parameters.items()}

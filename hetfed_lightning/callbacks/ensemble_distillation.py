@@ -1,0 +1,329 @@
+"""Participants teach each other, or one unified student, by what they predict on a public set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from hetfed_lightning.distillation import Ensemble, MeanProbabilities, Teachers, check_temperature
+from hetfed_lightning.guard import is_finite
+from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
+from hetfed_lightning.optimization import LocalOptimization
+from hetfed_lightning.participant import output_width
+from hetfed_lightning.preflight import outputs_of
+from hetfed_lightning.rounds import FederatedCallback, Phase
+from hetfed_lightning.schedules import RoundSchedule, value_in
+from hetfed_lightning.seeding import seed_torch, stream_generator, stream_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import lightning as L
+
+    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.participant import Participant, Stage
+
+STUDENT = "student"
+TEACHER_BATCH = 512
+
+
+class EnsembleDistillation(FederatedCallback):
+    """Distils the ensemble of the participants into participants, or into a unified student.
+
+    Once per round every teacher predicts on the public set, which each passes through its own ``transform``; the
+    ensemble makes one softened target of the predictions. Only those predictions travel. Architectures may differ
+    in everything but the number and meaning of their outputs; a regression distils by squared error.
+
+    Args:
+        ensemble: How teachers are combined; :class:`MeanProbabilities` if None.
+        temperature: Above 0, finite; softens teachers and students alike. May follow a schedule over rounds.
+        weight: Of the distillation loss beside the local loss (``"mixed"``) or alone (``"phase"``), at least 0.
+            May follow a schedule over rounds.
+        mode: ``"phase"`` distils at a round's end, after the local steps. ``"mixed"`` adds the distillation loss on
+            a public batch to the local steps of the next round; local accuracy suffers less.
+        students: ``"mutual"``: every participant learns; ``"student"``: the federation's student alone; ``"both"``.
+            ``"auto"`` is the student where there is one. The student always learns in a phase of its own.
+        epochs: Passes over the public set in a phase.
+        batch_size: Public examples per batch.
+        mixed_epochs: In ``"mixed"``, only the last so many local epochs distil; all if None.
+        every_n_rounds: Distils in every n-th round.
+        start_round: First round that distils, from 0; None is 0 for a phase, 1 mixed into the local steps, when
+            the teachers have learned something.
+        optimizer: For the participants' phase, made anew every round; None uses the participant's own.
+
+    Raises:
+        ValueError: If a setting is out of its range; before training, if there is no public set or the outputs of
+            teachers and students do not agree.
+
+    Reference:
+        Hinton, Vinyals and Dean (2015), Distilling the Knowledge in a Neural Network, eq. 1 and section 2.1; Lin
+        et al. (2020), Ensemble Distillation for Robust Model Fusion in Federated Learning (a server student); Li
+        and Wang (2019), FedMD (mutual, by logits). Ours distils probabilities rather than FedMD's logits.
+    """
+
+    phase = Phase.DISTILLATION
+
+    def __init__(
+        self,
+        ensemble: Ensemble | None = None,
+        *,
+        temperature: float | RoundSchedule = 2.0,
+        weight: float | RoundSchedule = 1.0,
+        mode: Literal["phase", "mixed"] = "phase",
+        students: Literal["auto", "mutual", "student", "both"] = "auto",
+        epochs: int = 1,
+        batch_size: int = 64,
+        mixed_epochs: int | None = None,
+        every_n_rounds: int = 1,
+        start_round: int | None = None,
+        optimizer: OptimizerCallable | None = None,
+    ) -> None:
+        for name, count in (
+            ("epochs", epochs),
+            ("batch_size", batch_size),
+            ("every_n_rounds", every_n_rounds),
+        ):
+            if count < 1:
+                raise ValueError(f"{name}: expected at least 1, got {count}.")
+        if mode not in {"phase", "mixed"}:
+            raise ValueError(f"mode: expected 'phase' or 'mixed', got {mode!r}.")
+        if students not in {"auto", "mutual", "student", "both"}:
+            raise ValueError(f"students: expected 'auto', 'mutual', 'student' or 'both', got {students!r}.")
+        if mixed_epochs is not None and mixed_epochs < 1:
+            raise ValueError(f"mixed_epochs: expected at least 1 or None, got {mixed_epochs}.")
+        _check_settings(temperature, weight, 0)
+        self.ensemble = ensemble or MeanProbabilities()
+        self.temperature = temperature
+        self.weight = weight
+        self.mode = mode
+        self.students = students
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.mixed_epochs = mixed_epochs
+        self.every_n_rounds = every_n_rounds
+        self.start_round = (1 if mode == "mixed" else 0) if start_round is None else start_round
+        self.optimizer = optimizer
+        self.agreement: tuple[tuple[str, ...], Tensor] | None = None
+        self._scores: dict[str, float] = {}
+        self._class_counts: dict[str, Tensor] = {}
+        self._targets: Tensor | None = None
+        self._order: dict[str, tuple[int, Tensor]] = {}
+
+    # Before training
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Forget an earlier run, unless its trainer goes on; a checkpoint is read after this."""
+        del pl_module
+        if stage == "fit" and trainer.current_epoch == 0:
+            self.load_state_dict({"scores": {}, "targets": None})
+
+    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+        """Refuse teachers and students that cannot understand each other, and schedules that leave their range."""
+        for round_index in range(trainer.max_epochs or 0):
+            _check_settings(self.temperature, self.weight, round_index)
+        data = federation.federated_data
+        if data.num_public == 0:
+            raise ValueError(
+                "EnsembleDistillation needs a public set, and the data module has none: give "
+                "FederatedDataModule(public=...) (public_size in the built-in data modules)."
+            )
+        if self.students in {"student", "both"} and federation.student is None:
+            raise ValueError(f"students={self.students!r} needs Federation(student=Participant(...)), which is None.")
+        inputs = data.public_inputs(torch.arange(1))
+        kinds = {participant.task.kind for participant in federation.members().values()}
+        if not kinds <= set(self.ensemble.kinds):
+            raise ValueError(
+                f"{type(self.ensemble).__name__} combines {', '.join(self.ensemble.kinds)} outputs, but the participants' "
+                f"task is {', '.join(sorted(kinds))}: choose another ensemble, such as MeanProbabilities."
+            )
+        first: tuple[str, str, int] | None = None
+        for name, participant in federation.everyone().items():
+            width = output_width(outputs_of(participant, inputs, "the public set"))
+            kind = participant.task.kind
+            first = first or (participant.label, kind, width)
+            if (kind, width) != first[1:]:
+                raise ValueError(
+                    f"{participant.label} has {width} {kind} output(s), {first[0]} has {first[2]} {first[1]}: "
+                    "participants that distil must have one task and one label space."
+                )
+            if name != STUDENT:
+                counts = participant.task.class_counts(data.train_targets(name), width)
+                if counts is not None:
+                    self._class_counts[name] = counts
+
+    def _learners(self, federation: Federation) -> tuple[bool, bool]:
+        """Whether the participants learn, and whether the student does."""
+        if self.students == "auto":
+            return federation.student is None, federation.student is not None
+        return self.students in {"mutual", "both"}, self.students in {"student", "both"}
+
+    def _due(self, round_index: int) -> bool:
+        return round_index >= self.start_round and (round_index - self.start_round) % self.every_n_rounds == 0
+
+    # The round
+
+    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        """In ``"mixed"`` mode, ask the teachers before the local steps."""
+        self._targets = None
+        self._order = {}
+        mutual, _ = self._learners(federation)
+        if self.mode == "mixed" and mutual and self._due(round_index):
+            newcomers = federation.newcomers(round_index)
+            teachers = [name for name in federation.joined(round_index) if name not in newcomers]
+            self._targets = self._ask(trainer, federation, teachers, round_index)
+            federation.bytes_down += payload_bytes(self._targets) * len(federation.active_names(round_index))
+
+    def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
+        """The distillation loss on a public batch, in ``"mixed"`` mode."""
+        name = participant.name
+        if self._targets is None or name is None or name == STUDENT:
+            return None
+        if self.mixed_epochs is not None and self.mixed_epochs < participant.local_epochs:
+            steps = federation.train_loader().full_steps_of(name)
+            # In whole numbers: 9 * (1 - 2 / 3) is more than 3.
+            if batch_idx * participant.local_epochs < steps * (participant.local_epochs - self.mixed_epochs):
+                return None
+        indices = self._public_batch(federation, name, batch_idx)
+        return self._loss(federation, participant, indices, self._targets, federation.current_round)
+
+    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        """In ``"phase"`` mode, and for the student, ask the teachers now and distil."""
+        self._targets = None
+        mutual, student = self._learners(federation)
+        names = federation.contributors() if mutual and self.mode == "phase" else []
+        names = names + ([STUDENT] if student else [])
+        teachers = federation.contributors()
+        if not names or not teachers or not self._due(round_index):
+            return
+        targets = self._ask(trainer, federation, teachers, round_index)
+        names = [name for name in names if name not in federation.guard.quarantined]
+        federation.bytes_down += payload_bytes(targets) * sum(name != STUDENT for name in names)
+        for name in names:
+            self._distil(federation, federation[name], targets, round_index)
+
+    def _distil(self, federation: Federation, participant: Participant, targets: Tensor, round_index: int) -> None:
+        local = federation.local[participant.name or ""]
+        if self.optimizer is not None and participant.name != STUDENT:
+            local = LocalOptimization(participant, [self.optimizer(participant.trainable_parameters())], [])
+        participant.train()
+        for epoch in range(self.epochs):
+            name = ("distil", participant.name or "", round_index, epoch)
+            order = torch.randperm(len(targets), generator=stream_generator(federation.seed, *name))
+            for step, indices in enumerate(order.split(self.batch_size)):
+                seed_torch(stream_seed(federation.seed, *name, step), federation.device)
+                with federation.trainer.precision_plugin.forward_context():
+                    loss = self._loss(federation, participant, indices, targets, round_index)
+                local.descend(loss, federation.manual_backward, federation.scaler)
+        local.finish(federation.scaler)
+
+    def _loss(
+        self,
+        federation: Federation,
+        participant: Participant,
+        indices: Tensor,
+        targets: Tensor,
+        round_index: int,
+    ) -> Tensor:
+        outputs = participant(participant.transformed(_on_device(federation, indices)))
+        temperature, weight = value_in(self.temperature, round_index), value_in(self.weight, round_index)
+        target = targets[indices.to(targets.device)]
+        outputs = _two_columns(outputs.float() if outputs.dtype in {torch.float16, torch.bfloat16} else outputs)
+        return weight * participant.task.distillation_loss(outputs, target.to(outputs), temperature)
+
+    def _public_batch(self, federation: Federation, name: str, step: int) -> Tensor:
+        """Indices of the public batch of a local step: pass after pass, each in an order of its own."""
+        size = federation.federated_data.num_public
+        batches = -(-size // self.batch_size)
+        sweep, position = divmod(step, batches)
+        if self._order.get(name, (-1,))[0] != sweep:
+            generator = stream_generator(federation.seed, "public", name, federation.current_round, sweep)
+            self._order[name] = (sweep, torch.randperm(size, generator=generator))
+        return self._order[name][1][position * self.batch_size : (position + 1) * self.batch_size]
+
+    # The teachers
+
+    @torch.no_grad()
+    def _ask(self, trainer: L.Trainer, federation: Federation, names: list[str], round_index: int) -> Tensor:
+        """Softened targets of the ensemble on the whole public set, shape ``(N, C)``."""
+        asked: dict[str, Tensor] = {}
+        for name in names:
+            participant = federation[name]
+            training = participant.training
+            participant.eval()
+            with trainer.precision_plugin.forward_context():
+                parts = [_two_columns(participant(batch)) for batch in _public_batches(federation, participant)]
+            participant.train(training)
+            logits = torch.cat([part if part.dtype == torch.float64 else part.float() for part in parts])
+            if is_finite([logits]):
+                asked[name] = logits
+            else:
+                federation.quarantine(name, "its predictions on the public set are not finite")
+        if not asked:
+            raise RuntimeError(
+                f"Round {round_index}: no teacher has finite predictions on the public set; asked: {', '.join(names)}."
+            )
+        data = federation.federated_data
+        device = federation.device
+        counts = [self._class_counts[name] for name in asked] if self._class_counts else None
+        logits = torch.stack(list(asked.values()))
+        teachers = Teachers(
+            logits=logits,
+            kind=federation[next(iter(asked))].task.kind,
+            names=tuple(asked),
+            samples=torch.tensor([float(data.num_samples(name)) for name in asked], device=device),
+            class_counts=None if counts is None else torch.stack(counts).to(device),
+            # Before the first validation all count the same.
+            scores=torch.tensor(
+                [self._scores.get(name, 1.0 if not self._scores else 0.0) for name in asked], device=device
+            ),
+        )
+        federation.bytes_up += payload_bytes(logits)
+        self.agreement = (tuple(asked), agreement_matrix(logits, teachers.kind).cpu())
+        federation.log_round({"federation/teacher_agreement": mean_agreement(self.agreement[1])})
+        return self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
+
+    def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
+        """Keep each participant's own validation score, for ensembles that weigh by it."""
+        if stage != "val" or trainer.sanity_checking:
+            return
+        for name, participant in federation.members().items():
+            score = values.get(f"val_{participant.task.headline}/{name}")
+            if score is not None and score == score:  # noqa: PLR0124 - NaN where a metric could not be computed
+                self._scores[name] = min(1.0, max(0.0, score))
+
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Validation scores, and the targets of a round in progress."""
+        return {"scores": self._scores, "targets": self._targets}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self._scores = dict(state_dict["scores"])
+        self._targets = state_dict["targets"]
+
+
+def _check_settings(temperature: float | RoundSchedule, weight: float | RoundSchedule, round_index: int) -> None:
+    check_temperature(value_in(temperature, round_index))
+    if not 0 <= value_in(weight, round_index) < float("inf"):
+        value = value_in(weight, round_index)
+        raise ValueError(f"weight: expected a finite number of at least 0, got {value} in round {round_index}.")
+
+
+def _public_batches(federation: Federation, participant: Participant) -> Iterator[Any]:
+    for indices in torch.arange(federation.federated_data.num_public).split(TEACHER_BATCH):
+        yield participant.transformed(_on_device(federation, indices))
+
+
+def _on_device(federation: Federation, indices: Tensor) -> Any:
+    inputs = federation.federated_data.public_inputs(indices)
+    inputs = federation.trainer.strategy.batch_to_device(inputs, federation.device)
+    return federation.trainer.precision_plugin.convert_input(inputs)
+
+
+def _two_columns(outputs: Tensor) -> Tensor:
+    """Outputs as ``(B, C)``: a binary head may give ``(B,)``."""
+    return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs

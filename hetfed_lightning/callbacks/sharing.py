@@ -1,0 +1,97 @@
+"""Who can average what with whom: participants grouped by the keys and shapes that they have in common."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hetfed_lightning.aggregation import State
+from hetfed_lightning.metrics import payload_bytes
+
+
+@dataclass(frozen=True)
+class SharingGroup:
+    """Participants that average the same tensors.
+
+    Attributes:
+        members: Their names, at least two.
+        keys: Keys of ``state_dict`` that all of them share in one shape and dtype.
+    """
+
+    members: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Key of the group in a checkpoint."""
+        return "|".join(self.members)
+
+
+def sharing_groups(states: Mapping[str, State]) -> list[SharingGroup]:
+    """Groups of two or more participants that share keys of equal shape and dtype.
+
+    Args:
+        states: What each participant would share, by name.
+
+    Returns:
+        Groups in the order of their first key; a participant may be in several, with different keys.
+    """
+    layouts: dict[tuple[str, tuple[int, ...], str], list[str]] = defaultdict(list)
+    for name, state in states.items():
+        for key, tensor in state.items():
+            layouts[key, tuple(tensor.shape), str(tensor.dtype)].append(name)
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for (key, _, _), members in layouts.items():
+        if len(members) > 1:
+            groups[tuple(members)].append(key)
+    return [SharingGroup(members, tuple(keys)) for members, keys in groups.items()]
+
+
+def sharing_report(
+    states: Mapping[str, State], personal: Mapping[str, Mapping[str, Tensor]], groups: Sequence[SharingGroup]
+) -> str:
+    """Who shares what with whom and what stays at home, as lines of text.
+
+    Args:
+        states: What each participant would share.
+        personal: The rest of each participant's state.
+        groups: As :func:`sharing_groups` found them.
+    """
+    lines = ["What is averaged, and with whom:"]
+    for group in groups:
+        state = states[group.members[0]]
+        size = payload_bytes([state[key] for key in group.keys])
+        lines.append(
+            f"  {', '.join(group.members)}: {_tensors(group.keys)}, {readable_bytes(size)} each way per participant"
+        )
+    for name, state in states.items():
+        grouped = {key for group in groups if name in group.members for key in group.keys}
+        alone = [key for key in state if key not in grouped]
+        if alone:
+            why = _why_alone(name, alone, states)
+            lines.append(f"  {name}: {_tensors(alone)} offered but averaged with nobody ({why})")
+        kept = personal[name]
+        lines.append(f"  {name}: {_tensors(list(kept))} stay personal, {readable_bytes(payload_bytes(kept))}")
+    return "\n".join(lines)
+
+
+def _why_alone(name: str, keys: Sequence[str], states: Mapping[str, State]) -> str:
+    same_key = [other for other, state in states.items() if other != name and any(key in state for key in keys)]
+    return f"other shapes at {', '.join(same_key)}" if same_key else "no other participant has these keys"
+
+
+def _tensors(keys: Sequence[str]) -> str:
+    shown = ", ".join(keys[:3]) + (f", ... ({len(keys)} tensors)" if len(keys) > 3 else "")
+    return shown or "no tensors"
+
+
+def readable_bytes(count: float) -> str:
+    """``count`` bytes in the unit that reads best."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

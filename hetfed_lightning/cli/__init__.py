@@ -1,0 +1,15 @@
+"""``hetfed`` on the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from hetfed_lightning.cli.run import run
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``hetfed`` and leave with its exit code: 0, or 2 for input that cannot be used."""
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))

@@ -1,0 +1,147 @@
+"""The command line: LightningCLI for federations."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import yaml
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch.callbacks import ModelSummary
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from hetfed_lightning.callbacks import FederatedProgressBar, FederationMonitor
+from hetfed_lightning.cli.allowlist import restrict_imports
+from hetfed_lightning.cli.configs import ConfigError, load_configs, split_arguments
+from hetfed_lightning.cli.hints import check_participants
+from hetfed_lightning.cli.predictions import write_predictions
+from hetfed_lightning.cli.tables import participants_table
+from hetfed_lightning.data import FederatedDataModule
+from hetfed_lightning.data.module import GLOBAL
+from hetfed_lightning.federation import STUDENT, Federation
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = """Heterogeneous federated learning on PyTorch Lightning. `hetfed fit -c configs/digits.yaml` trains a
+federation. Beside the subcommands below, `hetfed compare` trains federation, local only and centralised on the same
+seeds, and `hetfed export` takes one participant out of a checkpoint."""
+
+
+class FederatedCLI(LightningCLI):
+    """``hetfed fit|validate|test|predict``: a federation, its data and its Trainer from YAML and options.
+
+    Several ``-c`` files are merged deeply, so that a file that holds one participant adds it to those of the files
+    before it, and ``--model.participants.NAME.init_args...`` overrides a single value.
+
+    Args:
+        args: Command line without the program's name.
+        run: Whether there is a subcommand to run; without one, classes alone are made.
+    """
+
+    model: Federation
+
+    def __init__(self, args: Sequence[str], *, run: bool = True) -> None:
+        super().__init__(
+            Federation,
+            FederatedDataModule,
+            subclass_mode_data=True,
+            trainer_defaults={"callbacks": [FederatedProgressBar(), ModelSummary(max_depth=2)]},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"prog": "hetfed", "description": DESCRIPTION, "exit_on_error": False},
+            args=list(args),
+            run=run,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what belongs to the process."""
+        parser.add_argument(
+            "--threads",
+            type=PositiveInt | None,
+            default=None,
+            help="Threads of torch on a CPU. 1 is fastest for small models, and wherever other programs run.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Merge the configuration files, check each participant by itself, and parse the whole."""
+        command = [args[0]] if args and not args[0].startswith("-") else []
+        found = split_arguments(args[len(command) :])
+        restrict_imports(found.allow_import)
+        arguments = found.rest
+        if found.configs:
+            config = load_configs(found.configs, found.participants)
+            check_participants(config)
+            arguments = ["--config", json.dumps(config), *arguments]
+        elif found.participants:
+            raise ConfigError(
+                f"--model.participants.{found.participants[0][0]}: give the configuration with -c as well."
+            )
+        self.config = parser.parse_args([*command, *arguments])
+
+    def instantiate_classes(self) -> None:
+        """Make the classes; the monitor shows the resolved configuration in TensorBoard."""
+        self.set_threads()
+        self._dump_config()
+        resolved = yaml.safe_dump(self.config_dump, sort_keys=False)
+        monitors = [
+            one for one in self._configured_callbacks() if one.get("class_path", "").endswith("FederationMonitor")
+        ]
+        if not monitors:
+            self.trainer_defaults["callbacks"].append(FederationMonitor(config=resolved))
+        super().instantiate_classes()
+
+    def set_threads(self) -> None:
+        """Apply ``--threads``."""
+        threads = self._get(self.config, "threads")
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    def _configured_callbacks(self) -> list[Mapping[str, Any]]:
+        callbacks = (self.config_dump.get("trainer") or {}).get("callbacks") or []
+        return callbacks if isinstance(callbacks, list) else [callbacks]
+
+    @property
+    def folder(self) -> Path:
+        """Where this run writes."""
+        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
+
+    def _report(self, stage: str) -> None:
+        metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
+        table = participants_table(metrics, self.model.everyone(), stage)
+        if table.rows and self.trainer.is_global_zero:
+            log.info("\n%s\n", table.text())
+
+    def after_fit(self) -> None:
+        """Show where everybody stands."""
+        self._report("val")
+        if self.trainer.is_global_zero and self.trainer.loggers:
+            log.info("Logs: tensorboard --logdir %s", self.folder)
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if best:
+            log.info("Checkpoint: %s", best)
+
+    def validate(self, **arguments: Any) -> None:
+        """Validate, and show one table instead of a block per loader."""
+        self.trainer.validate(**arguments | {"verbose": False})
+        self._report("val")
+
+    def test(self, **arguments: Any) -> None:
+        """Test, and show one table instead of a block per loader."""
+        self.trainer.test(**arguments | {"verbose": False})
+        self._report("test")
+
+    def predict(self, **arguments: Any) -> None:
+        """Predict, and write a CSV file per participant, or the student's."""
+        predictions = self.trainer.predict(**arguments | {"return_predictions": True})
+        names = list(cast("Mapping[str, Any]", self.trainer.predict_dataloaders))
+        who = self.model.predict_with or (STUDENT if self.model.student is not None else None)
+        if who is not None:
+            names = [who if name == GLOBAL else f"{who}_on_{name}" for name in names]
+        for path in write_predictions(predictions, names, self.folder / "predictions"):
+            log.info("Predictions: %s", path)

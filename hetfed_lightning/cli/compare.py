@@ -1,0 +1,137 @@
+"""``hetfed compare``: the federation beside what its participants could do without it, on the same seeds."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from hetfed_lightning.cli.command import FederatedCLI
+from hetfed_lightning.cli.outcomes import ARMS, Arm, Outcome, comparison_table, mean_of, verdicts, write_comparison
+from hetfed_lightning.cli.tables import figure
+from hetfed_lightning.data.module import FederatedData, pooled
+from hetfed_lightning.federation import Federation
+from hetfed_lightning.ledger import tag
+from hetfed_lightning.rounds import FederatedCallback, Phase
+
+log = logging.getLogger(__name__)
+
+TOGETHER = (Phase.DISTILLATION, Phase.AVERAGING)
+
+
+class CompareCLI(FederatedCLI):
+    """Options of ``hetfed compare``; makes nothing until :meth:`compare` is called."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of the comparison."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--seeds", type=list[int] | int, default=1, help="Number of seeds (0, 1, ...) or a list of them."
+        )
+        parser.add_argument("--arms", type=list[Arm], default=list(ARMS), help="Which trainings to compare.")
+        parser.add_argument("--output", type=str, default="runs/compare", help="Folder of the tables.")
+
+    def instantiate_classes(self) -> None:
+        """Nothing yet: every run has its own."""
+        self.set_threads()
+
+    def compare(self) -> list[Outcome]:
+        """Train every arm on every seed, print the table and write it."""
+        for noisy in ("lightning.pytorch", "hetfed_lightning.callbacks"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        seeds = list(range(self.config.seeds)) if isinstance(self.config.seeds, int) else list(self.config.seeds)
+        outcomes: list[Outcome] = []
+        for seed in seeds:
+            for arm in self.config.arms:
+                found = self.run_arm(arm, seed)
+                outcomes += found
+                own, everyone = mean_of(one.own for one in found), mean_of(one.everyone for one in found)
+                log.info("seed %d  %-11s  own %s  global %s", seed, arm, figure(own), figure(everyone))
+        table = comparison_table(outcomes)
+        log.info("\n%s\n\n%s", table.text(), "\n".join(verdicts(outcomes)))
+        folder = Path(self.config.output)
+        write_comparison(outcomes, folder)
+        log.info("\nTables: %s", folder)
+        return outcomes
+
+    def run_arm(self, arm: Arm, seed: int) -> list[Outcome]:
+        """One training and its test."""
+        config = self.config.clone()
+        config.seed_everything = seed
+        config.model.seed = seed
+        if "seed" in config.data.init_args:
+            config.data.init_args.seed = seed
+        L.seed_everything(seed, verbose=False)
+        made = self.parser.instantiate(config)
+        federation, data = made.model, made.data
+        trainer = self._trainer(made.trainer, arm)
+        names = tuple(federation.participants)
+        data.replace_data(data.load(names))
+        aliases: dict[str, str] = {}
+        if arm != "federation":
+            federation.student = None
+        if arm == "centralised":
+            aliases = same_recipes(config.model.participants)
+            own = data.data
+            data.replace_data(centralised_data(own))
+            for name, participant in federation.members().items():
+                participant.joins_at = trainer.max_epochs or 0 if name in aliases else 0
+        trainer.fit(federation, datamodule=data)
+        if arm == "centralised":
+            data.replace_data(own)
+            for name, original in aliases.items():
+                federation[name].load_state_dict(federation[original].state_dict())
+        trainer.test(federation, datamodule=data, verbose=False)
+        return _outcomes(arm, seed, federation, {key: float(value) for key, value in trainer.callback_metrics.items()})
+
+    def _trainer(self, settings: Namespace, arm: Arm) -> L.Trainer:
+        arguments: dict[str, Any] = dict(settings.as_dict() if isinstance(settings, Namespace) else settings)
+        callbacks = arguments.get("callbacks") or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        if arm != "federation":
+            callbacks = [one for one in callbacks if not (isinstance(one, FederatedCallback) and one.phase in TOGETHER)]
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+        kept = [one for one in callbacks if not isinstance(one, L.pytorch.callbacks.ModelCheckpoint)]
+        return L.Trainer(
+            **arguments | quiet | {"callbacks": kept, "enable_model_summary": False, "num_sanity_val_steps": 0}
+        )
+
+
+def same_recipes(participants: Mapping[str, Any]) -> dict[str, str]:
+    """Participants whose configuration repeats an earlier one's, and whose: on pooled data they are one model."""
+    first: dict[str, str] = {}
+    aliases = {}
+    for name, config in participants.items():
+        settings = config.as_dict() if isinstance(config, Namespace) else deepcopy(dict(config))
+        settings.get("init_args", {}).pop("joins_at", None)
+        key = repr(settings)
+        if key in first:
+            aliases[name] = first[key]
+        else:
+            first[key] = name
+    return aliases
+
+
+def centralised_data(data: FederatedData) -> FederatedData:
+    """Every participant trains on everyone's training data, as if it could be pooled."""
+    everything = pooled(data.train)
+    return FederatedData(
+        dict.fromkeys(data.train, everything), data.val, data.test, data.public, data.global_val, data.global_test
+    )
+
+
+def _outcomes(arm: Arm, seed: int, federation: Federation, metrics: Mapping[str, float]) -> list[Outcome]:
+    found = []
+    for name, participant in federation.members().items():
+        metric = participant.task.headline
+        own = metrics.get(tag(f"test_{metric}", name), math.nan)
+        everyone = metrics.get(tag(f"test_{metric}", name, everyone=True), math.nan)
+        found.append(Outcome(arm, seed, name, metric, own, everyone))
+    return found

@@ -1,0 +1,174 @@
+"""Configuration files: read strictly, merged deeply, overridden participant by participant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hetfed_lightning.preflight import did_you_mean
+
+PARTICIPANTS = "model.participants"
+_SUBCLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names file, participant or key."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key stands once and ``1e-3`` is a number."""
+
+
+def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if key in seen:
+            raise ConfigError(f"{loader.name}: the key {key!r} stands in line {seen[key]} and again in line {line}.")
+        seen[key] = line
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)(?:[eE][-+]?[0-9]+)$"),
+    list("-+.0123456789"),
+)
+
+
+@dataclass
+class Arguments:
+    """A command line, taken apart.
+
+    Attributes:
+        configs: Configuration files, in order.
+        participants: Overrides below ``model.participants``, as (path below it, value as YAML text).
+        allow_import: What ``--allow_import`` names.
+        rest: Everything else, as given.
+    """
+
+    configs: list[str] = field(default_factory=list)
+    participants: list[tuple[str, str]] = field(default_factory=list)
+    allow_import: list[str] = field(default_factory=list)
+    rest: list[str] = field(default_factory=list)
+
+
+def split_arguments(arguments: Sequence[str]) -> Arguments:
+    """Separate what this module handles from what jsonargparse does.
+
+    Raises:
+        ConfigError: If an option lacks its value.
+    """
+    found = Arguments()
+    iterator = iter(arguments)
+    for argument in iterator:
+        option, has_value, value = argument.partition("=")
+        if option in {"-c", "--config"}:
+            found.configs.append(value if has_value else _value(iterator, option))
+        elif option == "--allow_import":
+            found.allow_import.append(value if has_value else _value(iterator, option))
+        elif option.startswith(f"--{PARTICIPANTS}."):
+            path = option.removeprefix(f"--{PARTICIPANTS}.")
+            found.participants.append((path, value if has_value else _value(iterator, option)))
+        else:
+            found.rest.append(argument)
+    return found
+
+
+def _value(iterator: Iterator[str], option: str) -> str:
+    value = next(iterator, None)
+    if value is None:
+        raise ConfigError(f"{option}: expected a value after it.")
+    return value
+
+
+def load_configs(paths: Sequence[str], overrides: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+    """One configuration of several files, later ones over earlier ones, and participants' overrides over all.
+
+    Args:
+        paths: YAML or JSON files.
+        overrides: ``("hospital_a.init_args.local_epochs", "3")`` and so on; ``init_args`` may be left out.
+
+    Raises:
+        ConfigError: If a file cannot be read or an override names no participant.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        merged = merge(merged, read_config(path))
+    participants = (merged.get("model") or {}).get("participants")
+    if isinstance(participants, dict):
+        for name in [name for name, value in participants.items() if value is None]:
+            del participants[name]
+    for dotted, text in overrides:
+        name, *keys = dotted.split(".")
+        if not isinstance(participants, dict) or name not in participants:
+            raise ConfigError(
+                f"--{PARTICIPANTS}.{dotted}: no participant {name!r}{did_you_mean(name, participants or ())}."
+            )
+        participants[name] = _with_value(participants[name], keys, yaml.load(text, _StrictLoader))  # noqa: S506 - a SafeLoader
+    return merged
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """One configuration file.
+
+    Raises:
+        ConfigError: If it is missing, is not UTF-8, is not YAML, repeats a key, or is no mapping.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"{path}: no such configuration file.")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: expected UTF-8 text, found byte 0x{text_byte(error):02x} at {error.start}."
+        ) from error
+    try:
+        loader = _StrictLoader(text)
+        loader.name = path
+        config = loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path}: expected keys such as trainer, model and data, found {type(config).__name__}.")
+    return config
+
+
+def text_byte(error: UnicodeDecodeError) -> int:
+    """The byte at which decoding failed."""
+    return error.object[error.start]
+
+
+def merge(base: Any, over: Any) -> Any:
+    """``over`` laid over ``base``: mappings key by key, everything else replaced.
+
+    A mapping that names another ``class_path`` replaces the whole, since ``init_args`` belong to their class.
+    """
+    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
+        return over
+    if "class_path" in over and over["class_path"] != base.get("class_path", over["class_path"]):
+        return dict(over)
+    return {
+        key: merge(base.get(key), over[key]) if key in over else base[key]
+        for key in [*base, *(k for k in over if k not in base)]
+    }
+
+
+def _with_value(config: Any, keys: Sequence[str], value: Any) -> Any:
+    if not keys:
+        return merge(config, value)
+    config = dict(config) if isinstance(config, Mapping) else {} if config is None else {"class_path": config}
+    key, *below = keys
+    if "class_path" in config and key not in _SUBCLASS_KEYS:
+        key, below = "init_args", list(keys)
+    config[key] = _with_value(config.get(key), below, value) if below else value
+    return config

@@ -1,0 +1,96 @@
+"""jsonargparse's messages, with the participant's name before them and the key that was probably meant after."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import lightning as L
+from jsonargparse import ArgumentError, ArgumentParser
+
+from hetfed_lightning.cli.configs import ConfigError
+from hetfed_lightning.data import FederatedDataModule
+from hetfed_lightning.federation import Federation
+from hetfed_lightning.participant import Participant
+from hetfed_lightning.preflight import did_you_mean
+
+_UNKNOWN = re.compile(
+    r"Option '(\w+)' is not accepted|[Kk]ey [\"']([\w.]+)[\"'] is not expected|Unrecognized arguments?: --([\w.]+)"
+)
+_CLASS_PATH = re.compile(r"class_path[= ]'([\w.]+)'")
+_NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+_DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
+
+
+def check_participants(config: dict[str, Any]) -> None:
+    """Refuse a participant's configuration by its name.
+
+    Raises:
+        ConfigError: Naming the participant and the key.
+    """
+    model = config.get("model") or {}
+    if not isinstance(model, dict):
+        raise ConfigError(f"model: expected participants and so on, got {type(model).__name__}.")
+    everyone = dict(model.get("participants") or {})
+    if model.get("student") is not None:
+        everyone["student"] = model["student"]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--participant", type=Participant)
+    for name, settings in everyone.items():
+        if not isinstance(settings, dict):
+            raise ConfigError(f"participant {name!r}: expected class_path and init_args, got {settings!r}.")
+        if "init_args" not in settings and "class_path" not in settings:
+            raise ConfigError(
+                f"participant {name!r}: expected class_path: hetfed_lightning.Participant and init_args, "
+                f"got the keys {', '.join(map(str, settings))}."
+            )
+        try:
+            parser.parse_object({"participant": settings})
+        except ArgumentError as error:
+            raise ConfigError(f"participant {name!r}: {explained(str(error))}") from error
+
+
+def explained(message: str) -> str:
+    """A parser's message with what was probably meant."""
+    denied = _DENIED.search(message)
+    if denied:
+        return (
+            f"{denied[1]!r} may not be named by a configuration, which could run any code by it. If you trust it, "
+            f"pass --allow_import {denied[1].split('.')[0]}."
+        )
+    missing = _NO_ATTRIBUTE.search(message)
+    if missing:
+        return f"{message}{did_you_mean(missing[2], _public_names(missing[1]))}"
+    unknown = _UNKNOWN.search(message)
+    if unknown:
+        key = next(group for group in unknown.groups() if group).split(".")[-1]
+        hint = did_you_mean(key, _parameters_near(message))
+        return f"{message}{hint if 'did you mean' in hint else ''}"
+    return message
+
+
+def _parameters_near(message: str) -> list[str]:
+    classes = [found for path in _CLASS_PATH.findall(message) if (found := _known_class(path))]
+    # Without a class in the message the key is one of the three that every configuration has.
+    classes = classes or [L.Trainer, Federation, FederatedDataModule]
+    return list(dict.fromkeys(name for one in classes for name in _parameters(one)))
+
+
+def _parameters(one: type) -> Iterable[str]:
+    for base in inspect.getmro(one):
+        if "__init__" in vars(base):
+            yield from (name for name in inspect.signature(base.__init__).parameters if name != "self")  # type: ignore[misc]
+
+
+def _known_class(path: str) -> type | None:
+    """A class that is imported already, never one that a configuration would make us import."""
+    module, _, name = path.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    return found if isinstance(found, type) else None
+
+
+def _public_names(module: str) -> list[str]:
+    return [name for name in dir(sys.modules.get(module)) if not name.startswith("_")]

@@ -1,0 +1,71 @@
+"""Which command it is, and how its errors end: with a sentence and exit code 2 before training, as they are after."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from hetfed_lightning.cli.command import FederatedCLI
+from hetfed_lightning.cli.compare import CompareCLI
+from hetfed_lightning.cli.configs import ConfigError
+from hetfed_lightning.cli.export import export_command
+from hetfed_lightning.cli.hints import explained
+from hetfed_lightning.federation import Federation
+
+BAD_INPUT = 2
+DEBUG = "HETFED_DEBUG"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Command line without the program's name.
+
+    Returns:
+        The exit code. Errors after training began are raised as they are; those before it as well if the
+        environment sets ``HETFED_DEBUG``.
+    """
+    _speak()
+    command, *rest = arguments or ["--help"]
+    try:
+        if command == "compare":
+            CompareCLI(rest, run=False).compare()
+        elif command == "export":
+            export_command(rest)
+        else:
+            FederatedCLI([command, *rest])
+    except (ArgumentError, ConfigError) as error:
+        return _refuse(explained(str(error)))
+    except (ValueError, TypeError, OSError, MisconfigurationException) as error:
+        if Federation.trained_in_this_process or os.environ.get(DEBUG):
+            raise
+        return _refuse(str(error))
+    return 0
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(f"hetfed: error: {message}\n")
+    return BAD_INPUT
+
+
+def _speak() -> None:
+    """Show the package's messages on standard output as plain lines, and keep advertisements out."""
+    package = logging.getLogger("hetfed_lightning")
+    if not package.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        package.addHandler(handler)
+        package.setLevel(logging.INFO)
+        package.propagate = False
+    # Lightning 2.6 asks torch 2.13 in a way that torch deprecates; a user can do nothing about it.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )

@@ -1,0 +1,581 @@
+"""The federation: participants trained side by side in one Trainer, an epoch being a round."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn, randperm
+
+from hetfed_lightning.callbacks.monitor import FederationMonitor
+from hetfed_lightning.data.loaders import LocalWork, RoundLoader
+from hetfed_lightning.data.module import GLOBAL, FederatedDataModule
+from hetfed_lightning.guard import FiniteGuard, is_finite
+from hetfed_lightning.ledger import Ledger, tag
+from hetfed_lightning.optimization import LocalOptimization
+from hetfed_lightning.participant import Participant, Stage
+from hetfed_lightning.preflight import check_data, check_trainer, did_you_mean
+from hetfed_lightning.resume import (
+    restore_by_name,
+    resume_where_it_stood,
+    saved_participants,
+    settle_validation,
+    without_poison,
+)
+from hetfed_lightning.rounds import RoundClock, federated_callbacks
+from hetfed_lightning.seeding import seed_sample, seed_torch, stream_generator, stream_seed
+
+if TYPE_CHECKING:
+    from torch.amp import GradScaler
+    from torch.optim import Optimizer
+
+log = logging.getLogger(__name__)
+
+STUDENT = "student"
+_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_\-]*$")
+
+
+class Federation(L.LightningModule):
+    """Participants that learn together, as one LightningModule.
+
+    ``Trainer(max_epochs=R)`` means R rounds. What the participants share is said by the callbacks
+    (:class:`~hetfed_lightning.BackboneAveraging`, :class:`~hetfed_lightning.EnsembleDistillation`); without any,
+    each trains alone.
+
+    Args:
+        participants: The participants by name (letters, digits, ``_`` and ``-``), in the order in which they step.
+        student: A unified model that learns from the participants' ensemble alone.
+        participation: Fraction in (0, 1] of the joined participants sampled for each round, at least one.
+        seed: Names every random stream of the run together with round, participant and batch. Initial weights
+            are drawn where the participants are made: call ``lightning.seed_everything`` before that.
+        predict_with: Whose predictions ``Trainer.predict`` gives: a participant, ``"student"``, or None for the
+            student where there is one and every participant on its own test set where there is none.
+
+    Raises:
+        ValueError: If there is no participant, a name is unusable, or ``participation`` is out of range.
+    """
+
+    trained_in_this_process = False
+    """Whether any federation has made a step: errors from then on are not about the input."""
+
+    def __init__(
+        self,
+        participants: dict[str, Participant],
+        student: Participant | None = None,
+        *,
+        participation: float = 1.0,
+        seed: int = 0,
+        predict_with: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not participants:
+            raise ValueError("participants: expected at least one, got none.")
+        if not 0 < participation <= 1:
+            raise ValueError(f"participation: expected a fraction in (0, 1], got {participation}.")
+        predictors = [*participants, *([] if student is None else [STUDENT])]
+        if predict_with is not None and predict_with not in predictors:
+            raise ValueError(f"predict_with: no participant {predict_with!r}{did_you_mean(predict_with, predictors)}.")
+        self.automatic_optimization = False
+        self.participation = participation
+        self.seed = seed
+        self.predict_with = predict_with
+        self.participants = nn.ModuleDict()
+        for name, participant in participants.items():
+            _check_name(name, participant)
+            participant.attach(name, self)
+            self.participants[name] = participant
+        self.student = student
+        if student is not None:
+            student.attach(STUDENT, self)
+        _check_apart(self.everyone())
+        self.guard = FiniteGuard()
+        self.local: dict[str, LocalOptimization] = {}
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self.scope = "own"
+        self._ledgers: dict[Stage, Ledger] = {"train": Ledger(), "val": Ledger(), "test": Ledger()}
+        self._scheduled_rounds = 0
+        self._saved_steps: dict[str, int] = {}
+        self._saved: dict[str, Any] = {}
+        self._before_validation = False
+        self._open_round = -1
+        self._rows: dict[Stage, dict[str, float]] = {"train": {}, "val": {}, "test": {}}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Optimizers belong to a run; every fit makes new ones.
+        return dict(super().__getstate__()) | {"local": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become the host of the copied participants, whose own reference stayed with the original."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        for name, participant in self.everyone().items():
+            participant.attach(name, self)
+
+    # Who is here
+
+    def __getitem__(self, name: str) -> Participant:
+        if name == STUDENT and self.student is not None:
+            return self.student
+        return cast("Participant", self.participants[name])
+
+    def members(self) -> dict[str, Participant]:
+        """Every participant by name, the student not among them."""
+        return {name: cast("Participant", participant) for name, participant in self.participants.items()}
+
+    def everyone(self) -> dict[str, Participant]:
+        """Every participant by name, and the student if there is one."""
+        return self.members() | ({} if self.student is None else {STUDENT: self.student})
+
+    def joined(self, round_index: int) -> list[str]:
+        """Participants that have joined by a round."""
+        return [name for name, participant in self.members().items() if participant.joins_at <= round_index]
+
+    def newcomers(self, round_index: int) -> list[str]:
+        """Participants whose first round this is, later than the first of all."""
+        return [name for name, participant in self.members().items() if participant.joins_at == round_index > 0]
+
+    def active_names(self, round_index: int) -> list[str]:
+        """Participants that train in a round: those joined, or the sample of them that ``participation`` asks for."""
+        names = self.joined(round_index)
+        if self.participation == 1 or not names:
+            return names
+        count = max(1, round(self.participation * len(names)))
+        order = randperm(len(names), generator=stream_generator(self.seed, "participation", round_index))
+        chosen = set(order[:count].tolist())
+        return [name for index, name in enumerate(names) if index in chosen]
+
+    def contributors(self) -> list[str]:
+        """Active participants of the current round whose state may reach others."""
+        return [name for name in self.active_names(self.current_round) if name not in self.guard.quarantined]
+
+    # The schedule of a round
+
+    @property
+    def current_round(self) -> int:
+        """The round in progress, from 0; 0 outside of a run."""
+        return 0 if self._trainer is None else self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+
+    @property
+    def batches_done(self) -> int:
+        """Batches of the round already trained."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    def work_of(self, name: str) -> LocalWork:
+        """A participant's work in every round."""
+        participant = self[name]
+        return LocalWork(participant.local_epochs, participant.step_budget)
+
+    def limit_batches(self, batches: int) -> int:
+        """``limit_train_batches`` applied to one participant: a share of *its* batches, at least one."""
+        limit = self.trainer.limit_train_batches
+        if isinstance(limit, int):
+            return min(batches, limit)
+        return batches if limit is None else max(1, int(batches * limit))
+
+    @property
+    def federated_data(self) -> FederatedDataModule:
+        """The data module in use.
+
+        Raises:
+            TypeError: If the trainer was given something else.
+        """
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if not isinstance(datamodule, FederatedDataModule):
+            raise TypeError(
+                f"A federation trains on a FederatedDataModule, got {type(datamodule).__name__}. Pass "
+                "datamodule=FederatedDataModule(train={'name': dataset, ...}) to Trainer.fit."
+            )
+        return datamodule
+
+    # Lightning's hooks: beginning
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """The clock that raises the round's events, and the monitor unless the user brought one."""
+        check_trainer(self.trainer)
+        present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        return [kind() for kind in (FederationMonitor, RoundClock) if not any(issubclass(one, kind) for one in present)]
+
+    def setup(self, stage: str) -> None:
+        """Give each participant the trainer, which Lightning hands to direct children alone."""
+        if stage == "fit":  # Comes before a checkpoint is read, which may set them again.
+            self._scheduled_rounds = self.current_round
+            self._saved_steps = {}
+            # With every_n_train_steps; a federation's checkpoints are meant to hold what the steps have made.
+            warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+            self._saved = {}
+            self._before_validation = False
+            self._rows = {"train": {}, "val": {}, "test": {}}
+        for participant in self.everyone().values():
+            participant.trainer = self.trainer
+            participant.setup(stage)
+
+    def configure_optimizers(self) -> Any:
+        """Every participant's optimizers and schedulers, in the order of the participants."""
+        self.local = {name: LocalOptimization.of(participant) for name, participant in self.everyone().items()}
+        for name, steps in self._saved_steps.items():
+            self.local[name].progress = steps
+        optimizers = [optimizer for local in self.local.values() for optimizer in local.optimizers]
+        schedulers = [
+            {"scheduler": schedule.scheduler, "name": f"lr/{name}"}
+            for name, local in self.local.items()
+            for schedule in local.schedules
+        ]
+        return optimizers, schedulers
+
+    def on_fit_start(self) -> None:
+        """Refuse data that does not fit the participants, before anything is trained."""
+        check_data(self, self.federated_data)
+        for callback in federated_callbacks(self.trainer):
+            callback.prepare(self.trainer, self)
+        self._forward("on_fit_start")
+
+    def on_train_start(self) -> None:
+        """Tell the participants."""
+        if self._before_validation:
+            settle_validation(self.trainer)
+            self._before_validation = False
+        self._forward("on_train_start")
+        Federation.trained_in_this_process = True
+
+    # The round
+
+    def open_round(self, round_index: int, *, resumed: bool = False) -> None:
+        """Seed the process, remember finite states, catch up on schedulers that a checkpoint cut off.
+
+        Args:
+            round_index: The round.
+            resumed: Whether a checkpoint was taken after some of its batches.
+        """
+        while self._scheduled_rounds < round_index:
+            self._step_epoch_schedulers()
+        seed_sample(stream_seed(self.seed, "round", round_index))
+        self.bytes_up = self.bytes_down = 0
+        self.guard.open_round(self.everyone())
+        for local in self.local.values():
+            local.open_round()
+        self._open_round = round_index
+        if resumed:
+            self._take_up(round_index)
+        self._forward("on_train_epoch_start", self.active_names(round_index))
+
+    def _take_up(self, round_index: int) -> None:
+        """Go on with what had been counted when a checkpoint was taken inside the round."""
+        saved = self._saved.get("in_progress", {})
+        if saved.get("round") != round_index:
+            return
+        self.bytes_up, self.bytes_down = saved["bytes"]
+        self.guard.quarantined.update(saved["quarantined"])
+        for name, state in saved["local"].items():
+            self.local[name].load_round_state(state)
+        self._ledgers["train"].load_state_dict(saved["ledger"], self.device)
+
+    def _in_progress(self) -> dict[str, Any]:
+        return {
+            "round": self._open_round,
+            "bytes": [self.bytes_up, self.bytes_down],
+            "quarantined": dict(self.guard.quarantined),
+            "local": {name: local.round_state() for name, local in self.local.items()},
+            "ledger": self._ledgers["train"].state_dict(),
+            "logged": dict(self._rows["train"]),
+        }
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """One local step of every participant that has a batch, each backward and step before the next."""
+        round_index = self.current_round
+        for name, participant_batch in batch.items():
+            participant = self[name]
+            seed = stream_seed(self.seed, round_index, name, batch_idx)
+            if participant.transform is not None or type(participant) is not Participant:
+                seed_sample(seed)  # Code of the user's may draw from NumPy or `random`.
+            seed_torch(seed, self.device)
+            try:
+                self._local_step(participant, participant_batch, batch_idx)
+            except Exception as error:
+                error.add_note(f"{participant.label}, round {round_index}, batch {batch_idx}")
+                raise
+        # Lightning counts optimizer steps; for loggers, max_steps and checkpoints a federation's step is a batch.
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+
+    def _local_step(self, participant: Participant, batch: Any, batch_idx: int) -> None:
+        local = self.local[cast("str", participant.name)]
+        batch = participant.on_after_batch_transfer(batch, 0)
+        participant.on_train_batch_start(batch, batch_idx)
+        output = participant.training_step(batch, batch_idx)
+        if not participant.automatic_optimization:
+            local.landed += 1
+        else:
+            loss = output.get("loss") if isinstance(output, Mapping) else output
+            if loss is not None:
+                for callback in federated_callbacks(self.trainer):
+                    term = callback.local_loss(self, participant, batch_idx)
+                    loss = loss if term is None else loss + term
+                local.descend(loss, self.manual_backward, self.scaler)
+        participant.on_train_batch_end(output, batch, batch_idx)
+
+    @property
+    def scaler(self) -> GradScaler | None:
+        """What scales losses in half precision, None where nothing does."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def finish_local_work(self) -> None:
+        """Step on gradients that an incomplete accumulation left."""
+        for name in self.active_names(self.current_round):
+            self.local[name].finish(self.scaler)
+
+    def inspect(self) -> None:
+        """Take participants out of the round whose weights or losses are not finite.
+
+        Raises:
+            RuntimeError: If nobody is left.
+        """
+        for name in self.contributors():
+            if not is_finite(self[name].state_dict().values()):
+                self.quarantine(name, "its weights are not finite")
+            elif not self._ledgers["train"].finite(tag("train_loss", name)):
+                self.quarantine(name, "its loss is not finite")
+        if self.student is not None and not is_finite(self.student.state_dict().values()):
+            self.quarantine(STUDENT, "its weights are not finite")
+        active = self.active_names(self.current_round)
+        if active and not self.contributors():
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.guard.quarantined.items())
+            raise RuntimeError(
+                f"Round {self.current_round}: no participant is left to go on with ({reasons}). "
+                "Lower the learning rates or set gradient_clip_val, and look at the data of those named."
+            )
+
+    def quarantine(self, name: str, reason: str) -> None:
+        """Leave a participant out of the rest of this round, back in the state it began it with."""
+        self.guard.quarantine(name, self[name], self.local[name].optimizers, self.current_round, reason)
+
+    def close_round(self) -> None:
+        """Log what the participants noted, reduced once."""
+        quarantined = float(len(self.guard.quarantined))
+        self.log_round(
+            {
+                "federation/quarantined": quarantined,
+                "federation/participants": float(len(self.contributors())),
+            }
+        )
+        self.log_round({"federation/bytes_up": float(self.bytes_up), "federation/bytes_down": float(self.bytes_down)})
+        self._publish("train")
+
+    def on_train_epoch_end(self) -> None:
+        """Step the schedulers that count rounds."""
+        self._forward("on_train_epoch_end", self.active_names(self.current_round - 1))
+        self._publish("train")
+        saved = self._saved.get("in_progress", {})
+        if saved.get("round") == self.current_round - 1:
+            # Logged before the checkpoint that this round was resumed from, and not yet written by any logger.
+            self._rows["train"] = saved["logged"] | self._rows["train"]
+        self._write("train", self.current_round)
+        while self._scheduled_rounds < self.current_round:
+            self._step_epoch_schedulers()
+        self._saved = {}
+
+    def _step_epoch_schedulers(self) -> None:
+        metrics = self._saved.get("metrics", {}) | self.trainer.callback_metrics
+        absent = set(self.members()) - set(self.joined(self._scheduled_rounds))
+        for name, local in self.local.items():
+            if name not in absent:
+                local.end_epoch(self._scheduled_rounds, metrics)
+        self._scheduled_rounds += 1
+
+    def on_train_end(self) -> None:
+        """Tell the participants."""
+        self._forward("on_train_end")
+
+    # Evaluation
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Evaluate the owner of the data, or everyone where the data is everyone's."""
+        self._evaluate("validation_step", self.trainer.val_dataloaders, batch, batch_idx, dataloader_idx)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Evaluate the owner of the data, or everyone where the data is everyone's."""
+        self._evaluate("test_step", self.trainer.test_dataloaders, batch, batch_idx, dataloader_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Predictions of ``predict_with``, or of the participant whose data it is."""
+        owner = _owner(self.trainer.predict_dataloaders, dataloader_idx)
+        name = self.predict_with or (STUDENT if self.student is not None else owner)
+        if name == GLOBAL:
+            raise ValueError("predict: several participants could; choose one by Federation(predict_with=...).")
+        participant = self[name]
+        return participant.predict_step(participant.on_after_batch_transfer(batch, dataloader_idx), batch_idx)
+
+    def _evaluate(self, step: str, loaders: Any, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
+        owner = _owner(loaders, dataloader_idx)
+        here = self.joined(self.current_round) if self._fitting else list(self.participants)
+        if owner != GLOBAL:
+            names = [owner] if owner in here else []
+        else:
+            names = here + ([STUDENT] if self.student is not None else [])
+        self.scope = "global" if owner == GLOBAL else "own"
+        for name in names:
+            participant = self[name]
+            getattr(participant, step)(participant.on_after_batch_transfer(batch, dataloader_idx), batch_idx)
+        self.scope = "own"
+
+    def on_validation_epoch_start(self) -> None:
+        """Seed the process: a validation that follows a resume draws what it would have drawn without."""
+        seed_sample(stream_seed(self.seed, "validation", self.current_round))
+        self._forward("on_validation_epoch_start")
+
+    def on_validation_epoch_end(self) -> None:
+        """Publish each participant's figures, and the federation's summary of them."""
+        self._forward("on_validation_epoch_end")
+        self._publish("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Publish each participant's figures, and the federation's summary of them."""
+        self._forward("on_test_epoch_end")
+        self._publish("test")
+
+    # Logs
+
+    def log_for(self, participant: Participant, name: str, value: Any, **options: Any) -> None:
+        """Note a participant's value; see :meth:`Participant.log`."""
+        key = tag(name, cast("str", participant.name), everyone=self.scope == "global")
+        if options.get("on_step"):
+            self.log(f"{name}_step/{participant.name}", value, on_step=True, on_epoch=False, prog_bar=False)
+        if options.get("on_epoch") is False:
+            return
+        self._ledgers[self._stage].record(
+            key,
+            value,
+            weight=float(options.get("batch_size") or 1),
+            prog_bar=bool(options.get("prog_bar")),
+            logger=options.get("logger") is not False,
+        )
+
+    def log_round(self, values: Mapping[str, float], *, prog_bar: bool = False) -> None:
+        """Log the federation's own figures of the round."""
+        for key, value in values.items():
+            self._log_once(key, value, prog_bar=prog_bar)
+
+    def _log_once(self, key: str, value: float, *, prog_bar: bool = False, logger: bool = True) -> None:
+        if self._fitting and logger:
+            self._rows[self._stage][key] = value
+        with warnings.catch_warnings():
+            # Without a logger Lightning warns of every tag, yet only what is logged for one is returned by test().
+            warnings.filterwarnings("ignore", message=".*logger=True.*have no logger configured")
+            logger = logger and not self._fitting
+            self.log(key, value, prog_bar, logger, on_step=False, on_epoch=True, batch_size=1, add_dataloader_idx=False)
+
+    @property
+    def _fitting(self) -> bool:
+        return self.trainer.state.fn == TrainerFn.FITTING
+
+    @property
+    def _stage(self) -> Stage:
+        if self.trainer.testing:
+            return "test"
+        return "val" if self.trainer.validating or self.trainer.sanity_checking else "train"
+
+    def _publish(self, stage: Stage) -> None:
+        reduced = self._ledgers[stage].reduce()
+        if not reduced:
+            return
+        for key, entry in reduced.items():
+            self._log_once(key, entry.value, prog_bar=entry.prog_bar, logger=entry.logger)
+        if not self._fitting:
+            # Of the checkpoint that is evaluated, or of the run before.
+            trained = self._saved["in_progress"]["round"] + 1 if self._saved else self.current_round
+            self._log_once("step", float(trained))
+        values = {key: entry.value for key, entry in reduced.items()}
+        for callback in federated_callbacks(self.trainer):
+            callback.on_metrics(self.trainer, self, stage, values)
+        if stage == "val" and self._fitting:
+            self._write(stage, self.current_round + 1)
+
+    def _write(self, stage: Stage, step: int) -> None:
+        """Hand what was logged in a stage to the loggers, the round as the horizontal axis of every chart.
+
+        In a fit it does not go through ``self.log("step", ...)``: ModelCheckpoint would take that for the number of
+        batches, and overwrite the checkpoints of one round, since their names would be equal.
+        """
+        values, self._rows[stage] = self._rows[stage], {}
+        if values and not self.trainer.sanity_checking:
+            for logger in self.trainer.loggers:
+                logger.log_metrics(values, step=step)
+                logger.save()
+
+    def _forward(self, hook: str, names: Sequence[str] | None = None) -> None:
+        members = self.everyone()
+        for name in members if names is None else names:
+            cast("Callable[[], None]", getattr(members[name], hook))()
+
+    # What a participant asks of its host
+
+    def optimizers_of(self, participant: Participant) -> list[Optimizer]:
+        """The participant's own optimizers."""
+        return self.local[cast("str", participant.name)].optimizers
+
+    def schedulers_of(self, participant: Participant) -> list[Any]:
+        """The participant's own schedulers."""
+        return [schedule.scheduler for schedule in self.local[cast("str", participant.name)].schedules]
+
+    def train_loader(self) -> RoundLoader:
+        """The loader of the run in progress."""
+        return cast("RoundLoader", self.trainer.train_dataloader)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Key optimizers by participant, and keep what is not finite out of the file."""
+        checkpoint["federation"] = saved_participants(self.local, self._scheduled_rounds) | {
+            "in_progress": self._in_progress(),
+            # A scheduler may follow one that was logged in the round, before a checkpoint inside it.
+            "metrics": {key: float(value) for key, value in self.trainer.callback_metrics.items()},
+        }
+        without_poison(checkpoint, self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another federation's checkpoint by name; bring a reordered one into this order."""
+        restore_by_name(checkpoint, list(self.everyone()))
+        if self._trainer is not None and self._fitting:
+            self._before_validation = resume_where_it_stood(checkpoint, self.trainer)
+        saved = self._saved = checkpoint["federation"]
+        self._scheduled_rounds = saved["scheduled_rounds"]
+        self._saved_steps = saved["steps"]
+        for name, steps in self._saved_steps.items():
+            if name in self.local:
+                self.local[name].progress = steps
+
+    @staticmethod
+    def prefix_of(name: str) -> str:
+        """Where a participant's keys begin in the federation's ``state_dict``."""
+        return STUDENT if name == STUDENT else f"participants.{name}"
+
+
+def _owner(loaders: Any, dataloader_idx: int) -> str:
+    """The participant whose data a loader holds; data without an owner is everyone's."""
+    return list(loaders)[dataloader_idx] if isinstance(loaders, Mapping) else GLOBAL
+
+
+def _check_apart(participants: Mapping[str, Participant]) -> None:
+    owners: dict[int, str] = {}
+    for name, participant in participants.items():
+        for key, parameter in participant.named_parameters():
+            owner = owners.setdefault(id(parameter), name)
+            if owner != name:
+                raise ValueError(
+                    f"participants: {owner!r} and {name!r} hold the same {key}; give each modules of its own "
+                    "(copy.deepcopy makes them). What they share is averaged, not one object."
+                )
+
+
+def _check_name(name: str, participant: Any) -> None:
+    if not isinstance(participant, Participant):
+        raise TypeError(f"participants[{name!r}]: expected a Participant, got {type(participant).__name__}.")
+    if name in {GLOBAL, STUDENT} or hasattr(nn.ModuleDict, name):
+        raise ValueError(f"participants: {name!r} is reserved; choose another name.")
+    if not _NAME.match(name):
+        raise ValueError(f"participants: expected a name of letters, digits, '_' and '-', got {name!r}.")

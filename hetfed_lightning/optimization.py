@@ -1,0 +1,236 @@
+"""A participant's own optimizers and schedulers, stepped by hand after each of its backward passes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+if TYPE_CHECKING:
+    from torch.amp import GradScaler
+
+    from hetfed_lightning.participant import Participant
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning-rate scheduler and when it steps.
+
+    Attributes:
+        scheduler: Any of ``torch.optim.lr_scheduler``, or Lightning's ``ReduceLROnPlateau``.
+        interval: ``"epoch"`` is a round, ``"step"`` an optimizer step.
+        frequency: Steps it every so many intervals.
+        monitor: Metric that a plateau scheduler follows; ``val_loss`` is read as the participant's own.
+    """
+
+    scheduler: Any
+    interval: str = "epoch"
+    frequency: int = 1
+    monitor: str | None = None
+
+    @property
+    def follows_metric(self) -> bool:
+        """Whether it needs a metric to step."""
+        return isinstance(self.scheduler, ReduceLROnPlateau)
+
+
+@dataclass
+class LocalOptimization:
+    """Steps one participant: accumulation, clipping, optimizers, schedulers.
+
+    Attributes:
+        participant: Whose parameters they are.
+        optimizers: In the order of ``configure_optimizers``.
+        schedules: The schedulers.
+        landed: Optimizer steps in this round that changed the weights.
+    """
+
+    participant: Participant
+    optimizers: list[Optimizer]
+    schedules: list[Schedule]
+    landed: int = 0
+    _pending: int = field(default=0, init=False)
+    _steps: int = field(default=0, init=False)
+
+    @classmethod
+    def of(cls, participant: Participant) -> LocalOptimization:
+        """What ``participant.configure_optimizers()`` returns, in one form.
+
+        Raises:
+            ValueError: If it returns several optimizers for automatic stepping, or something that is no optimizer.
+        """
+        try:
+            configured = participant.configure_optimizers()
+        except Exception as error:
+            error.add_note(f"in configure_optimizers of {participant.label}")
+            raise
+        optimizers, schedules = _parse(configured, participant.label)
+        if len(optimizers) > 1 and participant.automatic_optimization:
+            raise ValueError(
+                f"{participant.label}: configure_optimizers returned {len(optimizers)} optimizers; set "
+                "self.automatic_optimization = False in the participant and step them in its training_step."
+            )
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        return cls(participant, optimizers, schedules)
+
+    def open_round(self) -> None:
+        """Begin to count."""
+        self.landed = 0
+        self._pending = 0
+
+    def round_state(self) -> dict[str, Any]:
+        """Where it stands in the round: steps that landed, and gradients that wait for an accumulation to end."""
+        gradients = {
+            key: parameter.grad.detach()
+            for key, parameter in self.participant.named_parameters()
+            if self._pending and parameter.grad is not None
+        }
+        return {"landed": self.landed, "pending": self._pending, "gradients": gradients}
+
+    def load_round_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`round_state` was taken."""
+        self.landed, self._pending = state["landed"], state["pending"]
+        parameters = dict(self.participant.named_parameters())
+        for key, gradient in state["gradients"].items():
+            parameters[key].grad = gradient.to(parameters[key].device, copy=True)
+
+    def descend(self, loss: Tensor, backward: Callable[[Tensor], None], scaler: GradScaler | None = None) -> None:
+        """Backward, and a step once enough batches have been accumulated."""
+        batches = self.participant.accumulate_grad_batches
+        backward(loss if batches == 1 else loss / batches)
+        self._pending += 1
+        if self._pending == batches:
+            self.step(scaler)
+
+    def finish(self, scaler: GradScaler | None = None) -> None:
+        """Step on what is left of an incomplete accumulation."""
+        if self._pending:
+            self.step(scaler)
+
+    def step(self, scaler: GradScaler | None = None) -> None:
+        """Unscale, clip, step, clear. A step that the scaler skips (an infinite gradient) counts as none."""
+        self._pending = 0
+        participant = self.participant
+        for optimizer in self.optimizers:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            participant.on_before_optimizer_step(optimizer)
+            if participant.gradient_clip_val is not None:
+                clip_grad_norm_(_parameters(optimizer), participant.gradient_clip_val)
+            if scaler is None:
+                optimizer.step()
+            else:
+                scale = scaler.get_scale()
+                scaler.step(optimizer)
+                scaler.update()
+                if scaler.get_scale() < scale:
+                    optimizer.zero_grad()
+                    return
+            participant.on_before_zero_grad(optimizer)
+            optimizer.zero_grad()
+        self.landed += 1
+        self._steps += 1
+        for schedule in self.schedules:
+            if schedule.interval == "step" and not schedule.follows_metric and self._steps % schedule.frequency == 0:
+                schedule.scheduler.step()
+
+    def end_epoch(self, round_index: int, metrics: Mapping[str, Any]) -> None:
+        """Step what is scheduled by rounds.
+
+        Raises:
+            ValueError: If a plateau scheduler follows a metric that was not logged.
+        """
+        for schedule in self.schedules:
+            if (round_index + 1) % schedule.frequency or (schedule.interval == "step" and not schedule.follows_metric):
+                continue
+            if not schedule.follows_metric:
+                with warnings.catch_warnings():
+                    # A round is over for who was not sampled too, though its optimizer has yet to step.
+                    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+                    schedule.scheduler.step()
+                continue
+            own = f"{schedule.monitor}/{self.participant.name}"
+            value = metrics.get(own, metrics.get(schedule.monitor or ""))
+            if value is None:
+                raise ValueError(
+                    f"{self.participant.label}: its ReduceLROnPlateau follows {schedule.monitor!r}, but neither that "
+                    f"nor {own!r} was logged in round {round_index}. Logged: {', '.join(sorted(metrics)) or 'nothing'}."
+                )
+            schedule.scheduler.step(value)
+
+    @property
+    def progress(self) -> int:
+        """Optimizer steps since the run began, for schedulers that count them."""
+        return self._steps
+
+    @progress.setter
+    def progress(self, steps: int) -> None:
+        self._steps = steps
+
+
+def match_by_name(items: Sequence[Any], saved: Mapping[str, int], current: Sequence[str]) -> list[Any]:
+    """Items saved in one order of participants, in another.
+
+    Args:
+        items: Saved by position, ``saved[name]`` consecutive ones for each participant.
+        saved: Number of items per participant, in the order of saving.
+        current: Names in the order wanted.
+    """
+    parts: dict[str, list[Any]] = {}
+    start = 0
+    for name, count in saved.items():
+        parts[name] = list(items[start : start + count])
+        start += count
+    return [item for name in current for item in parts.get(name, [])]
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _parse(configured: Any, label: str) -> tuple[list[Optimizer], list[Schedule]]:
+    """One optimizer, several, ``{"optimizer", "lr_scheduler"}``, or ``([optimizers], [schedulers])``."""
+    if configured is None:
+        return [], []
+    if isinstance(configured, Optimizer):
+        return [configured], []
+    if isinstance(configured, Mapping):
+        if not isinstance(configured.get("optimizer"), Optimizer):
+            raise ValueError(  # noqa: TRY004 - it is the value that is incomplete, not of a wrong type
+                f"{label}: configure_optimizers returned a dictionary without an 'optimizer'."
+            )
+        scheduler = configured.get("lr_scheduler")
+        return [configured["optimizer"]], [] if scheduler is None else [_schedule(scheduler, label)]
+    if isinstance(configured, (list, tuple)):
+        is_pair = len(configured) == 2 and all(isinstance(part, (list, tuple)) for part in configured)
+        if is_pair:
+            return list(configured[0]), [_schedule(scheduler, label) for scheduler in configured[1]]
+        parsed = [_parse(part, label) for part in configured]
+        return [o for optimizers, _ in parsed for o in optimizers], [s for _, schedules in parsed for s in schedules]
+    raise ValueError(
+        f"{label}: configure_optimizers returned {type(configured).__name__}; expected an optimizer, a list of them, "
+        "a dictionary with 'optimizer' and 'lr_scheduler', or two lists."
+    )
+
+
+def _schedule(configured: Any, label: str) -> Schedule:
+    if not isinstance(configured, Mapping):
+        monitor = getattr(configured, "monitor", None)
+        schedule = Schedule(configured, monitor=monitor)
+    else:
+        schedule = Schedule(
+            configured["scheduler"],
+            configured.get("interval", "epoch"),
+            configured.get("frequency", 1),
+            configured.get("monitor", getattr(configured["scheduler"], "monitor", None)),
+        )
+    if schedule.follows_metric and schedule.monitor is None:
+        raise ValueError(f"{label}: ReduceLROnPlateau needs 'monitor', the metric to follow (e.g. 'val_loss').")
+    return schedule

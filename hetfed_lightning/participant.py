@@ -1,0 +1,395 @@
+"""One member of a federation: an ordinary LightningModule with a shared backbone and a personal head."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal, Protocol, Self
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+from hetfed_lightning.tasks import Task, TaskName, as_task
+
+DEFAULT_LEARNING_RATE = 1e-3
+
+Stage = Literal["train", "val", "test"]
+
+
+class Host(Protocol):
+    """What a participant needs of whoever trains it: a place for its logs and its own optimizers."""
+
+    @property
+    def scope(self) -> str:
+        """``"own"`` while the participant sees its own data, ``"global"`` on everyone's."""
+
+    def log_for(self, participant: Participant, name: str, value: Any, **options: Any) -> None:
+        """Record ``value`` under the participant's name."""
+
+    def optimizers_of(self, participant: Participant) -> list[Optimizer]:
+        """The participant's optimizers, in the order it configured them."""
+
+    def schedulers_of(self, participant: Participant) -> list[Any]:
+        """The participant's learning-rate schedulers."""
+
+
+class Participant(L.LightningModule):
+    """A backbone that may be shared, a head that stays, and how this participant trains them.
+
+    Works alone in a :class:`lightning.Trainer` too. Subclass it like any LightningModule: ``forward``,
+    ``training_step``, ``validation_step``, ``configure_optimizers`` and ``self.log`` keep their meaning, and what
+    is logged lands under the participant's name (``train_loss`` becomes ``train_loss/hospital_a``).
+
+    Args:
+        backbone: Maps inputs to features ``(B, D)``.
+        head: Maps features to outputs ``(B, C)``; None where the backbone gives the outputs.
+        shared: Which keys of ``state_dict`` may be averaged: names, prefixes up to a dot, or fnmatch patterns.
+            ``("backbone",)`` is FedPer, ``("head",)`` LG-FedAvg, ``("*",)`` FedAvg, ``()`` shares nothing.
+        optimizer: Called with the trainable parameters; None stands for Adam with learning rate 1e-3.
+        lr_scheduler: Called with the optimizer. One that needs a metric sets ``monitor`` in
+            ``configure_optimizers`` or is Lightning's ``ReduceLROnPlateau``.
+        lr_scheduler_interval: ``"epoch"`` steps it once a round, ``"step"`` after each optimizer step.
+        task: ``"multiclass"``, ``"binary"``, ``"multilabel"``, ``"regression"``, or a :class:`Task`.
+        transform: Maps a batch of raw inputs to what the backbone takes; runs on the device. A module follows
+            train and eval mode. The public set passes through it as well.
+        joins_at: First round in which it takes part, from 0.
+        local_epochs: Passes over its own training set in a round, at least 1.
+        step_budget: At most this many batches in a round; None for no limit.
+        gradient_clip_val: Largest norm of its gradients; None for no clipping.
+        accumulate_grad_batches: Batches per optimizer step, at least 1.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module | None = None,
+        *,
+        shared: Sequence[str] = ("backbone",),
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+        task: Task | TaskName = "multiclass",
+        transform: Callable[[Any], Any] | nn.Module | None = None,
+        joins_at: int = 0,
+        local_epochs: int = 1,
+        step_budget: int | None = None,
+        gradient_clip_val: float | None = None,
+        accumulate_grad_batches: int = 1,
+    ) -> None:
+        super().__init__()
+        if isinstance(shared, str):
+            shared = (shared,)
+        _at_least("joins_at", joins_at, 0)
+        _at_least("local_epochs", local_epochs, 1)
+        _at_least("accumulate_grad_batches", accumulate_grad_batches, 1)
+        if step_budget is not None:
+            _at_least("step_budget", step_budget, 1)
+        if gradient_clip_val is not None and not 0 < gradient_clip_val < float("inf"):
+            raise ValueError(f"gradient_clip_val: expected a finite norm above 0, got {gradient_clip_val}.")
+        if lr_scheduler_interval not in {"epoch", "step"}:
+            raise ValueError(f"lr_scheduler_interval: expected 'epoch' or 'step', got {lr_scheduler_interval!r}.")
+        self.backbone = backbone
+        self.head = nn.Identity() if head is None else head
+        self.shared = tuple(shared)
+        self.optimizer_factory = optimizer
+        self.lr_scheduler_factory = lr_scheduler
+        self.lr_scheduler_interval = lr_scheduler_interval
+        self.task = as_task(task)
+        self.transform = transform
+        self.joins_at = joins_at
+        self.local_epochs = local_epochs
+        self.step_budget = step_budget
+        self.gradient_clip_val = gradient_clip_val
+        self.accumulate_grad_batches = accumulate_grad_batches
+        self._name: str | None = None
+        self._host: weakref.ref[Host] | None = None
+        # Metrics are made at their first use and kept out of the module tree: they belong to no state.
+        self._metrics: dict[str, dict[str, Metric]] = {}
+
+    # The network
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Outputs ``(B, C)`` for inputs that have passed through ``transform``."""
+        outputs: Tensor = self.head(self.backbone(inputs))
+        return outputs
+
+    def transformed(self, inputs: Any) -> Any:
+        """Raw inputs as the backbone takes them."""
+        return inputs if self.transform is None else self.transform(inputs)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Apply ``transform`` to the inputs of a batch."""
+        del dataloader_idx
+        inputs, target = split_batch(batch)
+        inputs = self.transformed(inputs)
+        return inputs if target is None else (inputs, target)
+
+    # Training and evaluation
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Supervised loss of one batch of the participant's own data."""
+        del batch_idx
+        inputs, target = split_batch(batch)
+        loss = self.task.loss(self(inputs), target)
+        self.log("train_loss", loss, batch_size=len(target))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        """Update and log the loss and the task's metrics."""
+        del batch_idx
+        self.evaluate_batch(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        """Update and log the loss and the task's metrics."""
+        del batch_idx
+        self.evaluate_batch(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """Probabilities (values in a regression) for a batch, with or without targets."""
+        del batch_idx
+        return self.task.predictions(self(split_batch(batch)[0]))
+
+    def evaluate_batch(self, batch: Any, stage: Stage) -> None:
+        """Log loss and metrics of a batch under ``stage``."""
+        inputs, target = split_batch(batch)
+        outputs = self(inputs)
+        predictions, wanted = self.task.predictions(outputs), self.task.metric_target(target)
+        self.log(f"{stage}_loss", self.task.loss(outputs, target), batch_size=len(target))
+        for name, metric in self.metrics_of(stage, output_width(outputs)).items():
+            metric.update(predictions, wanted)
+            # Alone in a Trainer Lightning asks which attribute a metric is; these are none.
+            self.log(f"{stage}_{name}", metric, batch_size=len(target), metric_attribute=f"{stage}_{name}")
+
+    def metrics_of(self, stage: Stage, width: int) -> dict[str, Metric]:
+        """The task's metrics for ``stage`` on the data now seen (own or everyone's)."""
+        key = f"{stage}/{self.scope}"
+        if key not in self._metrics:
+            self._metrics[key] = self.task.metrics(width)
+        return {name: metric.to(self.device) for name, metric in self._metrics[key].items()}
+
+    # Optimizers
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Parameters that require a gradient."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and, if there is one, the scheduler that the constructor was given."""
+        parameters = self.trainable_parameters()
+        if not parameters:
+            raise ValueError(f"{self.label}: it has no parameter that requires a gradient, so nothing can be trained.")
+        factory = self.optimizer_factory
+        optimizer = torch.optim.Adam(parameters, lr=DEFAULT_LEARNING_RATE) if factory is None else factory(parameters)
+        if self.lr_scheduler_factory is None:
+            return optimizer
+        scheduler = self.lr_scheduler_factory(optimizer)
+        config = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
+        if (monitor := getattr(scheduler, "monitor", None)) is not None:
+            config["monitor"] = monitor
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        """This participant's own optimizer, or the list of them."""
+        host = self.host
+        if host is None:
+            return super().optimizers(use_pl_optimizer)
+        own = host.optimizers_of(self)
+        return own[0] if len(own) == 1 else own
+
+    def lr_schedulers(self) -> Any:
+        """This participant's own scheduler, the list of them, or None."""
+        host = self.host
+        if host is None:
+            return super().lr_schedulers()
+        own = host.schedulers_of(self)
+        return None if not own else own[0] if len(own) == 1 else own
+
+    # What is shared
+
+    def shared_keys(self) -> list[str]:
+        """Keys of ``state_dict`` that ``shared`` matches, in the order of the state.
+
+        Raises:
+            ValueError: If a pattern matches nothing.
+        """
+        keys = list(self.state_dict(keep_vars=True))
+        for pattern in self.shared:
+            if pattern != "*" and not any(_matches(key, pattern) for key in keys):
+                found = ", ".join(sorted({key.split(".")[0] for key in keys})) or "no parameters"
+                raise ValueError(
+                    f"{self.label}: shared={pattern!r} matches no key of its state (which has {found}). "
+                    "Name a module, a key, or an fnmatch pattern such as 'backbone.layer1.*'."
+                )
+        return [key for key in keys if any(_matches(key, pattern) for pattern in self.shared)]
+
+    def buffer_keys(self) -> set[str]:
+        """Keys of ``state_dict`` that are buffers (running statistics, counters), not parameters."""
+        parameters = {name for name, _ in self.named_parameters(remove_duplicate=False)}
+        return set(self.state_dict(keep_vars=True)) - parameters
+
+    def state_of(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Detached copies of the tensors under ``keys``."""
+        state = self.state_dict()
+        return {key: state[key].detach().clone() for key in keys}
+
+    @torch.no_grad()
+    def load_state_of(self, state: Mapping[str, Tensor]) -> None:
+        """Copy ``state`` into the tensors of the same keys, in place so that optimizers keep them.
+
+        Raises:
+            ValueError: If a key is unknown or a shape differs.
+        """
+        own = self.state_dict(keep_vars=True)
+        for key, tensor in state.items():
+            if key not in own or own[key].shape != tensor.shape:
+                found = f"shape {tuple(own[key].shape)}" if key in own else "no such key"
+                raise ValueError(f"{self.label}: expected {key} of shape {tuple(tensor.shape)}, found {found}.")
+        for key, tensor in state.items():
+            own[key].copy_(tensor)
+
+    # Inside a federation
+
+    @property
+    def name(self) -> str | None:
+        """Its name in the federation, None outside of one."""
+        return self._name
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return f"participant {self._name!r}" if self._name else type(self).__name__
+
+    @property
+    def host(self) -> Host | None:
+        """The federation that trains it, None outside of one."""
+        return None if self._host is None else self._host()
+
+    @property
+    def scope(self) -> str:
+        """``"own"`` on the participant's own data, ``"global"`` on everyone's."""
+        host = self.host
+        return "own" if host is None else host.scope
+
+    def attach(self, name: str, host: Host) -> None:
+        """Become ``name`` in a federation. The reference is weak, and is dropped when the participant is copied."""
+        self._name = name
+        self._host = weakref.ref(host)
+
+    def detach(self) -> None:
+        """Leave the federation and become a LightningModule of its own again."""
+        self._name = None
+        self._host = None
+        self._trainer = None
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """As ``LightningModule.log``; inside a federation the value lands under the participant's name."""
+        host = self.host
+        if host is None:
+            super().log(name, value, *args, **kwargs)
+        else:
+            host.log_for(
+                self,
+                name,
+                value,
+                **dict(zip(("prog_bar", "logger", "on_step"), args, strict=False)),
+                **kwargs,
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        state["_host"] = None
+        state["_metrics"] = {}
+        return state
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        participant: str | None = None,
+        *,
+        map_location: Any = "cpu",
+        **kwargs: Any,
+    ) -> Self:
+        """A participant of its own with the weights it had in a federation's checkpoint.
+
+        Args:
+            checkpoint_path: A checkpoint of a federation, or of a participant trained alone.
+            participant: Its name in the federation; ``"student"`` is the unified model.
+            map_location: Device of the weights, as for ``torch.load``.
+            kwargs: Arguments of the constructor, as they were: ``backbone``, ``head``, ...
+
+        Raises:
+            ValueError: If the file is damaged, holds more than plain data, or has no such participant.
+        """
+        try:
+            checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
+        except FileNotFoundError:
+            raise
+        except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise ValueError(
+                f"{checkpoint_path} cannot be read: it is cut off or damaged, or holds more than weights and plain "
+                f"data ({reason})."
+            ) from error
+        module = cls(**kwargs)
+        module.load_state_dict(participant_state(checkpoint["state_dict"], participant, str(checkpoint_path)))
+        return module
+
+
+def participant_state(state: Mapping[str, Tensor], name: str | None, source: str) -> dict[str, Tensor]:
+    """The part of a federation's state that belongs to one participant.
+
+    Args:
+        state: ``state_dict`` of a federation, or of a participant alone.
+        name: The participant's name, ``"student"`` for the unified model, None for a participant alone.
+        source: Where the state comes from, for messages.
+
+    Raises:
+        ValueError: If the state has no such participant.
+    """
+    names = sorted({key.split(".")[1] for key in state if key.startswith("participants.")})
+    if any(key.startswith("student.") for key in state):
+        names.append("student")
+    if name is None:
+        if names:
+            raise ValueError(
+                f"{source} is a federation's checkpoint: name one of its participants, {', '.join(names)}."
+            )
+        return dict(state)
+    if name not in names:
+        raise ValueError(f"{source} has no participant {name!r}; it has {', '.join(names) or 'none'}.")
+    prefix = "student." if name == "student" else f"participants.{name}."
+    return {key.removeprefix(prefix): tensor.clone() for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def split_batch(batch: Any) -> tuple[Any, Any]:
+    """Inputs and target of a batch; the target is None where the batch is inputs alone."""
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    if isinstance(batch, (tuple, list)) and len(batch) == 1:
+        return batch[0], None
+    return batch, None
+
+
+def output_width(outputs: Tensor) -> int:
+    """Number of outputs per example."""
+    return 1 if outputs.ndim == 1 else outputs.shape[-1]
+
+
+def _matches(key: str, pattern: str) -> bool:
+    return key == pattern or key.startswith(f"{pattern}.") or fnmatchcase(key, pattern)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}.")

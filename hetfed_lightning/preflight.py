@@ -1,0 +1,210 @@
+"""Everything that can be known to fail is refused here, by name, before the first step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from copy import deepcopy
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import default_collate
+
+from hetfed_lightning.data.examples import Examples
+from hetfed_lightning.data.labels import labels_of
+from hetfed_lightning.participant import Participant, output_width, split_batch
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from hetfed_lightning.data.loaders import Source
+    from hetfed_lightning.data.module import FederatedDataModule
+    from hetfed_lightning.federation import Federation
+
+log = logging.getLogger(__name__)
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """A suggestion to end a sentence with, empty when nothing is close."""
+    names = list(known)
+    close = get_close_matches(wrong, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f" (there are {', '.join(names)})" if names else ""
+
+
+def check_trainer(trainer: L.Trainer) -> None:
+    """Refuse Trainer settings that have no meaning where each participant steps by itself.
+
+    Raises:
+        MisconfigurationException: With the setting to use instead.
+    """
+    if trainer.gradient_clip_val:
+        raise MisconfigurationException(
+            f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) would clip nothing: every participant clips its "
+            "own gradients. Use Participant(gradient_clip_val=...)."
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise MisconfigurationException(
+            f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) would accumulate nothing: every "
+            "participant steps by itself. Use Participant(accumulate_grad_batches=...)."
+        )
+    if trainer.overfit_batches:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
+        raise MisconfigurationException(
+            "Trainer(overfit_batches=...) replaces samplers, and a round draws its own batches. Use "
+            "Trainer(limit_train_batches=...), or give the participants smaller training sets."
+        )
+    if trainer.world_size > 1:
+        raise MisconfigurationException(
+            f"A federation trains on one device, got {trainer.world_size} processes. Use Trainer(devices=1)."
+        )
+
+
+def check_data(federation: Federation, data: FederatedDataModule) -> None:
+    """Refuse data that does not fit the participants.
+
+    Raises:
+        ValueError: Naming the participant, what was found and what to change.
+    """
+    members = federation.members()
+    _check_names(members, data)
+    for name, participant in members.items():
+        source = data.source(name)
+        width = _check_forward(participant, source)
+        _check_targets(participant, "its training set", source.dataset, width)
+        for what, dataset in (
+            ("its validation set", data.data.val.get(name)),
+            ("its test set", data.data.test.get(name)),
+            ("everyone's validation set", data.data.global_val),
+            ("everyone's test set", data.data.global_test),
+        ):
+            if dataset is not None:
+                outputs_of(participant, split_batch(_first_batch_of(participant, what, dataset))[0], what)
+                _check_targets(participant, what, dataset, width)
+        _check_last_batch(participant, source)
+
+
+def _check_names(members: dict[str, Participant], data: FederatedDataModule) -> None:
+    known = list(data.data.train)
+    for name in members:
+        if name not in known:
+            raise ValueError(f"Participant {name!r} has no training set{did_you_mean(name, known)}.")
+    for sets in (data.data.train, data.data.val, data.data.test):
+        for name in sets:
+            if name not in members:
+                raise ValueError(f"There is data for {name!r}, but no such participant{did_you_mean(name, members)}.")
+
+
+def _check_forward(participant: Participant, source: Source) -> int:
+    """Number of outputs of a participant for its own data."""
+    if source.num_samples == 0:
+        raise ValueError(f"{participant.label}: its training set is empty; remove the participant or give it data.")
+    if source.batches_per_epoch == 0:
+        raise ValueError(
+            f"{participant.label}: {source.num_samples} training examples make no batch of {source.batch_size} with "
+            "drop_last=True. Lower batch_size or set drop_last=False."
+        )
+    batch = _first_batch_of(participant, "its training set", source.dataset)
+    inputs, target = split_batch(batch)
+    if target is None:
+        raise ValueError(
+            f"{participant.label}: its training set yields {type(batch).__name__}, expected (input, target)."
+        )
+    outputs = outputs_of(participant, inputs, "its training data")
+    width = output_width(outputs)
+    problem = participant.task.target_problem(target, width)
+    if problem:
+        raise ValueError(f"{participant.label}: {problem} (first training example).")
+    return width
+
+
+def outputs_of(participant: Participant, inputs: Any, what: str) -> Tensor:
+    """Outputs for raw inputs in evaluation mode, without gradients.
+
+    Raises:
+        ValueError: If the participant cannot take them, naming it, their shapes and the fault.
+    """
+    training = participant.training
+    participant.eval()
+    try:
+        with torch.no_grad():
+            outputs = participant(participant.transformed(_as_trained(participant, inputs)))
+    except Exception as error:
+        raise ValueError(
+            f"{participant.label} cannot take {what}: inputs of shape {_shapes(inputs)} fail with "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    finally:
+        participant.train(training)
+    if not isinstance(outputs, Tensor) or outputs.ndim == 0 or not outputs.is_floating_point():
+        raise ValueError(
+            f"{participant.label}: expected forward to give a tensor (B, C), got {type(outputs).__name__}."
+        )
+    return outputs
+
+
+def _check_targets(participant: Participant, what: str, dataset: Any, width: int) -> None:
+    targets = labels_of(dataset)
+    if targets is None or not len(targets):
+        return
+    problem = participant.task.target_problem(targets, width)
+    if problem:
+        raise ValueError(f"{participant.label}: {problem} in {what}.")
+    counts = participant.task.class_counts(targets, width)
+    if (
+        what == "its training set"
+        and counts is not None
+        and participant.task.kind != "multilabel"
+        and int((counts > 0).sum()) == 1
+    ):
+        log.warning(
+            "%s: its %d training examples are all of class %d; it can learn to tell classes apart from others only.",
+            participant.label, len(targets), int(counts.argmax()),
+        )  # fmt: skip
+
+
+def _check_last_batch(participant: Participant, source: Source) -> None:
+    last = source.num_samples % source.batch_size
+    alone = source.batch_size == 1 or (last == 1 and not source.drop_last)
+    if not alone or not any(isinstance(module, _BatchNorm) for module in participant.modules()):
+        return
+    inputs, _ = split_batch(first_batch(source.dataset))
+    network = nn.ModuleList([deepcopy(participant.backbone), deepcopy(participant.head)]).train()
+    try:
+        with torch.no_grad():
+            network[1](network[0](participant.transformed(_as_trained(participant, inputs))))
+    except ValueError as error:
+        raise ValueError(
+            f"{participant.label}: {source.num_samples} examples in batches of {source.batch_size} leave a batch of "
+            f"one, which its BatchNorm cannot normalise ({error}). Change batch_size, set drop_last or use GroupNorm."
+        ) from error
+
+
+def _first_batch_of(participant: Participant, what: str, dataset: Any) -> Any:
+    try:
+        return first_batch(dataset)
+    except Exception as error:
+        raise ValueError(f"{participant.label}: the first example of {what} cannot be read: {error}") from error
+
+
+def first_batch(dataset: Any) -> Any:
+    """A batch of the first example alone."""
+    if isinstance(dataset, Examples):
+        inputs, targets = dataset.batch(torch.arange(1))
+        return inputs if targets is None else (inputs, targets)
+    sample = dataset[0]
+    return default_collate([tuple(sample) if isinstance(sample, list) else sample])
+
+
+def _as_trained(participant: Participant, inputs: Any) -> Any:
+    """Inputs on the participant's device, in the precision in which the trainer hands them over."""
+    moved = participant.transfer_batch_to_device(inputs, participant.device, 0)
+    return participant.trainer.precision_plugin.convert_input(moved)
+
+
+def _shapes(inputs: Any) -> str:
+    if isinstance(inputs, dict):
+        return "{" + ", ".join(f"{key}: {_shapes(value)}" for key, value in inputs.items()) + "}"
+    return str(tuple(inputs.shape)) if isinstance(inputs, Tensor) else type(inputs).__name__

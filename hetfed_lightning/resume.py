@@ -1,0 +1,142 @@
+"""What a federation adds to a Lightning checkpoint: whose optimizer is whose, and nothing that is not finite."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hetfed_lightning.guard import is_finite
+from hetfed_lightning.optimization import match_by_name
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.optimization import LocalOptimization
+
+log = logging.getLogger(__name__)
+
+
+def saved_participants(local: Mapping[str, LocalOptimization], scheduled_rounds: int) -> dict[str, Any]:
+    """Names in order with the number of optimizers and schedulers that each has, and its counters."""
+    return {
+        "optimizers": {name: len(own.optimizers) for name, own in local.items()},
+        "schedulers": {name: len(own.schedules) for name, own in local.items()},
+        "steps": {name: own.progress for name, own in local.items()},
+        "scheduled_rounds": scheduled_rounds,
+    }
+
+
+def resume_where_it_stood(checkpoint: dict[str, Any], trainer: L.Trainer) -> bool:
+    """Rewrite Lightning's progress where it would resume elsewhere than the checkpoint was taken.
+
+    - After a batch and before the validation due there: Lightning skips that validation, and after a round's last
+      batch ``on_train_epoch_end`` as well; schedulers, EarlyStopping and ensembles that weigh by validation would
+      miss a round. As the progress of an interrupted validation, it is begun again.
+    - After a round, with ``max_steps`` alone: Lightning takes that for a place inside the round, and counts it twice.
+
+    Args:
+        checkpoint: Altered in place.
+        trainer: Who is about to read it.
+
+    Returns:
+        Whether the first applied, so that :func:`settle_validation` has to follow.
+    """
+    loops = checkpoint.get("loops", {}).get("fit_loop")
+    if loops is None:
+        return False
+    batches, rounds = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
+    if rounds["current"]["processed"] == rounds["current"]["ready"]:
+        if trainer.max_epochs == -1:
+            for counter in (rounds["total"], rounds["current"]):
+                counter["completed"] = counter["processed"]
+            batches["current"] |= dict.fromkeys(batches["current"], 0)
+            batches["is_last_batch"] = False
+            loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1  # Lightning passes the end of a batch again.
+        return False
+    if batches["total"]["completed"] == batches["total"]["processed"]:
+        return False
+    for counter in (batches["total"], batches["current"]):
+        counter["completed"] = counter["processed"]
+    validation = loops["epoch_loop.val_loop.batch_progress"]
+    validation["total"] |= dict.fromkeys(("ready", "started"), validation["total"]["processed"] + 1)
+    validation["current"] |= dict.fromkeys(validation["current"], 0)
+    return True
+
+
+def settle_validation(trainer: L.Trainer) -> None:
+    """Undo what :func:`resume_where_it_stood` had to feign, once Lightning has decided how to go on."""
+    loop = trainer.fit_loop.epoch_loop
+    validation = loop.val_loop.batch_progress.total
+    validation.ready = validation.started = validation.processed  # type: ignore[attr-defined]
+    if not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
+        loop._batches_that_stepped += 1
+
+
+def restore_by_name(checkpoint: dict[str, Any], names: Sequence[str]) -> None:
+    """Bring optimizer and scheduler states, saved by position, into the order of ``names``.
+
+    Args:
+        checkpoint: A checkpoint of a federation; altered in place.
+        names: The participants (and ``"student"``) of the federation that loads it.
+
+    Raises:
+        ValueError: If it was not made by a federation, or by one with other participants.
+    """
+    saved = checkpoint.get("federation")
+    if saved is None:
+        raise ValueError(
+            "This checkpoint was not made by a Federation; expected one that Trainer.fit(federation) saved."
+        )
+    there = list(saved["optimizers"])
+    missing = [name for name in there if name not in names]
+    added = [name for name in names if name not in there]
+    if missing or added:
+        raise ValueError(_difference(there, missing, added))
+    if there != list(names):
+        log.info("The checkpoint lists its participants as %s; each takes its own state by name.", ", ".join(there))
+    if "optimizer_states" in checkpoint:
+        checkpoint["optimizer_states"] = match_by_name(checkpoint["optimizer_states"], saved["optimizers"], names)
+        checkpoint["lr_schedulers"] = match_by_name(checkpoint["lr_schedulers"], saved["schedulers"], names)
+
+
+def _difference(there: Sequence[str], missing: Sequence[str], added: Sequence[str]) -> str:
+    parts = [f"The checkpoint is of another federation: it has {', '.join(there)}."]
+    if missing:
+        parts.append(f"Missing here: {', '.join(missing)}.")
+    if added:
+        parts.append(f"Not in it: {', '.join(added)}.")
+    if len(missing) == len(added) == 1:
+        parts.append(f"If {missing[0]!r} was renamed to {added[0]!r}, rename it back.")
+    else:
+        parts.append("Use the participants that it was made with, or start a new run without ckpt_path.")
+    return " ".join(parts)
+
+
+def without_poison(checkpoint: dict[str, Any], federation: Federation) -> None:
+    """Replace what is not finite in a checkpoint by the participant's last finite state.
+
+    Raises:
+        RuntimeError: If a participant never had a finite state.
+    """
+    state = checkpoint["state_dict"]
+    start = 0
+    for name, participant in federation.everyone().items():
+        prefix = f"{federation.prefix_of(name)}."
+        own = {key: tensor for key, tensor in state.items() if key.startswith(prefix)}
+        count = len(federation.local[name].optimizers) if name in federation.local else 0
+        if not is_finite(own.values()):
+            safe = federation.guard.safe_state(name)
+            if safe is None:
+                raise RuntimeError(f"{participant.label} has no finite state to save; nothing was written.")
+            log.warning(
+                "Round %d: %s is not finite; the checkpoint holds its state from the round's start.",
+                federation.current_round, participant.label,
+            )  # fmt: skip
+            state.update({f"{prefix}{key}": tensor.clone() for key, tensor in safe.items()})
+            if name in checkpoint["federation"]["in_progress"]["local"]:
+                checkpoint["federation"]["in_progress"]["local"][name] |= {"pending": 0, "gradients": {}}
+            for saved in checkpoint.get("optimizer_states", [])[start : start + count]:
+                saved["state"] = {}
+        start += count

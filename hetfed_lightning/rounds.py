@@ -1,0 +1,111 @@
+"""A round in one place: what happens in which order, and the callback events it raises.
+
+A round is a Lightning epoch. Its local steps run in ``Federation.training_step``; everything that participants
+do *together* happens in the callbacks of this file's events:
+
+1. ``on_round_start``: newcomers receive the shared state, anchors and snapshots are taken.
+2. local steps, each of which may add terms to its loss by ``local_loss``.
+3. ``on_round_end`` at the last ``on_train_batch_end``, by :class:`Phase`: distillation, then averaging, then
+   monitoring. Participants whose state is not finite are left out before each phase.
+
+Lightning validates after that and before ``on_train_epoch_end``; a round that ended in the latter would measure
+other models than it saves.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import lightning as L
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.participant import Participant, Stage
+
+
+class Phase(IntEnum):
+    """When in a round's start or end a callback acts; equal phases keep the order of ``Trainer(callbacks=...)``."""
+
+    GUARD = 0
+    DISTILLATION = 10
+    AVERAGING = 20
+    MONITORING = 90
+
+
+class FederatedCallback(L.Callback):
+    """A Lightning callback that also hears a round's events."""
+
+    phase: ClassVar[Phase] = Phase.MONITORING
+
+    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+        """Before training, once the data is known to fit: refuse what cannot work, find who does what with whom."""
+
+    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        """Before the first local step of a round."""
+
+    def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        """Instead of ``on_round_start`` when a checkpoint taken inside the round is resumed."""
+
+    def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
+        """A scalar to add to the loss of this local step, or None."""
+
+    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        """After the last local step of a round, before validation."""
+
+    def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
+        """When the participants' figures of a stage have been reduced, by tag."""
+
+
+class RoundClock(L.Callback):
+    """Turns Lightning's batch hooks into round events. Every federation brings its own.
+
+    As a callback, and not a hook of the module, it runs before ``ModelCheckpoint``, so that a checkpoint taken at
+    the last batch holds the models after the round.
+    """
+
+    def __init__(self) -> None:
+        self._open_round: int | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Forget a round that an earlier run left open."""
+        del trainer, pl_module
+        self._open_round = None
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Open a round at its first batch; take up one that a checkpoint was made in."""
+        del batch
+        federation: Federation = pl_module
+        round_index = federation.current_round
+        if self._open_round == round_index:
+            return
+        self._open_round = round_index
+        resumed = batch_idx > 0
+        federation.open_round(round_index, resumed=resumed)
+        for callback in federated_callbacks(trainer):
+            event = callback.on_round_resume if resumed else callback.on_round_start
+            event(trainer, federation, round_index)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Close the round at its last batch."""
+        del outputs, batch, batch_idx
+        if not trainer.is_last_batch:
+            return
+        federation: Federation = pl_module
+        federation.finish_local_work()
+        federation.inspect()
+        for callback in federated_callbacks(trainer):
+            callback.on_round_end(trainer, federation, federation.current_round)
+            federation.inspect()
+        federation.close_round()
+        self._open_round = None
+
+
+def federated_callbacks(trainer: L.Trainer) -> list[FederatedCallback]:
+    """The trainer's federated callbacks in the order in which a round calls them."""
+    found = [callback for callback in trainer.callbacks if isinstance(callback, FederatedCallback)]  # type: ignore[attr-defined]
+    return sorted(found, key=lambda callback: callback.phase)

@@ -1,0 +1,161 @@
+"""A participant whose numbers run away: named, left out, put back; the others go on as if it were not there."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, Participant
+from tests.federations import Snapshots, equal, fit, sgd, tiny_data, tiny_federation
+
+NAMES = ("a", "b", "c", "d")
+NAN = float("nan")
+
+
+class Faulty(Participant):
+    """Goes wrong in one round, where and how the test says."""
+
+    where = "nowhere"
+    when = 1
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        if self.current_epoch == self.when:
+            if self.where == "loss":
+                self.log("train_loss", loss * NAN)
+                return None
+            if self.where == "gradient":
+                return loss * NAN
+            if self.where == "weights":
+                with torch.no_grad():
+                    next(self.parameters()).view(-1)[0] = float("inf")
+        return loss
+
+    def forward(self, inputs: Any) -> Tensor:
+        outputs = super().forward(inputs)
+        public = len(inputs) == 10 and not self.training and self.host is not None
+        if self.where == "logits" and public and self._trainer is not None and self.current_epoch == self.when:
+            outputs = outputs * NAN
+        return outputs
+
+
+def member(name: str, where: str = "nowhere") -> Faulty:
+    torch.manual_seed(ord(name))
+    made = Faulty(nn.Sequential(nn.Linear(4, 5), nn.ReLU()), nn.Linear(5, 3), optimizer=sgd(momentum=0.9))
+    made.where = where
+    return made
+
+
+def federation(where: str = "nowhere", faulty: str = "b") -> Federation:
+    return Federation({name: member(name, where if name == faulty else "nowhere") for name in NAMES})
+
+
+@pytest.mark.parametrize("where", ["weights", "gradient", "loss", "logits"])
+def test_one_of_four_is_named_left_out_and_put_back(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    made, seen = federation(where), Snapshots()
+    distilling = [EnsembleDistillation()] if where == "logits" else []
+    with caplog.at_level(logging.WARNING, "hetfed_lightning"):
+        trained = fit(made, tiny_data(NAMES), 3, *distilling, BackboneAveraging(), seen)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    reason = {"loss": "loss is", "logits": "predictions on the public set are"}.get(where, "weights are")
+    assert warning.startswith(f"Round 1: participant 'b' is left out, its {reason} not finite; it returns")
+    for end in seen.ends:
+        assert all(torch.isfinite(tensor).all() for state in end.values() for tensor in state.values())
+    # It is back at its start, but for the backbone that the others made; its head did not move.
+    assert torch.equal(seen.ends[1]["b"]["head.weight"], seen.starts[1]["b"]["head.weight"])
+    assert torch.equal(seen.ends[1]["b"]["backbone.0.weight"], seen.ends[1]["a"]["backbone.0.weight"])
+    assert not torch.equal(seen.ends[2]["b"]["head.weight"], seen.ends[1]["b"]["head.weight"])
+    assert trained.callback_metrics["federation/quarantined"] == 0  # it is back in round 2
+
+
+@pytest.mark.parametrize("where", ["weights", "gradient", "loss"])
+def test_the_others_average_among_themselves(where: str) -> None:
+    class Absent(Faulty):
+        """Takes part in nothing in the faulty round."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None if self.current_epoch == self.when else super().training_step(batch, batch_idx)
+
+    ends = []
+    for kind in (Faulty, Absent):
+        made, seen = federation(where), Snapshots()
+        if kind is Absent:
+            torch.manual_seed(ord("b"))
+            absent = Absent(nn.Sequential(nn.Linear(4, 5), nn.ReLU()), nn.Linear(5, 3), optimizer=sgd(momentum=0.9))
+            made = Federation(made.members() | {"b": absent})
+        fit(made, tiny_data(NAMES), 2, BackboneAveraging(), seen)
+        ends.append(seen.ends[1])
+    for name in "acd":
+        assert equal(ends[0][name], ends[1][name])
+    up = 3 * 100  # three of four send 25 numbers of 4 bytes
+    assert seen.bytes[1][0] == up
+
+
+def test_its_momentum_starts_afresh() -> None:
+    made = federation("weights")
+    fit(made, tiny_data(NAMES), 2, BackboneAveraging())
+    assert {name: bool(local.optimizers[0].state) for name, local in made.local.items()} == {
+        "a": True, "b": False, "c": True, "d": True,
+    }  # fmt: skip
+
+
+def test_its_predictions_teach_nobody() -> None:
+    # With d's predictions broken, the others learn what they learn from an ensemble of three.
+    class Weighted(EnsembleDistillation):
+        asked: list[tuple[str, ...]]
+
+        def _distil(self, federation: Federation, participant: Participant, targets: Tensor, round_index: int) -> None:
+            assert self.agreement is not None
+            self.asked.append((participant.name or "", *self.agreement[0]))
+            super()._distil(federation, participant, targets, round_index)
+
+    callback = Weighted()
+    callback.asked = []
+    fit(federation("logits", "d"), tiny_data(NAMES), 2, callback)
+    assert all(asked[1:] == ("a", "b", "c", "d") for asked in callback.asked[:4])
+    # What was quarantined in the same breath learns nothing either.
+    assert callback.asked[4:] == [(name, "a", "b", "c") for name in "abc"]
+
+
+@pytest.mark.parametrize("where", ["weights", "loss"])
+def test_nobody_left_is_an_error_with_names(where: str) -> None:
+    made = Federation({name: member(name, where) for name in NAMES})
+    with pytest.raises(RuntimeError, match=r"Round 1: no participant is left to go on with \(a: its .*d: its .*Lower"):
+        fit(made, tiny_data(NAMES), 2, BackboneAveraging())
+
+
+def test_no_teacher_left_is_an_error_with_names() -> None:
+    made = Federation({name: member(name, "logits") for name in NAMES})
+    with pytest.raises(RuntimeError, match=r"Round 1: no teacher has finite predictions.*a, b, c, d"):
+        fit(made, tiny_data(NAMES), 2, EnsembleDistillation())
+
+
+def test_a_checkpoint_holds_the_last_finite_state(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Step 8 is in the middle of round 1, where b is not finite and nobody has looked yet.
+    made, seen = federation("weights"), Snapshots()
+    saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=8, save_top_k=-1)
+    with caplog.at_level(logging.WARNING, "hetfed_lightning"):
+        fit(made, tiny_data(NAMES), 2, BackboneAveraging(), seen, saving, enable_checkpointing=True)
+    assert "participant 'b' is not finite; the checkpoint holds its state" in caplog.text
+    checkpoint = torch.load(tmp_path / "step=8.ckpt", weights_only=True)
+    state = checkpoint["state_dict"]
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    own = {key.removeprefix("participants.b."): value for key, value in state.items() if ".b." in key}
+    assert equal(own, seen.starts[1]["b"])
+    others = {key.removeprefix("participants.a."): value for key, value in state.items() if ".a." in key}
+    assert not equal(others, seen.starts[1]["a"])
+    assert [bool(saved["state"]) for saved in checkpoint["optimizer_states"]] == [True, False, True, True]
+
+
+def test_never_finite_is_never_saved(tmp_path: Path) -> None:
+    made = tiny_federation()
+    with torch.no_grad():
+        made["c"].head.weight.fill_(NAN)  # type: ignore[operator]
+    saving = ModelCheckpoint(tmp_path, every_n_train_steps=1)
+    with pytest.raises(RuntimeError, match="participant 'c' has no finite state to save; nothing was written"):
+        fit(made, tiny_data(), 1, saving, enable_checkpointing=True)
+    assert not list(tmp_path.glob("*.ckpt"))

@@ -1,0 +1,69 @@
+import logging
+
+import pytest
+import torch
+
+from hetfed_lightning.guard import FiniteGuard, is_finite
+from tests.federations import equal, state_of, tiny_participant
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_bad_element_is_seen(value: float) -> None:
+    tensors = [torch.zeros(3), torch.ones(2, 2)]
+    assert is_finite(tensors)
+    tensors[1][1, 0] = value
+    assert not is_finite(tensors)
+
+
+def test_what_cannot_be_bad_is_passed_over() -> None:
+    assert is_finite([])
+    assert is_finite([torch.tensor([2**62]), torch.tensor([True]), torch.empty(0)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_largest_number_is_finite(dtype: torch.dtype) -> None:
+    # A sum or a square of it would overflow.
+    assert is_finite([torch.full((4,), torch.finfo(dtype).max, dtype=dtype)])
+
+
+def test_quarantine_restores_once_and_names_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    guard, member = FiniteGuard(), tiny_participant()
+    optimizer = torch.optim.Adam(member.parameters())
+    before = state_of(member)
+    guard.open_round({"a": member})
+    member(torch.randn(2, 4)).sum().backward()
+    optimizer.step()
+    with caplog.at_level(logging.WARNING):
+        guard.quarantine("a", member, [optimizer], 4, "first")
+        guard.quarantine("a", member, [optimizer], 4, "second")
+    assert equal(state_of(member), before)
+    assert not optimizer.state
+    assert all(parameter.grad is None for parameter in member.parameters())
+    assert guard.quarantined == {"a": "first"}
+    assert len(caplog.records) == 1
+    guard.open_round({"a": member})
+    assert guard.quarantined == {}
+
+
+def test_a_state_that_is_not_finite_is_never_safe() -> None:
+    guard, member = FiniteGuard(), tiny_participant()
+    before = state_of(member)
+    guard.open_round({"a": member})
+    with torch.no_grad():
+        next(member.parameters()).fill_(float("nan"))
+    guard.open_round({"a": member})
+    safe = guard.safe_state("a")
+    assert safe is not None
+    assert equal(safe, before)
+    assert guard.safe_state("b") is None
+
+
+def test_the_safe_state_is_a_copy() -> None:
+    guard, member = FiniteGuard(), tiny_participant()
+    before = state_of(member)
+    guard.open_round({"a": member})
+    with torch.no_grad():
+        next(member.parameters()).add_(1)
+    safe = guard.safe_state("a")
+    assert safe is not None
+    assert equal(safe, before)
