@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn, randperm
 
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import GLOBAL, FederatedDataModule
+from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.guard import FiniteGuard, is_finite
-from hetfed_lightning.ledger import Ledger, tag
+from hetfed_lightning.ledger import tag
+from hetfed_lightning.logbook import LogBook, is_fitting, stage_of
 from hetfed_lightning.optimization import LocalOptimization
-from hetfed_lightning.participant import Participant, Stage
-from hetfed_lightning.preflight import check_data, check_trainer, did_you_mean
+from hetfed_lightning.participant import STUDENT, Participant, Stage
+from hetfed_lightning.preflight import check_data, check_members, check_trainer
 from hetfed_lightning.resume import (
     restore_by_name,
     resume_where_it_stood,
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 log = logging.getLogger(__name__)
-
-STUDENT = "student"
-_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_\-]*$")
 
 
 class Federation(L.LightningModule):
@@ -73,8 +70,7 @@ class Federation(L.LightningModule):
         predict_with: str | None = None,
     ) -> None:
         super().__init__()
-        if not participants:
-            raise ValueError("participants: expected at least one, got none.")
+        check_members(participants, student)
         if not 0 < participation <= 1:
             raise ValueError(f"participation: expected a fraction in (0, 1], got {participation}.")
         predictors = [*participants, *([] if student is None else [STUDENT])]
@@ -86,25 +82,22 @@ class Federation(L.LightningModule):
         self.predict_with = predict_with
         self.participants = nn.ModuleDict()
         for name, participant in participants.items():
-            _check_name(name, participant)
             participant.attach(name, self)
             self.participants[name] = participant
         self.student = student
         if student is not None:
             student.attach(STUDENT, self)
-        _check_apart(self.everyone())
         self.guard = FiniteGuard()
         self.local: dict[str, LocalOptimization] = {}
         self.bytes_up = 0
         self.bytes_down = 0
         self.scope = "own"
-        self._ledgers: dict[Stage, Ledger] = {"train": Ledger(), "val": Ledger(), "test": Ledger()}
+        self.logbook = LogBook()
         self._scheduled_rounds = 0
         self._saved_steps: dict[str, int] = {}
         self._saved: dict[str, Any] = {}
         self._before_validation = False
         self._open_round = -1
-        self._rows: dict[Stage, dict[str, float]] = {"train": {}, "val": {}, "test": {}}
 
     def __getstate__(self) -> dict[str, Any]:
         # Optimizers belong to a run; every fit makes new ones.
@@ -205,11 +198,13 @@ class Federation(L.LightningModule):
         if stage == "fit":  # Comes before a checkpoint is read, which may set them again.
             self._scheduled_rounds = self.current_round
             self._saved_steps = {}
+            # Lightning 2.6 asks torch 2.13 in a way that torch deprecates; a user can do nothing about it.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
             # With every_n_train_steps; a federation's checkpoints are meant to hold what the steps have made.
             warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
             self._saved = {}
             self._before_validation = False
-            self._rows = {"train": {}, "val": {}, "test": {}}
+            self.logbook.forget_rows()
         for participant in self.everyone().values():
             participant.trainer = self.trainer
             participant.setup(stage)
@@ -272,7 +267,7 @@ class Federation(L.LightningModule):
         self.guard.quarantined.update(saved["quarantined"])
         for name, state in saved["local"].items():
             self.local[name].load_round_state(state)
-        self._ledgers["train"].load_state_dict(saved["ledger"], self.device)
+        self.logbook.ledgers["train"].load_state_dict(saved["ledger"], self.device)
 
     def _in_progress(self) -> dict[str, Any]:
         return {
@@ -280,8 +275,8 @@ class Federation(L.LightningModule):
             "bytes": [self.bytes_up, self.bytes_down],
             "quarantined": dict(self.guard.quarantined),
             "local": {name: local.round_state() for name, local in self.local.items()},
-            "ledger": self._ledgers["train"].state_dict(),
-            "logged": dict(self._rows["train"]),
+            "ledger": self.logbook.ledgers["train"].state_dict(),
+            "logged": dict(self.logbook.rows["train"]),
         }
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
@@ -338,7 +333,7 @@ class Federation(L.LightningModule):
         for name in self.contributors():
             if not is_finite(self[name].state_dict().values()):
                 self.quarantine(name, "its weights are not finite")
-            elif not self._ledgers["train"].finite(tag("train_loss", name)):
+            elif not self.logbook.ledgers["train"].finite(tag("train_loss", name)):
                 self.quarantine(name, "its loss is not finite")
         if self.student is not None and not is_finite(self.student.state_dict().values()):
             self.quarantine(STUDENT, "its weights are not finite")
@@ -373,8 +368,8 @@ class Federation(L.LightningModule):
         saved = self._saved.get("in_progress", {})
         if saved.get("round") == self.current_round - 1:
             # Logged before the checkpoint that this round was resumed from, and not yet written by any logger.
-            self._rows["train"] = saved["logged"] | self._rows["train"]
-        self._write("train", self.current_round)
+            self.logbook.rows["train"] = saved["logged"] | self.logbook.rows["train"]
+        self.logbook.write(self.trainer, "train", self.current_round)
         while self._scheduled_rounds < self.current_round:
             self._step_epoch_schedulers()
         self._saved = {}
@@ -412,7 +407,7 @@ class Federation(L.LightningModule):
 
     def _evaluate(self, step: str, loaders: Any, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         owner = _owner(loaders, dataloader_idx)
-        here = self.joined(self.current_round) if self._fitting else list(self.participants)
+        here = self.joined(self.current_round) if is_fitting(self.trainer) else list(self.participants)
         if owner != GLOBAL:
             names = [owner] if owner in here else []
         else:
@@ -447,7 +442,7 @@ class Federation(L.LightningModule):
             self.log(f"{name}_step/{participant.name}", value, on_step=True, on_epoch=False, prog_bar=False)
         if options.get("on_epoch") is False:
             return
-        self._ledgers[self._stage].record(
+        self.logbook.ledgers[stage_of(self.trainer)].record(
             key,
             value,
             weight=float(options.get("batch_size") or 1),
@@ -458,54 +453,14 @@ class Federation(L.LightningModule):
     def log_round(self, values: Mapping[str, float], *, prog_bar: bool = False) -> None:
         """Log the federation's own figures of the round."""
         for key, value in values.items():
-            self._log_once(key, value, prog_bar=prog_bar)
-
-    def _log_once(self, key: str, value: float, *, prog_bar: bool = False, logger: bool = True) -> None:
-        if self._fitting and logger:
-            self._rows[self._stage][key] = value
-        with warnings.catch_warnings():
-            # Without a logger Lightning warns of every tag, yet only what is logged for one is returned by test().
-            warnings.filterwarnings("ignore", message=".*logger=True.*have no logger configured")
-            logger = logger and not self._fitting
-            self.log(key, value, prog_bar, logger, on_step=False, on_epoch=True, batch_size=1, add_dataloader_idx=False)
-
-    @property
-    def _fitting(self) -> bool:
-        return self.trainer.state.fn == TrainerFn.FITTING
-
-    @property
-    def _stage(self) -> Stage:
-        if self.trainer.testing:
-            return "test"
-        return "val" if self.trainer.validating or self.trainer.sanity_checking else "train"
+            self.logbook.log(self, key, value, prog_bar=prog_bar)
 
     def _publish(self, stage: Stage) -> None:
-        reduced = self._ledgers[stage].reduce()
-        if not reduced:
-            return
-        for key, entry in reduced.items():
-            self._log_once(key, entry.value, prog_bar=entry.prog_bar, logger=entry.logger)
-        if not self._fitting:
-            # Of the checkpoint that is evaluated, or of the run before.
+        if stage == "val" and is_fitting(self.trainer):
+            trained = self.current_round + 1
+        else:  # Of the checkpoint that is evaluated, or of the run before.
             trained = self._saved["in_progress"]["round"] + 1 if self._saved else self.current_round
-            self._log_once("step", float(trained))
-        values = {key: entry.value for key, entry in reduced.items()}
-        for callback in federated_callbacks(self.trainer):
-            callback.on_metrics(self.trainer, self, stage, values)
-        if stage == "val" and self._fitting:
-            self._write(stage, self.current_round + 1)
-
-    def _write(self, stage: Stage, step: int) -> None:
-        """Hand what was logged in a stage to the loggers, the round as the horizontal axis of every chart.
-
-        In a fit it does not go through ``self.log("step", ...)``: ModelCheckpoint would take that for the number of
-        batches, and overwrite the checkpoints of one round, since their names would be equal.
-        """
-        values, self._rows[stage] = self._rows[stage], {}
-        if values and not self.trainer.sanity_checking:
-            for logger in self.trainer.loggers:
-                logger.log_metrics(values, step=step)
-                logger.save()
+        self.logbook.publish(self, stage, trained)
 
     def _forward(self, hook: str, names: Sequence[str] | None = None) -> None:
         members = self.everyone()
@@ -540,7 +495,7 @@ class Federation(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another federation's checkpoint by name; bring a reordered one into this order."""
         restore_by_name(checkpoint, list(self.everyone()))
-        if self._trainer is not None and self._fitting:
+        if self._trainer is not None and is_fitting(self.trainer):
             self._before_validation = resume_where_it_stood(checkpoint, self.trainer)
         saved = self._saved = checkpoint["federation"]
         self._scheduled_rounds = saved["scheduled_rounds"]
@@ -558,24 +513,3 @@ class Federation(L.LightningModule):
 def _owner(loaders: Any, dataloader_idx: int) -> str:
     """The participant whose data a loader holds; data without an owner is everyone's."""
     return list(loaders)[dataloader_idx] if isinstance(loaders, Mapping) else GLOBAL
-
-
-def _check_apart(participants: Mapping[str, Participant]) -> None:
-    owners: dict[int, str] = {}
-    for name, participant in participants.items():
-        for key, parameter in participant.named_parameters():
-            owner = owners.setdefault(id(parameter), name)
-            if owner != name:
-                raise ValueError(
-                    f"participants: {owner!r} and {name!r} hold the same {key}; give each modules of its own "
-                    "(copy.deepcopy makes them). What they share is averaged, not one object."
-                )
-
-
-def _check_name(name: str, participant: Any) -> None:
-    if not isinstance(participant, Participant):
-        raise TypeError(f"participants[{name!r}]: expected a Participant, got {type(participant).__name__}.")
-    if name in {GLOBAL, STUDENT} or hasattr(nn.ModuleDict, name):
-        raise ValueError(f"participants: {name!r} is reserved; choose another name.")
-    if not _NAME.match(name):
-        raise ValueError(f"participants: expected a name of letters, digits, '_' and '-', got {name!r}.")

@@ -20,6 +20,9 @@ from hetfed_lightning.tasks import Task, TaskName, as_task
 
 DEFAULT_LEARNING_RATE = 1e-3
 
+STUDENT = "student"
+"""Name of the unified model in logs and checkpoints."""
+
 Stage = Literal["train", "val", "test"]
 
 
@@ -158,6 +161,21 @@ class Participant(L.LightningModule):
         """Probabilities (values in a regression) for a batch, with or without targets."""
         del batch_idx
         return self.task.predictions(self(split_batch(batch)[0]))
+
+    @torch.no_grad()
+    def predict(self, inputs: Any) -> Tensor:
+        """Probabilities (values in a regression) for raw inputs, in evaluation mode.
+
+        Args:
+            inputs: A batch as the participant's own data set has it, before ``transform``; on any device.
+        """
+        training = self.training
+        self.eval()
+        try:
+            outputs = self(self.transformed(self.transfer_batch_to_device(inputs, self.device, 0)))
+        finally:
+            self.train(training)
+        return self.task.predictions(outputs)
 
     def evaluate_batch(self, batch: Any, stage: Stage) -> None:
         """Log loss and metrics of a batch under ``stage``."""
@@ -359,7 +377,7 @@ def participant_state(state: Mapping[str, Tensor], name: str | None, source: str
     """
     names = sorted({key.split(".")[1] for key in state if key.startswith("participants.")})
     if any(key.startswith("student.") for key in state):
-        names.append("student")
+        names.append(STUDENT)
     if name is None:
         if names:
             raise ValueError(
@@ -368,7 +386,7 @@ def participant_state(state: Mapping[str, Tensor], name: str | None, source: str
         return dict(state)
     if name not in names:
         raise ValueError(f"{source} has no participant {name!r}; it has {', '.join(names) or 'none'}.")
-    prefix = "student." if name == "student" else f"participants.{name}."
+    prefix = "student." if name == STUDENT else f"participants.{name}."
     return {key.removeprefix(prefix): tensor.clone() for key, tensor in state.items() if key.startswith(prefix)}
 
 

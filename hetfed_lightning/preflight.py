@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import re
+from collections.abc import Mapping
 from copy import deepcopy
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,9 @@ from torch.utils.data import default_collate
 
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import labels_of
-from hetfed_lightning.participant import Participant, output_width, split_batch
+from hetfed_lightning.data.module import GLOBAL
+from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.participant import STUDENT, Participant, output_width, split_batch
 
 if TYPE_CHECKING:
     import lightning as L
@@ -27,12 +29,33 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_\-]*$")
 
-def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """A suggestion to end a sentence with, empty when nothing is close."""
-    names = list(known)
-    close = get_close_matches(wrong, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f" (there are {', '.join(names)})" if names else ""
+
+def check_members(participants: Mapping[str, Any], student: Any | None) -> None:
+    """Refuse names that cannot be used, and participants that hold one object between them.
+
+    Raises:
+        TypeError: If something is no participant.
+        ValueError: If there is none, a name is unusable, or two share a parameter.
+    """
+    if not participants:
+        raise ValueError("participants: expected at least one, got none.")
+    owners: dict[int, str] = {}
+    for name, participant in [*participants.items(), *([] if student is None else [(STUDENT, student)])]:
+        if not isinstance(participant, Participant):
+            raise TypeError(f"participants[{name!r}]: expected a Participant, got {type(participant).__name__}.")
+        if name == GLOBAL or (name == STUDENT and participant is not student) or hasattr(nn.ModuleDict, name):
+            raise ValueError(f"participants: {name!r} is reserved; choose another name.")
+        if not _NAME.match(name):
+            raise ValueError(f"participants: expected a name of letters, digits, '_' and '-', got {name!r}.")
+        for key, parameter in participant.named_parameters():
+            owner = owners.setdefault(id(parameter), name)
+            if owner != name:
+                raise ValueError(
+                    f"participants: {owner!r} and {name!r} hold the same {key}; give each modules of its own "
+                    "(copy.deepcopy makes them). What they share is averaged, not one object."
+                )
 
 
 def check_trainer(trainer: L.Trainer) -> None:

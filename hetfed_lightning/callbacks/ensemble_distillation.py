@@ -12,7 +12,7 @@ from hetfed_lightning.distillation import Ensemble, MeanProbabilities, Teachers,
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
 from hetfed_lightning.optimization import LocalOptimization
-from hetfed_lightning.participant import output_width
+from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import outputs_of
 from hetfed_lightning.rounds import FederatedCallback, Phase
 from hetfed_lightning.schedules import RoundSchedule, value_in
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation
     from hetfed_lightning.participant import Participant, Stage
 
-STUDENT = "student"
 TEACHER_BATCH = 512
 
 
@@ -137,7 +136,7 @@ class EnsembleDistillation(FederatedCallback):
         if not kinds <= set(self.ensemble.kinds):
             raise ValueError(
                 f"{type(self.ensemble).__name__} combines {', '.join(self.ensemble.kinds)} outputs, but the participants' "
-                f"task is {', '.join(sorted(kinds))}: choose another ensemble, such as MeanProbabilities."
+                f"outputs are {', '.join(sorted(kinds))}: choose another ensemble, such as MeanProbabilities."
             )
         first: tuple[str, str, int] | None = None
         for name, participant in federation.everyone().items():

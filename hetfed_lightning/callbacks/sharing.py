@@ -72,7 +72,7 @@ def sharing_report(
         alone = [key for key in state if key not in grouped]
         if alone:
             why = _why_alone(name, alone, states)
-            lines.append(f"  {name}: {_tensors(alone)} offered but averaged with nobody ({why})")
+            lines.append(f"  {name}: {_tensors(alone)} are averaged with nobody ({why})")
         kept = personal[name]
         lines.append(f"  {name}: {_tensors(list(kept))} stay personal, {readable_bytes(payload_bytes(kept))}")
     return "\n".join(lines)
@@ -84,8 +84,10 @@ def _why_alone(name: str, keys: Sequence[str], states: Mapping[str, State]) -> s
 
 
 def _tensors(keys: Sequence[str]) -> str:
-    shown = ", ".join(keys[:3]) + (f", ... ({len(keys)} tensors)" if len(keys) > 3 else "")
-    return shown or "no tensors"
+    if len(keys) <= 3:
+        return ", ".join(keys) or "no tensors"
+    modules = list(dict.fromkeys(".".join(key.split(".")[:2]) for key in keys))
+    return f"{', '.join(modules[:3])}{', ...' if len(modules) > 3 else ''} ({len(keys)} tensors)"
 
 
 def readable_bytes(count: float) -> str:

@@ -8,23 +8,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import lightning as L
 import torch
 import yaml
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch.callbacks import ModelSummary
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from hetfed_lightning.callbacks import FederatedProgressBar, FederationMonitor
 from hetfed_lightning.cli.allowlist import restrict_imports
-from hetfed_lightning.cli.configs import ConfigError, load_configs, split_arguments
+from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs, split_arguments
 from hetfed_lightning.cli.hints import check_participants
 from hetfed_lightning.cli.predictions import write_predictions
 from hetfed_lightning.cli.tables import participants_table
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.module import GLOBAL
-from hetfed_lightning.federation import STUDENT, Federation
+from hetfed_lightning.federation import Federation
+from hetfed_lightning.participant import STUDENT
 
 log = logging.getLogger(__name__)
+
+RESERVED = ("best", "last", "hpc", "registry")
+"""What ``--ckpt_path`` may say instead of a file."""
 
 DESCRIPTION = """Heterogeneous federated learning on PyTorch Lightning. `hetfed fit -c configs/digits.yaml` trains a
 federation. Beside the subcommands below, `hetfed compare` trains federation, local only and centralised on the same
@@ -54,7 +59,7 @@ class FederatedCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "hetfed", "description": DESCRIPTION, "exit_on_error": False},
+            parser_kwargs={"prog": "hetfed", "description": DESCRIPTION, "exit_on_error": False, "allow_abbrev": False},
             args=list(args),
             run=run,
         )
@@ -77,12 +82,29 @@ class FederatedCLI(LightningCLI):
         if found.configs:
             config = load_configs(found.configs, found.participants)
             check_participants(config)
+            if config.get("weights_only") not in {None, True}:
+                raise ConfigError(
+                    "weights_only: a configuration may not switch it off, since the checkpoint could then run any code. "
+                    "If you trust it, pass --weights_only false."
+                )
             arguments = ["--config", json.dumps(config), *arguments]
         elif found.participants:
             raise ConfigError(
                 f"--model.participants.{found.participants[0][0]}: give the configuration with -c as well."
             )
         self.config = parser.parse_args([*command, *arguments])
+        self._guard_checkpoint(self.config.get(command[0]) if command else None)
+
+    @staticmethod
+    def _guard_checkpoint(settings: Any) -> None:
+        """Check the file before anything is made. Lightning would run the code in one that it fetches by URL."""
+        if settings is None or "ckpt_path" not in settings:
+            return
+        path = settings.ckpt_path
+        if path is not None and path not in RESERVED and "://" not in str(path):
+            check_checkpoint(str(path))
+        if settings.weights_only is None:
+            settings.weights_only = True
 
     def instantiate_classes(self) -> None:
         """Make the classes; the monitor shows the resolved configuration in TensorBoard."""
@@ -95,6 +117,17 @@ class FederatedCLI(LightningCLI):
         if not monitors:
             self.trainer_defaults["callbacks"].append(FederationMonitor(config=resolved))
         super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Make the Trainer; what the configuration sets takes the place of the defaults."""
+        settings = self._get(self.config_init, "trainer", default={})
+        callbacks = settings.get("callbacks") or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        for kind, option in ((ProgressBar, "enable_progress_bar"), (ModelSummary, "enable_model_summary")):
+            if settings.get(option) is False or any(isinstance(one, kind) for one in callbacks):
+                defaults = self.trainer_defaults["callbacks"]
+                self.trainer_defaults["callbacks"] = [one for one in defaults if not isinstance(one, kind)]
+        return super().instantiate_trainer(**kwargs)
 
     def set_threads(self) -> None:
         """Apply ``--threads``."""

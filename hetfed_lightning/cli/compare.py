@@ -133,5 +133,5 @@ def _outcomes(arm: Arm, seed: int, federation: Federation, metrics: Mapping[str,
         metric = participant.task.headline
         own = metrics.get(tag(f"test_{metric}", name), math.nan)
         everyone = metrics.get(tag(f"test_{metric}", name, everyone=True), math.nan)
-        found.append(Outcome(arm, seed, name, metric, own, everyone))
+        found.append(Outcome(arm, seed, name, metric, own, everyone, participant.task.higher_is_better))
     return found

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import yaml
 
-from hetfed_lightning.preflight import did_you_mean
+from hetfed_lightning.data.names import did_you_mean
 
 PARTICIPANTS = "model.participants"
 _SUBCLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
@@ -103,7 +104,8 @@ def load_configs(paths: Sequence[str], overrides: Sequence[tuple[str, str]] = ()
     merged: dict[str, Any] = {}
     for path in paths:
         merged = merge(merged, read_config(path))
-    participants = (merged.get("model") or {}).get("participants")
+    model = merged.get("model")
+    participants = model.get("participants") if isinstance(model, dict) else None
     if isinstance(participants, dict):
         for name in [name for name, value in participants.items() if value is None]:
             del participants[name]
@@ -143,6 +145,18 @@ def read_config(path: str) -> dict[str, Any]:
     return config
 
 
+def check_checkpoint(path: str) -> None:
+    """Refuse a checkpoint file that is missing, or is not whole.
+
+    Raises:
+        ConfigError: Naming the file.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"--ckpt_path: no such file: {path}")
+    if not is_zipfile(path):
+        raise ConfigError(f"--ckpt_path: {path} is not a whole checkpoint; it is truncated, or something else.")
+
+
 def text_byte(error: UnicodeDecodeError) -> int:
     """The byte at which decoding failed."""
     return error.object[error.start]
@@ -170,5 +184,5 @@ def _with_value(config: Any, keys: Sequence[str], value: Any) -> Any:
     key, *below = keys
     if "class_path" in config and key not in _SUBCLASS_KEYS:
         key, below = "init_args", list(keys)
-    config[key] = _with_value(config.get(key), below, value) if below else value
+    config[key] = _with_value(config.get(key), below, value)
     return config

@@ -14,10 +14,10 @@ from jsonargparse import ArgumentParser
 from safetensors.torch import load_file, save_file
 
 from hetfed_lightning.cli.allowlist import restrict_imports
-from hetfed_lightning.cli.configs import ConfigError, load_configs
+from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs
 from hetfed_lightning.cli.hints import check_participants
+from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.participant import Participant, participant_state
-from hetfed_lightning.preflight import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,7 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
     everyone = dict(model["participants"]) | ({"student": model["student"]} if model.get("student") else {})
     if name not in everyone:
         raise ConfigError(f"--participant: no participant {name!r}{did_you_mean(name, everyone)}.")
-    if not Path(ckpt_path).is_file():
-        raise ConfigError(f"--ckpt_path: no such file: {ckpt_path}")
+    check_checkpoint(ckpt_path)
     checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
     state = participant_state(checkpoint["state_dict"], name, ckpt_path)
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,12 +13,13 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.data import FederatedDataModule
+from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.participant import Participant
-from hetfed_lightning.preflight import did_you_mean
 
 _UNKNOWN = re.compile(
-    r"Option '(\w+)' is not accepted|[Kk]ey [\"']([\w.]+)[\"'] is not expected|Unrecognized arguments?: --([\w.]+)"
+    r"Option '(\w+)' is not accepted|does not accept option '([\w.]+)'|[Kk]ey [\"']([\w.]+)[\"'] is not expected"
+    r"|[Uu]nrecognized arguments?: --([\w.]+)"
 )
 _CLASS_PATH = re.compile(r"class_path[= ]'([\w.]+)'")
 _NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
@@ -34,12 +35,18 @@ def check_participants(config: dict[str, Any]) -> None:
     model = config.get("model") or {}
     if not isinstance(model, dict):
         raise ConfigError(f"model: expected participants and so on, got {type(model).__name__}.")
-    everyone = dict(model.get("participants") or {})
+    participants = model.get("participants") or {}
+    if not isinstance(participants, dict):
+        raise ConfigError(f"model.participants: expected participants by name, got {type(participants).__name__}.")
+    everyone = dict(participants)
     if model.get("student") is not None:
         everyone["student"] = model["student"]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--participant", type=Participant)
+    sound: set[str] = set()
     for name, settings in everyone.items():
+        if repr(settings) in sound:  # as where YAML anchors repeat one
+            continue
         if not isinstance(settings, dict):
             raise ConfigError(f"participant {name!r}: expected class_path and init_args, got {settings!r}.")
         if "init_args" not in settings and "class_path" not in settings:
@@ -51,6 +58,7 @@ def check_participants(config: dict[str, Any]) -> None:
             parser.parse_object({"participant": settings})
         except ArgumentError as error:
             raise ConfigError(f"participant {name!r}: {explained(str(error))}") from error
+        sound.add(repr(settings))
 
 
 def explained(message: str) -> str:

@@ -29,6 +29,7 @@ class Outcome:
         metric: Name of its headline metric.
         own: On its own test set; NaN without one.
         everyone: On everyone's test set; NaN without one.
+        higher_is_better: Whether a larger figure is the better one; False for errors.
     """
 
     arm: Arm
@@ -37,6 +38,7 @@ class Outcome:
     metric: str
     own: float
     everyone: float
+    higher_is_better: bool = True
 
 
 Select = Callable[[Sequence[float]], float]
@@ -45,8 +47,9 @@ Select = Callable[[Sequence[float]], float]
 def comparison_table(outcomes: Sequence[Outcome]) -> Table:
     """Mean and standard deviation over seeds, a row per participant, then their mean and the worst of them.
 
-    The gain is federation minus local only, of the same seeds.
+    The gain is federation minus local only, of the same seeds; for errors, where less is better, the other way round.
     """
+    better = _sign(outcomes)
     arms = [arm for arm in ARMS if any(one.arm == arm for one in outcomes)]
     scopes: list[Scope] = [scope for scope in TITLES if any(not math.isnan(getattr(one, scope)) for one in outcomes)]
     with_gain = {"federation", "local_only"} <= set(arms)
@@ -56,7 +59,7 @@ def comparison_table(outcomes: Sequence[Outcome]) -> Table:
     participants = list(dict.fromkeys(one.participant for one in outcomes))
     groups: list[tuple[str, list[str], Select]] = [(name, [name], mean_of) for name in participants]
     if len(participants) > 1:
-        groups += [("mean", participants, mean_of), ("worst", participants, worst_of)]
+        groups += [("mean", participants, mean_of), ("worst", participants, worst_of if better > 0 else max)]
     rows = []
     for title, names, select in groups:
         row = [title]
@@ -64,7 +67,8 @@ def comparison_table(outcomes: Sequence[Outcome]) -> Table:
             series = {arm: by_seed(outcomes, arm, scope, names, select) for arm in arms}
             row += [spread(list(values.values())) for values in series.values()]
             if with_gain:
-                row.append(spread(_paired(series["federation"], series["local_only"]), signed=True))
+                gains = [better * gain for gain in _paired(series["federation"], series["local_only"])]
+                row.append(spread(gains, signed=True))
         rows.append(row)
     return Table(header, rows)
 
@@ -73,6 +77,7 @@ def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
     """The gain over local only with its paired spread, and the share of participants that were harmed."""
     lines = []
     names = list(dict.fromkeys(one.participant for one in outcomes))
+    metrics = ", ".join(dict.fromkeys(one.metric for one in outcomes))
     for scope, title in TITLES.items():
         both = [by_seed(outcomes, arm, scope, names, mean_of) for arm in ("federation", "local_only")]
         gains = _paired(*both)
@@ -80,15 +85,18 @@ def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
             continue
         harmed = harmed_share(outcomes, scope)
         lines.append(
-            f"{title} {outcomes[0].metric}: federation - local_only = {spread(gains, signed=True)} "
+            f"{title} {metrics}: federation - local_only = {spread(gains, signed=True)} "
             f"(mean over participants, {len(gains)} seed(s)); {harmed:.0%} of participants harmed"
         )
     return lines
 
 
 def harmed_share(outcomes: Iterable[Outcome], scope: Scope) -> float:
-    """Share of (participant, seed) pairs whose federation figure is below their local one; NaN without pairs."""
-    found = {(one.arm, one.seed, one.participant): getattr(one, scope) for one in outcomes}
+    """Share of (participant, seed) pairs whose federation figure is worse than their local one; NaN without pairs."""
+    found = {
+        (one.arm, one.seed, one.participant): getattr(one, scope) * (1 if one.higher_is_better else -1)
+        for one in outcomes
+    }
     gains = [
         value - found["local_only", seed, name]
         for (arm, seed, name), value in found.items()
@@ -136,6 +144,10 @@ def mean_of(values: Iterable[float]) -> float:
 def worst_of(values: Sequence[float]) -> float:
     """The smallest."""
     return min(values)
+
+
+def _sign(outcomes: Iterable[Outcome]) -> int:
+    return 1 if all(one.higher_is_better for one in outcomes) else -1
 
 
 def _paired(first: dict[int, float], second: dict[int, float]) -> list[float]:

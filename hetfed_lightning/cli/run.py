@@ -41,8 +41,10 @@ def run(arguments: Sequence[str]) -> int:
             export_command(rest)
         else:
             FederatedCLI([command, *rest])
-    except (ArgumentError, ConfigError) as error:
+    except ArgumentError as error:
         return _refuse(explained(str(error)))
+    except ConfigError as error:
+        return _refuse(str(error))
     except (ValueError, TypeError, OSError, MisconfigurationException) as error:
         if Federation.trained_in_this_process or os.environ.get(DEBUG):
             raise

@@ -222,7 +222,7 @@ def test_four_architectures_average_where_they_agree() -> None:
             assert len({tuple(end[name][key].shape) for name in group.members}) == 1
     assert "conv, twin: " in averaging.report
     assert "wide: " in averaging.report
-    assert "offered but averaged with nobody" in averaging.report
+    assert "averaged with nobody" in averaging.report
     assert "flat: head.weight, head.bias stay personal" in averaging.report
 
 

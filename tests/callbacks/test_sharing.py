@@ -42,11 +42,11 @@ def test_the_report_says_who_shares_what_and_what_stays() -> None:
     assert report.splitlines() == [
         "What is averaged, and with whom:",
         "  a, b: stem, 8 B each way per participant",
-        "  a: wide offered but averaged with nobody (other shapes at b)",
+        "  a: wide are averaged with nobody (other shapes at b)",
         "  a: head stay personal, 40 B",
-        "  b: wide offered but averaged with nobody (other shapes at a)",
+        "  b: wide are averaged with nobody (other shapes at a)",
         "  b: no tensors stay personal, 0 B",
-        "  c: other offered but averaged with nobody (no other participant has these keys)",
+        "  c: other are averaged with nobody (no other participant has these keys)",
         "  c: head stay personal, 4 B",
     ]
 

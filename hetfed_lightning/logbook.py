@@ -1,0 +1,90 @@
+"""From what participants note in a round to what loggers, callbacks and progress bars see of it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.trainer.states import TrainerFn
+
+from hetfed_lightning.ledger import Ledger
+from hetfed_lightning.rounds import federated_callbacks
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.participant import Stage
+
+
+def is_fitting(trainer: L.Trainer) -> bool:
+    """Whether the trainer is in ``fit``, its validation included."""
+    return trainer.state.fn == TrainerFn.FITTING
+
+
+def stage_of(trainer: L.Trainer) -> Stage:
+    """Which figures are being made now."""
+    if trainer.testing:
+        return "test"
+    return "val" if trainer.validating or trainer.sanity_checking else "train"
+
+
+class LogBook:
+    """A ledger for each stage, and the rows that loggers are still to be given.
+
+    In a fit the rows do not go through ``self.log("step", ...)``: ModelCheckpoint would take that for the number of
+    batches, and overwrite the checkpoints of one round, since their names would be equal.
+    """
+
+    def __init__(self) -> None:
+        self.ledgers: dict[Stage, Ledger] = {"train": Ledger(), "val": Ledger(), "test": Ledger()}
+        self.rows: dict[Stage, dict[str, float]] = {"train": {}, "val": {}, "test": {}}
+
+    def forget_rows(self) -> None:
+        """Drop what an earlier run left unwritten."""
+        self.rows = {"train": {}, "val": {}, "test": {}}
+
+    def log(
+        self, federation: Federation, key: str, value: float, *, prog_bar: bool = False, logger: bool = True
+    ) -> None:
+        """One figure of the round, for callbacks and progress bars now and for loggers with its row."""
+        fitting = is_fitting(federation.trainer)
+        if fitting and logger:
+            self.rows[stage_of(federation.trainer)][key] = value
+        with warnings.catch_warnings():
+            # Without a logger Lightning warns of every tag, yet only what is logged for one is returned by test().
+            warnings.filterwarnings("ignore", message=".*logger=True.*have no logger configured")
+            logged = logger and not fitting
+            federation.log(
+                key, value, prog_bar, logged, on_step=False, on_epoch=True, batch_size=1, add_dataloader_idx=False
+            )
+
+    def publish(self, federation: Federation, stage: Stage, trained_rounds: int) -> None:
+        """Reduce a stage's ledger and show it.
+
+        Args:
+            federation: Whose figures they are.
+            stage: Which of them.
+            trained_rounds: Rounds that the measured models have behind them, the horizontal axis of every chart.
+        """
+        trainer = federation.trainer
+        reduced = self.ledgers[stage].reduce()
+        if not reduced:
+            return
+        for key, entry in reduced.items():
+            self.log(federation, key, entry.value, prog_bar=entry.prog_bar, logger=entry.logger)
+        if not is_fitting(trainer):
+            self.log(federation, "step", float(trained_rounds))
+        values = {key: entry.value for key, entry in reduced.items()}
+        for callback in federated_callbacks(trainer):
+            callback.on_metrics(trainer, federation, stage, values)
+        if stage == "val" and is_fitting(trainer):
+            self.write(trainer, stage, trained_rounds)
+
+    def write(self, trainer: L.Trainer, stage: Stage, step: int) -> None:
+        """Give the loggers a stage's row."""
+        values, self.rows[stage] = self.rows[stage], {}
+        if values and not trainer.sanity_checking:
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=step)
+                logger.save()

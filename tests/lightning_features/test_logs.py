@@ -1,0 +1,125 @@
+"""What a federation logs arrives in Lightning's loggers: one tag per metric and participant, the round as axis."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.optim.lr_scheduler import StepLR
+
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, Participant
+from tests.federations import fit, tiny_data, tiny_federation, tiny_participant
+
+SHARED = {f"federation/{what}" for what in ("bytes_up", "bytes_down", "participants", "quarantined", "divergence")}
+
+
+def tags(*metrics: str, names: str = "abc") -> set[str]:
+    return {f"{metric}/{name}" for metric in metrics for name in names}
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_has_a_column_per_participant_and_a_row_per_round(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="", version="run")
+    fit(tiny_federation(), tiny_data(), 3, BackboneAveraging(), logger=logger)
+    written = rows(tmp_path / "run")
+    val = [row for row in written if row["val_loss/a"]]
+    train = [row for row in written if row["train_loss/a"]]
+    assert [row["step"] for row in train] == ["1", "2", "3"]
+    assert [row["step"] for row in val] == ["1", "2", "3"]
+    expected = tags("val_loss", "val_accuracy", "val_global_loss", "val_global_accuracy")
+    assert all(row[tag] for row in val for tag in expected)
+    assert all(row[tag] for row in train for tag in tags("train_loss") | SHARED)
+    assert all(row[f"federation/val_accuracy_{what}"] for row in val for what in ("mean", "worst", "std", "jain"))
+
+
+def test_tensorboard_draws_one_chart_per_metric(tmp_path: Path) -> None:
+    federation = tiny_federation()
+    made = fit(
+        federation, tiny_data(), 2, BackboneAveraging(), logger=TensorBoardLogger(tmp_path, name="", version="run")
+    )
+    made.test(federation, datamodule=tiny_data(), verbose=False)
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    assert tags("train_loss", "val_accuracy", "val_global_accuracy", "test_accuracy", "test_global_accuracy") < scalars
+    assert not {tag for tag in scalars if "dataloader_idx" in tag or tag.endswith(("_epoch", "_step"))}
+    assert [event.step for event in events.Scalars("train_loss/a")] == [1, 2]
+    assert [event.step for event in events.Scalars("val_accuracy/b")] == [1, 2]
+    assert [event.step for event in events.Scalars("test_global_accuracy/c")] == [2]
+
+
+def test_two_validations_within_a_round_are_both_logged(tmp_path: Path) -> None:
+    fit(tiny_federation(), tiny_data(), 2, logger=CSVLogger(tmp_path, name="", version="run"), val_check_interval=0.5)
+    assert [row["step"] for row in rows(tmp_path / "run") if row["val_loss/a"]] == ["1", "1", "2", "2"]
+
+
+def test_a_training_loss_is_the_mean_over_examples() -> None:
+    # A participant that learns nothing has the same loss in training and when evaluated on its training set.
+    federation = Federation({"a": tiny_participant(optimizer=lambda p: torch.optim.SGD(p, lr=0.0))})
+    data = tiny_data("a", count=10, batch_size=4)  # batches of 4, 4 and 2
+    made = fit(federation, data, 1)
+    inputs, targets = data.data.train["a"].inputs, data.data.train["a"].targets  # type: ignore[attr-defined]
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(federation["a"](inputs), targets)
+    assert float(made.callback_metrics["train_loss/a"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_learning_rate_monitor_calls_schedulers_by_participant(tmp_path: Path) -> None:
+    def halving(optimizer: torch.optim.Optimizer) -> StepLR:
+        return StepLR(optimizer, 1, 0.5)
+
+    federation = tiny_federation(participant={"lr_scheduler": halving})
+    fit(
+        federation, tiny_data(), 3, LearningRateMonitor(logging_interval="epoch"),
+        logger=CSVLogger(tmp_path, name="", version="run"),
+    )  # fmt: skip
+    rates = [float(row["lr/b"]) for row in rows(tmp_path / "run") if row.get("lr/b")]
+    assert rates == [0.1, 0.05, 0.025]
+
+
+def test_what_a_participant_logs_itself_lands_under_its_name(tmp_path: Path) -> None:
+    class Talker(Participant):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("batch", float(batch_idx), on_step=True, on_epoch=True)
+            self.log("hidden", 1.0, logger=False)
+            self.log_dict({"one": 1.0, "two": 2.0})
+            return super().training_step(batch, batch_idx)
+
+    made = tiny_participant()
+    federation = Federation({"a": Talker(made.backbone, made.head)})
+    logger = CSVLogger(tmp_path, name="", version="run")
+    trained = fit(federation, tiny_data("a"), 1, logger=logger, log_every_n_steps=1)
+    written = rows(tmp_path / "run")
+    assert [row["batch_step/a"] for row in written if row["batch_step/a"]] == ["0.0", "1.0", "2.0"]
+    assert [row["batch/a"] for row in written if row["batch/a"]] == ["1.0"]
+    assert [(row["one/a"], row["two/a"]) for row in written if row["one/a"]] == [("1.0", "2.0")]
+    assert "hidden/a" not in written[0]
+    assert trained.callback_metrics["hidden/a"] == 1
+
+
+def test_nothing_is_written_by_the_sanity_check(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="", version="run")
+    fit(tiny_federation(), tiny_data(), 1, logger=logger, num_sanity_val_steps=2)
+    assert len([row for row in rows(tmp_path / "run") if row["val_loss/a"]]) == 1
+
+
+def test_a_progress_bar_shows_the_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    made = fit(tiny_federation(), tiny_data(), 1, enable_progress_bar=True)
+    assert "federation/val_accuracy_mean" in made.progress_bar_metrics
+    capsys.readouterr()
+
+
+def test_the_teachers_agreement_is_logged_in_both_modes(tmp_path: Path) -> None:
+    for mode, start in (("phase", "1"), ("mixed", "2")):
+        logger = CSVLogger(tmp_path, name="", version=mode)
+        fit(tiny_federation(), tiny_data(), 2, EnsembleDistillation(mode=mode), logger=logger)  # type: ignore[arg-type]
+        found = [row["step"] for row in rows(tmp_path / mode) if row.get("federation/teacher_agreement")]
+        assert found == [str(step) for step in range(int(start), 3)]
