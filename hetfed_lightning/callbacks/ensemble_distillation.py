@@ -135,8 +135,8 @@ class EnsembleDistillation(FederatedCallback):
         kinds = {participant.task.kind for participant in federation.members().values()}
         if not kinds <= set(self.ensemble.kinds):
             raise ValueError(
-                f"{type(self.ensemble).__name__} combines {', '.join(self.ensemble.kinds)} outputs, but the participants' "
-                f"outputs are {', '.join(sorted(kinds))}: choose another ensemble, such as MeanProbabilities."
+                f"{type(self.ensemble).__name__} combines {', '.join(self.ensemble.kinds)} outputs, but those of the "
+                f"participants are {', '.join(sorted(kinds))}: choose another ensemble, such as MeanProbabilities."
             )
         first: tuple[str, str, int] | None = None
         for name, participant in federation.everyone().items():

@@ -84,8 +84,8 @@ class FederatedCLI(LightningCLI):
             check_participants(config)
             if config.get("weights_only") not in {None, True}:
                 raise ConfigError(
-                    "weights_only: a configuration may not switch it off, since the checkpoint could then run any code. "
-                    "If you trust it, pass --weights_only false."
+                    "weights_only: a configuration may not switch it off, since the checkpoint could then run any "
+                    "code. If you trust it, pass --weights_only false."
                 )
             arguments = ["--config", json.dumps(config), *arguments]
         elif found.participants:
@@ -101,7 +101,7 @@ class FederatedCLI(LightningCLI):
         if settings is None or "ckpt_path" not in settings:
             return
         path = settings.ckpt_path
-        if path is not None and path not in RESERVED and "://" not in str(path):
+        if path not in {None, *RESERVED} and "://" not in str(path) and settings.weights_only is not False:
             check_checkpoint(str(path))
         if settings.weights_only is None:
             settings.weights_only = True

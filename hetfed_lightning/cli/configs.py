@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
 
+import torch
 import yaml
 
 from hetfed_lightning.data.names import did_you_mean
@@ -146,7 +148,7 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def check_checkpoint(path: str) -> None:
-    """Refuse a checkpoint file that is missing, or is not whole.
+    """Refuse a checkpoint file that is missing, is not whole, or holds more than weights; none of its code runs.
 
     Raises:
         ConfigError: Naming the file.
@@ -155,6 +157,10 @@ def check_checkpoint(path: str) -> None:
         raise ConfigError(f"--ckpt_path: no such file: {path}")
     if not is_zipfile(path):
         raise ConfigError(f"--ckpt_path: {path} is not a whole checkpoint; it is truncated, or something else.")
+    try:
+        torch.load(path, map_location="meta", weights_only=True, mmap=True)  # The index alone, not the tensors.
+    except (UnpicklingError, RuntimeError) as error:
+        raise ConfigError(f"--ckpt_path: {path} cannot be read as weights alone: {error}") from error
 
 
 def text_byte(error: UnicodeDecodeError) -> int:

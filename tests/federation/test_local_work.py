@@ -127,7 +127,7 @@ def test_removing_a_participant_leaves_its_data_a_fault() -> None:
 
 
 def test_missing_data_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"Participant 'd' has no training set \(there are a, b, c\)"):
+    with pytest.raises(ValueError, match=r"Participant 'd' has no training set; there is 'a', 'b', 'c'"):
         fit(Federation({name: noting() for name in "abcd"}), data(), 1)
 
 

@@ -273,7 +273,7 @@ def test_pooling_nothing() -> None:
 
 
 def test_a_participant_without_data() -> None:
-    words = r"Participant 'b' has no training set \(there are a, other\)"
+    words = r"Participant 'b' has no training set; there is 'a', 'other'"
     data = FederatedDataModule({"a": examples(4), "other": examples(4)})
     refused(tiny_federation("ab"), data, words)
     data = FederatedDataModule({"hospital_a": examples(4), "hospitalb": examples(4)})

@@ -75,6 +75,13 @@ def test_a_copied_participant_leaves_the_federation_behind(copied: Callable[[Any
     assert equal(state_of(original["a"]), state_of(alone))
 
 
+def test_a_copy_leaves_the_optimizers_of_a_run_behind() -> None:
+    original = federation()
+    train(original)
+    assert set(original.local) == {"a", "b", "student"}
+    assert pickled(original).local == {}
+
+
 def test_a_pickled_participant_holds_nobody_else() -> None:
     giant = Participant(nn.Linear(4, 100_000), nn.Linear(100_000, 3))
     made = Federation({"a": Participant(nn.Linear(4, 5), nn.Linear(5, 3)), "giant": giant})

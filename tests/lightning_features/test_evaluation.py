@@ -138,7 +138,7 @@ def test_predictions_come_from_a_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("who", "words"),
-    [("hospital", r"no participant 'hospital' \(there are a, b\)"), ("bb", r"no participant 'bb'; did you mean 'b'\?")],
+    [("hospital", r"no participant 'hospital'; there is 'a', 'b'"), ("bb", r"no participant 'bb'; did you mean 'b'\?")],
 )
 def test_an_unknown_predictor_is_refused(who: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):

@@ -135,9 +135,11 @@ def test_the_end_of_a_validation_within_a_round_resumes_exactly(tmp_path: Path) 
     check(FEDERATIONS["distilled, mixed"], tmp_path, (2, 9), every=AT_VALIDATION_END, val_check_interval=0.5)
 
 
-def test_a_round_without_validation_resumes_exactly_at_its_last_batch(tmp_path: Path) -> None:
-    every = {"every_n_train_steps": BATCHES}
-    check(FEDERATIONS["distilled"], tmp_path, (BATCHES,), every=every, check_val_every_n_epoch=2)
+@pytest.mark.parametrize("limit", [BATCHES, 3])
+def test_a_round_without_validation_resumes_exactly_at_its_last_batch(limit: int, tmp_path: Path) -> None:
+    every = {"every_n_train_steps": limit}
+    settings = {"check_val_every_n_epoch": 2, "limit_train_batches": limit}
+    check(FEDERATIONS["distilled"], tmp_path, (limit,), every=every, **settings)
 
 
 @pytest.mark.parametrize(
