@@ -224,7 +224,7 @@ class NumpyNoise:
 
 
 def test_a_transform_may_draw_from_numpy(tmp_path: Path) -> None:
-    check(setup(own={"b": {"transform": NumpyNoise()}}), tmp_path, (4, BATCHES), every=EVERY_BATCH)
+    check(setup(own={"b": {"transform": NumpyNoise()}}), tmp_path, (2, BATCHES), every=EVERY_BATCH)
 
 
 # The order of the participants

@@ -1,0 +1,152 @@
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+
+from hetfed_lightning import Federation
+from hetfed_lightning.cli.compare import CompareCLI, centralised_data, same_recipes
+from hetfed_lightning.cli.outcomes import ARMS
+from tests.cli.commands import hetfed, participant, put, tiny, written
+from tests.federations import equal, state_of, tiny_data
+
+State = dict[str, Tensor]
+
+
+class Watched:
+    """What each training began with and saw, and what it ended with."""
+
+    def __init__(self) -> None:
+        self.starts: list[dict[str, State]] = []
+        self.ends: list[dict[str, State]] = []
+        self.data: list[dict[str, Tensor]] = []
+        self.tests: list[dict[str, Tensor]] = []
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """Looks into every `Trainer.fit`."""
+    found = Watched()
+    fit = L.Trainer.fit
+
+    def watch(self: L.Trainer, model: Federation, **arguments: Any) -> None:
+        found.starts.append({name: state_of(one) for name, one in model.members().items()})
+        data = arguments["datamodule"].data
+        found.data.append({name: examples.inputs.clone() for name, examples in data.train.items()})
+        found.tests.append({name: examples.inputs.clone() for name, examples in data.test.items()})
+        fit(self, model, **arguments)
+        found.ends.append({name: state_of(one) for name, one in model.members().items()})
+
+    monkeypatch.setattr(L.Trainer, "fit", watch)
+    return found
+
+
+def rows() -> list[dict[str, str]]:
+    with Path("tables/outcomes.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_arm_on_every_seed(capsys: pytest.CaptureFixture[str], watched: Watched) -> None:
+    ended = hetfed(capsys, "compare", "-c", written(tiny()), "--seeds", "2", "--output", "tables")
+    assert (ended.code, ended.err.count("hetfed: error")) == (0, 0)
+    names = ["hospital_a", "hospital_b"]
+    expected = [(arm, str(seed), name) for seed in range(2) for arm in ARMS for name in names]
+    assert [(row["arm"], row["seed"], row["participant"]) for row in rows()] == expected
+    assert all(0 <= float(row[key]) <= 1 for row in rows() for key in ("own", "everyone"))
+    table = Path("tables/table.md").read_text(encoding="utf-8").splitlines()
+    assert [line.split("|")[1].strip() for line in table if line.startswith("|")][2:] == [*names, "mean", "worst"]
+    assert "own: gain" in table[0]
+    assert ended.out.count("seed 1") == 3
+
+    federation, alone, pooled = 0, 1, 2
+    # The same start and the same data for those two, and another start and split with another seed.
+    for name in names:
+        assert equal(watched.starts[federation][name], watched.starts[alone][name])
+        assert torch.equal(watched.data[federation][name], watched.data[alone][name])
+        assert not equal(watched.starts[federation][name], watched.starts[federation + 3][name])
+        assert not torch.equal(watched.data[federation][name], watched.data[federation + 3][name])
+        assert torch.equal(watched.tests[federation][name], watched.tests[pooled][name])
+        # Centralised: everyone's training data.
+        assert len(watched.data[pooled][name]) == sum(map(len, watched.data[federation].values()))
+    together, apart = watched.ends[federation], watched.ends[alone]
+    shared = [key for key in together["hospital_a"] if key.startswith("backbone.")]
+    assert all(torch.equal(together["hospital_a"][key], together["hospital_b"][key]) for key in shared)
+    assert not any(torch.equal(apart["hospital_a"][key], apart["hospital_b"][key]) for key in shared)
+
+
+def test_equal_recipes_are_one_model_on_pooled_data(capsys: pytest.CaptureFixture[str], watched: Watched) -> None:
+    ended = hetfed(
+        capsys, "compare", "-c", written(tiny(("a", "b"))), "--seeds", "[3]", "--arms", "[centralised]",
+        "--output", "tables", "--trainer.max_epochs", "2",
+    )  # fmt: skip
+    assert ended.code == 0
+    assert [(row["arm"], row["seed"]) for row in rows()] == [("centralised", "3")] * 2
+    # The second did not train; it was measured with the first one's weights, so everyone's figure is the same.
+    assert equal(watched.ends[0]["b"], watched.starts[0]["b"])
+    assert not equal(watched.ends[0]["a"], watched.starts[0]["a"])
+    assert len({row["everyone"] for row in rows()}) == 1
+
+
+def test_a_student_is_for_the_federation_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny()
+    config["model"]["student"] = participant()
+    config["trainer"]["callbacks"].append({"class_path": "hetfed_lightning.EnsembleDistillation"})
+    arms = "[federation,local_only]"
+    ended = hetfed(capsys, "compare", "-c", written(config), "--output", "tables", "--arms", arms)
+    assert (ended.code, ended.err.count("hetfed: error")) == (0, 0)
+    assert {row["arm"] for row in rows()} == {"federation", "local_only"}
+
+
+def test_logs_checkpoints_and_bars_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny()
+    for key in ("logger", "enable_checkpointing", "enable_progress_bar"):
+        del config["trainer"][key]
+    config["trainer"]["callbacks"].append({"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"})
+    arms = "[local_only]"
+    assert hetfed(capsys, "compare", "-c", written(config), "--output", "tables", "--arms", arms).code == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["config.yaml", "pool.npz", "tables"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--arms", "[centralized]"], "centralized"), (["--seeds", "one"], "seeds"), (["--sedes", "2"], "--sedes")],
+)
+def test_options_that_cannot_be(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
+    ended = hetfed(capsys, "compare", "-c", written(tiny()), *arguments)
+    assert (ended.code, words in ended.err) == (2, True)
+
+
+def test_what_does_not_fit_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny()
+    put(config, "model.participants.hospital_b.init_args.backbone.init_args.in_features", 9)
+    ended = hetfed(capsys, "compare", "-c", written(config))
+    assert (ended.code, "'hospital_b'" in ended.err) == (2, True)
+
+
+def test_recipes_that_repeat() -> None:
+    # b is a that joins later; c has another learning rate; d repeats c.
+    other = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}}
+    recipes = {
+        "a": participant(), "b": participant(joins_at=3), "c": participant(optimizer=other),
+        "d": participant(optimizer=other), "e": participant(local_epochs=2),
+    }  # fmt: skip
+    assert same_recipes(recipes) == {"b": "a", "d": "c"}
+    assert recipes["b"]["init_args"]["joins_at"] == 3
+
+
+def test_pooled_data_by_hand() -> None:
+    data = tiny_data().data
+    together = centralised_data(data)
+    # tiny_data: 12, 16 and 20 training examples.
+    assert [len(one) for one in together.train.values()] == [48, 48, 48]  # type: ignore[arg-type]
+    assert together.test is data.test
+    assert together.global_test is data.global_test
+
+
+def test_the_command_makes_nothing_by_itself() -> None:
+    command = CompareCLI(["-c", str(written(tiny())), "--seeds", "[4, 5]"], run=False)
+    assert command.config.seeds == [4, 5]
+    assert not hasattr(command, "trainer")

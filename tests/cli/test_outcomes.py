@@ -1,0 +1,141 @@
+import csv
+import math
+from pathlib import Path
+
+from hetfed_lightning.cli.outcomes import (
+    Arm,
+    Outcome,
+    by_seed,
+    comparison_table,
+    harmed_share,
+    mean_of,
+    spread,
+    verdicts,
+    worst_of,
+    write_comparison,
+)
+
+
+def outcome(arm: Arm, seed: int, name: str, own: float, everyone: float = math.nan) -> Outcome:
+    return Outcome(arm, seed, name, "accuracy", own, everyone)
+
+
+# Own accuracy, by (seed 0, seed 1):
+#              federation   local only    gain
+#   a          0.8  0.6     0.5  0.5      +0.3  +0.1
+#   b          0.4  0.6     0.6  0.6      -0.2   0.0
+#   mean       0.6  0.6     0.55 0.55     +0.05 +0.05
+#   worst      0.4  0.6     0.5  0.5      -0.1  +0.1
+OUTCOMES = [
+    outcome("federation", 0, "a", 0.8), outcome("federation", 0, "b", 0.4),
+    outcome("local_only", 0, "a", 0.5), outcome("local_only", 0, "b", 0.6),
+    outcome("federation", 1, "a", 0.6), outcome("federation", 1, "b", 0.6),
+    outcome("local_only", 1, "a", 0.5), outcome("local_only", 1, "b", 0.6),
+]  # fmt: skip
+
+
+def test_the_table_by_hand() -> None:
+    table = comparison_table(OUTCOMES)
+    assert list(table.header) == ["participant", "own: federation", "own: local_only", "own: gain"]
+    # Sample standard deviation of two values: their difference over the square root of 2.
+    assert [list(row) for row in table.rows] == [
+        ["a", "0.700 ± 0.141", "0.500 ± 0.000", "+0.200 ± 0.141"],
+        ["b", "0.500 ± 0.141", "0.600 ± 0.000", "-0.100 ± 0.141"],
+        ["mean", "0.600 ± 0.000", "0.550 ± 0.000", "+0.050 ± 0.000"],
+        ["worst", "0.500 ± 0.141", "0.500 ± 0.000", "+0.000 ± 0.141"],
+    ]
+
+
+def test_the_worst_is_taken_in_each_seed_before_the_mean_over_seeds() -> None:
+    # Worst of seed 0 is a (0.1), of seed 1 b (0.3): mean 0.2, though a's mean is 0.5 and b's 0.6.
+    found = [
+        outcome("federation", 0, "a", 0.1), outcome("federation", 0, "b", 0.9),
+        outcome("federation", 1, "a", 0.9), outcome("federation", 1, "b", 0.3),
+    ]  # fmt: skip
+    assert by_seed(found, "federation", "own", ["a", "b"], worst_of) == {0: 0.1, 1: 0.3}
+    assert comparison_table(found).rows[-1][1].startswith("0.200 ± ")
+
+
+def test_harmed_share_by_hand() -> None:
+    # Of (a, 0), (b, 0), (a, 1), (b, 1) only (b, 0) lost; an equal figure is no harm: 1 / 4.
+    assert harmed_share(OUTCOMES, "own") == 0.25
+
+
+def test_harm_needs_both_figures() -> None:
+    assert math.isnan(harmed_share(OUTCOMES, "everyone"))
+    assert math.isnan(harmed_share([one for one in OUTCOMES if one.arm == "federation"], "own"))
+    lonely = [*OUTCOMES, outcome("federation", 2, "a", 0.0), outcome("local_only", 1, "c", 1.0)]
+    assert harmed_share(lonely, "own") == 0.25
+
+
+def test_verdicts_pair_the_seeds() -> None:
+    (verdict,) = verdicts(OUTCOMES)
+    assert verdict.startswith("own accuracy: federation - local_only = +0.050 ± 0.000 (mean over participants, 2 seed")
+    assert verdict.endswith("; 25% of participants harmed")
+    # A third seed that has no counterpart counts for nothing.
+    assert verdicts([*OUTCOMES, outcome("federation", 2, "a", 1.0)]) == verdicts(OUTCOMES)
+
+
+def test_both_scopes_stand_side_by_side() -> None:
+    found = [outcome("federation", 0, "a", 0.5, 0.25), outcome("centralised", 0, "a", 0.75, 1.0)]
+    table = comparison_table(found)
+    assert list(table.header) == [
+        "participant", "own: federation", "own: centralised", "global: federation", "global: centralised",
+    ]  # fmt: skip
+    # One participant: neither mean nor worst. One seed: no deviation. No local only: no gain.
+    assert [list(row) for row in table.rows] == [["a", "0.500", "0.750", "0.250", "1.000"]]
+    assert verdicts(found) == []
+
+
+def test_a_participant_without_a_figure_has_a_dash() -> None:
+    table = comparison_table([outcome("federation", 0, "a", math.nan), outcome("federation", 0, "b", 0.5)])
+    assert [list(row) for row in table.rows] == [["a", "-"], ["b", "0.500"], ["mean", "0.500"], ["worst", "0.500"]]
+
+
+def test_small_figures() -> None:
+    assert [spread([]), spread([0.5]), spread([0.5], signed=True), spread([1.0, 2.0])] == [
+        "-", "0.500", "+0.500", "1.500 ± 0.707",
+    ]  # fmt: skip
+    assert mean_of([1.0, math.nan, 2.0]) == 1.5
+    assert math.isnan(mean_of([]))
+
+
+def test_the_files(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    write_comparison(OUTCOMES, folder)
+    with (folder / "outcomes.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(OUTCOMES)
+    assert list(rows[0].items())[:5] == [
+        ("arm", "federation"), ("seed", "0"), ("participant", "a"), ("metric", "accuracy"), ("own", "0.8"),
+    ]  # fmt: skip
+    text = (folder / "table.md").read_text(encoding="utf-8")
+    assert text.startswith(comparison_table(OUTCOMES).markdown())
+    assert text.rstrip().endswith(verdicts(OUTCOMES)[0])
+
+
+def test_different_headline_metrics_are_not_called_by_one_name() -> None:
+    mixed = [
+        Outcome("federation", 0, "a", "accuracy", 0.5, math.nan),
+        Outcome("local_only", 0, "a", "accuracy", 0.25, math.nan),
+        Outcome("federation", 0, "b", "f1", 0.5, math.nan),
+        Outcome("local_only", 0, "b", "f1", 0.25, math.nan),
+    ]
+    assert verdicts(mixed)[0].startswith("own accuracy, f1: ")
+
+
+def test_less_is_better_for_errors() -> None:
+    # Errors: a fell from 2 to 1 (a gain of 1), b rose from 1 to 4 (a loss of 3): harmed 1 of 2, worst is the largest.
+    found = [
+        Outcome("federation", 0, "a", "mae", 1.0, math.nan, higher_is_better=False),
+        Outcome("federation", 0, "b", "mae", 4.0, math.nan, higher_is_better=False),
+        Outcome("local_only", 0, "a", "mae", 2.0, math.nan, higher_is_better=False),
+        Outcome("local_only", 0, "b", "mae", 1.0, math.nan, higher_is_better=False),
+    ]
+    assert harmed_share(found, "own") == 0.5
+    assert [list(row) for row in comparison_table(found).rows] == [
+        ["a", "1.000", "2.000", "+1.000"],
+        ["b", "4.000", "1.000", "-3.000"],
+        ["mean", "2.500", "1.500", "-1.000"],
+        ["worst", "4.000", "2.000", "-2.000"],
+    ]

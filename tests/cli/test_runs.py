@@ -1,0 +1,228 @@
+import csv
+import pickle
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import lightning as L
+import pytest
+import torch
+import yaml
+
+from hetfed_lightning.cli.export import load_participant
+from hetfed_lightning.cli.predictions import write_predictions
+from tests.cli.commands import CLASSES, hetfed, participant, tiny, written
+
+INPUTS = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
+
+
+def logged(*names: str, student: bool = False) -> dict[str, Any]:
+    """A configuration that logs and saves."""
+    config = tiny(names or ("hospital_a", "hospital_b"))
+    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs", "name": "tiny"}}
+    config["trainer"] |= {"logger": logger, "enable_checkpointing": True, "log_every_n_steps": 1}
+    config["trainer"]["callbacks"].append(
+        {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"filename": "last"}}
+    )
+    if student:
+        config["model"]["student"] = participant()
+        config["trainer"]["callbacks"].append({"class_path": "hetfed_lightning.EnsembleDistillation"})
+    return config
+
+
+@pytest.fixture
+def run_folder(capsys: pytest.CaptureFixture[str]) -> Path:
+    """A finished run of two participants."""
+    ended = hetfed(capsys, "fit", "-c", written(logged()))
+    assert ended.code == 0, ended.err
+    return Path("runs/tiny/version_0")
+
+
+def checkpoint(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def shown(out: str) -> list[str]:
+    """First column of the table that a command printed."""
+    lines = out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("participant "))
+    return [line.split()[0] for line in lines[start + 2 :] if line][:3]
+
+
+def test_fit_shows_a_table_and_where_it_wrote(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = hetfed(capsys, "fit", "-c", written(logged()))
+    assert ended.code == 0
+    assert shown(ended.out) == ["hospital_a", "hospital_b", "mean"]
+    assert "Logs: tensorboard --logdir runs/tiny/version_0" in ended.out
+    assert "Checkpoint: " in ended.out
+    assert checkpoint(Path("runs/tiny/version_0")).is_file()
+
+
+def test_the_saved_configuration_is_the_run(capsys: pytest.CaptureFixture[str], run_folder: Path) -> None:
+    saved = run_folder / "config.yaml"
+    found = yaml.safe_load(saved.read_text(encoding="utf-8"))
+    assert list(found["model"]["participants"]) == ["hospital_a", "hospital_b"]
+    again = hetfed(capsys, "fit", "-c", saved)
+    assert again.code == 0
+    one, other = (
+        torch.load(checkpoint(Path(f"runs/tiny/version_{i}")), weights_only=True)["state_dict"] for i in range(2)
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_run_goes_on_from_its_checkpoint(capsys: pytest.CaptureFixture[str], run_folder: Path) -> None:
+    more = ("--trainer.max_epochs", "2", "--ckpt_path", checkpoint(run_folder))
+    assert hetfed(capsys, "fit", "-c", written(logged()), *more).code == 0
+    saved = torch.load(checkpoint(Path("runs/tiny/version_1")), weights_only=True)
+    assert saved["epoch"] == 1
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_evaluation_of_a_checkpoint(capsys: pytest.CaptureFixture[str], run_folder: Path, command: str) -> None:
+    ended = hetfed(capsys, command, "-c", run_folder / "config.yaml", "--ckpt_path", checkpoint(run_folder))
+    assert ended.code == 0
+    assert shown(ended.out) == ["hospital_a", "hospital_b", "mean"]
+
+
+def read_predictions(folder: Path) -> dict[str, list[list[str]]]:
+    found = {}
+    for path in sorted((folder / "predictions").iterdir()):
+        with path.open(encoding="utf-8", newline="") as file:
+            found[path.stem] = list(csv.reader(file))
+    return found
+
+
+def test_predictions_of_each_participant(capsys: pytest.CaptureFixture[str], run_folder: Path) -> None:
+    ended = hetfed(capsys, "predict", "-c", run_folder / "config.yaml", "--ckpt_path", checkpoint(run_folder))
+    assert ended.code == 0
+    assert ended.out.count("Predictions: ") == 2
+    found = read_predictions(Path("runs/tiny/version_1"))
+    assert list(found) == ["hospital_a", "hospital_b"]
+    # 90 points less 9 public and 18 for all leave 63: 32 and 31, of which a fifth is each one's test set: 6.4, 6.2.
+    for rows in found.values():
+        assert rows[0] == ["example", "class", "p0", "p1", "p2"]
+        assert [row[0] for row in rows[1:]] == [str(i) for i in range(len(rows) - 1)]
+        assert len(rows) - 1 in {6, 7}
+        for row in rows[1:]:
+            probabilities = [float(value) for value in row[2:]]
+            assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+            assert int(row[1]) == probabilities.index(max(probabilities))
+
+
+def test_predictions_of_a_student(capsys: pytest.CaptureFixture[str]) -> None:
+    config = written(logged(student=True))
+    assert hetfed(capsys, "fit", "-c", config).code == 0
+    ended = hetfed(capsys, "predict", "-c", config, "--ckpt_path", checkpoint(Path("runs/tiny/version_0")))
+    assert ended.code == 0, ended.err
+    found = read_predictions(Path("runs/tiny/version_1"))
+    assert all(name.startswith("student") for name in found)
+    assert "student" in found
+    assert len(found["student"]) == 1 + 18
+
+
+def test_prediction_files_by_hand(tmp_path: Path) -> None:
+    loaders = [[torch.tensor([[0.25, 0.75], [0.5, 0.5]])], [torch.tensor([1.5]), torch.tensor([[2.0]])]]
+    first, second = write_predictions(loaders, ["a", "b"], tmp_path / "new")
+    assert first.read_text(encoding="utf-8").splitlines() == ["example,class,p0,p1", "0,1,0.25,0.75", "1,0,0.5,0.5"]
+    assert second.read_text(encoding="utf-8").splitlines() == ["example,p0", "0,1.5", "1,2"]
+    (alone,) = write_predictions(loaders[0], ["c"], tmp_path)
+    assert alone.read_bytes() == first.read_bytes()
+
+
+def export(capsys: pytest.CaptureFixture[str], folder: Path, name: str, file: Path | None = None) -> tuple[int, str]:
+    options = ("--ckpt_path", file or checkpoint(folder), "--participant", name, "--output", "exported")
+    ended = hetfed(capsys, "export", "-c", folder / "config.yaml", *options)
+    return ended.code, ended.err
+
+
+def test_an_exported_participant_is_the_one_in_the_federation(
+    capsys: pytest.CaptureFixture[str], run_folder: Path
+) -> None:
+    assert export(capsys, run_folder, "hospital_b") == (0, "")
+    assert sorted(path.name for path in Path("exported").iterdir()) == ["participant.yaml", "weights.safetensors"]
+    alone = load_participant("exported").eval()
+    saved = torch.load(checkpoint(run_folder), weights_only=True)["state_dict"]
+    inside = {
+        key.removeprefix("participants.hospital_b."): value for key, value in saved.items() if ".hospital_b." in key
+    }
+    other = load_participant("exported")
+    other.load_state_dict(inside)
+    with torch.no_grad():
+        assert torch.equal(alone(INPUTS), other.eval()(INPUTS))
+        assert alone(INPUTS).shape == (7, CLASSES)
+    assert inside.keys() == alone.state_dict().keys()
+
+
+def test_the_folder_holds_nobody_else(capsys: pytest.CaptureFixture[str], run_folder: Path) -> None:
+    assert export(capsys, run_folder, "hospital_b")[0] == 0
+    content = b"".join(path.read_bytes() for path in Path("exported").iterdir())
+    saved = torch.load(checkpoint(run_folder), weights_only=True)["state_dict"]
+    for part in ("weight", "bias"):
+        own, others = (
+            saved[f"participants.{name}.head.{part}"].numpy().tobytes() for name in ("hospital_b", "hospital_a")
+        )
+        assert own in content
+        assert others not in content
+    assert b"hospital_a" not in content
+    # (4 + 1) * 6 + (6 + 1) * 5 + (5 + 1) * 3 float32 numbers and a header.
+    numbers = 4 * (30 + 35 + 18)
+    assert numbers < Path("exported/weights.safetensors").stat().st_size < numbers + 1000
+
+
+def test_an_unknown_participant_is_not_exported(capsys: pytest.CaptureFixture[str], run_folder: Path) -> None:
+    code, error = export(capsys, run_folder, "hospitol_a")
+    assert (code, "did you mean 'hospital_a'?" in error) == (2, True)
+    assert not Path("exported").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "export"])
+@pytest.mark.parametrize("fault", ["missing", "truncated", "empty"])
+def test_checkpoints_that_cannot_be_read(capsys: pytest.CaptureFixture[str], command: str, fault: str) -> None:
+    bad = Path("bad.ckpt")
+    if fault != "missing":
+        torch.save({"state_dict": {"participants.hospital_a.x": torch.zeros(100)}}, bad)
+        bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2] if fault == "truncated" else b"")
+    more = ("--participant", "hospital_a", "--output", "exported") if command == "export" else ()
+    ended = hetfed(capsys, command, "-c", written(tiny()), "--ckpt_path", bad, *more)
+    assert ended.code == 2
+    assert "bad.ckpt" in ended.err
+    assert "Traceback" not in ended.err
+    assert not Path("exported").exists()
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (Path.mkdir, (Path("executed"),))
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "export"])
+def test_a_checkpoint_runs_no_code(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with ZipFile("bad.ckpt", "w") as file:
+        file.writestr("archive/data.pkl", pickle.dumps(Payload(), protocol=2))
+        file.writestr("archive/version", "3")
+    more = ("--participant", "hospital_a", "--output", "exported") if command == "export" else ()
+    ended = hetfed(capsys, command, "-c", written(tiny()), "--ckpt_path", "bad.ckpt", *more)
+    assert ended.code == 2
+    assert "bad.ckpt cannot be read as weights alone" in ended.err
+    assert not Path("executed").exists()
+
+
+def test_a_checkpoint_from_elsewhere_is_read_as_weights_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Lightning's default is to unpickle what it fetches by URL, whatever that is.
+    seen: list[Any] = []
+
+    # The signature stays: the options of the command are made of it.
+    @wraps(L.Trainer.test)
+    def watch(self: L.Trainer, **arguments: Any) -> None:
+        seen.append(arguments["weights_only"])
+
+    monkeypatch.setattr(L.Trainer, "test", watch)
+    command = ("test", "-c", written(tiny()), "--ckpt_path", "http://localhost/x.ckpt")
+    assert hetfed(capsys, *command).code == 0
+    assert hetfed(capsys, *command, "--weights_only", "false").code == 0
+    assert seen == [True, False]
