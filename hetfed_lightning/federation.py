@@ -386,6 +386,11 @@ class Federation(L.LightningModule):
         """Tell the participants."""
         self._forward("on_train_end")
 
+    def teardown(self, stage: str) -> None:
+        """Tell the participants, and end worker processes."""
+        self._forward("teardown", stage=stage)
+        self.close_loader()
+
     # Evaluation
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -462,10 +467,10 @@ class Federation(L.LightningModule):
             trained = self._saved["in_progress"]["round"] + 1 if self._saved else self.current_round
         self.logbook.publish(self, stage, trained)
 
-    def _forward(self, hook: str, names: Sequence[str] | None = None) -> None:
+    def _forward(self, hook: str, names: Sequence[str] | None = None, **options: Any) -> None:
         members = self.everyone()
         for name in members if names is None else names:
-            cast("Callable[[], None]", getattr(members[name], hook))()
+            cast("Callable[..., None]", getattr(members[name], hook))(**options)
 
     # What a participant asks of its host
 
@@ -476,6 +481,11 @@ class Federation(L.LightningModule):
     def schedulers_of(self, participant: Participant) -> list[Any]:
         """The participant's own schedulers."""
         return [schedule.scheduler for schedule in self.local[cast("str", participant.name)].schedules]
+
+    def close_loader(self) -> None:
+        """End the worker processes of the training data, if there are any."""
+        if isinstance(loader := self.trainer.train_dataloader, RoundLoader):
+            loader.close()
 
     def train_loader(self) -> RoundLoader:
         """The loader of the run in progress."""

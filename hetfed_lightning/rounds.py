@@ -76,6 +76,11 @@ class RoundClock(L.Callback):
         del trainer, pl_module
         self._open_round = None
 
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """End worker processes at once."""
+        del trainer, exception
+        pl_module.close_loader()
+
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Open a round at its first batch; take up one that a checkpoint was made in."""
         del batch

@@ -166,6 +166,16 @@ class RoundLoader:
             )
         return iter(self._loader)
 
+    def close(self) -> None:
+        """End the worker processes, which start again with the next round.
+
+        Left to the garbage collector, torch waits 5 seconds for each of them.
+        """
+        iterator = None if self._loader is None else self._loader._iterator
+        self._loader = None
+        if self.num_workers and iterator is not None:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
+
     def _sample_seed(self, round_index: int, name: str, step: int, index: int) -> int:
         return stream_seed(self.schedule.seed, "sample", round_index, name, step, index)
 

@@ -1,6 +1,8 @@
 """Options of ``lightning.Trainer`` mean for a federation what a Lightning user expects of them."""
 
+import multiprocessing
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -10,8 +12,19 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, Participant
-from tests.federations import equal, fit, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation, Participant
+from tests.federations import (
+    Listed,
+    equal,
+    examples,
+    fit,
+    sgd,
+    state_of,
+    tiny_data,
+    tiny_federation,
+    tiny_participant,
+    trainer,
+)
 
 NAMES = ("a", "b", "c")  # with 3, 4 and 5 batches of 4
 
@@ -220,6 +233,21 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         MisconfigurationException, match=r"trains on one device, got 2 processes\. Use Trainer\(devices=1\)"
     ):
         made.fit(tiny_federation(), datamodule=tiny_data())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_worker_processes_end_with_the_fit(fails: bool) -> None:
+    # Left to the garbage collector, torch waits 5 seconds for each.
+    class Fails(L.Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            if fails:
+                raise ArithmeticError
+
+    before = set(multiprocessing.active_children())
+    data = FederatedDataModule({name: Listed(examples(8)) for name in NAMES}, batch_size=4, num_workers=2)
+    with pytest.raises(ArithmeticError) if fails else nullcontext():
+        fit(tiny_federation(), data, 2, Fails())
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_a_participant_that_is_told_to_step_itself_does() -> None:
