@@ -1,7 +1,6 @@
 """A configuration small enough for a test to train, and ``hetfed`` run in this process."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -106,8 +105,3 @@ def put(config: dict[str, Any], dotted: str, value: Any) -> None:
     for key in above:
         inside = inside[int(key)] if isinstance(inside, list) else inside.setdefault(key, {})
     inside[int(last) if isinstance(inside, list) else last] = value
-
-
-def forget(module: str) -> None:
-    """Make Python import a module anew."""
-    sys.modules.pop(module, None)
