@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hetfed_lightning.ledger import tag
-
 
 @dataclass(frozen=True)
 class Table:
@@ -77,8 +75,3 @@ def _title(base: str, stage: str) -> str:
     name = base.removeprefix(f"{stage}_")
     everyone = name.startswith("global_")
     return f"{'global' if everyone else 'own'} {name.removeprefix('global_')}"
-
-
-def owner_tag(metric: str, name: str, *, everyone: bool) -> str:
-    """Tag of a participant's test metric."""
-    return tag(f"test_{metric}", name, everyone=everyone)
