@@ -11,7 +11,9 @@ from torch import Tensor
 from hetfed_lightning.aggregation.state import State, accumulation_dtype, check_states
 
 
-def state_divergence(states: Sequence[State], keys: Iterable[str] | None = None) -> float:
+def state_divergence(
+    states: Sequence[State], keys: Iterable[str] | None = None, *, centre: State | None = None
+) -> float:
     """Distance of the states from their mean, relative to the length of that mean.
 
     With each state's floating tensors laid end to end as the vector ``x_k`` and their unweighted mean ``m``,
@@ -22,6 +24,8 @@ def state_divergence(states: Sequence[State], keys: Iterable[str] | None = None)
     Args:
         states: One state per participant, K in all, with equal keys, shapes and dtypes.
         keys: The keys to compare, all by default; integer and bool tensors among them are passed over.
+        centre: What to measure from in place of the mean, such as the aggregate that a rule made of the states:
+            a third of the cost, in the precision of the states.
 
     Returns:
         A number of at least 0, exactly 0.0 if all states are equal; infinite if they differ around a mean of
@@ -30,7 +34,8 @@ def state_divergence(states: Sequence[State], keys: Iterable[str] | None = None)
     Raises:
         ValueError: If there is no state, two disagree on a key, shape or dtype, or one of `keys` is in none.
     """
-    check_states(states, torch.ones(len(states)))
+    everyone = [*states, *([] if centre is None else [centre])]
+    check_states(everyone, torch.ones(len(everyone)))
     chosen = list(states[0]) if keys is None else list(dict.fromkeys(keys))
     unknown = [key for key in chosen if key not in states[0]]
     if unknown:
@@ -39,7 +44,8 @@ def state_divergence(states: Sequence[State], keys: Iterable[str] | None = None)
     with torch.no_grad():
         for key in chosen:
             if states[0][key].is_floating_point():
-                spread, size = _squares([state[key] for state in states])
+                tensors = [state[key] for state in states]
+                spread, size = _squares(tensors) if centre is None else _squares_around(tensors, centre[key])
                 distance, length = distance + spread, length + size
     if distance == 0:
         return 0.0
@@ -47,12 +53,28 @@ def state_divergence(states: Sequence[State], keys: Iterable[str] | None = None)
 
 
 def _squares(tensors: Sequence[Tensor]) -> tuple[float, float]:
-    """Return the mean squared distance from the mean, and the mean's squared length, of one key."""
-    origin = tensors[0].to(accumulation_dtype(tensors[0]))
-    # Around the first, so that equal tensors have a distance of exactly zero.
-    drift = torch.zeros_like(origin)
-    for tensor in tensors:
-        drift.add_(tensor.to(origin.dtype) - origin)
+    """Return the mean squared distance from the mean, and the mean's squared length, of one key.
+
+    In one pass over the participants, around the first of them: the mean square around the mean is the one around
+    any point less the square of what lies between. Equal tensors have a distance of exactly zero.
+    """
+    origin = tensors[0].to(accumulation_dtype(tensors[0])).reshape(-1)
+    drift, step = torch.zeros_like(origin), torch.empty_like(origin)
+    squares = []
+    for tensor in tensors[1:]:
+        torch.sub(tensor.reshape(-1), origin, out=step)
+        drift.add_(step)
+        squares.append(step.dot(step))
+    if not squares:
+        return 0.0, float(origin.dot(origin))
     drift.div_(len(tensors))
-    spread = torch.stack([(tensor.to(origin.dtype) - origin - drift).square().sum() for tensor in tensors])
-    return float(spread.mean()), float((origin + drift).square().sum())
+    around_first = torch.stack(squares).sum() / len(tensors)
+    spread = (around_first - drift.dot(drift)).clamp(min=0)
+    mean = origin + drift
+    return float(spread), float(mean.dot(mean))
+
+
+def _squares_around(tensors: Sequence[Tensor], centre: Tensor) -> tuple[float, float]:
+    """Return the mean squared distance from `centre`, and the squared length of that, of one key."""
+    distances = torch.stack([torch.dist(tensor, centre) for tensor in tensors]).double()
+    return float(distances.square().mean()), float(centre.norm().double().square())

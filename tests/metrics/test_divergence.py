@@ -87,3 +87,22 @@ def test_refuses_keys_that_nobody_has() -> None:
 def test_refuses_states_that_disagree() -> None:
     with pytest.raises(ValueError, match=r"participant 1, key 'w'.*got \(1,\)"):
         state_divergence([{"w": torch.zeros(3)}, {"w": torch.zeros(1)}])
+
+
+@given(SEEDS, st.integers(1, 5))
+def test_around_a_centre_agrees_with_numpy(seed: int, participants: int) -> None:
+    *states, centre = make_states(seed, participants + 1)
+    rows = np.stack([np.append(s["weight"].numpy().ravel(), s["bias"].numpy()) for s in states]).astype(np.float64)
+    around = np.append(centre["weight"].numpy().ravel(), centre["bias"].numpy()).astype(np.float64)
+    expected = np.sqrt(((rows - around) ** 2).sum(axis=1).mean()) / np.linalg.norm(around)
+    assert state_divergence(states, centre=centre) == pytest.approx(expected, rel=1e-5)
+
+
+def test_states_at_the_centre_are_at_exactly_zero() -> None:
+    states = make_states(3)[:1] * 3
+    assert state_divergence(states, centre=states[0]) == 0.0
+
+
+def test_a_centre_of_other_keys_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected the same keys"):
+        state_divergence(make_states(0), centre={"weight": torch.zeros(2, 3)})
