@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 import lightning as L
 from torch import nn, randperm
 
+from hetfed_lightning.backward import go_backward, is_heard
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import GLOBAL, FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
-from hetfed_lightning.guard import FiniteGuard, is_finite
-from hetfed_lightning.ledger import tag
+from hetfed_lightning.guard import FiniteGuard, names_of_non_finite
+from hetfed_lightning.ledger import Reduced, reduction_of, tag
 from hetfed_lightning.logbook import LogBook, is_fitting, stage_of
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
@@ -31,6 +32,7 @@ from hetfed_lightning.rounds import RoundClock, federated_callbacks
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_generator, stream_seed
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.amp import GradScaler
     from torch.optim import Optimizer
 
@@ -98,6 +100,7 @@ class Federation(L.LightningModule):
         self._saved: dict[str, Any] = {}
         self._before_validation = False
         self._open_round = -1
+        self._backward_is_heard = True
 
     def __getstate__(self) -> dict[str, Any]:
         # Optimizers belong to a run; every fit makes new ones.
@@ -227,6 +230,7 @@ class Federation(L.LightningModule):
         check_data(self, self.federated_data)
         for callback in federated_callbacks(self.trainer):
             callback.prepare(self.trainer, self)
+        self._backward_is_heard = is_heard(self.trainer)
         self._forward("on_fit_start")
 
     def on_train_start(self) -> None:
@@ -311,8 +315,12 @@ class Federation(L.LightningModule):
                 for callback in federated_callbacks(self.trainer):
                     term = callback.local_loss(self, participant, batch_idx)
                     loss = loss if term is None else loss + term
-                local.descend(loss, self.manual_backward, self.scaler)
+                local.descend(loss, self.backward_of, self.scaler)
         participant.on_train_batch_end(output, batch, batch_idx)
+
+    def backward_of(self, participant: Participant, loss: Tensor) -> None:
+        """A participant's backward pass, with everything that ``manual_backward`` does."""
+        go_backward(self.trainer, participant, loss, heard=self._backward_is_heard)
 
     @property
     def scaler(self) -> GradScaler | None:
@@ -324,19 +332,22 @@ class Federation(L.LightningModule):
         for name in self.active_names(self.current_round):
             self.local[name].finish(self.scaler)
 
-    def inspect(self) -> None:
-        """Take participants out of the round whose weights or losses are not finite.
+    def inspect(self, *, losses: bool = False) -> None:
+        """Take participants out of the round whose weights are not finite.
+
+        Args:
+            losses: Whether to look at the losses of the local steps as well.
 
         Raises:
             RuntimeError: If nobody is left.
         """
-        for name in self.contributors():
-            if not is_finite(self[name].state_dict().values()):
-                self.quarantine(name, "its weights are not finite")
-            elif not self.logbook.ledgers["train"].finite(tag("train_loss", name)):
+        looked_at = [*self.contributors(), *([] if self.student is None else [STUDENT])]
+        for name in names_of_non_finite({name: self[name].state_dict().values() for name in looked_at}):
+            self.quarantine(name, "its weights are not finite")
+        if losses:
+            noted = self.logbook.ledgers["train"].noted
+            for name in names_of_non_finite({name: noted(tag("train_loss", name)) for name in self.contributors()}):
                 self.quarantine(name, "its loss is not finite")
-        if self.student is not None and not is_finite(self.student.state_dict().values()):
-            self.quarantine(STUDENT, "its weights are not finite")
         active = self.active_names(self.current_round)
         if active and not self.contributors():
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.guard.quarantined.items())
@@ -440,25 +451,37 @@ class Federation(L.LightningModule):
 
     # Logs
 
-    def log_for(self, participant: Participant, name: str, value: Any, **options: Any) -> None:
+    def log_for(
+        self,
+        participant: Participant,
+        name: str,
+        value: Any,
+        prog_bar: bool = False,
+        logger: bool | None = None,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        reduce_fx: str | Callable[..., Any] = "mean",
+        *_: Any,
+        batch_size: int | None = None,
+        **__: Any,
+    ) -> None:
         """Note a participant's value; see :meth:`Participant.log`."""
-        key = tag(name, cast("str", participant.name), everyone=self.scope == "global")
-        if options.get("on_step"):
+        if on_step:
             self.log(f"{name}_step/{participant.name}", value, on_step=True, on_epoch=False, prog_bar=False)
-        if options.get("on_epoch") is False:
+        if on_epoch is False:
             return
         self.logbook.ledgers[stage_of(self.trainer)].record(
-            key,
+            tag(name, cast("str", participant.name), everyone=self.scope == "global"),
             value,
-            weight=float(options.get("batch_size") or 1),
-            prog_bar=bool(options.get("prog_bar")),
-            logger=options.get("logger") is not False,
+            weight=float(batch_size or 1),
+            prog_bar=prog_bar,
+            logger=logger is not False,
+            reduction="mean" if reduce_fx == "mean" else reduction_of(reduce_fx, name),
         )
 
     def log_round(self, values: Mapping[str, float], *, prog_bar: bool = False) -> None:
         """Log the federation's own figures of the round."""
-        for key, value in values.items():
-            self.logbook.log(self, key, value, prog_bar=prog_bar)
+        self.logbook.log(self, {key: Reduced(value, prog_bar) for key, value in values.items()})
 
     def _publish(self, stage: Stage) -> None:
         if stage == "val" and is_fitting(self.trainer):

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+Reduction = Literal["mean", "sum", "min", "max"]
 
 _STAGE = re.compile(r"^(train|val|test)_")
 
@@ -40,6 +42,7 @@ class _Entry:
     metric: Metric | None = None
     prog_bar: bool = False
     logger: bool = True
+    reduction: Reduction = "mean"
 
 
 @dataclass(frozen=True)
@@ -47,25 +50,49 @@ class Reduced:
     """One value at the end of a round, and where its owner wanted it shown."""
 
     value: float
-    prog_bar: bool
-    logger: bool
+    prog_bar: bool = False
+    logger: bool = True
+
+
+def reduction_of(reduce_fx: str | Callable[..., Any], key: str) -> Reduction:
+    """What ``LightningModule.log(reduce_fx=...)`` asks for: a name, or one of torch's functions of that name.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    name = reduce_fx if isinstance(reduce_fx, str) else getattr(reduce_fx, "__name__", "")
+    if name not in get_args(Reduction) or not (isinstance(reduce_fx, str) or reduce_fx is getattr(torch, name)):
+        raise ValueError(f"{key}: expected reduce_fx to be one of {', '.join(get_args(Reduction))}, got {reduce_fx!r}.")
+    return cast("Reduction", name)
 
 
 class Ledger:
-    """Means of logged values weighted by batch size, and metrics computed over all batches."""
+    """Means of logged values weighted by batch size (or sums, or extremes), and metrics computed over all batches."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = defaultdict(_Entry)
 
-    def record(self, key: str, value: Any, *, weight: float = 1.0, prog_bar: bool = False, logger: bool = True) -> None:
+    def record(
+        self,
+        key: str,
+        value: Any,
+        *,
+        weight: float = 1.0,
+        prog_bar: bool = False,
+        logger: bool = True,
+        reduction: Reduction = "mean",
+    ) -> None:
         """Note one value: a number, a tensor with one element, or a metric that computes its own."""
         entry = self._entries[key]
+        entry.reduction = reduction
         entry.prog_bar |= prog_bar
         entry.logger &= logger
         if isinstance(value, Metric):
             entry.metric = value
             return
-        entry.values.append(value.detach() if isinstance(value, Tensor) else torch.tensor(float(value)))
+        if not isinstance(value, Tensor):
+            value = torch.tensor(float(value))
+        entry.values.append(value.detach() if value.ndim == 0 else value.detach().reshape(()))
         entry.weights.append(weight)
 
     def reduce(self) -> dict[str, Reduced]:
@@ -82,6 +109,7 @@ class Ledger:
                 "weights": list(entry.weights),
                 "prog_bar": entry.prog_bar,
                 "logger": entry.logger,
+                "reduction": entry.reduction,
             }
             for key, entry in self._entries.items()
             if entry.values
@@ -90,17 +118,17 @@ class Ledger:
     def load_state_dict(self, state_dict: Mapping[str, Any], device: torch.device) -> None:
         """Go on with what :meth:`state_dict` gave."""
         for key, saved in state_dict.items():
-            values = list(saved["values"].to(device))
-            self._entries[key] = _Entry(values, list(saved["weights"]), None, saved["prog_bar"], saved["logger"])
+            own = dict(saved) | {"values": list(saved["values"].to(device)), "weights": list(saved["weights"])}
+            self._entries[key] = _Entry(**own)
 
-    def finite(self, key: str) -> bool:
-        """Whether every value noted under ``key`` is finite; true when there is none."""
+    def noted(self, key: str) -> list[Tensor]:
+        """All values noted under ``key`` as one tensor; empty when there is none."""
         entry = self._entries.get(key)
-        return entry is None or not entry.values or bool(torch.isfinite(_stacked(entry)).all())
+        return [] if entry is None or not entry.values else [_stacked(entry)]
 
 
 def _stacked(entry: _Entry) -> Tensor:
-    return torch.stack([value.reshape(()).double() for value in entry.values])
+    return torch.stack(entry.values).double()
 
 
 def _value_of(entry: _Entry) -> float:
@@ -109,5 +137,8 @@ def _value_of(entry: _Entry) -> float:
         entry.metric.reset()
         return float(value)
     values = _stacked(entry)
-    weights = torch.tensor(entry.weights, dtype=torch.float64, device=values.device)
-    return float((values * weights).sum() / weights.sum())
+    if entry.reduction == "mean":
+        weights = torch.tensor(entry.weights, dtype=torch.float64, device=values.device)
+        return float((values * weights).sum() / weights.sum())
+    reduced: Tensor = getattr(values, entry.reduction)()
+    return float(reduced)

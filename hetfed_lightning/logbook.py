@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lightning.pytorch.trainer.states import TrainerFn
+import torch
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 
-from hetfed_lightning.ledger import Ledger
+from hetfed_lightning.ledger import Ledger, Reduced
 from hetfed_lightning.rounds import federated_callbacks
 
 if TYPE_CHECKING:
@@ -19,14 +21,15 @@ if TYPE_CHECKING:
 
 def is_fitting(trainer: L.Trainer) -> bool:
     """Whether the trainer is in ``fit``, its validation included."""
-    return trainer.state.fn == TrainerFn.FITTING
+    return trainer.state.fn is TrainerFn.FITTING
 
 
 def stage_of(trainer: L.Trainer) -> Stage:
     """Which figures are being made now."""
-    if trainer.testing:
+    stage = trainer.state.stage  # By identity: comparing Lightning's enumerations costs as much as noting the figure.
+    if stage is RunningStage.TESTING:
         return "test"
-    return "val" if trainer.validating or trainer.sanity_checking else "train"
+    return "val" if stage is RunningStage.VALIDATING or stage is RunningStage.SANITY_CHECKING else "train"
 
 
 class LogBook:
@@ -44,20 +47,29 @@ class LogBook:
         """Drop what an earlier run left unwritten."""
         self.rows = {"train": {}, "val": {}, "test": {}}
 
-    def log(
-        self, federation: Federation, key: str, value: float, *, prog_bar: bool = False, logger: bool = True
-    ) -> None:
-        """One figure of the round, for callbacks and progress bars now and for loggers with its row."""
-        fitting = is_fitting(federation.trainer)
-        if fitting and logger:
-            self.rows[stage_of(federation.trainer)][key] = value
+    def log(self, federation: Federation, figures: Mapping[str, Reduced]) -> None:
+        """Figures of the round, for callbacks and progress bars now and for loggers with their row.
+
+        In a fit they are entered where Lightning's own ``log`` would bring them, which takes a third of a millisecond
+        for each: with twenty participants a fiftieth of a round.
+        """
+        trainer = federation.trainer
+        if is_fitting(trainer):
+            written = {key: figure.value for key, figure in figures.items() if figure.logger}
+            self.rows[stage_of(trainer)].update(written)
+            tensors = {key: torch.tensor(figure.value) for key, figure in figures.items()}
+            trainer.callback_metrics.update(tensors)
+            trainer.logged_metrics.update({key: tensors[key] for key in written})
+            trainer.progress_bar_metrics.update({key: one.value for key, one in figures.items() if one.prog_bar})
+            return
         with warnings.catch_warnings():
             # Without a logger Lightning warns of every tag, yet only what is logged for one is returned by test().
             warnings.filterwarnings("ignore", message=".*logger=True.*have no logger configured")
-            logged = logger and not fitting
-            federation.log(
-                key, value, prog_bar, logged, on_step=False, on_epoch=True, batch_size=1, add_dataloader_idx=False
-            )
+            for key, one in figures.items():
+                federation.log(
+                    key, one.value, one.prog_bar, one.logger,
+                    on_step=False, on_epoch=True, batch_size=1, add_dataloader_idx=False,
+                )  # fmt: skip
 
     def publish(self, federation: Federation, stage: Stage, trained_rounds: int) -> None:
         """Reduce a stage's ledger and show it.
@@ -71,10 +83,8 @@ class LogBook:
         reduced = self.ledgers[stage].reduce()
         if not reduced:
             return
-        for key, entry in reduced.items():
-            self.log(federation, key, entry.value, prog_bar=entry.prog_bar, logger=entry.logger)
-        if not is_fitting(trainer):
-            self.log(federation, "step", float(trained_rounds))
+        axis = {} if is_fitting(trainer) else {"step": Reduced(float(trained_rounds))}
+        self.log(federation, reduced | axis)
         values = {key: entry.value for key, entry in reduced.items()}
         for callback in federated_callbacks(trainer):
             callback.on_metrics(trainer, federation, stage, values)

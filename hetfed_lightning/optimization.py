@@ -101,10 +101,12 @@ class LocalOptimization:
         for key, gradient in state["gradients"].items():
             parameters[key].grad = gradient.to(parameters[key].device, copy=True)
 
-    def descend(self, loss: Tensor, backward: Callable[[Tensor], None], scaler: GradScaler | None = None) -> None:
+    def descend(
+        self, loss: Tensor, backward: Callable[[Participant, Tensor], None], scaler: GradScaler | None = None
+    ) -> None:
         """Backward, and a step once enough batches have been accumulated."""
         batches = self.participant.accumulate_grad_batches
-        backward(loss if batches == 1 else loss / batches)
+        backward(self.participant, loss if batches == 1 else loss / batches)
         self._pending += 1
         if self._pending == batches:
             self.step(scaler)

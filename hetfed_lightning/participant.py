@@ -33,8 +33,8 @@ class Host(Protocol):
     def scope(self) -> str:
         """``"own"`` while the participant sees its own data, ``"global"`` on everyone's."""
 
-    def log_for(self, participant: Participant, name: str, value: Any, **options: Any) -> None:
-        """Record ``value`` under the participant's name."""
+    def log_for(self, participant: Participant, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Record ``value`` under the participant's name; the rest as ``LightningModule.log`` takes it."""
 
     def optimizers_of(self, participant: Participant) -> list[Optimizer]:
         """The participant's optimizers, in the order it configured them."""
@@ -255,10 +255,14 @@ class Participant(L.LightningModule):
         parameters = {name for name, _ in self.named_parameters(remove_duplicate=False)}
         return set(self.state_dict(keep_vars=True)) - parameters
 
+    def view_of(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """The tensors under ``keys`` themselves, detached: they change with the participant."""
+        state = self.state_dict()
+        return {key: state[key] for key in keys}
+
     def state_of(self, keys: Iterable[str]) -> dict[str, Tensor]:
         """Detached copies of the tensors under ``keys``."""
-        state = self.state_dict()
-        return {key: state[key].detach().clone() for key in keys}
+        return {key: tensor.clone() for key, tensor in self.view_of(keys).items()}
 
     @torch.no_grad()
     def load_state_of(self, state: Mapping[str, Tensor]) -> None:
@@ -315,13 +319,7 @@ class Participant(L.LightningModule):
         if host is None:
             super().log(name, value, *args, **kwargs)
         else:
-            host.log_for(
-                self,
-                name,
-                value,
-                **dict(zip(("prog_bar", "logger", "on_step"), args, strict=False)),
-                **kwargs,
-            )
+            host.log_for(self, name, value, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())

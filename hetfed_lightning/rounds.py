@@ -42,6 +42,9 @@ class FederatedCallback(L.Callback):
 
     phase: ClassVar[Phase] = Phase.MONITORING
 
+    gives_finite: ClassVar[bool] = False
+    """Whether ``on_round_end`` vouches that what it puts into participants is finite; if not, they are looked at."""
+
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
         """Before training, once the data is known to fit: refuse what cannot work, find who does what with whom."""
 
@@ -102,10 +105,11 @@ class RoundClock(L.Callback):
             return
         federation: Federation = pl_module
         federation.finish_local_work()
-        federation.inspect()
+        federation.inspect(losses=True)
         for callback in federated_callbacks(trainer):
             callback.on_round_end(trainer, federation, federation.current_round)
-            federation.inspect()
+            if callback.phase < Phase.MONITORING and not callback.gives_finite:
+                federation.inspect()
         federation.close_round()
         self._open_round = None
 

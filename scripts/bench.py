@@ -2,8 +2,8 @@
 
 Both run in one process, a round of one after a round of the other, so that whatever else the machine does hits
 both; the ratio of each pair is what counts. The plain loop is what a researcher would write: forward, loss,
-backward, step for every participant and batch, then a weighted mean of the states. Neither logs to disk,
-validates, or saves.
+backward, step for every participant and batch, then the mean of what they share, weighted by samples. Neither
+distils, logs to disk, validates, or saves.
 
     python scripts/bench.py                          # configs/digits_fedavg.yaml, 20 CNN participants
     python scripts/bench.py --config configs/digits.yaml --rounds 30
@@ -18,7 +18,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -28,49 +28,63 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hetfed_lightning import BackboneAveraging
+from hetfed_lightning import BackboneAveraging, Federation
 from hetfed_lightning.cli.compare import CompareCLI
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def plain_round(
-    models: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
-    batches: list[dict[str, tuple[Tensor, Tensor]]],
-    samples: Mapping[str, int],
-) -> None:
-    """One round by hand: every participant's local steps, then the mean weighted by samples."""
-    for batch in batches:
-        for name, (inputs, target) in batch.items():
-            optimizers[name].zero_grad()
-            F.cross_entropy(models[name](inputs), target).backward()
-            optimizers[name].step()
-    total = sum(samples.values())
-    with torch.no_grad():
-        states = {name: model.state_dict() for name, model in models.items()}
-        first = next(iter(states.values()))
-        mean = {key: sum(samples[name] / total * state[key] for name, state in states.items()) for key in first}
-        for model in models.values():
-            model.load_state_dict(mean)
+class PlainLoop:
+    """Participants, their optimizers and who averages what, in plain PyTorch."""
+
+    def __init__(self, federation: Federation, averaging: BackboneAveraging) -> None:
+        self.models: dict[str, nn.ModuleDict] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.groups = averaging.groups
+        self.forgets = averaging.optimizer_state == "reset"
+        for name, participant in federation.members().items():
+            parts = {"backbone": deepcopy(participant.backbone), "head": deepcopy(participant.head)}
+            self.models[name] = nn.ModuleDict(parts)
+            factory = participant.optimizer_factory or torch.optim.Adam
+            self.optimizers[name] = factory(self.models[name].parameters())
+
+    def round(self, batches: list[dict[str, tuple[Tensor, Tensor]]], samples: Mapping[str, int]) -> None:
+        """One round: everyone's local steps, then the averages."""
+        for batch in batches:
+            for name, (inputs, target) in batch.items():
+                model, optimizer = self.models[name], self.optimizers[name]
+                optimizer.zero_grad()
+                F.cross_entropy(model["head"](model["backbone"](inputs)), target).backward()
+                optimizer.step()
+        for group in self.groups:
+            self._average(group.members, group.keys, samples)
+        if self.forgets:
+            for optimizer in self.optimizers.values():
+                optimizer.state.clear()
+
+    @torch.no_grad()
+    def _average(self, members: Sequence[str], keys: Sequence[str], samples: Mapping[str, int]) -> None:
+        total = sum(samples[name] for name in members)
+        states = {name: self.models[name].state_dict() for name in members}
+        mean = {key: sum(samples[name] / total * states[name][key] for name in members) for key in keys}
+        for name in members:
+            self.models[name].load_state_dict(mean, strict=False)
 
 
 class Interleaved(L.Callback):
     """Times each round of the federation, then the same round by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, averaging: BackboneAveraging) -> None:
         self.federated: list[float] = []
         self.plain: list[float] = []
+        self._averaging = averaging
         self._started = 0.0
-        self._models: dict[str, nn.Module] = {}
-        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._loop: PlainLoop
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Copy the participants for the plain loop."""
         del trainer
-        for name, participant in pl_module.members().items():
-            self._models[name] = nn.Sequential(deepcopy(participant.backbone), deepcopy(participant.head))
-            self._optimizers[name] = participant.optimizer_factory(self._models[name].parameters())
+        self._loop = PlainLoop(pl_module, self._averaging)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Start the clock."""
@@ -84,7 +98,7 @@ class Interleaved(L.Callback):
         data = pl_module.federated_data
         samples = {name: data.num_samples(name) for name in pl_module.participants}
         started = time.perf_counter()
-        plain_round(self._models, self._optimizers, self._batches(pl_module), samples)
+        self._loop.round(self._batches(pl_module), samples)
         self.plain.append(time.perf_counter() - started)
 
     @staticmethod
@@ -114,10 +128,14 @@ def main() -> None:
     cli = CompareCLI(["-c", options.config, "--threads", str(options.threads)], run=False)
     L.seed_everything(0, verbose=False)
     made = cli.parser.instantiate(cli.config)
-    clock = Interleaved()
+    configured = made.trainer.callbacks or []
+    averaging = next((one for one in configured if isinstance(one, BackboneAveraging)), None)
+    if averaging is None:
+        parser.error(f"{options.config} has no BackboneAveraging among its callbacks, so there is nothing to compare.")
+    clock = Interleaved(averaging)
     trainer = L.Trainer(
         max_epochs=options.rounds + 2,
-        callbacks=[BackboneAveraging(), clock],
+        callbacks=[averaging, clock],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

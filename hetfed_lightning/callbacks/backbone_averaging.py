@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from hetfed_lightning.aggregation import AggregationFunction, AggregationRule, check_states, weighted_mean
 from hetfed_lightning.callbacks.sharing import SharingGroup, sharing_groups, sharing_report
+from hetfed_lightning.guard import is_finite
 from hetfed_lightning.metrics import payload_bytes, state_divergence
 from hetfed_lightning.rounds import FederatedCallback, Phase
 
@@ -49,6 +50,7 @@ class BackboneAveraging(FederatedCallback):
 
     Raises:
         ValueError: If a setting is out of its range, or nobody has anything in common.
+        RuntimeError: If the rule or the server optimizer makes something that is not finite.
 
     Reference:
         McMahan et al. (2017), Communication-Efficient Learning of Deep Networks from Decentralized Data,
@@ -57,6 +59,7 @@ class BackboneAveraging(FederatedCallback):
     """
 
     phase = Phase.AVERAGING
+    gives_finite = True
 
     def __init__(
         self,
@@ -199,18 +202,21 @@ class BackboneAveraging(FederatedCallback):
             senders = [name for name in group.members if name in contributors]
             if not senders:
                 continue
-            states = [federation[name].state_of(group.keys) for name in senders]
+            # Views: a rule leaves the states as they are, and copies of all of them cost as much as their mean.
+            states = [federation[name].view_of(group.keys) for name in senders]
             weights = self._weights(federation, senders)
             check_states(states, weights, senders)
-            shared = self._served(group, self.rule(states, weights), federation[senders[0]])
+            aggregate = self._aggregate(states, weights, round_index)
+            if len(senders) > 1:
+                divergences.append(state_divergence(states, centre=aggregate))
+            shared = self._served(group, aggregate, federation[senders[0]])
+            self._refuse_non_finite(shared, senders, round_index)
             self._shared[group.name] = shared
             for name in (name for name in group.members if name in joined):
                 federation[name].load_state_of(shared)
             size = payload_bytes(shared)
             federation.bytes_up += size * len(senders)
             federation.bytes_down += size * sum(name in active for name in group.members)
-            if len(senders) > 1:
-                divergences.append(state_divergence(states))
         if divergences:
             federation.log_round({"federation/divergence": sum(divergences) / len(divergences)})
         for name in active:
@@ -239,6 +245,34 @@ class BackboneAveraging(FederatedCallback):
                 server.optimizer.load_state_dict(self._server_states.pop(group.name))
             self._servers[group.name] = server
         return aggregate | self._servers[group.name].step(previous, aggregate)
+
+    def _aggregate(self, states: list[dict[str, Tensor]], weights: Tensor, round_index: int) -> dict[str, Tensor]:
+        aggregate = self.rule(states, weights)
+        expected = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in states[0].items()}
+        found = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in aggregate.items()}
+        if found != expected:
+            key = next(key for key in expected | found if expected.get(key) != found.get(key))
+            raise ValueError(
+                f"Round {round_index}: expected of {self._rule_name} a state like the participants', with {key} of "
+                f"shape and dtype {expected.get(key)}, got {found.get(key)}."
+            )
+        # A rule of the user's may hand back one of the states itself, which changes with its participant.
+        return {key: tensor.clone() for key, tensor in aggregate.items()}
+
+    @property
+    def _rule_name(self) -> str:
+        return getattr(self.rule, "__name__", type(self.rule).__name__)
+
+    def _refuse_non_finite(self, shared: dict[str, Tensor], senders: list[str], round_index: int) -> None:
+        """What the senders sent was finite, so the fault is the rule's or the server optimizer's."""
+        if is_finite(shared.values()):
+            return
+        key = next(key for key, tensor in shared.items() if not is_finite([tensor]))
+        cause = self._rule_name if self.server_optimizer is None else f"{self._rule_name} and the server optimizer"
+        raise RuntimeError(
+            f"Round {round_index}: what {cause} made of {', '.join(senders)} is not finite at {key}, though what they "
+            "sent was; nobody received it. Lower the server optimizer's learning rate, or mend the rule."
+        )
 
     def _tidy(self, federation: Federation, name: str) -> None:
         if self.buffers == "reset":

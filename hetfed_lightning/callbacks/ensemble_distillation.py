@@ -215,7 +215,7 @@ class EnsembleDistillation(FederatedCallback):
                 seed_torch(stream_seed(federation.seed, *name, step), federation.device)
                 with federation.trainer.precision_plugin.forward_context():
                     loss = self._loss(federation, participant, indices, targets, round_index)
-                local.descend(loss, federation.manual_backward, federation.scaler)
+                local.descend(loss, federation.backward_of, federation.scaler)
         local.finish(federation.scaler)
 
     def _loss(

@@ -206,6 +206,10 @@ class FederatedDataModule(L.LightningDataModule):
             return self._loaders({}, self.data.global_test)
         return self._loaders(self.data.test, None)
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The batch on the device; on a CPU it is there already, and walking through everyone's tensors takes time."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def _loaders(self, own: Mapping[str, Dataset[Any]], everyones: Dataset[Any] | None) -> dict[str, Any]:
         datasets = dict(own) | ({} if everyones is None else {GLOBAL: everyones})
         return {

@@ -330,3 +330,64 @@ def test_shapes_of_one_and_of_many_train_side_by_side() -> None:
     assert [group.members for group in averaging.groups] == [("a1", "b1"), ("a3", "b3")]
     for name, member in members.items():
         assert state_of(member)["backbone.weight"].shape == (1, int(name[1]))
+
+
+# Rules of the user's
+
+
+def first_state(states: Any, weights: Any) -> Any:
+    return states[0]
+
+
+def test_a_rule_may_hand_back_a_state_itself() -> None:
+    # What is shared must not go on changing with the participant whose tensors they are: round 2 does not average.
+    averaging, seen = BackboneAveraging(first_state, every_n_rounds=2), Snapshots()
+    fit(tiny_federation(), tiny_data(evaluated=False), 3, averaging, seen)
+    kept = averaging.state_dict()["shared"]["a|b|c"]
+    assert all(torch.equal(seen.ends[1]["a"][key], tensor) for key, tensor in kept.items())
+    assert not torch.equal(seen.ends[2]["a"]["backbone.0.weight"], kept["backbone.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (lambda state: {"backbone.0.bias": state["backbone.0.bias"]}, r"broken a state.*backbone.0.weight.*got None"),
+        (lambda state: state | {"backbone.0.bias": torch.zeros(1)}, r"backbone.0.bias of shape.*\(5,\).*got \(\(1,\)"),
+        (lambda state: state | {"backbone.0.bias": state["backbone.0.bias"].double()}, "float32.*float64"),
+    ],
+)
+def test_a_rule_that_makes_something_else_is_refused(broken: Any, words: str) -> None:
+    def rule(states: Any, weights: Any) -> Any:
+        return broken(dict(states[0]))
+
+    rule.__name__ = "broken"
+    with pytest.raises(ValueError, match=rf"(?s)Round 0: expected of .*{words}"):
+        fit(tiny_federation(), tiny_data(), 1, BackboneAveraging(rule))
+
+
+@pytest.mark.parametrize("by", ["rule", "server"])
+def test_what_is_not_finite_is_given_to_nobody(by: str) -> None:
+    def overflowing(states: Any, weights: Any) -> Any:
+        return {key: tensor * 1e38 * 1e38 for key, tensor in states[0].items()}
+
+    kinds = {
+        "rule": (BackboneAveraging(overflowing), "what overflowing made"),
+        "server": (BackboneAveraging(server_optimizer=sgd(float("inf"))), "weighted_mean and the server optimizer"),
+    }
+    averaging, words = kinds[by]
+    federation = tiny_federation()
+    with pytest.raises(RuntimeError, match=rf"Round 0: what {words.removeprefix('what ')}.*a, b, c is not finite at"):
+        fit(federation, tiny_data(), 2, averaging)
+    assert all(torch.isfinite(tensor).all() for tensor in state_of(federation).values())
+
+
+def test_divergence_by_hand() -> None:
+    before, trained = SnapshotsBefore(), BackboneAveraging(weighting="uniform")
+    made = fit(tiny_federation(), tiny_data(), 1, before, trained)
+    ends = [
+        torch.cat([before.ends[0][name][f"backbone.0.{part}"].flatten() for part in ("weight", "bias")])
+        for name in NAMES
+    ]
+    mean = torch.stack(ends).double().mean(dim=0)
+    spread = torch.stack([(end - mean).square().sum() for end in ends]).mean().sqrt()
+    assert float(made.callback_metrics["federation/divergence"]) == pytest.approx(float(spread / mean.norm()), rel=1e-5)

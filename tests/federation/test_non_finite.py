@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, Participant
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, Participant, Phase
 from tests.federations import Snapshots, equal, fit, sgd, tiny_data, tiny_federation
 
 NAMES = ("a", "b", "c", "d")
@@ -70,6 +70,24 @@ def test_one_of_four_is_named_left_out_and_put_back(where: str, caplog: pytest.L
     assert torch.equal(seen.ends[1]["b"]["backbone.0.weight"], seen.ends[1]["a"]["backbone.0.weight"])
     assert not torch.equal(seen.ends[2]["b"]["head.weight"], seen.ends[1]["b"]["head.weight"])
     assert trained.callback_metrics["federation/quarantined"] == 0  # it is back in round 2
+
+
+@pytest.mark.parametrize("phase", [Phase.GUARD, Phase.DISTILLATION, Phase.AVERAGING])
+def test_what_a_callback_spoils_reaches_nobody(phase: Phase) -> None:
+    class Spoiler(FederatedCallback):
+        """Writes a NaN into b's shared weights, at a round's end."""
+
+        def on_round_end(self, trainer: Any, federation: Federation, round_index: int) -> None:
+            with torch.no_grad():
+                next(federation["b"].parameters()).view(-1)[0] = NAN
+
+    Spoiler.phase = phase
+    made, seen = federation(), Snapshots()
+    fit(made, tiny_data(NAMES), 2, Spoiler(), BackboneAveraging(), seen)
+    for end in seen.ends:
+        assert all(torch.isfinite(tensor).all() for state in end.values() for tensor in state.values())
+        assert torch.equal(end["b"]["backbone.0.weight"], end["a"]["backbone.0.weight"])
+    assert [up for up, _ in seen.bytes] == [3 * 100, 3 * 100]
 
 
 @pytest.mark.parametrize("where", ["weights", "gradient", "loss"])

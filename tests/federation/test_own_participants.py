@@ -88,6 +88,17 @@ class Hooked(Participant):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.heard.append("/batch")
 
+    def on_before_backward(self, loss: Tensor) -> None:
+        self.heard.append("before")
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        self.heard.append("backward")
+        super().backward(loss, *args, **kwargs)
+
+    def on_after_backward(self) -> None:
+        assert any(parameter.grad is not None for parameter in self.parameters())
+        self.heard.append("after")
+
     def on_before_zero_grad(self, optimizer: Any) -> None:
         self.heard.append("zero")
 
@@ -165,7 +176,7 @@ def test_hooks_are_heard_in_order() -> None:
     fit(federation, tiny_data("a", count=4), 1)
     member = federation["a"]
     assert isinstance(member, Hooked)
-    step = ["batch", "step", "zero", "/batch"]
+    step = ["batch", "before", "backward", "after", "step", "zero", "/batch"]
     assert member.heard == ["fit", "train", "epoch", *step, "/validation", "/epoch", "/train"]
 
 

@@ -123,3 +123,30 @@ def test_the_teachers_agreement_is_logged_in_both_modes(tmp_path: Path) -> None:
         fit(tiny_federation(), tiny_data(), 2, EnsembleDistillation(mode=mode), logger=logger)  # type: ignore[arg-type]
         found = [row["step"] for row in rows(tmp_path / mode) if row.get("federation/teacher_agreement")]
         assert found == [str(step) for step in range(int(start), 3)]
+
+
+def test_sums_and_extremes_over_a_round() -> None:
+    class Counting(Participant):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            for name, reduce_fx in (("sum", "sum"), ("low", torch.min), ("high", "max"), ("mean", torch.mean)):
+                self.log(name, float(batch_idx), reduce_fx=reduce_fx, batch_size=len(batch[1]))
+            self.log("positional", 1.0, False, True, False, True, "sum")
+            return super().training_step(batch, batch_idx)
+
+    made = tiny_participant()
+    trained = fit(Federation({"a": Counting(made.backbone, made.head)}), tiny_data("a"), 1)  # 3 batches of 4: 0, 1, 2
+    found = {
+        name: float(trained.callback_metrics[f"{name}/a"]) for name in ("sum", "low", "high", "mean", "positional")
+    }
+    assert found == {"sum": 3, "low": 0, "high": 2, "mean": 1, "positional": 3}
+
+
+@pytest.mark.parametrize("reduce_fx", ["median", torch.median, max])
+def test_another_reduction_is_refused_by_name(reduce_fx: Any) -> None:
+    class Wrong(Participant):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("score", 1.0, reduce_fx=reduce_fx)
+
+    made = tiny_participant()
+    with pytest.raises(ValueError, match="score: expected reduce_fx to be one of mean, sum, min, max, got"):
+        fit(Federation({"a": Wrong(made.backbone, made.head)}), tiny_data("a"), 1)
