@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
@@ -13,9 +13,11 @@ from torch import nn, randperm
 from hetfed_lightning.backward import go_backward, is_heard
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.data.loaders import LocalWork, RoundLoader
-from hetfed_lightning.data.module import GLOBAL, FederatedDataModule
+from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.evaluation import evaluate, owner_of, predict
 from hetfed_lightning.guard import FiniteGuard, names_of_non_finite
+from hetfed_lightning.hooks import HandsOnHooks, check_hooks
 from hetfed_lightning.ledger import Reduced, reduction_of, tag
 from hetfed_lightning.logbook import LogBook, is_fitting, stage_of
 from hetfed_lightning.optimization import LocalOptimization
@@ -25,7 +27,9 @@ from hetfed_lightning.resume import (
     restore_by_name,
     resume_where_it_stood,
     saved_participants,
+    saved_round,
     settle_validation,
+    take_up_round,
     without_poison,
 )
 from hetfed_lightning.rounds import RoundClock, federated_callbacks
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Federation(L.LightningModule):
+class Federation(HandsOnHooks):
     """Participants that learn together, as one LightningModule.
 
     ``Trainer(max_epochs=R)`` means R rounds. What the participants share is said by the callbacks
@@ -99,8 +103,9 @@ class Federation(L.LightningModule):
         self._saved_steps: dict[str, int] = {}
         self._saved: dict[str, Any] = {}
         self._before_validation = False
-        self._open_round = -1
         self._backward_is_heard = True
+        self.opened_round = -1
+        self.round_is_open = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Optimizers belong to a run; every fit makes new ones.
@@ -210,7 +215,7 @@ class Federation(L.LightningModule):
             self.logbook.forget_rows()
         for participant in self.everyone().values():
             participant.trainer = self.trainer
-            participant.setup(stage)
+        super().setup(stage)
 
     def configure_optimizers(self) -> Any:
         """Every participant's optimizers and schedulers, in the order of the participants."""
@@ -227,18 +232,20 @@ class Federation(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuse data that does not fit the participants, before anything is trained."""
+        check_hooks(self.everyone())
         check_data(self, self.federated_data)
         for callback in federated_callbacks(self.trainer):
             callback.prepare(self.trainer, self)
         self._backward_is_heard = is_heard(self.trainer)
-        self._forward("on_fit_start")
+        super().on_fit_start()
 
     def on_train_start(self) -> None:
         """Tell the participants."""
         if self._before_validation:
             settle_validation(self.trainer)
             self._before_validation = False
-        self._forward("on_train_start")
+        super().on_train_start()
+        self.round_is_open = False
         Federation.trained_in_this_process = True
 
     # The round
@@ -257,31 +264,10 @@ class Federation(L.LightningModule):
         self.guard.open_round(self.everyone())
         for local in self.local.values():
             local.open_round()
-        self._open_round = round_index
+        self.opened_round, self.round_is_open = round_index, True
         if resumed:
-            self._take_up(round_index)
-        self._forward("on_train_epoch_start", self.active_names(round_index))
-
-    def _take_up(self, round_index: int) -> None:
-        """Go on with what had been counted when a checkpoint was taken inside the round."""
-        saved = self._saved.get("in_progress", {})
-        if saved.get("round") != round_index:
-            return
-        self.bytes_up, self.bytes_down = saved["bytes"]
-        self.guard.quarantined.update(saved["quarantined"])
-        for name, state in saved["local"].items():
-            self.local[name].load_round_state(state)
-        self.logbook.ledgers["train"].load_state_dict(saved["ledger"], self.device)
-
-    def _in_progress(self) -> dict[str, Any]:
-        return {
-            "round": self._open_round,
-            "bytes": [self.bytes_up, self.bytes_down],
-            "quarantined": dict(self.guard.quarantined),
-            "local": {name: local.round_state() for name, local in self.local.items()},
-            "ledger": self.logbook.ledgers["train"].state_dict(),
-            "logged": dict(self.logbook.rows["train"]),
-        }
+            take_up_round(self, self._saved.get("in_progress", {}))
+        self.hand_on("on_train_epoch_start", names=self.active_names(round_index))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One local step of every participant that has a batch, each backward and step before the next."""
@@ -371,10 +357,11 @@ class Federation(L.LightningModule):
         )
         self.log_round({"federation/bytes_up": float(self.bytes_up), "federation/bytes_down": float(self.bytes_down)})
         self._publish("train")
+        self.round_is_open = False
 
     def on_train_epoch_end(self) -> None:
         """Step the schedulers that count rounds."""
-        self._forward("on_train_epoch_end", self.active_names(self.current_round - 1))
+        self.hand_on("on_train_epoch_end", names=self.active_names(self.current_round - 1))
         self._publish("train")
         saved = self._saved.get("in_progress", {})
         if saved.get("round") == self.current_round - 1:
@@ -393,60 +380,38 @@ class Federation(L.LightningModule):
                 local.end_epoch(self._scheduled_rounds, metrics)
         self._scheduled_rounds += 1
 
-    def on_train_end(self) -> None:
-        """Tell the participants."""
-        self._forward("on_train_end")
-
     def teardown(self, stage: str) -> None:
         """Tell the participants, and end worker processes."""
-        self._forward("teardown", stage=stage)
+        super().teardown(stage)
         self.close_loader()
 
     # Evaluation
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Evaluate the owner of the data, or everyone where the data is everyone's."""
-        self._evaluate("validation_step", self.trainer.val_dataloaders, batch, batch_idx, dataloader_idx)
+        evaluate(self, "validation", owner_of(self.trainer.val_dataloaders, dataloader_idx), batch, batch_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Evaluate the owner of the data, or everyone where the data is everyone's."""
-        self._evaluate("test_step", self.trainer.test_dataloaders, batch, batch_idx, dataloader_idx)
+        evaluate(self, "test", owner_of(self.trainer.test_dataloaders, dataloader_idx), batch, batch_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Predictions of ``predict_with``, or of the participant whose data it is."""
-        owner = _owner(self.trainer.predict_dataloaders, dataloader_idx)
-        name = self.predict_with or (STUDENT if self.student is not None else owner)
-        if name == GLOBAL:
-            raise ValueError("predict: several participants could; choose one by Federation(predict_with=...).")
-        participant = self[name]
-        return participant.predict_step(participant.on_after_batch_transfer(batch, dataloader_idx), batch_idx)
-
-    def _evaluate(self, step: str, loaders: Any, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
-        owner = _owner(loaders, dataloader_idx)
-        here = self.joined(self.current_round) if is_fitting(self.trainer) else list(self.participants)
-        if owner != GLOBAL:
-            names = [owner] if owner in here else []
-        else:
-            names = here + ([STUDENT] if self.student is not None else [])
-        self.scope = "global" if owner == GLOBAL else "own"
-        for name in names:
-            participant = self[name]
-            getattr(participant, step)(participant.on_after_batch_transfer(batch, dataloader_idx), batch_idx)
-        self.scope = "own"
+        return predict(self, owner_of(self.trainer.predict_dataloaders, dataloader_idx), batch, batch_idx)
 
     def on_validation_epoch_start(self) -> None:
         """Seed the process: a validation that follows a resume draws what it would have drawn without."""
         seed_sample(stream_seed(self.seed, "validation", self.current_round))
-        self._forward("on_validation_epoch_start")
+        super().on_validation_epoch_start()
 
     def on_validation_epoch_end(self) -> None:
         """Publish each participant's figures, and the federation's summary of them."""
-        self._forward("on_validation_epoch_end")
+        super().on_validation_epoch_end()
         self._publish("val")
 
     def on_test_epoch_end(self) -> None:
         """Publish each participant's figures, and the federation's summary of them."""
-        self._forward("on_test_epoch_end")
+        super().on_test_epoch_end()
         self._publish("test")
 
     # Logs
@@ -490,11 +455,6 @@ class Federation(L.LightningModule):
             trained = self._saved["in_progress"]["round"] + 1 if self._saved else self.current_round
         self.logbook.publish(self, stage, trained)
 
-    def _forward(self, hook: str, names: Sequence[str] | None = None, **options: Any) -> None:
-        members = self.everyone()
-        for name in members if names is None else names:
-            cast("Callable[..., None]", getattr(members[name], hook))(**options)
-
     # What a participant asks of its host
 
     def optimizers_of(self, participant: Participant) -> list[Optimizer]:
@@ -519,7 +479,7 @@ class Federation(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Key optimizers by participant, and keep what is not finite out of the file."""
         checkpoint["federation"] = saved_participants(self.local, self._scheduled_rounds) | {
-            "in_progress": self._in_progress(),
+            "in_progress": saved_round(self),
             # A scheduler may follow one that was logged in the round, before a checkpoint inside it.
             "metrics": {key: float(value) for key, value in self.trainer.callback_metrics.items()},
         }
@@ -541,8 +501,3 @@ class Federation(L.LightningModule):
     def prefix_of(name: str) -> str:
         """Where a participant's keys begin in the federation's ``state_dict``."""
         return STUDENT if name == STUDENT else f"participants.{name}"
-
-
-def _owner(loaders: Any, dataloader_idx: int) -> str:
-    """The participant whose data a loader holds; data without an owner is everyone's."""
-    return list(loaders)[dataloader_idx] if isinstance(loaders, Mapping) else GLOBAL

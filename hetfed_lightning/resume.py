@@ -28,6 +28,29 @@ def saved_participants(local: Mapping[str, LocalOptimization], scheduled_rounds:
     }
 
 
+def saved_round(federation: Federation) -> dict[str, Any]:
+    """What has been counted in the round in progress, or in the last one."""
+    return {
+        "round": federation.opened_round,
+        "bytes": [federation.bytes_up, federation.bytes_down],
+        "quarantined": dict(federation.guard.quarantined),
+        "local": {name: local.round_state() for name, local in federation.local.items()},
+        "ledger": federation.logbook.ledgers["train"].state_dict(),
+        "logged": dict(federation.logbook.rows["train"]),
+    }
+
+
+def take_up_round(federation: Federation, saved: Mapping[str, Any]) -> None:
+    """Go on with what :func:`saved_round` counted, if that was the round now open."""
+    if saved.get("round") != federation.opened_round:
+        return
+    federation.bytes_up, federation.bytes_down = saved["bytes"]
+    federation.guard.quarantined.update(saved["quarantined"])
+    for name, state in saved["local"].items():
+        federation.local[name].load_round_state(state)
+    federation.logbook.ledgers["train"].load_state_dict(saved["ledger"], federation.device)
+
+
 def resume_where_it_stood(checkpoint: dict[str, Any], trainer: L.Trainer) -> bool:
     """Rewrite Lightning's progress where it would resume elsewhere than the checkpoint was taken.
 

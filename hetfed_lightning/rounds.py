@@ -71,14 +71,6 @@ class RoundClock(L.Callback):
     the last batch holds the models after the round.
     """
 
-    def __init__(self) -> None:
-        self._open_round: int | None = None
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Forget a round that an earlier run left open."""
-        del trainer, pl_module
-        self._open_round = None
-
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """End worker processes at once."""
         del trainer, exception
@@ -88,10 +80,9 @@ class RoundClock(L.Callback):
         """Open a round at its first batch; take up one that a checkpoint was made in."""
         del batch
         federation: Federation = pl_module
-        round_index = federation.current_round
-        if self._open_round == round_index:
+        if federation.round_is_open:
             return
-        self._open_round = round_index
+        round_index = federation.current_round
         resumed = batch_idx > 0
         federation.open_round(round_index, resumed=resumed)
         for callback in federated_callbacks(trainer):
@@ -111,7 +102,6 @@ class RoundClock(L.Callback):
             if callback.phase < Phase.MONITORING and not callback.gives_finite:
                 federation.inspect()
         federation.close_round()
-        self._open_round = None
 
 
 def federated_callbacks(trainer: L.Trainer) -> list[FederatedCallback]:

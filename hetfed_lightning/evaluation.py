@@ -1,0 +1,66 @@
+"""Who is measured on whose data: each participant on its own, all of them on everyone's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from hetfed_lightning.data.module import GLOBAL
+from hetfed_lightning.logbook import is_fitting
+from hetfed_lightning.participant import STUDENT
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.participant import Participant
+
+Measured = Literal["validation", "test"]
+
+
+def owner_of(loaders: Any, dataloader_idx: int) -> str:
+    """The participant whose data a loader holds; data without an owner is everyone's."""
+    return list(loaders)[dataloader_idx] if isinstance(loaders, Mapping) else GLOBAL
+
+
+def evaluate(federation: Federation, what: Measured, owner: str, batch: Any, batch_idx: int) -> None:
+    """One batch of validation or test data, by its owner, or by everyone where it is everyone's.
+
+    Args:
+        federation: In a run.
+        what: Which of the participants' steps.
+        owner: Whose data it is; participants that have yet to join are passed over.
+        batch: On the device, before any transform.
+        batch_idx: Its place in the loader.
+    """
+    trainer = federation.trainer
+    here = federation.joined(federation.current_round) if is_fitting(trainer) else list(federation.participants)
+    if owner != GLOBAL:
+        names = [owner] if owner in here else []
+    else:
+        names = here + ([STUDENT] if federation.student is not None else [])
+    federation.scope = "global" if owner == GLOBAL else "own"
+    for name in names:
+        _step(federation[name], what, batch, batch_idx)
+    federation.scope = "own"
+
+
+def predict(federation: Federation, owner: str, batch: Any, batch_idx: int) -> Any:
+    """Predictions for one batch by ``predict_with``, the student, or the participant whose data it is.
+
+    Raises:
+        ValueError: If the data is everyone's and nobody was chosen.
+    """
+    name = federation.predict_with or (STUDENT if federation.student is not None else owner)
+    if name == GLOBAL:
+        raise ValueError("predict: several participants could; choose one by Federation(predict_with=...).")
+    return _step(federation[name], "predict", batch, batch_idx)
+
+
+def _step(participant: Participant, what: str, batch: Any, batch_idx: int) -> Any:
+    def hook(name: str) -> Callable[..., Any]:
+        return cast("Callable[..., Any]", getattr(participant, name))
+
+    batch = participant.on_after_batch_transfer(batch, 0)
+    hook(f"on_{what}_batch_start")(batch, batch_idx)
+    output = hook(f"{what}_step")(batch, batch_idx)
+    hook(f"on_{what}_batch_end")(output, batch, batch_idx)
+    return output

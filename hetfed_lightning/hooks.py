@@ -1,0 +1,143 @@
+"""Lightning's hooks, handed on to the participants: its Trainer calls those of the federation alone.
+
+Hooks of a round's epoch and batches are called where a round runs them, those of a batch that is evaluated in
+``evaluation``. What remains is either handed on here, or, where a federation has no moment for it, refused by name
+before training, since an override that is never called is a fault nobody sees.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning as L
+
+if TYPE_CHECKING:
+    from hetfed_lightning.participant import Participant
+
+_BY_HAND = "set automatic_optimization = False and step in training_step"
+_DATA = "give the data to a FederatedDataModule"
+_TRANSFORM = "use Participant(transform=...) or on_after_batch_transfer"
+
+NEVER_CALLED: Mapping[str, str] = {
+    "configure_callbacks": "give callbacks to the Trainer",
+    "configure_gradient_clipping": "use Participant(gradient_clip_val=...) or on_before_optimizer_step",
+    "lr_scheduler_step": _BY_HAND,
+    "on_before_batch_transfer": _TRANSFORM,
+    "optimizer_step": _BY_HAND,
+    "optimizer_zero_grad": _BY_HAND,
+    "predict_dataloader": _DATA,
+    "prepare_data": _DATA,
+    "test_dataloader": _DATA,
+    "train_dataloader": _DATA,
+    "transfer_batch_to_device": _TRANSFORM,
+    "val_dataloader": _DATA,
+}
+"""Hooks of a LightningModule that a participant cannot override, and what to do instead."""
+
+
+def check_hooks(participants: Mapping[str, Participant]) -> None:
+    """Refuse participants that override a hook which a federation never calls.
+
+    Raises:
+        ValueError: Naming the participant, the hook and what to do instead.
+    """
+    for name, participant in participants.items():
+        for hook, instead in NEVER_CALLED.items():
+            found = getattr(getattr(participant, hook), "__func__", None)
+            if found is not getattr(L.LightningModule, hook):
+                raise ValueError(
+                    f"Participant {name!r}: {type(participant).__name__}.{hook} would never be called in a federation; "
+                    f"{instead}."
+                )
+
+
+class HandsOnHooks(L.LightningModule):
+    """A LightningModule that hands what it hears on to its participants."""
+
+    @abstractmethod
+    def everyone(self) -> dict[str, Participant]:
+        """Every participant by name."""
+
+    def hand_on(self, hook: str, *args: Any, names: Sequence[str] | None = None) -> None:
+        """Call a hook of everyone, or of ``names`` in their order."""
+        members = self.everyone()
+        for name in members if names is None else names:
+            cast("Callable[..., None]", getattr(members[name], hook))(*args)
+
+    def configure_model(self) -> None:
+        """Hand on."""
+        self.hand_on("configure_model")
+
+    def setup(self, stage: str) -> None:
+        """Hand on."""
+        self.hand_on("setup", stage)
+
+    def teardown(self, stage: str) -> None:
+        """Hand on."""
+        self.hand_on("teardown", stage)
+
+    def on_fit_start(self) -> None:
+        """Hand on."""
+        self.hand_on("on_fit_start")
+
+    def on_fit_end(self) -> None:
+        """Hand on."""
+        self.hand_on("on_fit_end")
+
+    def on_train_start(self) -> None:
+        """Hand on."""
+        self.hand_on("on_train_start")
+
+    def on_train_end(self) -> None:
+        """Hand on."""
+        self.hand_on("on_train_end")
+
+    def on_validation_start(self) -> None:
+        """Hand on."""
+        self.hand_on("on_validation_start")
+
+    def on_validation_epoch_start(self) -> None:
+        """Hand on."""
+        self.hand_on("on_validation_epoch_start")
+
+    def on_validation_epoch_end(self) -> None:
+        """Hand on."""
+        self.hand_on("on_validation_epoch_end")
+
+    def on_validation_end(self) -> None:
+        """Hand on."""
+        self.hand_on("on_validation_end")
+
+    def on_test_start(self) -> None:
+        """Hand on."""
+        self.hand_on("on_test_start")
+
+    def on_test_epoch_start(self) -> None:
+        """Hand on."""
+        self.hand_on("on_test_epoch_start")
+
+    def on_test_epoch_end(self) -> None:
+        """Hand on."""
+        self.hand_on("on_test_epoch_end")
+
+    def on_test_end(self) -> None:
+        """Hand on."""
+        self.hand_on("on_test_end")
+
+    def on_predict_start(self) -> None:
+        """Hand on."""
+        self.hand_on("on_predict_start")
+
+    def on_predict_epoch_start(self) -> None:
+        """Hand on."""
+        self.hand_on("on_predict_epoch_start")
+
+    def on_predict_epoch_end(self) -> None:
+        """Hand on."""
+        self.hand_on("on_predict_epoch_end")
+
+    def on_predict_end(self) -> None:
+        """Hand on."""
+        self.hand_on("on_predict_end")
