@@ -24,6 +24,7 @@ from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.preflight import check_data, check_members, check_trainer
 from hetfed_lightning.resume import (
+    own_parts,
     restore_by_name,
     resume_where_it_stood,
     saved_participants,
@@ -482,6 +483,7 @@ class Federation(HandsOnHooks):
             "in_progress": saved_round(self),
             # A scheduler may follow one that was logged in the round, before a checkpoint inside it.
             "metrics": {key: float(value) for key, value in self.trainer.callback_metrics.items()},
+            "own": own_parts(self.everyone()),
         }
         without_poison(checkpoint, self)
 
@@ -491,6 +493,8 @@ class Federation(HandsOnHooks):
         if self._trainer is not None and is_fitting(self.trainer):
             self._before_validation = resume_where_it_stood(checkpoint, self.trainer)
         saved = self._saved = checkpoint["federation"]
+        for name, part in saved["own"].items():
+            self[name].on_load_checkpoint(part)
         self._scheduled_rounds = saved["scheduled_rounds"]
         self._saved_steps = saved["steps"]
         for name, steps in self._saved_steps.items():

@@ -359,6 +359,9 @@ class Participant(L.LightningModule):
             ) from error
         module = cls(**kwargs)
         module.load_state_dict(participant_state(checkpoint["state_dict"], participant, str(checkpoint_path)))
+        alone = checkpoint if participant is None else checkpoint.get("federation", {}).get("own", {}).get(participant)
+        if alone is not None:
+            module.on_load_checkpoint(alone)
         return module
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.federation import Federation
     from hetfed_lightning.optimization import LocalOptimization
+    from hetfed_lightning.participant import Participant
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,17 @@ def saved_participants(local: Mapping[str, LocalOptimization], scheduled_rounds:
         "steps": {name: own.progress for name, own in local.items()},
         "scheduled_rounds": scheduled_rounds,
     }
+
+
+def own_parts(participants: Mapping[str, Participant]) -> dict[str, dict[str, Any]]:
+    """What each participant's ``on_save_checkpoint`` adds, in a part of the checkpoint that is its own."""
+    parts: dict[str, dict[str, Any]] = {}
+    for name, participant in participants.items():
+        part: dict[str, Any] = {}
+        participant.on_save_checkpoint(part)
+        if part:
+            parts[name] = part
+    return parts
 
 
 def saved_round(federation: Federation) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from hetfed_lightning import BackboneAveraging, FederatedDataModule, Federation, Participant
+from hetfed_lightning.hooks import NEVER_CALLED
 from tests.federations import equal, examples, fit, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 
 
@@ -178,6 +179,77 @@ def test_hooks_are_heard_in_order() -> None:
     assert isinstance(member, Hooked)
     step = ["batch", "before", "backward", "after", "step", "zero", "/batch"]
     assert member.heard == ["fit", "train", "epoch", *step, "/validation", "/epoch", "/train"]
+
+
+class Evaluated(Participant):
+    """Counts the hooks that it hears of evaluation and prediction."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.heard: list[str] = []
+
+
+def listening(hook: str) -> Any:
+    def listen(self: Evaluated, *args: Any) -> None:
+        self.heard.append(hook)
+
+    return listen
+
+
+STAGES = ("validation", "test", "predict")
+for hook in [f"on_{stage}_{when}" for stage in STAGES for when in ("start", "epoch_start", "epoch_end", "end")]:
+    setattr(Evaluated, hook, listening(hook))
+for hook in [f"on_{stage}_batch_{when}" for stage in STAGES for when in ("start", "end")]:
+    setattr(Evaluated, hook, listening(hook))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_hooks_of_evaluation_are_heard_in_order(stage: str) -> None:
+    member = made(Evaluated)
+    assert isinstance(member, Evaluated)
+    sets = {"val": {"a": examples(6)}, "test": {"a": examples(6)}}
+    data = FederatedDataModule({"a": examples(8)}, **sets, eval_batch_size=4)  # type: ignore[arg-type]
+    run = {"validation": "validate"}.get(stage, stage)
+    settings = {} if stage == "predict" else {"verbose": False}
+    getattr(trainer(), run)(Federation({"a": member}), datamodule=data, **settings)
+    whens = ("start", "epoch_start", *("batch_start", "batch_end") * 2, "epoch_end", "end")
+    assert member.heard == [f"on_{stage}_{when}" for when in whens]
+
+
+@pytest.mark.parametrize("hook", NEVER_CALLED)
+def test_a_hook_that_would_never_be_called_is_refused(hook: str) -> None:
+    kind = type("Deaf", (Participant,), {hook: lambda self, *args, **settings: None})
+    federation = Federation({"a": made(Participant), "b": made(kind)})
+    with pytest.raises(ValueError, match=rf"Participant 'b': Deaf.{hook} would never be called in a federation; \w+"):
+        fit(federation, tiny_data("ab"), 1)
+
+
+def test_what_a_participant_adds_to_a_checkpoint_comes_back_to_it(tmp_path: Path) -> None:
+    class Remembering(Participant):
+        seen = 0
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            self.seen += 1
+
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint["seen"] = self.seen
+
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            self.seen = checkpoint["seen"]
+
+    def federation() -> Federation:
+        return Federation({"a": made(Remembering), "b": made(Participant), "c": made(Remembering)})
+
+    path = tmp_path / "last.ckpt"
+    fit(federation(), tiny_data(), 1).save_checkpoint(path)
+    again = federation()
+    fit(again, tiny_data(), 2, ckpt_path=path)
+    # 3 and 5 batches a round.
+    assert [getattr(again[name], "seen", None) for name in "abc"] == [6, None, 10]
+    alone = Remembering.load_from_checkpoint(
+        path, participant="c", backbone=nn.Sequential(nn.Linear(4, 5), nn.ReLU()), head=nn.Linear(5, 3)
+    )
+    assert alone.seen == 5
 
 
 def test_several_optimizers_ask_for_stepping_by_hand() -> None:
