@@ -12,6 +12,17 @@ from torch import nn, randperm
 
 from hetfed_lightning.backward import go_backward, is_heard
 from hetfed_lightning.callbacks.monitor import FederationMonitor
+from hetfed_lightning.checkpointing.reading import name_faults
+from hetfed_lightning.checkpointing.resume import (
+    own_parts,
+    restore_by_name,
+    resume_where_it_stood,
+    saved_participants,
+    saved_round,
+    settle_validation,
+    take_up_round,
+    without_poison,
+)
 from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
@@ -23,16 +34,6 @@ from hetfed_lightning.logbook import LogBook, is_fitting, stage_of
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.preflight import check_data, check_members, check_trainer
-from hetfed_lightning.resume import (
-    own_parts,
-    restore_by_name,
-    resume_where_it_stood,
-    saved_participants,
-    saved_round,
-    settle_validation,
-    take_up_round,
-    without_poison,
-)
 from hetfed_lightning.rounds import RoundClock, federated_callbacks
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_generator, stream_seed
 
@@ -214,6 +215,7 @@ class Federation(HandsOnHooks):
             self._saved = {}
             self._before_validation = False
             self.logbook.forget_rows()
+        name_faults(self.trainer)
         for participant in self.everyone().values():
             participant.trainer = self.trainer
         super().setup(stage)

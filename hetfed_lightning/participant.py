@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal, Protocol, Self
 
 import lightning as L
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.tasks import Task, TaskName, as_task
 
 DEFAULT_LEARNING_RATE = 1e-3
@@ -345,18 +345,10 @@ class Participant(L.LightningModule):
             kwargs: Arguments of the constructor, as they were: ``backbone``, ``head``, ...
 
         Raises:
+            FileNotFoundError: If there is no such file.
             ValueError: If the file is damaged, holds more than plain data, or has no such participant.
         """
-        try:
-            checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
-        except FileNotFoundError:
-            raise
-        except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise ValueError(
-                f"{checkpoint_path} cannot be read: it is cut off or damaged, or holds more than weights and plain "
-                f"data ({reason})."
-            ) from error
+        checkpoint = read_checkpoint(checkpoint_path, map_location=map_location)
         module = cls(**kwargs)
         module.load_state_dict(participant_state(checkpoint["state_dict"], participant, str(checkpoint_path)))
         alone = checkpoint if participant is None else checkpoint.get("federation", {}).get("own", {}).get(participant)

@@ -6,13 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from zipfile import is_zipfile
 
-import torch
 import yaml
 
+from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, read_checkpoint
 from hetfed_lightning.data.names import did_you_mean
 
 PARTICIPANTS = "model.participants"
@@ -155,12 +153,10 @@ def check_checkpoint(path: str) -> None:
     """
     if not Path(path).is_file():
         raise ConfigError(f"--ckpt_path: no such file: {path}")
-    if not is_zipfile(path):
-        raise ConfigError(f"--ckpt_path: {path} is not a whole checkpoint; it is truncated, or something else.")
     try:
-        torch.load(path, map_location="meta", weights_only=True, mmap=True)  # The index alone, not the tensors.
-    except (UnpicklingError, RuntimeError) as error:
-        raise ConfigError(f"--ckpt_path: {path} cannot be read as weights alone: {error}") from error
+        read_checkpoint(path, map_location="meta", mmap=True)  # The index alone, not the tensors.
+    except UnreadableCheckpointError as error:
+        raise ConfigError(f"--ckpt_path: {error}") from error
 
 
 def text_byte(error: UnicodeDecodeError) -> int:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import ArgumentParser
 from safetensors.torch import load_file, save_file
 
+from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.cli.allowlist import restrict_imports
 from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs
 from hetfed_lightning.cli.hints import check_participants
@@ -54,7 +54,7 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
     if name not in everyone:
         raise ConfigError(f"--participant: no participant {name!r}{did_you_mean(name, everyone)}.")
     check_checkpoint(ckpt_path)
-    checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+    checkpoint = read_checkpoint(ckpt_path)
     state = participant_state(checkpoint["state_dict"], name, ckpt_path)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / WEIGHTS)

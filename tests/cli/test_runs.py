@@ -206,7 +206,7 @@ def test_a_checkpoint_runs_no_code(capsys: pytest.CaptureFixture[str], command: 
     more = ("--participant", "hospital_a", "--output", "exported") if command == "export" else ()
     ended = hetfed(capsys, command, "-c", written(tiny()), "--ckpt_path", "bad.ckpt", *more)
     assert ended.code == 2
-    assert "bad.ckpt cannot be read as weights alone" in ended.err
+    assert "bad.ckpt cannot be read: it holds more than weights and plain data" in ended.err
     assert not Path("executed").exists()
 
 

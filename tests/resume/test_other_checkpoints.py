@@ -7,6 +7,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -185,3 +187,51 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     backbone, head = network(9)
     with pytest.raises(ValueError, match=r"evil\.ckpt cannot be read"):
         Participant.load_from_checkpoint(tmp_path / "evil.ckpt", participant="a", backbone=backbone, head=head)
+
+
+# Through the Trainer
+
+
+@pytest.mark.parametrize("method", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_the_trainer_names_a_truncated_checkpoint(method: str, kept: float, abc: Path) -> None:
+    content = abc.read_bytes()
+    abc.write_bytes(content[: int(kept * len(content))])
+    federation = tiny_federation("abc")
+    before = state_of(federation)
+    with pytest.raises(ValueError, match=r"abc\.ckpt cannot be read: it is cut off"):
+        getattr(trainer(2), method)(federation, datamodule=tiny_data("abc"), ckpt_path=abc)
+    assert equal(before, state_of(federation))
+
+
+def test_a_missing_checkpoint_is_told_as_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.ckpt"):
+        fit(tiny_federation("ab"), tiny_data("ab"), 2, ckpt_path=tmp_path / "none.ckpt")
+
+
+def test_a_plugin_of_the_users_still_reads_and_writes(tmp_path: Path) -> None:
+    class Own(TorchCheckpointIO):
+        calls: list[str]
+
+        def save_checkpoint(self, *args: Any, **settings: Any) -> None:
+            self.calls.append("save")
+            super().save_checkpoint(*args, **settings)
+
+        def load_checkpoint(self, *args: Any, **settings: Any) -> Any:
+            self.calls.append("load")
+            return super().load_checkpoint(*args, **settings)
+
+        def remove_checkpoint(self, path: Any) -> None:
+            self.calls.append("remove")
+            super().remove_checkpoint(path)
+
+        def teardown(self) -> None:
+            self.calls.append("teardown")
+
+    plugin = Own()
+    plugin.calls = []
+    path = saved(tiny_federation("ab"), tmp_path / "ab.ckpt")
+    keeping = ModelCheckpoint(tmp_path / "kept", save_top_k=1)
+    settings = {"plugins": [plugin], "ckpt_path": path, "enable_checkpointing": True}
+    fit(tiny_federation("ab"), tiny_data("ab"), 3, keeping, **settings)
+    assert plugin.calls == ["load", "save", "save", "remove", "teardown"]
