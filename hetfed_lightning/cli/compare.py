@@ -19,6 +19,7 @@ from hetfed_lightning.cli.tables import figure
 from hetfed_lightning.data.module import FederatedData, pooled
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.ledger import tag
+from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.rounds import FederatedCallback, Phase
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ class CompareCLI(FederatedCLI):
             for arm in self.config.arms:
                 found = self.run_arm(arm, seed)
                 outcomes += found
-                own, everyone = mean_of(one.own for one in found), mean_of(one.everyone for one in found)
+                members = [one for one in found if one.participant != STUDENT]
+                own, everyone = mean_of(one.own for one in members), mean_of(one.everyone for one in members)
                 log.info("seed %d  %-11s  own %s  global %s", seed, arm, figure(own), figure(everyone))
         table = comparison_table(outcomes)
         log.info("\n%s\n\n%s", table.text(), "\n".join(verdicts(outcomes)))
@@ -129,7 +131,7 @@ def centralised_data(data: FederatedData) -> FederatedData:
 
 def _outcomes(arm: Arm, seed: int, federation: Federation, metrics: Mapping[str, float]) -> list[Outcome]:
     found = []
-    for name, participant in federation.members().items():
+    for name, participant in federation.everyone().items():
         metric = participant.task.headline
         own = metrics.get(tag(f"test_{metric}", name), math.nan)
         everyone = metrics.get(tag(f"test_{metric}", name, everyone=True), math.nan)

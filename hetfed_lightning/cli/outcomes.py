@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from hetfed_lightning.cli.tables import Table, figure
+from hetfed_lightning.participant import STUDENT
 
 Arm = Literal["federation", "local_only", "centralised"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -47,7 +48,8 @@ Select = Callable[[Sequence[float]], float]
 def comparison_table(outcomes: Sequence[Outcome]) -> Table:
     """Mean and standard deviation over seeds, a row per participant, then their mean and the worst of them.
 
-    The gain is federation minus local only, of the same seeds; for errors, where less is better, the other way round.
+    A student, whom the federation alone has, stands below and counts in neither. The gain is federation minus local
+    only, of the same seeds; for errors, where less is better, the other way round.
     """
     better = _sign(outcomes)
     arms = [arm for arm in ARMS if any(one.arm == arm for one in outcomes)]
@@ -56,10 +58,12 @@ def comparison_table(outcomes: Sequence[Outcome]) -> Table:
     header = ["participant"]
     for scope in scopes:
         header += [f"{TITLES[scope]}: {arm}" for arm in arms] + ([f"{TITLES[scope]}: gain"] if with_gain else [])
-    participants = list(dict.fromkeys(one.participant for one in outcomes))
+    participants = _members(outcomes)
     groups: list[tuple[str, list[str], Select]] = [(name, [name], mean_of) for name in participants]
     if len(participants) > 1:
         groups += [("mean", participants, mean_of), ("worst", participants, worst_of if better > 0 else max)]
+    if any(one.participant == STUDENT for one in outcomes):
+        groups.append((STUDENT, [STUDENT], mean_of))
     rows = []
     for title, names, select in groups:
         row = [title]
@@ -76,7 +80,7 @@ def comparison_table(outcomes: Sequence[Outcome]) -> Table:
 def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
     """The gain over local only with its paired spread, and the share of participants that were harmed."""
     lines = []
-    names = list(dict.fromkeys(one.participant for one in outcomes))
+    names = _members(outcomes)
     metrics = ", ".join(dict.fromkeys(one.metric for one in outcomes))
     for scope, title in TITLES.items():
         both = [by_seed(outcomes, arm, scope, names, mean_of) for arm in ("federation", "local_only")]
@@ -144,6 +148,10 @@ def mean_of(values: Iterable[float]) -> float:
 def worst_of(values: Sequence[float]) -> float:
     """The smallest."""
     return min(values)
+
+
+def _members(outcomes: Iterable[Outcome]) -> list[str]:
+    return list(dict.fromkeys(one.participant for one in outcomes if one.participant != STUDENT))
 
 
 def _sign(outcomes: Iterable[Outcome]) -> int:

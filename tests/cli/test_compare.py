@@ -97,7 +97,17 @@ def test_a_student_is_for_the_federation_alone(capsys: pytest.CaptureFixture[str
     arms = "[federation,local_only]"
     ended = hetfed(capsys, "compare", "-c", written(config), "--output", "tables", "--arms", arms)
     assert (ended.code, ended.err.count("hetfed: error")) == (0, 0)
-    assert {row["arm"] for row in rows()} == {"federation", "local_only"}
+    names = ["hospital_a", "hospital_b"]
+    expected = [*(("federation", name) for name in [*names, "student"]), *(("local_only", name) for name in names)]
+    assert [(row["arm"], row["participant"]) for row in rows()] == expected
+    table = [
+        line.split("|") for line in Path("tables/table.md").read_text(encoding="utf-8").splitlines() if "|" in line
+    ]
+    head, student = table[0], next(line for line in table if line[1].strip() == "student")
+    shown = {title.strip(): cell.strip() for title, cell in zip(head, student, strict=True)}
+    assert 0 <= float(shown["global: federation"]) <= 1
+    assert all(shown[f"{scope}: local_only"] == "-" for scope in ("own", "global"))
+    assert shown["own: federation"] == shown["global: gain"] == "-"
 
 
 def test_logs_checkpoints_and_bars_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,3 +139,12 @@ def test_less_is_better_for_errors() -> None:
         ["mean", "2.500", "1.500", "-1.000"],
         ["worst", "4.000", "2.000", "-2.000"],
     ]
+
+
+def test_a_student_counts_in_no_mean() -> None:
+    student = [outcome("federation", seed, "student", math.nan, 0.9) for seed in (0, 1)]
+    table, alone = comparison_table([*OUTCOMES, *student]), comparison_table(OUTCOMES)
+    assert [list(row[:4]) for row in table.rows[:-1]] == [list(row) for row in alone.rows]
+    assert table.rows[-1][0] == "student"
+    assert table.rows[-1][-3:] == ["0.900 ± 0.000", "-", "-"]
+    assert verdicts([*OUTCOMES, *student])[0] == verdicts(OUTCOMES)[0]
