@@ -30,12 +30,13 @@ from hetfed_lightning.evaluation import evaluate, owner_of, predict
 from hetfed_lightning.guard import FiniteGuard, names_of_non_finite
 from hetfed_lightning.hooks import HandsOnHooks, check_hooks
 from hetfed_lightning.ledger import Reduced, reduction_of, tag
+from hetfed_lightning.local_steps import take_local_step
 from hetfed_lightning.logbook import LogBook, is_fitting, stage_of
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.preflight import check_data, check_members, check_trainer
 from hetfed_lightning.rounds import RoundClock, federated_callbacks
-from hetfed_lightning.seeding import seed_sample, seed_torch, stream_generator, stream_seed
+from hetfed_lightning.seeding import seed_sample, stream_generator, stream_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -274,38 +275,12 @@ class Federation(HandsOnHooks):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One local step of every participant that has a batch, each backward and step before the next."""
-        round_index = self.current_round
-        for name, participant_batch in batch.items():
-            participant = self[name]
-            seed = stream_seed(self.seed, round_index, name, batch_idx)
-            if participant.transform is not None or type(participant) is not Participant:
-                seed_sample(seed)  # Code of the user's may draw from NumPy or `random`.
-            seed_torch(seed, self.device)
-            try:
-                self._local_step(participant, participant_batch, batch_idx)
-            except Exception as error:
-                error.add_note(f"{participant.label}, round {round_index}, batch {batch_idx}")
-                raise
+        for name, own in batch.items():
+            take_local_step(self, name, own, batch_idx)
         # Lightning counts optimizer steps; for loggers, max_steps and checkpoints a federation's step is a batch.
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
-
-    def _local_step(self, participant: Participant, batch: Any, batch_idx: int) -> None:
-        local = self.local[cast("str", participant.name)]
-        batch = participant.on_after_batch_transfer(batch, 0)
-        participant.on_train_batch_start(batch, batch_idx)
-        output = participant.training_step(batch, batch_idx)
-        if not participant.automatic_optimization:
-            local.landed += 1
-        else:
-            loss = output.get("loss") if isinstance(output, Mapping) else output
-            if loss is not None:
-                for callback in federated_callbacks(self.trainer):
-                    term = callback.local_loss(self, participant, batch_idx)
-                    loss = loss if term is None else loss + term
-                local.descend(loss, self.backward_of, self.scaler)
-        participant.on_train_batch_end(output, batch, batch_idx)
 
     def backward_of(self, participant: Participant, loss: Tensor) -> None:
         """A participant's backward pass, with everything that ``manual_backward`` does."""
@@ -350,15 +325,14 @@ class Federation(HandsOnHooks):
         self.guard.quarantine(name, self[name], self.local[name].optimizers, self.current_round, reason)
 
     def close_round(self) -> None:
-        """Log what the participants noted, reduced once."""
-        quarantined = float(len(self.guard.quarantined))
-        self.log_round(
-            {
-                "federation/quarantined": quarantined,
-                "federation/participants": float(len(self.contributors())),
-            }
-        )
-        self.log_round({"federation/bytes_up": float(self.bytes_up), "federation/bytes_down": float(self.bytes_down)})
+        """Log what was counted and what the participants noted, reduced once."""
+        figures = {
+            "quarantined": len(self.guard.quarantined),
+            "participants": len(self.contributors()),
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+        }
+        self.log_round({f"federation/{name}": float(value) for name, value in figures.items()})
         self._publish("train")
         self.round_is_open = False
 

@@ -1,0 +1,54 @@
+"""One participant's step on one of its batches, under a seed of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hetfed_lightning.participant import Participant
+from hetfed_lightning.rounds import federated_callbacks
+from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation import Federation
+
+
+def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: int) -> None:
+    """Transform the batch, forward, loss and what callbacks add to it, backward, step.
+
+    What the step draws depends on (seed, round, participant, batch) alone. An error carries the participant's name,
+    the round and the batch as a note.
+
+    Args:
+        federation: In a fit.
+        name: Who steps.
+        batch: Of its own training data, on the device, before any transform.
+        batch_idx: Its place in the round.
+    """
+    participant, round_index = federation[name], federation.current_round
+    seed = stream_seed(federation.seed, round_index, name, batch_idx)
+    if participant.transform is not None or type(participant) is not Participant:
+        seed_sample(seed)  # Code of the user's may draw from NumPy or `random`.
+    seed_torch(seed, federation.device)
+    try:
+        _step(federation, participant, batch, batch_idx)
+    except Exception as error:
+        error.add_note(f"{participant.label}, round {round_index}, batch {batch_idx}")
+        raise
+
+
+def _step(federation: Federation, participant: Participant, batch: Any, batch_idx: int) -> None:
+    local = federation.local[participant.name or ""]
+    batch = participant.on_after_batch_transfer(batch, 0)
+    participant.on_train_batch_start(batch, batch_idx)
+    output = participant.training_step(batch, batch_idx)
+    if not participant.automatic_optimization:
+        local.landed += 1
+    else:
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        if loss is not None:
+            for callback in federated_callbacks(federation.trainer):
+                term = callback.local_loss(federation, participant, batch_idx)
+                loss = loss if term is None else loss + term
+            local.descend(loss, federation.backward_of, federation.scaler)
+    participant.on_train_batch_end(output, batch, batch_idx)
