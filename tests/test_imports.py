@@ -41,8 +41,9 @@ RULES = [
     Rule("aggregation", PURE, only=("torch",)),
     Rule("distillation", PURE, only=("torch",)),
     Rule("metrics", PURE, only=("torch", f"{PACKAGE}.aggregation", f"{PACKAGE}.distillation")),
-    Rule("backbones", PLAIN, only=("torch",)),
-    Rule("heads", PLAIN, only=("torch",)),
+    Rule("layers", PLAIN, only=("torch",)),
+    Rule("backbones", PLAIN, only=("torch", f"{PACKAGE}.layers")),
+    Rule("heads", PLAIN, only=("torch", f"{PACKAGE}.layers")),
     Rule(
         "participant",
         "a participant is a LightningModule that also trains alone",

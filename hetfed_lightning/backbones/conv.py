@@ -13,8 +13,8 @@ Reference:
 from torch import Tensor, nn
 
 from hetfed_lightning.backbones.backbone import Backbone
-from hetfed_lightning.backbones.checks import require_positive
 from hetfed_lightning.backbones.images import require_image
+from hetfed_lightning.layers.checks import require_positive
 
 _SMALLEST_IMAGE = 4  # two poolings by two must leave a pixel
 

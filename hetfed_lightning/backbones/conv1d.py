@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hetfed_lightning.backbones.backbone import Backbone
-from hetfed_lightning.backbones.checks import require_positive, shape_error
+from hetfed_lightning.layers.checks import require_positive, shape_error
 
 _EXAMPLE_STEPS = 64
 

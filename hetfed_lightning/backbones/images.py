@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from hetfed_lightning.backbones.checks import shape_error
+from hetfed_lightning.layers.checks import shape_error
 
 
 def require_image(x: Tensor, in_channels: int, image_size: int, *, owner: str) -> None:

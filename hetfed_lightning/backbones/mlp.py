@@ -9,12 +9,12 @@ References:
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from torch import Tensor, nn
 
 from hetfed_lightning.backbones.backbone import Backbone
-from hetfed_lightning.backbones.checks import require_dropout, require_positive, shape_error
+from hetfed_lightning.layers.checks import require_dropout, require_positive, shape_error
+from hetfed_lightning.layers.hidden import hidden_layers
 
 
 class MLPBackbone(Backbone):
@@ -43,11 +43,7 @@ class MLPBackbone(Backbone):
         require_dropout(owner, dropout)
         self.in_features = in_features
         self.out_features = out_features
-        # Dropout stands there even at 0, so that the keys of the linear layers do not depend on it.
-        layers: list[nn.Module] = []
-        for width_in, width_out in pairwise((in_features, *hidden)):
-            layers += [nn.Linear(width_in, width_out), nn.ReLU(), nn.Dropout(dropout)]
-        self.hidden = nn.Sequential(*layers)
+        self.hidden = hidden_layers(in_features, hidden, dropout)
         self.project_hidden = nn.Linear((in_features, *hidden)[-1], out_features)
 
     @property

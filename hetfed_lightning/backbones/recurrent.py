@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from hetfed_lightning.backbones.backbone import Backbone
-from hetfed_lightning.backbones.checks import require_positive
 from hetfed_lightning.backbones.sequences import as_sequence
+from hetfed_lightning.layers.checks import require_positive
 
 Cell = Literal["gru", "lstm"]
 _CELLS: dict[str, type[nn.GRU | nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}

@@ -25,8 +25,8 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from hetfed_lightning.backbones.backbone import Backbone
-from hetfed_lightning.backbones.checks import require_positive
 from hetfed_lightning.backbones.images import require_image
+from hetfed_lightning.layers.checks import require_positive
 
 Norm = Literal["group", "batch", "none"]
 _MOST_GROUPS = 8

@@ -6,7 +6,7 @@ data.
 
 from torch import Tensor
 
-from hetfed_lightning.backbones.checks import shape_error
+from hetfed_lightning.layers.checks import shape_error
 
 
 def as_sequence(x: Tensor, input_size: int, *, owner: str = "as_sequence") -> Tensor:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from hetfed_lightning.backbones.backbone import Backbone
-from hetfed_lightning.backbones.checks import require_dropout, require_positive, shape_error
 from hetfed_lightning.backbones.sequences import as_sequence
+from hetfed_lightning.layers.checks import require_dropout, require_positive, shape_error
 
 _POSITION_SPREAD = 0.02  # standard deviation at the start, small beside the embedded steps
 

@@ -1,27 +1,8 @@
-"""What heads refuse: sizes below one, and features of another width.
-
-Like the backbones' checks, but apart from them: heads and backbones know nothing of each other, so that
-either may be taken alone.
-"""
-
-from collections.abc import Sequence
+"""What heads refuse: features of another width."""
 
 from torch import Tensor
 
-
-def require_positive(owner: str, **sizes: int | Sequence[int]) -> None:
-    """Refuses sizes below one.
-
-    Args:
-        owner: Name of the class whose constructor was called.
-        **sizes: The constructor's arguments by name, each an int or a sequence of ints.
-
-    Raises:
-        ValueError: If a size, or one in a sequence, is below one.
-    """
-    for name, size in sizes.items():
-        if any(value < 1 for value in ([size] if isinstance(size, int) else size)):
-            raise ValueError(f"{owner} expected {name} of at least 1, got {size}: raise {name}")
+from hetfed_lightning.layers.checks import shape_error
 
 
 def require_features(x: Tensor, in_features: int, *, owner: str) -> None:
@@ -41,5 +22,4 @@ def require_features(x: Tensor, in_features: int, *, owner: str) -> None:
         change = f"set in_features={x.shape[-1]}, or the backbone's out_features={in_features}"
     else:
         return
-    expected = f"features of shape (batch, {in_features})"
-    raise ValueError(f"{owner} expected {expected}, got {tuple(x.shape)}: {change}")
+    raise shape_error(owner, f"features of shape (batch, {in_features})", x, change)

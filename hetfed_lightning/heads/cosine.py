@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hetfed_lightning.heads.checks import require_features, require_positive
+from hetfed_lightning.heads.checks import require_features
+from hetfed_lightning.layers.checks import require_positive
 
 # Below this length a vector has no direction. PyTorch's 1e-12 is zero in half precision, hence 0 / 0.
 _SHORTEST = 1e-6

@@ -9,11 +9,12 @@ Reference:
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from torch import Tensor, nn
 
-from hetfed_lightning.heads.checks import require_features, require_positive
+from hetfed_lightning.heads.checks import require_features
+from hetfed_lightning.layers.checks import require_dropout, require_positive
+from hetfed_lightning.layers.hidden import hidden_layers
 
 
 class MLPHead(nn.Module):
@@ -39,15 +40,10 @@ class MLPHead(nn.Module):
         super().__init__()
         owner = type(self).__name__
         require_positive(owner, in_features=in_features, out_features=out_features, hidden=hidden)
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"{owner} expected dropout in [0, 1), got {dropout}: give the share to drop")
+        require_dropout(owner, dropout)
         self.in_features = in_features
         self.out_features = out_features
-        # Dropout stands there even at 0, so that the keys of the linear layers do not depend on it.
-        layers: list[nn.Module] = []
-        for width_in, width_out in pairwise((in_features, *hidden)):
-            layers += [nn.Linear(width_in, width_out), nn.ReLU(), nn.Dropout(dropout)]
-        self.hidden = nn.Sequential(*layers)
+        self.hidden = hidden_layers(in_features, hidden, dropout)
         self.output = nn.Linear((in_features, *hidden)[-1], out_features)
 
     def forward(self, x: Tensor) -> Tensor:

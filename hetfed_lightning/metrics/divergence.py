@@ -40,41 +40,40 @@ def state_divergence(
     unknown = [key for key in chosen if key not in states[0]]
     if unknown:
         raise ValueError(f"expected keys out of {list(states[0])}, got {unknown}: name what the participants share")
-    distance, length = 0.0, 0.0
+    parts = []
     with torch.no_grad():
         for key in chosen:
             if states[0][key].is_floating_point():
                 tensors = [state[key] for state in states]
-                spread, size = _squares(tensors) if centre is None else _squares_around(tensors, centre[key])
-                distance, length = distance + spread, length + size
+                parts.append(_squares(tensors) if centre is None else _squares_around(tensors, centre[key]))
+    if not parts:
+        return 0.0
+    distance, length = torch.stack(parts).sum(dim=0).tolist()  # One synchronisation with the device.
     if distance == 0:
         return 0.0
     return math.inf if length == 0 else math.sqrt(distance / length)
 
 
-def _squares(tensors: Sequence[Tensor]) -> tuple[float, float]:
+def _squares(tensors: Sequence[Tensor]) -> Tensor:
     """Return the mean squared distance from the mean, and the mean's squared length, of one key.
 
     In one pass over the participants, around the first of them: the mean square around the mean is the one around
     any point less the square of what lies between. Equal tensors have a distance of exactly zero.
     """
     origin = tensors[0].to(accumulation_dtype(tensors[0])).reshape(-1)
-    drift, step = torch.zeros_like(origin), torch.empty_like(origin)
-    squares = []
+    drift, step, squares = torch.zeros_like(origin), torch.empty_like(origin), origin.new_zeros(())
     for tensor in tensors[1:]:
         torch.sub(tensor.reshape(-1), origin, out=step)
         drift.add_(step)
-        squares.append(step.dot(step))
-    if not squares:
-        return 0.0, float(origin.dot(origin))
+        squares.add_(step.dot(step))
     drift.div_(len(tensors))
-    around_first = torch.stack(squares).sum() / len(tensors)
-    spread = (around_first - drift.dot(drift)).clamp(min=0)
+    spread = (squares / len(tensors) - drift.dot(drift)).clamp(min=0)
     mean = origin + drift
-    return float(spread), float(mean.dot(mean))
+    return torch.stack([spread, mean.dot(mean)])
 
 
-def _squares_around(tensors: Sequence[Tensor], centre: Tensor) -> tuple[float, float]:
+def _squares_around(tensors: Sequence[Tensor], centre: Tensor) -> Tensor:
     """Return the mean squared distance from `centre`, and the squared length of that, of one key."""
-    distances = torch.stack([torch.dist(tensor, centre) for tensor in tensors]).double()
-    return float(distances.square().mean()), float(centre.norm().double().square())
+    distances = torch.stack([torch.dist(tensor, centre) for tensor in tensors])
+    wide = accumulation_dtype(centre)
+    return torch.stack([distances.to(wide).square().mean(), centre.norm().to(wide).square()])

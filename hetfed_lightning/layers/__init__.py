@@ -1,0 +1,1 @@
+"""What backbones and heads have in common; it knows neither."""
