@@ -64,7 +64,8 @@ class FiniteGuard:
 
     def _remember(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Keep a copy, in the memory of the last one: fresh memory costs five times the copying."""
-        kept = self._safe.setdefault(name, {})
+        kept = {key: tensor for key, tensor in self._safe.get(name, {}).items() if key in state}
+        self._safe[name] = kept
         for key, tensor in state.items():
             copy = kept.get(key)
             if copy is None or (copy.shape, copy.dtype, copy.device) != (tensor.shape, tensor.dtype, tensor.device):

@@ -260,7 +260,7 @@ def participants_table(trainer: L.Trainer, federation: Federation) -> str:
     data = federation.federated_data
     rows = [
         [
-            f"`{name}`",
+            name.replace("_", r"\_"),
             _architecture(participant),
             " + ".join(map(_optimizer, federation.local[name].optimizers)),
             f"{sum(parameter.numel() for parameter in participant.parameters()):,}",
@@ -271,8 +271,9 @@ def participants_table(trainer: L.Trainer, federation: Federation) -> str:
         ]
         for name, participant in federation.everyone().items()
     ]
-    head = "participant", "architecture", "optimizer", "parameters", "shared bytes"
-    return _markdown([*head, "training examples", "local epochs", "joins_at"], rows)
+    # Short, and names without the narrow type of code: TensorBoard makes the columns equally wide.
+    head = "name", "architecture", "optimizer", "weights", "shared", "examples", "epochs", "joins"
+    return _markdown(head, rows)
 
 
 def _architecture(participant: Participant) -> str:

@@ -20,6 +20,8 @@ from hetfed_lightning.federation import Federation
 
 BAD_INPUT = 2
 DEBUG = "HETFED_DEBUG"
+NOISE = ("Tip:", "already configured with model summary callbacks")
+"""Of what Lightning tells at every start, what a user did not ask for and can do nothing about."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -58,7 +60,7 @@ def _refuse(message: str) -> int:
 
 
 def _speak() -> None:
-    """Show the package's messages on standard output as plain lines, and keep advertisements out."""
+    """Show the package's messages on standard output as plain lines, and keep noise out."""
     package = logging.getLogger("hetfed_lightning")
     if not package.handlers:
         handler = logging.StreamHandler(sys.stdout)
@@ -69,5 +71,5 @@ def _speak() -> None:
     # Lightning 2.6 asks torch 2.13 in a way that torch deprecates; a user can do nothing about it.
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
+        lambda record: not any(noise in record.getMessage() for noise in NOISE)
     )

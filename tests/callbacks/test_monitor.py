@@ -202,7 +202,7 @@ def test_the_texts_say_who_takes_part_and_with_which_settings(board: TensorBoard
     made.test(made.lightning_module, datamodule=made.datamodule, verbose=False)  # type: ignore[attr-defined]
     events = read()
     assert text(events, "config") == "```yaml\nseed: 7\nrounds: 2\n```"
-    assert text(events, "federation/participants").startswith("| participant | architecture | optimizer |")
+    assert text(events, "federation/participants").startswith("| name | architecture | optimizer |")
     sharing = text(events, "federation/sharing")
     assert sharing.startswith("What is averaged, and with whom:\n\n* a, b, c: backbone.0.weight")
     results = text(events, "federation/test_results")
@@ -225,15 +225,14 @@ def test_the_table_of_participants_by_hand() -> None:
     averaging = BackboneAveraging()
     made = fit(federation, tiny_data(), 1, averaging)
     lines = participants_table(made, federation).splitlines()
-    head = "participant | architecture | optimizer | parameters | shared bytes | training examples"
-    assert lines[0] == f"| {head} | local epochs | joins_at |"
+    assert lines[0] == "| name | architecture | optimizer | weights | shared | examples | epochs | joins |"
     # 4 * 5 + 5 + 5 * 3 + 3 = 43 parameters, of which (4 * 5 + 5) * 4 B = 100 B are shared by a and b;
     # with 7 hidden units 4 * 7 + 7 + 7 * 3 + 3 = 59, shared with nobody.
     assert lines[2:] == [
-        "| `a` | Sequential + Linear | SGD, lr 0.1 | 43 | 100 B | 12 | 2 | 0 |",
-        "| `b` | Sequential + Linear | AdamW, lr 0.002 | 43 | 100 B | 16 | 1 | 0 |",
-        "| `c` | Sequential + Linear | SGD, lr 0.1 | 59 | 0 B | 20 | 1 | 1 |",
-        "| `student` | Sequential + Linear | SGD, lr 0.1 | 43 | 0 B | - | - | - |",
+        "| a | Sequential + Linear | SGD, lr 0.1 | 43 | 100 B | 12 | 2 | 0 |",
+        "| b | Sequential + Linear | AdamW, lr 0.002 | 43 | 100 B | 16 | 1 | 0 |",
+        "| c | Sequential + Linear | SGD, lr 0.1 | 59 | 0 B | 20 | 1 | 1 |",
+        "| student | Sequential + Linear | SGD, lr 0.1 | 43 | 0 B | - | - | - |",
     ]
 
 
