@@ -22,7 +22,8 @@ class AggregationRule(ABC):
         """Aggregate the participants' states into one.
 
         Args:
-            states: One state per participant, K in all, with equal keys, shapes and dtypes; left as they are.
+            states: One state per participant, K in all, with equal keys, shapes and dtypes; left as they are. They
+                are the participants' own tensors, so a rule that remembers them keeps copies.
             weights: Shape ``(K,)``; finite, not negative, not all zero.
 
         Returns:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusionMatrix
@@ -58,6 +59,9 @@ _SUMMARY = re.compile(r"federation/(?P<stage>[a-z]+)_(?:global_)?(?P<headline>.+
 
 class FederationMonitor(FederatedCallback):
     """Logs what belongs to all: mean, worst, standard deviation and Jain's index of the participants' headline metric.
+
+    Also every participant's learning rate (``lr/hospital_a``), unless a ``LearningRateMonitor`` does, which knows the
+    participants of those optimizers alone that have a scheduler.
 
     A number that is NaN is not logged. For a ``TensorBoardLogger`` it also writes, and never in ``fast_dev_run``:
     a table of the participants, the run's configuration, who averages what with whom, charts with a line per
@@ -105,8 +109,11 @@ class FederationMonitor(FederatedCallback):
         self._round_began = None
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Log how long the round took, validation not included."""
-        del federation
+        """Log the learning rates of the round, and how long it took, validation not included."""
+        if not _of_type(trainer, LearningRateMonitor):
+            rates = learning_rates(federation, federation.active_names(round_index))
+            self._tags.update(rates)
+            federation.log_round(rates)
         if self._round_began is None:
             return
         # Past Lightning's own log: a time differs from run to run, and what can be monitored should not.
@@ -200,6 +207,16 @@ def headline_summaries(
     return summaries
 
 
+def learning_rates(federation: Federation, names: Iterable[str]) -> dict[str, float]:
+    """Learning rates of some participants by tag: ``lr/hospital_a``, or ``lr_1``, ``lr_2`` for groups of parameters."""
+    rates = {}
+    for name in names:
+        groups = [group for optimizer in federation.local[name].optimizers for group in optimizer.param_groups]
+        for number, group in enumerate(groups, start=1):
+            rates[tag("lr" if len(groups) == 1 else f"lr_{number}", name)] = float(group["lr"])
+    return rates
+
+
 def chart_layout(tags: Iterable[str], names: Sequence[str]) -> Layout:
     """Charts for the page "Custom Scalars": one per metric with a line per participant, then the federation's own.
 
@@ -210,8 +227,11 @@ def chart_layout(tags: Iterable[str], names: Sequence[str]) -> Layout:
     """
     tags = set(tags)
     metrics = {key.rpartition("/")[0] for key in tags if key.rpartition("/")[2] in names} - {""}
-    # What people look for first: validation, own before global, the metric before the loss.
-    order = sorted(metrics, key=lambda metric: (not metric.startswith("val_"), "loss" in metric, metric))
+    # What people look for first: validation, own before global, the metric before the loss; learning rates last.
+    order = sorted(
+        metrics,
+        key=lambda metric: (not metric.startswith("val_"), metric.startswith("lr"), "loss" in metric, metric),
+    )
     of_participants = {metric: [tag(metric, name) for name in names] for metric in order}
     of_all: dict[str, list[str]] = defaultdict(list)
     shared = [key for key in tags if key.startswith("federation/") and not key.startswith("federation/test_")]

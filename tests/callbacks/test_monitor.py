@@ -156,7 +156,7 @@ def test_every_metric_has_a_chart_with_a_line_per_participant(board: TensorBoard
     layout = layouts(events)[-1]
     assert layout["participants"] == {
         metric: [f"{metric}/{name}" for name in ("a", "b", "late")]
-        for metric in ("val_accuracy", "val_global_accuracy", "val_global_loss", "val_loss", "train_loss")
+        for metric in ("val_accuracy", "val_global_accuracy", "val_global_loss", "val_loss", "train_loss", "lr")
     }
     shared = layout["federation"]
     assert shared["val_accuracy: mean and worst"] == [
@@ -173,7 +173,7 @@ def test_every_metric_has_a_chart_with_a_line_per_participant(board: TensorBoard
 def test_the_layout_is_written_again_only_when_a_metric_turns_up(board: TensorBoardLogger, read: Read) -> None:
     fit(tiny_federation(), tiny_data(), 4, logger=board, check_val_every_n_epoch=3)
     first, second = layouts(read())
-    assert list(first["participants"]) == ["train_loss"]
+    assert list(first["participants"]) == ["train_loss", "lr"]
     assert "val_accuracy" in second["participants"]
 
 

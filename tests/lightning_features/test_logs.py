@@ -85,6 +85,24 @@ def test_the_learning_rate_monitor_calls_schedulers_by_participant(tmp_path: Pat
     assert rates == [0.1, 0.05, 0.025]
 
 
+def test_learning_rates_are_logged_by_participant(tmp_path: Path) -> None:
+    class Groups(Participant):
+        def configure_optimizers(self) -> Any:
+            groups = [{"params": self.backbone.parameters(), "lr": 0.1}, {"params": self.head.parameters(), "lr": 0.2}]
+            return torch.optim.SGD(groups)
+
+    def halving(optimizer: torch.optim.Optimizer) -> StepLR:
+        return StepLR(optimizer, 1, 0.5)
+
+    other = tiny_participant(seed=2)
+    members = {"a": tiny_participant(), "b": tiny_participant(seed=1, lr_scheduler=halving)}
+    federation = Federation(members | {"c": Groups(other.backbone, other.head)})
+    fit(federation, tiny_data(), 2, logger=CSVLogger(tmp_path, name="", version="run"))
+    train = [row for row in rows(tmp_path / "run") if row["train_loss/a"]]
+    assert [[float(row[f"lr/{name}"]) for row in train] for name in "ab"] == [[0.1, 0.1], [0.1, 0.05]]
+    assert [[float(row[f"lr_{number}/c"]) for row in train] for number in (1, 2)] == [[0.1, 0.1], [0.2, 0.2]]
+
+
 def test_what_a_participant_logs_itself_lands_under_its_name(tmp_path: Path) -> None:
     class Talker(Participant):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
