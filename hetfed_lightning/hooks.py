@@ -23,6 +23,7 @@ _TRANSFORM = "use Participant(transform=...) or on_after_batch_transfer"
 NEVER_CALLED: Mapping[str, str] = {
     "configure_callbacks": "give callbacks to the Trainer",
     "configure_gradient_clipping": "use Participant(gradient_clip_val=...) or on_before_optimizer_step",
+    "configure_model": "make the layers in the constructor",
     "lr_scheduler_step": _BY_HAND,
     "on_before_batch_transfer": _TRANSFORM,
     "optimizer_step": _BY_HAND,
@@ -65,10 +66,6 @@ class HandsOnHooks(L.LightningModule):
         members = self.everyone()
         for name in members if names is None else names:
             cast("Callable[..., None]", getattr(members[name], hook))(*args)
-
-    def configure_model(self) -> None:
-        """Hand on."""
-        self.hand_on("configure_model")
 
     def setup(self, stage: str) -> None:
         """Hand on."""

@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import default_collate
@@ -30,6 +38,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_\-]*$")
+
+
+REFUSED_CALLBACKS: Mapping[type[L.Callback], str] = {
+    GradientAccumulationScheduler: "Use Participant(accumulate_grad_batches=...).",
+    StochasticWeightAveraging: "Use lightning.pytorch.callbacks.WeightAveraging or EMAWeightAveraging.",
+    BaseFinetuning: "Freeze layers in the participant: requires_grad_(False) there, and on_train_epoch_start to thaw.",
+    ModelPruning: "Prune what was trained: Participant.load_from_checkpoint, then torch.nn.utils.prune.",
+    LearningRateFinder: "Set each participant's rate in Participant(optimizer=...).",
+}
+"""Lightning's callbacks that fail or do something else in a federation, and what to do instead."""
 
 
 def check_members(participants: Mapping[str, Any], student: Any | None) -> None:
@@ -83,6 +101,18 @@ def check_trainer(trainer: L.Trainer) -> None:
         raise MisconfigurationException(
             f"A federation trains on one device, got {trainer.world_size} processes. Use Trainer(devices=1)."
         )
+    if not isinstance(trainer.strategy, SingleDeviceStrategy):
+        raise MisconfigurationException(
+            f"Trainer(strategy=...) gave {type(trainer.strategy).__name__}, which wraps the model for one optimizer "
+            "and one loss; a federation has one for each participant. Use Trainer(strategy='auto', devices=1)."
+        )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # as above
+        for kind, instead in REFUSED_CALLBACKS.items():
+            if isinstance(callback, kind):
+                raise MisconfigurationException(
+                    f"Trainer(callbacks=[{type(callback).__name__}(...)]) expects one model with one optimizer, and a "
+                    f"federation has one for each participant. {instead}"
+                )
 
 
 def check_data(federation: Federation, data: FederatedDataModule) -> None:

@@ -10,10 +10,21 @@ import lightning as L
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BaseFinetuning,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from torch import Tensor
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation, Participant
+from hetfed_lightning.data import Examples
 from tests.federations import (
     Listed,
     equal,
@@ -270,3 +281,52 @@ def test_a_participant_that_is_told_to_step_itself_does() -> None:
     for federation in (manual, automatic):
         fit(federation, tiny_data("a"), 2)
     assert equal(state_of(manual), state_of(automatic))
+
+
+class Freezing(BaseFinetuning):
+    """As a user's own."""
+
+    def freeze_before_training(self, pl_module: L.LightningModule) -> None: ...
+
+    def finetune_function(self, *args: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("callback", "words"),
+    [
+        (GradientAccumulationScheduler({0: 2}), r"Use Participant\(accumulate_grad_batches=\.\.\.\)"),
+        (StochasticWeightAveraging(1e-2), "WeightAveraging or EMAWeightAveraging"),
+        (BackboneFinetuning(), "Freeze layers in the participant"),
+        (Freezing(), r"callbacks=\[Freezing\(\.\.\.\)\].*Freeze layers"),
+        (ModelPruning("l1_unstructured"), "Prune what was trained"),
+        (LearningRateFinder(), r"Participant\(optimizer=\.\.\.\)"),
+    ],
+)
+def test_callbacks_for_one_model_are_refused_with_what_to_use(callback: L.Callback, words: str) -> None:
+    federation = tiny_federation()
+    before = state_of(federation)
+    with pytest.raises(MisconfigurationException, match=words):
+        fit(federation, tiny_data(), 1, callback)
+    assert equal(before, state_of(federation))
+
+
+def test_a_strategy_that_wraps_the_model_is_refused_on_one_device_too() -> None:
+    with pytest.raises(MisconfigurationException, match=r"gave DDPStrategy, which wraps.*strategy='auto', devices=1"):
+        fit(tiny_federation(), tiny_data(), 1, strategy="ddp")
+
+
+@pytest.mark.parametrize("kind", [WeightAveraging, EMAWeightAveraging])
+def test_averages_of_weights_over_time_end_as_the_mean_they_promise(kind: type[WeightAveraging]) -> None:
+    # One participant that steps by a fixed amount: weights 0, -1, -2, -3 after its 0 to 3 steps.
+    class Falling(Participant):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.backbone.weight.sum()  # type: ignore[operator]
+
+    member = Falling(torch.nn.Linear(1, 1, bias=False), task="regression", optimizer=sgd(1.0))
+    torch.nn.init.zeros_(member.backbone.weight)  # type: ignore[arg-type]
+    data = FederatedDataModule({"a": Examples(torch.zeros(12, 1), torch.zeros(12, 1))}, batch_size=4)
+    callback = kind() if kind is WeightAveraging else kind(decay=0.5)
+    fit(Federation({"a": member}), data, 1, callback)
+    # Equal weights: the mean of -1, -2, -3. With a decay of a half: ((-1 - 2) / 2 - 3) / 2.
+    wanted = -2.0 if kind is WeightAveraging else -2.25
+    assert member.backbone.weight.item() == pytest.approx(wanted)  # type: ignore[operator]
