@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from hetfed_lightning.participant import Participant
 
 _BY_HAND = "set automatic_optimization = False and step in training_step"
-_DATA = "give the data to a FederatedDataModule"
 _TRANSFORM = "use Participant(transform=...) or on_after_batch_transfer"
 
 NEVER_CALLED: Mapping[str, str] = {
@@ -28,14 +27,11 @@ NEVER_CALLED: Mapping[str, str] = {
     "on_before_batch_transfer": _TRANSFORM,
     "optimizer_step": _BY_HAND,
     "optimizer_zero_grad": _BY_HAND,
-    "predict_dataloader": _DATA,
-    "prepare_data": _DATA,
-    "test_dataloader": _DATA,
-    "train_dataloader": _DATA,
     "transfer_batch_to_device": _TRANSFORM,
-    "val_dataloader": _DATA,
 }
-"""Hooks of a LightningModule that a participant cannot override, and what to do instead."""
+"""Hooks of a LightningModule that a participant cannot override, and what to do instead.
+
+Its loaders are not among them: Lightning itself passes over a module's loaders where there is a data module."""
 
 
 def check_hooks(participants: Mapping[str, Participant]) -> None:
@@ -66,6 +62,10 @@ class HandsOnHooks(L.LightningModule):
         members = self.everyone()
         for name in members if names is None else names:
             cast("Callable[..., None]", getattr(members[name], hook))(*args)
+
+    def prepare_data(self) -> None:
+        """Hand on."""
+        self.hand_on("prepare_data")
 
     def setup(self, stage: str) -> None:
         """Hand on."""

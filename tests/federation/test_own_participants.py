@@ -74,6 +74,18 @@ class Hooked(Participant):
         super().__init__(*args, **settings)
         self.heard: list[str] = []
 
+    def prepare_data(self) -> None:
+        self.heard.append("prepare")
+
+    def setup(self, stage: str) -> None:
+        self.heard.append(stage + " setup")
+
+    def teardown(self, stage: str) -> None:
+        self.heard.append(stage + " teardown")
+
+    def on_fit_end(self) -> None:
+        self.heard.append("/fit")
+
     def on_fit_start(self) -> None:
         self.heard.append("fit")
 
@@ -178,7 +190,8 @@ def test_hooks_are_heard_in_order() -> None:
     member = federation["a"]
     assert isinstance(member, Hooked)
     step = ["batch", "before", "backward", "after", "step", "zero", "/batch"]
-    assert member.heard == ["fit", "train", "epoch", *step, "/validation", "/epoch", "/train"]
+    before, after = ["prepare", "fit setup", "fit", "train", "epoch"], ["/validation", "/epoch", "/train", "/fit"]
+    assert member.heard == [*before, *step, *after, "fit teardown"]
 
 
 class Evaluated(Participant):
