@@ -11,7 +11,6 @@ from hetfed_lightning.participant import STUDENT
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation
-    from hetfed_lightning.participant import Participant
 
 Measured = Literal["validation", "test"]
 
@@ -39,7 +38,7 @@ def evaluate(federation: Federation, what: Measured, owner: str, batch: Any, bat
         names = here + ([STUDENT] if federation.student is not None else [])
     federation.scope = "global" if owner == GLOBAL else "own"
     for name in names:
-        _step(federation[name], what, batch, batch_idx)
+        _step(federation, name, what, batch, batch_idx)
     federation.scope = "own"
 
 
@@ -52,14 +51,16 @@ def predict(federation: Federation, owner: str, batch: Any, batch_idx: int) -> A
     name = federation.predict_with or (STUDENT if federation.student is not None else owner)
     if name == GLOBAL:
         raise ValueError("predict: several participants could; choose one by Federation(predict_with=...).")
-    return _step(federation[name], "predict", batch, batch_idx)
+    return _step(federation, name, "predict", batch, batch_idx)
 
 
-def _step(participant: Participant, what: str, batch: Any, batch_idx: int) -> Any:
+def _step(federation: Federation, name: str, what: str, batch: Any, batch_idx: int) -> Any:
+    participant = federation[name]
+
     def hook(name: str) -> Callable[..., Any]:
         return cast("Callable[..., Any]", getattr(participant, name))
 
-    batch = participant.on_after_batch_transfer(batch, 0)
+    batch = federation.current_batch = participant.on_after_batch_transfer(batch, 0)
     hook(f"on_{what}_batch_start")(batch, batch_idx)
     output = hook(f"{what}_step")(batch, batch_idx)
     hook(f"on_{what}_batch_end")(output, batch, batch_idx)

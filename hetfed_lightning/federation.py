@@ -14,6 +14,7 @@ from hetfed_lightning.backward import go_backward, is_heard
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.checkpointing.reading import name_faults
 from hetfed_lightning.checkpointing.resume import (
+    check_architectures,
     own_parts,
     restore_by_name,
     resume_where_it_stood,
@@ -29,7 +30,7 @@ from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.evaluation import evaluate, owner_of, predict
 from hetfed_lightning.guard import FiniteGuard, names_of_non_finite
 from hetfed_lightning.hooks import HandsOnHooks, check_hooks
-from hetfed_lightning.ledger import Reduced, reduction_of, tag
+from hetfed_lightning.ledger import Reduced, batch_size_of, reduction_of, tag
 from hetfed_lightning.local_steps import take_local_step
 from hetfed_lightning.logbook import LogBook, is_fitting, stage_of
 from hetfed_lightning.optimization import LocalOptimization
@@ -101,6 +102,7 @@ class Federation(HandsOnHooks):
         self.bytes_up = 0
         self.bytes_down = 0
         self.scope = "own"
+        self.current_batch: Any = None
         self.logbook = LogBook()
         self._scheduled_rounds = 0
         self._saved_steps: dict[str, int] = {}
@@ -112,7 +114,7 @@ class Federation(HandsOnHooks):
 
     def __getstate__(self) -> dict[str, Any]:
         # Optimizers belong to a run; every fit makes new ones.
-        return dict(super().__getstate__()) | {"local": {}}
+        return dict(super().__getstate__()) | {"local": {}, "current_batch": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Become the host of the copied participants, whose own reference stayed with the original."""
@@ -277,6 +279,7 @@ class Federation(HandsOnHooks):
         """One local step of every participant that has a batch, each backward and step before the next."""
         for name, own in batch.items():
             take_local_step(self, name, own, batch_idx)
+        self.logbook.write_steps(self.trainer)
         # Lightning counts optimizer steps; for loggers, max_steps and checkpoints a federation's step is a batch.
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
@@ -408,14 +411,15 @@ class Federation(HandsOnHooks):
         **__: Any,
     ) -> None:
         """Note a participant's value; see :meth:`Participant.log`."""
-        if on_step:
-            self.log(f"{name}_step/{participant.name}", value, on_step=True, on_epoch=False, prog_bar=False)
+        stage = stage_of(self.trainer)
+        if on_step and stage == "train":
+            self.logbook.note_step(f"{name}_step/{participant.name}", value, prog_bar=prog_bar, logger=logger)
         if on_epoch is False:
             return
-        self.logbook.ledgers[stage_of(self.trainer)].record(
+        self.logbook.ledgers[stage].record(
             tag(name, cast("str", participant.name), everyone=self.scope == "global"),
             value,
-            weight=float(batch_size or 1),
+            weight=float(batch_size or batch_size_of(self.current_batch)),
             prog_bar=prog_bar,
             logger=logger is not False,
             reduction="mean" if reduce_fx == "mean" else reduction_of(reduce_fx, name),
@@ -466,6 +470,7 @@ class Federation(HandsOnHooks):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another federation's checkpoint by name; bring a reordered one into this order."""
         restore_by_name(checkpoint, list(self.everyone()))
+        check_architectures(checkpoint, self)
         if self._trainer is not None and is_fitting(self.trainer):
             self._before_validation = resume_where_it_stood(checkpoint, self.trainer)
         saved = self._saved = checkpoint["federation"]

@@ -92,6 +92,7 @@ class FiniteGuard:
             optimizer.zero_grad()
         returned = "it returns to its state at the round's start" if safe is not None else "it has no finite state yet"
         log.warning(
-            "Round %d: participant %r is left out, %s; %s. A smaller learning rate or gradient_clip_val may help.",
+            "Round %d: participant %r is left out, %s; %s. Look for numbers in its data that are not finite; a smaller "
+            "learning rate or gradient_clip_val may help.",
             round_index, name, reason, returned,
         )  # fmt: skip

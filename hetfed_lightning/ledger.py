@@ -66,6 +66,14 @@ def reduction_of(reduce_fx: str | Callable[..., Any], key: str) -> Reduction:
     return cast("Reduction", name)
 
 
+def batch_size_of(batch: Any) -> int:
+    """Examples in a batch: the length of its first tensor; 1 where there is none."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 1
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
+    return next((batch_size_of(part) for part in parts if isinstance(part, (Tensor, Mapping, tuple, list))), 1)
+
+
 class Ledger:
     """Means of logged values weighted by batch size (or sums, or extremes), and metrics computed over all batches."""
 
@@ -92,6 +100,8 @@ class Ledger:
             return
         if not isinstance(value, Tensor):
             value = torch.tensor(float(value))
+        if value.numel() != 1:
+            raise ValueError(f"{key}: expected a number to log, got a tensor of shape {tuple(value.shape)}.")
         entry.values.append(value.detach() if value.ndim == 0 else value.detach().reshape(()))
         entry.weights.append(weight)
 

@@ -39,7 +39,7 @@ def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: in
 
 def _step(federation: Federation, participant: Participant, batch: Any, batch_idx: int) -> None:
     local = federation.local[participant.name or ""]
-    batch = participant.on_after_batch_transfer(batch, 0)
+    batch = federation.current_batch = participant.on_after_batch_transfer(batch, 0)
     participant.on_train_batch_start(batch, batch_idx)
     output = participant.training_step(batch, batch_idx)
     if not participant.automatic_optimization:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
@@ -14,6 +14,7 @@ from hetfed_lightning.rounds import federated_callbacks
 
 if TYPE_CHECKING:
     import lightning as L
+    from torch import Tensor
 
     from hetfed_lightning.federation import Federation
     from hetfed_lightning.participant import Stage
@@ -42,6 +43,8 @@ class LogBook:
     def __init__(self) -> None:
         self.ledgers: dict[Stage, Ledger] = {"train": Ledger(), "val": Ledger(), "test": Ledger()}
         self.rows: dict[Stage, dict[str, float]] = {"train": {}, "val": {}, "test": {}}
+        self._steps: dict[str, Tensor] = {}
+        self._bar: set[str] = set()
 
     def forget_rows(self) -> None:
         """Drop what an earlier run left unwritten."""
@@ -70,6 +73,28 @@ class LogBook:
                     key, one.value, one.prog_bar, one.logger,
                     on_step=False, on_epoch=True, batch_size=1, add_dataloader_idx=False,
                 )  # fmt: skip
+
+    def note_step(self, key: str, value: Any, *, prog_bar: bool, logger: bool | None) -> None:
+        """A value of this batch, for loggers and progress bars."""
+        if prog_bar:
+            self._bar.add(key)
+        if logger is not False or prog_bar:
+            self._steps[key] = torch.as_tensor(value).detach()
+
+    def write_steps(self, trainer: L.Trainer) -> None:
+        """Give the loggers what was noted for this batch, every ``log_every_n_steps`` batches.
+
+        Past Lightning's log, which repeats a value until the round ends for participants that have no batches left.
+        """
+        if not self._steps:
+            return
+        steps, self._steps = self._steps, {}
+        trainer.progress_bar_metrics.update({key: float(steps[key]) for key in steps if key in self._bar})
+        done = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if (done + 1) % trainer.log_every_n_steps == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            values = {key: float(value) for key, value in steps.items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=done)
 
     def publish(self, federation: Federation, stage: Stage, trained_rounds: int) -> None:
         """Reduce a stage's ledger and show it.

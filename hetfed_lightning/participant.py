@@ -70,6 +70,7 @@ class Participant(L.LightningModule):
 
     Raises:
         ValueError: If a setting is out of its range.
+        TypeError: If ``optimizer`` or ``lr_scheduler`` is no function.
     """
 
     def __init__(
@@ -101,6 +102,12 @@ class Participant(L.LightningModule):
             raise ValueError(f"gradient_clip_val: expected a finite norm above 0, got {gradient_clip_val}.")
         if lr_scheduler_interval not in {"epoch", "step"}:
             raise ValueError(f"lr_scheduler_interval: expected 'epoch' or 'step', got {lr_scheduler_interval!r}.")
+        for name, factory in (("optimizer", optimizer), ("lr_scheduler", lr_scheduler)):
+            if factory is not None and not callable(factory):
+                raise TypeError(
+                    f"{name}: expected a function that makes one, such as lambda p: torch.optim.SGD(p, lr=0.1), got "
+                    f"{type(factory).__name__}."
+                )
         self.backbone = backbone
         self.head = nn.Identity() if head is None else head
         self.shared = tuple(shared)

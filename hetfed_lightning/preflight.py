@@ -57,6 +57,8 @@ def check_members(participants: Mapping[str, Any], student: Any | None) -> None:
         TypeError: If something is no participant.
         ValueError: If there is none, a name is unusable, or two share a parameter.
     """
+    if not isinstance(participants, Mapping):
+        raise TypeError(f"participants: expected {{'name': Participant, ...}}, got {type(participants).__name__}.")
     if not participants:
         raise ValueError("participants: expected at least one, got none.")
     owners: dict[int, str] = {}
@@ -123,7 +125,13 @@ def check_data(federation: Federation, data: FederatedDataModule) -> None:
     """
     members = federation.members()
     _check_names(members, data)
+    rounds = federation.trainer.max_epochs
     for name, participant in members.items():
+        if rounds is not None and 0 < rounds <= participant.joins_at:
+            log.warning(
+                "%s never trains: it joins at round %d, counted from 0, and max_epochs=%d ends before.",
+                participant.label, participant.joins_at, rounds,
+            )  # fmt: skip
         source = data.source(name)
         width = _check_forward(participant, source)
         _check_targets(participant, "its training set", source.dataset, width)
@@ -185,9 +193,12 @@ def outputs_of(participant: Participant, inputs: Any, what: str) -> Tensor:
         with torch.no_grad():
             outputs = participant(participant.transformed(_as_trained(participant, inputs)))
     except Exception as error:
+        hint = ""
+        if "dtype" in str(error) and isinstance(inputs, Tensor):
+            hint = f" The inputs are {str(inputs.dtype).removeprefix('torch.')}: give float32, or change the precision."
         raise ValueError(
             f"{participant.label} cannot take {what}: inputs of shape {_shapes(inputs)} fail with "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}.{hint}"
         ) from error
     finally:
         participant.train(training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Literal
@@ -17,6 +18,7 @@ from torchmetrics.classification import (
     MultilabelAccuracy,
     MultilabelF1Score,
 )
+from torchmetrics.utilities.data import dim_zero_cat
 
 from hetfed_lightning.distillation import OutputKind, distillation_loss, soften
 
@@ -171,7 +173,7 @@ class BinaryTask(Task):
         del width
         return {
             "accuracy": BinaryAccuracy(sync_on_compute=False),
-            "auroc": BinaryAUROC(sync_on_compute=False),
+            "auroc": DefinedAUROC(sync_on_compute=False),
         }
 
     def target_problem(self, target: Tensor, width: int) -> str | None:
@@ -246,6 +248,21 @@ class RegressionTask(Task):
         if target.is_floating_point() and not bool(torch.isfinite(target).all()):
             return f"expected finite targets, got {int((~torch.isfinite(target)).sum())} that are not"
         return None
+
+
+class DefinedAUROC(BinaryAUROC):
+    """Area under the ROC curve; NaN where only one class was seen, of which torchmetrics says 0.
+
+    A small hospital's validation set may well hold one class, and a made-up 0 would be averaged with real figures.
+    """
+
+    def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics' own AUROC departs from its base like this
+        """The area, or NaN."""
+        targets = dim_zero_cat(self.target)
+        if bool((targets == targets[:1]).all()):
+            return torch.full((), math.nan)
+        area: Tensor = super().compute()
+        return area
 
 
 TASKS: dict[TaskName, type[Task]] = {

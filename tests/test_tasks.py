@@ -184,3 +184,12 @@ def test_tasks_bring_nothing_into_a_state() -> None:
 def test_settings_out_of_range(make: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_area_under_the_curve_of_one_class_is_undefined() -> None:
+    metric = BinaryTask().default_metrics(1)["auroc"]
+    metric.update(torch.tensor([0.2, 0.7]), torch.tensor([1, 1]))
+    assert math.isnan(float(metric.compute()))
+    metric.update(torch.tensor([0.1]), torch.tensor([0]))  # below both: ranked rightly
+    assert float(metric.compute()) == 1.0

@@ -73,6 +73,8 @@ class BackboneAveraging(FederatedCallback):
         server_optimizer: OptimizerCallable | None = None,
         proximal: float = 0.0,
     ) -> None:
+        if not callable(rule):
+            raise TypeError(f"rule: expected a function (states, weights) -> state, got {rule!r}.")
         if every_n_rounds < 1:
             raise ValueError(f"every_n_rounds: expected at least 1, got {every_n_rounds}.")
         if not 0 <= proximal < float("inf"):
@@ -248,6 +250,10 @@ class BackboneAveraging(FederatedCallback):
 
     def _aggregate(self, states: list[dict[str, Tensor]], weights: Tensor, round_index: int) -> dict[str, Tensor]:
         aggregate = self.rule(states, weights)
+        if not isinstance(aggregate, Mapping):
+            raise ValueError(  # noqa: TRY004 - the same kind of error as for another fault of the rule
+                f"Round {round_index}: expected of {self._rule_name} a state, got {type(aggregate).__name__}."
+            )
         expected = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in states[0].items()}
         found = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in aggregate.items()}
         if found != expected:

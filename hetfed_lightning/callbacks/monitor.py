@@ -314,11 +314,12 @@ def results_table(values: Mapping[str, float], names: Sequence[str]) -> str:
         names: The participants, and the student if there is one, in order.
     """
     metrics = list(dict.fromkeys(key.rpartition("/")[0] for key in values if key.rpartition("/")[2] in names))
-    rows = [
-        [f"`{name}`", *(f"{values[key]:.4g}" if (key := tag(metric, name)) in values else "-" for metric in metrics)]
-        for name in names
-    ]
+    rows = [[f"`{name}`", *(_cell(values.get(tag(metric, name), math.nan)) for metric in metrics)] for name in names]
     return _markdown(["participant", *metrics], rows)
+
+
+def _cell(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4g}"
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -393,7 +394,9 @@ def _drawn(names: list[str]) -> list[str]:
 
 def _limit(trainer: L.Trainer, loader: Any) -> int | None:
     limit = trainer.limit_val_batches
-    return limit if isinstance(limit, int) or limit is None else max(1, int(len(loader) * limit))
+    if isinstance(limit, int) or limit is None or not hasattr(loader, "__len__"):
+        return limit if isinstance(limit, int) else None
+    return max(1, int(len(loader) * limit))
 
 
 def _log_numbers(federation: Federation, values: Mapping[str, float], *, prog_bar: bool = False) -> None:

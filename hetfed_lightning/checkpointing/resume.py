@@ -136,6 +136,30 @@ def restore_by_name(checkpoint: dict[str, Any], names: Sequence[str]) -> None:
         checkpoint["lr_schedulers"] = match_by_name(checkpoint["lr_schedulers"], saved["schedulers"], names)
 
 
+def check_architectures(checkpoint: Mapping[str, Any], federation: Federation) -> None:
+    """Refuse a checkpoint whose tensors are not those of the participants, before any of them is loaded.
+
+    Raises:
+        ValueError: Naming the participant, the key and both shapes.
+    """
+    saved = {key: _shape(value) for key, value in checkpoint["state_dict"].items()}
+    for name, participant in federation.everyone().items():
+        prefix = f"{federation.prefix_of(name)}."
+        there = {key.removeprefix(prefix): shape for key, shape in saved.items() if key.startswith(prefix)}
+        here = {key: _shape(value) for key, value in participant.state_dict(keep_vars=True).items()}
+        key = next((key for key in [*here, *there] if here.get(key) != there.get(key)), None)
+        if key is not None:
+            raise ValueError(
+                f"The checkpoint is of another architecture: {participant.label} has {key} of shape "
+                f"{here.get(key, 'none')}, the checkpoint of shape {there.get(key, 'none')}. Make the participant as "
+                "it was when the checkpoint was saved (the run's config.yaml tells how)."
+            )
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))  # `Module.get_extra_state` puts anything into a state.
+
+
 def _difference(there: Sequence[str], missing: Sequence[str], added: Sequence[str]) -> str:
     parts = [f"The checkpoint is of another federation: it has {', '.join(there)}."]
     if missing:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from hetfed_lightning.cli.export import load_participant
 from hetfed_lightning.cli.run import run
 
-__all__ = ["main"]
+__all__ = ["load_participant", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,9 @@ packages where they hold functions that run files or commands (``torch.hub``, ``
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from jsonargparse import set_parsing_settings
 
@@ -34,9 +36,12 @@ def restrict_imports(extra: Sequence[str] = ()) -> None:
     """Allow a configuration to name these packages alone, in this process and from now on.
 
     Args:
-        extra: Dotted paths of packages, modules or objects to allow as well, such as the user's own package.
+        extra: Dotted paths of packages, modules or objects to allow as well, such as the user's own package; they
+            may lie in the current folder.
 
     Raises:
         ValueError: If an entry is no dotted path, or would allow everything.
     """
+    if extra and str(Path.cwd()) not in sys.path:  # As `python -m` does; a console script starts without it.
+        sys.path.append(str(Path.cwd()))
     set_parsing_settings(import_path_denylist=list(DENIED), import_path_allowlist=[*ALLOWED, *extra])

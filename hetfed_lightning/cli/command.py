@@ -33,7 +33,9 @@ RESERVED = ("best", "last", "hpc", "registry")
 
 DESCRIPTION = """Heterogeneous federated learning on PyTorch Lightning. `hetfed fit -c configs/digits.yaml` trains a
 federation. Beside the subcommands below, `hetfed compare` trains federation, local only and centralised on the same
-seeds, and `hetfed export` takes one participant out of a checkpoint."""
+seeds, and `hetfed export` takes one participant out of a checkpoint. A configuration may name classes of this package,
+torch.nn, torch.optim, torchmetrics and Lightning; `--allow_import my_package` adds your own, which is looked for in the
+current folder too."""
 
 
 class FederatedCLI(LightningCLI):
@@ -148,7 +150,8 @@ class FederatedCLI(LightningCLI):
         metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
         table = participants_table(metrics, self.model.everyone(), stage)
         if table.rows and self.trainer.is_global_zero:
-            log.info("\n%s\n", table.text())
+            what = {"val": "Validation", "test": "Test"}[stage]
+            log.info("\n%s (own: each participant's own data; global: everyone's)\n\n%s\n", what, table.text())
 
     def after_fit(self) -> None:
         """Show where everybody stands."""
@@ -159,18 +162,25 @@ class FederatedCLI(LightningCLI):
         if best:
             log.info("Checkpoint: %s", best)
 
+    def _warn_untrained(self, ckpt_path: Any) -> None:
+        if ckpt_path is None:
+            log.warning("No --ckpt_path was given: these are networks that nobody has trained.")
+
     def validate(self, **arguments: Any) -> None:
         """Validate, and show one table instead of a block per loader."""
+        self._warn_untrained(arguments.get("ckpt_path"))
         self.trainer.validate(**arguments | {"verbose": False})
         self._report("val")
 
     def test(self, **arguments: Any) -> None:
         """Test, and show one table instead of a block per loader."""
+        self._warn_untrained(arguments.get("ckpt_path"))
         self.trainer.test(**arguments | {"verbose": False})
         self._report("test")
 
     def predict(self, **arguments: Any) -> None:
         """Predict, and write a CSV file per participant, or the student's."""
+        self._warn_untrained(arguments.get("ckpt_path"))
         predictions = self.trainer.predict(**arguments | {"return_predictions": True})
         names = list(cast("Mapping[str, Any]", self.trainer.predict_dataloaders))
         who = self.model.predict_with or (STUDENT if self.model.student is not None else None)

@@ -41,6 +41,7 @@ def export_command(arguments: Sequence[str]) -> None:
     check_participants(config)
     folder = export_participant(config, options.ckpt_path, options.participant, Path(options.output))
     log.info("Exported %s to %s: %s, %s", options.participant, folder, WEIGHTS, CONFIG)
+    log.info("In Python: hetfed_lightning.cli.load_participant(%r)", str(folder))
 
 
 def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder: Path) -> Path:
@@ -56,21 +57,29 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
     check_checkpoint(ckpt_path)
     checkpoint = read_checkpoint(ckpt_path)
     state = participant_state(checkpoint["state_dict"], name, ckpt_path)
+    settings = json.loads(json.dumps(everyone[name]))
+    try:
+        _made(settings).load_state_dict(state)  # What is written must load.
+    except RuntimeError as error:
+        raise ConfigError(
+            f"participant {name!r} of the configuration is not the one in {ckpt_path}: {error}. Use the config.yaml of "
+            "the run that saved the checkpoint."
+        ) from error
     folder.mkdir(parents=True, exist_ok=True)
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / WEIGHTS)
-    (folder / CONFIG).write_text(
-        yaml.safe_dump(json.loads(json.dumps(everyone[name])), sort_keys=False), encoding="utf-8"
-    )
-    load_participant(folder)  # What was written must load.
+    (folder / CONFIG).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return folder
 
 
 def load_participant(folder: str | Path) -> Participant:
     """The participant of an exported folder, with its weights, outside of any federation."""
+    participant = _made(yaml.safe_load((Path(folder) / CONFIG).read_text(encoding="utf-8")))
+    participant.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    return participant
+
+
+def _made(settings: Any) -> Participant:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--participant", type=Participant)
-    settings = yaml.safe_load((Path(folder) / CONFIG).read_text(encoding="utf-8"))
-    made = parser.instantiate(parser.parse_object({"participant": settings}))
-    participant: Participant = made.participant
-    participant.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    participant: Participant = parser.instantiate(parser.parse_object({"participant": settings})).participant
     return participant

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -16,9 +17,11 @@ from hetfed_lightning.cli.compare import CompareCLI
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.export import export_command
 from hetfed_lightning.cli.hints import explained
+from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.federation import Federation
 
 BAD_INPUT = 2
+COMMANDS = ("fit", "validate", "test", "predict", "compare", "export")
 DEBUG = "HETFED_DEBUG"
 NOISE = ("Tip:", "already configured with model summary callbacks")
 """Of what Lightning tells at every start, what a user did not ask for and can do nothing about."""
@@ -35,9 +38,14 @@ def run(arguments: Sequence[str]) -> int:
         environment sets ``HETFED_DEBUG``.
     """
     _speak()
+    Federation.trained_in_this_process = False  # By this command, when several run in one process.
     command, *rest = arguments or ["--help"]
     try:
-        if command == "compare":
+        if command == "--version":
+            sys.stdout.write(f"hetfed {version('hetfed-lightning')}\n")
+        elif not command.startswith("-") and command not in COMMANDS:
+            return _refuse(f"no command {command!r}{did_you_mean(command, COMMANDS)}.")
+        elif command == "compare":
             CompareCLI(rest, run=False).compare()
         elif command == "export":
             export_command(rest)

@@ -67,7 +67,9 @@ def participants_table(metrics: Mapping[str, float], names: Iterable[str], stage
         for column in columns
     ]
     if len(rows) > 1:
-        rows.append(["mean", *(figure(sum(found) / len(found)) if found else "-" for found in means)])
+        # Of those who have a figure: an area under the curve is undefined where all examples are of one class.
+        known = [[value for value in found if not math.isnan(value)] for found in means]
+        rows.append(["mean", *(figure(sum(found) / len(found)) if found else "-" for found in known)])
     return Table(["participant", *(_title(column, stage) for column in columns)], rows)
 
 

@@ -100,7 +100,8 @@ class TableDataModule(NamedDataModule):
         path: A table, a folder of CSV files, a list of files (their stems are the names), or files by name.
         target: Column to predict.
         participant_column: Column of the participants' names; None where each has a file.
-        features: Input columns; by participant where they record different ones; None for all numeric ones.
+        features: Input columns; by participant where they record different ones; None for all others,
+            which must be numbers. They go in as they are: scale them beforehand or in the participant's transform.
         kind: ``"class"`` or ``"value"``.
         missing: ``"mean"`` fills gaps by the participant's mean, ``"drop"`` drops rows; None refuses them.
         settings: As for :class:`NamedDataModule`.

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, default_collate
+from torch.utils.data import ConcatDataset, Dataset, TensorDataset, default_collate
 
 from hetfed_lightning.data.conversion import Converted
 from hetfed_lightning.data.errors import DataError
@@ -282,6 +282,8 @@ def _converted(dataset: Dataset[Any], transform: Callable[[Any], Any] | None, wh
     if transform is None and isinstance(dataset, (Converted, Examples)):
         return dataset
     try:
+        if transform is None and type(dataset) is TensorDataset and len(dataset.tensors) <= 2 and len(dataset):
+            return Examples(*dataset.tensors)  # Checked, and indexed a batch at a time.
         return Converted(dataset, transform)
     except DataError as error:
         raise DataError(f"{what}: {error}") from error

@@ -426,3 +426,11 @@ def test_what_is_learned_does_not_depend_on_who_watches(board: TensorBoardLogger
         fit(federation, tiny_data(), 2, *together(), logger=logger)
         states.append(state_of(federation))
     assert equal(*states)
+
+
+def test_without_validation_there_is_nothing_to_confuse(
+    board: TensorBoardLogger, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "hetfed_lightning"):
+        fit(tiny_federation(), tiny_data(evaluated=False), 1, logger=board)
+    assert not caplog.records

@@ -1,6 +1,7 @@
 """Takes back what a command leaves in the process, so that tests pass in any order."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
@@ -18,6 +19,7 @@ def _process_before_a_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     settings = deepcopy(jsonargparse_common.parsing_settings)
     lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     filters, threads, generator = list(lightning.filters), torch.get_num_threads(), torch.get_rng_state()
+    path = list(sys.path)
     monkeypatch.setattr(Federation, "trained_in_this_process", False)
     monkeypatch.delenv("HETFED_DEBUG", raising=False)
     with warnings.catch_warnings():
@@ -25,5 +27,11 @@ def _process_before_a_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     jsonargparse_common.parsing_settings.clear()
     jsonargparse_common.parsing_settings.update(settings)
     lightning.filters[:] = filters
+    logging.getLogger("hetfed_lightning.callbacks").setLevel(logging.NOTSET)  # `compare` quietens it.
+    package = logging.getLogger("hetfed_lightning")
+    package.handlers.clear()
+    package.propagate = True
+    package.setLevel(logging.NOTSET)
+    sys.path[:] = path
     torch.set_num_threads(threads)
     torch.set_rng_state(generator)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+import hetfed_lightning
 from hetfed_lightning import Federation, Participant
 from hetfed_lightning.cli import main
 from hetfed_lightning.cli.hints import explained
@@ -72,8 +73,14 @@ def test_options_that_cannot_be(capsys: pytest.CaptureFixture[str], arguments: l
 
 
 def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
-    ended = hetfed(capsys, "fitt")
-    assert (ended.code, "'fitt'" in ended.err) == (2, True)
+    for command, hint in (("fitt", "'fit'"), ("comparre", "'compare'"), ("xyz", "'export'")):
+        ended = hetfed(capsys, command)
+        assert (ended.code, f"no command '{command}'" in ended.err, hint in ended.err) == (2, True, True)
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = hetfed(capsys, "--version")
+    assert (ended.code, ended.out) == (0, f"hetfed {hetfed_lightning.__version__}\n")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import yaml
 
 from hetfed_lightning.cli.export import load_participant
 from hetfed_lightning.cli.predictions import write_predictions
-from tests.cli.commands import CLASSES, hetfed, participant, tiny, written
+from tests.cli.commands import CLASSES, hetfed, member, participant, tiny, written
 
 INPUTS = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
 
@@ -189,6 +189,27 @@ def test_checkpoints_that_cannot_be_read(capsys: pytest.CaptureFixture[str], com
     assert "bad.ckpt" in ended.err
     assert "Traceback" not in ended.err
     assert not Path("exported").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "export"])
+def test_a_checkpoint_of_another_architecture(
+    capsys: pytest.CaptureFixture[str], run_folder: Path, command: str
+) -> None:
+    config = logged()
+    member(config)["backbone"]["init_args"]["hidden"] = [7]
+    more = ("--participant", "hospital_a", "--output", "exported") if command == "export" else ()
+    ended = hetfed(capsys, command, "-c", written(config), "--ckpt_path", checkpoint(run_folder), *more)
+    assert ended.code == 2
+    assert "participant 'hospital_a'" in ended.err
+    assert "hidden.0.weight" in ended.err
+    assert not Path("exported").exists()
+
+
+def test_networks_that_nobody_trained_are_told(capsys: pytest.CaptureFixture[str], run_folder: Path) -> None:
+    assert "nobody has trained" in hetfed(capsys, "test", "-c", written(tiny())).out
+    ended = hetfed(capsys, "test", "-c", run_folder / "config.yaml", "--ckpt_path", checkpoint(run_folder))
+    assert "nobody has trained" not in ended.out
+    assert "Test (own: each participant's own data; global: everyone's)" in ended.out
 
 
 class Payload:

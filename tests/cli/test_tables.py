@@ -66,3 +66,13 @@ def test_a_figure_that_only_some_have_is_averaged_over_them() -> None:
     metrics = {"val_accuracy/a": 0.5, "val_global_accuracy/b": 0.25}
     table = participants_table(metrics, ["a", "b"], "val")
     assert [list(row) for row in table.rows] == [["a", "0.500", "-"], ["b", "-", "0.250"], ["mean", "0.500", "0.250"]]
+
+
+def test_what_is_undefined_is_a_dash_and_in_no_mean() -> None:
+    metrics = {"val_auroc/a": 0.8, "val_auroc/b": math.nan, "val_accuracy/a": 0.5, "val_accuracy/b": 0.7}
+    table = participants_table(metrics, ["a", "b"], "val")
+    assert [list(row) for row in table.rows] == [
+        ["a", "0.800", "0.500"],
+        ["b", "-", "0.700"],
+        ["mean", "0.800", "0.600"],
+    ]

@@ -194,10 +194,15 @@ def test_a_damaged_compressed_file_is_refused(tmp_path: Path, content: bytes) ->
         read_table(path, "sick", "ward")
 
 
-@pytest.mark.parametrize("path", ["absent.csv", "https://example.org/t.csv", "s3://bucket/t.parquet", "."])
+@pytest.mark.parametrize("path", ["absent.csv", "https://example.org/t.csv", "s3://bucket/t.parquet"])
 def test_only_files_are_read(path: str) -> None:
-    with pytest.raises(DataError, match="no such table file"):
+    with pytest.raises(DataError, match=r"no such table file .looked in /"):
         read_table(path, "sick", "ward")
+
+
+def test_a_folder_is_no_table() -> None:
+    with pytest.raises(DataError, match=r"\.: is a folder, expected one table"):
+        read_table(".", "sick", "ward")
 
 
 def test_bad_sets_of_files_are_refused(tmp_path: Path) -> None:

@@ -172,15 +172,29 @@ def test_numbers_that_are_not_finite(value: float) -> None:
 
 def test_a_target_of_a_regression_that_is_not_finite() -> None:
     federation = Federation({"a": Participant(nn.Linear(4, 1), task="regression")})
-    data = FederatedDataModule({"a": TensorDataset(torch.zeros(3, 4), torch.tensor([1.0, 2.0, NAN]))})
-    refused(federation, data, "participant 'a': expected finite targets, got 1 that are not in its training set")
+    few = TensorDataset(torch.zeros(3, 4), torch.tensor([1.0, 2.0, NAN]))
+    words = "participant 'a': expected finite targets, got 1 that are not in its training set"
+    refused(federation, FederatedDataModule({"a": Subset(few, range(3))}), words)
+    with pytest.raises(DataError, match=r"training set of 'a': targets .* have 1 value"):
+        FederatedDataModule({"a": few}).setup()
+
+
+def test_tensors_that_are_not_finite_are_refused_by_name() -> None:
+    poisoned = TensorDataset(torch.full((8, 4), NAN), torch.arange(8) % 3)
+    with pytest.raises(DataError, match=r"training set of 'b': inputs .* have 32 value.* impute them or drop"):
+        fit(tiny_federation("ab"), module(poisoned), 1)
+
+
+def test_numbers_of_another_precision_are_told() -> None:
+    doubles = Examples(torch.zeros(8, 4, dtype=torch.float64), torch.arange(8) % 3)
+    refused(tiny_federation("ab"), module(doubles), r"participant 'b' cannot take.*inputs are float64: give float32")
 
 
 def test_samples_that_are_not_finite_leave_their_participant_out(caplog: pytest.LogCaptureFixture) -> None:
     # Loaded one by one they are seen only when they are used.
     federation, clean = tiny_federation("ab"), tiny_federation("ab")
     before = state_of(federation["b"])
-    poisoned = TensorDataset(torch.full((8, 4), NAN), torch.arange(8) % 3)
+    poisoned = Subset(TensorDataset(torch.full((8, 4), NAN), torch.arange(8) % 3), range(8))
     with caplog.at_level(logging.WARNING, "hetfed_lightning"):
         fit(federation, module(poisoned), 1)
     fit(clean, module(examples(8)), 1)

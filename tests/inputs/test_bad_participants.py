@@ -1,5 +1,6 @@
 """Participants, federations and callbacks that cannot work are refused before the first step, with what to change."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -242,3 +243,31 @@ def test_a_student_of_another_label_space() -> None:
 def test_a_student_that_does_not_exist_cannot_learn(students: Any) -> None:
     words = rf"students='{students}' needs Federation\(student="
     refused(tiny_federation("ab"), words, EnsembleDistillation(students=students))
+
+
+def test_participants_without_names() -> None:
+    with pytest.raises(TypeError, match=r"participants: expected \{'name': Participant, \.\.\.\}, got list"):
+        Federation([tiny_participant()])  # type: ignore[arg-type]
+
+
+def test_an_optimizer_that_is_made_already() -> None:
+    made = tiny_participant()
+    with pytest.raises(TypeError, match=r"optimizer: expected a function that makes one, such as lambda p:.*got SGD"):
+        Participant(made.backbone, made.head, optimizer=torch.optim.SGD(made.parameters()))  # type: ignore[arg-type]
+
+
+def test_a_rule_by_its_name() -> None:
+    with pytest.raises(TypeError, match=r"rule: expected a function .*, got 'median'"):
+        BackboneAveraging("median")  # type: ignore[arg-type]
+
+
+def test_a_rule_that_returns_nothing() -> None:
+    with pytest.raises(ValueError, match=r"Round 0: expected of <lambda> a state, got NoneType"):
+        fit(tiny_federation(), tiny_data(), 1, BackboneAveraging(lambda states, weights: None))  # type: ignore[arg-type, return-value]
+
+
+def test_who_joins_after_the_end_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    federation = Federation({"a": tiny_participant(), "late": tiny_participant(seed=1, joins_at=2)})
+    with caplog.at_level(logging.WARNING, "hetfed_lightning"):
+        fit(federation, tiny_data(("a", "late")), 2)
+    assert "participant 'late' never trains: it joins at round 2" in caplog.text

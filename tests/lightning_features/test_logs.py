@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.lr_scheduler import StepLR
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, Participant
-from tests.federations import fit, tiny_data, tiny_federation, tiny_participant
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation, Participant
+from tests.federations import examples, fit, tiny_data, tiny_federation, tiny_participant
 
 SHARED = {f"federation/{what}" for what in ("bytes_up", "bytes_down", "participants", "quarantined", "divergence")}
 
@@ -167,4 +167,44 @@ def test_another_reduction_is_refused_by_name(reduce_fx: Any) -> None:
 
     made = tiny_participant()
     with pytest.raises(ValueError, match="score: expected reduce_fx to be one of mean, sum, min, max, got"):
+        fit(Federation({"a": Wrong(made.backbone, made.head)}), tiny_data("a"), 1)
+
+
+class Plain(Participant):
+    """Logs its loss twice as people do: without saying how large the batch was."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("mine", loss, on_step=True, on_epoch=True)
+        return loss
+
+
+def test_a_mean_counts_examples_whether_told_or_not(tmp_path: Path) -> None:
+    made = tiny_participant(optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    member = Plain(made.backbone, made.head, optimizer=made.optimizer_factory)
+    trained = fit(Federation({"a": member}), tiny_data("a", count=9), 1)  # batches of 4, 4 and 1
+    found = trained.callback_metrics
+    assert float(found["mine/a"]) == pytest.approx(float(found["train_loss/a"]), rel=1e-6)
+
+
+def test_steps_of_who_has_no_batch_left_are_empty(tmp_path: Path) -> None:
+    members: dict[str, Participant] = {}
+    for index, name in enumerate("ab"):
+        made = tiny_participant(seed=index)
+        members[name] = Plain(made.backbone, made.head)
+    data = FederatedDataModule({"a": examples(4), "b": examples(16)}, batch_size=4)  # 1 and 4 batches
+    logger = CSVLogger(tmp_path, name="", version="run")
+    fit(Federation(members), data, 2, logger=logger, log_every_n_steps=1)
+    written = rows(tmp_path / "run")
+    assert [row["step"] for row in written if row["mine_step/a"]] == ["0", "4"]
+    assert [row["step"] for row in written if row["mine_step/b"]] == [str(step) for step in range(8)]
+
+
+def test_what_is_logged_has_to_be_a_number() -> None:
+    class Wrong(Participant):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("image", torch.zeros(3))
+
+    made = tiny_participant()
+    with pytest.raises(ValueError, match=r"image/a: expected a number to log, got a tensor of shape \(3,\)"):
         fit(Federation({"a": Wrong(made.backbone, made.head)}), tiny_data("a"), 1)

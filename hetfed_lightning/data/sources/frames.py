@@ -39,7 +39,8 @@ def read_frame(path: Path, separator: str = ",", as_text: str | None = None) -> 
     """
     pandas = import_optional("pandas", EXTRA)
     if not path.is_file():  # also keeps pandas from fetching what looks like an address
-        raise DataError(f"{path}: no such table file")
+        what = "is a folder, expected one table" if path.is_dir() else f"no such table file (looked in {Path.cwd()})"
+        raise DataError(f"{path}: {what}")
     try:
         if path.suffix.lower() in PARQUET:
             frame, header = _read_parquet(pandas, path)
