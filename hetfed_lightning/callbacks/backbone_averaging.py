@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from hetfed_lightning.aggregation import AggregationFunction, AggregationRule, check_states, weighted_mean
-from hetfed_lightning.callbacks.sharing import SharingGroup, sharing_groups, sharing_report
+from hetfed_lightning.callbacks.sharing import SharingGroup, sharing_groups, sharing_report, split_layers
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.metrics import payload_bytes, state_divergence
 from hetfed_lightning.rounds import FederatedCallback, Phase
@@ -139,6 +139,8 @@ class BackboneAveraging(FederatedCallback):
         }
         self.report = sharing_report(states, personal, self.groups)
         log.info("%s", self.report)
+        for line in split_layers(states, self.groups):
+            log.warning("%s", line)
         self._anchors = {}
         self._server_states, self._servers = self.state_dict()["servers"], {}
 

@@ -78,6 +78,35 @@ def sharing_report(
     return "\n".join(lines)
 
 
+def split_layers(states: Mapping[str, State], groups: Sequence[SharingGroup]) -> list[str]:
+    """Layers of which a group averages one tensor and not another, as lines of text.
+
+    Networks of different widths agree in the bias of a last layer by chance; its average, without the weights that it
+    belongs to, is of no use to anyone.
+
+    Args:
+        states: What each participant would share.
+        groups: As :func:`sharing_groups` found them.
+    """
+    lines = []
+    for group in groups:
+        first = states[group.members[0]]
+        for layer, key in {key.rpartition(".")[0]: key for key in group.keys}.items():
+            siblings = [other for other in first if layer and other.rpartition(".")[0] == layer]
+            shapes = {other: {_layout(states[name].get(other)) for name in group.members} for other in siblings}
+            apart = [other for other in siblings if len(shapes[other]) > 1]
+            if apart:
+                lines.append(
+                    f"{', '.join(group.members)} average {key}, but not {apart[0]} of the same layer, whose shapes "
+                    "differ. If that is chance, leave the layer out of Participant(shared=...)."
+                )
+    return lines
+
+
+def _layout(tensor: Tensor | None) -> tuple[object, ...]:
+    return () if tensor is None else (tuple(tensor.shape), tensor.dtype)
+
+
 def _why_alone(name: str, keys: Sequence[str], states: Mapping[str, State]) -> str:
     same_key = [other for other, state in states.items() if other != name and any(key in state for key in keys)]
     return f"other shapes at {', '.join(same_key)}" if same_key else "no other participant has these keys"

@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from hetfed_lightning.callbacks.sharing import SharingGroup, readable_bytes, sharing_groups, sharing_report
+from hetfed_lightning.callbacks.sharing import (
+    SharingGroup,
+    readable_bytes,
+    sharing_groups,
+    sharing_report,
+    split_layers,
+)
 
 
 def state(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
@@ -62,3 +68,18 @@ def test_long_lists_of_keys_are_cut_short() -> None:
 )
 def test_readable_bytes(count: float, text: str) -> None:
     assert readable_bytes(count) == text
+
+
+def test_a_bias_without_its_weights_is_told() -> None:
+    def layer(width: int) -> dict[str, Tensor]:
+        return {"backbone.last.weight": torch.zeros(6, width), "backbone.last.bias": torch.zeros(6)}
+
+    states = {"a": layer(8), "b": layer(9)}
+    (line,) = split_layers(states, sharing_groups(states))
+    assert line.startswith("a, b average backbone.last.bias, but not backbone.last.weight of the same layer")
+    states = {"a": layer(8), "b": layer(8)}
+    assert split_layers(states, sharing_groups(states)) == []
+    # One network of another width beside two of one: those two average the whole layer, all three the bias.
+    states = {"a": layer(8), "b": layer(8), "c": layer(9)}
+    (line,) = split_layers(states, sharing_groups(states))
+    assert line.startswith("a, b, c average backbone.last.bias")
