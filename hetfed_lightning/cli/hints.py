@@ -23,6 +23,9 @@ _UNKNOWN = re.compile(
 )
 _CLASS_PATH = re.compile(r"class_path[= ]'([\w.]+)'")
 _NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+_UNION = "Does not validate against any of the Union subtypes"
+_SHORT = 60
+_NOT_MEANT = ("Expected a <class 'NoneType'>", "Not a valid subclass of")
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 
 
@@ -61,8 +64,47 @@ def check_participants(config: dict[str, Any]) -> None:
         sound.add(repr(settings))
 
 
+def condensed(message: str) -> str:
+    """A parser's message without the types that were not meant and the whole value that did not fit.
+
+    jsonargparse reports every alternative of a parameter, none of which a reader has in mind but the one that was
+    tried, and repeats the value, which for data or callbacks is a page.
+    """
+    lines = message.split("\n")
+    start = next((i for i, line in enumerate(lines) if _UNION in line), None)
+    errors = next((i for i, line in enumerate(lines) if i > (start or 0) and line.strip() == "Errors:"), None)
+    if start is None or errors is None:
+        return message
+    margin = len(lines[errors]) - len(lines[errors].lstrip())
+    items: list[list[str]] = []
+    for line in lines[errors + 1 :]:
+        depth = len(line) - len(line.lstrip())
+        if line.strip() and depth <= margin:
+            break
+        if depth == margin + 2 and line.lstrip().startswith("- "):
+            items.append([line.lstrip()[2:]])
+        elif items:
+            items[-1].append(line[margin + 4 :])
+    meant = ["\n".join(item) for item in items if not item[0].startswith(_NOT_MEANT)]
+    if not meant:
+        return message
+    # What stands before names the key; what comes after the alternatives is the value, shown where it is short.
+    before = [line.strip() for line in lines[:start] if line.strip()]
+    before += [lines[start].split(_UNION)[0].strip()] if lines[start].split(_UNION)[0].strip() else []
+    after = [line.strip() for line in lines[errors:] if line.strip().startswith("Given value: ")]
+    after = [line for line in after if len(line) <= _SHORT]
+    return "\n  ".join([*before, *(line for item in meant for line in condensed(item).split("\n")), *after])
+
+
 def explained(message: str) -> str:
-    """A parser's message with what was probably meant."""
+    """A parser's message, shortened, with what was probably meant."""
+    full, message = message, condensed(message)
+    hint = _hint(full)
+    return message if hint is None else hint if hint.startswith("'") else f"{message}{hint}"
+
+
+def _hint(message: str) -> str | None:
+    """What was probably meant, to be added to a message; a whole sentence where imports are denied."""
     denied = _DENIED.search(message)
     if denied:
         return (
@@ -71,13 +113,13 @@ def explained(message: str) -> str:
         )
     missing = _NO_ATTRIBUTE.search(message)
     if missing:
-        return f"{message}{did_you_mean(missing[2], _public_names(missing[1]))}"
+        return did_you_mean(missing[2], _public_names(missing[1]))
     unknown = _UNKNOWN.search(message)
     if unknown:
         key = next(group for group in unknown.groups() if group).split(".")[-1]
         hint = did_you_mean(key, _parameters_near(message))
-        return f"{message}{hint if 'did you mean' in hint else ''}"
-    return message
+        return hint if "did you mean" in hint else None
+    return None
 
 
 def _parameters_near(message: str) -> list[str]:

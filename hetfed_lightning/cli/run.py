@@ -16,7 +16,7 @@ from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.compare import CompareCLI
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.export import export_command
-from hetfed_lightning.cli.hints import explained
+from hetfed_lightning.cli.hints import condensed, explained
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.federation import Federation
 
@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     except (ValueError, TypeError, OSError, MisconfigurationException) as error:
         if Federation.trained_in_this_process or os.environ.get(DEBUG):
             raise
-        return _refuse(str(error))
+        return _refuse(condensed(str(error)))
     return 0
 
 

@@ -8,7 +8,7 @@ import torch
 import hetfed_lightning
 from hetfed_lightning import Federation, Participant
 from hetfed_lightning.cli import main
-from hetfed_lightning.cli.hints import explained
+from hetfed_lightning.cli.hints import condensed, explained
 from tests.cli.commands import hetfed, put, tiny, written
 
 DISTILLATION = "hetfed_lightning.EnsembleDistillation"
@@ -180,3 +180,47 @@ def test_the_module_is_the_command() -> None:
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "none.yaml: no such configuration file" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "lines"),
+    [
+        ("data.init_args.batch_size", 0, ["batch_size: expected an integer of at least 1, got 0."]),
+        (
+            "data.init_args.public_sise",
+            3,
+            [
+                'Parser key "data":',
+                "  Problem with given class_path 'hetfed_lightning.data.NPZDataModule':",
+                "    Option 'public_sise' is not accepted; did you mean 'public_size'?",
+            ],
+        ),
+        (
+            "trainer.callbacks.0.class_path",
+            "hetfed_lightning.BackboneAverage",
+            [
+                'Parser key "trainer.callbacks":',
+                "  Problem with given class_path 'hetfed_lightning.BackboneAverage':",
+                "    module 'hetfed_lightning' has no attribute 'BackboneAverage'; did you mean 'BackboneAveraging'?",
+            ],
+        ),
+    ],
+)
+def test_only_what_was_meant_is_told(
+    capsys: pytest.CaptureFixture[str], key: str, value: Any, lines: list[str]
+) -> None:
+    config = tiny()
+    put(config, key, value)
+    ended = hetfed(capsys, "fit", "-c", written(config))
+    assert ended.code == 2
+    assert ended.err.split("hetfed: error: ")[1].rstrip().split("\n") == lines
+
+
+def test_alternatives_that_might_both_be_meant_stay() -> None:
+    union = "Does not validate against any of the Union subtypes"
+    inner = (
+        f"{union}\n  Subtypes: [a, b]\n  Errors:\n    - Expected a number\n    - Expected a schedule\n  Given value: x"
+    )
+    message = f'Parser key "weight":\n  {inner}'
+    assert condensed(message) == 'Parser key "weight":\n  Expected a number\n  Expected a schedule\n  Given value: x'
+    assert condensed("nothing of the kind") == "nothing of the kind"
