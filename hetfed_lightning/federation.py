@@ -474,7 +474,7 @@ class Federation(HandsOnHooks):
         if self._trainer is not None and is_fitting(self.trainer):
             self._before_validation = resume_where_it_stood(checkpoint, self.trainer)
         saved = self._saved = checkpoint["federation"]
-        for name, part in saved["own"].items():
+        for name, part in saved.get("own", {}).items():  # Older checkpoints have none.
             self[name].on_load_checkpoint(part)
         self._scheduled_rounds = saved["scheduled_rounds"]
         self._saved_steps = saved["steps"]

@@ -259,6 +259,10 @@ def test_what_a_participant_adds_to_a_checkpoint_comes_back_to_it(tmp_path: Path
     fit(again, tiny_data(), 2, ckpt_path=path)
     # 3 and 5 batches a round.
     assert [getattr(again[name], "seen", None) for name in "abc"] == [6, None, 10]
+    older = torch.load(path, weights_only=True)
+    del older["federation"]["own"]
+    torch.save(older, tmp_path / "older.ckpt")
+    fit(federation(), tiny_data(), 2, ckpt_path=tmp_path / "older.ckpt")  # of before participants could add to it
     alone = Remembering.load_from_checkpoint(
         path, participant="c", backbone=nn.Sequential(nn.Linear(4, 5), nn.ReLU()), head=nn.Linear(5, 3)
     )
