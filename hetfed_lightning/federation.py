@@ -12,6 +12,7 @@ from torch import nn, randperm
 
 from hetfed_lightning.backward import go_backward, is_heard
 from hetfed_lightning.callbacks.monitor import FederationMonitor
+from hetfed_lightning.checkpointing.compact import compact
 from hetfed_lightning.checkpointing.reading import name_faults
 from hetfed_lightning.checkpointing.resume import (
     check_architectures,
@@ -28,6 +29,7 @@ from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.evaluation import evaluate, owner_of, predict
+from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.guard import FiniteGuard, names_of_non_finite
 from hetfed_lightning.hooks import HandsOnHooks, check_hooks
 from hetfed_lightning.ledger import Reduced, batch_size_of, reduction_of, tag
@@ -62,9 +64,12 @@ class Federation(HandsOnHooks):
             are drawn where the participants are made: call ``lightning.seed_everything`` before that.
         predict_with: Whose predictions ``Trainer.predict`` gives: a participant, ``"student"``, or None for the
             student where there is one and every participant on its own test set where there is none.
+        engine: What trains participants of one architecture: ``"sequential"`` one after another, ``"vmap"`` or
+            ``"batched"`` (chains of linear layers) all at once where that is possible, ``"auto"`` whichever is
+            fastest on the first batch.
 
     Raises:
-        ValueError: If there is no participant, a name is unusable, or ``participation`` is out of range.
+        ValueError: If there is no participant, a name is unusable, or a setting is out of its range.
     """
 
     trained_in_this_process = False
@@ -78,6 +83,7 @@ class Federation(HandsOnHooks):
         participation: float = 1.0,
         seed: int = 0,
         predict_with: str | None = None,
+        engine: EngineName = "auto",
     ) -> None:
         super().__init__()
         check_members(participants, student)
@@ -97,6 +103,7 @@ class Federation(HandsOnHooks):
         self.student = student
         if student is not None:
             student.attach(STUDENT, self)
+        self.fleets = Fleets(engine)
         self.guard = FiniteGuard()
         self.local: dict[str, LocalOptimization] = {}
         self.bytes_up = 0
@@ -108,13 +115,17 @@ class Federation(HandsOnHooks):
         self._saved_steps: dict[str, int] = {}
         self._saved: dict[str, Any] = {}
         self._before_validation = False
-        self._backward_is_heard = True
+        self.backward_is_heard = True
         self.opened_round = -1
         self.round_is_open = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Optimizers belong to a run; every fit makes new ones.
-        return dict(super().__getstate__()) | {"local": {}, "current_batch": None}
+        return dict(super().__getstate__()) | {
+            "local": {},
+            "current_batch": None,
+            "fleets": Fleets(self.fleets.wanted),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Become the host of the copied participants, whose own reference stayed with the original."""
@@ -218,6 +229,7 @@ class Federation(HandsOnHooks):
             self._saved = {}
             self._before_validation = False
             self.logbook.forget_rows()
+            self.fleets.forget()
         name_faults(self.trainer)
         for participant in self.everyone().values():
             participant.trainer = self.trainer
@@ -242,7 +254,7 @@ class Federation(HandsOnHooks):
         check_data(self, self.federated_data)
         for callback in federated_callbacks(self.trainer):
             callback.prepare(self.trainer, self)
-        self._backward_is_heard = is_heard(self.trainer)
+        self.backward_is_heard = is_heard(self.trainer)
         super().on_fit_start()
 
     def on_train_start(self) -> None:
@@ -277,7 +289,7 @@ class Federation(HandsOnHooks):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One local step of every participant that has a batch, each backward and step before the next."""
-        for name, own in batch.items():
+        for name, own in self.fleets.train(self, batch, batch_idx).items():
             take_local_step(self, name, own, batch_idx)
         self.logbook.write_steps(self.trainer)
         # Lightning counts optimizer steps; for loggers, max_steps and checkpoints a federation's step is a batch.
@@ -287,7 +299,7 @@ class Federation(HandsOnHooks):
 
     def backward_of(self, participant: Participant, loss: Tensor) -> None:
         """A participant's backward pass, with everything that ``manual_backward`` does."""
-        go_backward(self.trainer, participant, loss, heard=self._backward_is_heard)
+        go_backward(self.trainer, participant, loss, heard=self.backward_is_heard)
 
     @property
     def scaler(self) -> GradScaler | None:
@@ -309,7 +321,7 @@ class Federation(HandsOnHooks):
             RuntimeError: If nobody is left.
         """
         looked_at = [*self.contributors(), *([] if self.student is None else [STUDENT])]
-        for name in names_of_non_finite({name: self[name].state_dict().values() for name in looked_at}):
+        for name in names_of_non_finite({name: self[name].view_of().values() for name in looked_at}):
             self.quarantine(name, "its weights are not finite")
         if losses:
             noted = self.logbook.ledgers["train"].noted
@@ -362,6 +374,7 @@ class Federation(HandsOnHooks):
 
     def teardown(self, stage: str) -> None:
         """Tell the participants, and end worker processes."""
+        self.fleets.disband()
         super().teardown(stage)
         self.close_loader()
 
@@ -464,8 +477,10 @@ class Federation(HandsOnHooks):
             # A scheduler may follow one that was logged in the round, before a checkpoint inside it.
             "metrics": {key: float(value) for key, value in self.trainer.callback_metrics.items()},
             "own": own_parts(self.everyone()),
+            "engines": dict(self.fleets.chosen),
         }
         without_poison(checkpoint, self)
+        compact(checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another federation's checkpoint by name; bring a reordered one into this order."""
@@ -478,6 +493,7 @@ class Federation(HandsOnHooks):
             self[name].on_load_checkpoint(part)
         self._scheduled_rounds = saved["scheduled_rounds"]
         self._saved_steps = saved["steps"]
+        self.fleets.chosen = dict(saved.get("engines", {}))
         for name, steps in self._saved_steps.items():
             if name in self.local:
                 self.local[name].progress = steps

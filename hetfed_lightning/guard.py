@@ -56,7 +56,7 @@ class FiniteGuard:
     def open_round(self, participants: dict[str, Participant]) -> None:
         """Release everyone and remember the states that the round starts from."""
         self.quarantined = {}
-        states = {name: participant.state_dict() for name, participant in participants.items()}
+        states = {name: participant.view_of() for name, participant in participants.items()}
         unsafe = names_of_non_finite({name: state.values() for name, state in states.items()})
         for name, state in states.items():
             if name not in unsafe:

@@ -137,11 +137,24 @@ class LocalOptimization:
                     return
             participant.on_before_zero_grad(optimizer)
             optimizer.zero_grad()
+        self.count_step()
+
+    def count_step(self) -> bool:
+        """A step has landed: step what is scheduled by steps.
+
+        Returns:
+            Whether anything was.
+        """
         self.landed += 1
         self._steps += 1
-        for schedule in self.schedules:
-            if schedule.interval == "step" and not schedule.follows_metric and self._steps % schedule.frequency == 0:
-                schedule.scheduler.step()
+        due = [
+            schedule
+            for schedule in self.schedules
+            if schedule.interval == "step" and not schedule.follows_metric and self._steps % schedule.frequency == 0
+        ]
+        for schedule in due:
+            schedule.scheduler.step()
+        return bool(due)
 
     def end_epoch(self, round_index: int, metrics: Mapping[str, Any]) -> None:
         """Step what is scheduled by rounds.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -123,6 +124,7 @@ class Participant(L.LightningModule):
         self.accumulate_grad_batches = accumulate_grad_batches
         self._name: str | None = None
         self._host: weakref.ref[Host] | None = None
+        self.register_state_dict_post_hook(_own_memory)  # type: ignore[no-untyped-call]
         # Metrics are made at their first use and kept out of the module tree: they belong to no state.
         self._metrics: dict[str, dict[str, Metric]] = {}
 
@@ -262,10 +264,10 @@ class Participant(L.LightningModule):
         parameters = {name for name, _ in self.named_parameters(remove_duplicate=False)}
         return set(self.state_dict(keep_vars=True)) - parameters
 
-    def view_of(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """The tensors under ``keys`` themselves, detached: they change with the participant."""
-        state = self.state_dict()
-        return {key: state[key] for key in keys}
+    def view_of(self, keys: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """The tensors under ``keys`` (all if None) themselves, detached: they change with the participant."""
+        state = self.state_dict(keep_vars=True)
+        return {key: state[key].detach() for key in (state if keys is None else keys)}
 
     def state_of(self, keys: Iterable[str]) -> dict[str, Tensor]:
         """Detached copies of the tensors under ``keys``."""
@@ -332,6 +334,8 @@ class Participant(L.LightningModule):
         state = dict(super().__getstate__())
         state["_host"] = None
         state["_metrics"] = {}
+        if any(_is_part(parameter) for parameter in self.parameters()):
+            state["_modules"] = deepcopy(state["_modules"])
         return state
 
     @classmethod
@@ -388,6 +392,21 @@ def participant_state(state: Mapping[str, Tensor], name: str | None, source: str
         raise ValueError(f"{source} has no participant {name!r}; it has {', '.join(names) or 'none'}.")
     prefix = "student." if name == STUDENT else f"participants.{name}."
     return {key.removeprefix(prefix): tensor.clone() for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def _is_part(tensor: Tensor) -> bool:
+    """Whether a tensor lies in memory that holds more than itself, as that of a fleet's member does."""
+    return tensor.untyped_storage().nbytes() > tensor.nbytes
+
+
+def _own_memory(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Copy what lies in memory shared with others: a view, once saved, brings everyone's weights along."""
+    del module
+    if prefix:
+        return  # It is the federation's state, which is everyone's.
+    for key, value in state.items():
+        if type(value) is Tensor and _is_part(value):
+            state[key] = value.clone()
 
 
 def split_batch(batch: Any) -> tuple[Any, Any]:

@@ -55,6 +55,20 @@ class Task(nn.Module, ABC):
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Supervised loss, a scalar: the mean over the batch."""
 
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of each example and its weight: :meth:`loss` is the sum of the ones over the sum of the others.
+
+        A task of one's own need not have it; without, its participants train one after another.
+
+        Args:
+            outputs: Shape ``(B, C)``.
+            target: Of B examples.
+
+        Returns:
+            Losses times weights, shape ``(B,)``, and the weights, shape ``(B,)``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no loss by example.")
+
     @abstractmethod
     def default_metrics(self, width: int) -> dict[str, Metric]:
         """Fresh metrics for outputs of ``width`` columns, by logged name."""
@@ -114,9 +128,17 @@ class MulticlassTask(Task):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of logits ``(B, C)`` and classes ``(B,)``."""
-        weights = self.get_buffer("class_weights") if self.class_weights is not None else None
-        weights = weights if weights is None else weights.to(outputs.dtype)
+        weights = self._weights(outputs.dtype)
         return F.cross_entropy(outputs, target, weights, label_smoothing=self.label_smoothing)
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropies of logits ``(B, C)`` and classes ``(B,)``, and the weights of those classes."""
+        weights, smoothing = self._weights(outputs.dtype), self.label_smoothing
+        losses = F.cross_entropy(outputs, target, weights, label_smoothing=smoothing, reduction="none")
+        return losses, torch.ones_like(losses) if weights is None else weights[target]
+
+    def _weights(self, dtype: torch.dtype) -> Tensor | None:
+        return None if self.class_weights is None else self.get_buffer("class_weights").to(dtype)
 
     def default_metrics(self, width: int) -> dict[str, Metric]:
         """Share of examples classified rightly."""
@@ -157,8 +179,18 @@ class BinaryTask(Task):
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy of logits ``(B, 1)`` or ``(B,)``."""
         logits = _flat(outputs)
-        weight = None if self.positive_weight is None else logits.new_tensor(self.positive_weight)
-        return F.binary_cross_entropy_with_logits(logits, _flat(target).to(logits.dtype), pos_weight=weight)
+        return F.binary_cross_entropy_with_logits(
+            logits, _flat(target).to(logits.dtype), pos_weight=self._weight(logits)
+        )
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Binary cross-entropies of logits ``(B, 1)`` or ``(B,)``."""
+        logits, wanted = outputs.reshape(len(outputs)), target.reshape(len(outputs)).to(outputs.dtype)
+        losses = F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=self._weight(logits), reduction="none")
+        return losses, torch.ones_like(losses)
+
+    def _weight(self, logits: Tensor) -> Tensor | None:
+        return None if self.positive_weight is None else logits.new_tensor(self.positive_weight)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Probability of the positive class, shape ``(B,)``."""
@@ -198,6 +230,11 @@ class MultilabelTask(Task):
         """Binary cross-entropy, the mean over examples and labels."""
         return F.binary_cross_entropy_with_logits(outputs, target.to(outputs.dtype))
 
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Binary cross-entropies, the mean over labels."""
+        losses = F.binary_cross_entropy_with_logits(outputs, target.to(outputs.dtype), reduction="none").mean(1)
+        return losses, torch.ones_like(losses)
+
     def default_metrics(self, width: int) -> dict[str, Metric]:
         """Accuracy and F1 over all labels."""
         return {
@@ -226,6 +263,11 @@ class RegressionTask(Task):
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Mean squared error."""
         return F.mse_loss(outputs, target.reshape(outputs.shape).to(outputs.dtype))
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared errors, the mean over columns."""
+        losses = (outputs - target.reshape(outputs.shape).to(outputs.dtype)).square().reshape(len(outputs), -1).mean(1)
+        return losses, torch.ones_like(losses)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Values, ``(B,)`` where there is one per example."""

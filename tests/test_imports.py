@@ -54,6 +54,11 @@ RULES = [
         "data is read and divided without knowing who learns from it",
         never=(f"{PACKAGE}.federation", f"{PACKAGE}.callbacks", f"{PACKAGE}.participant"),
     ),
+    Rule(
+        "fleets",
+        "an engine computes for participants that it is given, and decides nothing in a round",
+        never=(f"{PACKAGE}.federation", f"{PACKAGE}.callbacks", f"{PACKAGE}.cli", f"{PACKAGE}.logbook"),
+    ),
     Rule("", "it does not load beside the CPU build of torch 2.13", never=("torchvision",)),
 ]
 

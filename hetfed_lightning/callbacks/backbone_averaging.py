@@ -134,7 +134,7 @@ class BackboneAveraging(FederatedCallback):
                         f"weighting: no weight for participant {name!r}; it has {', '.join(self.weighting)}."
                     )
         personal = {
-            name: {key: tensor for key, tensor in participant.state_dict().items() if key not in states[name]}
+            name: {key: tensor for key, tensor in participant.view_of().items() if key not in states[name]}
             for name, participant in federation.members().items()
         }
         self.report = sharing_report(states, personal, self.groups)
@@ -145,7 +145,7 @@ class BackboneAveraging(FederatedCallback):
         self._server_states, self._servers = self.state_dict()["servers"], {}
 
     def _shareable(self, participant: Participant) -> dict[str, Tensor]:
-        state = participant.state_dict()
+        state = participant.view_of()
         left_out = set() if self.buffers == "average" else participant.buffer_keys()
         return {key: state[key] for key in participant.shared_keys() if key not in left_out}
 
@@ -183,6 +183,11 @@ class BackboneAveraging(FederatedCallback):
                 parameters = dict(federation[name].named_parameters())
                 shared = {key: tensor.to(federation.device) for key, tensor in self._shared[group.name].items()}
                 self._anchors[name] += [(parameters[key], shared[key]) for key in group.keys if key in parameters]
+
+    def adds_to_loss(self, federation: Federation) -> bool:
+        """Whether there is a proximal term."""
+        del federation
+        return self.proximal > 0
 
     def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
         """FedProx's proximal term."""

@@ -175,6 +175,11 @@ class EnsembleDistillation(FederatedCallback):
             self._targets = self._ask(trainer, federation, teachers, round_index)
             federation.bytes_down += payload_bytes(self._targets) * len(federation.active_names(round_index))
 
+    def adds_to_loss(self, federation: Federation) -> bool:
+        """Whether the participants learn from each other in their local steps of this round."""
+        del federation
+        return self._targets is not None
+
     def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
         """The distillation loss on a public batch, in ``"mixed"`` mode."""
         name = participant.name
