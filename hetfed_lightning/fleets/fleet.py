@@ -15,6 +15,7 @@ from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
 from hetfed_lightning.fleets.stack import Stack, give_back, lie_in, take_in
 from hetfed_lightning.optimization import LocalOptimization
+from hetfed_lightning.participant import Participant
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class Member:
     name: str
     local: LocalOptimization
     parameters: dict[str, nn.Parameter]
+
+    @property
+    def transforms(self) -> bool:
+        """Whether the participant does something to its batches."""
+        participant = self.local.participant
+        own = getattr(participant.on_after_batch_transfer, "__func__", None)
+        return participant.transform is not None or own is not Participant.on_after_batch_transfer
 
     @classmethod
     def of(cls, name: str, local: LocalOptimization) -> Member:
@@ -55,6 +63,7 @@ class Fleet:
         self.engine: Engine | None = None
         self.stack: Stack | None = None
         self.optimizer: StackedOptimizer | None = None
+        self.transforms = False
         self._clips: Tensor | None = None
 
     # Who sits where
@@ -69,6 +78,7 @@ class Fleet:
             self.rise()
             self.members = list(members)
             self.places = {one.name: place for place, one in enumerate(members)}
+            self.transforms = any(one.transforms for one in members)
         if self.stack is None or self.stack.count < len(members):
             like = next(iter(members[0].parameters.values()))
             self.stack = Stack(self.layout, len(members), like.data)

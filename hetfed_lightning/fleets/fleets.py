@@ -16,7 +16,6 @@ from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet, Member
 from hetfed_lightning.fleets.kinship import obstacle, signature
 from hetfed_lightning.ledger import tag
-from hetfed_lightning.participant import Participant
 from hetfed_lightning.rounds import federated_callbacks
 from hetfed_lightning.seeding import seed_sample, stream_seed
 
@@ -143,7 +142,7 @@ class Fleets:
             # Whoever has run out of batches sits behind those who have some.
             if len(present) < 2 or present != fleet.members[: len(present)]:
                 continue
-            whole = self._whole(federation, present, batch, batch_idx)
+            whole = self._whole(federation, fleet, present, batch, batch_idx)
             if whole is None:
                 continue
             try:
@@ -161,10 +160,10 @@ class Fleets:
 
     @staticmethod
     def _whole(
-        federation: Federation, members: Sequence[Member], batch: Mapping[str, Any], batch_idx: int
+        federation: Federation, fleet: Fleet, members: Sequence[Member], batch: Mapping[str, Any], batch_idx: int
     ) -> StackedBatch | None:
         """The members' batches as one, or None if they cannot be stacked."""
-        if isinstance(batch, RoundBatch) and not any(_transforms(one.local.participant) for one in members):
+        if isinstance(batch, RoundBatch) and not fleet.transforms:
             block = batch.block_of([one.name for one in members])
             if block is not None:
                 return block
@@ -223,15 +222,9 @@ class Fleets:
         return found
 
 
-def _transforms(participant: Participant) -> bool:
-    """Whether a participant does something to its batches."""
-    own = getattr(participant.on_after_batch_transfer, "__func__", None)
-    return participant.transform is not None or own is not Participant.on_after_batch_transfer
-
-
 def _transformed(federation: Federation, member: Member, batch: Mapping[str, Any], batch_idx: int) -> Any:
     participant = member.local.participant
-    if not _transforms(participant):
+    if not member.transforms:
         return batch[member.name]
     seed_sample(stream_seed(federation.seed, federation.current_round, member.name, batch_idx))
     return participant.on_after_batch_transfer(batch[member.name], 0)
