@@ -36,8 +36,8 @@ class Host(Protocol):
     def log_for(self, participant: Participant, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Record ``value`` under the participant's name; the rest as ``LightningModule.log`` takes it."""
 
-    def optimizers_of(self, participant: Participant) -> list[Optimizer]:
-        """The participant's optimizers, in the order it configured them."""
+    def optimizers_of(self, participant: Participant, *, scaled: bool = False) -> list[Optimizer]:
+        """The participant's optimizers, in the order it configured them; if ``scaled``, minding its loss scale."""
 
     def schedulers_of(self, participant: Participant) -> list[Any]:
         """The participant's learning-rate schedulers."""
@@ -224,11 +224,11 @@ class Participant(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        """This participant's own optimizer, or the list of them."""
+        """This participant's own optimizer, or the list of them; those of torch itself without ``use_pl_optimizer``."""
         host = self.host
         if host is None:
             return super().optimizers(use_pl_optimizer)
-        own = host.optimizers_of(self)
+        own = host.optimizers_of(self, scaled=use_pl_optimizer)
         return own[0] if len(own) == 1 else own
 
     def lr_schedulers(self) -> Any:

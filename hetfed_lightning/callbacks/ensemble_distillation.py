@@ -206,7 +206,9 @@ class EnsembleDistillation(FederatedCallback):
     def _distil(self, federation: Federation, participant: Participant, targets: Tensor, round_index: int) -> None:
         local = federation.local[participant.name or ""]
         if self.optimizer is not None and participant.name != STUDENT:
-            local = LocalOptimization(participant, [self.optimizer(participant.trainable_parameters())], [])
+            local = LocalOptimization(
+                participant, [self.optimizer(participant.trainable_parameters())], [], local.scale
+            )
         participant.train()
         for epoch in range(self.epochs):
             name = ("distil", participant.name or "", round_index, epoch)
@@ -215,8 +217,9 @@ class EnsembleDistillation(FederatedCallback):
                 seed_torch(stream_seed(federation.seed, *name, step), federation.device)
                 with federation.trainer.precision_plugin.forward_context():
                     loss = self._loss(federation, participant, indices, targets, round_index)
-                local.descend(loss, federation.backward_of, federation.scaler)
-        local.finish(federation.scaler)
+                with local.scaled(federation.trainer.precision_plugin):
+                    local.descend(loss, federation.backward_of)
+        local.finish()
 
     def _loss(
         self,

@@ -20,11 +20,12 @@ log = logging.getLogger(__name__)
 
 
 def saved_participants(local: Mapping[str, LocalOptimization], scheduled_rounds: int) -> dict[str, Any]:
-    """Names in order with the number of optimizers and schedulers that each has, and its counters."""
+    """Names in order with the number of optimizers and schedulers that each has, its counters and its loss scale."""
     return {
         "optimizers": {name: len(own.optimizers) for name, own in local.items()},
         "schedulers": {name: len(own.schedules) for name, own in local.items()},
         "steps": {name: own.progress for name, own in local.items()},
+        "scales": {name: own.scale.state_dict() for name, own in local.items() if own.scale is not None},
         "scheduled_rounds": scheduled_rounds,
     }
 
@@ -194,6 +195,7 @@ def without_poison(checkpoint: dict[str, Any], federation: Federation) -> None:
                 federation.current_round, participant.label,
             )  # fmt: skip
             state.update({f"{prefix}{key}": tensor.clone() for key, tensor in safe.items()})
+            checkpoint["federation"]["scales"].pop(name, None)
             if name in checkpoint["federation"]["in_progress"]["local"]:
                 checkpoint["federation"]["in_progress"]["local"][name] |= {"pending": 0, "gradients": {}}
             for saved in checkpoint.get("optimizer_states", [])[start : start + count]:
