@@ -21,6 +21,7 @@ from hetfed_lightning.checkpointing.resume import (
     saved_participants,
     saved_round,
     settle_validation,
+    take_on_precision,
     take_up_round,
     without_poison,
 )
@@ -37,7 +38,7 @@ from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.preflight import check_data, check_members, check_trainer
 from hetfed_lightning.rounds import RoundClock, federated_callbacks
-from hetfed_lightning.scaling import give_scales
+from hetfed_lightning.scaling import give_scales, skipped_steps
 from hetfed_lightning.seeding import seed_sample, stream_generator, stream_seed
 
 if TYPE_CHECKING:
@@ -332,8 +333,7 @@ class Federation(HandsOnHooks):
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
         }
-        if any(local.scale is not None for local in self.local.values()):
-            figures["skipped_steps"] = sum(local.skipped for local in self.local.values())
+        figures |= skipped_steps(self.local)
         self.log_round({f"federation/{name}": float(value) for name, value in figures.items()})
         self._publish("train")
         self.round_is_open = False
@@ -439,8 +439,7 @@ class Federation(HandsOnHooks):
 
     def optimizers_of(self, participant: Participant, *, scaled: bool = False) -> list[Optimizer]:
         """The participant's own optimizers; if ``scaled``, as they step by hand in half precision."""
-        local = self.local[cast("str", participant.name)]
-        return local.scaled_optimizers() if scaled else local.optimizers
+        return self.local[cast("str", participant.name)].handed_out(scaled=scaled)
 
     def schedulers_of(self, participant: Participant) -> list[Any]:
         """The participant's own schedulers."""
@@ -471,6 +470,7 @@ class Federation(HandsOnHooks):
         """Refuse another federation's checkpoint by name; bring a reordered one into this order."""
         restore_by_name(checkpoint, list(self.everyone()))
         check_architectures(checkpoint, self)
+        take_on_precision(self)
         if self._trainer is not None and is_fitting(self.trainer):
             self._before_validation = resume_where_it_stood(checkpoint, self.trainer)
         saved = self._saved = checkpoint["federation"]

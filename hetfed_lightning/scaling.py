@@ -139,6 +139,12 @@ def give_scales(
             own.scale.load_state_dict(saved.get(name, {}))
 
 
+def skipped_steps(local: Mapping[str, LocalOptimization]) -> dict[str, int]:
+    """Steps of the round, of all participants together, that met an infinite gradient; nothing where none is scaled."""
+    scaled = [own.skipped for own in local.values() if own.scale is not None]
+    return {"skipped_steps": sum(scaled)} if scaled else {}
+
+
 @contextmanager
 def scaled_by(scale: LossScale, precision: Precision) -> Iterator[None]:
     """Let the trainer's precision plugin scale by one participant's scale, whoever asks it to."""

@@ -21,6 +21,7 @@ from torchmetrics.classification import (
 from torchmetrics.utilities.data import dim_zero_cat
 
 from hetfed_lightning.distillation import OutputKind, distillation_loss, soften
+from hetfed_lightning.distillation.outputs import at_least_float32
 
 TaskName = Literal["multiclass", "binary", "multilabel", "regression"]
 
@@ -53,7 +54,7 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Supervised loss, a scalar: the mean over the batch."""
+        """Supervised loss, a scalar in float32 at least: the mean over the batch."""
 
     @abstractmethod
     def default_metrics(self, width: int) -> dict[str, Metric]:
@@ -71,11 +72,11 @@ class Task(nn.Module, ABC):
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """What metrics and users see: probabilities, or values in a regression."""
-        return soften(outputs.float() if outputs.dtype in {torch.float16, torch.bfloat16} else outputs, 1.0, self.kind)
+        return soften(outputs, 1.0, self.kind)
 
     def metric_target(self, target: Tensor) -> Tensor:
-        """Targets in the shape of :meth:`predictions`."""
-        return target
+        """Targets in the shape of :meth:`predictions`, and like them in float32 at least."""
+        return at_least_float32(target) if target.is_floating_point() else target
 
     def distillation_loss(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """Loss against an ensemble's softened targets, of the size that its temperature asks for."""
@@ -114,6 +115,7 @@ class MulticlassTask(Task):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of logits ``(B, C)`` and classes ``(B,)``."""
+        outputs = at_least_float32(outputs)
         weights = self.get_buffer("class_weights") if self.class_weights is not None else None
         weights = weights if weights is None else weights.to(outputs.dtype)
         return F.cross_entropy(outputs, target, weights, label_smoothing=self.label_smoothing)
@@ -156,7 +158,7 @@ class BinaryTask(Task):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy of logits ``(B, 1)`` or ``(B,)``."""
-        logits = _flat(outputs)
+        logits = _flat(at_least_float32(outputs))
         weight = None if self.positive_weight is None else logits.new_tensor(self.positive_weight)
         return F.binary_cross_entropy_with_logits(logits, _flat(target).to(logits.dtype), pos_weight=weight)
 
@@ -196,6 +198,7 @@ class MultilabelTask(Task):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy, the mean over examples and labels."""
+        outputs = at_least_float32(outputs)
         return F.binary_cross_entropy_with_logits(outputs, target.to(outputs.dtype))
 
     def default_metrics(self, width: int) -> dict[str, Metric]:
@@ -225,6 +228,7 @@ class RegressionTask(Task):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Mean squared error."""
+        outputs = at_least_float32(outputs)
         return F.mse_loss(outputs, target.reshape(outputs.shape).to(outputs.dtype))
 
     def predictions(self, outputs: Tensor) -> Tensor:
@@ -233,7 +237,7 @@ class RegressionTask(Task):
 
     def metric_target(self, target: Tensor) -> Tensor:
         """Targets, ``(B,)`` where there is one value per example."""
-        return _flat(target)
+        return _flat(super().metric_target(target))
 
     def default_metrics(self, width: int) -> dict[str, Metric]:
         """Coefficient of determination and mean absolute error."""

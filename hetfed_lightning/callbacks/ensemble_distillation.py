@@ -9,6 +9,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from hetfed_lightning.distillation import Ensemble, MeanProbabilities, Teachers, check_temperature
+from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
 from hetfed_lightning.optimization import LocalOptimization
@@ -232,7 +233,7 @@ class EnsembleDistillation(FederatedCallback):
         outputs = participant(participant.transformed(_on_device(federation, indices)))
         temperature, weight = value_in(self.temperature, round_index), value_in(self.weight, round_index)
         target = targets[indices.to(targets.device)]
-        outputs = _two_columns(outputs.float() if outputs.dtype in {torch.float16, torch.bfloat16} else outputs)
+        outputs = at_least_float32(_two_columns(outputs))
         return weight * participant.task.distillation_loss(outputs, target.to(outputs), temperature)
 
     def _public_batch(self, federation: Federation, name: str, step: int) -> Tensor:
@@ -258,7 +259,7 @@ class EnsembleDistillation(FederatedCallback):
             with trainer.precision_plugin.forward_context():
                 parts = [_two_columns(participant(batch)) for batch in _public_batches(federation, participant)]
             participant.train(training)
-            logits = torch.cat([part if part.dtype == torch.float64 else part.float() for part in parts])
+            logits = torch.cat([at_least_float32(part) for part in parts])
             if is_finite([logits]):
                 asked[name] = logits
             else:

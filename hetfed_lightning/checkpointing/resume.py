@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
+
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.optimization import match_by_name
 
@@ -155,6 +157,18 @@ def check_architectures(checkpoint: Mapping[str, Any], federation: Federation) -
                 f"{here.get(key, 'none')}, the checkpoint of shape {there.get(key, 'none')}. Make the participant as "
                 "it was when the checkpoint was saved (the run's config.yaml tells how)."
             )
+
+
+def take_on_precision(federation: Federation) -> None:
+    """Convert the participants to the Trainer's precision before weights are loaded into them.
+
+    Lightning converts after that: in ``"64-true"`` the weights of a checkpoint would pass through float32, and a
+    resumed run would go on from others than were saved.
+    """
+    trainer = federation._trainer  # None where a checkpoint is loaded without a run.
+    precision = None if trainer is None else trainer.precision_plugin
+    if isinstance(precision, (DoublePrecision, HalfPrecision)):
+        precision.convert_module(federation)
 
 
 def _shape(value: Any) -> tuple[int, ...]:
