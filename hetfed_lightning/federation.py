@@ -22,6 +22,7 @@ from hetfed_lightning.checkpointing.resume import (
     saved_participants,
     saved_round,
     settle_validation,
+    take_on_precision,
     take_up_round,
     without_poison,
 )
@@ -39,11 +40,11 @@ from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.preflight import check_data, check_members, check_trainer
 from hetfed_lightning.rounds import RoundClock, federated_callbacks
+from hetfed_lightning.scaling import give_scales, skipped_steps
 from hetfed_lightning.seeding import seed_sample, stream_generator, stream_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.amp import GradScaler
     from torch.optim import Optimizer
 
 log = logging.getLogger(__name__)
@@ -255,6 +256,7 @@ class Federation(HandsOnHooks):
         for callback in federated_callbacks(self.trainer):
             callback.prepare(self.trainer, self)
         self.backward_is_heard = is_heard(self.trainer)
+        give_scales(self.local, self.trainer.precision_plugin, self._saved.get("scales", {}))
         super().on_fit_start()
 
     def on_train_start(self) -> None:
@@ -301,15 +303,10 @@ class Federation(HandsOnHooks):
         """A participant's backward pass, with everything that ``manual_backward`` does."""
         go_backward(self.trainer, participant, loss, heard=self.backward_is_heard)
 
-    @property
-    def scaler(self) -> GradScaler | None:
-        """What scales losses in half precision, None where nothing does."""
-        return getattr(self.trainer.precision_plugin, "scaler", None)
-
     def finish_local_work(self) -> None:
         """Step on gradients that an incomplete accumulation left."""
         for name in self.active_names(self.current_round):
-            self.local[name].finish(self.scaler)
+            self.local[name].finish()
 
     def inspect(self, *, losses: bool = False) -> None:
         """Take participants out of the round whose weights are not finite.
@@ -338,6 +335,7 @@ class Federation(HandsOnHooks):
     def quarantine(self, name: str, reason: str) -> None:
         """Leave a participant out of the rest of this round, back in the state it began it with."""
         self.guard.quarantine(name, self[name], self.local[name].optimizers, self.current_round, reason)
+        self.local[name].restart_scale()
 
     def close_round(self) -> None:
         """Log what was counted and what the participants noted, reduced once."""
@@ -347,6 +345,7 @@ class Federation(HandsOnHooks):
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
         }
+        figures |= skipped_steps(self.local)
         self.log_round({f"federation/{name}": float(value) for name, value in figures.items()})
         self._publish("train")
         self.round_is_open = False
@@ -451,9 +450,9 @@ class Federation(HandsOnHooks):
 
     # What a participant asks of its host
 
-    def optimizers_of(self, participant: Participant) -> list[Optimizer]:
-        """The participant's own optimizers."""
-        return self.local[cast("str", participant.name)].optimizers
+    def optimizers_of(self, participant: Participant, *, scaled: bool = False) -> list[Optimizer]:
+        """The participant's own optimizers; if ``scaled``, as they step by hand in half precision."""
+        return self.local[cast("str", participant.name)].handed_out(scaled=scaled)
 
     def schedulers_of(self, participant: Participant) -> list[Any]:
         """The participant's own schedulers."""
@@ -486,6 +485,7 @@ class Federation(HandsOnHooks):
         """Refuse another federation's checkpoint by name; bring a reordered one into this order."""
         restore_by_name(checkpoint, list(self.everyone()))
         check_architectures(checkpoint, self)
+        take_on_precision(self)
         if self._trainer is not None and is_fitting(self.trainer):
             self._before_validation = resume_where_it_stood(checkpoint, self.trainer)
         saved = self._saved = checkpoint["federation"]

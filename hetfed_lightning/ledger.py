@@ -107,7 +107,7 @@ class Ledger:
             entry.metric = value
             return
         if not isinstance(value, Tensor):
-            value = torch.tensor(float(value))
+            value = torch.tensor(float(value), dtype=torch.float64)  # The default is half in "bf16-true".
         if value.numel() != 1:
             raise ValueError(f"{key}: expected a number to log, got a tensor of shape {tuple(value.shape)}.")
         entry.values.append(value.detach() if value.ndim == 0 else value.detach().reshape(()))

@@ -21,6 +21,7 @@ from torchmetrics.classification import (
 from torchmetrics.utilities.data import dim_zero_cat
 
 from hetfed_lightning.distillation import OutputKind, distillation_loss, soften
+from hetfed_lightning.distillation.outputs import at_least_float32
 
 TaskName = Literal["multiclass", "binary", "multilabel", "regression"]
 
@@ -53,7 +54,7 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Supervised loss, a scalar: the mean over the batch."""
+        """Supervised loss, a scalar in float32 at least: the mean over the batch."""
 
     def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of each example and its weight: :meth:`loss` is the sum of the ones over the sum of the others.
@@ -85,11 +86,11 @@ class Task(nn.Module, ABC):
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """What metrics and users see: probabilities, or values in a regression."""
-        return soften(outputs.float() if outputs.dtype in {torch.float16, torch.bfloat16} else outputs, 1.0, self.kind)
+        return soften(outputs, 1.0, self.kind)
 
     def metric_target(self, target: Tensor) -> Tensor:
-        """Targets in the shape of :meth:`predictions`."""
-        return target
+        """Targets in the shape of :meth:`predictions`, and like them in float32 at least."""
+        return at_least_float32(target) if target.is_floating_point() else target
 
     def distillation_loss(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """Loss against an ensemble's softened targets, of the size that its temperature asks for."""
@@ -128,11 +129,13 @@ class MulticlassTask(Task):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of logits ``(B, C)`` and classes ``(B,)``."""
+        outputs = at_least_float32(outputs)
         weights = self._weights(outputs.dtype)
         return F.cross_entropy(outputs, target, weights, label_smoothing=self.label_smoothing)
 
     def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropies of logits ``(B, C)`` and classes ``(B,)``, and the weights of those classes."""
+        outputs = at_least_float32(outputs)
         weights, smoothing = self._weights(outputs.dtype), self.label_smoothing
         losses = F.cross_entropy(outputs, target, weights, label_smoothing=smoothing, reduction="none")
         return losses, torch.ones_like(losses) if weights is None else weights[target]
@@ -178,14 +181,15 @@ class BinaryTask(Task):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy of logits ``(B, 1)`` or ``(B,)``."""
-        logits = _flat(outputs)
+        logits = _flat(at_least_float32(outputs))
         return F.binary_cross_entropy_with_logits(
             logits, _flat(target).to(logits.dtype), pos_weight=self._weight(logits)
         )
 
     def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Binary cross-entropies of logits ``(B, 1)`` or ``(B,)``."""
-        logits, wanted = outputs.reshape(len(outputs)), target.reshape(len(outputs)).to(outputs.dtype)
+        logits = at_least_float32(outputs).reshape(len(outputs))
+        wanted = target.reshape(len(outputs)).to(logits.dtype)
         losses = F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=self._weight(logits), reduction="none")
         return losses, torch.ones_like(losses)
 
@@ -228,10 +232,12 @@ class MultilabelTask(Task):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy, the mean over examples and labels."""
+        outputs = at_least_float32(outputs)
         return F.binary_cross_entropy_with_logits(outputs, target.to(outputs.dtype))
 
     def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Binary cross-entropies, the mean over labels."""
+        outputs = at_least_float32(outputs)
         losses = F.binary_cross_entropy_with_logits(outputs, target.to(outputs.dtype), reduction="none").mean(1)
         return losses, torch.ones_like(losses)
 
@@ -262,10 +268,12 @@ class RegressionTask(Task):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Mean squared error."""
+        outputs = at_least_float32(outputs)
         return F.mse_loss(outputs, target.reshape(outputs.shape).to(outputs.dtype))
 
     def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Squared errors, the mean over columns."""
+        outputs = at_least_float32(outputs)
         losses = (outputs - target.reshape(outputs.shape).to(outputs.dtype)).square().reshape(len(outputs), -1).mean(1)
         return losses, torch.ones_like(losses)
 
@@ -275,7 +283,7 @@ class RegressionTask(Task):
 
     def metric_target(self, target: Tensor) -> Tensor:
         """Targets, ``(B,)`` where there is one value per example."""
-        return _flat(target)
+        return _flat(super().metric_target(target))
 
     def default_metrics(self, width: int) -> dict[str, Metric]:
         """Coefficient of determination and mean absolute error."""

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from hetfed_lightning.aggregation import AggregationFunction, AggregationRule, check_states, weighted_mean
 from hetfed_lightning.callbacks.sharing import SharingGroup, sharing_groups, sharing_report, split_layers
+from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.metrics import payload_bytes, state_divergence
 from hetfed_lightning.rounds import FederatedCallback, Phase
@@ -195,8 +196,8 @@ class BackboneAveraging(FederatedCallback):
         anchors = self._anchors.get(participant.name or "")
         if not self.proximal or not anchors:
             return None
-        distance = torch.stack([(parameter - anchor).square().sum() for parameter, anchor in anchors]).sum()
-        return self.proximal / 2 * distance
+        changes = [at_least_float32(parameter - anchor) for parameter, anchor in anchors]
+        return self.proximal / 2 * torch.stack([change.square().sum() for change in changes]).sum()
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Aggregate each group and give the result to all of it who have joined."""
@@ -311,10 +312,13 @@ class BackboneAveraging(FederatedCallback):
 
 
 class _Server:
-    """A torch optimizer on the shared parameters, whose gradient is the averaged change with its sign turned."""
+    """A torch optimizer on the shared parameters, whose gradient is the averaged change with its sign turned.
+
+    It computes in float32 at least: half precision has no room for its averages of gradients and their squares.
+    """
 
     def __init__(self, state: Mapping[str, Tensor], factory: OptimizerCallable) -> None:
-        self.parameters = {key: nn.Parameter(tensor.clone()) for key, tensor in state.items()}
+        self.parameters = {key: nn.Parameter(at_least_float32(tensor).clone()) for key, tensor in state.items()}
         self.optimizer = factory(list(self.parameters.values()))
 
     @torch.no_grad()
@@ -323,4 +327,6 @@ class _Server:
             parameter.copy_(previous[key])
             parameter.grad = parameter - aggregate[key]
         self.optimizer.step()
-        return {key: parameter.detach().clone() for key, parameter in self.parameters.items()}
+        return {
+            key: parameter.detach().to(previous[key].dtype, copy=True) for key, parameter in self.parameters.items()
+        }

@@ -88,7 +88,7 @@ class Fleets:
 
     def _common_obstacle(self, federation: Federation) -> str | None:
         plugin = federation.trainer.precision_plugin
-        if federation.scaler is not None or isinstance(plugin, MixedPrecision):
+        if isinstance(plugin, MixedPrecision):
             return f"precision {plugin.precision} casts within each step"
         if federation.backward_is_heard:
             return "a callback listens to each backward pass"
@@ -198,7 +198,8 @@ class Fleets:
         federation.logbook.ledgers["train"].record_row(keys, losses, batch.sizes)
         stepped = False
         for one in members:
-            stepped |= one.local.count_step()
+            one.local.count_step()
+            stepped |= one.local.follow_step()
         if stepped:
             fleet.read_settings()
 
