@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from hetfed_lightning.precision import warn_of_vanishing_eps
 from hetfed_lightning.scaling import LossScale, ScaledOptimizer, scaled_by
 
 if TYPE_CHECKING:
     from lightning.pytorch.plugins.precision import Precision
 
     from hetfed_lightning.participant import Participant
-
-log = logging.getLogger(__name__)
 
 _NOTHING = nullcontext()
 
@@ -92,7 +89,7 @@ class LocalOptimization:
             )
         for optimizer in optimizers:
             optimizer.zero_grad()
-            _warn_of_vanishing_eps(optimizer, participant.label)
+            warn_of_vanishing_eps(optimizer, participant.label)
         return cls(participant, optimizers, schedules)
 
     def open_round(self) -> None:
@@ -228,19 +225,6 @@ def match_by_name(items: Sequence[Any], saved: Mapping[str, int], current: Seque
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _warn_of_vanishing_eps(optimizer: Optimizer, label: str) -> None:
-    """Adam and its kin divide by ``sqrt(v) + eps``; in float16 ``v`` is zero for gradients below 8e-3."""
-    for group in optimizer.param_groups:
-        eps, dtypes = group.get("eps"), {parameter.dtype for parameter in group["params"]}
-        for dtype in dtypes if isinstance(eps, float) and eps > 0 else ():
-            if torch.tensor(eps, dtype=dtype) == 0:
-                log.warning(
-                    "%s: eps=%g of its %s is zero in %s, and small gradients are divided by it; expect weights that "
-                    "are not finite. Use eps=1e-3, SGD, or Trainer(precision='16-mixed').",
-                    label, eps, type(optimizer).__name__, str(dtype).removeprefix("torch."),
-                )  # fmt: skip
 
 
 def _parse(configured: Any, label: str) -> tuple[list[Optimizer], list[Schedule]]:

@@ -44,6 +44,8 @@ RULES = [
     Rule("layers", PLAIN, only=("torch",)),
     Rule("backbones", PLAIN, only=("torch", f"{PACKAGE}.layers")),
     Rule("heads", PLAIN, only=("torch", f"{PACKAGE}.layers")),
+    Rule("compilation", "it compiles modules of any kind, with or without a federation", only=("torch",)),
+    Rule("precision", "it speaks of parameters and optimizers alone", only=("torch",)),
     Rule(
         "participant",
         "a participant is a LightningModule that also trains alone",

@@ -240,9 +240,10 @@ def test_an_eps_of_zero_is_told_before_training_and_does_what_was_said(caplog: p
     federation = Federation({"a": tiny_participant(optimizer=adam), "b": tiny_participant(seed=1, optimizer=sgd())})
     # A gradient of zero: the last feature is always 0.
     data = tiny_data("ab", evaluated=False)
-    for own in data.data.train.values():
-        assert isinstance(own, Examples)
-        own.inputs[:, 3] = 0
+    for own_set in data.data.train.values():
+        assert isinstance(own_set, Examples)
+        assert isinstance(own_set.inputs, Tensor)
+        own_set.inputs[:, 3] = 0
     with caplog.at_level(logging.WARNING):
         fit(federation, data, 1, precision="16-true")
     assert "participant 'a': eps=1e-08 of its Adam is zero in float16" in caplog.text
