@@ -157,7 +157,7 @@ def test_a_missing_compiler_is_told_before_training(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("compile", "error", "words"),
+    ("settings", "error", "words"),
     [
         ("yes", TypeError, "compile: expected True, False or settings such as"),
         (
@@ -168,9 +168,9 @@ def test_a_missing_compiler_is_told_before_training(monkeypatch: pytest.MonkeyPa
         ({"made": "fast"}, ValueError, "compile: expected settings out of backend, dynamic, fullgraph, mode, options"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(compile: Any, error: type[Exception], words: str) -> None:
+def test_settings_that_mean_nothing_are_refused(settings: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=re.escape(words)):
-        tiny_participant(compile=compile)
+        tiny_participant(compile=settings)
 
 
 def test_settings_that_torch_refuses_are_told_by_the_participants_name() -> None:
