@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
-from torch import nn, randperm
+from torch import nn
 
 from hetfed_lightning.backward import go_backward, is_heard
 from hetfed_lightning.callbacks.monitor import FederationMonitor
@@ -31,6 +31,7 @@ from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.evaluation import evaluate, owner_of, predict
 from hetfed_lightning.fleets import EngineName, Fleets
+from hetfed_lightning.groups import ParticipantGroup, expanded
 from hetfed_lightning.guard import FiniteGuard, names_of_non_finite
 from hetfed_lightning.hooks import HandsOnHooks, check_hooks
 from hetfed_lightning.ledger import Reduced, batch_size_of, reduction_of, tag
@@ -39,9 +40,11 @@ from hetfed_lightning.logbook import LogBook, is_fitting, stage_of
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.preflight import check_data, check_members, check_trainer
+from hetfed_lightning.roster import Roster
 from hetfed_lightning.rounds import RoundClock, federated_callbacks
 from hetfed_lightning.scaling import give_scales, skipped_steps
-from hetfed_lightning.seeding import seed_sample, stream_generator, stream_seed
+from hetfed_lightning.seeding import seed_sample, stream_seed
+from hetfed_lightning.storage import LendsStorage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Federation(HandsOnHooks):
+class Federation(LendsStorage, HandsOnHooks):
     """Participants that learn together, as one LightningModule.
 
     ``Trainer(max_epochs=R)`` means R rounds. What the participants share is said by the callbacks
@@ -58,7 +61,8 @@ class Federation(HandsOnHooks):
     each trains alone.
 
     Args:
-        participants: The participants by name (letters, digits, ``_`` and ``-``), in the order in which they step.
+        participants: The participants by name (letters, digits, ``_`` and ``-``), in the order in which they step; a
+            :class:`~hetfed_lightning.ParticipantGroup` stands for many.
         student: A unified model that learns from the participants' ensemble alone.
         participation: Fraction in (0, 1] of the joined participants sampled for each round, at least one.
         seed: Names every random stream of the run together with round, participant and batch. Initial weights
@@ -78,7 +82,7 @@ class Federation(HandsOnHooks):
 
     def __init__(
         self,
-        participants: dict[str, Participant],
+        participants: Mapping[str, Participant | ParticipantGroup],
         student: Participant | None = None,
         *,
         participation: float = 1.0,
@@ -87,10 +91,11 @@ class Federation(HandsOnHooks):
         engine: EngineName = "auto",
     ) -> None:
         super().__init__()
-        check_members(participants, student)
+        members = expanded(participants)
+        check_members(members, student)
         if not 0 < participation <= 1:
             raise ValueError(f"participation: expected a fraction in (0, 1], got {participation}.")
-        predictors = [*participants, *([] if student is None else [STUDENT])]
+        predictors = [*members, *([] if student is None else [STUDENT])]
         if predict_with is not None and predict_with not in predictors:
             raise ValueError(f"predict_with: no participant {predict_with!r}{did_you_mean(predict_with, predictors)}.")
         self.automatic_optimization = False
@@ -98,13 +103,14 @@ class Federation(HandsOnHooks):
         self.seed = seed
         self.predict_with = predict_with
         self.participants = nn.ModuleDict()
-        for name, participant in participants.items():
+        for name, participant in members.items():
             participant.attach(name, self)
             self.participants[name] = participant
         self.student = student
         if student is not None:
             student.attach(STUDENT, self)
         self.fleets = Fleets(engine)
+        self.roster = Roster()
         self.guard = FiniteGuard()
         self.local: dict[str, LocalOptimization] = {}
         self.bytes_up = 0
@@ -151,21 +157,15 @@ class Federation(HandsOnHooks):
 
     def joined(self, round_index: int) -> list[str]:
         """Participants that have joined by a round."""
-        return [name for name, participant in self.members().items() if participant.joins_at <= round_index]
+        return self.roster.joined(self.participants, round_index)
 
     def newcomers(self, round_index: int) -> list[str]:
         """Participants whose first round this is, later than the first of all."""
-        return [name for name, participant in self.members().items() if participant.joins_at == round_index > 0]
+        return self.roster.newcomers(self.participants, round_index)
 
     def active_names(self, round_index: int) -> list[str]:
         """Participants that train in a round: those joined, or the sample of them that ``participation`` asks for."""
-        names = self.joined(round_index)
-        if self.participation == 1 or not names:
-            return names
-        count = max(1, round(self.participation * len(names)))
-        order = randperm(len(names), generator=stream_generator(self.seed, "participation", round_index))
-        chosen = set(order[:count].tolist())
-        return [name for index, name in enumerate(names) if index in chosen]
+        return self.roster.active(self.participants, round_index, self.participation, self.seed)
 
     def contributors(self) -> list[str]:
         """Active participants of the current round whose state may reach others."""
@@ -231,6 +231,7 @@ class Federation(HandsOnHooks):
             self._before_validation = False
             self.logbook.forget_rows()
             self.fleets.forget()
+            self.roster.begin()
         name_faults(self.trainer)
         for participant in self.everyone().values():
             participant.trainer = self.trainer
@@ -281,13 +282,16 @@ class Federation(HandsOnHooks):
             self._step_epoch_schedulers()
         seed_sample(stream_seed(self.seed, "round", round_index))
         self.bytes_up = self.bytes_down = 0
-        self.guard.open_round(self.everyone())
-        for local in self.local.values():
-            local.open_round()
+        active = self.active_names(round_index)
+        self.materialise_active(active)
+        trains = [*active, *([] if self.student is None else [STUDENT])]
+        self.guard.open_round({name: self[name] for name in trains})
+        for name in trains:
+            self.local[name].open_round()
         self.opened_round, self.round_is_open = round_index, True
         if resumed:
             take_up_round(self, self._saved.get("in_progress", {}))
-        self.hand_on("on_train_epoch_start", names=self.active_names(round_index))
+        self.hand_on("on_train_epoch_start", names=active)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One local step of every participant that has a batch, each backward and step before the next."""
@@ -365,9 +369,8 @@ class Federation(HandsOnHooks):
 
     def _step_epoch_schedulers(self) -> None:
         metrics = self._saved.get("metrics", {}) | self.trainer.callback_metrics
-        absent = set(self.members()) - set(self.joined(self._scheduled_rounds))
         for name, local in self.local.items():
-            if name not in absent:
+            if local.schedules and (name == STUDENT or self[name].joins_at <= self._scheduled_rounds):
                 local.end_epoch(self._scheduled_rounds, metrics)
         self._scheduled_rounds += 1
 
@@ -375,6 +378,7 @@ class Federation(HandsOnHooks):
         """Tell the participants, and end worker processes."""
         self.fleets.disband()
         super().teardown(stage)
+        self.roster.end()
         self.close_loader()
 
     # Evaluation

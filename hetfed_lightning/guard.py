@@ -54,12 +54,18 @@ class FiniteGuard:
         self._safe: dict[str, dict[str, Tensor]] = {}
 
     def open_round(self, participants: dict[str, Participant]) -> None:
-        """Release everyone and remember the states that the round starts from."""
+        """Release everyone and remember the states that the round starts from, of those who train in it.
+
+        Whoever does not train stays as it was; the memory of its copy goes to who does.
+        """
         self.quarantined = {}
+        spare = [self._safe.pop(name) for name in list(self._safe) if name not in participants]
         states = {name: participant.view_of() for name, participant in participants.items()}
         unsafe = names_of_non_finite({name: state.values() for name, state in states.items()})
         for name, state in states.items():
             if name not in unsafe:
+                if spare and name not in self._safe:
+                    self._safe[name] = spare.pop()
                 self._remember(name, state)
 
     def _remember(self, name: str, state: Mapping[str, Tensor]) -> None:

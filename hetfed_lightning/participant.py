@@ -18,6 +18,7 @@ from torchmetrics import Metric
 
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.compilation import compile_backbone, settings_of
+from hetfed_lightning.lending import Borrower
 from hetfed_lightning.precision import converted, default_optimizer
 from hetfed_lightning.tasks import Task, TaskName, as_task
 
@@ -44,7 +45,7 @@ class Host(Protocol):
         """The participant's learning-rate schedulers."""
 
 
-class Participant(L.LightningModule):
+class Participant(Borrower, L.LightningModule):
     """A backbone that may be shared, a head that stays, and how this participant trains them.
 
     Works alone in a :class:`lightning.Trainer` too. Subclass it like any LightningModule: ``forward``,
@@ -301,6 +302,7 @@ class Participant(L.LightningModule):
             if key not in own or own[key].shape != tensor.shape:
                 found = f"shape {tuple(own[key].shape)}" if key in own else "no such key"
                 raise ValueError(f"{self.label}: expected {key} of shape {tuple(tensor.shape)}, found {found}.")
+        self.materialise(state, copy=lambda _, tensor: torch.empty_like(tensor))
         for key, tensor in state.items():
             own[key].copy_(tensor)
 

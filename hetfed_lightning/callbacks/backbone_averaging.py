@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from hetfed_lightning.aggregation import AggregationFunction, AggregationRule, check_states, weighted_mean
+from hetfed_lightning.callbacks.shared_states import SharedStates
 from hetfed_lightning.callbacks.sharing import SharingGroup, sharing_groups, sharing_report, split_layers
+from hetfed_lightning.data.names import of_member
 from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.metrics import payload_bytes, state_divergence
@@ -34,6 +36,11 @@ class BackboneAveraging(FederatedCallback):
     Participants average within the groups whose keys, shapes and dtypes agree; what nobody else has stays as it
     is, and one line of log says so. Everyone who has joined receives the aggregate, sampled in this round or not,
     as it would when it is sampled next. A newcomer receives it in its first round.
+
+    Where not everyone is sampled (``Federation(participation=...)``) the shared state is held once, and lent to all who
+    wait (:mod:`hetfed_lightning.lending`): memory grows by what participants have of their own, and a round costs what
+    those cost who train. Momenta are among the former: with ``optimizer_state="keep"`` every participant that has ever
+    trained keeps an optimizer's state, none with ``"reset"`` or plain SGD.
 
     Args:
         rule: Aggregation rule: a function ``(states, weights) -> state`` or an :class:`AggregationRule`.
@@ -102,7 +109,8 @@ class BackboneAveraging(FederatedCallback):
         self.proximal = proximal
         self.groups: list[SharingGroup] = []
         self.report = ""
-        self._shared: dict[str, dict[str, Tensor]] = {}
+        self._shared = SharedStates()
+        self._lent = False
         self._servers: dict[str, _Server] = {}
         self._server_states: dict[str, Any] = {}
         self._anchors: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -130,7 +138,7 @@ class BackboneAveraging(FederatedCallback):
             )
         if isinstance(self.weighting, dict):
             for name in federation.members():
-                if name not in self.weighting:
+                if of_member(self.weighting, name) is None:
                     raise ValueError(
                         f"weighting: no weight for participant {name!r}; it has {', '.join(self.weighting)}."
                     )
@@ -142,7 +150,7 @@ class BackboneAveraging(FederatedCallback):
         log.info("%s", self.report)
         for line in split_layers(states, self.groups):
             log.warning("%s", line)
-        self._anchors = {}
+        self._anchors, self._lent = {}, False
         self._server_states, self._servers = self.state_dict()["servers"], {}
 
     def _shareable(self, participant: Participant) -> dict[str, Tensor]:
@@ -155,34 +163,44 @@ class BackboneAveraging(FederatedCallback):
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Give one start to all, and the shared state to newcomers."""
         del trainer
-        joined = federation.joined(round_index)
+        self._lend_again(federation, round_index)
         for group in self.groups:
-            members = [name for name in group.members if name in joined]
-            if members and group.name not in self._shared and self.synchronise_start:
-                self._shared[group.name] = federation[members[0]].state_of(group.keys)
-                receivers = members[1:]
-            elif group.name in self._shared:
-                receivers = [name for name in federation.newcomers(round_index) if name in group.members]
+            if group in self._shared:
+                receivers = [name for name in federation.newcomers(round_index) if name in group]
+                federation.bytes_down += payload_bytes(self._shared[group]) * len(receivers)
+            elif self.synchronise_start:
+                receivers = [name for name in federation.joined(round_index) if name in group]
+                if not receivers:
+                    continue
+                self._shared.begin(group, federation[receivers[0]].state_of(group.keys))
+                federation.bytes_down += payload_bytes(self._shared[group]) * (len(receivers) - 1)
             else:
-                receivers = []
-            for name in receivers:
-                federation[name].load_state_of(self._shared[group.name])
-                federation.bytes_down += payload_bytes(self._shared[group.name])
-        self._set_anchors(federation)
+                continue
+            self._shared.hand_out(federation, group, receivers, round_index)
+        self._set_anchors(federation, round_index)
 
     def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Find the anchors again; the shared state came with the checkpoint."""
-        del trainer, round_index
-        self._set_anchors(federation)
+        del trainer
+        self._lend_again(federation, round_index)
+        self._set_anchors(federation, round_index)
 
-    def _set_anchors(self, federation: Federation) -> None:
+    def _lend_again(self, federation: Federation, round_index: int) -> None:
+        if not self._lent:
+            self._shared.lend_again(federation, self.groups, round_index)
+            self._lent = True
+
+    def _set_anchors(self, federation: Federation, round_index: int) -> None:
         if not self.proximal:
             return
         self._anchors = defaultdict(list)
+        active = federation.active_names(round_index)
         for group in self.groups:
-            for name in group.members if group.name in self._shared else ():
+            if group not in self._shared:
+                continue
+            shared = {key: tensor.to(federation.device) for key, tensor in self._shared[group].items()}
+            for name in (name for name in active if name in group):
                 parameters = dict(federation[name].named_parameters())
-                shared = {key: tensor.to(federation.device) for key, tensor in self._shared[group.name].items()}
                 self._anchors[name] += [(parameters[key], shared[key]) for key in group.keys if key in parameters]
 
     def adds_to_loss(self, federation: Federation) -> bool:
@@ -204,12 +222,11 @@ class BackboneAveraging(FederatedCallback):
         del trainer
         if (round_index + 1) % self.every_n_rounds:
             return
-        joined = federation.joined(round_index)
         active = federation.active_names(round_index)
         contributors = [name for name in federation.contributors() if federation.local[name].landed > 0]
         divergences: list[float] = []
         for group in self.groups:
-            senders = [name for name in group.members if name in contributors]
+            senders = [name for name in contributors if name in group]
             if not senders:
                 continue
             # Views: a rule leaves the states as they are, and copies of all of them cost as much as their mean.
@@ -221,12 +238,10 @@ class BackboneAveraging(FederatedCallback):
                 divergences.append(state_divergence(states, centre=aggregate))
             shared = self._served(group, aggregate, federation[senders[0]])
             self._refuse_non_finite(shared, senders, round_index)
-            self._shared[group.name] = shared
-            for name in (name for name in group.members if name in joined):
-                federation[name].load_state_of(shared)
+            self._shared.replace(federation, group, shared, round_index)
             size = payload_bytes(shared)
             federation.bytes_up += size * len(senders)
-            federation.bytes_down += size * sum(name in active for name in group.members)
+            federation.bytes_down += size * sum(name in group for name in active)
         if divergences:
             federation.log_round({"federation/divergence": sum(divergences) / len(divergences)})
         for name in active:
@@ -239,13 +254,13 @@ class BackboneAveraging(FederatedCallback):
             weights = [float(federation.federated_data.num_samples(name)) for name in names]
         else:
             assert isinstance(self.weighting, dict)  # noqa: S101 - narrows the type; the constructor checked it
-            weights = [float(self.weighting[name]) for name in names]
+            weights = [float(of_member(self.weighting, name) or 0.0) for name in names]
         return torch.tensor(weights, dtype=torch.float64)
 
     def _served(self, group: SharingGroup, aggregate: dict[str, Tensor], participant: Participant) -> dict[str, Tensor]:
-        previous = self._shared.get(group.name)
-        if self.server_optimizer is None or previous is None:
+        if self.server_optimizer is None or group not in self._shared:
             return aggregate
+        previous = self._shared[group]
         if group.name not in self._servers:
             parameters = {name for name, _ in participant.named_parameters()}
             # A checkpoint's shared state lies on the CPU.
@@ -302,11 +317,11 @@ class BackboneAveraging(FederatedCallback):
     def state_dict(self) -> dict[str, Any]:
         """The shared states and the server optimizers."""
         servers = {name: server.optimizer.state_dict() for name, server in self._servers.items()}
-        return {"shared": self._shared, "servers": self._server_states | servers}
+        return {"shared": self._shared.state_dict(), "servers": self._server_states | servers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
-        self._shared = dict(state_dict["shared"])
+        self._shared.load_state_dict(state_dict["shared"])
         self._server_states = dict(state_dict["servers"])
         self._servers = {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -24,10 +25,18 @@ class SharingGroup:
     members: tuple[str, ...]
     keys: tuple[str, ...]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Key of the group in a checkpoint."""
         return "|".join(self.members)
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.members)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a participant of that name is a member."""
+        return name in self._names
 
 
 def sharing_groups(states: Mapping[str, State]) -> list[SharingGroup]:

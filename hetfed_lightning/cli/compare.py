@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from hetfed_lightning.cli.command import FederatedCLI
+from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.outcomes import ARMS, Arm, Outcome, comparison_table, mean_of, verdicts, write_comparison
 from hetfed_lightning.cli.tables import figure
 from hetfed_lightning.data.module import FederatedData, pooled
@@ -110,8 +111,9 @@ def same_recipes(participants: Mapping[str, Any]) -> dict[str, str]:
     """Participants whose configuration repeats an earlier one's, and whose: on pooled data they are one model."""
     first: dict[str, str] = {}
     aliases = {}
-    for name, config in participants.items():
-        settings = config.as_dict() if isinstance(config, Namespace) else deepcopy(dict(config))
+    plain = {name: one.as_dict() if isinstance(one, Namespace) else one for name, one in participants.items()}
+    for name, config in settings_by_member(plain).items():
+        settings = deepcopy(dict(config))
         settings.get("init_args", {}).pop("joins_at", None)
         key = repr(settings)
         if key in first:

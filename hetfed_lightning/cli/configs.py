@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import yaml
 
 from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, read_checkpoint
+from hetfed_lightning.cli.groups import full_form, short_form, template_of
+from hetfed_lightning.cli.merging import merge, with_value
 from hetfed_lightning.data.names import did_you_mean
 
 PARTICIPANTS = "model.participants"
-_SUBCLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 
 
 class ConfigError(ValueError):
@@ -94,29 +95,41 @@ def _value(iterator: Iterator[str], option: str) -> str:
 def load_configs(paths: Sequence[str], overrides: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
     """One configuration of several files, later ones over earlier ones, and participants' overrides over all.
 
+    Groups are merged in their short form (``count`` beside ``class_path``) and returned as the parser takes them.
+
     Args:
         paths: YAML or JSON files.
         overrides: ``("hospital_a.init_args.local_epochs", "3")`` and so on; ``init_args`` may be left out.
 
     Raises:
         ConfigError: If a file cannot be read or an override names no participant.
+        ValueError: If a name looks like a group's member and is none.
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        merged = merge(merged, read_config(path))
+        merged = merge(merged, short_form(read_config(path)))
     model = merged.get("model")
     participants = model.get("participants") if isinstance(model, dict) else None
     if isinstance(participants, dict):
         for name in [name for name, value in participants.items() if value is None]:
+            if template_of(str(name), participants) is not None:
+                raise ConfigError(f"{PARTICIPANTS}.{name}: a member cannot be taken out of its group; lower its count.")
             del participants[name]
     for dotted, text in overrides:
         name, *keys = dotted.split(".")
-        if not isinstance(participants, dict) or name not in participants:
+        settings = participants.get(name) if isinstance(participants, dict) else None
+        if isinstance(participants, dict) and (template := template_of(name, participants)) is not None:
+            settings = merge(template, settings or {})
+        if not isinstance(participants, dict) or settings is None:
             raise ConfigError(
                 f"--{PARTICIPANTS}.{dotted}: no participant {name!r}{did_you_mean(name, participants or ())}."
             )
-        participants[name] = _with_value(participants[name], keys, yaml.load(text, _StrictLoader))  # noqa: S506 - a SafeLoader
-    return merged
+        value = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
+        if keys == ["count"] and isinstance(settings, dict):
+            participants[name] = settings | {"count": value}
+        else:
+            participants[name] = with_value(settings, keys, value)
+    return full_form(merged)
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -162,29 +175,3 @@ def check_checkpoint(path: str) -> None:
 def text_byte(error: UnicodeDecodeError) -> int:
     """The byte at which decoding failed."""
     return error.object[error.start]
-
-
-def merge(base: Any, over: Any) -> Any:
-    """``over`` laid over ``base``: mappings key by key, everything else replaced.
-
-    A mapping that names another ``class_path`` replaces the whole, since ``init_args`` belong to their class.
-    """
-    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
-        return over
-    if "class_path" in over and over["class_path"] != base.get("class_path", over["class_path"]):
-        return dict(over)
-    return {
-        key: merge(base.get(key), over[key]) if key in over else base[key]
-        for key in [*base, *(k for k in over if k not in base)]
-    }
-
-
-def _with_value(config: Any, keys: Sequence[str], value: Any) -> Any:
-    if not keys:
-        return merge(config, value)
-    config = dict(config) if isinstance(config, Mapping) else {} if config is None else {"class_path": config}
-    key, *below = keys
-    if "class_path" in config and key not in _SUBCLASS_KEYS:
-        key, below = "init_args", list(keys)
-    config[key] = _with_value(config.get(key), below, value)
-    return config

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.cli.allowlist import restrict_imports
 from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs
+from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.hints import check_participants
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.participant import Participant, participant_state
@@ -51,7 +52,9 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
         ConfigError: If the configuration or the checkpoint has no such participant.
     """
     model = config["model"]
-    everyone = dict(model["participants"]) | ({"student": model["student"]} if model.get("student") else {})
+    everyone = settings_by_member(model["participants"]) | (
+        {"student": model["student"]} if model.get("student") else {}
+    )
     if name not in everyone:
         raise ConfigError(f"--participant: no participant {name!r}{did_you_mean(name, everyone)}.")
     check_checkpoint(ckpt_path)

@@ -12,6 +12,7 @@ import lightning as L
 from jsonargparse import ArgumentError, ArgumentParser
 
 from hetfed_lightning.cli.configs import ConfigError
+from hetfed_lightning.cli.groups import is_group
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.federation import Federation
@@ -48,19 +49,25 @@ def check_participants(config: dict[str, Any]) -> None:
     parser.add_argument("--participant", type=Participant)
     sound: set[str] = set()
     for name, settings in everyone.items():
+        label = f"participant {name!r}"
+        if is_group(settings):
+            label = f"participant {name!r} (a group)"
+            count, settings = settings["init_args"].get("count"), settings["init_args"].get("participant")  # noqa: PLW2901
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ConfigError(f"{label}: expected count to be an integer of at least 1, got {count!r}.")
         if repr(settings) in sound:  # as where YAML anchors repeat one
             continue
         if not isinstance(settings, dict):
-            raise ConfigError(f"participant {name!r}: expected class_path and init_args, got {settings!r}.")
+            raise ConfigError(f"{label}: expected class_path and init_args, got {settings!r}.")
         if "init_args" not in settings and "class_path" not in settings:
             raise ConfigError(
-                f"participant {name!r}: expected class_path: hetfed_lightning.Participant and init_args, "
+                f"{label}: expected class_path: hetfed_lightning.Participant and init_args, "
                 f"got the keys {', '.join(map(str, settings))}."
             )
         try:
             parser.parse_object({"participant": settings})
         except ArgumentError as error:
-            raise ConfigError(f"participant {name!r}: {explained(str(error))}") from error
+            raise ConfigError(f"{label}: {explained(str(error))}") from error
         sound.add(repr(settings))
 
 

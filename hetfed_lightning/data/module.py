@@ -18,6 +18,7 @@ from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import labels_of, read_labels
 from hetfed_lightning.data.loaders import RoundLoader, RoundSchedule, Source, evaluation_loader
+from hetfed_lightning.data.names import of_member
 
 GLOBAL = "global"
 """Key of the loader of everyone's data beside those of the participants."""
@@ -56,7 +57,7 @@ class FederatedDataModule(L.LightningDataModule):
         global_val: Everyone's validation set; ``"pooled"`` joins the participants' own, which asks that their
             inputs be of one shape.
         global_test: Everyone's test set; ``"pooled"`` likewise.
-        batch_size: Examples per batch; one for all, or by participant.
+        batch_size: Examples per batch; one for all, or by participant, where a group's name stands for its members.
         eval_batch_size: Examples per batch of validation, test and prediction.
         num_workers: Worker processes for data sets that are not in memory, shared by all participants.
         drop_last: Whether an incomplete last batch of a pass is left out.
@@ -142,7 +143,7 @@ class FederatedDataModule(L.LightningDataModule):
 
     def source(self, name: str) -> Source:
         """A participant's training set and how it is cut into batches."""
-        size = self.batch_size if isinstance(self.batch_size, int) else self.batch_size.get(name)
+        size = self.batch_size if isinstance(self.batch_size, int) else of_member(self.batch_size, name)
         if size is None:
             raise DataError(f"batch_size: no entry for participant {name!r}; it has {', '.join(self.batch_size)}.")  # type: ignore[arg-type]
         return Source(self.data.train[name], size, self.drop_last)

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from hetfed_lightning.data.errors import DataError
 
-__all__ = ["did_you_mean", "refuse_twin_names"]
+__all__ = ["did_you_mean", "of_member", "refuse_twin_names"]
+
+T = TypeVar("T")
+
+_NUMBER = re.compile(r"_\d+$")
+
+
+def of_member(settings: Mapping[str, T], name: str) -> T | None:
+    """What ``settings`` have for a participant: under its name, or else under that of its group.
+
+    Args:
+        settings: By name; ``"clinic"`` stands for ``"clinic_00"``, ``"clinic_01"`` and so on.
+        name: The participant's.
+
+    Returns:
+        The setting; None where there is none.
+    """
+    return settings[name] if name in settings else settings.get(_NUMBER.sub("", name))
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

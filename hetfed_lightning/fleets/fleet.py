@@ -13,7 +13,7 @@ from hetfed_lightning.data.blocks import StackedBatch
 from hetfed_lightning.fleets.engine import Engine
 from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
-from hetfed_lightning.fleets.stack import Stack, give_back, lie_in, take_in
+from hetfed_lightning.fleets.stack import Stack, give_back, take_in
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import Participant
 
@@ -63,6 +63,7 @@ class Fleet:
         self.engine: Engine | None = None
         self.stack: Stack | None = None
         self.optimizer: StackedOptimizer | None = None
+        self._rows: list[list[Tensor]] = []
         self.transforms = False
         self._clips: Tensor | None = None
 
@@ -82,14 +83,13 @@ class Fleet:
         if self.stack is None or self.stack.count < len(members):
             like = next(iter(members[0].parameters.values()))
             self.stack = Stack(self.layout, len(members), like.data)
+            self._rows = [self.stack.row(place) for place in range(len(members))]
             self.optimizer = None
         optimizers = [one.local.optimizers[0] for one in members]
         if self.optimizer is None:
             self.optimizer = stacked_optimizer(self.stack, optimizers)
         for place, one in enumerate(members):
-            row = self.stack.row(place)
-            if not lie_in(list(one.parameters.values()), row):
-                take_in(list(one.parameters.values()), row)
+            take_in(one.parameters.values(), self._rows[place])
             self.optimizer.pull(place, optimizers[place])
             # Schedulers warn where they step before an optimizer whose own `step` was never called.
             optimizers[place]._opt_called = True  # type: ignore[attr-defined]
@@ -98,9 +98,7 @@ class Fleet:
     def rise(self) -> None:
         """Give the members memory of their own again."""
         for place, one in enumerate(self.members):
-            parameters = list(one.parameters.values())
-            if self.stack is not None and lie_in(parameters, self.stack.row(place)):
-                give_back(parameters)
+            give_back(one.parameters.values(), self._rows[place])
             StackedOptimizer.let_go(one.local.optimizers[0])
         self.members, self.places = [], {}
 

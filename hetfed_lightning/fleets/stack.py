@@ -8,7 +8,7 @@ other places take half as long again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -74,20 +74,17 @@ class Stack:
 
 
 @torch.no_grad()
-def take_in(parameters: Sequence[nn.Parameter], row: Sequence[Tensor]) -> None:
-    """Copy parameters into their row and make them views of it."""
+def take_in(parameters: Iterable[nn.Parameter], row: Sequence[Tensor]) -> None:
+    """Copy parameters into their row and make them views of it, where they are not."""
     for parameter, view in zip(parameters, row, strict=True):
-        view.copy_(parameter.data)
-        parameter.data = view
-        parameter.grad = None
+        if parameter.data_ptr() != view.data_ptr():
+            view.copy_(parameter.data)
+            parameter.data = view
+            parameter.grad = None
 
 
-def lie_in(parameters: Sequence[nn.Parameter], row: Sequence[Tensor]) -> bool:
-    """Whether parameters are views of their row still."""
-    return all(own.data_ptr() == view.data_ptr() for own, view in zip(parameters, row, strict=True))
-
-
-def give_back(parameters: Sequence[nn.Parameter]) -> None:
-    """Give parameters memory of their own again."""
-    for parameter in parameters:
-        parameter.data = parameter.data.clone()
+def give_back(parameters: Iterable[nn.Parameter], row: Sequence[Tensor]) -> None:
+    """Give parameters memory of their own again where they are views of their row still."""
+    for parameter, view in zip(parameters, row, strict=True):
+        if parameter.data_ptr() == view.data_ptr():
+            parameter.data = view.clone()

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hetfed_lightning.cli.configs import ConfigError, load_configs, merge, read_config, split_arguments
+from hetfed_lightning.cli.configs import ConfigError, load_configs, read_config, split_arguments
+from hetfed_lightning.cli.merging import merge
 from tests.cli.commands import hetfed, member, participant, put, tiny, written
 
 PREFIX = "--model.participants.hospital_a"

@@ -1,0 +1,72 @@
+"""Who takes part in which round, found once a round: every batch asks, and everything that happens at a round's end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from torch import nn, randperm
+
+from hetfed_lightning.seeding import stream_generator
+
+if TYPE_CHECKING:
+    from hetfed_lightning.participant import Participant
+
+
+class Roster:
+    """The participants of a round by name, in their order.
+
+    In a run it remembers the last round that it was asked for; what a participant's ``joins_at`` says is then looked
+    at once a round. A copy of it remembers nothing.
+    """
+
+    def __init__(self) -> None:
+        self._remembers = False
+        self._joined: tuple[int, list[str], list[str]] | None = None
+        self._active: tuple[tuple[int, float, int], list[str]] | None = None
+
+    def __reduce__(self) -> tuple[type[Roster], tuple[()]]:
+        """Nothing for a copy to remember."""
+        return Roster, ()
+
+    def begin(self) -> None:
+        """Remember from now on."""
+        self._joined = self._active = None
+        self._remembers = True
+
+    def end(self) -> None:
+        """Look at the participants whenever asked."""
+        self._remembers = False
+
+    def joined(self, members: nn.ModuleDict, round_index: int) -> list[str]:
+        """Participants that have joined by a round."""
+        return list(self._look(members, round_index)[1])
+
+    def newcomers(self, members: nn.ModuleDict, round_index: int) -> list[str]:
+        """Participants whose first round it is, later than the first of all."""
+        return list(self._look(members, round_index)[2])
+
+    def _look(self, members: nn.ModuleDict, round_index: int) -> tuple[int, list[str], list[str]]:
+        if self._joined is None or self._joined[0] != round_index or not self._remembers:
+            first = {name: cast("Participant", participant).joins_at for name, participant in members.items()}
+            names = [name for name in first if first[name] <= round_index]
+            self._joined = round_index, names, [name for name in names if first[name] == round_index > 0]
+        return self._joined
+
+    def active(self, members: nn.ModuleDict, round_index: int, participation: float, seed: int) -> list[str]:
+        """Who trains in a round: of those who have joined a sample of the share ``participation``, at least one.
+
+        Args:
+            members: All participants.
+            round_index: The round.
+            participation: A fraction in (0, 1].
+            seed: The federation's; with the round it names the stream that the sample is drawn from.
+        """
+        if participation == 1:
+            return self.joined(members, round_index)
+        asked = round_index, participation, seed
+        if self._active is None or self._active[0] != asked or not self._remembers:
+            names = self.joined(members, round_index)
+            count = max(1, round(participation * len(names)))
+            order = randperm(len(names), generator=stream_generator(seed, "participation", round_index))
+            self._active = asked, [names[index] for index in sorted(order[:count].tolist())]
+        return list(self._active[1])

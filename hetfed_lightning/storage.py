@@ -1,0 +1,142 @@
+"""Who has memory of its own, and where it comes from: a federation's side of `lending`.
+
+Participants that train in a round are *materialised* as it opens, into memory that those of the round before gave
+back. Moving the federation to a device and loading a checkpoint keep shared what was shared, so that neither needs
+memory for what everyone has times the number of participants.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from hetfed_lightning.lending import KeepsLoans, Loan, place_of
+
+if TYPE_CHECKING:
+    from hetfed_lightning.participant import Participant
+
+
+Signature = tuple[torch.Size, torch.dtype, torch.device]
+
+
+class SpareStorage:
+    """Memory that returns from who has trained and is given to who trains next.
+
+    Fresh memory costs several times the copying into it, and rounds come one after another. A copy of it, or a
+    pickle, is empty.
+    """
+
+    def __init__(self) -> None:
+        self._spare: dict[Signature, list[Tensor]] = defaultdict(list)
+        self._given: dict[tuple[str, str], Tensor] = {}
+
+    def __reduce__(self) -> tuple[type[SpareStorage], tuple[()]]:
+        """Nothing to hand on."""
+        return SpareStorage, ()
+
+    def copy_for(self, name: str, key: str, tensor: Tensor) -> Tensor:
+        """A copy of ``tensor`` for a participant's key, in memory that nobody uses."""
+        spare = self._spare[tensor.shape, tensor.dtype, tensor.device]
+        copy = spare.pop() if spare else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        self._given[name, key] = copy.copy_(tensor)
+        return copy
+
+    def take_back(self, returned: Callable[[str, str], bool]) -> None:
+        """Make what was given out available again where ``returned(name, key)`` says that it is not in use."""
+        for (name, key), tensor in list(self._given.items()):
+            if returned(name, key):
+                self._spare[tensor.shape, tensor.dtype, tensor.device].append(tensor)
+                del self._given[name, key]
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._spare.clear()
+        self._given.clear()
+
+
+class LendsStorage(L.LightningModule):
+    """A LightningModule of participants, of which those that wait point at tensors that they have in common."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = SpareStorage()
+
+    @abstractmethod
+    def everyone(self) -> dict[str, Participant]:
+        """Every participant by name."""
+
+    @staticmethod
+    @abstractmethod
+    def prefix_of(name: str) -> str:
+        """Where a participant's keys begin in the federation's ``state_dict``."""
+
+    @abstractmethod
+    def __getitem__(self, name: str) -> Participant:
+        """A participant."""
+
+    def materialise(self, name: str) -> None:
+        """Give a participant storage of its own for what it borrows, as a round opens in which it trains."""
+        self[name].materialise(copy=lambda key, tensor: self.spare.copy_for(name, key, tensor))
+
+    def materialise_active(self, names: Iterable[str]) -> None:
+        """Take back the memory of those who borrow again, and give it to who trains next."""
+        self.spare.take_back(lambda name, key: self[name].borrows(key) is not None)
+        for name in names:
+            self.materialise(name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        loans = {id(loan): loan for participant in self.everyone().values() for loan in participant.loans}
+        self.spare.clear()
+        return super()._apply(KeepsLoans(fn, loans.values()), recurse)  # type: ignore[no-untyped-call]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As ``Module.load_state_dict``; participants whose tensors are one in ``state_dict`` borrow one."""
+        if assign:
+            for participant in self.everyone().values():
+                participant.materialise()
+        else:
+            borrow_as_saved(self.everyone(), self.prefix_of, state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+
+@torch.no_grad()
+def borrow_as_saved(
+    participants: Mapping[str, Participant], prefix_of: Callable[[str], str], state: Mapping[str, Any]
+) -> None:
+    """Let participants borrow what several of them have in one place of ``state``, and own everything else.
+
+    Args:
+        participants: By name.
+        prefix_of: Where a participant's keys begin in ``state``.
+        state: Of a federation; a file that was saved with shared tensors is read with shared tensors.
+    """
+    places: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    own_of = {name: participant.state_dict(keep_vars=True) for name, participant in participants.items()}
+
+    def saved(name: str, key: str) -> Tensor | None:
+        found = state.get(f"{prefix_of(name)}.{key}")
+        mine = own_of[name][key]  # `Module.get_extra_state` puts anything into a state.
+        alike = isinstance(found, Tensor) and isinstance(mine, Tensor) and found.shape == mine.shape
+        return found if alike else None
+
+    for name, own in own_of.items():
+        for key in own:
+            if (tensor := saved(name, key)) is not None:
+                places[key, *place_of(tensor)].add(name)
+    loans: dict[tuple[Any, ...], Loan] = {}
+    for name, participant in participants.items():
+        for key, mine in own_of[name].items():
+            tensor = saved(name, key)
+            place = ("nowhere",) if tensor is None else (key, *place_of(tensor))
+            if tensor is None or len(places[place]) == 1:
+                participant.materialise([key], copy=lambda _, borrowed: torch.empty_like(borrowed))
+                continue
+            if place not in loans:
+                loans[place] = Loan({key: torch.empty_like(mine.detach()).copy_(tensor)}, places[place])
+            participant.borrow(loans[place])
