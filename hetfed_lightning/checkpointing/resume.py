@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hetfed_lightning.guard import is_finite
+from hetfed_lightning.lending import place_of
 from hetfed_lightning.optimization import match_by_name
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def saved_round(federation: Federation) -> dict[str, Any]:
         "round": federation.opened_round,
         "bytes": [federation.bytes_up, federation.bytes_down],
         "quarantined": dict(federation.guard.quarantined),
-        "local": {name: local.round_state() for name, local in federation.local.items()},
+        "local": {name: federation.local[name].round_state() for name in federation.trained(federation.opened_round)},
         "ledger": federation.logbook.ledgers["train"].state_dict(),
         "logged": dict(federation.logbook.rows["train"]),
     }
@@ -142,10 +143,9 @@ def check_architectures(checkpoint: Mapping[str, Any], federation: Federation) -
     Raises:
         ValueError: Naming the participant, the key and both shapes.
     """
-    saved = {key: _shape(value) for key, value in checkpoint["state_dict"].items()}
+    saved = _by_participant(checkpoint["state_dict"], federation)
     for name, participant in federation.everyone().items():
-        prefix = f"{federation.prefix_of(name)}."
-        there = {key.removeprefix(prefix): shape for key, shape in saved.items() if key.startswith(prefix)}
+        there = {key: _shape(value) for key, value in saved[name].items()}
         here = {key: _shape(value) for key, value in participant.state_dict(keep_vars=True).items()}
         key = next((key for key in [*here, *there] if here.get(key) != there.get(key)), None)
         if key is not None:
@@ -154,6 +154,19 @@ def check_architectures(checkpoint: Mapping[str, Any], federation: Federation) -
                 f"{here.get(key, 'none')}, the checkpoint of shape {there.get(key, 'none')}. Make the participant as "
                 "it was when the checkpoint was saved (the run's config.yaml tells how)."
             )
+
+
+def _by_participant(state: Mapping[str, Any], federation: Federation) -> dict[str, dict[str, Any]]:
+    """Each participant's part of a federation's state, under its own keys; one pass however many there are."""
+    parts: dict[str, dict[str, Any]] = {name: {} for name in federation.everyone()}
+    whose = {federation.prefix_of(name): name for name in parts}
+    for key, value in state.items():
+        # Names have no dots: "participants.NAME.key", or "student.key".
+        pieces = key.split(".", 2)
+        prefix = pieces[0] if pieces[0] in whose else ".".join(pieces[:2])
+        if prefix in whose:
+            parts[whose[prefix]][key.removeprefix(f"{prefix}.")] = value
+    return parts
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -180,12 +193,21 @@ def without_poison(checkpoint: dict[str, Any], federation: Federation) -> None:
         RuntimeError: If a participant never had a finite state.
     """
     state = checkpoint["state_dict"]
+    parts = _by_participant(state, federation)
+    # What many borrow is looked at once.
+    known: dict[tuple[Any, ...], bool] = {}
     start = 0
     for name, participant in federation.everyone().items():
         prefix = f"{federation.prefix_of(name)}."
-        own = {key: tensor for key, tensor in state.items() if key.startswith(prefix)}
+        lent = [key for key in parts[name] if participant.borrows(key) is not None]
+        finite = is_finite(tensor for key, tensor in parts[name].items() if key not in lent)
+        for key in lent:
+            place = place_of(parts[name][key])
+            if place not in known:
+                known[place] = is_finite([parts[name][key]])
+            finite &= known[place]
         count = len(federation.local[name].optimizers) if name in federation.local else 0
-        if not is_finite(own.values()):
+        if not finite:
             safe = federation.guard.safe_state(name)
             if safe is None:
                 raise RuntimeError(f"{participant.label} has no finite state to save; nothing was written.")
