@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from hetfed_lightning.data.module import GLOBAL
+from hetfed_lightning.data.module import GLOBAL, NothingLoader
 from hetfed_lightning.logbook import is_fitting
 from hetfed_lightning.participant import STUDENT
 
 if TYPE_CHECKING:
+    import lightning as L
+
     from hetfed_lightning.federation import Federation
 
 Measured = Literal["validation", "test"]
@@ -30,16 +32,28 @@ def evaluate(federation: Federation, what: Measured, owner: str, batch: Any, bat
         batch: On the device, before any transform.
         batch_idx: Its place in the loader.
     """
-    trainer = federation.trainer
-    here = federation.joined(federation.current_round) if is_fitting(trainer) else list(federation.participants)
+    fitting, now = is_fitting(federation.trainer), federation.current_round
     if owner != GLOBAL:
-        names = [owner] if owner in here else []
+        names = [owner] if not fitting or federation[owner].joins_at <= now else []
     else:
+        here = federation.joined(now) if fitting else list(federation.participants)
         names = here + ([STUDENT] if federation.student is not None else [])
     federation.scope = "global" if owner == GLOBAL else "own"
     for name in names:
         _step(federation, name, what, batch, batch_idx)
     federation.scope = "own"
+
+
+def skip_empty_validation(trainer: L.Trainer) -> None:
+    """Let a fit without validation data pass over its validations, which would walk through everyone's modules.
+
+    Args:
+        trainer: Whose training is about to start, its loaders made.
+    """
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    loaders = trainer.val_dataloaders
+    if isinstance(loaders, Mapping) and all(isinstance(loader, NothingLoader) for loader in loaders.values()):
+        loop._max_batches = [0] * len(loaders)
 
 
 def predict(federation: Federation, owner: str, batch: Any, batch_idx: int) -> Any:

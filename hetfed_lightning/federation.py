@@ -29,7 +29,7 @@ from hetfed_lightning.checkpointing.resume import (
 from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
-from hetfed_lightning.evaluation import evaluate, owner_of, predict
+from hetfed_lightning.evaluation import evaluate, owner_of, predict, skip_empty_validation
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.groups import ParticipantGroup, expanded
 from hetfed_lightning.guard import FiniteGuard, names_of_non_finite
@@ -40,7 +40,7 @@ from hetfed_lightning.logbook import LogBook, is_fitting, stage_of
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.preflight import check_data, check_members, check_trainer
-from hetfed_lightning.roster import Roster
+from hetfed_lightning.roster import KeepsRoster
 from hetfed_lightning.rounds import RoundClock, federated_callbacks
 from hetfed_lightning.scaling import give_scales, skipped_steps
 from hetfed_lightning.seeding import seed_sample, stream_seed
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Federation(LendsStorage, HandsOnHooks):
+class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
     """Participants that learn together, as one LightningModule.
 
     ``Trainer(max_epochs=R)`` means R rounds. What the participants share is said by the callbacks
@@ -110,7 +110,6 @@ class Federation(LendsStorage, HandsOnHooks):
         if student is not None:
             student.attach(STUDENT, self)
         self.fleets = Fleets(engine)
-        self.roster = Roster()
         self.guard = FiniteGuard()
         self.local: dict[str, LocalOptimization] = {}
         self.bytes_up = 0
@@ -154,18 +153,6 @@ class Federation(LendsStorage, HandsOnHooks):
     def everyone(self) -> dict[str, Participant]:
         """Every participant by name, and the student if there is one."""
         return self.members() | ({} if self.student is None else {STUDENT: self.student})
-
-    def joined(self, round_index: int) -> list[str]:
-        """Participants that have joined by a round."""
-        return self.roster.joined(self.participants, round_index)
-
-    def newcomers(self, round_index: int) -> list[str]:
-        """Participants whose first round this is, later than the first of all."""
-        return self.roster.newcomers(self.participants, round_index)
-
-    def active_names(self, round_index: int) -> list[str]:
-        """Participants that train in a round: those joined, or the sample of them that ``participation`` asks for."""
-        return self.roster.active(self.participants, round_index, self.participation, self.seed)
 
     def contributors(self) -> list[str]:
         """Active participants of the current round whose state may reach others."""
@@ -265,6 +252,7 @@ class Federation(LendsStorage, HandsOnHooks):
         if self._before_validation:
             settle_validation(self.trainer)
             self._before_validation = False
+        skip_empty_validation(self.trainer)
         super().on_train_start()
         self.round_is_open = False
         Federation.trained_in_this_process = True
@@ -282,16 +270,15 @@ class Federation(LendsStorage, HandsOnHooks):
             self._step_epoch_schedulers()
         seed_sample(stream_seed(self.seed, "round", round_index))
         self.bytes_up = self.bytes_down = 0
-        active = self.active_names(round_index)
-        self.materialise_active(active)
-        trains = [*active, *([] if self.student is None else [STUDENT])]
-        self.guard.open_round({name: self[name] for name in trains})
-        for name in trains:
+        trained = self.trained(round_index)
+        self.materialise_active(trained)
+        self.guard.open_round({name: self[name] for name in trained})
+        for name in trained:
             self.local[name].open_round()
         self.opened_round, self.round_is_open = round_index, True
         if resumed:
             take_up_round(self, self._saved.get("in_progress", {}))
-        self.hand_on("on_train_epoch_start", names=active)
+        self.hand_on("on_train_epoch_start", names=self.active_names(round_index))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One local step of every participant that has a batch, each backward and step before the next."""

@@ -57,11 +57,19 @@ class HandsOnHooks(L.LightningModule):
     def everyone(self) -> dict[str, Participant]:
         """Every participant by name."""
 
+    @abstractmethod
+    def __getitem__(self, name: str) -> Participant:
+        """A participant."""
+
     def hand_on(self, hook: str, *args: Any, names: Sequence[str] | None = None) -> None:
-        """Call a hook of everyone, or of ``names`` in their order."""
-        members = self.everyone()
-        for name in members if names is None else names:
-            cast("Callable[..., None]", getattr(members[name], hook))(*args)
+        """Call a hook of everyone who has one of its own, or of those among ``names``, in their order."""
+        idle, kinds = getattr(L.LightningModule, hook), dict[type, bool]()
+        for participant in self.everyone().values() if names is None else map(self.__getitem__, names):
+            kind = type(participant)
+            if kind not in kinds:
+                kinds[kind] = getattr(kind, hook) is idle
+            if not kinds[kind] or hook in vars(participant):
+                cast("Callable[..., None]", getattr(participant, hook))(*args)
 
     def prepare_data(self) -> None:
         """Hand on."""

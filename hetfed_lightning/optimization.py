@@ -99,11 +99,8 @@ class LocalOptimization:
 
     def round_state(self) -> dict[str, Any]:
         """Where it stands in the round: steps that landed, and gradients that wait for an accumulation to end."""
-        gradients = {
-            key: parameter.grad.detach()
-            for key, parameter in self.participant.named_parameters()
-            if self._pending and parameter.grad is not None
-        }
+        waiting = self.participant.named_parameters() if self._pending else ()
+        gradients = {key: parameter.grad.detach() for key, parameter in waiting if parameter.grad is not None}
         return {"landed": self.landed, "skipped": self.skipped, "pending": self._pending, "gradients": gradients}
 
     def load_round_state(self, state: Mapping[str, Any]) -> None:

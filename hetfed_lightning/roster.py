@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+import lightning as L
 from torch import nn, randperm
 
+from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.seeding import stream_generator
 
 if TYPE_CHECKING:
@@ -70,3 +72,32 @@ class Roster:
             order = randperm(len(names), generator=stream_generator(seed, "participation", round_index))
             self._active = asked, [names[index] for index in sorted(order[:count].tolist())]
         return list(self._active[1])
+
+
+class KeepsRoster(L.LightningModule):
+    """A LightningModule of participants that knows who of them takes part in a round."""
+
+    participants: nn.ModuleDict
+    student: Participant | None
+    participation: float
+    seed: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.roster = Roster()
+
+    def joined(self, round_index: int) -> list[str]:
+        """Participants that have joined by a round."""
+        return self.roster.joined(self.participants, round_index)
+
+    def newcomers(self, round_index: int) -> list[str]:
+        """Participants whose first round this is, later than the first of all."""
+        return self.roster.newcomers(self.participants, round_index)
+
+    def active_names(self, round_index: int) -> list[str]:
+        """Participants that train in a round: those joined, or the sample of them that ``participation`` asks for."""
+        return self.roster.active(self.participants, round_index, self.participation, self.seed)
+
+    def trained(self, round_index: int) -> list[str]:
+        """Those whose weights a round changes: who is active in it, and the student if there is one."""
+        return self.active_names(round_index) + ([] if self.student is None else [STUDENT])

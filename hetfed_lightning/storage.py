@@ -80,6 +80,20 @@ class LendsStorage(L.LightningModule):
     def __getitem__(self, name: str) -> Participant:
         """A participant."""
 
+    @abstractmethod
+    def trained(self, round_index: int) -> list[str]:
+        """Those whose weights a round changes."""
+
+    @property
+    @abstractmethod
+    def current_round(self) -> int:
+        """The round in progress."""
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Nobody has a gradient but who trains."""
+        for name in self.trained(self.current_round):
+            self[name].zero_grad()
+
     def materialise(self, name: str) -> None:
         """Give a participant storage of its own for what it borrows, as a round opens in which it trains."""
         self[name].materialise(copy=lambda key, tensor: self.spare.copy_for(name, key, tensor))

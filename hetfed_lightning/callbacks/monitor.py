@@ -50,6 +50,9 @@ Layout = dict[str, dict[str, list[Any]]]
 MAX_CLASSES = 30
 """A confusion matrix of more classes cannot be read."""
 
+MAX_PARTICIPANTS = 200
+"""Participants with a row in a table, a line in a chart and a row in the picture of labels; the first ones."""
+
 MAX_CONFUSIONS = 16
 """Participants whose confusion matrix is drawn; each takes a third of a second, and few would be looked at."""
 
@@ -225,8 +228,8 @@ def chart_layout(tags: Iterable[str], names: Sequence[str]) -> Layout:
             join later.
         names: The participants, and the student if there is one.
     """
-    tags = set(tags)
-    metrics = {key.rpartition("/")[0] for key in tags if key.rpartition("/")[2] in names} - {""}
+    tags, known, names = set(tags), set(names), names[:MAX_PARTICIPANTS]
+    metrics = {key.rpartition("/")[0] for key in tags if key.rpartition("/")[2] in known} - {""}
     # What people look for first: validation, own before global, the metric before the loss; learning rates last.
     order = sorted(
         metrics,
@@ -289,11 +292,15 @@ def participants_table(trainer: L.Trainer, federation: Federation) -> str:
             str(participant.local_epochs) if name in members else "-",
             str(participant.joins_at) if name in members else "-",
         ]
-        for name, participant in federation.everyone().items()
+        for name, participant in islice(federation.everyone().items(), MAX_PARTICIPANTS)
     ]
     # Short, and names without the narrow type of code: TensorBoard makes the columns equally wide.
     head = "name", "architecture", "optimizer", "weights", "shared", "examples", "epochs", "joins"
-    return _markdown(head, rows)
+    return _markdown(head, rows) + _and_more(len(federation.everyone()))
+
+
+def _and_more(count: int) -> str:
+    return f"\n\nand {count - MAX_PARTICIPANTS:,} more" if count > MAX_PARTICIPANTS else ""
 
 
 def _architecture(participant: Participant) -> str:
@@ -313,9 +320,13 @@ def results_table(values: Mapping[str, float], names: Sequence[str]) -> str:
         values: Results by tag.
         names: The participants, and the student if there is one, in order.
     """
-    metrics = list(dict.fromkeys(key.rpartition("/")[0] for key in values if key.rpartition("/")[2] in names))
-    rows = [[f"`{name}`", *(_cell(values.get(tag(metric, name), math.nan)) for metric in metrics)] for name in names]
-    return _markdown(["participant", *metrics], rows)
+    known = set(names)
+    metrics = list(dict.fromkeys(key.rpartition("/")[0] for key in values if key.rpartition("/")[2] in known))
+    rows = [
+        [f"`{name}`", *(_cell(values.get(tag(metric, name), math.nan)) for metric in metrics)]
+        for name in names[:MAX_PARTICIPANTS]
+    ]
+    return _markdown(["participant", *metrics], rows) + _and_more(len(names))
 
 
 def _cell(value: float) -> str:
@@ -331,7 +342,7 @@ def label_counts(federation: Federation) -> dict[str, Any]:
     """Training examples per class of every participant whose task knows classes, as arrays by name."""
     data = federation.federated_data
     counts = {}
-    for name, participant in federation.members().items():
+    for name, participant in islice(federation.members().items(), MAX_PARTICIPANTS):
         inputs, _ = split_batch(first_batch(data.source(name).dataset))
         width = output_width(outputs_of(participant, inputs, "its training data"))
         found = participant.task.class_counts(data.train_targets(name), width)

@@ -12,6 +12,9 @@ from torch import Tensor
 from hetfed_lightning.aggregation import State
 from hetfed_lightning.metrics import payload_bytes
 
+FEW = 20
+"""Up to this many participants are listed by name, each with a line of its own."""
+
 
 @dataclass(frozen=True)
 class SharingGroup:
@@ -70,21 +73,32 @@ def sharing_report(
         groups: As :func:`sharing_groups` found them.
     """
     lines = ["What is averaged, and with whom:"]
+    of_participants: dict[str, list[str]] = defaultdict(list)
+    apart = len(states) <= FEW
     for group in groups:
         state = states[group.members[0]]
         size = payload_bytes([state[key] for key in group.keys])
         lines.append(
-            f"  {', '.join(group.members)}: {_tensors(group.keys)}, {readable_bytes(size)} each way per participant"
+            f"  {listed(group.members)}: {_tensors(group.keys)}, {readable_bytes(size)} each way per participant"
         )
     for name, state in states.items():
-        grouped = {key for group in groups if name in group.members for key in group.keys}
+        grouped = {key for group in groups if name in group for key in group.keys}
         alone = [key for key in state if key not in grouped]
         if alone:
             why = _why_alone(name, alone, states)
-            lines.append(f"  {name}: {_tensors(alone)} are averaged with nobody ({why})")
-        kept = personal[name]
-        lines.append(f"  {name}: {_tensors(list(kept))} stay personal, {readable_bytes(payload_bytes(kept))}")
+            of_participants[f"{_tensors(alone)} are averaged with nobody ({why})" + apart * f"|{name}"].append(name)
+        kept = f"{_tensors(list(personal[name]))} stay personal, {readable_bytes(payload_bytes(personal[name]))}"
+        of_participants[kept + apart * f"|{name}"].append(name)
+    # A line for each, or, of many, one for all of whom the same is true.
+    lines += [f"  {listed(names)}: {text.split('|')[0]}" for text, names in of_participants.items()]
     return "\n".join(lines)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names with commas between them; of more than :data:`FEW` the first ones and how many there are."""
+    if len(names) <= FEW:
+        return ", ".join(names)
+    return f"{', '.join(names[:3])}, ... ({len(names):,} participants)"
 
 
 def split_layers(states: Mapping[str, State], groups: Sequence[SharingGroup]) -> list[str]:
@@ -106,7 +120,7 @@ def split_layers(states: Mapping[str, State], groups: Sequence[SharingGroup]) ->
             apart = [other for other in siblings if len(shapes[other]) > 1]
             if apart:
                 lines.append(
-                    f"{', '.join(group.members)} average {key}, but not {apart[0]} of the same layer, whose shapes "
+                    f"{listed(group.members)} average {key}, but not {apart[0]} of the same layer, whose shapes "
                     "differ. If that is chance, leave the layer out of Participant(shared=...)."
                 )
     return lines
@@ -118,7 +132,7 @@ def _layout(tensor: Tensor | None) -> tuple[object, ...]:
 
 def _why_alone(name: str, keys: Sequence[str], states: Mapping[str, State]) -> str:
     same_key = [other for other, state in states.items() if other != name and any(key in state for key in keys)]
-    return f"other shapes at {', '.join(same_key)}" if same_key else "no other participant has these keys"
+    return f"other shapes at {listed(same_key)}" if same_key else "no other participant has these keys"
 
 
 def _tensors(keys: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from torch import Tensor
 
 from hetfed_lightning.guard import is_finite
+from hetfed_lightning.lending import place_of
 from hetfed_lightning.optimization import match_by_name
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def saved_round(federation: Federation) -> dict[str, Any]:
         "round": federation.opened_round,
         "bytes": [federation.bytes_up, federation.bytes_down],
         "quarantined": dict(federation.guard.quarantined),
-        "local": {name: local.round_state() for name, local in federation.local.items()},
+        "local": {name: federation.local[name].round_state() for name in federation.trained(federation.opened_round)},
         "ledger": federation.logbook.ledgers["train"].state_dict(),
         "logged": dict(federation.logbook.rows["train"]),
     }
@@ -146,10 +147,9 @@ def check_architectures(checkpoint: Mapping[str, Any], federation: Federation) -
     Raises:
         ValueError: Naming the participant, the key and both shapes.
     """
-    saved = {key: _shape(value) for key, value in checkpoint["state_dict"].items()}
+    saved = _by_participant(checkpoint["state_dict"], federation)
     for name, participant in federation.everyone().items():
-        prefix = f"{federation.prefix_of(name)}."
-        there = {key.removeprefix(prefix): shape for key, shape in saved.items() if key.startswith(prefix)}
+        there = {key: _shape(value) for key, value in saved[name].items()}
         here = {key: _shape(value) for key, value in participant.state_dict(keep_vars=True).items()}
         key = next((key for key in [*here, *there] if here.get(key) != there.get(key)), None)
         if key is not None:
@@ -170,6 +170,19 @@ def take_on_precision(federation: Federation) -> None:
     precision = None if trainer is None else trainer.precision_plugin
     if isinstance(precision, (DoublePrecision, HalfPrecision)):
         precision.convert_module(federation)
+
+
+def _by_participant(state: Mapping[str, Any], federation: Federation) -> dict[str, dict[str, Any]]:
+    """Each participant's part of a federation's state, under its own keys; one pass however many there are."""
+    parts: dict[str, dict[str, Any]] = {name: {} for name in federation.everyone()}
+    whose = {federation.prefix_of(name): name for name in parts}
+    for key, value in state.items():
+        # Names have no dots: "participants.NAME.key", or "student.key".
+        pieces = key.split(".", 2)
+        prefix = pieces[0] if pieces[0] in whose else ".".join(pieces[:2])
+        if prefix in whose:
+            parts[whose[prefix]][key.removeprefix(f"{prefix}.")] = value
+    return parts
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -196,14 +209,24 @@ def without_poison(checkpoint: dict[str, Any], federation: Federation) -> None:
         RuntimeError: If a participant never had a finite state.
     """
     state = checkpoint["state_dict"]
-    if is_finite(tensor for tensor in state.values() if isinstance(tensor, Tensor)):
+    # What many borrow is looked at once.
+    distinct = {place_of(tensor): tensor for tensor in state.values() if isinstance(tensor, Tensor)}
+    if is_finite(distinct.values()):
         return
+    parts = _by_participant(state, federation)
+    known: dict[tuple[Any, ...], bool] = {}
     start = 0
     for name, participant in federation.everyone().items():
         prefix = f"{federation.prefix_of(name)}."
-        own = {key: tensor for key, tensor in state.items() if key.startswith(prefix)}
+        lent = [key for key in parts[name] if participant.borrows(key) is not None]
+        finite = is_finite(tensor for key, tensor in parts[name].items() if key not in lent)
+        for key in lent:
+            place = place_of(parts[name][key])
+            if place not in known:
+                known[place] = is_finite([parts[name][key]])
+            finite &= known[place]
         count = len(federation.local[name].optimizers) if name in federation.local else 0
-        if not is_finite(own.values()):
+        if not finite:
             safe = federation.guard.safe_state(name)
             if safe is None:
                 raise RuntimeError(f"{participant.label} has no finite state to save; nothing was written.")

@@ -102,6 +102,7 @@ class RoundLoader:
         self.num_workers = num_workers
         self._collate = collate_fn or default_collate
         self._pin_memory = pin_memory
+        self._length: int | None = None
         self._queue = _BatchQueue()
         self._sources: list[BlockSource] | None = None
         self._loader: DataLoader[Any] | None = None
@@ -117,7 +118,10 @@ class RoundLoader:
         return self.schedule.limit_batches(self.full_steps_of(name))
 
     def __len__(self) -> int:
-        return max((self.full_steps_of(name) for name in self.sources), default=0)
+        # Asked for every round; Lightning plans a run by the first answer.
+        if self._length is None:
+            self._length = max((self.full_steps_of(name) for name in self.sources), default=0)
+        return self._length
 
     def __iter__(self) -> Iterator[RoundBatch]:
         # A generator: the round is read when the first batch is asked for, after Lightning has advanced it.

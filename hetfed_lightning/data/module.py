@@ -194,7 +194,7 @@ class FederatedDataModule(L.LightningDataModule):
         """One loader for each participant's own set, and one for everyone's."""
         loaders = self._loaders(self.data.val, self.data.global_val)
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        return {GLOBAL: _Nothing()} if fitting and not loaders else loaders
+        return {GLOBAL: NothingLoader()} if fitting and not loaders else loaders
 
     def test_dataloader(self) -> dict[str, Any]:
         """One loader for each participant's own set, and one for everyone's."""
@@ -250,7 +250,7 @@ class FederatedDataModule(L.LightningDataModule):
         return FederatedData(train, val, by_name(data.test, "test"), *everyones)
 
 
-class _Nothing:
+class NothingLoader:
     """Loader for a run that validates on nothing. It has no length, since Lightning warns of a length of 0."""
 
     def __iter__(self) -> Iterator[Any]:
