@@ -57,6 +57,10 @@ class HandsOnHooks(L.LightningModule):
     def everyone(self) -> dict[str, Participant]:
         """Every participant by name."""
 
+    @abstractmethod
+    def measured_here(self) -> list[str]:
+        """Those that this process evaluates."""
+
     def hand_on(self, hook: str, *args: Any, names: Sequence[str] | None = None) -> None:
         """Call a hook of everyone, or of ``names`` in their order."""
         members = self.everyone()
@@ -93,35 +97,35 @@ class HandsOnHooks(L.LightningModule):
 
     def on_validation_start(self) -> None:
         """Hand on."""
-        self.hand_on("on_validation_start")
+        self.hand_on("on_validation_start", names=self.measured_here())
 
     def on_validation_epoch_start(self) -> None:
         """Hand on."""
-        self.hand_on("on_validation_epoch_start")
+        self.hand_on("on_validation_epoch_start", names=self.measured_here())
 
     def on_validation_epoch_end(self) -> None:
         """Hand on."""
-        self.hand_on("on_validation_epoch_end")
+        self.hand_on("on_validation_epoch_end", names=self.measured_here())
 
     def on_validation_end(self) -> None:
         """Hand on."""
-        self.hand_on("on_validation_end")
+        self.hand_on("on_validation_end", names=self.measured_here())
 
     def on_test_start(self) -> None:
         """Hand on."""
-        self.hand_on("on_test_start")
+        self.hand_on("on_test_start", names=self.measured_here())
 
     def on_test_epoch_start(self) -> None:
         """Hand on."""
-        self.hand_on("on_test_epoch_start")
+        self.hand_on("on_test_epoch_start", names=self.measured_here())
 
     def on_test_epoch_end(self) -> None:
         """Hand on."""
-        self.hand_on("on_test_epoch_end")
+        self.hand_on("on_test_epoch_end", names=self.measured_here())
 
     def on_test_end(self) -> None:
         """Hand on."""
-        self.hand_on("on_test_end")
+        self.hand_on("on_test_end", names=self.measured_here())
 
     def on_predict_start(self) -> None:
         """Hand on."""

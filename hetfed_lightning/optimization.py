@@ -13,9 +13,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.amp import GradScaler
 
     from hetfed_lightning.participant import Participant
+
+
+Reduction = Callable[[Sequence["nn.Parameter"]], None]
+"""Replaces the gradients of some parameters by their sum over the processes that split a batch."""
 
 
 @dataclass(frozen=True)
@@ -102,24 +107,38 @@ class LocalOptimization:
             parameters[key].grad = gradient.to(parameters[key].device, copy=True)
 
     def descend(
-        self, loss: Tensor, backward: Callable[[Participant, Tensor], None], scaler: GradScaler | None = None
+        self,
+        loss: Tensor | None,
+        backward: Callable[[Participant, Tensor], None],
+        scaler: GradScaler | None = None,
+        reduction: Reduction | None = None,
     ) -> None:
-        """Backward, and a step once enough batches have been accumulated."""
+        """Backward, and a step once enough batches have been accumulated.
+
+        Args:
+            loss: Of a batch, or of this process's part of it; None where that part is empty.
+            backward: Makes the gradients.
+            scaler: Scales losses in half precision.
+            reduction: Sums the gradients over the processes that split the batch, before each step.
+        """
         batches = self.participant.accumulate_grad_batches
-        backward(self.participant, loss if batches == 1 else loss / batches)
+        if loss is not None:
+            backward(self.participant, loss if batches == 1 else loss / batches)
         self._pending += 1
         if self._pending == batches:
-            self.step(scaler)
+            self.step(scaler, reduction)
 
-    def finish(self, scaler: GradScaler | None = None) -> None:
+    def finish(self, scaler: GradScaler | None = None, reduction: Reduction | None = None) -> None:
         """Step on what is left of an incomplete accumulation."""
         if self._pending:
-            self.step(scaler)
+            self.step(scaler, reduction)
 
-    def step(self, scaler: GradScaler | None = None) -> None:
-        """Unscale, clip, step, clear. A step that the scaler skips (an infinite gradient) counts as none."""
+    def step(self, scaler: GradScaler | None = None, reduction: Reduction | None = None) -> None:
+        """Sum, unscale, clip, step, clear. A step that the scaler skips (an infinite gradient) counts as none."""
         self._pending = 0
         participant = self.participant
+        if reduction is not None:
+            reduction(participant.trainable_parameters())
         for optimizer in self.optimizers:
             if scaler is not None:
                 scaler.unscale_(optimizer)

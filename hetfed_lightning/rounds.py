@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 
+from hetfed_lightning.inspection import inspect
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -96,11 +98,12 @@ class RoundClock(L.Callback):
             return
         federation: Federation = pl_module
         federation.finish_local_work()
-        federation.inspect(losses=True)
+        federation.ranks.synchronise(federation.active_names(federation.current_round))
+        inspect(federation, losses=True)
         for callback in federated_callbacks(trainer):
             callback.on_round_end(trainer, federation, federation.current_round)
             if callback.phase < Phase.MONITORING and not callback.gives_finite:
-                federation.inspect()
+                inspect(federation)
         federation.close_round()
 
 

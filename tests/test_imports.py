@@ -54,6 +54,11 @@ RULES = [
         "data is read and divided without knowing who learns from it",
         never=(f"{PACKAGE}.federation", f"{PACKAGE}.callbacks", f"{PACKAGE}.participant"),
     ),
+    Rule(
+        "strategies",
+        "ranks carry what others compute, and callbacks ask them, not they the callbacks",
+        never=(f"{PACKAGE}.federation", f"{PACKAGE}.callbacks", f"{PACKAGE}.data", f"{PACKAGE}.cli"),
+    ),
     Rule("", "it does not load beside the CPU build of torch 2.13", never=("torchvision",)),
 ]
 

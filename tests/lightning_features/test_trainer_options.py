@@ -35,7 +35,6 @@ from tests.federations import (
     tiny_data,
     tiny_federation,
     tiny_participant,
-    trainer,
 )
 
 NAMES = ("a", "b", "c")  # with 3, 4 and 5 batches of 4
@@ -238,15 +237,6 @@ def test_options_without_a_meaning_are_refused_with_what_to_use(settings: dict[s
     with pytest.raises(MisconfigurationException, match=words):
         fit(federation, tiny_data(), 1, **settings)
     assert equal(before, state_of(federation))
-
-
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = trainer(1)
-    monkeypatch.setattr(type(made), "world_size", 2)
-    with pytest.raises(
-        MisconfigurationException, match=r"trains on one device, got 2 processes\. Use Trainer\(devices=1\)"
-    ):
-        made.fit(tiny_federation(), datamodule=tiny_data())
 
 
 @pytest.mark.parametrize("fails", [False, True])
