@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 Reduction = Literal["mean", "sum", "min", "max"]
@@ -97,6 +97,7 @@ class Ledger:
         entry.prog_bar |= prog_bar
         entry.logger &= logger
         if isinstance(value, Metric):
+            keep_to_oneself(value)
             entry.metric = value
             return
         if not isinstance(value, Tensor):
@@ -138,6 +139,17 @@ class Ledger:
         """All values noted under ``key`` as one tensor; empty when there is none."""
         entry = self._entries.get(key)
         return [] if entry is None or not entry.values else [_stacked(entry)]
+
+
+def keep_to_oneself(module: nn.Module) -> None:
+    """Make a module's metrics compute what this process has seen: no other updates the same ones."""
+    for part in module.modules():
+        if isinstance(part, Metric):
+            part.distributed_available_fn = _alone
+
+
+def _alone() -> bool:
+    return False
 
 
 def merge_notes(parts: Sequence[Mapping[str, Any]]) -> dict[str, Reduced]:

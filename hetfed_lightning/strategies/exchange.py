@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
@@ -14,6 +16,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 R = TypeVar("R")
+
+LOOK = timedelta(seconds=2)
+"""How often a rank that waits for others looks whether one was lost."""
+
+_meetings = itertools.count()
+"""Numbers those of this process, over all its runs: every rank goes through the same ones."""
 
 
 class Lost(Protocol):
@@ -36,14 +44,16 @@ class Exchange:
         rank: Of this process, from 0.
         world: Number of processes.
         group: A group on the CPU (gloo).
+        store: What the processes met at.
         replicas: The group of the ranks that split the batches of the same participants; None where there is one.
         watch: Who knows whether a rank was lost.
     """
 
-    def __init__(self, rank: int, world: int, group: Any, replicas: Any, watch: Lost) -> None:
+    def __init__(self, rank: int, world: int, group: Any, store: Any, replicas: Any, watch: Lost) -> None:
         self.rank = rank
         self.world = world
         self._group = group
+        self._store = store
         self._replicas = replicas
         self._watch = watch
 
@@ -56,20 +66,44 @@ class Exchange:
         return self.guarded(lambda: self._collect(value))
 
     def add(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over the replicas."""
-        self.guarded(lambda: dist.all_reduce(tensor, group=self._replicas))
+        """Replace a tensor by its sum over the replicas, which take the same steps and come to it together."""
+        self._watch.check()
+        try:
+            dist.all_reduce(tensor, group=self._replicas)
+        except RuntimeError as error:
+            raise self._watch.explain(error) from error
 
     def guarded(self, call: Callable[[], R]) -> R:
-        """Run a collective; where it fails since a rank was lost, raise an error that says which.
+        """Run a collective once all ranks have come to it; where a rank was lost, raise an error that says which.
+
+        Ranks may come hours apart, where one's participants take so much longer, so that waiting has no limit: the
+        watch knows whether those that are missing live. The collective itself has one.
 
         Raises:
             RankLostError: If a rank was lost.
         """
-        self._watch.check()
         try:
+            self._await_everyone()
             return call()
         except RuntimeError as error:
             raise self._watch.explain(error) from error
+
+    def _await_everyone(self) -> None:
+        self._watch.check()
+        number = next(_meetings)
+        here, all_here = f"hetfed/{number}/here", f"hetfed/{number}/all"
+        if self._store.add(here, 1) == self.world:
+            self._store.set(all_here, "")
+            for old in ("here", "all"):  # Everyone who is here has left the meeting before.
+                self._store.delete_key(f"hetfed/{number - 1}/{old}")
+            return
+        while True:
+            try:
+                self._store.wait([all_here], LOOK)
+            except dist.DistStoreError:  # Not yet.
+                self._watch.check()
+            else:
+                return
 
     def _share(self, value: Any) -> list[Any]:
         packed = pack(value)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from hetfed_lightning.ledger import merge_notes
+from hetfed_lightning.ledger import keep_to_oneself, merge_notes
 from hetfed_lightning.strategies.checks import check_same_data, check_shares
 from hetfed_lightning.strategies.layout import Layout, balanced, rebalanced, share_of
 from hetfed_lightning.strategies.moving import (
@@ -54,6 +54,8 @@ class ManyRanks(Ranks):
         self.rank = exchange.rank
         self._expected = expected_costs(federation)
         self._times = StepTimes()
+        for participant in federation.everyone().values():
+            keep_to_oneself(participant)
         self.layout = Layout(balanced(self._expected, groups), groups, exchange.world // groups)
 
     def describe(self, rank: int) -> str:

@@ -58,7 +58,8 @@ class FederatedStrategy(DDPStrategy):
             (``"participant"``) or one (``"data"``).
         stuck_after: Seconds without a sign of life after which a rank's process counts as stuck, above 0. The others
             then end with an error that names it, as they do at once when it dies or raises.
-        timeout: Seconds after which a collective fails that all ranks have begun.
+        timeout: Seconds after which a collective fails that all ranks have begun, above 0. How long a rank waits for
+            others to come to it has no limit while they live.
         accelerator: As for ``DDPStrategy``; the Trainer sets it, and what follows.
         parallel_devices: Devices of this node.
         cluster_environment: Who launches processes: Lightning itself, torchrun, SLURM, ...
@@ -158,6 +159,7 @@ class FederatedStrategy(DDPStrategy):
 
     def _connect(self) -> None:
         timeout = self._timeout
+        store = dist.distributed_c10d._get_default_store()
         gloo = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
         size = self._processes // self._number_of_groups
         replicas = None
@@ -172,7 +174,7 @@ class FederatedStrategy(DDPStrategy):
             describe=self._describe,
             end_children=self._end_children,
         )
-        self._exchange = Exchange(self.global_rank, self._processes, gloo, replicas, watch)
+        self._exchange = Exchange(self.global_rank, self._processes, gloo, store, replicas, watch)
         here = "127.0.0.1" if self.num_nodes == 1 else self.cluster_environment.main_address  # type: ignore[union-attr]
         mine = None
         if self.global_rank == 0:

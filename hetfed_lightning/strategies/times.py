@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def expected_costs(federation: Federation) -> dict[str, float]:
 class StepTimes:
     """Seconds of local steps in each participant's first round.
 
-    The first step is left out where there are others: it allocates, and would count for a whole round's worth.
+    By the median of its steps: the first one allocates, and any may be held up by another process.
     """
 
     def __init__(self) -> None:
@@ -52,8 +53,7 @@ class StepTimes:
         steps = self._steps.get(name)
         if not steps:
             return None
-        usual = steps[1:] or steps
-        return sum(usual) / len(usual) * len(steps)
+        return median(steps) * len(steps)
 
     def settle(self, name: str, seconds: float | None) -> None:
         """Take what a participant's host has measured."""

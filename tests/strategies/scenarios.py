@@ -3,17 +3,20 @@
 Each scenario takes settings of the Trainer and a folder of its own, and returns plain data and tensors.
 """
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import StepLR
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, Participant
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation, Participant
+from hetfed_lightning.data import Examples
 from tests.federations import sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -91,11 +94,12 @@ def mixed_student_participation(folder: Path, settings: Settings) -> Result:
 
 
 def quarantine(folder: Path, settings: Settings) -> Result:
-    """One participant's weights run away, another's loss is not finite; both are left out by every rank."""
+    """One participant's weights run away; every rank leaves it out. With a logger, and all that is drawn for it."""
     federation = tiny_federation(("a", "b", "c", "d"), participant={"optimizer": sgd(momentum=0.9)})
     federation["b"].optimizer_factory = sgd(1e30)
     data = tiny_data(("a", "b", "c", "d"))
-    made = trainer(2, BackboneAveraging(), EnsembleDistillation(), **settings())
+    logger = TensorBoardLogger(folder)
+    made = trainer(2, BackboneAveraging(), EnsembleDistillation(), logger=logger, **settings())
     made.fit(federation, datamodule=data)
     return outcome(federation, made) | {"quarantined": dict(federation.guard.quarantined)}
 
@@ -120,6 +124,67 @@ def _checkpointed(folder: Path, ckpt_path: Path | None, settings: Settings) -> R
     made = trainer(3, *callbacks, enable_checkpointing=True, **settings())
     made.fit(federation, datamodule=tiny_data(NAMES, count=13, batch_size=SIZES), ckpt_path=ckpt_path)
     return outcome(federation, made)
+
+
+class Slow(Participant):
+    """Takes as long for a batch as others for fifty, and remembers how many it has seen."""
+
+    seen = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """As any other, later."""
+        time.sleep(0.02)
+        self.seen += 1
+        return super().training_step(batch, batch_idx)
+
+    def on_train_epoch_end(self) -> None:
+        """Log what only its host knows."""
+        self.log("seen", float(self.seen))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take along what is in no tensor."""
+        checkpoint["seen"] = self.seen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with it."""
+        self.seen = checkpoint["seen"]
+
+
+def moving(folder: Path, settings: Settings) -> Result:
+    """Two of four participants of one size are slow: measured times divide them, with momenta and schedules."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        members = {
+            name: (Slow if name in {"a", "c"} else Participant)(
+                nn.Sequential(nn.Linear(4, 5), nn.ReLU()),
+                nn.Linear(5, 3),
+                optimizer=adam(),
+                lr_scheduler=lambda one: StepLR(one, 2, 0.5),
+                lr_scheduler_interval="step",
+            )
+            for name in ("a", "b", "c", "d")
+        }
+    federation = Federation(members)
+    hosts: dict[int, Any] = {}
+    watching = LambdaCallback(
+        on_train_epoch_start=lambda trainer, _: hosts.update({trainer.current_epoch: _hosts(federation)})
+    )
+    made = trainer(3, watching, BackboneAveraging(), **settings())
+    made.fit(
+        federation, datamodule=FederatedDataModule({name: Examples(*_eight(name)) for name in members}, batch_size=4)
+    )
+    return outcome(federation, made) | {"before": hosts}
+
+
+def _hosts(federation: Federation) -> dict[str, int]:
+    layout = getattr(federation.ranks, "layout", None)
+    return {} if layout is None else dict(layout.hosts)
+
+
+def _eight(name: str) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(ord(name))
+    inputs = torch.randn(8, 4, generator=generator)
+    return inputs, inputs[:, :3].argmax(dim=1)
 
 
 class BeforeTheOthers(L.Callback):
@@ -151,7 +216,7 @@ def split_batches(folder: Path, settings: Settings) -> Result:
 
 SCENARIOS: dict[str, Callable[..., Result]] = {
     one.__name__: one
-    for one in (averaging_and_phase, mixed_student_participation, quarantine, saving, resuming, split_batches)
+    for one in (averaging_and_phase, mixed_student_participation, quarantine, saving, resuming, split_batches, moving)
 }
 
 
@@ -165,7 +230,7 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def after_exchange(result: Result) -> Result:
-    """What ranks that train different participants have in common: all but how their local steps ended."""
+    """What ranks have in common with each other and with one device."""
     return {key: value for key, value in result.items() if key != "before"}
 
 

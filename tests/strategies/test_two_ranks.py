@@ -16,7 +16,7 @@ TOGETHER = ("averaging_and_phase", "mixed_student_participation", "quarantine")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every scenario on one device, and the folder of its checkpoints."""
     folder = tmp_path_factory.mktemp("alone")
-    names = (*TOGETHER, "split_batches", "saving", "resuming")
+    names = (*TOGETHER, "split_batches", "saving", "resuming", "moving")
     return {name: SCENARIOS[name](folder, dict) for name in names} | {"folder": folder}
 
 
@@ -25,7 +25,7 @@ def divided(alone: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     """Participants divided over two ranks; the checkpoints that are resumed are those of one device."""
     folder = tmp_path_factory.mktemp("divided")
     shutil.copytree(alone["folder"] / "saved", folder / "saved")
-    found: dict[str, Any] = results(folder, 2, "participant", 0, [*TOGETHER, "resuming"])
+    found: dict[str, Any] = results(folder, 2, "participant", 0, [*TOGETHER, "resuming", "moving"])
     shutil.rmtree(folder / "saved")
     return found | {"folder": folder}
 
@@ -50,6 +50,17 @@ def test_a_checkpoint_of_one_device_goes_on_divided(alone: dict[str, Any], divid
     assert len(alone["resuming"]) >= 4
     for found in divided["resuming"]:
         assert not differences(alone["resuming"], found)
+
+
+def test_participants_move_to_where_measured_times_ask_for(alone: dict[str, Any], divided: dict[str, Any]) -> None:
+    for found in divided["moving"]:
+        hosts = found["before"]
+        # Equal sizes are dealt out in turn, which puts both slow ones on the first rank.
+        assert hosts[0] == {"a": 0, "b": 1, "c": 0, "d": 1}
+        assert hosts[1]["a"] != hosts[1]["c"]
+        assert hosts[2] == hosts[1]
+        assert not differences(after_exchange(alone["moving"]), after_exchange(found))
+    assert alone["moving"]["metrics"]["seen/c"] == 3 * 2  # Rounds, batches.
 
 
 @pytest.mark.parametrize("scenario", ["averaging_and_phase", "quarantine", "split_batches", "saving"])
