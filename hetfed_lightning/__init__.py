@@ -9,6 +9,7 @@ from hetfed_lightning.groups import ParticipantGroup
 from hetfed_lightning.participant import Participant
 from hetfed_lightning.rounds import FederatedCallback, Phase
 from hetfed_lightning.schedules import CosineSchedule, LinearSchedule
+from hetfed_lightning.strategies import FederatedStrategy
 from hetfed_lightning.tasks import BinaryTask, MulticlassTask, MultilabelTask, RegressionTask, Task
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "FederatedCallback",
     "FederatedDataModule",
     "FederatedProgressBar",
+    "FederatedStrategy",
     "Federation",
     "FederationMonitor",
     "LinearSchedule",

@@ -39,7 +39,7 @@ def evaluate(federation: Federation, what: Measured, owner: str, batch: Any, bat
         here = federation.joined(now) if fitting else list(federation.participants)
         names = here + ([STUDENT] if federation.student is not None else [])
     federation.scope = "global" if owner == GLOBAL else "own"
-    for name in names:
+    for name in filter(federation.ranks.measures, names):
         _step(federation, name, what, batch, batch_idx)
     federation.scope = "own"
 

@@ -32,7 +32,7 @@ from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.evaluation import evaluate, owner_of, predict, skip_empty_validation
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.groups import ParticipantGroup, expanded
-from hetfed_lightning.guard import FiniteGuard, names_of_non_finite
+from hetfed_lightning.guard import FiniteGuard
 from hetfed_lightning.hooks import HandsOnHooks, check_hooks
 from hetfed_lightning.ledger import Reduced, batch_size_of, reduction_of, tag
 from hetfed_lightning.local_steps import take_local_step
@@ -45,6 +45,8 @@ from hetfed_lightning.rounds import RoundClock, federated_callbacks
 from hetfed_lightning.scaling import give_scales, skipped_steps
 from hetfed_lightning.seeding import seed_sample, stream_seed
 from hetfed_lightning.storage import LendsStorage
+from hetfed_lightning.strategies.ranks import Ranks
+from hetfed_lightning.strategies.strategy import ranks_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,6 +119,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         self.scope = "own"
         self.current_batch: Any = None
         self.logbook = LogBook()
+        self.ranks = Ranks()
         self._scheduled_rounds = 0
         self._saved_steps: dict[str, int] = {}
         self._saved: dict[str, Any] = {}
@@ -131,6 +134,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             "local": {},
             "current_batch": None,
             "fleets": Fleets(self.fleets.wanted),
+            "ranks": Ranks(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -153,6 +157,14 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
     def everyone(self) -> dict[str, Participant]:
         """Every participant by name, and the student if there is one."""
         return self.members() | ({} if self.student is None else {STUDENT: self.student})
+
+    def trained_here(self, round_index: int) -> list[str]:
+        """Participants that train in a round in this process."""
+        return list(filter(self.ranks.hosts, self.active_names(round_index)))
+
+    def measured_here(self) -> list[str]:
+        """Everyone, the student too, whom this process evaluates."""
+        return list(filter(self.ranks.measures, self.everyone()))
 
     def contributors(self) -> list[str]:
         """Active participants of the current round whose state may reach others."""
@@ -220,6 +232,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             self.fleets.forget()
             self.roster.begin()
         name_faults(self.trainer)
+        self.ranks = ranks_of(self)
         for participant in self.everyone().values():
             participant.trainer = self.trainer
         super().setup(stage)
@@ -241,6 +254,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         """Refuse data that does not fit the participants, before anything is trained."""
         check_hooks(self.everyone())
         check_data(self, self.federated_data)
+        self.ranks.prepare()
         for callback in federated_callbacks(self.trainer):
             callback.prepare(self.trainer, self)
         self.backward_is_heard = is_heard(self.trainer)
@@ -254,8 +268,14 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             self._before_validation = False
         skip_empty_validation(self.trainer)
         super().on_train_start()
+        self.ranks.begin()
         self.round_is_open = False
         Federation.trained_in_this_process = True
+
+    def on_train_end(self) -> None:
+        """Have everyone here, a round that was cut short included, and tell the participants."""
+        self.ranks.synchronise(list(self.everyone()))
+        super().on_train_end()
 
     # The round
 
@@ -278,7 +298,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         self.opened_round, self.round_is_open = round_index, True
         if resumed:
             take_up_round(self, self._saved.get("in_progress", {}))
-        self.hand_on("on_train_epoch_start", names=self.active_names(round_index))
+        self.hand_on("on_train_epoch_start", names=self.trained_here(round_index))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One local step of every participant that has a batch, each backward and step before the next."""
@@ -296,32 +316,8 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
 
     def finish_local_work(self) -> None:
         """Step on gradients that an incomplete accumulation left."""
-        for name in self.active_names(self.current_round):
-            self.local[name].finish()
-
-    def inspect(self, *, losses: bool = False) -> None:
-        """Take participants out of the round whose weights are not finite.
-
-        Args:
-            losses: Whether to look at the losses of the local steps as well.
-
-        Raises:
-            RuntimeError: If nobody is left.
-        """
-        looked_at = [*self.contributors(), *([] if self.student is None else [STUDENT])]
-        for name in names_of_non_finite({name: self[name].view_of().values() for name in looked_at}):
-            self.quarantine(name, "its weights are not finite")
-        if losses:
-            noted = self.logbook.ledgers["train"].noted
-            for name in names_of_non_finite({name: noted(tag("train_loss", name)) for name in self.contributors()}):
-                self.quarantine(name, "its loss is not finite")
-        active = self.active_names(self.current_round)
-        if active and not self.contributors():
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.guard.quarantined.items())
-            raise RuntimeError(
-                f"Round {self.current_round}: no participant is left to go on with ({reasons}). "
-                "Lower the learning rates or set gradient_clip_val, and look at the data of those named."
-            )
+        for name in self.trained_here(self.current_round):
+            self.local[name].finish(self.ranks.reduction)
 
     def quarantine(self, name: str, reason: str) -> None:
         """Leave a participant out of the rest of this round, back in the state it began it with."""
@@ -343,7 +339,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
 
     def on_train_epoch_end(self) -> None:
         """Step the schedulers that count rounds."""
-        self.hand_on("on_train_epoch_end", names=self.active_names(self.current_round - 1))
+        self.hand_on("on_train_epoch_end", names=self.trained_here(self.current_round - 1))
         self._publish("train")
         saved = self._saved.get("in_progress", {})
         if saved.get("round") == self.current_round - 1:
@@ -353,6 +349,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         while self._scheduled_rounds < self.current_round:
             self._step_epoch_schedulers()
         self._saved = {}
+        self.ranks.end_round()
 
     def _step_epoch_schedulers(self) -> None:
         metrics = self._saved.get("metrics", {}) | self.trainer.callback_metrics
@@ -469,6 +466,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             "own": own_parts(self.everyone()),
             "engines": dict(self.fleets.chosen),
         }
+        self.ranks.complete(checkpoint)
         without_poison(checkpoint, self)
         compact(checkpoint["state_dict"])
 

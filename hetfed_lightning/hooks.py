@@ -61,6 +61,10 @@ class HandsOnHooks(L.LightningModule):
     def __getitem__(self, name: str) -> Participant:
         """A participant."""
 
+    @abstractmethod
+    def measured_here(self) -> list[str]:
+        """Those that this process evaluates."""
+
     def hand_on(self, hook: str, *args: Any, names: Sequence[str] | None = None) -> None:
         """Call a hook of everyone who has one of its own, or of those among ``names``, in their order."""
         idle, kinds = getattr(L.LightningModule, hook), dict[type, bool]()
@@ -101,35 +105,35 @@ class HandsOnHooks(L.LightningModule):
 
     def on_validation_start(self) -> None:
         """Hand on."""
-        self.hand_on("on_validation_start")
+        self.hand_on("on_validation_start", names=self.measured_here())
 
     def on_validation_epoch_start(self) -> None:
         """Hand on."""
-        self.hand_on("on_validation_epoch_start")
+        self.hand_on("on_validation_epoch_start", names=self.measured_here())
 
     def on_validation_epoch_end(self) -> None:
         """Hand on."""
-        self.hand_on("on_validation_epoch_end")
+        self.hand_on("on_validation_epoch_end", names=self.measured_here())
 
     def on_validation_end(self) -> None:
         """Hand on."""
-        self.hand_on("on_validation_end")
+        self.hand_on("on_validation_end", names=self.measured_here())
 
     def on_test_start(self) -> None:
         """Hand on."""
-        self.hand_on("on_test_start")
+        self.hand_on("on_test_start", names=self.measured_here())
 
     def on_test_epoch_start(self) -> None:
         """Hand on."""
-        self.hand_on("on_test_epoch_start")
+        self.hand_on("on_test_epoch_start", names=self.measured_here())
 
     def on_test_epoch_end(self) -> None:
         """Hand on."""
-        self.hand_on("on_test_epoch_end")
+        self.hand_on("on_test_epoch_end", names=self.measured_here())
 
     def on_test_end(self) -> None:
         """Hand on."""
-        self.hand_on("on_test_end")
+        self.hand_on("on_test_end", names=self.measured_here())
 
     def on_predict_start(self) -> None:
         """Hand on."""

@@ -10,11 +10,12 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 Reduction = Literal["mean", "sum", "min", "max"]
@@ -104,6 +105,7 @@ class Ledger:
         entry.prog_bar |= prog_bar
         entry.logger &= logger
         if isinstance(value, Metric):
+            keep_to_oneself(value)
             entry.metric = value
             return
         if not isinstance(value, Tensor):
@@ -143,20 +145,23 @@ class Ledger:
         self._entries.clear()
         return reduced
 
+    def take_notes(self) -> dict[str, Any]:
+        """Everything noted since the last call, metrics with their counts, for :func:`merge_notes`."""
+        self._enter_rows()
+        notes = {
+            key: {"metric": None if entry.metric is None else deepcopy(entry.metric).cpu()} | _saved(entry)
+            for key, entry in self._entries.items()
+        }
+        for entry in self._entries.values():
+            if entry.metric is not None:
+                entry.metric.reset()
+        self._entries.clear()
+        return notes
+
     def state_dict(self) -> dict[str, Any]:
         """What has been noted since the last reduction, but for metrics, which keep their own counts."""
         self._enter_rows()
-        return {
-            key: {
-                "values": _stacked(entry),
-                "weights": list(entry.weights),
-                "prog_bar": entry.prog_bar,
-                "logger": entry.logger,
-                "reduction": entry.reduction,
-            }
-            for key, entry in self._entries.items()
-            if entry.values
-        }
+        return {key: _saved(entry) for key, entry in self._entries.items() if entry.values}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], device: torch.device) -> None:
         """Go on with what :meth:`state_dict` gave."""
@@ -169,6 +174,46 @@ class Ledger:
         self._enter_rows()
         entry = self._entries.get(key)
         return [] if entry is None or not entry.values else [_stacked(entry)]
+
+
+def keep_to_oneself(module: nn.Module) -> None:
+    """Make a module's metrics compute what this process has seen: no other updates the same ones."""
+    for part in module.modules():
+        if isinstance(part, Metric):
+            part.distributed_available_fn = _alone
+
+
+def _alone() -> bool:
+    return False
+
+
+def merge_notes(parts: Sequence[Mapping[str, Any]]) -> dict[str, Reduced]:
+    """Figures of several processes that each noted a part of the same batches.
+
+    Args:
+        parts: What each :meth:`Ledger.take_notes` gave.
+    """
+    entries: dict[str, _Entry] = {}
+    for part in parts:
+        for key, notes in part.items():
+            found = _Entry(**{**notes, "values": list(notes["values"]), "weights": list(notes["weights"])})
+            entry = entries.setdefault(key, found)
+            if entry is not found:
+                entry.values += found.values
+                entry.weights += found.weights
+                if entry.metric is not None and found.metric is not None:
+                    entry.metric.merge_state(found.metric)
+    return {key: Reduced(_value_of(entry), entry.prog_bar, entry.logger) for key, entry in entries.items()}
+
+
+def _saved(entry: _Entry) -> dict[str, Any]:
+    return {
+        "values": _stacked(entry) if entry.values else torch.empty(0, dtype=torch.float64),
+        "weights": list(entry.weights),
+        "prog_bar": entry.prog_bar,
+        "logger": entry.logger,
+        "reduction": entry.reduction,
+    }
 
 
 def _stacked(entry: _Entry) -> Tensor:

@@ -60,7 +60,8 @@ class KeepsLoans:
     def __call__(self, tensor: Tensor) -> Tensor:
         """The converted tensor, of borrowers the common one."""
         found = self._converted.get(place_of(tensor))
-        return self._convert(tensor) if found is None else found
+        # An object for each: a buffer is replaced by what this returns, and is pointed elsewhere by its `data`.
+        return self._convert(tensor) if found is None else found.detach()
 
 
 class Borrower(nn.Module):

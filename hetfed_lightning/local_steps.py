@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from hetfed_lightning.participant import Participant
 from hetfed_lightning.rounds import federated_callbacks
@@ -22,11 +25,13 @@ def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: in
     Args:
         federation: In a fit.
         name: Who steps.
-        batch: Of its own training data, on the device, before any transform.
+        batch: Of its own training data, on the device, before any transform; None where this process's part of a
+            batch that several split is empty.
         batch_idx: Its place in the round.
     """
     participant, round_index = federation[name], federation.current_round
-    seed = stream_seed(federation.seed, round_index, name, batch_idx)
+    began = perf_counter() if (timed := federation.ranks.is_timed(name)) else 0.0
+    seed = stream_seed(federation.seed, round_index, name, batch_idx, *federation.ranks.stream)
     if participant.transform is not None or type(participant) is not Participant:
         seed_sample(seed)  # Code of the user's may draw from NumPy or `random`.
     seed_torch(seed, federation.device)
@@ -36,10 +41,18 @@ def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: in
     except Exception as error:
         error.add_note(f"{participant.label}, round {round_index}, batch {batch_idx}")
         raise
+    if timed:
+        if federation.device.type == "cuda":
+            torch.cuda.synchronize(federation.device)
+        federation.ranks.note_seconds(name, perf_counter() - began)
 
 
 def _step(federation: Federation, participant: Participant, batch: Any, batch_idx: int) -> None:
     local = federation.local[participant.name or ""]
+    reduction = federation.ranks.reduction
+    if batch is None:
+        local.descend(None, federation.backward_of, reduction)
+        return
     batch = federation.current_batch = participant.on_after_batch_transfer(batch, 0)
     participant.on_train_batch_start(batch, batch_idx)
     output = participant.training_step(batch, batch_idx)
@@ -51,5 +64,8 @@ def _step(federation: Federation, participant: Participant, batch: Any, batch_id
             for callback in federated_callbacks(federation.trainer):
                 term = callback.local_loss(federation, participant, batch_idx)
                 loss = loss if term is None else loss + term
-            local.descend(loss, federation.backward_of)
+            weight = federation.ranks.weight(participant.name or "", batch_idx)
+            loss = loss if weight == 1 else loss * weight
+        if loss is not None or reduction is not None:
+            local.descend(loss, federation.backward_of, reduction)
     participant.on_train_batch_end(output, batch, batch_idx)

@@ -105,7 +105,7 @@ class LogBook:
             trained_rounds: Rounds that the measured models have behind them, the horizontal axis of every chart.
         """
         trainer = federation.trainer
-        reduced = self.ledgers[stage].reduce()
+        reduced = federation.ranks.reduced(self.ledgers[stage], stage)
         if not reduced:
             return
         axis = {} if is_fitting(trainer) else {"step": Reduced(float(trained_rounds))}

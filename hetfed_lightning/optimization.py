@@ -18,10 +18,15 @@ from hetfed_lightning.scaling import LossScale, ScaledOptimizer, scaled_by
 
 if TYPE_CHECKING:
     from lightning.pytorch.plugins.precision import Precision
+    from torch import nn
 
     from hetfed_lightning.participant import Participant
 
 _NOTHING = nullcontext()
+
+
+Reduction = Callable[[Sequence["nn.Parameter"]], None]
+"""Replaces the gradients of some parameters by their sum over the processes that split a batch."""
 
 
 @dataclass(frozen=True)
@@ -110,23 +115,37 @@ class LocalOptimization:
         for key, gradient in state["gradients"].items():
             parameters[key].grad = gradient.to(parameters[key].device, copy=True)
 
-    def descend(self, loss: Tensor, backward: Callable[[Participant, Tensor], None]) -> None:
-        """Backward, and a step once enough batches have been accumulated."""
+    def descend(
+        self,
+        loss: Tensor | None,
+        backward: Callable[[Participant, Tensor], None],
+        reduction: Reduction | None = None,
+    ) -> None:
+        """Backward, and a step once enough batches have been accumulated.
+
+        Args:
+            loss: Of a batch, or of this process's part of it; None where that part is empty.
+            backward: Makes the gradients.
+            reduction: Sums the gradients over the processes that split the batch, before each step.
+        """
         batches = self.participant.accumulate_grad_batches
-        backward(self.participant, loss if batches == 1 else loss / batches)
+        if loss is not None:
+            backward(self.participant, loss if batches == 1 else loss / batches)
         self._pending += 1
         if self._pending == batches:
-            self.step()
+            self.step(reduction)
 
-    def finish(self) -> None:
+    def finish(self, reduction: Reduction | None = None) -> None:
         """Step on what is left of an incomplete accumulation."""
         if self._pending:
-            self.step()
+            self.step(reduction)
 
-    def step(self) -> None:
-        """Unscale, clip, step, clear. A step that the scale skips (an infinite gradient) counts as none."""
+    def step(self, reduction: Reduction | None = None) -> None:
+        """Sum, unscale, clip, step, clear. A step that the scale skips (an infinite gradient) counts as none."""
         self._pending = 0
         participant, scale = self.participant, self.scale
+        if reduction is not None:
+            reduction(participant.trainable_parameters())
         for optimizer in self.optimizers:
             if scale is not None:
                 scale.unscale_(optimizer)

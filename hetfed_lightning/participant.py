@@ -130,7 +130,6 @@ class Participant(Borrower, L.LightningModule):
         self.compile_settings = settings_of(compile)
         self._name: str | None = None
         self._host: weakref.ref[Host] | None = None
-        self.register_state_dict_post_hook(_own_memory)  # type: ignore[no-untyped-call]
         # Metrics are made at their first use and kept out of the module tree: they belong to no state.
         self._metrics: dict[str, dict[str, Metric]] = {}
 
@@ -281,6 +280,15 @@ class Participant(Borrower, L.LightningModule):
         parameters = {name for name, _ in self.named_parameters(remove_duplicate=False)}
         return set(self.state_dict(keep_vars=True)) - parameters
 
+    def state_dict(self, *args: Any, prefix: str = "", keep_vars: bool = False, **kwargs: Any) -> Any:
+        """As ``Module.state_dict``, each tensor in memory of its own: a view, once saved, brings everyone's along."""
+        state = super().state_dict(*args, prefix=prefix, keep_vars=keep_vars, **kwargs)
+        if not keep_vars and not prefix:  # With a prefix it is the federation's state, which is everyone's.
+            for key, value in state.items():
+                if isinstance(value, Tensor) and _is_part(value):
+                    state[key] = value.clone()
+        return state
+
     def view_of(self, keys: Iterable[str] | None = None) -> dict[str, Tensor]:
         """The tensors under ``keys`` (all if None) themselves, detached: they change with the participant."""
         state = self.state_dict(keep_vars=True)
@@ -415,16 +423,6 @@ def participant_state(state: Mapping[str, Tensor], name: str | None, source: str
 def _is_part(tensor: Tensor) -> bool:
     """Whether a tensor lies in memory that holds more than itself, as that of a fleet's member does."""
     return tensor.untyped_storage().nbytes() > tensor.nbytes
-
-
-def _own_memory(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """Copy what lies in memory shared with others: a view, once saved, brings everyone's weights along."""
-    del module
-    if prefix:
-        return  # It is the federation's state, which is everyone's.
-    for key, value in state.items():
-        if type(value) is Tensor and _is_part(value):
-            state[key] = value.clone()
 
 
 def split_batch(batch: Any) -> tuple[Any, Any]:

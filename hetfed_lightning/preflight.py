@@ -27,6 +27,8 @@ from hetfed_lightning.data.labels import labels_of
 from hetfed_lightning.data.module import GLOBAL
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.participant import STUDENT, Participant, output_width, split_batch
+from hetfed_lightning.strategies.checks import check_callbacks
+from hetfed_lightning.strategies.strategy import FederatedStrategy
 
 if TYPE_CHECKING:
     import lightning as L
@@ -99,15 +101,13 @@ def check_trainer(trainer: L.Trainer) -> None:
             "Trainer(overfit_batches=...) replaces samplers, and a round draws its own batches. Use "
             "Trainer(limit_train_batches=...), or give the participants smaller training sets."
         )
-    if trainer.world_size > 1:
-        raise MisconfigurationException(
-            f"A federation trains on one device, got {trainer.world_size} processes. Use Trainer(devices=1)."
-        )
-    if not isinstance(trainer.strategy, SingleDeviceStrategy):
+    if not isinstance(trainer.strategy, (SingleDeviceStrategy, FederatedStrategy)):
         raise MisconfigurationException(
             f"Trainer(strategy=...) gave {type(trainer.strategy).__name__}, which wraps the model for one optimizer "
-            "and one loss; a federation has one for each participant. Use Trainer(strategy='auto', devices=1)."
+            "and one loss; a federation has one for each participant. Use Trainer(strategy='federated')."
         )
+    if trainer.world_size > 1:
+        check_callbacks(trainer)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # as above
         for kind, instead in REFUSED_CALLBACKS.items():
             if isinstance(callback, kind):

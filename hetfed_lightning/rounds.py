@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 
+from hetfed_lightning.inspection import inspect
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -93,7 +95,7 @@ class RoundClock(L.Callback):
         for callback in federated_callbacks(trainer):
             event = callback.on_round_resume if resumed else callback.on_round_start
             event(trainer, federation, round_index)
-        federation.fleets.open_round(federation, federation.active_names(round_index))
+        federation.fleets.open_round(federation, federation.trained_here(round_index))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Close the round at its last batch."""
@@ -102,11 +104,12 @@ class RoundClock(L.Callback):
             return
         federation: Federation = pl_module
         federation.finish_local_work()
-        federation.inspect(losses=True)
+        federation.ranks.synchronise(federation.active_names(federation.current_round))
+        inspect(federation, losses=True)
         for callback in federated_callbacks(trainer):
             callback.on_round_end(trainer, federation, federation.current_round)
             if callback.phase < Phase.MONITORING and not callback.gives_finite:
-                federation.inspect()
+                inspect(federation)
         federation.close_round()
 
 

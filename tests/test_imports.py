@@ -61,6 +61,11 @@ RULES = [
         "an engine computes for participants that it is given, and decides nothing in a round",
         never=(f"{PACKAGE}.federation", f"{PACKAGE}.callbacks", f"{PACKAGE}.cli", f"{PACKAGE}.logbook"),
     ),
+    Rule(
+        "strategies",
+        "ranks carry what others compute, and callbacks ask them, not they the callbacks",
+        never=(f"{PACKAGE}.federation", f"{PACKAGE}.callbacks", f"{PACKAGE}.data", f"{PACKAGE}.cli"),
+    ),
     Rule("", "it does not load beside the CPU build of torch 2.13", never=("torchvision",)),
 ]
 

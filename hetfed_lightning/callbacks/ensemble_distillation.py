@@ -206,8 +206,9 @@ class EnsembleDistillation(FederatedCallback):
         targets = self._ask(trainer, federation, teachers, round_index)
         names = [name for name in names if name not in federation.guard.quarantined]
         federation.bytes_down += payload_bytes(targets) * sum(name != STUDENT for name in names)
-        for name in names:
+        for name in filter(federation.ranks.hosts, names):
             self._distil(federation, federation[name], targets, round_index)
+        federation.ranks.synchronise(names)
 
     def _distil(self, federation: Federation, participant: Participant, targets: Tensor, round_index: int) -> None:
         local = federation.local[participant.name or ""]
@@ -256,8 +257,8 @@ class EnsembleDistillation(FederatedCallback):
     @torch.no_grad()
     def _ask(self, trainer: L.Trainer, federation: Federation, names: list[str], round_index: int) -> Tensor:
         """Softened targets of the ensemble on the whole public set, shape ``(N, C)``."""
-        asked: dict[str, Tensor] = {}
-        for name in names:
+        said: dict[str, Tensor] = {}
+        for name in filter(federation.ranks.measures, names):
             participant = federation[name]
             training = participant.training
             participant.eval()
@@ -265,8 +266,11 @@ class EnsembleDistillation(FederatedCallback):
                 parts = [_two_columns(participant(batch)) for batch in _public_batches(federation, participant)]
             participant.train(training)
             logits = torch.cat([at_least_float32(part) for part in parts])
+            said[name] = logits
+        asked: dict[str, Tensor] = {}
+        for name, logits in federation.ranks.gathered(said, names).items():
             if is_finite([logits]):
-                asked[name] = logits
+                asked[name] = logits.to(federation.device)
             else:
                 federation.quarantine(name, "its predictions on the public set are not finite")
         if not asked:

@@ -390,8 +390,12 @@ def _count(trainer: L.Trainer, participant: Participant, batch: Any, matrices: d
         return
     if name not in matrices:
         many = participant.task.kind == "multiclass"
-        made = MulticlassConfusionMatrix(width) if many else BinaryConfusionMatrix()
-        made.sync_on_compute = False  # Other processes may not host this participant.
+        # Other processes do not draw, and setting this later has no effect.
+        made = (
+            MulticlassConfusionMatrix(width, sync_on_compute=False)
+            if many
+            else BinaryConfusionMatrix(sync_on_compute=False)
+        )
         matrices[name] = made.to(participant.device)
     predictions = participant.task.predictions(outputs)
     matrices[name].update(predictions, target.reshape(predictions.shape[:1]))

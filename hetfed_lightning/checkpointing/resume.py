@@ -61,6 +61,7 @@ def take_up_round(federation: Federation, saved: Mapping[str, Any]) -> None:
     """Go on with what :func:`saved_round` counted, if that was the round now open."""
     if saved.get("round") != federation.opened_round:
         return
+    saved = federation.ranks.resumed(saved)
     federation.bytes_up, federation.bytes_down = saved["bytes"]
     federation.guard.quarantined.update(saved["quarantined"])
     for name, state in saved["local"].items():

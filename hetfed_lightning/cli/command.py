@@ -56,7 +56,10 @@ class FederatedCLI(LightningCLI):
             Federation,
             FederatedDataModule,
             subclass_mode_data=True,
-            trainer_defaults={"callbacks": [FederatedProgressBar(), ModelSummary(max_depth=2)]},
+            trainer_defaults={
+                "strategy": "federated",
+                "callbacks": [FederatedProgressBar(), ModelSummary(max_depth=2)],
+            },
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,

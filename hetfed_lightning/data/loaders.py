@@ -31,6 +31,19 @@ class LocalWork:
     step_budget: int | None = None
 
 
+class Hosting(Protocol):
+    """What of the work is done in this process, where there are several."""
+
+    def hosts(self, name: str) -> bool:
+        """Whether a participant trains here."""
+
+    def measures(self, name: str) -> bool:
+        """Whether a participant is evaluated here."""
+
+    def share(self, indices: Tensor) -> Tensor:
+        """The part of a batch's indices that is trained on here; may be empty."""
+
+
 class RoundSchedule(Protocol):
     """Who trains when: what the loader needs to know of a federation."""
 
@@ -73,6 +86,10 @@ class Source:
         full, rest = divmod(self.num_samples, self.batch_size)
         return full if self.drop_last or rest == 0 else full + 1
 
+    def length_of(self, step: int) -> int:
+        """Examples in a batch of a round, counted from 0 over all passes."""
+        return min(self.batch_size, self.num_samples - step % self.batches_per_epoch * self.batch_size)
+
 
 class RoundLoader:
     """Iterates over one round at a time: yields ``{participant: batch}``.
@@ -86,6 +103,8 @@ class RoundLoader:
         num_workers: Worker processes for data sets that are not in memory.
         collate_fn: Makes a batch of samples; torch's default if None.
         pin_memory: As for ``DataLoader``.
+        hosting: What of the work is done here; None for all of it. A batch of which no example is trained on here is
+            None.
     """
 
     def __init__(
@@ -93,12 +112,14 @@ class RoundLoader:
         sources: Mapping[str, Source],
         schedule: RoundSchedule,
         *,
+        hosting: Hosting | None = None,
         num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         pin_memory: bool = False,
     ) -> None:
         self.sources = dict(sources)
         self.schedule = schedule
+        self.hosting = hosting
         self.num_workers = num_workers
         self._collate = collate_fn or default_collate
         self._pin_memory = pin_memory
@@ -117,6 +138,10 @@ class RoundLoader:
         """Batches that a participant trains on in a round, after the trainer's limit."""
         return self.schedule.limit_batches(self.full_steps_of(name))
 
+    def length_of(self, name: str, step: int) -> int:
+        """Examples in one of a participant's batches of a round, counted from 0."""
+        return self.sources[name].length_of(step)
+
     def __len__(self) -> int:
         # Asked for every round; Lightning plans a run by the first answer.
         if self._length is None:
@@ -127,20 +152,29 @@ class RoundLoader:
         # A generator: the round is read when the first batch is asked for, after Lightning has advanced it.
         round_index, start = self.schedule.current_round, self.schedule.batches_done
         active = [name for name in self.schedule.active_names(round_index) if name in self.sources]
+        if (hosting := self.hosting) is not None:
+            active = list(filter(hosting.hosts, active))
         plans = {name: self._plan(name, round_index)[: self.steps_of(name)] for name in active}
+        if hosting is not None:
+            plans = {name: [hosting.share(indices) for indices in plan] for name, plan in plans.items()}
         loaded = self._loaded(plans, round_index, start)
         blocks, single = self._blocks(plans)
         # No further than the trainer's limit: after a resume Lightning would fetch a batch beyond it.
         for index in range(start, self.schedule.limit_batches(len(self))):
             batch = RoundBatch()
             for name in single:
-                if index < len(plans[name]):
-                    dataset = self.sources[name].dataset
+                if index >= len(plans[name]):
+                    continue
+                dataset = self.sources[name].dataset
+                if not len(plans[name][index]):
+                    batch[name] = None
+                else:
                     batch[name] = dataset.batch(plans[name][index]) if isinstance(dataset, Examples) else next(loaded)
             for source, names in blocks:
                 indices = {name: plans[name][index] for name in names if index < len(plans[name])}
-                if indices:
-                    batch.add(tuple(indices), source.block(indices))
+                batch.update({name: None for name, own in indices.items() if not len(own)})
+                if shared := {name: own for name, own in indices.items() if len(own)}:
+                    batch.add(tuple(shared), source.block(shared))
             batch.arrange(plans)
             # Empty when everyone sampled for this round has finished: the length of a round is known beforehand.
             yield batch
@@ -176,7 +210,7 @@ class RoundLoader:
             [(name, index, self._sample_seed(round_index, name, step, index)) for index in plan[step].tolist()]
             for step in range(start, max(map(len, plans.values())))
             for name, plan in plans.items()
-            if step < len(plan)
+            if step < len(plan) and len(plan[step])
         ]
         if self._loader is None:
             self._loader = DataLoader(
@@ -236,6 +270,29 @@ def evaluation_loader(
     if isinstance(dataset, Examples):
         return EvaluationLoader(dataset, batch_size)
     return DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate_fn)
+
+
+class MeasuredLoader:
+    """A set that one process evaluates: it has the same length everywhere, and batches there alone.
+
+    Lightning gives a ``DataLoader`` the sampler of a distributed run, of which this one keeps it from knowing.
+
+    Args:
+        loader: Of the whole set.
+        owner: Whose set it is; None for one that passes through every process.
+        hosting: Who is evaluated here, asked at the beginning of each pass.
+    """
+
+    def __init__(self, loader: EvaluationLoader | DataLoader[Any], owner: str | None, hosting: Hosting) -> None:
+        self._loader = loader
+        self._owner = owner
+        self._hosting = hosting
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._loader) if self._owner is None or self._hosting.measures(self._owner) else iter(())
 
 
 class _BatchQueue:

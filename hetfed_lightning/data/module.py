@@ -17,7 +17,7 @@ from hetfed_lightning.data.conversion import Converted
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import labels_of, read_labels
-from hetfed_lightning.data.loaders import RoundLoader, RoundSchedule, Source, evaluation_loader
+from hetfed_lightning.data.loaders import Hosting, MeasuredLoader, RoundLoader, RoundSchedule, Source, evaluation_loader
 from hetfed_lightning.data.names import of_member
 
 GLOBAL = "global"
@@ -188,6 +188,7 @@ class FederatedDataModule(L.LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=self.collate_fn,
             pin_memory=self.pin_memory,
+            hosting=self._hosting,
         )
 
     def val_dataloader(self) -> dict[str, Any]:
@@ -205,8 +206,8 @@ class FederatedDataModule(L.LightningDataModule):
         model = cast("L.Trainer", self.trainer).lightning_module
         single = getattr(model, "predict_with", None) is not None or getattr(model, "student", None) is not None
         if single and self.data.global_test is not None:
-            return self._loaders({}, self.data.global_test)
-        return self._loaders(self.data.test, None)
+            return self._loaders({}, self.data.global_test, divided=False)
+        return self._loaders(self.data.test, None, divided=False)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The batch on the device; on a CPU it is there already, and walking through everyone's tensors takes time."""
@@ -215,13 +216,29 @@ class FederatedDataModule(L.LightningDataModule):
         moved = batch.to(device) if isinstance(batch, RoundBatch) else None
         return super().transfer_batch_to_device(batch, device, dataloader_idx) if moved is None else moved
 
-    def _loaders(self, own: Mapping[str, Dataset[Any]], everyones: Dataset[Any] | None) -> dict[str, Any]:
+    @property
+    def _hosting(self) -> Hosting | None:
+        """Who divides the work over processes; None in one."""
+        trainer = self.trainer
+        return getattr(trainer.lightning_module, "ranks", None) if trainer and trainer.world_size > 1 else None
+
+    def _loaders(
+        self, own: Mapping[str, Dataset[Any]], everyones: Dataset[Any] | None, *, divided: bool = True
+    ) -> dict[str, Any]:
         datasets = dict(own) | ({} if everyones is None else {GLOBAL: everyones})
-        return {
+        loaders = {
             name: evaluation_loader(
                 dataset, self.eval_batch_size, num_workers=self.num_workers, collate_fn=self.collate_fn
             )
             for name, dataset in datasets.items()
+        }
+        hosting = self._hosting
+        if hosting is None:
+            return loaders
+        # What is everyone's, and what is predicted, passes through every process.
+        return {
+            name: MeasuredLoader(loader, name if divided and name != GLOBAL else None, hosting)
+            for name, loader in loaders.items()
         }
 
     def _readable(self, data: FederatedData) -> FederatedData:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, get_args
 
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -90,6 +91,8 @@ class Fleets:
         plugin = federation.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision):
             return f"precision {plugin.precision} casts within each step"
+        if federation.ranks.reduction is not None:
+            return "each batch is split over processes"
         if federation.backward_is_heard:
             return "a callback listens to each backward pass"
         for callback in federated_callbacks(federation.trainer):
@@ -145,6 +148,7 @@ class Fleets:
             whole = self._whole(federation, fleet, present, batch, batch_idx)
             if whole is None:
                 continue
+            began = perf_counter()
             try:
                 if (engine := self._engine_of(fleet, kind, whole)) is None:
                     continue
@@ -155,6 +159,8 @@ class Fleets:
                 continue
             self._note(federation, fleet, whole, losses)
             for one in present:
+                if federation.ranks.is_timed(one.name):
+                    federation.ranks.note_seconds(one.name, (perf_counter() - began) / len(present))
                 del left[one.name]
         return left
 

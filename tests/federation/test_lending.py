@@ -314,3 +314,18 @@ def test_a_move_keeps_shared_what_is_shared() -> None:
     assert not torch.equal(
         federation["s_00"].get_parameter("backbone.0.weight").double(), before["participants.s_00.backbone.0.weight"]
     )
+
+
+def test_a_borrowed_buffer_that_was_moved_is_one_for_each() -> None:
+    def normed() -> Participant:
+        return Participant(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)), nn.Linear(5, 3))
+
+    federation = Federation({"a": normed(), "b": normed()})
+    key = "backbone.1.num_batches_tracked"
+    loan = Loan({key: torch.tensor(5)}, "ab")
+    for participant in federation.members().values():
+        participant.borrow(loan)
+    federation.to("cpu")
+    federation.materialise("a")
+    federation["a"].get_buffer(key).add_(1)
+    assert (int(federation["a"].get_buffer(key)), int(federation["b"].get_buffer(key))) == (6, 5)

@@ -27,7 +27,7 @@ def federation() -> Federation:
             )
             for name in "ab"
         }
-        return Federation(members, Participant(nn.Linear(4, 3)), seed=4)
+        return Federation(members, Participant(nn.Linear(4, 3)), seed=4, engine="sequential")
 
 
 def pickled(made: Any) -> Any:

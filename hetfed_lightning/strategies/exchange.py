@@ -1,0 +1,134 @@
+"""Values from rank to rank: everyone's to all, or to the first. What is dead is told by name."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from hetfed_lightning.strategies.packing import cloned, pack, unpack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+R = TypeVar("R")
+
+LOOK = timedelta(seconds=2)
+"""How often a rank that waits for others looks whether one was lost."""
+
+_meetings = itertools.count()
+"""Numbers those of this process, over all its runs: every rank goes through the same ones."""
+
+
+class Lost(Protocol):
+    """Who knows whether a rank was lost."""
+
+    def check(self) -> None:
+        """Raise if a rank was lost."""
+
+    def explain(self, error: Exception) -> Exception:
+        """The error to raise instead of one that a collective raised."""
+
+
+class Exchange:
+    """Collectives on nested values, over the CPU.
+
+    Objects travel by pickle between processes of one job, tensors as bytes beside them. Tensors on a GPU go by way of
+    the CPU; gradients, which are exchanged at every step, are reduced where they lie.
+
+    Args:
+        rank: Of this process, from 0.
+        world: Number of processes.
+        group: A group on the CPU (gloo).
+        store: What the processes met at.
+        replicas: The group of the ranks that split the batches of the same participants; None where there is one.
+        watch: Who knows whether a rank was lost.
+    """
+
+    def __init__(self, rank: int, world: int, group: Any, store: Any, replicas: Any, watch: Lost) -> None:
+        self.rank = rank
+        self.world = world
+        self._group = group
+        self._store = store
+        self._replicas = replicas
+        self._watch = watch
+
+    def share(self, value: Any) -> list[Any]:
+        """Every rank's ``value``, by rank, on all of them. Tensors are on the CPU and in shared storage."""
+        return self.guarded(lambda: self._share(value))
+
+    def collect(self, value: Any) -> list[Any] | None:
+        """Every rank's ``value``, by rank, on rank 0; None elsewhere. Tensors are copies on the CPU."""
+        return self.guarded(lambda: self._collect(value))
+
+    def add(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over the replicas, which take the same steps and come to it together."""
+        self._watch.check()
+        try:
+            dist.all_reduce(tensor, group=self._replicas)
+        except RuntimeError as error:
+            raise self._watch.explain(error) from error
+
+    def guarded(self, call: Callable[[], R]) -> R:
+        """Run a collective once all ranks have come to it; where a rank was lost, raise an error that says which.
+
+        Ranks may come hours apart, where one's participants take so much longer, so that waiting has no limit: the
+        watch knows whether those that are missing live. The collective itself has one.
+
+        Raises:
+            RankLostError: If a rank was lost.
+        """
+        try:
+            self._await_everyone()
+            return call()
+        except RuntimeError as error:
+            raise self._watch.explain(error) from error
+
+    def _await_everyone(self) -> None:
+        self._watch.check()
+        number = next(_meetings)
+        here, all_here = f"hetfed/{number}/here", f"hetfed/{number}/all"
+        if self._store.add(here, 1) == self.world:
+            self._store.set(all_here, "")
+            for old in ("here", "all"):  # Everyone who is here has left the meeting before.
+                self._store.delete_key(f"hetfed/{number - 1}/{old}")
+            return
+        while True:
+            try:
+                self._store.wait([all_here], LOOK)
+            except dist.DistStoreError:  # Not yet.
+                self._watch.check()
+            else:
+                return
+
+    def _share(self, value: Any) -> list[Any]:
+        packed = pack(value)
+        heads: list[Any] = [None] * self.world
+        dist.all_gather_object(heads, (packed.skeleton, packed.length), group=self._group)
+        values = []
+        for rank, (skeleton, length) in enumerate(heads):
+            flat = packed.bytes() if rank == self.rank else torch.empty(length, dtype=torch.uint8)
+            if length:
+                dist.broadcast(flat, src=rank, group=self._group)
+            values.append(unpack(skeleton, flat))
+        return values
+
+    def _collect(self, value: Any) -> list[Any] | None:
+        packed = pack(value)
+        heads: list[Any] | None = [None] * self.world if self.rank == 0 else None
+        dist.gather_object((packed.skeleton, packed.length), heads, dst=0, group=self._group)
+        if heads is None:
+            if packed.length:
+                dist.send(packed.bytes(), dst=0, group=self._group)
+            return None
+        values = []
+        for rank, (skeleton, length) in enumerate(heads):
+            flat = packed.bytes() if rank == 0 else torch.empty(length, dtype=torch.uint8)
+            if length and rank:
+                dist.recv(flat, src=rank, group=self._group)
+            values.append(cloned(unpack(skeleton, flat)))
+        return values

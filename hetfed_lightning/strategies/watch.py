@@ -1,0 +1,245 @@
+"""Each rank hears whether the others live, and ends within seconds of learning that one does not.
+
+A process that dies closes its connections; one that is stopped sends no signs of life; one that raises says so before
+it ends. Collectives alone notice the first only when they wait for it, the second after their timeout, and name nobody.
+
+The ranks' connections form a star around rank 0. A thread of each rank sends a sign of life and listens; it is about
+the *process*: a long validation or a slow step is no fault, since the thread goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+GRACE = 3.0
+"""Seconds that a rank has to end in its own way, before its process is ended."""
+
+BEAT = 1.0
+"""Seconds between two signs of life, at most."""
+
+CONNECT = 60.0
+"""Seconds within which the ranks have to find each other."""
+
+BYE = "bye"
+
+
+class RankLostError(RuntimeError):
+    """Another rank died, raised an error, or is stuck; the message names it."""
+
+
+class Watch:
+    """One rank's view of the others.
+
+    Args:
+        rank: Of this process.
+        world: Number of processes.
+        stuck_after: Seconds without a sign of life after which a process counts as stuck.
+        describe: A rank in words, with its participants and the round.
+        end_children: Ends the processes that this one has started, which may be stopped; called before this process
+            is ended.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        world: int,
+        *,
+        stuck_after: float,
+        describe: Callable[[int], str],
+        end_children: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.rank = rank
+        self.world = world
+        self.stuck_after = stuck_after
+        self.verdict: str | None = None
+        self._describe = describe
+        self._end_children = end_children
+        self._known = threading.Event()
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._peers: dict[int, _Peer] = {}
+        self._thread: threading.Thread | None = None
+        self._server: socket.socket | None = None
+
+    # Beginning
+
+    def listen(self, host: str) -> int:
+        """Open rank 0's port.
+
+        Args:
+            host: Address to listen at.
+
+        Returns:
+            The port.
+        """
+        self._server = socket.create_server((host, 0))
+        self._server.settimeout(CONNECT)
+        return int(self._server.getsockname()[1])
+
+    def start(self, host: str, port: int, token: str) -> None:
+        """Connect, and begin to listen.
+
+        Args:
+            host: Where rank 0 listens.
+            port: On which port.
+            token: A secret of this run; connections without it are closed.
+        """
+        if self._server is not None:
+            while len(self._peers) < self.world - 1:
+                connection, _ = self._server.accept()
+                self._admit(connection, token)
+            self._server.close()
+        else:
+            connection = socket.create_connection((host, port), timeout=CONNECT)
+            connection.sendall(f"{json.dumps([token, self.rank])}\n".encode())
+            self._peers[0] = _Peer(connection)
+        self._thread = threading.Thread(target=self._run, name="rank-watch", daemon=True)
+        self._thread.start()
+
+    def _admit(self, connection: socket.socket, token: str) -> None:
+        connection.settimeout(CONNECT)
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            said, rank = json.loads(connection.makefile("r", encoding="utf-8").readline(1000))
+            if said == token and rank in range(1, self.world):
+                self._peers[rank] = _Peer(connection)
+                return
+        connection.close()
+
+    # What the rest of the program asks
+
+    def check(self) -> None:
+        """Raise if a rank was lost.
+
+        Raises:
+            RankLostError: Naming it.
+        """
+        if self.verdict is not None:
+            raise RankLostError(self.verdict)
+
+    def explain(self, error: Exception, patience: float = 2.0) -> Exception:
+        """What to raise for an error of a collective: who was lost, if the thread learns of it within ``patience``."""
+        if isinstance(error, RankLostError):
+            return error
+        self._known.wait(patience)
+        return error if self.verdict is None else RankLostError(self.verdict)
+
+    def announce(self, error: BaseException) -> None:
+        """Tell the others that this rank ends with an error."""
+        if self.verdict is None and not isinstance(error, RankLostError):
+            reason = f"raised {type(error).__name__}: {error}".partition("\n")[0]
+            self._tell({"lost": self.rank, "why": reason}, skip=None)
+
+    def close(self) -> None:
+        """Say that this rank has finished, and stop listening."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._tell(BYE, skip=None)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(2 * BEAT)
+        with self._lock:
+            for peer in self._peers.values():
+                peer.connection.close()
+
+    # The thread
+
+    def _run(self) -> None:
+        pause = min(BEAT, self.stuck_after / 4)
+        selector = selectors.DefaultSelector()
+        for rank, peer in self._peers.items():
+            peer.connection.setblocking(False)
+            peer.heard = time.monotonic()
+            selector.register(peer.connection, selectors.EVENT_READ, rank)
+        next_beat, looked = 0.0, time.monotonic()
+        while not self._closed.is_set() and self.verdict is None and selector.get_map():
+            now = time.monotonic()
+            if now >= next_beat:
+                self._tell("beat", skip=None)
+                next_beat = now + pause
+            for key, _ in selector.select(pause / 4):
+                self._hear(int(key.data), selector)
+            now = time.monotonic()
+            if now - looked > self.stuck_after / 2:  # This process itself was stopped: the others may well live.
+                for peer in self._peers.values():
+                    peer.heard = now
+            looked = now
+            for rank, peer in list(self._peers.items()):
+                if self.verdict is None and not peer.gone and now - peer.heard > self.stuck_after:
+                    self._lose(rank, f"is stuck: no sign of life for {now - peer.heard:.0f} seconds")
+        selector.close()
+
+    def _hear(self, rank: int, selector: selectors.BaseSelector) -> None:
+        peer = self._peers[rank]
+        try:
+            found = peer.connection.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            found = b""
+        if not found:
+            selector.unregister(peer.connection)
+            peer.gone = True
+            if not peer.finished and not self._closed.is_set():
+                self._lose(rank, "is dead: its process has ended without a word")
+            return
+        peer.heard = time.monotonic()
+        *lines, peer.rest = (peer.rest + found).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if message == BYE:
+                peer.finished = peer.gone = True
+                selector.unregister(peer.connection)
+                return
+            if isinstance(message, dict):
+                self._lose(message["lost"], message["why"])
+                return
+
+    def _lose(self, rank: int, why: str) -> None:
+        if self.verdict is not None:
+            return
+        self._tell({"lost": rank, "why": why}, skip=rank)
+        self.verdict = f"{self._describe(rank)} {why}. This rank, {self.rank}, ends too; start the run again from its "
+        self.verdict += "last checkpoint (ckpt_path='last' finds it) once that is mended."
+        self._known.set()
+        log.error("%s", self.verdict)
+        threading.Thread(target=self._end, name="rank-watch-end", daemon=True).start()
+
+    def _end(self) -> None:
+        """End this process, unless it does so by itself: it may wait in a collective that never returns."""
+        if self._closed.wait(GRACE):
+            return
+        sys.stderr.write(f"[rank {self.rank}] {self.verdict}\n")
+        sys.stderr.flush()
+        self._end_children()
+        os._exit(1)
+
+    def _tell(self, message: Any, *, skip: int | None) -> None:
+        data = f"{json.dumps(message)}\n".encode()
+        with self._lock:
+            for rank, peer in self._peers.items():
+                if rank != skip and not peer.gone:
+                    with contextlib.suppress(OSError):  # Its end is noticed where it is listened to.
+                        peer.connection.send(data)
+
+
+class _Peer:
+    """A connection to another rank."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.heard = 0.0
+        self.rest = b""
+        self.finished = False
+        self.gone = False
