@@ -11,7 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from hetfed_lightning import BackboneAveraging, FederatedCallback, Federation, Participant, ParticipantGroup, Phase
+from hetfed_lightning import (
+    BackboneAveraging,
+    FederatedCallback,
+    FederatedDataModule,
+    Federation,
+    Participant,
+    ParticipantGroup,
+    Phase,
+)
+from hetfed_lightning.data import Examples
 from hetfed_lightning.lending import Loan
 from tests.federations import (
     Snapshots,
@@ -302,3 +311,25 @@ def test_a_move_keeps_shared_what_is_shared() -> None:
     assert not torch.equal(
         federation["s_00"].get_parameter("backbone.0.weight").double(), before["participants.s_00.backbone.0.weight"]
     )
+
+
+# Ten thousand
+
+
+@pytest.mark.slow
+def test_ten_thousand_participants_take_the_memory_of_their_heads(tmp_path: Path) -> None:
+    one = Participant(nn.Linear(784, 200), nn.Linear(200, 10), optimizer=sgd())
+    backbone, head = bytes_held(one.backbone), bytes_held(one.head)
+    federation = Federation({"s": ParticipantGroup(10_000, one)}, participation=0.01)
+    held = Held()
+    inputs, targets = torch.randn(8, 784), torch.arange(8)
+    same = Examples(inputs, targets)
+    sets = FederatedDataModule(dict.fromkeys(federation.participants, same), batch_size=4)
+    made = fit(federation, sets, 3, BackboneAveraging(), held)
+    assert held.opened == [101 * backbone + 10_000 * head] * 3
+    assert held.ended == [backbone + 10_000 * head] * 3
+    made.save_checkpoint(tmp_path / "many.ckpt")
+    assert (tmp_path / "many.ckpt").stat().st_size < 2 * backbone + 10_000 * (head + 4_000)
+    again = Federation({"s": ParticipantGroup(10_000, one)}, participation=0.01)
+    fit(again, sets, 4, BackboneAveraging(), held, ckpt_path=tmp_path / "many.ckpt")
+    assert held.ended[-1] == backbone + 10_000 * head
