@@ -12,6 +12,7 @@ from torch import nn
 
 from hetfed_lightning.backward import go_backward, is_heard
 from hetfed_lightning.callbacks.monitor import FederationMonitor
+from hetfed_lightning.checkpointing.compact import compact
 from hetfed_lightning.checkpointing.reading import name_faults
 from hetfed_lightning.checkpointing.resume import (
     check_architectures,
@@ -21,6 +22,7 @@ from hetfed_lightning.checkpointing.resume import (
     saved_participants,
     saved_round,
     settle_validation,
+    take_on_precision,
     take_up_round,
     without_poison,
 )
@@ -28,6 +30,7 @@ from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.evaluation import evaluate, owner_of, predict, skip_empty_validation
+from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.groups import ParticipantGroup, expanded
 from hetfed_lightning.guard import FiniteGuard, names_of_non_finite
 from hetfed_lightning.hooks import HandsOnHooks, check_hooks
@@ -39,12 +42,12 @@ from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.preflight import check_data, check_members, check_trainer
 from hetfed_lightning.roster import KeepsRoster
 from hetfed_lightning.rounds import RoundClock, federated_callbacks
+from hetfed_lightning.scaling import give_scales, skipped_steps
 from hetfed_lightning.seeding import seed_sample, stream_seed
 from hetfed_lightning.storage import LendsStorage
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.amp import GradScaler
     from torch.optim import Optimizer
 
 log = logging.getLogger(__name__)
@@ -66,9 +69,12 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             are drawn where the participants are made: call ``lightning.seed_everything`` before that.
         predict_with: Whose predictions ``Trainer.predict`` gives: a participant, ``"student"``, or None for the
             student where there is one and every participant on its own test set where there is none.
+        engine: What trains participants of one architecture: ``"sequential"`` one after another, ``"vmap"`` or
+            ``"batched"`` (chains of linear layers) all at once where that is possible, ``"auto"`` whichever is
+            fastest on the first batch.
 
     Raises:
-        ValueError: If there is no participant, a name is unusable, or ``participation`` is out of range.
+        ValueError: If there is no participant, a name is unusable, or a setting is out of its range.
     """
 
     trained_in_this_process = False
@@ -82,6 +88,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         participation: float = 1.0,
         seed: int = 0,
         predict_with: str | None = None,
+        engine: EngineName = "auto",
     ) -> None:
         super().__init__()
         members = expanded(participants)
@@ -102,6 +109,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         self.student = student
         if student is not None:
             student.attach(STUDENT, self)
+        self.fleets = Fleets(engine)
         self.guard = FiniteGuard()
         self.local: dict[str, LocalOptimization] = {}
         self.bytes_up = 0
@@ -113,13 +121,17 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         self._saved_steps: dict[str, int] = {}
         self._saved: dict[str, Any] = {}
         self._before_validation = False
-        self._backward_is_heard = True
+        self.backward_is_heard = True
         self.opened_round = -1
         self.round_is_open = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Optimizers belong to a run; every fit makes new ones.
-        return dict(super().__getstate__()) | {"local": {}, "current_batch": None}
+        return dict(super().__getstate__()) | {
+            "local": {},
+            "current_batch": None,
+            "fleets": Fleets(self.fleets.wanted),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Become the host of the copied participants, whose own reference stayed with the original."""
@@ -205,6 +217,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             self._saved = {}
             self._before_validation = False
             self.logbook.forget_rows()
+            self.fleets.forget()
             self.roster.begin()
         name_faults(self.trainer)
         for participant in self.everyone().values():
@@ -230,7 +243,8 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         check_data(self, self.federated_data)
         for callback in federated_callbacks(self.trainer):
             callback.prepare(self.trainer, self)
-        self._backward_is_heard = is_heard(self.trainer)
+        self.backward_is_heard = is_heard(self.trainer)
+        give_scales(self.local, self.trainer.precision_plugin, self._saved.get("scales", {}))
         super().on_fit_start()
 
     def on_train_start(self) -> None:
@@ -268,7 +282,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One local step of every participant that has a batch, each backward and step before the next."""
-        for name, own in batch.items():
+        for name, own in self.fleets.train(self, batch, batch_idx).items():
             take_local_step(self, name, own, batch_idx)
         self.logbook.write_steps(self.trainer)
         # Lightning counts optimizer steps; for loggers, max_steps and checkpoints a federation's step is a batch.
@@ -278,17 +292,12 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
 
     def backward_of(self, participant: Participant, loss: Tensor) -> None:
         """A participant's backward pass, with everything that ``manual_backward`` does."""
-        go_backward(self.trainer, participant, loss, heard=self._backward_is_heard)
-
-    @property
-    def scaler(self) -> GradScaler | None:
-        """What scales losses in half precision, None where nothing does."""
-        return getattr(self.trainer.precision_plugin, "scaler", None)
+        go_backward(self.trainer, participant, loss, heard=self.backward_is_heard)
 
     def finish_local_work(self) -> None:
         """Step on gradients that an incomplete accumulation left."""
         for name in self.active_names(self.current_round):
-            self.local[name].finish(self.scaler)
+            self.local[name].finish()
 
     def inspect(self, *, losses: bool = False) -> None:
         """Take participants out of the round whose weights are not finite.
@@ -300,7 +309,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             RuntimeError: If nobody is left.
         """
         looked_at = [*self.contributors(), *([] if self.student is None else [STUDENT])]
-        for name in names_of_non_finite({name: self[name].state_dict().values() for name in looked_at}):
+        for name in names_of_non_finite({name: self[name].view_of().values() for name in looked_at}):
             self.quarantine(name, "its weights are not finite")
         if losses:
             noted = self.logbook.ledgers["train"].noted
@@ -317,6 +326,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
     def quarantine(self, name: str, reason: str) -> None:
         """Leave a participant out of the rest of this round, back in the state it began it with."""
         self.guard.quarantine(name, self[name], self.local[name].optimizers, self.current_round, reason)
+        self.local[name].restart_scale()
 
     def close_round(self) -> None:
         """Log what was counted and what the participants noted, reduced once."""
@@ -326,6 +336,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
         }
+        figures |= skipped_steps(self.local)
         self.log_round({f"federation/{name}": float(value) for name, value in figures.items()})
         self._publish("train")
         self.round_is_open = False
@@ -352,6 +363,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
 
     def teardown(self, stage: str) -> None:
         """Tell the participants, and end worker processes."""
+        self.fleets.disband()
         super().teardown(stage)
         self.roster.end()
         self.close_loader()
@@ -429,9 +441,9 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
 
     # What a participant asks of its host
 
-    def optimizers_of(self, participant: Participant) -> list[Optimizer]:
-        """The participant's own optimizers."""
-        return self.local[cast("str", participant.name)].optimizers
+    def optimizers_of(self, participant: Participant, *, scaled: bool = False) -> list[Optimizer]:
+        """The participant's own optimizers; if ``scaled``, as they step by hand in half precision."""
+        return self.local[cast("str", participant.name)].handed_out(scaled=scaled)
 
     def schedulers_of(self, participant: Participant) -> list[Any]:
         """The participant's own schedulers."""
@@ -455,13 +467,16 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             # A scheduler may follow one that was logged in the round, before a checkpoint inside it.
             "metrics": {key: float(value) for key, value in self.trainer.callback_metrics.items()},
             "own": own_parts(self.everyone()),
+            "engines": dict(self.fleets.chosen),
         }
         without_poison(checkpoint, self)
+        compact(checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another federation's checkpoint by name; bring a reordered one into this order."""
         restore_by_name(checkpoint, list(self.everyone()))
         check_architectures(checkpoint, self)
+        take_on_precision(self)
         if self._trainer is not None and is_fitting(self.trainer):
             self._before_validation = resume_where_it_stood(checkpoint, self.trainer)
         saved = self._saved = checkpoint["federation"]
@@ -469,6 +484,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             self[name].on_load_checkpoint(part)
         self._scheduled_rounds = saved["scheduled_rounds"]
         self._saved_steps = saved["steps"]
+        self.fleets.chosen = dict(saved.get("engines", {}))
         for name, steps in self._saved_steps.items():
             if name in self.local:
                 self.local[name].progress = steps

@@ -60,7 +60,7 @@ class FiniteGuard:
         """
         self.quarantined = {}
         spare = [self._safe.pop(name) for name in list(self._safe) if name not in participants]
-        states = {name: participant.state_dict() for name, participant in participants.items()}
+        states = {name: participant.view_of() for name, participant in participants.items()}
         unsafe = names_of_non_finite({name: state.values() for name, state in states.items()})
         for name, state in states.items():
             if name not in unsafe:

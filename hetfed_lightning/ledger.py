@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
@@ -46,6 +46,13 @@ class _Entry:
 
 
 @dataclass(frozen=True)
+class _Row:
+    keys: tuple[str, ...]
+    values: Tensor
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Reduced:
     """One value at the end of a round, and where its owner wanted it shown."""
 
@@ -79,6 +86,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = defaultdict(_Entry)
+        self._rows: list[_Row] = []
 
     def record(
         self,
@@ -99,20 +107,45 @@ class Ledger:
             entry.metric = value
             return
         if not isinstance(value, Tensor):
-            value = torch.tensor(float(value))
+            value = torch.tensor(float(value), dtype=torch.float64)  # The default is half in "bf16-true".
         if value.numel() != 1:
             raise ValueError(f"{key}: expected a number to log, got a tensor of shape {tuple(value.shape)}.")
         entry.values.append(value.detach() if value.ndim == 0 else value.detach().reshape(()))
         entry.weights.append(weight)
 
+    def record_row(self, keys: tuple[str, ...], values: Tensor, weights: Sequence[float]) -> None:
+        """Note one value under each of several keys, whose means are wanted.
+
+        Args:
+            keys: K of them.
+            values: Shape ``(K,)``.
+            weights: K of them.
+        """
+        self._rows.append(_Row(keys, values.detach(), tuple(weights)))
+
+    def _enter_rows(self) -> None:
+        """Turn rows into entries, a column each."""
+        rows, self._rows = self._rows, []
+        columns: dict[tuple[str, ...], list[_Row]] = defaultdict(list)
+        for row in rows:
+            columns[row.keys].append(row)
+        for keys, same in columns.items():
+            values = torch.stack([row.values for row in same], dim=1)
+            for place, key in enumerate(keys):
+                entry = self._entries[key]
+                entry.values.append(values[place])
+                entry.weights.extend(row.weights[place] for row in same)
+
     def reduce(self) -> dict[str, Reduced]:
         """Every value noted since the last call, reduced; the ledger is empty afterwards."""
+        self._enter_rows()
         reduced = {key: Reduced(_value_of(entry), entry.prog_bar, entry.logger) for key, entry in self._entries.items()}
         self._entries.clear()
         return reduced
 
     def state_dict(self) -> dict[str, Any]:
         """What has been noted since the last reduction, but for metrics, which keep their own counts."""
+        self._enter_rows()
         return {
             key: {
                 "values": _stacked(entry),
@@ -133,12 +166,13 @@ class Ledger:
 
     def noted(self, key: str) -> list[Tensor]:
         """All values noted under ``key`` as one tensor; empty when there is none."""
+        self._enter_rows()
         entry = self._entries.get(key)
         return [] if entry is None or not entry.values else [_stacked(entry)]
 
 
 def _stacked(entry: _Entry) -> Tensor:
-    return torch.stack(entry.values).double()
+    return torch.cat([torch.atleast_1d(values) for values in entry.values]).double()
 
 
 def _value_of(entry: _Entry) -> float:

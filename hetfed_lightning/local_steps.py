@@ -31,7 +31,8 @@ def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: in
         seed_sample(seed)  # Code of the user's may draw from NumPy or `random`.
     seed_torch(seed, federation.device)
     try:
-        _step(federation, participant, batch, batch_idx)
+        with federation.local[name].scaled(federation.trainer.precision_plugin):
+            _step(federation, participant, batch, batch_idx)
     except Exception as error:
         error.add_note(f"{participant.label}, round {round_index}, batch {batch_idx}")
         raise
@@ -43,12 +44,12 @@ def _step(federation: Federation, participant: Participant, batch: Any, batch_id
     participant.on_train_batch_start(batch, batch_idx)
     output = participant.training_step(batch, batch_idx)
     if not participant.automatic_optimization:
-        local.landed += 1
+        local.count_step()
     else:
         loss = output.get("loss") if isinstance(output, Mapping) else output
         if loss is not None:
             for callback in federated_callbacks(federation.trainer):
                 term = callback.local_loss(federation, participant, batch_idx)
                 loss = loss if term is None else loss + term
-            local.descend(loss, federation.backward_of, federation.scaler)
+            local.descend(loss, federation.backward_of)
     participant.on_train_batch_end(output, batch, batch_idx)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,15 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from hetfed_lightning.precision import warn_of_vanishing_eps
+from hetfed_lightning.scaling import LossScale, ScaledOptimizer, scaled_by
+
 if TYPE_CHECKING:
-    from torch.amp import GradScaler
+    from lightning.pytorch.plugins.precision import Precision
 
     from hetfed_lightning.participant import Participant
+
+_NOTHING = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,18 @@ class LocalOptimization:
         participant: Whose parameters they are.
         optimizers: In the order of ``configure_optimizers``.
         schedules: The schedulers.
+        scale: What its losses are scaled by in half precision; None where they are not.
         landed: Optimizer steps in this round that changed the weights.
+        skipped: Steps in this round that did not, since a gradient was infinite.
     """
 
     participant: Participant
     optimizers: list[Optimizer]
     schedules: list[Schedule]
+    scale: LossScale | None = None
     landed: int = 0
+    skipped: int = 0
+    _scaled: list[Any] = field(default_factory=list, init=False)
     _pending: int = field(default=0, init=False)
     _steps: int = field(default=0, init=False)
 
@@ -78,67 +89,98 @@ class LocalOptimization:
             )
         for optimizer in optimizers:
             optimizer.zero_grad()
+            warn_of_vanishing_eps(optimizer, participant.label)
         return cls(participant, optimizers, schedules)
 
     def open_round(self) -> None:
         """Begin to count."""
-        self.landed = 0
+        self.landed = self.skipped = 0
         self._pending = 0
 
     def round_state(self) -> dict[str, Any]:
         """Where it stands in the round: steps that landed, and gradients that wait for an accumulation to end."""
         waiting = self.participant.named_parameters() if self._pending else ()
         gradients = {key: parameter.grad.detach() for key, parameter in waiting if parameter.grad is not None}
-        return {"landed": self.landed, "pending": self._pending, "gradients": gradients}
+        return {"landed": self.landed, "skipped": self.skipped, "pending": self._pending, "gradients": gradients}
 
     def load_round_state(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`round_state` was taken."""
-        self.landed, self._pending = state["landed"], state["pending"]
+        self.landed, self.skipped, self._pending = state["landed"], state.get("skipped", 0), state["pending"]
         parameters = dict(self.participant.named_parameters())
         for key, gradient in state["gradients"].items():
             parameters[key].grad = gradient.to(parameters[key].device, copy=True)
 
-    def descend(
-        self, loss: Tensor, backward: Callable[[Participant, Tensor], None], scaler: GradScaler | None = None
-    ) -> None:
+    def descend(self, loss: Tensor, backward: Callable[[Participant, Tensor], None]) -> None:
         """Backward, and a step once enough batches have been accumulated."""
         batches = self.participant.accumulate_grad_batches
         backward(self.participant, loss if batches == 1 else loss / batches)
         self._pending += 1
         if self._pending == batches:
-            self.step(scaler)
+            self.step()
 
-    def finish(self, scaler: GradScaler | None = None) -> None:
+    def finish(self) -> None:
         """Step on what is left of an incomplete accumulation."""
         if self._pending:
-            self.step(scaler)
+            self.step()
 
-    def step(self, scaler: GradScaler | None = None) -> None:
-        """Unscale, clip, step, clear. A step that the scaler skips (an infinite gradient) counts as none."""
+    def step(self) -> None:
+        """Unscale, clip, step, clear. A step that the scale skips (an infinite gradient) counts as none."""
         self._pending = 0
-        participant = self.participant
+        participant, scale = self.participant, self.scale
         for optimizer in self.optimizers:
-            if scaler is not None:
-                scaler.unscale_(optimizer)
+            if scale is not None:
+                scale.unscale_(optimizer)
             participant.on_before_optimizer_step(optimizer)
             if participant.gradient_clip_val is not None:
                 clip_grad_norm_(_parameters(optimizer), participant.gradient_clip_val)
-            if scaler is None:
+            if scale is None:
                 optimizer.step()
             else:
-                scale = scaler.get_scale()
-                scaler.step(optimizer)
-                scaler.update()
-                if scaler.get_scale() < scale:
-                    optimizer.zero_grad()
-                    return
+                scale.step(optimizer)
             participant.on_before_zero_grad(optimizer)
             optimizer.zero_grad()
-        self.landed += 1
+        if self.count_step():
+            self.follow_step()
+
+    def follow_step(self) -> bool:
+        """After a step that landed: step what is scheduled by steps.
+
+        Returns:
+            Whether anything was.
+        """
         self._steps += 1
-        for schedule in self.schedules:
-            if schedule.interval == "step" and not schedule.follows_metric and self._steps % schedule.frequency == 0:
-                schedule.scheduler.step()
+        due = [
+            schedule
+            for schedule in self.schedules
+            if schedule.interval == "step" and not schedule.follows_metric and self._steps % schedule.frequency == 0
+        ]
+        for schedule in due:
+            schedule.scheduler.step()
+        return bool(due)
+
+    def count_step(self) -> bool:
+        """Count the step just made among those that landed or those that the scale skipped; whether it landed."""
+        landed = self.scale is None or self.scale.has_landed()
+        self.landed += landed
+        self.skipped += not landed
+        return landed
+
+    def handed_out(self, *, scaled: bool) -> list[Optimizer]:
+        """The optimizers for stepping by hand; if ``scaled``, they mind the loss scale where there is one."""
+        if self.scale is None or not scaled:
+            return self.optimizers
+        if not self._scaled:
+            self._scaled = [ScaledOptimizer(optimizer, self.scale) for optimizer in self.optimizers]
+        return self._scaled
+
+    def scaled(self, precision: Precision) -> AbstractContextManager[None]:
+        """A context in which the trainer's precision plugin scales by this participant's scale, if by any."""
+        return _NOTHING if self.scale is None else scaled_by(self.scale, precision)
+
+    def restart_scale(self) -> None:
+        """Begin again at the initial scale, where there is one: numbers that ran away have brought it down."""
+        if self.scale is not None:
+            self.scale.restart()
 
     def end_epoch(self, round_index: int, metrics: Mapping[str, Any]) -> None:
         """Step what is scheduled by rounds.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -16,10 +17,10 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from hetfed_lightning.checkpointing.reading import read_checkpoint
+from hetfed_lightning.compilation import compile_backbone, settings_of
 from hetfed_lightning.lending import Borrower
+from hetfed_lightning.precision import converted, default_optimizer
 from hetfed_lightning.tasks import Task, TaskName, as_task
-
-DEFAULT_LEARNING_RATE = 1e-3
 
 STUDENT = "student"
 """Name of the unified model in logs and checkpoints."""
@@ -37,8 +38,8 @@ class Host(Protocol):
     def log_for(self, participant: Participant, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Record ``value`` under the participant's name; the rest as ``LightningModule.log`` takes it."""
 
-    def optimizers_of(self, participant: Participant) -> list[Optimizer]:
-        """The participant's optimizers, in the order it configured them."""
+    def optimizers_of(self, participant: Participant, *, scaled: bool = False) -> list[Optimizer]:
+        """The participant's optimizers, in the order it configured them; if ``scaled``, minding its loss scale."""
 
     def schedulers_of(self, participant: Participant) -> list[Any]:
         """The participant's learning-rate schedulers."""
@@ -56,7 +57,8 @@ class Participant(Borrower, L.LightningModule):
         head: Maps features to outputs ``(B, C)``; None where the backbone gives the outputs.
         shared: Which keys of ``state_dict`` may be averaged: names, prefixes up to a dot, or fnmatch patterns.
             ``("backbone",)`` is FedPer, ``("head",)`` LG-FedAvg, ``("*",)`` FedAvg, ``()`` shares nothing.
-        optimizer: Called with the trainable parameters; None stands for Adam with learning rate 1e-3.
+        optimizer: Called with the trainable parameters; None stands for Adam with learning rate 1e-3 (and, for
+            parameters in float16, ``eps`` 1e-3).
         lr_scheduler: Called with the optimizer. One that needs a metric sets ``monitor`` in
             ``configure_optimizers`` or is Lightning's ``ReduceLROnPlateau``.
         lr_scheduler_interval: ``"epoch"`` steps it once a round, ``"step"`` after each optimizer step.
@@ -68,6 +70,8 @@ class Participant(Borrower, L.LightningModule):
         step_budget: At most this many batches in a round; None for no limit.
         gradient_clip_val: Largest norm of its gradients; None for no clipping.
         accumulate_grad_batches: Batches per optimizer step, at least 1.
+        compile: Whether a fit runs the backbone through ``torch.compile``, or settings for it such as
+            ``{"mode": "max-autotune"}``. A subclass with an ``on_fit_start`` calls that of its base.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -90,6 +94,7 @@ class Participant(Borrower, L.LightningModule):
         step_budget: int | None = None,
         gradient_clip_val: float | None = None,
         accumulate_grad_batches: int = 1,
+        compile: bool | dict[str, Any] = False,  # noqa: A002 - as torch calls it
     ) -> None:
         super().__init__()
         if isinstance(shared, str):
@@ -122,8 +127,10 @@ class Participant(Borrower, L.LightningModule):
         self.step_budget = step_budget
         self.gradient_clip_val = gradient_clip_val
         self.accumulate_grad_batches = accumulate_grad_batches
+        self.compile_settings = settings_of(compile)
         self._name: str | None = None
         self._host: weakref.ref[Host] | None = None
+        self.register_state_dict_post_hook(_own_memory)  # type: ignore[no-untyped-call]
         # Metrics are made at their first use and kept out of the module tree: they belong to no state.
         self._metrics: dict[str, dict[str, Metric]] = {}
 
@@ -146,6 +153,11 @@ class Participant(Borrower, L.LightningModule):
         return inputs if target is None else (inputs, target)
 
     # Training and evaluation
+
+    def on_fit_start(self) -> None:
+        """Compile the backbone, if ``compile`` asks for it."""
+        if self.compile_settings is not None:
+            compile_backbone(self.backbone, self.compile_settings, self.label, self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """Supervised loss of one batch of the participant's own data."""
@@ -175,12 +187,15 @@ class Participant(Borrower, L.LightningModule):
         """Probabilities (values in a regression) for raw inputs, in evaluation mode.
 
         Args:
-            inputs: A batch as the participant's own data set has it, before ``transform``; on any device.
+            inputs: A batch as the participant's own data set has it, before ``transform``; on any device, in any
+                precision.
         """
         training = self.training
         self.eval()
         try:
-            outputs = self(self.transformed(self.transfer_batch_to_device(inputs, self.device, 0)))
+            dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+            inputs = converted(self.transfer_batch_to_device(inputs, self.device, 0), dtype)
+            outputs = self(self.transformed(inputs))
         finally:
             self.train(training)
         return self.task.predictions(outputs)
@@ -200,7 +215,10 @@ class Participant(Borrower, L.LightningModule):
         """The task's metrics for ``stage`` on the data now seen (own or everyone's)."""
         key = f"{stage}/{self.scope}"
         if key not in self._metrics:
-            self._metrics[key] = self.task.metrics(width)
+            made = self.task.metrics(width)
+            if torch.get_default_dtype().itemsize < 4:  # In "bf16-true" new tensors have 8 bits: 256 + 1 is 256.
+                made = {name: metric.set_dtype(torch.float32) for name, metric in made.items()}
+            self._metrics[key] = made
         return {name: metric.to(self.device) for name, metric in self._metrics[key].items()}
 
     # Optimizers
@@ -215,7 +233,7 @@ class Participant(Borrower, L.LightningModule):
         if not parameters:
             raise ValueError(f"{self.label}: it has no parameter that requires a gradient, so nothing can be trained.")
         factory = self.optimizer_factory
-        optimizer = torch.optim.Adam(parameters, lr=DEFAULT_LEARNING_RATE) if factory is None else factory(parameters)
+        optimizer = default_optimizer(parameters) if factory is None else factory(parameters)
         if self.lr_scheduler_factory is None:
             return optimizer
         scheduler = self.lr_scheduler_factory(optimizer)
@@ -225,11 +243,11 @@ class Participant(Borrower, L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        """This participant's own optimizer, or the list of them."""
+        """This participant's own optimizer, or the list of them; those of torch itself without ``use_pl_optimizer``."""
         host = self.host
         if host is None:
             return super().optimizers(use_pl_optimizer)
-        own = host.optimizers_of(self)
+        own = host.optimizers_of(self, scaled=use_pl_optimizer)
         return own[0] if len(own) == 1 else own
 
     def lr_schedulers(self) -> Any:
@@ -263,10 +281,10 @@ class Participant(Borrower, L.LightningModule):
         parameters = {name for name, _ in self.named_parameters(remove_duplicate=False)}
         return set(self.state_dict(keep_vars=True)) - parameters
 
-    def view_of(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """The tensors under ``keys`` themselves, detached: they change with the participant."""
-        state = self.state_dict()
-        return {key: state[key] for key in keys}
+    def view_of(self, keys: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """The tensors under ``keys`` (all if None) themselves, detached: they change with the participant."""
+        state = self.state_dict(keep_vars=True)
+        return {key: state[key].detach() for key in (state if keys is None else keys)}
 
     def state_of(self, keys: Iterable[str]) -> dict[str, Tensor]:
         """Detached copies of the tensors under ``keys``."""
@@ -334,6 +352,8 @@ class Participant(Borrower, L.LightningModule):
         state = dict(super().__getstate__())
         state["_host"] = None
         state["_metrics"] = {}
+        if any(_is_part(parameter) for parameter in self.parameters()):
+            state["_modules"] = deepcopy(state["_modules"])
         return state
 
     @classmethod
@@ -390,6 +410,21 @@ def participant_state(state: Mapping[str, Tensor], name: str | None, source: str
         raise ValueError(f"{source} has no participant {name!r}; it has {', '.join(names) or 'none'}.")
     prefix = "student." if name == STUDENT else f"participants.{name}."
     return {key.removeprefix(prefix): tensor.clone() for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def _is_part(tensor: Tensor) -> bool:
+    """Whether a tensor lies in memory that holds more than itself, as that of a fleet's member does."""
+    return tensor.untyped_storage().nbytes() > tensor.nbytes
+
+
+def _own_memory(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Copy what lies in memory shared with others: a view, once saved, brings everyone's weights along."""
+    del module
+    if prefix:
+        return  # It is the federation's state, which is everyone's.
+    for key, value in state.items():
+        if type(value) is Tensor and _is_part(value):
+            state[key] = value.clone()
 
 
 def split_batch(batch: Any) -> tuple[Any, Any]:

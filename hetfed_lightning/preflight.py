@@ -190,7 +190,7 @@ def outputs_of(participant: Participant, inputs: Any, what: str) -> Tensor:
     training = participant.training
     participant.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), participant.trainer.precision_plugin.forward_context():
             outputs = participant(participant.transformed(_as_trained(participant, inputs)))
     except Exception as error:
         hint = ""
@@ -237,7 +237,7 @@ def _check_last_batch(participant: Participant, source: Source) -> None:
     inputs, _ = split_batch(first_batch(source.dataset))
     network = nn.ModuleList([deepcopy(participant.backbone), deepcopy(participant.head)]).train()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), participant.trainer.precision_plugin.forward_context():
             network[1](network[0](participant.transformed(_as_trained(participant, inputs))))
     except ValueError as error:
         raise ValueError(

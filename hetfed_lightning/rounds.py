@@ -3,7 +3,7 @@
 A round is a Lightning epoch. Its local steps run in ``Federation.training_step``; everything that participants
 do *together* happens in the callbacks of this file's events:
 
-1. ``on_round_start``: newcomers receive the shared state, anchors and snapshots are taken.
+1. ``on_round_start``: newcomers receive the shared state, anchors and snapshots are taken; fleets are seated.
 2. local steps, each of which may add terms to its loss by ``local_loss``.
 3. ``on_round_end`` at the last ``on_train_batch_end``, by :class:`Phase`: distillation, then averaging, then
    monitoring. Participants whose state is not finite are left out before each phase.
@@ -54,6 +54,11 @@ class FederatedCallback(L.Callback):
     def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Instead of ``on_round_start`` when a checkpoint taken inside the round is resumed."""
 
+    def adds_to_loss(self, federation: Federation) -> bool:
+        """Whether :meth:`local_loss` may add something in this round; whoever hears it trains by itself."""
+        del federation
+        return type(self).local_loss is not FederatedCallback.local_loss
+
     def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
         """A scalar to add to the loss of this local step, or None."""
 
@@ -88,6 +93,7 @@ class RoundClock(L.Callback):
         for callback in federated_callbacks(trainer):
             event = callback.on_round_resume if resumed else callback.on_round_start
             event(trainer, federation, round_index)
+        federation.fleets.open_round(federation, federation.active_names(round_index))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Close the round at its last batch."""

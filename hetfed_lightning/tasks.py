@@ -21,6 +21,7 @@ from torchmetrics.classification import (
 from torchmetrics.utilities.data import dim_zero_cat
 
 from hetfed_lightning.distillation import OutputKind, distillation_loss, soften
+from hetfed_lightning.distillation.outputs import at_least_float32
 
 TaskName = Literal["multiclass", "binary", "multilabel", "regression"]
 
@@ -53,7 +54,21 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Supervised loss, a scalar: the mean over the batch."""
+        """Supervised loss, a scalar in float32 at least: the mean over the batch."""
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of each example and its weight: :meth:`loss` is the sum of the ones over the sum of the others.
+
+        A task of one's own need not have it; without, its participants train one after another.
+
+        Args:
+            outputs: Shape ``(B, C)``.
+            target: Of B examples.
+
+        Returns:
+            Losses times weights, shape ``(B,)``, and the weights, shape ``(B,)``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no loss by example.")
 
     @abstractmethod
     def default_metrics(self, width: int) -> dict[str, Metric]:
@@ -71,11 +86,11 @@ class Task(nn.Module, ABC):
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """What metrics and users see: probabilities, or values in a regression."""
-        return soften(outputs.float() if outputs.dtype in {torch.float16, torch.bfloat16} else outputs, 1.0, self.kind)
+        return soften(outputs, 1.0, self.kind)
 
     def metric_target(self, target: Tensor) -> Tensor:
-        """Targets in the shape of :meth:`predictions`."""
-        return target
+        """Targets in the shape of :meth:`predictions`, and like them in float32 at least."""
+        return at_least_float32(target) if target.is_floating_point() else target
 
     def distillation_loss(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """Loss against an ensemble's softened targets, of the size that its temperature asks for."""
@@ -114,9 +129,19 @@ class MulticlassTask(Task):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of logits ``(B, C)`` and classes ``(B,)``."""
-        weights = self.get_buffer("class_weights") if self.class_weights is not None else None
-        weights = weights if weights is None else weights.to(outputs.dtype)
+        outputs = at_least_float32(outputs)
+        weights = self._weights(outputs.dtype)
         return F.cross_entropy(outputs, target, weights, label_smoothing=self.label_smoothing)
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropies of logits ``(B, C)`` and classes ``(B,)``, and the weights of those classes."""
+        outputs = at_least_float32(outputs)
+        weights, smoothing = self._weights(outputs.dtype), self.label_smoothing
+        losses = F.cross_entropy(outputs, target, weights, label_smoothing=smoothing, reduction="none")
+        return losses, torch.ones_like(losses) if weights is None else weights[target]
+
+    def _weights(self, dtype: torch.dtype) -> Tensor | None:
+        return None if self.class_weights is None else self.get_buffer("class_weights").to(dtype)
 
     def default_metrics(self, width: int) -> dict[str, Metric]:
         """Share of examples classified rightly."""
@@ -156,9 +181,20 @@ class BinaryTask(Task):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy of logits ``(B, 1)`` or ``(B,)``."""
-        logits = _flat(outputs)
-        weight = None if self.positive_weight is None else logits.new_tensor(self.positive_weight)
-        return F.binary_cross_entropy_with_logits(logits, _flat(target).to(logits.dtype), pos_weight=weight)
+        logits = _flat(at_least_float32(outputs))
+        return F.binary_cross_entropy_with_logits(
+            logits, _flat(target).to(logits.dtype), pos_weight=self._weight(logits)
+        )
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Binary cross-entropies of logits ``(B, 1)`` or ``(B,)``."""
+        logits = at_least_float32(outputs).reshape(len(outputs))
+        wanted = target.reshape(len(outputs)).to(logits.dtype)
+        losses = F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=self._weight(logits), reduction="none")
+        return losses, torch.ones_like(losses)
+
+    def _weight(self, logits: Tensor) -> Tensor | None:
+        return None if self.positive_weight is None else logits.new_tensor(self.positive_weight)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Probability of the positive class, shape ``(B,)``."""
@@ -196,7 +232,14 @@ class MultilabelTask(Task):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy, the mean over examples and labels."""
+        outputs = at_least_float32(outputs)
         return F.binary_cross_entropy_with_logits(outputs, target.to(outputs.dtype))
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Binary cross-entropies, the mean over labels."""
+        outputs = at_least_float32(outputs)
+        losses = F.binary_cross_entropy_with_logits(outputs, target.to(outputs.dtype), reduction="none").mean(1)
+        return losses, torch.ones_like(losses)
 
     def default_metrics(self, width: int) -> dict[str, Metric]:
         """Accuracy and F1 over all labels."""
@@ -225,7 +268,14 @@ class RegressionTask(Task):
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Mean squared error."""
+        outputs = at_least_float32(outputs)
         return F.mse_loss(outputs, target.reshape(outputs.shape).to(outputs.dtype))
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared errors, the mean over columns."""
+        outputs = at_least_float32(outputs)
+        losses = (outputs - target.reshape(outputs.shape).to(outputs.dtype)).square().reshape(len(outputs), -1).mean(1)
+        return losses, torch.ones_like(losses)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Values, ``(B,)`` where there is one per example."""
@@ -233,7 +283,7 @@ class RegressionTask(Task):
 
     def metric_target(self, target: Tensor) -> Tensor:
         """Targets, ``(B,)`` where there is one value per example."""
-        return _flat(target)
+        return _flat(super().metric_target(target))
 
     def default_metrics(self, width: int) -> dict[str, Metric]:
         """Coefficient of determination and mean absolute error."""

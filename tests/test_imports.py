@@ -44,6 +44,8 @@ RULES = [
     Rule("layers", PLAIN, only=("torch",)),
     Rule("backbones", PLAIN, only=("torch", f"{PACKAGE}.layers")),
     Rule("heads", PLAIN, only=("torch", f"{PACKAGE}.layers")),
+    Rule("compilation", "it compiles modules of any kind, with or without a federation", only=("torch",)),
+    Rule("precision", "it speaks of parameters and optimizers alone", only=("torch",)),
     Rule(
         "participant",
         "a participant is a LightningModule that also trains alone",
@@ -53,6 +55,11 @@ RULES = [
         "data",
         "data is read and divided without knowing who learns from it",
         never=(f"{PACKAGE}.federation", f"{PACKAGE}.callbacks", f"{PACKAGE}.participant"),
+    ),
+    Rule(
+        "fleets",
+        "an engine computes for participants that it is given, and decides nothing in a round",
+        never=(f"{PACKAGE}.federation", f"{PACKAGE}.callbacks", f"{PACKAGE}.cli", f"{PACKAGE}.logbook"),
     ),
     Rule("", "it does not load beside the CPU build of torch 2.13", never=("torchvision",)),
 ]

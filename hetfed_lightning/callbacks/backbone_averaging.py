@@ -16,6 +16,7 @@ from hetfed_lightning.aggregation import AggregationFunction, AggregationRule, c
 from hetfed_lightning.callbacks.shared_states import SharedStates
 from hetfed_lightning.callbacks.sharing import SharingGroup, sharing_groups, sharing_report, split_layers
 from hetfed_lightning.data.names import of_member
+from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.metrics import payload_bytes, state_divergence
 from hetfed_lightning.rounds import FederatedCallback, Phase
@@ -142,7 +143,7 @@ class BackboneAveraging(FederatedCallback):
                         f"weighting: no weight for participant {name!r}; it has {', '.join(self.weighting)}."
                     )
         personal = {
-            name: {key: tensor for key, tensor in participant.state_dict().items() if key not in states[name]}
+            name: {key: tensor for key, tensor in participant.view_of().items() if key not in states[name]}
             for name, participant in federation.members().items()
         }
         self.report = sharing_report(states, personal, self.groups)
@@ -153,7 +154,7 @@ class BackboneAveraging(FederatedCallback):
         self._server_states, self._servers = self.state_dict()["servers"], {}
 
     def _shareable(self, participant: Participant) -> dict[str, Tensor]:
-        state = participant.state_dict()
+        state = participant.view_of()
         left_out = set() if self.buffers == "average" else participant.buffer_keys()
         return {key: state[key] for key in participant.shared_keys() if key not in left_out}
 
@@ -202,14 +203,19 @@ class BackboneAveraging(FederatedCallback):
                 parameters = dict(federation[name].named_parameters())
                 self._anchors[name] += [(parameters[key], shared[key]) for key in group.keys if key in parameters]
 
+    def adds_to_loss(self, federation: Federation) -> bool:
+        """Whether there is a proximal term."""
+        del federation
+        return self.proximal > 0
+
     def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
         """FedProx's proximal term."""
         del federation, batch_idx
         anchors = self._anchors.get(participant.name or "")
         if not self.proximal or not anchors:
             return None
-        distance = torch.stack([(parameter - anchor).square().sum() for parameter, anchor in anchors]).sum()
-        return self.proximal / 2 * distance
+        changes = [at_least_float32(parameter - anchor) for parameter, anchor in anchors]
+        return self.proximal / 2 * torch.stack([change.square().sum() for change in changes]).sum()
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Aggregate each group and give the result to all of it who have joined."""
@@ -321,10 +327,13 @@ class BackboneAveraging(FederatedCallback):
 
 
 class _Server:
-    """A torch optimizer on the shared parameters, whose gradient is the averaged change with its sign turned."""
+    """A torch optimizer on the shared parameters, whose gradient is the averaged change with its sign turned.
+
+    It computes in float32 at least: half precision has no room for its averages of gradients and their squares.
+    """
 
     def __init__(self, state: Mapping[str, Tensor], factory: OptimizerCallable) -> None:
-        self.parameters = {key: nn.Parameter(tensor.clone()) for key, tensor in state.items()}
+        self.parameters = {key: nn.Parameter(at_least_float32(tensor).clone()) for key, tensor in state.items()}
         self.optimizer = factory(list(self.parameters.values()))
 
     @torch.no_grad()
@@ -333,4 +342,6 @@ class _Server:
             parameter.copy_(previous[key])
             parameter.grad = parameter - aggregate[key]
         self.optimizer.step()
-        return {key: parameter.detach().clone() for key, parameter in self.parameters.items()}
+        return {
+            key: parameter.detach().to(previous[key].dtype, copy=True) for key, parameter in self.parameters.items()
+        }

@@ -9,6 +9,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from hetfed_lightning.distillation import Ensemble, MeanProbabilities, Teachers, check_temperature
+from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
 from hetfed_lightning.optimization import LocalOptimization
@@ -175,6 +176,11 @@ class EnsembleDistillation(FederatedCallback):
             self._targets = self._ask(trainer, federation, teachers, round_index)
             federation.bytes_down += payload_bytes(self._targets) * len(federation.active_names(round_index))
 
+    def adds_to_loss(self, federation: Federation) -> bool:
+        """Whether the participants learn from each other in their local steps of this round."""
+        del federation
+        return self._targets is not None
+
     def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
         """The distillation loss on a public batch, in ``"mixed"`` mode."""
         name = participant.name
@@ -206,7 +212,9 @@ class EnsembleDistillation(FederatedCallback):
     def _distil(self, federation: Federation, participant: Participant, targets: Tensor, round_index: int) -> None:
         local = federation.local[participant.name or ""]
         if self.optimizer is not None and participant.name != STUDENT:
-            local = LocalOptimization(participant, [self.optimizer(participant.trainable_parameters())], [])
+            local = LocalOptimization(
+                participant, [self.optimizer(participant.trainable_parameters())], [], local.scale
+            )
         participant.train()
         for epoch in range(self.epochs):
             name = ("distil", participant.name or "", round_index, epoch)
@@ -215,8 +223,9 @@ class EnsembleDistillation(FederatedCallback):
                 seed_torch(stream_seed(federation.seed, *name, step), federation.device)
                 with federation.trainer.precision_plugin.forward_context():
                     loss = self._loss(federation, participant, indices, targets, round_index)
-                local.descend(loss, federation.backward_of, federation.scaler)
-        local.finish(federation.scaler)
+                with local.scaled(federation.trainer.precision_plugin):
+                    local.descend(loss, federation.backward_of)
+        local.finish()
 
     def _loss(
         self,
@@ -229,7 +238,7 @@ class EnsembleDistillation(FederatedCallback):
         outputs = participant(participant.transformed(_on_device(federation, indices)))
         temperature, weight = value_in(self.temperature, round_index), value_in(self.weight, round_index)
         target = targets[indices.to(targets.device)]
-        outputs = _two_columns(outputs.float() if outputs.dtype in {torch.float16, torch.bfloat16} else outputs)
+        outputs = at_least_float32(_two_columns(outputs))
         return weight * participant.task.distillation_loss(outputs, target.to(outputs), temperature)
 
     def _public_batch(self, federation: Federation, name: str, step: int) -> Tensor:
@@ -255,7 +264,7 @@ class EnsembleDistillation(FederatedCallback):
             with trainer.precision_plugin.forward_context():
                 parts = [_two_columns(participant(batch)) for batch in _public_batches(federation, participant)]
             participant.train(training)
-            logits = torch.cat([part if part.dtype == torch.float64 else part.float() for part in parts])
+            logits = torch.cat([at_least_float32(part) for part in parts])
             if is_finite([logits]):
                 asked[name] = logits
             else:

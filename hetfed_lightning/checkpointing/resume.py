@@ -6,6 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
+from torch import Tensor
+
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.lending import place_of
 from hetfed_lightning.optimization import match_by_name
@@ -21,11 +24,12 @@ log = logging.getLogger(__name__)
 
 
 def saved_participants(local: Mapping[str, LocalOptimization], scheduled_rounds: int) -> dict[str, Any]:
-    """Names in order with the number of optimizers and schedulers that each has, and its counters."""
+    """Names in order with the number of optimizers and schedulers that each has, its counters and its loss scale."""
     return {
         "optimizers": {name: len(own.optimizers) for name, own in local.items()},
         "schedulers": {name: len(own.schedules) for name, own in local.items()},
         "steps": {name: own.progress for name, own in local.items()},
+        "scales": {name: own.scale.state_dict() for name, own in local.items() if own.scale is not None},
         "scheduled_rounds": scheduled_rounds,
     }
 
@@ -156,6 +160,18 @@ def check_architectures(checkpoint: Mapping[str, Any], federation: Federation) -
             )
 
 
+def take_on_precision(federation: Federation) -> None:
+    """Convert the participants to the Trainer's precision before weights are loaded into them.
+
+    Lightning converts after that: in ``"64-true"`` the weights of a checkpoint would pass through float32, and a
+    resumed run would go on from others than were saved.
+    """
+    trainer = federation._trainer  # None where a checkpoint is loaded without a run.
+    precision = None if trainer is None else trainer.precision_plugin
+    if isinstance(precision, (DoublePrecision, HalfPrecision)):
+        precision.convert_module(federation)
+
+
 def _by_participant(state: Mapping[str, Any], federation: Federation) -> dict[str, dict[str, Any]]:
     """Each participant's part of a federation's state, under its own keys; one pass however many there are."""
     parts: dict[str, dict[str, Any]] = {name: {} for name in federation.everyone()}
@@ -193,8 +209,11 @@ def without_poison(checkpoint: dict[str, Any], federation: Federation) -> None:
         RuntimeError: If a participant never had a finite state.
     """
     state = checkpoint["state_dict"]
-    parts = _by_participant(state, federation)
     # What many borrow is looked at once.
+    distinct = {place_of(tensor): tensor for tensor in state.values() if isinstance(tensor, Tensor)}
+    if is_finite(distinct.values()):
+        return
+    parts = _by_participant(state, federation)
     known: dict[tuple[Any, ...], bool] = {}
     start = 0
     for name, participant in federation.everyone().items():
@@ -216,6 +235,7 @@ def without_poison(checkpoint: dict[str, Any], federation: Federation) -> None:
                 federation.current_round, participant.label,
             )  # fmt: skip
             state.update({f"{prefix}{key}": tensor.clone() for key, tensor in safe.items()})
+            checkpoint["federation"]["scales"].pop(name, None)
             if name in checkpoint["federation"]["in_progress"]["local"]:
                 checkpoint["federation"]["in_progress"]["local"][name] |= {"pending": 0, "gradients": {}}
             for saved in checkpoint.get("optimizer_states", [])[start : start + count]:

@@ -128,12 +128,15 @@ class Examples(Dataset[Any]):
         """Return many examples at once, as collating them one by one would, only faster.
 
         Args:
-            indices: Positions, shape ``(B,)``, int64.
+            indices: Positions, int64, shape ``(B,)``, or ``(K, B)`` for K batches at once.
 
         Returns:
-            Inputs and targets of length B; the targets are None where there are none.
+            Inputs and targets, of the indices' shape and that of an example; the targets are None where there are none.
         """
-        return self._inputs_at(indices), None if self.targets is None else self.targets[indices]
+        targets = None if self.targets is None else _select(self.targets, indices)
+        if isinstance(self.inputs, Tensor):
+            return _select(self.inputs, indices), targets
+        return {key: _select(values, indices) for key, values in self.inputs.items()}, targets
 
     def subset(self, indices: Tensor | Sequence[int]) -> Self:
         """Return a copy of some of the examples.
@@ -166,7 +169,7 @@ class Examples(Dataset[Any]):
         shapes = {name: (tuple(shape), str(dtype)) for name, (shape, dtype) in _layout(self).items()}
         return f"{type(self).__name__}({len(self)}, {shapes})"
 
-    def _inputs_at(self, where: int | Tensor) -> Inputs:
+    def _inputs_at(self, where: int) -> Inputs:
         if isinstance(self.inputs, Tensor):
             return self.inputs[where]
         return {key: values[where] for key, values in self.inputs.items()}
@@ -185,6 +188,11 @@ def _named(inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
         if isinstance(inputs, Mapping)
         else {"inputs": inputs}
     )
+
+
+def _select(values: Tensor, indices: Tensor) -> Tensor:
+    """``values[indices]`` in a third of the time: whole rows are copied."""
+    return values.index_select(0, indices.flatten()).view((*indices.shape, *values.shape[1:]))
 
 
 def _layout(examples: Examples) -> dict[str, tuple[torch.Size, torch.dtype]]:

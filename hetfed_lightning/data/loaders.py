@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from hetfed_lightning.data.blocks import BlockSource, RoundBatch, alike
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.seeding import seed_sample, stream_generator, stream_seed
 
@@ -103,6 +104,7 @@ class RoundLoader:
         self._pin_memory = pin_memory
         self._length: int | None = None
         self._queue = _BatchQueue()
+        self._sources: list[BlockSource] | None = None
         self._loader: DataLoader[Any] | None = None
 
     def full_steps_of(self, name: str) -> int:
@@ -121,22 +123,39 @@ class RoundLoader:
             self._length = max((self.full_steps_of(name) for name in self.sources), default=0)
         return self._length
 
-    def __iter__(self) -> Iterator[dict[str, Batch]]:
+    def __iter__(self) -> Iterator[RoundBatch]:
         # A generator: the round is read when the first batch is asked for, after Lightning has advanced it.
         round_index, start = self.schedule.current_round, self.schedule.batches_done
         active = [name for name in self.schedule.active_names(round_index) if name in self.sources]
         plans = {name: self._plan(name, round_index)[: self.steps_of(name)] for name in active}
         loaded = self._loaded(plans, round_index, start)
+        blocks, single = self._blocks(plans)
         # No further than the trainer's limit: after a resume Lightning would fetch a batch beyond it.
         for index in range(start, self.schedule.limit_batches(len(self))):
-            batch: dict[str, Batch] = {}
-            for name, plan in plans.items():
-                if index >= len(plan):
-                    continue
-                dataset = self.sources[name].dataset
-                batch[name] = dataset.batch(plan[index]) if isinstance(dataset, Examples) else next(loaded)
+            batch = RoundBatch()
+            for name in single:
+                if index < len(plans[name]):
+                    dataset = self.sources[name].dataset
+                    batch[name] = dataset.batch(plans[name][index]) if isinstance(dataset, Examples) else next(loaded)
+            for source, names in blocks:
+                indices = {name: plans[name][index] for name in names if index < len(plans[name])}
+                if indices:
+                    batch.add(tuple(indices), source.block(indices))
+            batch.arrange(plans)
             # Empty when everyone sampled for this round has finished: the length of a round is known beforehand.
             yield batch
+
+    def _blocks(self, plans: Mapping[str, Sequence[Tensor]]) -> tuple[list[tuple[BlockSource, list[str]]], list[str]]:
+        """Those whose batches are gathered together, who has most of them first, and everybody else."""
+        if self._sources is None:
+            groups = alike({name: source.dataset for name, source in self.sources.items()})
+            self._sources = [BlockSource(group) for group in groups]
+        blocks = []
+        for source in self._sources:
+            names = sorted((name for name in plans if name in source.datasets), key=lambda name: -len(plans[name]))
+            blocks.append((source, names))
+        together = {name for _, names in blocks for name in names}
+        return blocks, [name for name in plans if name not in together]
 
     def _plan(self, name: str, round_index: int) -> list[Tensor]:
         """Indices of a participant's batches in a round, one tensor a batch."""

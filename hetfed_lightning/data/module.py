@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, TensorDataset, default_collate
 
+from hetfed_lightning.data.blocks import RoundBatch
 from hetfed_lightning.data.conversion import Converted
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
@@ -209,7 +210,10 @@ class FederatedDataModule(L.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The batch on the device; on a CPU it is there already, and walking through everyone's tensors takes time."""
-        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if device.type == "cpu":
+            return batch
+        moved = batch.to(device) if isinstance(batch, RoundBatch) else None
+        return super().transfer_batch_to_device(batch, device, dataloader_idx) if moved is None else moved
 
     def _loaders(self, own: Mapping[str, Dataset[Any]], everyones: Dataset[Any] | None) -> dict[str, Any]:
         datasets = dict(own) | ({} if everyones is None else {GLOBAL: everyones})

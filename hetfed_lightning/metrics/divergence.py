@@ -74,6 +74,7 @@ def _squares(tensors: Sequence[Tensor]) -> Tensor:
 
 def _squares_around(tensors: Sequence[Tensor], centre: Tensor) -> Tensor:
     """Return the mean squared distance from `centre`, and the squared length of that, of one key."""
-    distances = torch.stack([torch.dist(tensor, centre) for tensor in tensors])
     wide = accumulation_dtype(centre)
+    centre = centre.to(torch.promote_types(centre.dtype, torch.float32))  # A norm in bfloat16 has 8 bits.
+    distances = torch.stack([torch.dist(tensor.to(centre.dtype), centre) for tensor in tensors])
     return torch.stack([distances.to(wide).square().mean(), centre.norm().to(wide).square()])

@@ -248,7 +248,7 @@ def test_bytes_by_hand() -> None:
 def test_nobody_to_average_with_leaves_bytes_and_weights_alone() -> None:
     members = {"a": tiny_participant(seed=0), "b": tiny_participant(seed=1, shared=()), "c": tiny_participant(seed=2)}
     alone = tiny_participant(seed=1, shared=())
-    fit(Federation(members), tiny_data(evaluated=False), 2, BackboneAveraging())
+    fit(Federation(members, engine="sequential"), tiny_data(evaluated=False), 2, BackboneAveraging())
     fit(Federation({"b": alone}), FederatedDataModule({"b": examples(16, seed=1)}, batch_size=4), 2)
     assert equal(state_of(members["b"]), state_of(alone))
 

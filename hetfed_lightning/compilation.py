@@ -1,0 +1,118 @@
+"""``torch.compile`` of participants' backbones, in place: states keep their keys, copies are not compiled.
+
+``nn.Module.compile`` will not do here. It compiles nothing where the class is torch's own, such as ``nn.Sequential``,
+which dynamo skips. And the graphs of one piece of code are counted together: of twelve small architectures that passed
+through one function, the first four filled the limit of eight graphs, and the others ran uncompiled with a warning in
+the log. So every architecture has a function of its own, one for training and one for evaluation; participants of one
+architecture share theirs and its graphs.
+
+A GRU or LSTM stays as it is: dynamo does not compile those of torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+CompileSettings = bool | dict[str, Any]
+"""True for torch's defaults, or arguments of ``torch.compile`` by name."""
+
+SETTINGS = ("backend", "dynamic", "fullgraph", "mode", "options")
+
+
+def settings_of(compile: CompileSettings) -> dict[str, Any] | None:  # noqa: A002 - as torch and users call it
+    """Arguments of ``torch.compile``, or None where nothing is to be compiled.
+
+    Raises:
+        TypeError: If it is neither True, False nor a mapping, or the backend is no backend.
+        ValueError: If an argument is unknown.
+    """
+    if isinstance(compile, bool):
+        return {} if compile else None
+    if not isinstance(compile, Mapping):
+        raise TypeError(
+            f"compile: expected True, False or settings such as {{'mode': 'max-autotune'}}, got {compile!r}."
+        )
+    unknown = sorted(set(compile) - set(SETTINGS))
+    if unknown:
+        raise ValueError(f"compile: expected settings out of {', '.join(SETTINGS)}, got {', '.join(unknown)}.")
+    backend = compile.get("backend", "inductor")
+    if not isinstance(backend, str) and not callable(backend):
+        raise TypeError(f"compile: expected a backend by name, such as 'inductor' or 'aot_eager', got {backend!r}.")
+    return dict(compile)
+
+
+def compile_backbone(backbone: nn.Module, settings: Mapping[str, Any], label: str, device: torch.device) -> None:
+    """Let calls of a module run compiled from now on; each compiles at its first call.
+
+    Args:
+        backbone: Altered in place; parameters, keys and hooks stay.
+        settings: Arguments of ``torch.compile``.
+        label: Whose it is, for errors: those of the compiler carry it as a note.
+        device: Where it will run.
+
+    Raises:
+        RuntimeError: If the compiler would miss its own compiler of C++, or torch refuses the settings.
+    """
+    if settings.get("backend", "inductor") == "inductor" and device.type == "cpu":
+        _require_cpp(label)
+    call, architecture = backbone._call_impl, _architecture(backbone)
+    by_mode = {}
+    for training in (True, False):
+        function = _calling(call)
+        code = _code_of(architecture, training)
+        own = FunctionType(code, function.__globals__, code.co_name, None, function.__closure__)
+        try:
+            by_mode[training] = torch.compile(own, **settings)
+        except Exception as error:
+            error.add_note(f"{label}: compile={dict(settings)}")
+            raise
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return by_mode[backbone.training](*args, **kwargs)
+        except Exception as error:
+            error.add_note(f"in the compiled backbone of {label}; Participant(compile=False) runs it as it is")
+            raise
+
+    # What `Module.compile` sets: `Module.__call__` prefers it, and copies and pickles leave it out.
+    backbone._compiled_call_impl = run
+
+
+def _calling(call: Callable[..., Any]) -> FunctionType:
+    def backbone(*args: Any, **kwargs: Any) -> Any:
+        return call(*args, **kwargs)
+
+    assert isinstance(backbone, FunctionType)  # noqa: S101 - narrows the type
+    return backbone
+
+
+@cache
+def _code_of(architecture: str, training: bool) -> CodeType:
+    """A code object of its own for every architecture: dynamo keeps graphs, and counts them, by code object."""
+    del architecture
+    return _calling(id).__code__.replace(co_name="backbone_in_training" if training else "backbone_in_evaluation")
+
+
+def _architecture(module: nn.Module) -> str:
+    shapes = [(key, tuple(tensor.shape), tensor.dtype) for key, tensor in module.state_dict(keep_vars=True).items()]
+    return f"{type(module).__module__}.{type(module).__qualname__}: {module!r} {shapes}"
+
+
+def _require_cpp(label: str) -> None:
+    """Refuse by name what would fail in the first step, on a page of the compiler's own."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    compiler = os.environ.get("CXX", usual)
+    if shutil.which(compiler) is None:
+        raise RuntimeError(
+            f"{label}: compile needs a C++ compiler where it runs on a CPU, and there is no {compiler!r}. Install one "
+            "(apt-get install g++), name it in the environment variable CXX, or leave compile out."
+        )

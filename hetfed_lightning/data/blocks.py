@@ -1,0 +1,210 @@
+"""Batches of several participants as one block, shorter ones filled up: what a fleet trains on.
+
+A round's loader gathers a block at once and hands out each participant's batch as a view of it, so that everything is
+indexed, moved and stacked in a handful of operations however many participants there are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from hetfed_lightning.data.examples import Examples
+
+JOINED_BYTES = 256 * 2**20
+"""Up to here the data of those who share a block is copied into one tensor, from which a block is one gather."""
+
+
+@dataclass(frozen=True)
+class StackedBatch:
+    """One batch of each of K participants.
+
+    Attributes:
+        inputs: Shape ``(K, B, ...)``, one tensor or one per name; zeros where a batch is shorter than the longest.
+        targets: Shape ``(K, B, ...)``.
+        mask: True where there is an example, shape ``(K, B)``; None if all batches are of one length.
+        sizes: Examples of each participant.
+    """
+
+    inputs: Any
+    targets: Tensor
+    mask: Tensor | None
+    sizes: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Participants, K."""
+        return len(self.sizes)
+
+    def first(self, count: int) -> StackedBatch:
+        """The batches of the first ``count`` participants."""
+        if count == self.count:
+            return self
+        mask = None if self.mask is None else self.mask[:count]
+        return StackedBatch(_first(self.inputs, count), self.targets[:count], mask, self.sizes[:count])
+
+    def to(self, device: torch.device) -> StackedBatch:
+        """The same on another device."""
+        return StackedBatch(
+            _map(self.inputs, lambda tensor: tensor.to(device, non_blocking=True)),
+            self.targets.to(device, non_blocking=True),
+            None if self.mask is None else self.mask.to(device, non_blocking=True),
+            self.sizes,
+        )
+
+    def parts(self) -> list[tuple[Any, Tensor]]:
+        """Each participant's own batch, as views."""
+        inputs, targets = _unbound(self.inputs), self.targets.unbind()
+        if self.mask is None:
+            return list(zip(inputs, targets, strict=True))
+        return [
+            (_first(own, size), target[:size]) for own, target, size in zip(inputs, targets, self.sizes, strict=True)
+        ]
+
+
+class RoundBatch(dict[str, Any]):
+    """Batches by participant, and the blocks that some of them are views of.
+
+    Attributes:
+        blocks: By the names of those whose batches a block holds, in its order.
+    """
+
+    def __init__(self, batches: Mapping[str, Any] = {}) -> None:
+        super().__init__(batches)
+        self.blocks: dict[tuple[str, ...], StackedBatch] = {}
+
+    def add(self, names: Sequence[str], block: StackedBatch) -> None:
+        """Add a block and the batches in it."""
+        self.blocks[tuple(names)] = block
+        self.update(zip(names, block.parts(), strict=True))
+
+    def arrange(self, names: Iterable[str]) -> None:
+        """Bring the batches into the order of ``names``, which may hold others too."""
+        batches = dict(self)
+        self.clear()
+        self.update({name: batches[name] for name in names if name in batches})
+
+    def to(self, device: torch.device) -> Self | None:
+        """The same on another device, if all of it is in blocks."""
+        moved = type(self)()
+        for names, block in self.blocks.items():
+            moved.add(names, block.to(device))
+        moved.arrange(self)
+        return moved if len(moved) == len(self) else None
+
+    def block_of(self, names: Sequence[str]) -> StackedBatch | None:
+        """The block that begins with the batches of ``names``, cut to them, or None."""
+        wanted = tuple(names)
+        for found, block in self.blocks.items():
+            if found[: len(wanted)] == wanted:
+                return block.first(len(wanted))
+        return None
+
+
+class BlockSource:
+    """In-memory data of participants whose examples are alike.
+
+    Args:
+        datasets: By name; as :func:`alike` groups them.
+    """
+
+    def __init__(self, datasets: Mapping[str, Examples]) -> None:
+        self.datasets = dict(datasets)
+        self._starts: dict[str, int] | None = None
+        if sum(_bytes(dataset) for dataset in self.datasets.values()) <= JOINED_BYTES:
+            self._whole = Examples.pooled(self.datasets)
+            self._starts, start = {}, 0
+            for name, dataset in self.datasets.items():
+                self._starts[name] = start
+                start += len(dataset)
+
+    def block(self, indices: Mapping[str, Tensor]) -> StackedBatch:
+        """One batch of each.
+
+        Args:
+            indices: Positions in each participant's data, by name, shape ``(B,)`` each.
+        """
+        sizes = tuple(len(own) for own in indices.values())
+        longest = max(sizes)
+        mask = None if min(sizes) == longest else torch.arange(longest) < torch.tensor(sizes)[:, None]
+        if self._starts is None or mask is not None:
+            parts = [self.datasets[name].batch(own) for name, own in indices.items()]
+            return StackedBatch(_stack([x for x, _ in parts]), _stack([y for _, y in parts]), mask, sizes)  # type: ignore[arg-type]
+        first = torch.tensor([self._starts[name] for name in indices])
+        inputs, targets = self._whole.batch(torch.stack(list(indices.values())) + first[:, None])
+        return StackedBatch(inputs, targets, None, sizes)  # type: ignore[arg-type]  # alike() asks for targets
+
+
+def alike(datasets: Mapping[str, Any]) -> list[dict[str, Examples]]:
+    """Groups of two or more whose in-memory examples have the same shapes and dtypes, targets among them."""
+    kin: dict[Any, dict[str, Examples]] = defaultdict(dict)
+    for name, dataset in datasets.items():
+        if isinstance(dataset, Examples) and dataset.targets is not None:
+            named = {"": dataset.inputs} if isinstance(dataset.inputs, Tensor) else dataset.inputs
+            layout = {key: (tuple(value.shape[1:]), str(value.dtype)) for key, value in named.items()}
+            kin[repr(layout), tuple(dataset.targets.shape[1:]), str(dataset.targets.dtype)][name] = dataset
+    return [group for group in kin.values() if len(group) > 1]
+
+
+def stacked(batches: Sequence[Any]) -> StackedBatch | None:
+    """One block of several batches.
+
+    Args:
+        batches: One of each participant, ``(inputs, targets)``.
+
+    Returns:
+        None if they cannot be stacked: an input that is no tensor nor a dictionary of tensors, or examples of
+        different shapes.
+    """
+    if any(not isinstance(batch, (tuple, list)) or len(batch) != 2 for batch in batches):
+        return None
+    targets, inputs = _stack([batch[1] for batch in batches]), _stack([batch[0] for batch in batches])
+    if inputs is None or not isinstance(targets, Tensor):
+        return None
+    sizes = tuple(len(batch[1]) for batch in batches)
+    longest = max(sizes)
+    mask = None
+    if min(sizes) < longest:
+        mask = torch.arange(longest, device=targets.device) < torch.tensor(sizes, device=targets.device)[:, None]
+    return StackedBatch(inputs, targets, mask, sizes)
+
+
+def _stack(values: Sequence[Any]) -> Tensor | dict[str, Tensor] | None:
+    first = values[0]
+    if isinstance(first, Mapping):
+        columns = {key: _stack([value[key] for value in values]) for key in first}
+        return None if any(not isinstance(column, Tensor) for column in columns.values()) else columns  # type: ignore[return-value]
+    if not isinstance(first, Tensor) or first.ndim == 0:
+        return None
+    if any(value.shape[1:] != first.shape[1:] or value.dtype != first.dtype for value in values):
+        return None
+    if all(len(value) == len(first) for value in values):
+        return torch.stack(list(values))
+    return pad_sequence(list(values), batch_first=True)
+
+
+def _map(inputs: Any, function: Any) -> Any:
+    return {key: function(value) for key, value in inputs.items()} if isinstance(inputs, dict) else function(inputs)
+
+
+def _first(inputs: Any, count: int) -> Any:
+    return _map(inputs, lambda tensor: tensor[:count])
+
+
+def _unbound(inputs: Any) -> Sequence[Any]:
+    if isinstance(inputs, dict):
+        return [
+            dict(zip(inputs, parts, strict=True)) for parts in zip(*(v.unbind() for v in inputs.values()), strict=True)
+        ]
+    return inputs.unbind()  # type: ignore[no-any-return]
+
+
+def _bytes(dataset: Examples) -> int:
+    inputs = [dataset.inputs] if isinstance(dataset.inputs, Tensor) else list(dataset.inputs.values())
+    return sum(tensor.nbytes for tensor in inputs)

@@ -1,0 +1,168 @@
+"""One fleet: the members of a round, seated in a stack, and their step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hetfed_lightning.data.blocks import StackedBatch
+from hetfed_lightning.fleets.engine import Engine
+from hetfed_lightning.fleets.network import Network
+from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
+from hetfed_lightning.fleets.stack import Stack, give_back, take_in
+from hetfed_lightning.optimization import LocalOptimization
+from hetfed_lightning.participant import Participant
+
+
+@dataclass(frozen=True)
+class Member:
+    """A participant in a fleet.
+
+    Attributes:
+        name: Its name.
+        local: Its optimizer and schedulers.
+        parameters: What its optimizer steps, by key of its state.
+    """
+
+    name: str
+    local: LocalOptimization
+    parameters: dict[str, nn.Parameter]
+
+    @property
+    def transforms(self) -> bool:
+        """Whether the participant does something to its batches."""
+        participant = self.local.participant
+        own = getattr(participant.on_after_batch_transfer, "__func__", None)
+        return participant.transform is not None or own is not Participant.on_after_batch_transfer
+
+    @classmethod
+    def of(cls, name: str, local: LocalOptimization) -> Member:
+        """In the order in which the optimizer holds them."""
+        keys = {id(parameter): key for key, parameter in local.participant.named_parameters()}
+        held = local.optimizers[0].param_groups[0]["params"]
+        return cls(name, local, {keys[id(parameter)]: parameter for parameter in held})
+
+
+class Fleet:
+    """Participants of one architecture.
+
+    Args:
+        first: Whose architecture it is.
+    """
+
+    def __init__(self, first: Member) -> None:
+        self.network = Network(first.local.participant)
+        self.task = first.local.participant.task
+        self.layout = {key: parameter.shape for key, parameter in first.parameters.items()}
+        self.members: list[Member] = []
+        self.places: dict[str, int] = {}
+        self.engine: Engine | None = None
+        self.stack: Stack | None = None
+        self.optimizer: StackedOptimizer | None = None
+        self._rows: list[list[Tensor]] = []
+        self.transforms = False
+        self._clips: Tensor | None = None
+
+    # Who sits where
+
+    def seat(self, members: Sequence[Member]) -> None:
+        """Make the members' parameters and optimizer states views of the stack, in the order given.
+
+        Args:
+            members: Those who run out of batches last come first, so that whoever still has some is in the first rows.
+        """
+        if [one.name for one in members] != [one.name for one in self.members]:
+            self.rise()
+            self.members = list(members)
+            self.places = {one.name: place for place, one in enumerate(members)}
+            self.transforms = any(one.transforms for one in members)
+        if self.stack is None or self.stack.count < len(members):
+            like = next(iter(members[0].parameters.values()))
+            self.stack = Stack(self.layout, len(members), like.data)
+            self._rows = [self.stack.row(place) for place in range(len(members))]
+            self.optimizer = None
+        optimizers = [one.local.optimizers[0] for one in members]
+        if self.optimizer is None:
+            self.optimizer = stacked_optimizer(self.stack, optimizers)
+        for place, one in enumerate(members):
+            take_in(one.parameters.values(), self._rows[place])
+            self.optimizer.pull(place, optimizers[place])
+            # Schedulers warn where they step before an optimizer whose own `step` was never called.
+            optimizers[place]._opt_called = True  # type: ignore[attr-defined]
+        self.read_settings()
+
+    def rise(self) -> None:
+        """Give the members memory of their own again."""
+        for place, one in enumerate(self.members):
+            give_back(one.parameters.values(), self._rows[place])
+            StackedOptimizer.let_go(one.local.optimizers[0])
+        self.members, self.places = [], {}
+
+    def read_settings(self) -> None:
+        """Take over learning rates and all else that schedulers may have changed."""
+        if self.optimizer is None:
+            return
+        self.optimizer.read([one.local.optimizers[0] for one in self.members])
+        clips = [one.local.participant.gradient_clip_val for one in self.members]
+        self._clips = None
+        if any(clip is not None for clip in clips):
+            bounds = [float("inf") if clip is None else clip for clip in clips]
+            flat = self.optimizer.stack.flat
+            self._clips = torch.tensor(bounds, dtype=flat.dtype, device=flat.device)[:, None]
+
+    # The step
+
+    def step(self, batch: StackedBatch, engine: Engine) -> Tensor:
+        """One step of the members in the first rows, as many as the batch has.
+
+        Args:
+            batch: One batch of each, in the order of the rows.
+            engine: What computes.
+
+        Returns:
+            The losses before it, shape ``(K,)``.
+        """
+        stack, optimizer, count = self.seated()
+        count = batch.count
+        parameters = stack.by_key(stack.flat[:count])
+        if engine.folds_descent and self._clips is None and isinstance(optimizer, StackedSGD) and optimizer.is_plain:
+            rates = optimizer.setting("lr", count, stack.flat.dtype)[:, 0]
+            return engine.descend(parameters, rates, batch)
+        gradients = stack.gradients[:count]
+        losses = engine.gradients(parameters, stack.by_key(gradients), batch)
+        if self._clips is not None:
+            # As torch.nn.utils.clip_grad_norm_ does, its small number included.
+            norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
+            gradients.mul_((self._clips[:count] / (norms + 1e-6)).clamp(max=1.0))
+        optimizer.step(count, gradients)
+        return losses
+
+    def outputs(self, names: Sequence[str], inputs: Any, engine: Engine) -> Tensor:
+        """Outputs of some members for inputs that all of them see.
+
+        Args:
+            names: Members.
+            inputs: Shape ``(B, ...)``.
+            engine: What computes.
+
+        Returns:
+            Shape ``(len(names), B, C)``.
+        """
+        stack, _, count = self.seated()
+        places = [self.places[name] for name in names]
+        rows = stack.flat[:count] if places == list(range(count)) else stack.flat[places]
+        return engine.outputs(stack.by_key(rows), inputs, common=True)
+
+    def seated(self) -> tuple[Stack, StackedOptimizer, int]:
+        """The stack, its optimizer and how many sit there.
+
+        Raises:
+            RuntimeError: If nobody does.
+        """
+        if self.stack is None or self.optimizer is None or not self.members:
+            raise RuntimeError("A fleet was asked to compute before its members were seated; this is a fault of ours.")
+        return self.stack, self.optimizer, len(self.members)

@@ -1,0 +1,258 @@
+"""The fleets of a run: who belongs to which, which engine each has, and a batch's way through them."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import Tensor
+
+from hetfed_lightning.data.blocks import RoundBatch, StackedBatch, stacked
+from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, try_engines
+from hetfed_lightning.fleets.engine import Engine, EngineName
+from hetfed_lightning.fleets.fleet import Fleet, Member
+from hetfed_lightning.fleets.kinship import obstacle, signature
+from hetfed_lightning.ledger import tag
+from hetfed_lightning.rounds import federated_callbacks
+from hetfed_lightning.seeding import seed_sample, stream_seed
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation import Federation
+
+log = logging.getLogger(__name__)
+
+
+class Fleets:
+    """Forms fleets of a round's participants and trains them.
+
+    Args:
+        engine: ``"auto"`` measures at the first batch; another is used wherever it can be.
+
+    Raises:
+        ValueError: If there is no such engine.
+    """
+
+    def __init__(self, engine: EngineName = "auto") -> None:
+        if engine not in get_args(EngineName):
+            raise ValueError(f"engine: expected one of {', '.join(get_args(EngineName))}, got {engine!r}.")
+        self.wanted = engine
+        self.chosen: dict[str, EngineName] = {}
+        self._kinds: dict[str, str | None] = {}
+        self._fleets: dict[str, Fleet] = {}
+        self._seats: dict[str, str] = {}
+        self._told: set[str] = set()
+
+    # A run
+
+    def forget(self) -> None:
+        """Begin a run anew: nothing is known of its participants."""
+        self.disband()
+        self.chosen, self._kinds, self._told = {}, {}, set()
+
+    def disband(self) -> None:
+        """Give every participant memory of its own again."""
+        for fleet in self._fleets.values():
+            fleet.rise()
+        self._fleets, self._seats = {}, {}
+
+    def open_round(self, federation: Federation, names: Sequence[str]) -> None:
+        """Seat those who train in this round and have somebody of their kind beside them."""
+        self._seats = {}
+        if self.wanted == "sequential":
+            return
+        kin: dict[str, list[str]] = defaultdict(list)
+        common = None if not names else self._common_obstacle(federation)
+        for name in names if common is None else ():
+            kind = self._kind_of(federation, name)
+            if kind is not None and self.chosen.get(kind) != "sequential":
+                kin[kind].append(name)
+        if common is not None:
+            self._tell(f"Fleets: everyone trains one after another, since {common}.")
+        loader = federation.train_loader()
+        for kind, fleet in list(self._fleets.items()):
+            if len(kin[kind]) < 2:
+                fleet.rise()
+                del self._fleets[kind]
+        for kind, members in kin.items():
+            if len(members) < 2:
+                continue
+            places = sorted(members, key=lambda name: -loader.steps_of(name))  # Stable: equals keep their order.
+            seats = [Member.of(name, federation.local[name]) for name in places]
+            if kind not in self._fleets:
+                self._fleets[kind] = Fleet(seats[0])
+            self._fleets[kind].seat(seats)
+            self._seats |= dict.fromkeys(members, kind)
+
+    def _common_obstacle(self, federation: Federation) -> str | None:
+        plugin = federation.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision):
+            return f"precision {plugin.precision} casts within each step"
+        if federation.backward_is_heard:
+            return "a callback listens to each backward pass"
+        for callback in federated_callbacks(federation.trainer):
+            if callback.adds_to_loss(federation):
+                return f"{type(callback).__name__} adds to each participant's loss"
+        return None
+
+    def _kind_of(self, federation: Federation, name: str) -> str | None:
+        if name not in self._kinds:
+            participant, local = federation[name], federation.local[name]
+            reason = obstacle(participant, local)
+            self._kinds[name] = None if reason else signature(participant, local.optimizers[0])
+            if reason and (self.wanted != "auto" or self._has_twin(federation, name)):
+                self._tell(f"Fleets: {name} trains by itself: {reason}.")
+        return self._kinds[name]
+
+    @staticmethod
+    def _has_twin(federation: Federation, name: str) -> bool:
+        """Whether somebody else's network is of the same shapes, so that one might expect a fleet."""
+
+        def shapes(one: str) -> list[Any]:
+            return [(key, parameter.shape) for key, parameter in federation[one].named_parameters()]
+
+        own = shapes(name)
+        return any(other != name and shapes(other) == own for other in federation.members())
+
+    def _tell(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            log.info("%s", line)
+
+    # A batch
+
+    def train(self, federation: Federation, batch: Mapping[str, Any], batch_idx: int) -> Mapping[str, Any]:
+        """Train the fleets' members on their part of a batch.
+
+        Args:
+            federation: In a fit.
+            batch: Batches by participant, on the device, before any transform.
+            batch_idx: Its place in the round.
+
+        Returns:
+            What is left for others to train on.
+        """
+        if not self._seats:
+            return batch
+        left = dict(batch)
+        for kind, fleet in list(self._fleets.items()):
+            present = [one for one in fleet.members if one.name in batch]
+            # Whoever has run out of batches sits behind those who have some.
+            if len(present) < 2 or present != fleet.members[: len(present)]:
+                continue
+            whole = self._whole(federation, fleet, present, batch, batch_idx)
+            if whole is None:
+                continue
+            try:
+                if (engine := self._engine_of(fleet, kind, whole)) is None:
+                    continue
+                losses = fleet.step(whole, engine)
+            except Exception as error:  # noqa: BLE001 - a loss that cannot be computed: by itself its owner is named
+                self._tell(f"Fleets: {_whose(fleet)}: one after another, since a step failed ({_shortly(error)}).")
+                self.chosen[kind] = self._leave(fleet)
+                continue
+            self._note(federation, fleet, whole, losses)
+            for one in present:
+                del left[one.name]
+        return left
+
+    @staticmethod
+    def _whole(
+        federation: Federation, fleet: Fleet, members: Sequence[Member], batch: Mapping[str, Any], batch_idx: int
+    ) -> StackedBatch | None:
+        """The members' batches as one, or None if they cannot be stacked."""
+        if isinstance(batch, RoundBatch) and not fleet.transforms:
+            block = batch.block_of([one.name for one in members])
+            if block is not None:
+                return block
+        return stacked([_transformed(federation, one, batch, batch_idx) for one in members])
+
+    def _engine_of(self, fleet: Fleet, kind: str, batch: StackedBatch) -> Engine | None:
+        """The fleet's engine, chosen at its first batch; None if that is the sequential one."""
+        if fleet.engine is None:
+            self.chosen[kind] = self._choose(fleet, batch, self.chosen.get(kind))
+        return fleet.engine
+
+    def _choose(self, fleet: Fleet, batch: StackedBatch, known: EngineName | None) -> EngineName:
+        if known is not None and known != "sequential":  # Of an earlier round, or of a checkpoint.
+            fleet.engine = engine_named(known, fleet, batch)
+            return known if fleet.engine is not None else self._leave(fleet)
+        names: list[EngineName] = ["vmap", "batched"] if self.wanted == "auto" else [self.wanted]
+        trials = try_engines(fleet, batch, names)
+        best = fastest(trials) if self.wanted == "auto" else trials[self.wanted]
+        self._tell(f"Fleets: {_whose(fleet)}: {_report(trials, best)}.")
+        fleet.engine = best.engine
+        return best.name if best.engine is not None else self._leave(fleet)
+
+    def _leave(self, fleet: Fleet) -> EngineName:
+        fleet.rise()
+        return "sequential"
+
+    @staticmethod
+    def _note(federation: Federation, fleet: Fleet, batch: StackedBatch, losses: Tensor) -> None:
+        """What ``Participant.training_step`` logs, and the counting of steps."""
+        members = fleet.members[: batch.count]
+        keys = tuple(tag("train_loss", one.name) for one in members)
+        federation.logbook.ledgers["train"].record_row(keys, losses, batch.sizes)
+        stepped = False
+        for one in members:
+            one.local.count_step()
+            stepped |= one.local.follow_step()
+        if stepped:
+            fleet.read_settings()
+
+    # What others ask
+
+    def outputs(self, names: Sequence[str], inputs: Any, federation: Federation) -> dict[str, Tensor]:
+        """Outputs of those of ``names`` who sit in a fleet and take raw inputs, computed at once.
+
+        Args:
+            names: Participants.
+            inputs: Shape ``(B, ...)``, raw.
+            federation: Whose participants they are.
+        """
+        found: dict[str, Tensor] = {}
+        for kind, fleet in self._fleets.items():
+            if fleet.engine is None:
+                continue
+            here = [n for n in names if self._seats.get(n) == kind and federation[n].transform is None]
+            if len(here) > 1:
+                found |= dict(zip(here, fleet.outputs(here, inputs, fleet.engine), strict=True))
+        return found
+
+
+def _transformed(federation: Federation, member: Member, batch: Mapping[str, Any], batch_idx: int) -> Any:
+    participant = member.local.participant
+    if not member.transforms:
+        return batch[member.name]
+    seed_sample(stream_seed(federation.seed, federation.current_round, member.name, batch_idx))
+    return participant.on_after_batch_transfer(batch[member.name], 0)
+
+
+def _whose(fleet: Fleet) -> str:
+    members = [one.name for one in fleet.members]
+    listed = ", ".join(members) if len(members) <= 4 else f"{members[0]}, {members[1]}, ..., {members[-1]}"
+    participant = fleet.members[0].local.participant
+    parts = f"{type(participant.backbone).__name__} + {type(participant.head).__name__}"
+    return f"{len(members)} participants ({listed}; {parts})"
+
+
+def _shortly(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+
+
+def _report(trials: Mapping[EngineName, Trial], best: Trial) -> str:
+    sequential = trials["sequential"].seconds
+    others = [
+        f"{trial.name} {trial.fault or f'{sequential / trial.seconds:.1f}x'}"
+        for trial in trials.values()
+        if trial is not best and trial.name != "sequential"
+    ]
+    if best.engine is None:
+        head = "sequential" if best.fault is None else f"sequential, since {best.name} fails ({best.fault})"
+    else:
+        head = f"{best.name}, {sequential / best.seconds:.1f} times as fast as sequential"
+    milliseconds = f"{1e3 * min(best.seconds, sequential):.2f} ms a step"
+    return f"{head}, {milliseconds}{' (' + '; '.join(others) + ')' if others else ''}"

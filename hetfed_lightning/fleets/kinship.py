@@ -1,0 +1,144 @@
+"""Who can be trained together: what keeps a participant out of any fleet, what the members of one have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+from torch.optim import Optimizer
+
+from hetfed_lightning.fleets.optimizers import kind_of
+from hetfed_lightning.participant import Participant
+from hetfed_lightning.tasks import Task
+
+if TYPE_CHECKING:
+    from hetfed_lightning.optimization import LocalOptimization
+
+OWN_STEP = (
+    "forward",
+    "training_step",
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_backward",
+    "backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_before_zero_grad",
+    "log",
+)
+"""Methods of a participant that a fleet's step does not call."""
+
+
+def obstacle(participant: Participant, local: LocalOptimization) -> str | None:
+    """What keeps a participant from being trained together with others of its kind, or None.
+
+    Args:
+        participant: In a federation.
+        local: Its optimizers and schedulers.
+    """
+    for method in OWN_STEP:
+        if getattr(getattr(participant, method), "__func__", None) is not getattr(Participant, method):
+            return f"{type(participant).__name__}.{method} is its own"
+    if not participant.automatic_optimization:
+        return "it steps its optimizers itself"
+    if participant.accumulate_grad_batches > 1:
+        return f"accumulate_grad_batches={participant.accumulate_grad_batches}"
+    if not gives_example_losses(participant.task):
+        return f"{type(participant.task).__name__} has no example_losses"
+    return next(chain(_faults_of_modules(participant), _faults_of_optimizers(local.optimizers, participant)), None)
+
+
+def gives_example_losses(task: Task) -> bool:
+    """Whether ``example_losses`` comes from the class that says what the loss is."""
+
+    def owner(name: str) -> type:
+        return next(kind for kind in type(task).__mro__ if name in vars(kind))
+
+    return owner("example_losses") is owner("loss") is not Task
+
+
+def _faults_of_modules(participant: Participant) -> Iterator[str]:
+    for module in (*participant.backbone.modules(), *participant.head.modules()):
+        kind = type(module).__name__
+        if isinstance(module, _DropoutNd) and module.p > 0:
+            yield f"{kind} draws for each participant from a stream of its own"
+        if isinstance(module, _NormBase) and (module.track_running_stats or module.running_mean is not None):
+            yield f"{kind} keeps running statistics"
+        if isinstance(module, nn.RNNBase):
+            yield f"{kind} has kernels for one set of weights alone"
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+            yield f"{kind} has hooks"
+
+
+def _faults_of_optimizers(optimizers: Sequence[Optimizer], participant: Participant) -> Iterator[str]:
+    if len(optimizers) != 1:
+        yield f"it has {len(optimizers)} optimizers"
+        return
+    kind, groups = kind_of(optimizers[0]), optimizers[0].param_groups
+    if kind is None:
+        yield f"{type(optimizers[0]).__name__} is not among SGD, Adam and AdamW"
+        return
+    if len(groups) > 1:
+        yield f"its optimizer has {len(groups)} parameter groups"
+    if (setting := kind.obstacle(groups[0])) is not None:
+        yield f"its optimizer has {setting}"
+    parameters: list[Tensor] = groups[0]["params"]
+    if {id(one) for one in parameters} != {id(one) for one in participant.trainable_parameters()}:
+        yield "its optimizer steps some of its parameters"
+    if len({(one.dtype, one.device) for one in parameters}) > 1:
+        yield "its parameters are of several dtypes or devices"
+    if not all(one.is_floating_point() for one in parameters):
+        yield "its parameters are complex"
+
+
+def signature(participant: Participant, optimizer: Optimizer) -> str:
+    """Equal for participants that one computation can train: modules, settings, shapes, task, kind of optimizer.
+
+    Args:
+        participant: One without an :func:`obstacle`.
+        optimizer: Its only one.
+
+    Returns:
+        A digest, the same in every process.
+    """
+    group = optimizer.param_groups[0]
+    kind = kind_of(optimizer)
+    order = {id(parameter): place for place, parameter in enumerate(group["params"])}
+    parts: list[Any] = [type(optimizer).__qualname__, [str(group.get(name)) for name in (kind.equal if kind else ())]]
+    if "momentum" in group:
+        parts.append(group["momentum"] != 0)
+    for name, parameter in participant.named_parameters():
+        held = order.get(id(parameter))
+        parts.append((name, tuple(parameter.shape), str(parameter.dtype), held))
+        if held is None:
+            parts.append(_content(parameter))
+    parts += [*_settings(participant.backbone), *_settings(participant.head), *_settings(participant.task)]
+    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+
+
+def _settings(root: nn.Module) -> Iterator[Any]:
+    """What tells a module from another of the same shapes: classes, plain attributes, buffers."""
+    for name, module in root.named_modules():
+        plain = {
+            key: value if isinstance(value, (bool, int, float, str, tuple, list, type(None))) else _name(value)
+            for key, value in vars(module).items()
+            if not key.startswith("_") and key != "training"
+        }
+        yield name, type(module).__module__, type(module).__qualname__, sorted(plain.items())
+        for key, buffer in module.named_buffers(recurse=False):
+            yield key, _content(buffer)
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _content(tensor: Tensor) -> str:
+    values = tensor.detach().to("cpu", torch.float64 if tensor.is_floating_point() else tensor.dtype).contiguous()
+    return hashlib.blake2b(values.numpy().tobytes(), digest_size=8).hexdigest()

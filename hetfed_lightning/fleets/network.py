@@ -1,0 +1,57 @@
+"""The network of a fleet's members as one plain module, whose parameters are given with every call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+if TYPE_CHECKING:
+    from hetfed_lightning.participant import Participant
+
+
+class Network(nn.Module):
+    """Backbone and head of a participant, copied; its keys are the participant's.
+
+    Args:
+        participant: Whose forward pass is the head's of the backbone's.
+    """
+
+    def __init__(self, participant: Participant) -> None:
+        super().__init__()
+        self.backbone = deepcopy(participant.backbone)
+        self.head = deepcopy(participant.head)
+        self.train()
+        for module in self.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.eval()  # It drops nothing, but asks for random numbers all the same.
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Outputs ``(B, C)``."""
+        outputs: Tensor = self.head(self.backbone(inputs))
+        return outputs
+
+    def outputs_with(self, parameters: Mapping[str, Tensor], inputs: Any) -> Tensor:
+        """Outputs ``(B, C)`` under other parameters (and buffers) than its own."""
+        outputs: Tensor = functional_call(self, dict(parameters), (inputs,))
+        return outputs
+
+
+def mean_loss(losses: Tensor, weights: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:
+    """Mean over a batch's examples, those that only fill it up left out.
+
+    Args:
+        losses: Weighted loss of each example, shape ``(..., B)``.
+        weights: Weight of each example, of the same shape.
+        mask: True where there is an example, of the same shape; None if there is one everywhere.
+        dim: The examples' dimension.
+    """
+    if mask is not None:
+        # By `where`, not by a product: what stands in for an example may have an infinite loss.
+        zero = losses.new_zeros(())
+        losses, weights = torch.where(mask, losses, zero), torch.where(mask, weights, zero)
+    return losses.sum(dim) / weights.sum(dim)

@@ -1,0 +1,202 @@
+"""One optimizer over a stack: torch's SGD, Adam and AdamW with settings of each participant's own.
+
+Each participant keeps its torch optimizer; that one's settings are read before steps, and the buffers in its state are
+views of the stacked ones, so that schedulers, checkpoints and whoever steps it by itself meet what they expect.
+
+Reference:
+    Kingma and Ba (2015), Adam, Algorithm 1; Loshchilov and Hutter (2019), Decoupled Weight Decay Regularization,
+    Algorithm 2; both as ``torch.optim`` computes them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from hetfed_lightning.fleets.stack import Stack
+
+
+class StackedOptimizer(ABC):
+    """Steps the parameters of a stack's first participants.
+
+    Args:
+        stack: Whose rows are stepped.
+    """
+
+    needed: ClassVar[tuple[str, ...]]
+    """Settings of a parameter group that may differ between participants."""
+
+    equal: ClassVar[tuple[str, ...]]
+    """Settings that must not, beside the optimizer's type."""
+
+    buffers: ClassVar[tuple[str, ...]]
+    """Names of the state's tensors that have a parameter's shape."""
+
+    counts_steps: ClassVar[bool] = False
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.settings: dict[str, Tensor] = {}
+        self._nonzero: dict[str, bool] = {}
+        self.state = {name: torch.zeros_like(stack.flat) for name in self.used_buffers()}
+        # As torch counts them: on the CPU, in its default dtype, for each parameter.
+        self.steps = torch.zeros(
+            stack.count, len(stack.layout), dtype=torch.promote_types(stack.flat.dtype, torch.float32)
+        )
+        self._spare: Tensor | None = None
+
+    def used_buffers(self) -> tuple[str, ...]:
+        """Buffers that the settings ask for."""
+        return self.buffers
+
+    @classmethod
+    def obstacle(cls, group: Mapping[str, Any]) -> str | None:
+        """Which setting this class does not know how to follow, or None."""
+        unknown = [name for name in ("maximize", "amsgrad", "differentiable", "dampening") if group.get(name)]
+        return f"{unknown[0]}={group[unknown[0]]}" if unknown else None
+
+    def read(self, optimizers: Sequence[Optimizer]) -> None:
+        """Take over the settings of each participant's optimizer, in the order of the rows."""
+        flat = self.stack.flat
+        groups = [optimizer.param_groups[0] for optimizer in optimizers]
+        for name in self.needed:
+            values = torch.tensor([_number(group, name) for group in groups], dtype=torch.float64)
+            self.settings[name] = values.to(flat.device)[:, None]
+            self._nonzero[name] = bool((values != 0).any())
+
+    def any(self, name: str) -> bool:
+        """Whether a setting is other than 0 for anyone."""
+        return self._nonzero[name]
+
+    @torch.no_grad()
+    def pull(self, index: int, optimizer: Optimizer) -> None:
+        """Take a participant's state into its row, and leave views of the row in its place."""
+        parameters = optimizer.param_groups[0]["params"]
+        for name, stacked in self.state.items():
+            for parameter, view in zip(parameters, self.stack.row(index, stacked), strict=True):
+                found = optimizer.state[parameter].get(name)
+                if found is None:
+                    view.zero_()
+                elif found.data_ptr() != view.data_ptr():
+                    view.copy_(found)
+                optimizer.state[parameter][name] = view
+        if self.counts_steps:
+            for place, parameter in enumerate(parameters):
+                count = self.steps[index, place]
+                count.fill_(optimizer.state[parameter].get("step", 0.0))
+                optimizer.state[parameter]["step"] = count
+
+    @staticmethod
+    def let_go(optimizer: Optimizer) -> None:
+        """Give a participant's state memory of its own again."""
+        for state in optimizer.state.values():
+            state.update({key: value.clone() for key, value in state.items() if isinstance(value, Tensor)})
+
+    @abstractmethod
+    def step(self, count: int, gradients: Tensor) -> None:
+        """Move the first ``count`` rows along ``gradients``, shape ``(count, width)``, which it may overwrite."""
+
+    def setting(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
+        """A setting of the first participants, shape ``(count, 1)``."""
+        return self.settings[name][:count].to(dtype)
+
+    def spare(self, count: int) -> Tensor:
+        """Room for an intermediate result, shape ``(count, width)``."""
+        if self._spare is None:
+            self._spare = torch.empty_like(self.stack.flat)
+        return self._spare[:count]
+
+
+class StackedSGD(StackedOptimizer):
+    """``torch.optim.SGD``, with momentum, Nesterov's too, and weight decay."""
+
+    needed = ("lr", "momentum", "weight_decay")
+    equal = ("nesterov",)
+    buffers = ("momentum_buffer",)
+
+    def __init__(self, stack: Stack, *, momentum: bool, nesterov: bool) -> None:
+        self._momentum, self._nesterov = momentum, nesterov
+        super().__init__(stack)
+
+    def used_buffers(self) -> tuple[str, ...]:
+        """None without momentum."""
+        return self.buffers if self._momentum else ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is the gradient times a rate and nothing else."""
+        return not self._momentum and not self.any("weight_decay")
+
+    @torch.no_grad()
+    def step(self, count: int, gradients: Tensor) -> None:
+        """As the base class."""
+        flat = self.stack.flat[:count]
+        if self.any("weight_decay"):
+            gradients.addcmul_(flat, self.setting("weight_decay", count, flat.dtype))
+        if self._momentum:
+            momentum, buffer = self.setting("momentum", count, flat.dtype), self.state["momentum_buffer"][:count]
+            buffer.mul_(momentum).add_(gradients)
+            if self._nesterov:
+                gradients.addcmul_(buffer, momentum)
+            else:
+                gradients = buffer
+        flat.addcmul_(gradients, self.setting("lr", count, flat.dtype), value=-1)
+
+
+class StackedAdam(StackedOptimizer):
+    """``torch.optim.Adam`` and ``AdamW``."""
+
+    needed = ("lr", "beta1", "beta2", "eps", "weight_decay")
+    equal = ("decoupled_weight_decay",)
+    buffers = ("exp_avg", "exp_avg_sq")
+    counts_steps = True
+
+    def __init__(self, stack: Stack, *, decoupled: bool) -> None:
+        super().__init__(stack)
+        self._decoupled = decoupled
+
+    @torch.no_grad()
+    def step(self, count: int, gradients: Tensor) -> None:
+        """As the base class."""
+        flat, dtype = self.stack.flat[:count], self.stack.flat.dtype
+        rate, decay = self.settings["lr"][:count], self.settings["weight_decay"][:count]
+        if self.any("weight_decay"):
+            if self._decoupled:
+                flat.mul_((1 - rate * decay).to(dtype))
+            else:
+                gradients.addcmul_(flat, decay.to(dtype))
+        self.steps[:count] += 1
+        steps = self.steps[:count, :1].to(rate)
+        beta1, beta2 = self.settings["beta1"][:count], self.settings["beta2"][:count]
+        mean, square = self.state["exp_avg"][:count], self.state["exp_avg_sq"][:count]
+        mean.lerp_(gradients, (1 - beta1).to(dtype))
+        gradients.mul_(gradients).mul_((1 - beta2).to(dtype))
+        square.mul_(beta2.to(dtype)).add_(gradients)
+        denominator = torch.sqrt(square, out=self.spare(count))
+        denominator.div_((1 - beta2**steps).sqrt().to(dtype)).add_(self.setting("eps", count, dtype))
+        torch.div(mean, denominator, out=denominator)
+        flat.addcmul_(denominator, (rate / (1 - beta1**steps)).to(dtype), value=-1)
+
+
+def kind_of(optimizer: Optimizer) -> type[StackedOptimizer] | None:
+    """Which stacked optimizer does what a torch optimizer does, or None."""
+    return {SGD: StackedSGD, Adam: StackedAdam, AdamW: StackedAdam}.get(type(optimizer))  # type: ignore[return-value]
+
+
+def stacked_optimizer(stack: Stack, optimizers: Sequence[Optimizer]) -> StackedOptimizer:
+    """One over ``stack`` for participants whose optimizers agree in type and in what must be equal."""
+    groups = [optimizer.param_groups[0] for optimizer in optimizers]
+    if kind_of(optimizers[0]) is StackedSGD:
+        momentum = any(group["momentum"] for group in groups)
+        return StackedSGD(stack, momentum=momentum, nesterov=groups[0]["nesterov"])
+    decoupled = isinstance(optimizers[0], AdamW) or bool(groups[0].get("decoupled_weight_decay"))
+    return StackedAdam(stack, decoupled=decoupled)
+
+
+def _number(group: Mapping[str, Any], name: str) -> float:
+    return float(group["betas"][int(name[-1]) - 1] if name.startswith("beta") else group[name])
