@@ -102,6 +102,7 @@ def test_nobodys_write_changes_another() -> None:
     assert equal(state_of(other), before)
     one.borrow(loan)
     one.double()
+    assert one.borrows(key) is None
     assert other.get_parameter(key).dtype == torch.float32
     one.float().borrow(loan)
     one.materialise()
@@ -168,6 +169,15 @@ def test_memory_holds_the_backbone_once_and_once_more_for_who_trains(groups: boo
     assert held.opened == [4 * backbone + 10 * head] * 5
     assert held.ended == [backbone + 10 * head] * 5
     assert held.spare[1:] == [3 * 2] * 4  # two tensors for each of the three who train
+
+
+def test_who_has_yet_to_join_keeps_what_it_has() -> None:
+    federation, snapshots = group(joins_at=0), Snapshots()
+    late, before = federation["s_04"], state_of(federation["s_04"])
+    late.joins_at = 2
+    fit(federation, data(), 3, BackboneAveraging(), snapshots)
+    assert [equal(end["s_04"], before) for end in snapshots.ends] == [True, True, False]
+    assert late.borrows("backbone.0.weight") is federation["s_05"].borrows("backbone.0.weight")
 
 
 def test_nothing_is_lent_where_everybody_trains() -> None:
