@@ -110,7 +110,6 @@ class BackboneAveraging(FederatedCallback):
         self.groups: list[SharingGroup] = []
         self.report = ""
         self._shared = SharedStates()
-        self._lent = False
         self._servers: dict[str, _Server] = {}
         self._server_states: dict[str, Any] = {}
         self._anchors: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -150,7 +149,7 @@ class BackboneAveraging(FederatedCallback):
         log.info("%s", self.report)
         for line in split_layers(states, self.groups):
             log.warning("%s", line)
-        self._anchors, self._lent = {}, False
+        self._anchors = {}
         self._server_states, self._servers = self.state_dict()["servers"], {}
 
     def _shareable(self, participant: Participant) -> dict[str, Tensor]:
@@ -163,7 +162,6 @@ class BackboneAveraging(FederatedCallback):
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Give one start to all, and the shared state to newcomers."""
         del trainer
-        self._lend_again(federation, round_index)
         for group in self.groups:
             if group in self._shared:
                 receivers = [name for name in federation.newcomers(round_index) if name in group]
@@ -182,13 +180,7 @@ class BackboneAveraging(FederatedCallback):
     def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Find the anchors again; the shared state came with the checkpoint."""
         del trainer
-        self._lend_again(federation, round_index)
         self._set_anchors(federation, round_index)
-
-    def _lend_again(self, federation: Federation, round_index: int) -> None:
-        if not self._lent:
-            self._shared.lend_again(federation, self.groups, round_index)
-            self._lent = True
 
     def _set_anchors(self, federation: Federation, round_index: int) -> None:
         if not self.proximal:

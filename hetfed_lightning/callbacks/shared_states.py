@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from hetfed_lightning.lending import Loan
@@ -13,7 +12,6 @@ from hetfed_lightning.lending import Loan
 if TYPE_CHECKING:
     from hetfed_lightning.callbacks.sharing import SharingGroup
     from hetfed_lightning.federation import Federation
-    from hetfed_lightning.participant import Participant
 
 
 class SharedStates:
@@ -65,26 +63,6 @@ class SharedStates:
             if federation[name].joins_at <= round_index:
                 federation[name].borrow(loan)
 
-    def lend_again(self, federation: Federation, groups: Iterable[SharingGroup], round_index: int) -> None:
-        """After a checkpoint was loaded: let those who wait, and hold this state already, borrow it once more."""
-        active = set(federation.active_names(round_index))
-        waiting = [name for name in federation.joined(round_index) if name not in active]
-        for group in groups if waiting else ():
-            if group not in self:
-                continue
-            loan = self._loan(federation, group)
-            alike: dict[tuple[int, ...], bool] = {}
-            for name in (name for name in waiting if name in group):
-                participant = federation[name]
-                lenders = [participant.borrows(key) for key in group.keys]
-                if None in lenders:
-                    continue
-                lent = tuple(map(id, lenders))
-                if lent not in alike:
-                    alike[lent] = _holds(participant, loan.tensors)
-                if alike[lent]:
-                    participant.borrow(loan)
-
     def _loan(self, federation: Federation, group: SharingGroup) -> Loan:
         if group.name not in self._loans:
             # A checkpoint's state lies on the CPU.
@@ -101,8 +79,3 @@ class SharedStates:
         """Go on with other states, copied since what is lent is written to."""
         self._states = {name: {key: tensor.clone() for key, tensor in one.items()} for name, one in states.items()}
         self._loans = {}
-
-
-def _holds(participant: Participant, state: Mapping[str, Tensor]) -> bool:
-    own = participant.view_of(state)
-    return all(own[key].dtype == tensor.dtype and torch.equal(own[key], tensor) for key, tensor in state.items())

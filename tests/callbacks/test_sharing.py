@@ -83,3 +83,16 @@ def test_a_bias_without_its_weights_is_told() -> None:
     states = {"a": layer(8), "b": layer(8), "c": layer(9)}
     (line,) = split_layers(states, sharing_groups(states))
     assert line.startswith("a, b, c average backbone.last.bias")
+
+
+def test_of_many_the_report_says_once_what_is_true_of_all() -> None:
+    names = [f"s_{i:02d}" for i in range(30)]
+    states = {name: state(stem=(2,)) for name in names} | {"z": state(stem=(3,))}
+    personal = {name: state(head=(10,)) for name in names} | {"z": state(head=(1,))}
+    assert sharing_report(states, personal, sharing_groups(states)).splitlines() == [
+        "What is averaged, and with whom:",
+        "  s_00, s_01, s_02, ... (30 participants): stem, 8 B each way per participant",
+        "  s_00, s_01, s_02, ... (30 participants): head stay personal, 40 B",
+        "  z: stem are averaged with nobody (other shapes at s_00, s_01, s_02, ... (30 participants))",
+        "  z: head stay personal, 4 B",
+    ]

@@ -11,7 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from hetfed_lightning import BackboneAveraging, FederatedCallback, Federation, Participant, ParticipantGroup, Phase
+from hetfed_lightning import (
+    BackboneAveraging,
+    FederatedCallback,
+    FederatedDataModule,
+    Federation,
+    Participant,
+    ParticipantGroup,
+    Phase,
+)
+from hetfed_lightning.data import Examples
 from hetfed_lightning.lending import Loan
 from tests.federations import (
     Snapshots,
@@ -93,6 +102,7 @@ def test_nobodys_write_changes_another() -> None:
     assert equal(state_of(other), before)
     one.borrow(loan)
     one.double()
+    assert one.borrows(key) is None
     assert other.get_parameter(key).dtype == torch.float32
     one.float().borrow(loan)
     one.materialise()
@@ -159,6 +169,15 @@ def test_memory_holds_the_backbone_once_and_once_more_for_who_trains(groups: boo
     assert held.opened == [4 * backbone + 10 * head] * 5
     assert held.ended == [backbone + 10 * head] * 5
     assert held.spare[1:] == [3 * 2] * 4  # two tensors for each of the three who train
+
+
+def test_who_has_yet_to_join_keeps_what_it_has() -> None:
+    federation, snapshots = group(joins_at=0), Snapshots()
+    late, before = federation["s_04"], state_of(federation["s_04"])
+    late.joins_at = 2
+    fit(federation, data(), 3, BackboneAveraging(), snapshots)
+    assert [equal(end["s_04"], before) for end in snapshots.ends] == [True, True, False]
+    assert late.borrows("backbone.0.weight") is federation["s_05"].borrows("backbone.0.weight")
 
 
 def test_nothing_is_lent_where_everybody_trains() -> None:
@@ -329,3 +348,25 @@ def test_a_borrowed_buffer_that_was_moved_is_one_for_each() -> None:
     federation.materialise("a")
     federation["a"].get_buffer(key).add_(1)
     assert (int(federation["a"].get_buffer(key)), int(federation["b"].get_buffer(key))) == (6, 5)
+
+
+# Ten thousand
+
+
+@pytest.mark.slow
+def test_ten_thousand_participants_take_the_memory_of_their_heads(tmp_path: Path) -> None:
+    one = Participant(nn.Linear(784, 200), nn.Linear(200, 10), optimizer=sgd())
+    backbone, head = bytes_held(one.backbone), bytes_held(one.head)
+    federation = Federation({"s": ParticipantGroup(10_000, one)}, participation=0.01, engine="sequential")
+    held = Held()
+    inputs, targets = torch.randn(8, 784), torch.arange(8)
+    same = Examples(inputs, targets)
+    sets = FederatedDataModule(dict.fromkeys(federation.participants, same), batch_size=4)
+    made = fit(federation, sets, 3, BackboneAveraging(), held)
+    assert held.opened == [101 * backbone + 10_000 * head] * 3
+    assert held.ended == [backbone + 10_000 * head] * 3
+    made.save_checkpoint(tmp_path / "many.ckpt")
+    assert (tmp_path / "many.ckpt").stat().st_size < 2 * backbone + 10_000 * (head + 4_000)
+    again = Federation({"s": ParticipantGroup(10_000, one)}, participation=0.01, engine="sequential")
+    fit(again, sets, 4, BackboneAveraging(), held, ckpt_path=tmp_path / "many.ckpt")
+    assert held.ended[-1] == backbone + 10_000 * head
