@@ -301,7 +301,7 @@ def test_callbacks_for_one_model_are_refused_with_what_to_use(callback: L.Callba
 
 
 def test_a_strategy_that_wraps_the_model_is_refused_on_one_device_too() -> None:
-    with pytest.raises(MisconfigurationException, match=r"gave DDPStrategy, which wraps.*strategy='auto', devices=1"):
+    with pytest.raises(MisconfigurationException, match=r"gave DDPStrategy, which wraps.*strategy='federated'"):
         fit(tiny_federation(), tiny_data(), 1, strategy="ddp")
 
 
