@@ -68,6 +68,8 @@ class LogBook:
         with warnings.catch_warnings():
             # Without a logger Lightning warns of every tag, yet only what is logged for one is returned by test().
             warnings.filterwarnings("ignore", message=".*logger=True.*have no logger configured")
+            # Every process logs the same figures, made of what all have measured.
+            warnings.filterwarnings("ignore", message=".*sync_dist=True")
             for key, one in figures.items():
                 federation.log(
                     key, one.value, one.prog_bar, one.logger,

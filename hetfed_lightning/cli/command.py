@@ -159,8 +159,9 @@ class FederatedCLI(LightningCLI):
     def after_fit(self) -> None:
         """Show where everybody stands."""
         self._report("val")
+        folder = self.folder  # The first process's, which it tells the others: all have to ask.
         if self.trainer.is_global_zero and self.trainer.loggers:
-            log.info("Logs: tensorboard --logdir %s", self.folder)
+            log.info("Logs: tensorboard --logdir %s", folder)
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if best:
             log.info("Checkpoint: %s", best)
@@ -189,5 +190,6 @@ class FederatedCLI(LightningCLI):
         who = self.model.predict_with or (STUDENT if self.model.student is not None else None)
         if who is not None:
             names = [who if name == GLOBAL else f"{who}_on_{name}" for name in names]
-        for path in write_predictions(predictions, names, self.folder / "predictions"):
+        folder = self.folder / "predictions"
+        for path in write_predictions(predictions, names, folder) if self.trainer.is_global_zero else ():
             log.info("Predictions: %s", path)

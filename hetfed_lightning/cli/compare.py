@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_only
 
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.groups import settings_by_member
@@ -60,7 +61,8 @@ class CompareCLI(FederatedCLI):
         table = comparison_table(outcomes)
         log.info("\n%s\n\n%s", table.text(), "\n".join(verdicts(outcomes)))
         folder = Path(self.config.output)
-        write_comparison(outcomes, folder)
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            write_comparison(outcomes, folder)
         log.info("\nTables: %s", folder)
         return outcomes
 

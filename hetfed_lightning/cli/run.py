@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
 
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.compare import CompareCLI
@@ -73,6 +74,8 @@ def _speak() -> None:
     if not package.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
+        # Processes that train together have the same to say, errors apart.
+        handler.addFilter(lambda record: getattr(rank_zero_only, "rank", 0) == 0 or record.levelno >= logging.ERROR)
         package.addHandler(handler)
         package.setLevel(logging.INFO)
         package.propagate = False

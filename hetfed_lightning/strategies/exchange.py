@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from hetfed_lightning.strategies.packing import cloned, pack, unpack
+from hetfed_lightning.strategies.watch import RankLostError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 R = TypeVar("R")
 
-LOOK = timedelta(seconds=2)
-"""How often a rank that waits for others looks whether one was lost."""
+SHORTEST_LOOK, LONGEST_LOOK = 1e-4, 0.02
+"""Seconds between two looks of a rank that waits for others whether they have come, at first and in the end."""
 
 _meetings = itertools.count()
 """Numbers those of this process, over all its runs: every rank goes through the same ones."""
 
 
-class Lost(Protocol):
+class Watching(Protocol):
     """Who knows whether a rank was lost."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody is watched any more, between two runs."""
 
     def check(self) -> None:
         """Raise if a rank was lost."""
+
+    def finished(self) -> str | None:
+        """A rank that has left the run, in words."""
 
     def explain(self, error: Exception) -> Exception:
         """The error to raise instead of one that a collective raised."""
@@ -45,15 +53,19 @@ class Exchange:
         world: Number of processes.
         group: A group on the CPU (gloo).
         store: What the processes met at.
+        timeout: Seconds that a rank waits for others between two runs, when nobody watches whether they live.
         replicas: The group of the ranks that split the batches of the same participants; None where there is one.
         watch: Who knows whether a rank was lost.
     """
 
-    def __init__(self, rank: int, world: int, group: Any, store: Any, replicas: Any, watch: Lost) -> None:
+    def __init__(
+        self, rank: int, world: int, group: Any, store: Any, timeout: float, replicas: Any, watch: Watching
+    ) -> None:
         self.rank = rank
         self.world = world
         self._group = group
         self._store = store
+        self._timeout = timeout
         self._replicas = replicas
         self._watch = watch
 
@@ -97,13 +109,19 @@ class Exchange:
             for old in ("here", "all"):  # Everyone who is here has left the meeting before.
                 self._store.delete_key(f"hetfed/{number - 1}/{old}")
             return
-        while True:
-            try:
-                self._store.wait([all_here], LOOK)
-            except dist.DistStoreError:  # Not yet.
-                self._watch.check()
-            else:
-                return
+        pause, began = SHORTEST_LOOK, time.monotonic()
+        while not self._store.check([all_here]):
+            self._watch.check()
+            left = self._watch.finished()
+            late = self._watch.is_over and time.monotonic() - began > self._timeout
+            # It may have come, and left, since the look above.
+            if (left or late) and not self._store.check([all_here]):
+                raise RankLostError(
+                    f"Rank {self.rank} waits for {left or 'others'}, which {'has' if left else 'have'} finished. Every "
+                    "rank has to make the same calls of the Trainer: look for what is done on one of them alone."
+                )
+            time.sleep(pause)
+            pause = min(1.5 * pause, LONGEST_LOOK)
 
     def _share(self, value: Any) -> list[Any]:
         packed = pack(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import secrets
@@ -110,6 +111,7 @@ class FederatedStrategy(DDPStrategy):
         self.layout = layout
         self.groups = groups
         self.stuck_after = stuck_after
+        self.timeout = timeout
         self._exchange: Exchange | None = None
         self._watch: Watch | None = None
         self._ranks: ManyRanks | None = None
@@ -155,6 +157,7 @@ class FederatedStrategy(DDPStrategy):
                 "statistics are made equal at the end of every round."
             )
         super().setup_environment()
+        atexit.register(_leave)
         self._connect()
 
     def _connect(self) -> None:
@@ -174,7 +177,7 @@ class FederatedStrategy(DDPStrategy):
             describe=self._describe,
             end_children=self._end_children,
         )
-        self._exchange = Exchange(self.global_rank, self._processes, gloo, store, replicas, watch)
+        self._exchange = Exchange(self.global_rank, self._processes, gloo, store, self.timeout, replicas, watch)
         here = "127.0.0.1" if self.num_nodes == 1 else self.cluster_environment.main_address  # type: ignore[union-attr]
         mine = None
         if self.global_rank == 0:
@@ -261,6 +264,12 @@ class FederatedStrategy(DDPStrategy):
     def register_strategies(cls, strategy_registry: Any) -> None:
         """Make it known as ``"federated"``."""
         strategy_registry.register(cls.strategy_name, cls, description="Divides a federation's participants over ranks")
+
+
+def _leave() -> None:
+    """Leave the process group: its threads would otherwise abort a process that ends."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def register() -> None:

@@ -128,6 +128,16 @@ class Watch:
         if self.verdict is not None:
             raise RankLostError(self.verdict)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether this rank has stopped watching."""
+        return self._closed.is_set()
+
+    def finished(self) -> str | None:
+        """A rank that has finished while this one goes on, in words; None where there is none."""
+        ranks = [rank for rank, peer in self._peers.items() if peer.finished and not self.is_over]
+        return self._describe(ranks[0]) if ranks else None
+
     def explain(self, error: Exception, patience: float = 2.0) -> Exception:
         """What to raise for an error of a collective: who was lost, if the thread learns of it within ``patience``."""
         if isinstance(error, RankLostError):

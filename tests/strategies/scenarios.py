@@ -5,6 +5,7 @@ Each scenario takes settings of the Trainer and a folder of its own, and returns
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation, Participant
 from hetfed_lightning.data import Examples
-from tests.federations import sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
+from tests.federations import Listed, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 
 NAMES = ("a", "b", "c", "d", "e")
 SIZES = {"a": 4, "b": 4, "c": 7, "d": 5, "e": 4}  # Of 13, 17, 21, 25 and 29 examples: last batches of one for a, b, e.
@@ -56,6 +57,17 @@ def five(**settings: Any) -> Federation:
     )
 
 
+def one_by_one(data: FederatedDataModule, name: str) -> FederatedDataModule:
+    """The same data, a participant's sets read sample by sample through a ``DataLoader``."""
+    sets = data.data
+    listed: dict[str, Any] = {
+        kind: {owner: Listed(part) if owner == name else part for owner, part in getattr(sets, kind).items()}
+        for kind in ("train", "val", "test")
+    }
+    data.replace_data(replace(sets, **listed))
+    return data
+
+
 def outcome(federation: Federation, made: L.Trainer) -> Result:
     """What has to be equal on every rank, and on one device."""
     return {
@@ -72,7 +84,7 @@ def outcome(federation: Federation, made: L.Trainer) -> Result:
 def averaging_and_phase(folder: Path, settings: Settings) -> Result:
     """Everything that participants do together at a round's end, for three rounds, validated and tested."""
     federation = five(seed=3)
-    data = tiny_data(NAMES, count=13, batch_size=SIZES)
+    data = one_by_one(tiny_data(NAMES, count=13, batch_size=SIZES), "b")
     together = (
         BackboneAveraging(proximal=0.1, server_optimizer=sgd(0.7, momentum=0.5)),
         EnsembleDistillation(epochs=2),
