@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hetfed_lightning.data.module import GLOBAL, NothingLoader
 from hetfed_lightning.logbook import is_fitting
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participant import STUDENT, Participant, split_batch
 
 if TYPE_CHECKING:
     import lightning as L
+    from torch import Tensor
 
     from hetfed_lightning.federation import Federation
 
@@ -39,8 +40,10 @@ def evaluate(federation: Federation, what: Measured, owner: str, batch: Any, bat
         here = federation.joined(now) if fitting else list(federation.participants)
         names = here + ([STUDENT] if federation.student is not None else [])
     federation.scope = "global" if owner == GLOBAL else "own"
-    for name in filter(federation.ranks.measures, names):
-        _step(federation, name, what, batch, batch_idx)
+    names = list(filter(federation.ranks.measures, names))
+    together = federation.fleets.outputs(names, split_batch(batch)[0]) if len(names) > 1 else {}
+    for name in names:
+        _step(federation, name, what, batch, batch_idx, together.get(name))
     federation.scope = "own"
 
 
@@ -68,7 +71,10 @@ def predict(federation: Federation, owner: str, batch: Any, batch_idx: int) -> A
     return _step(federation, name, "predict", batch, batch_idx)
 
 
-def _step(federation: Federation, name: str, what: str, batch: Any, batch_idx: int) -> Any:
+def _step(
+    federation: Federation, name: str, what: str, batch: Any, batch_idx: int, outputs: Tensor | None = None
+) -> Any:
+    """One participant's step; ``outputs`` are those of its network where a fleet has computed them."""
     participant = federation[name]
 
     def hook(name: str) -> Callable[..., Any]:
@@ -76,6 +82,10 @@ def _step(federation: Federation, name: str, what: str, batch: Any, batch_idx: i
 
     batch = federation.current_batch = participant.on_after_batch_transfer(batch, 0)
     hook(f"on_{what}_batch_start")(batch, batch_idx)
-    output = hook(f"{what}_step")(batch, batch_idx)
+    if outputs is None or getattr(type(participant), f"{what}_step") is not getattr(Participant, f"{what}_step"):
+        output = hook(f"{what}_step")(batch, batch_idx)
+    else:
+        output = None
+        participant.evaluate_batch(batch, "test" if what == "test" else "val", outputs)
     hook(f"on_{what}_batch_end")(output, batch, batch_idx)
     return output

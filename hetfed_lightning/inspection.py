@@ -23,7 +23,8 @@ def inspect(federation: Federation, *, losses: bool = False) -> None:
         RuntimeError: If nobody is left.
     """
     looked_at = [*federation.contributors(), *([] if federation.student is None else [STUDENT])]
-    for name in names_of_non_finite({name: federation[name].view_of().values() for name in looked_at}):
+    views = federation.fleets.views(federation, looked_at)
+    for name in names_of_non_finite({name: state.values() for name, state in views.items()}):
         federation.quarantine(name, "its weights are not finite")
     if losses:
         noted = federation.logbook.ledgers["train"].noted

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from hetfed_lightning.ledger import Ledger, Reduced
 from hetfed_lightning.rounds import federated_callbacks
@@ -123,5 +126,21 @@ class LogBook:
         values, self.rows[stage] = self.rows[stage], {}
         if values and not trainer.sanity_checking:
             for logger in trainer.loggers:
-                logger.log_metrics(values, step=step)
+                if type(logger) is TensorBoardLogger:
+                    write_row(logger, values, step)
+                else:
+                    logger.log_metrics(values, step=step)
                 logger.save()
+
+
+def write_row(logger: TensorBoardLogger, values: Mapping[str, float], step: int) -> None:
+    """Write figures of one step as one event: of hundreds of participants, an event each takes longer than a step.
+
+    Args:
+        logger: Writes where it always does.
+        values: By tag.
+        step: The horizontal axis.
+    """
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # Lightning sets it at run time
+        row = Summary(value=[Summary.Value(tag=key, simple_value=value) for key, value in values.items()])
+        logger.experiment._get_file_writer().add_summary(row, step)

@@ -199,10 +199,10 @@ class Participant(Borrower, L.LightningModule):
             self.train(training)
         return self.task.predictions(outputs)
 
-    def evaluate_batch(self, batch: Any, stage: Stage) -> None:
-        """Log loss and metrics of a batch under ``stage``."""
+    def evaluate_batch(self, batch: Any, stage: Stage, outputs: Tensor | None = None) -> None:
+        """Log loss and metrics of a batch under ``stage``; ``outputs`` are the network's where they are known."""
         inputs, target = split_batch(batch)
-        outputs = self(inputs)
+        outputs = self(inputs) if outputs is None else outputs
         predictions, wanted = self.task.predictions(outputs), self.task.metric_target(target)
         self.log(f"{stage}_loss", self.task.loss(outputs, target), batch_size=len(target))
         for name, metric in self.metrics_of(stage, output_width(outputs)).items():

@@ -222,7 +222,7 @@ class BackboneAveraging(FederatedCallback):
             if not senders:
                 continue
             # Views: a rule leaves the states as they are, and copies of all of them cost as much as their mean.
-            states = [federation[name].view_of(group.keys) for name in senders]
+            states = list(federation.fleets.views(federation, senders, group.keys).values())
             weights = self._weights(federation, senders)
             check_states(states, weights, senders)
             aggregate = self._aggregate(states, weights, round_index)

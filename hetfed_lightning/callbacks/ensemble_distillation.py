@@ -257,16 +257,7 @@ class EnsembleDistillation(FederatedCallback):
     @torch.no_grad()
     def _ask(self, trainer: L.Trainer, federation: Federation, names: list[str], round_index: int) -> Tensor:
         """Softened targets of the ensemble on the whole public set, shape ``(N, C)``."""
-        said: dict[str, Tensor] = {}
-        for name in filter(federation.ranks.measures, names):
-            participant = federation[name]
-            training = participant.training
-            participant.eval()
-            with trainer.precision_plugin.forward_context():
-                parts = [_two_columns(participant(batch)) for batch in _public_batches(federation, participant)]
-            participant.train(training)
-            logits = torch.cat([at_least_float32(part) for part in parts])
-            said[name] = logits
+        said = self._answers(trainer, federation, list(filter(federation.ranks.measures, names)))
         asked: dict[str, Tensor] = {}
         for name, logits in federation.ranks.gathered(said, names).items():
             if is_finite([logits]):
@@ -297,6 +288,24 @@ class EnsembleDistillation(FederatedCallback):
         federation.log_round({"federation/teacher_agreement": mean_agreement(self.agreement[1])})
         return self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
 
+    @staticmethod
+    def _answers(trainer: L.Trainer, federation: Federation, names: list[str]) -> dict[str, Tensor]:
+        """Each teacher's outputs on the whole public set, those of a fleet computed together."""
+        parts: dict[str, list[Tensor]] = {name: [] for name in names}
+        modes = {name: federation[name].training for name in names}
+        for name in names:
+            federation[name].eval()
+        with trainer.precision_plugin.forward_context():
+            for inputs in _public_batches(federation):
+                together = federation.fleets.outputs(names, inputs)
+                for name in names:
+                    participant = federation[name]
+                    outputs = together[name] if name in together else participant(participant.transformed(inputs))
+                    parts[name].append(at_least_float32(_two_columns(outputs)))
+        for name, training in modes.items():
+            federation[name].train(training)
+        return {name: torch.cat(own) for name, own in parts.items()}
+
     def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
         """Keep each participant's own validation score, for ensembles that weigh by it."""
         if stage != "val" or trainer.sanity_checking:
@@ -325,9 +334,9 @@ def _check_settings(temperature: float | RoundSchedule, weight: float | RoundSch
         raise ValueError(f"weight: expected a finite number of at least 0, got {value} in round {round_index}.")
 
 
-def _public_batches(federation: Federation, participant: Participant) -> Iterator[Any]:
+def _public_batches(federation: Federation) -> Iterator[Any]:
     for indices in torch.arange(federation.federated_data.num_public).split(TEACHER_BATCH):
-        yield participant.transformed(_on_device(federation, indices))
+        yield _on_device(federation, indices)
 
 
 def _on_device(federation: Federation, indices: Tensor) -> Any:

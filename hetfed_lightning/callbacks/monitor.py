@@ -80,7 +80,7 @@ class FederationMonitor(FederatedCallback):
     def __init__(self, config: str | None = None) -> None:
         self.config = config
         self._tags: set[str] = set()
-        self._layout: Layout = {}
+        self._laid_out: set[str] = set()
         self._round_began: float | None = None
 
     # Numbers, for every logger
@@ -129,7 +129,7 @@ class FederationMonitor(FederatedCallback):
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
         """Write who takes part, what they share and what they have."""
-        self._tags, self._layout = set(), {}
+        self._tags, self._laid_out = set(), set()
         writers = _writers(trainer)
         if not writers:
             return
@@ -157,9 +157,10 @@ class FederationMonitor(FederatedCallback):
         if not writers:
             return
         shared = {key for key in trainer.callback_metrics if key.startswith("federation/")}
-        layout = chart_layout(self._tags | shared, list(federation.everyone()))
-        if layout != self._layout:
-            self._layout = layout
+        tags = self._tags | shared
+        if tags != self._laid_out:
+            self._laid_out = tags
+            layout = chart_layout(tags, list(federation.everyone()))
             for writer in writers:
                 writer.add_custom_scalars(layout)
 

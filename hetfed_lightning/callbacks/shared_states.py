@@ -53,8 +53,7 @@ class SharedStates:
         if len(active) == len(joined):
             self._loans.pop(group.name, None)
             self._states[group.name] = state
-            for name in (name for name in joined if name in group):
-                federation[name].load_state_of(state)
+            federation.fleets.load(federation, (name for name in joined if name in group), state)
             return
         self._states.setdefault(group.name, state)
         loan = self._loan(federation, group)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning.data.blocks import StackedBatch
+from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.fleets.chain import Activation, Linear
 from hetfed_lightning.fleets.engine import Engine
 from hetfed_lightning.fleets.network import Network, mean_loss
-from hetfed_lightning.tasks import Task
+from hetfed_lightning.tasks import MulticlassTask, Task
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class BatchedEngine(Engine):
     def __init__(self, network: Network, task: Task, layers: Sequence[Linear]) -> None:
         super().__init__(network, task)
         self.layers = layers
+        self._closed_form = type(task) is MulticlassTask and task.class_weights is None and not task.label_smoothing
 
     @torch.no_grad()
     def outputs(self, parameters: Mapping[str, Tensor], inputs: Any, *, common: bool = False) -> Tensor:
@@ -58,7 +60,10 @@ class BatchedEngine(Engine):
         losses, passed, delta = self._losses(parameters, batch)
         for layer, own in zip(reversed(self.layers), reversed(passed), strict=True):
             delta = self._through_activations(delta, own)
-            torch.bmm(delta.mT, own.inputs, out=gradients[layer.weight])
+            if _is_wide(own.inputs, delta):
+                torch.bmm(delta.mT, own.inputs, out=gradients[layer.weight])
+            else:
+                gradients[layer.weight].copy_(_product(delta, own.inputs))
             if layer.bias is not None:
                 torch.sum(delta, 1, out=gradients[layer.bias])
             if layer is not self.layers[0]:
@@ -74,7 +79,10 @@ class BatchedEngine(Engine):
             delta = self._through_activations(delta, own)
             weight = parameters[layer.weight]
             below = torch.bmm(delta, weight) if layer is not self.layers[0] else delta
-            torch.baddbmm(weight, delta.mT, own.inputs, alpha=-1, out=weight)
+            if _is_wide(own.inputs, delta):
+                torch.baddbmm(weight, delta.mT, own.inputs, alpha=-1, out=weight)
+            else:
+                weight.sub_(_product(delta, own.inputs))
             if layer.bias is not None:
                 parameters[layer.bias].sub_(delta.sum(1))
             delta = below
@@ -83,6 +91,9 @@ class BatchedEngine(Engine):
     def _losses(self, parameters: Mapping[str, Tensor], batch: StackedBatch) -> tuple[Tensor, list[_Passed], Tensor]:
         """Everyone's loss, what the backward pass needs, and the loss's gradient at the outputs."""
         outputs, passed = self._forward(parameters, batch.inputs)
+        if self._closed_form:
+            losses, delta = _cross_entropies(outputs, batch.targets, batch.mask)
+            return losses, passed, delta
         with torch.enable_grad():
             leaf = outputs.detach().requires_grad_()
             losses, weights = self.task.example_losses(leaf.flatten(0, 1), batch.targets.flatten(0, 1))
@@ -114,3 +125,38 @@ class BatchedEngine(Engine):
         for activation, kept in reversed(passed.kept):
             delta = activation.backward(delta, kept)
         return delta
+
+
+WIDE = 2**14
+"""Weights of a layer from which on the sum with a product is quicker than the product and a sum after it."""
+
+
+def _is_wide(inputs: Tensor, delta: Tensor) -> bool:
+    return inputs.shape[2] * delta.shape[2] > WIDE
+
+
+def _product(delta: Tensor, inputs: Tensor) -> Tensor:
+    """``delta^T inputs`` of everyone, shape ``(K, out, in)``, made so that the longer side is that of the columns.
+
+    Of 100 products of 64 x 32 with 32 x 10 that takes a quarter of the time.
+    """
+    if delta.shape[2] > inputs.shape[2]:
+        return torch.bmm(inputs.mT, delta).mT
+    return torch.bmm(delta.mT, inputs)
+
+
+def _cross_entropies(outputs: Tensor, targets: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Everyone's mean cross-entropy, shape ``(K,)``, and its gradient: softmax less one at the class, by example.
+
+    A third of the time that autograd takes for the same. In float32 at least, as the task computes it.
+    """
+    classes = targets.unsqueeze(-1)
+    logarithms = torch.log_softmax(at_least_float32(outputs), -1)
+    losses = -logarithms.gather(-1, classes).squeeze(-1)
+    delta = logarithms.exp_()
+    delta.scatter_add_(-1, classes, delta.new_full((1,), -1.0).expand(classes.shape))
+    if mask is None:
+        delta.div_(outputs.shape[1])
+    else:
+        delta = torch.where(mask[:, :, None], delta, delta.new_zeros(())).div_(mask.sum(1)[:, None, None])
+    return mean_loss(losses, torch.ones_like(losses), mask), delta.to(outputs.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ class Fleet:
         self.network = Network(first.local.participant)
         self.task = first.local.participant.task
         self.layout = {key: parameter.shape for key, parameter in first.parameters.items()}
+        self.everything = list(first.local.participant.state_dict(keep_vars=True))
         self.members: list[Member] = []
         self.places: dict[str, int] = {}
         self.engine: Engine | None = None
@@ -140,6 +141,39 @@ class Fleet:
             gradients.mul_((self._clips[:count] / (norms + 1e-6)).clamp(max=1.0))
         optimizer.step(count, gradients)
         return losses
+
+    def is_seated(self, name: str) -> bool:
+        """Whether all of a member's parameters are views of the stack still; a loan may have taken their place."""
+        place = self.places.get(name)
+        if place is None:
+            return False
+        own = self.members[place].parameters.values()
+        return all(one.data_ptr() == view.data_ptr() for one, view in zip(own, self._rows[place], strict=True))
+
+    def views(self, names: Sequence[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]] | None:
+        """What members hold under ``keys`` (all that they hold if None), made for all of them at once.
+
+        Returns:
+            None where a member holds more than the stack does.
+        """
+        stack, _, count = self.seated()
+        if not set(self.everything if keys is None else keys) <= set(self.layout):
+            return None
+        columns = {key: stacked.unbind() for key, stacked in stack.by_key(stack.flat[:count]).items()}
+        wanted = self.everything if keys is None else keys
+        return {name: {key: columns[key][self.places[name]] for key in wanted} for name in names}
+
+    @torch.no_grad()
+    def load(self, names: Sequence[str], state: Mapping[str, Tensor]) -> None:
+        """Copy one state into the rows of members; its keys are among the stack's."""
+        stack, _, count = self.seated()
+        places = [self.places[name] for name in names]
+        stacked = stack.by_key(stack.flat[:count])
+        for key, tensor in state.items():
+            if len(places) == count:
+                stacked[key].copy_(tensor.expand_as(stacked[key]))
+            else:
+                stacked[key][places] = tensor.to(stacked[key])
 
     def outputs(self, names: Sequence[str], inputs: Any, engine: Engine) -> Tensor:
         """Outputs of some members for inputs that all of them see.

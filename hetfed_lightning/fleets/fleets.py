@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -211,20 +211,56 @@ class Fleets:
 
     # What others ask
 
-    def outputs(self, names: Sequence[str], inputs: Any, federation: Federation) -> dict[str, Tensor]:
+    def _seated(self, names: Iterable[str]) -> Iterator[tuple[Fleet, list[str]]]:
+        """Fleets in which two or more of ``names`` sit, and those."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            kind = self._seats.get(name)
+            if kind in self._fleets and self._fleets[kind].is_seated(name):
+                found[kind].append(name)
+        for kind, here in found.items():
+            if len(here) > 1:
+                yield self._fleets[kind], here
+
+    def views(
+        self, federation: Federation, names: Sequence[str], keys: Sequence[str] | None = None
+    ) -> dict[str, dict[str, Tensor]]:
+        """Each participant's tensors under ``keys`` (all if None), as ``Participant.view_of`` gives them.
+
+        Args:
+            federation: Whose participants they are.
+            names: Participants, whose order is kept.
+            keys: Keys of ``state_dict``.
+        """
+        found: dict[str, dict[str, Tensor]] = {}
+        for fleet, here in self._seated(names):
+            found |= fleet.views(here, keys) or {}
+        return {name: found[name] if name in found else federation[name].view_of(keys) for name in names}
+
+    def load(self, federation: Federation, names: Iterable[str], state: Mapping[str, Tensor]) -> None:
+        """Copy one state into several participants, as ``Participant.load_state_of`` does."""
+        left = dict.fromkeys(names)
+        for fleet, here in self._seated(left):
+            if all(fleet.layout.get(key) == tensor.shape for key, tensor in state.items()):
+                fleet.load(here, state)
+                for name in here:
+                    del left[name]
+        for name in left:
+            federation[name].load_state_of(state)
+
+    def outputs(self, names: Sequence[str], inputs: Any) -> dict[str, Tensor]:
         """Outputs of those of ``names`` who sit in a fleet and take raw inputs, computed at once.
 
         Args:
             names: Participants.
             inputs: Shape ``(B, ...)``, raw.
-            federation: Whose participants they are.
+
+        Returns:
+            Shape ``(B, C)`` each, by name.
         """
         found: dict[str, Tensor] = {}
-        for kind, fleet in self._fleets.items():
-            if fleet.engine is None:
-                continue
-            here = [n for n in names if self._seats.get(n) == kind and federation[n].transform is None]
-            if len(here) > 1:
+        for fleet, here in self._seated(name for name in names if name in self._seats):
+            if fleet.engine is not None and not fleet.transforms and isinstance(inputs, (Tensor, dict)):
                 found |= dict(zip(here, fleet.outputs(here, inputs, fleet.engine), strict=True))
         return found
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.optimization import LocalOptimization
 
 OWN_STEP = (
+    "evaluate_batch",
     "forward",
     "training_step",
     "on_train_batch_start",

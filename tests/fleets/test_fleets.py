@@ -348,6 +348,42 @@ def test_a_fleet_trains_under_a_trainer_with_its_defaults(tmp_path: Path) -> Non
     assert made.checkpoint_callback.best_model_path  # type: ignore[union-attr]
 
 
+def test_what_everyone_is_measured_on_and_teaches_is_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hetfed_lightning.fleets.batched import BatchedEngine
+
+    asked: list[int] = []
+    right = BatchedEngine.outputs
+
+    def outputs(self: BatchedEngine, parameters: Any, inputs: Any, *, common: bool = False) -> Tensor:
+        asked.append(len(inputs))
+        return right(self, parameters, inputs, common=common)
+
+    monkeypatch.setattr(BatchedEngine, "outputs", outputs)
+    figures = []
+    for engine in ("sequential", "batched"):
+        federation = tiny_federation(engine=engine).double()
+        made = fit(federation, tiny_data(), 2, EnsembleDistillation(), BackboneAveraging(), precision="64-true")
+        figures.append({key: float(value) for key, value in made.callback_metrics.items()})
+    # In each round 10 public examples, and 18 of everyone's validation set.
+    assert asked == [10, 18] * 2
+    assert "val_global_loss/a" in figures[0]
+    assert figures[1] == pytest.approx(figures[0], rel=1e-9)
+
+
+def test_whoever_measures_in_a_way_of_its_own_is_asked_to() -> None:
+    class Own(Participant):
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("val_own", 1.0)
+
+    members = {}
+    for name in "ab":
+        torch.manual_seed(0)
+        members[name] = Own(nn.Linear(4, 5), nn.Linear(5, 3), optimizer=sgd())
+    made = fit(Federation(members, engine="batched"), tiny_data("ab"), 2)
+    assert made.callback_metrics["val_global_own/a"] == 1
+    assert "val_global_loss/a" not in made.callback_metrics
+
+
 def test_every_batch_is_counted_for_each_member() -> None:
     counts: dict[str, list[int]] = defaultdict(list)
     for engine in ("sequential", "batched"):
