@@ -1,0 +1,44 @@
+"""Draws the benchmark's picture: seconds of a round through those of the plain loop, a group of bars per workload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+PLAIN = "plain"
+COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown")
+
+
+def draw(rows: Sequence[Mapping[str, str]], path: Path) -> None:
+    """Draw the rows of a CSV file.
+
+    Args:
+        rows: As :func:`~scripts.benchmark.report.read_csv` gives them.
+        path: The picture, of a kind that matplotlib writes.
+    """
+    measured = [row for row in rows if row["ratio"] and row["program"] != PLAIN]
+    workloads = list(dict.fromkeys(row["workload"] for row in measured))
+    programs = list(dict.fromkeys(row["program"] for row in measured))
+    width = 0.8 / max(1, len(programs))
+    figure, axis = plt.subplots(figsize=(9, 3.4), layout="constrained")
+    for index, program in enumerate(programs):
+        own = [row for row in measured if row["program"] == program]
+        places = [workloads.index(row["workload"]) + (index - (len(programs) - 1) / 2) * width for row in own]
+        middle = [float(row["ratio"]) for row in own]
+        spread = [[abs(float(row["ratio"]) - float(row[edge])) for row in own] for edge in ("ratio_q1", "ratio_q3")]
+        axis.bar(places, middle, width, yerr=spread, label=program, color=COLOURS[index % len(COLOURS)])
+    axis.axhline(1, color="black", linewidth=1)
+    axis.set_yscale("log")
+    axis.set_yticks([0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
+    axis.set_xticks(range(len(workloads)), workloads)
+    axis.set_ylabel("time of a round / plain loop")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", alpha=0.25)
+    axis.legend(fontsize=8, frameon=False, ncols=len(programs))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
