@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `scripts.benchmark`, from wherever this is started
 
 from scripts.benchmark.command import run
+from scripts.benchmark.processes import MeasurementError
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
     what.add_argument("--peers", nargs="*", metavar="NAME", help="Other frameworks too, all of them or those named.")
     what.add_argument("--config", help="A configuration with a BackboneAveraging instead of the workloads.")
     what.add_argument("--participants", nargs="+", type=int, metavar="N", help="784-200-10 MLP, 100 active a round.")
-    what.add_argument("--soak", type=int, metavar="ROUNDS", help="Memory over so many rounds; more than 60.")
+    what.add_argument("--soak", type=int, metavar="ROUNDS", help="Memory over so many rounds, 100 or more.")
     what.add_argument("--no-memory", action="store_true", help="Leave out the runs that measure memory.")
     how = parser.add_argument_group("how")
     how.add_argument("--rounds", type=int, help="Timed rounds, after one that warms up.")
@@ -52,6 +53,8 @@ def main() -> None:
         run(options)
     except ValueError as error:
         parser.error(str(error))
+    except MeasurementError as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

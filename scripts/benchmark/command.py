@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmark.hardware import describe
-from scripts.benchmark.peers.environments import PEERS, PeerError, interpreter
-from scripts.benchmark.picture import draw
+from scripts.benchmark.peers.environments import LEFT_OUT, PEERS, PeerError, interpreter
 from scripts.benchmark.processes import MeasurementError, measure
 from scripts.benchmark.report import Row, quartiles, read_csv, row_of, size_of, table, write_csv
-from scripts.benchmark.rounds import Record
+from scripts.benchmark.rounds import SETTLED, Record
 from scripts.benchmark.workloads import ON_A_GPU, SMALLEST, WORKLOADS, Workload, named
 
 CROWD_ROUNDS = 3
@@ -26,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
         ValueError: If an option's value cannot be used.
     """
     if options.from_csv:
-        draw(read_csv(options.from_csv), _plot_of(options))
+        _draw(options.from_csv, _plot_of(options))
         return
     say(describe(options.device, options.threads))
     if options.config:
@@ -59,18 +58,24 @@ def workloads(options: argparse.Namespace) -> None:
     peers = list(PEERS) if options.peers == [] else options.peers or []
     for peer in set(peers) - set(PEERS):
         raise ValueError(f"--peers: no peer {peer!r}; there are {', '.join(PEERS)}.")
+    if peers and options.device != "cpu":
+        raise ValueError("--peers: they are run on the CPU alone.")
+    pythons = {peer: prepared(peer) for peer in peers}
     rows: list[Row] = []
     for workload in chosen:
-        found = [*pair(workload, options), *(beside(workload, peer, options) for peer in peers)]
+        found = [*pair(workload, options), *(beside(workload, peer, pythons[peer], options) for peer in peers)]
         rows += found
         for row in found:
             say(f"{row.workload} {row.program}: {row.note or f'{row.seconds:.4f} s, {row.ratio:.3f} of plain'}")
         if options.csv:
             write_csv(rows, options.csv)
     say(f"\n{table(rows)}")
+    for peer, reason in LEFT_OUT.items() if peers else ():
+        say(f"{peer}: not measured, {reason}")
     if options.plot:
-        write_csv(rows, options.plot.with_suffix(".csv"))
-        draw(read_csv(options.plot.with_suffix(".csv")), options.plot)
+        csv = options.csv or options.plot.with_suffix(".csv")
+        write_csv(rows, csv)
+        _draw(csv, options.plot)
 
 
 def pair(workload: Workload, options: argparse.Namespace) -> list[Row]:
@@ -89,16 +94,25 @@ def pair(workload: Workload, options: argparse.Namespace) -> list[Row]:
     return [row_of(workload, program, record, record.peak), row_of(workload, "plain", plain, record.peak)]
 
 
-def beside(workload: Workload, peer: str, options: argparse.Namespace) -> Row:
-    """A peer, with the plain loop beside it in its own process; or why there is none."""
+def prepared(peer: str) -> str | PeerError:
+    """The Python of a peer, or why there is none."""
     try:
-        python = str(interpreter(peer, say))
+        return str(interpreter(peer, say))
+    except PeerError as error:
+        return error
+
+
+def beside(workload: Workload, peer: str, python: str | PeerError, options: argparse.Namespace) -> Row:
+    """A peer, with the plain loop beside it in its own process; or why there is none."""
+    if isinstance(python, PeerError):
+        return Row(workload.name, size_of(workload), peer, note=str(python))
+    try:
         module = f"scripts.benchmark.peers.{peer}"
         job = {"workload": workload.name, "threads": options.threads, "rounds": options.rounds or workload.rounds}
         record = Record(**measure(job | {"alone": False}, module, python))
         if not options.no_memory:
             record.memory = measure(job | {"alone": True, "rounds": 2}, module, python)["memory"]
-    except (PeerError, MeasurementError) as error:
+    except MeasurementError as error:
         return Row(workload.name, size_of(workload), peer, note=str(error))
     return row_of(workload, peer, record, record.peak)
 
@@ -129,12 +143,14 @@ def crowds(options: argparse.Namespace) -> None:
 
 def soak(options: argparse.Namespace) -> None:
     """Growth of memory over rounds."""
+    if options.soak < 2 * SETTLED:
+        raise ValueError(f"--soak: expected at least {2 * SETTLED} rounds, of which half settle, got {options.soak}.")
     options.rounds = options.soak
     found = measure(job_of("soak", options, options.soak))
     held = found["megabytes"]
     shown = ", ".join(f"{index}: {held[index]:.1f}" for index in range(0, len(held), max(1, len(held) // 10)))
     say(f"megabytes held by round: {shown}")
-    say(f"growth after round 50: {found['growth']:+.2%} by round {len(held)}")
+    say(f"growth after round {SETTLED}: {found['growth']:+.2%} by round {len(held)}")
 
 
 def _plot_of(options: argparse.Namespace) -> Path:
@@ -142,3 +158,9 @@ def _plot_of(options: argparse.Namespace) -> Path:
         raise ValueError("--from-csv: say where to draw, with --plot.")
     plot: Path = options.plot
     return plot
+
+
+def _draw(csv: Path, picture: Path) -> None:
+    from scripts.benchmark.picture import draw  # matplotlib takes seconds to load, and is an extra
+
+    draw(read_csv(csv), picture)

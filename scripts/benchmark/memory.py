@@ -17,14 +17,11 @@ from hetfed_lightning.data import Examples
 from scripts.benchmark.hardware import forget_peak, resident
 from scripts.benchmark.ours import How, callbacks_of, data_of, federation_of, train
 from scripts.benchmark.plain import PlainLoop
-from scripts.benchmark.rounds import Record
+from scripts.benchmark.rounds import SETTLED, Record
 from scripts.benchmark.workloads import WORKLOADS, Workload
 
 ACTIVE = 100
 """Participants that train in a round of a crowd."""
-
-SETTLED = 50
-"""Rounds after which memory must no longer grow."""
 
 
 def measure_ours(workload: Workload, how: How) -> Record:

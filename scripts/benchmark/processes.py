@@ -37,8 +37,9 @@ def measure(
     """
     threads = str(job["threads"])
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    # Flower and Ray would report their use to their makers.
-    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    # Some peers would report their use to their makers.
+    quiet = {"DO_NOT_TRACK": "1", "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    quiet |= {"RAY_USAGE_STATS_ENABLED": "0"}
     environment = os.environ | quiet | {"PYTHONPATH": path, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     command = [python, "-m", module, json.dumps(job)]
     try:

@@ -10,6 +10,9 @@ from typing import Any
 from scripts.benchmark.hardware import synchronise
 from scripts.benchmark.plain import PlainLoop
 
+SETTLED = 50
+"""Rounds after which memory must no longer grow."""
+
 
 @dataclass
 class Record:

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from scripts.benchmark.configured import train_configured
+from scripts.benchmark import memory
 from scripts.benchmark.hardware import matmul_peak
-from scripts.benchmark.memory import crowd, measure_ours, measure_plain, soak
 from scripts.benchmark.ours import How, train_pair
 from scripts.benchmark.processes import MARK
 from scripts.benchmark.workloads import named
@@ -34,16 +33,18 @@ def carry_out(job: dict[str, Any]) -> dict[str, Any]:
             record.peak = matmul_peak(how.device)
             return record.as_dict()
         case "memory":
-            return measure_ours(named(job["workload"]), how).as_dict()
+            return memory.measure_ours(named(job["workload"]), how).as_dict()
         case "plain-memory":
-            return measure_plain(named(job["workload"]), how).as_dict()
+            return memory.measure_plain(named(job["workload"]), how).as_dict()
         case "config":
+            from scripts.benchmark.configured import train_configured  # the command line takes a second to load
+
             participants, record = train_configured(job["config"], how)
             return record.as_dict() | {"participants": participants}
         case "crowd":
-            return crowd(job["participants"], how)
+            return memory.crowd(job["participants"], how)
         case "soak":
-            return soak(how)
+            return memory.soak(how)
         case other:
             raise ValueError(f"kind: no job {other!r}.")
 
