@@ -37,7 +37,8 @@ def draw(rows: Sequence[Mapping[str, str]], path: Path) -> None:
         axis.bar(places, heights, width, bottom=1, yerr=spread, label=program, color=COLOURS[index % len(COLOURS)])
     axis.axhline(1, color="black", linewidth=1)
     axis.set_yscale("log")
-    ticks = [tick for tick in TICKS if tick < 2 * max(map(float, (row["ratio"] for row in measured)), default=1)]
+    ratios = [1.0, *(float(row["ratio"]) for row in measured)]
+    ticks = [tick for tick in TICKS if min(ratios) / 2 < tick < max(ratios) * 2]
     axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_xticks(range(len(workloads)), workloads)
     axis.set_ylabel("time / plain loop (below 1: faster)")

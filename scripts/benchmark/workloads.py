@@ -207,8 +207,8 @@ WORKLOADS = {
         ),
         *(Workload(f"mlp-{n}", n, (perceptron,), 960, True, 0.05, rounds=r) for n, r in ((20, 10), (100, 8))),
         *(
-            Workload(f"cnn-{n}", n, (fedavg_cnn,), e, True, 0.05, rounds=r)
-            for n, e, r in ((4, 320, 8), (20, 160, 4), (100, 160, 4))
+            Workload(f"cnn-{n}", n, (fedavg_cnn,), e, True, 0.02, rounds=r)
+            for n, e, r in ((4, 320, 8), (20, 320, 3), (100, 320, 3))
         ),
         *(Workload(f"gru-{n}", n, (rows,), e, True, 0.1, rounds=r) for n, e, r in ((4, 960, 8), (20, 480, 6))),
         Workload("four", 4, FOUR, 960, True, 1e-3, adam=True, shared="backbone", distils=True),
