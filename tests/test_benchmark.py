@@ -1,0 +1,260 @@
+"""The benchmark measures what it says: one training on both sides, pairs of rounds, figures worked out right."""
+
+import argparse
+import mmap
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scripts.benchmark import command, memory, picture
+from scripts.benchmark.configured import train_configured
+from scripts.benchmark.hardware import flops_of_round, forget_peak, matmul_peak, resident, resident_together
+from scripts.benchmark.ours import How, train_pair
+from scripts.benchmark.peers.environments import LEFT_OUT, PEERS
+from scripts.benchmark.plain import Group, PlainLoop, shuffled
+from scripts.benchmark.processes import MeasurementError, measure
+from scripts.benchmark.report import Row, read_csv, row_of, table, write_csv
+from scripts.benchmark.rounds import PairClock, Record
+from scripts.benchmark.workloads import SMALLEST, WORKLOADS, Workload, named
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def small(name: str) -> Workload:
+    """A workload with two batches, the second incomplete, and no more than four participants."""
+    workload = WORKLOADS[name]
+    return replace(workload, participants=min(4, workload.participants), examples=40)
+
+
+def options(**given: Any) -> argparse.Namespace:
+    """Options of the script, as they are when nothing else is said."""
+    usual: dict[str, Any] = {"workloads": None, "quick": True, "peers": None, "config": None, "participants": None}
+    usual |= {"soak": None, "no_memory": True, "rounds": None, "threads": 1, "device": "cpu", "processes": 1}
+    usual |= {"engine": None, "bare": True, "csv": None, "plot": None, "from_csv": None}
+    return argparse.Namespace(**(usual | given))
+
+
+# The script
+
+
+def test_the_script_measures_the_smallest_workload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--quick", "--no-memory", "--csv", str(tmp_path / "bench.csv")])
+    runpy.run_path(str(ROOT / "scripts" / "bench.py"), run_name="__main__")
+    ours, plain = read_csv(tmp_path / "bench.csv")
+    assert (ours["program"], plain["program"]) == ("hetfed", "plain")
+    assert int(ours["rounds"]) == SMALLEST.rounds
+    assert float(ours["seconds"]) > 0
+    assert float(ours["started"]) > 0
+    assert float(ours["difference"]) < 1e-5
+    assert ours["accuracy"] == plain["accuracy"]
+    assert float(ours["accuracy"]) > 0.8
+    printed = capsys.readouterr().out
+    assert "3 x 96, 32" in printed
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"quick": False, "workloads": ["tabular-21"]}, "no workload 'tabular-21'; there are tabular-20"),
+        ({"peers": ["petals"]}, "no peer 'petals'; there are pfl"),
+        ({"peers": ["pfl"], "device": "cuda"}, "on the CPU alone"),
+        ({"soak": 60}, "at least 100 rounds"),
+        ({"from_csv": Path("bench.csv")}, "with --plot"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(
+    given: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "describe", lambda *_: "a machine")  # There may be no GPU to name.
+    with pytest.raises(ValueError, match=words):
+        command.run(options(**given))
+
+
+def test_a_measurement_that_ends_without_result_says_what_it_said_last() -> None:
+    with pytest.raises(MeasurementError, match=r"(?s)scripts.benchmark.nothing ended with 1.*No module named"):
+        measure({"threads": 1}, "scripts.benchmark.nothing")
+
+
+def test_a_peer_that_fails_is_a_row_with_its_reason() -> None:
+    failing = lambda *_, **__: (_ for _ in ()).throw(MeasurementError("it ended"))  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "measure", failing)
+        row = command.beside(SMALLEST, "pfl", sys.executable, options())
+    assert (row.seconds, row.note) == (None, "it ended")
+    assert "not measured" in table([row])
+    assert "smallest, pfl: it ended" in table([row])
+
+
+def test_every_peer_has_an_adapter() -> None:
+    folder = ROOT / "scripts" / "benchmark" / "peers"
+    assert [name for name in PEERS if not (folder / f"{name}.py").exists()] == []
+    assert not set(PEERS) & set(LEFT_OUT)
+
+
+# One training on both sides
+
+
+@pytest.mark.parametrize("name", ["tabular-20", "gru-4", "four"])
+def test_the_plain_loop_trains_what_the_federation_trains(name: str) -> None:
+    record = train_pair(small(name), How(rounds=2, bare=True))
+    assert len(record.seconds) == len(record.plain) == 2
+    assert record.difference is not None
+    assert record.difference < 1e-5
+    assert record.accuracy == record.plain_accuracy
+
+
+def test_a_configuration_is_compared_on_the_same_batches(tmp_path: Path) -> None:
+    config = tmp_path / "few.yaml"
+    text = (ROOT / "configs" / "digits_fedavg.yaml").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.strip().startswith(tuple(f"p{i}: *" for i in range(3, 20)))]
+    config.write_text("\n".join(lines), encoding="utf-8")
+    participants, record = train_configured(str(config), How(rounds=1, warm=0, bare=True))
+    assert participants == 3
+    assert record.difference is not None
+    assert record.difference < 1e-5
+
+
+def test_other_batches_give_another_result() -> None:
+    # What the agreement above is worth.
+    workload = small("tabular-20")
+    one, other = PlainLoop.of(workload), PlainLoop.of(workload, order=lambda stream, count: torch.arange(count))
+    one.round(0)
+    other.round(0)
+    assert not torch.equal(weights(one, "p0"), weights(other, "p0"))
+
+
+def weights(loop: PlainLoop, name: str) -> Tensor:
+    return next(loop.networks[name].parameters())
+
+
+def test_the_plain_loop_averages_by_examples() -> None:
+    networks = {"a": nn.Linear(1, 2, bias=False), "b": nn.Linear(1, 2, bias=False)}
+    data = {"a": (torch.zeros(1, 1), torch.zeros(1, dtype=torch.long)), "b": (torch.zeros(3, 1), torch.zeros(3).long())}
+    loop = PlainLoop(
+        networks,
+        data,
+        optimizers=dict.fromkeys(networks, lambda parameters: torch.optim.SGD(parameters, lr=0.0)),
+        batch_sizes=dict.fromkeys(networks, 2),
+        groups=[Group(("a", "b"), ("weight",))],
+    )
+    assert torch.equal(weights(loop, "a"), weights(loop, "b"))  # They begin as the first does.
+    with torch.no_grad():
+        weights(loop, "a").fill_(4.0)
+        weights(loop, "b").fill_(8.0)
+    loop.round(0)
+    assert weights(loop, "a").tolist() == weights(loop, "b").tolist() == [[7.0], [7.0]]  # (1 * 4 + 3 * 8) / 4
+
+
+def test_orders_are_the_streams_own() -> None:
+    first = shuffled(("order", 0, "p0", 0), 50)
+    assert torch.equal(first, shuffled(("order", 0, "p0", 0), 50))
+    assert not torch.equal(first, shuffled(("order", 1, "p0", 0), 50))
+    assert sorted(first.tolist()) == list(range(50))
+
+
+@pytest.mark.parametrize("name", [*WORKLOADS, "smallest"])
+def test_a_workload_can_be_made_and_is_always_the_same(name: str) -> None:
+    workload = replace(named(name), examples=8)
+    workload = replace(workload, participants=min(5, workload.participants))
+    inputs, targets = workload.data()["p1"]
+    again, _ = workload.data()["p1"]
+    assert torch.equal(inputs, again)
+    assert workload.networks()["p1"](inputs).shape == (8, workload.classes)
+    assert int(targets.max()) < workload.classes
+    alike = workload.networks()
+    assert torch.equal(next(alike["p0"].parameters()), next(alike["p1"].parameters()))
+
+
+# Clocks and figures
+
+
+def test_a_clock_leaves_out_what_warms_up_and_hands_every_round_to_the_plain_loop() -> None:
+    trained: list[int] = []
+    loop = cast("PlainLoop", SimpleNamespace(round=trained.append))
+    clock = PairClock(Record(), warm=1, loop=loop)
+    clock.close()  # None is open.
+    clock.open()
+    clock.open()  # Ends the first.
+    clock.close()
+    assert trained == [0, 1]
+    assert len(clock.record.seconds) == len(clock.record.plain) == 1
+
+
+def test_operations_are_counted() -> None:
+    # 10-64-2: 2 * (10 * 64 + 64 * 2) = 1536 per example, forward; 3 participants x 96 examples, times three.
+    assert flops_of_round(SMALLEST) == 3 * 1536 * 96 * 3
+    # A GRU of 64 over 28 rows of 28 numbers, three gates: 28 * 2 * 3 * 64 * (28 + 64), and a head of 64 x 10.
+    gru = replace(WORKLOADS["gru-4"], participants=1, examples=32)
+    assert flops_of_round(gru) == 3 * 32 * (28 * 2 * 3 * 64 * (28 + 64) + 2 * 64 * 10)
+
+
+def test_a_row_has_the_median_of_the_pairs() -> None:
+    record = Record(seconds=[2.0, 2.0, 4.0], plain=[1.0, 4.0, 1.0], accuracy=0.9, plain_accuracy=0.8)
+    row = row_of(SMALLEST, "somebody", record, peak=3 * 1536 * 96 * 3.0)
+    assert (row.seconds, row.ratio) == (2.0, 2.0)  # Not 2 / 1 of the medians by chance: pairs are 2, 0.5 and 4.
+    assert (row.ratio_q1, row.ratio_q3) == (1.25, 3.0)
+    assert row.samples == 3 * 96 / 2
+    assert row.peak == 0.5
+    assert "2.000 (1.250-3.000)" in table([row])
+
+
+def test_a_faster_program_is_said_to_be_faster() -> None:
+    row = row_of(SMALLEST, "somebody", Record(seconds=[1.0], plain=[8.0]), peak=None)
+    assert "0.125 (0.125-0.125) 8.0x faster" in table([row])
+
+
+def test_rows_survive_the_file_and_can_be_drawn(tmp_path: Path) -> None:
+    rows = [
+        row_of(SMALLEST, "somebody", Record(seconds=[1.0, 2.0], plain=[4.0, 4.0]), peak=None),
+        Row("smallest", "3 x 96, 32", "nobody", note="it ended, with a comma"),
+    ]
+    write_csv(rows, tmp_path / "deep" / "bench.csv")
+    read = read_csv(tmp_path / "deep" / "bench.csv")
+    assert (read[0]["ratio"], read[1]["ratio"], read[1]["note"]) == ("0.375", "", "it ended, with a comma")
+    picture.draw(read, tmp_path / "bench.png")
+    assert (tmp_path / "bench.png").stat().st_size > 1000
+
+
+def test_the_machine_is_measured() -> None:
+    assert matmul_peak(repeats=1) > 1e8
+    before = forget_peak()
+    held = mmap.mmap(-1, 50 * 2**20)  # Pages of its own: torch would find room in what it has.
+    held.write(b"x" * len(held))
+    assert resident() - before > 40
+    held.close()
+    assert resident("VmHWM") - before > 40
+    assert resident() - before < 40
+    assert resident_together() > 50
+
+
+# Memory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["memory", "plain-memory"])
+def test_memory_holds_at_least_the_parameters(kind: str) -> None:
+    found = measure({"kind": kind, "workload": "mlp-20", "threads": 1, "how": {"rounds": 1, "warm": 0}})["memory"]
+    assert found > 20 * 159_010 * 4 / 2**20
+
+
+@pytest.mark.slow
+def test_a_crowd_trains_a_share_of_itself() -> None:
+    found = memory.crowd(120, How(rounds=1, warm=1))
+    assert (found["participants"], found["active"]) == (120, 100)
+    assert found["peak_mb"] > found["parameters_mb"] > 0
+
+
+@pytest.mark.slow
+def test_memory_settles() -> None:
+    found = memory.soak(How(rounds=150, warm=1))
+    assert len(found["megabytes"]) == 151
+    assert found["growth"] < 0.01
