@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hetfed_lightning.data.examples import Examples
 
-JOINED_BYTES = 256 * 2**20
+JOINED_BYTES = 64 * 2**20
 """Up to here the data of those who share a block is copied into one tensor, from which a block is one gather."""
 
 

@@ -72,10 +72,10 @@ def try_engines(fleet: Fleet, batch: StackedBatch, names: Sequence[EngineName]) 
     Args:
         fleet: Its members seated.
         batch: One batch of each of the first members.
-        names: Engines to try, ``"sequential"`` left out.
+        names: Engines to try in this order until one is worth it, ``"sequential"`` left out.
 
     Returns:
-        A trial of each, the sequential engine's first.
+        A trial of each that was tried, the sequential engine's first.
     """
     stack, optimizer, _ = fleet.seated()
     start = stack.flat.clone()
@@ -90,6 +90,8 @@ def try_engines(fleet: Fleet, batch: StackedBatch, names: Sequence[EngineName]) 
     wanted, seconds = _sequential(fleet, batch)
     trials: dict[EngineName, Trial] = {"sequential": Trial("sequential", None, seconds)}
     for name in names:
+        if fastest(trials).engine is not None:
+            break
         trials[name] = _trial(name, fleet, batch, start, wanted, restore)
         restore()
         stack.free_gradients()  # The engine that is taken may need none.
@@ -131,10 +133,9 @@ def _trial(
 def _difference(start: Tensor, wanted: Tensor, found: Tensor) -> str | None:
     """What is wrong with a step that should have led from ``start`` to ``wanted``, rows being participants."""
     precision = torch.finfo(start.dtype).eps
-    step = torch.linalg.vector_norm((wanted - start).double(), dim=1)
-    apart = torch.linalg.vector_norm((wanted - found).double(), dim=1)
+    step, apart = _distances(wanted, start), _distances(wanted, found)
     # What rounding alone can do to numbers of this size.
-    rounding = 4 * precision * torch.linalg.vector_norm(wanted.double(), dim=1)
+    rounding = 4 * precision * _distances(wanted, None)
     tolerance = TOLERANCES.get(start.dtype, COARSE_TOLERANCE)
     # A participant whose numbers ran away is the guard's business.
     wrong = ~(apart <= tolerance * step + rounding) & torch.isfinite(step)
@@ -142,6 +143,12 @@ def _difference(start: Tensor, wanted: Tensor, found: Tensor) -> str | None:
         return None
     worst = int((apart - tolerance * step).nan_to_num(torch.inf).argmax())
     return f"its step is off by {float(apart[worst] / step[worst]):.1e} of the step's length"
+
+
+def _distances(one: Tensor, other: Tensor | None) -> Tensor:
+    """Distance of each row from its counterpart, or from zero; a row at a time, since a stack may be large."""
+    pairs = zip(one, one if other is None else other, strict=True)
+    return torch.stack([(a if other is None else a - b).double().norm() for a, b in pairs])
 
 
 def _sequential(fleet: Fleet, batch: StackedBatch) -> tuple[Tensor, float]:

@@ -12,7 +12,7 @@ import lightning as L
 import tensorboard.summary  # noqa: F401
 from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
-from hetfed_lightning import FederatedDataModule, Federation
+from hetfed_lightning import FederatedDataModule, Federation, Participant, ParticipantGroup
 from hetfed_lightning.data import Examples
 from scripts.benchmark.hardware import forget_peak, resident
 from scripts.benchmark.ours import How, callbacks_of, data_of, federation_of, train
@@ -52,10 +52,10 @@ def crowd(participants: int, how: How) -> dict[str, Any]:
     inputs, targets = workload.drawn(workload.examples * 100, 4)
     parts = zip(inputs.split(workload.examples), targets.split(workload.examples), strict=True)
     sets = [Examples(*part) for part in parts]
-    data = FederatedDataModule({name: sets[index % len(sets)] for index, name in enumerate(workload.names)})
     before = forget_peak()
     federation = crowd_of(workload, how.engine)
     made = resident()
+    data = FederatedDataModule({name: sets[index % len(sets)] for index, name in enumerate(federation.participants)})
     clock = train(federation, data, callbacks_of(workload), how)
     return {
         "participants": participants,
@@ -69,8 +69,12 @@ def crowd(participants: int, how: How) -> dict[str, Any]:
 
 
 def crowd_of(workload: Workload, engine: str | None) -> Federation:
-    """A federation of many, of whom a share is active."""
-    return federation_of(workload, engine, participation=min(1.0, ACTIVE / workload.participants))
+    """A federation of many of one recipe, of whom a share is active."""
+    network = workload.architectures[0]()
+    one = Participant(network.backbone, network.head, optimizer=workload.optimizer)
+    settings: dict[str, Any] = {} if engine is None else {"engine": engine}
+    share = min(1.0, ACTIVE / workload.participants)
+    return Federation({"p": ParticipantGroup(workload.participants, one)}, participation=share, **settings)
 
 
 class Watch(L.Callback):
