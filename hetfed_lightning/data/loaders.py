@@ -166,14 +166,14 @@ class RoundLoader:
                 if index >= len(plans[name]):
                     continue
                 dataset = self.sources[name].dataset
-                if not len(plans[name][index]):
+                if not plans[name][index].numel():
                     batch[name] = None
                 else:
                     batch[name] = dataset.batch(plans[name][index]) if isinstance(dataset, Examples) else next(loaded)
             for source, names in blocks:
                 indices = {name: plans[name][index] for name in names if index < len(plans[name])}
-                batch.update({name: None for name, own in indices.items() if not len(own)})
-                if shared := {name: own for name, own in indices.items() if len(own)}:
+                batch.update({name: None for name, own in indices.items() if not own.numel()})
+                if shared := {name: own for name, own in indices.items() if own.numel()}:
                     batch.add(tuple(shared), source.block(shared))
             batch.arrange(plans)
             # Empty when everyone sampled for this round has finished: the length of a round is known beforehand.
