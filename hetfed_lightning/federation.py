@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
@@ -34,9 +34,9 @@ from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.groups import ParticipantGroup, expanded
 from hetfed_lightning.guard import FiniteGuard
 from hetfed_lightning.hooks import HandsOnHooks, check_hooks
-from hetfed_lightning.ledger import Reduced, batch_size_of, reduction_of, tag
+from hetfed_lightning.ledger import Reduced
 from hetfed_lightning.local_steps import take_local_step
-from hetfed_lightning.logbook import LogBook, is_fitting, stage_of
+from hetfed_lightning.logbook import LogBook, is_fitting
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.preflight import check_data, check_members, check_trainer
@@ -396,34 +396,9 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
 
     # Logs
 
-    def log_for(
-        self,
-        participant: Participant,
-        name: str,
-        value: Any,
-        prog_bar: bool = False,
-        logger: bool | None = None,
-        on_step: bool | None = None,
-        on_epoch: bool | None = None,
-        reduce_fx: str | Callable[..., Any] = "mean",
-        *_: Any,
-        batch_size: int | None = None,
-        **__: Any,
-    ) -> None:
+    def log_for(self, participant: Participant, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Note a participant's value; see :meth:`Participant.log`."""
-        stage = stage_of(self.trainer)
-        if on_step and stage == "train":
-            self.logbook.note_step(f"{name}_step/{participant.name}", value, prog_bar=prog_bar, logger=logger)
-        if on_epoch is False:
-            return
-        self.logbook.ledgers[stage].record(
-            tag(name, cast("str", participant.name), everyone=self.scope == "global"),
-            value,
-            weight=float(batch_size or batch_size_of(self.current_batch)),
-            prog_bar=prog_bar,
-            logger=logger is not False,
-            reduction="mean" if reduce_fx == "mean" else reduction_of(reduce_fx, name),
-        )
+        self.logbook.note(self, participant, name, value, *args, **kwargs)
 
     def log_round(self, values: Mapping[str, float], *, prog_bar: bool = False) -> None:
         """Log the federation's own figures of the round."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from hetfed_lightning.ledger import Ledger, Reduced
+from hetfed_lightning.ledger import Ledger, Reduced, batch_size_of, reduction_of, tag
 from hetfed_lightning.rounds import federated_callbacks
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hetfed_lightning.federation import Federation
-    from hetfed_lightning.participant import Stage
+    from hetfed_lightning.participant import Participant, Stage
 
 
 def is_fitting(trainer: L.Trainer) -> bool:
@@ -52,6 +52,36 @@ class LogBook:
     def forget_rows(self) -> None:
         """Drop what an earlier run left unwritten."""
         self.rows = {"train": {}, "val": {}, "test": {}}
+
+    def note(
+        self,
+        federation: Federation,
+        participant: Participant,
+        name: str,
+        value: Any,
+        prog_bar: bool = False,
+        logger: bool | None = None,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        reduce_fx: str | Callable[..., Any] = "mean",
+        *_: Any,
+        batch_size: int | None = None,
+        **__: Any,
+    ) -> None:
+        """A participant's value of the stage that runs; arguments as those of ``LightningModule.log``."""
+        stage = stage_of(federation.trainer)
+        if on_step and stage == "train":
+            self.note_step(f"{name}_step/{participant.name}", value, prog_bar=prog_bar, logger=logger)
+        if on_epoch is False:
+            return
+        self.ledgers[stage].record(
+            tag(name, cast("str", participant.name), everyone=federation.scope == "global"),
+            value,
+            weight=float(batch_size or batch_size_of(federation.current_batch)),
+            prog_bar=prog_bar,
+            logger=logger is not False,
+            reduction="mean" if reduce_fx == "mean" else reduction_of(reduce_fx, name),
+        )
 
     def log(self, federation: Federation, figures: Mapping[str, Reduced]) -> None:
         """Figures of the round, for callbacks and progress bars now and for loggers with their row.

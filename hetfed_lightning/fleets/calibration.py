@@ -60,7 +60,7 @@ def engine_named(name: EngineName, fleet: Fleet, batch: StackedBatch) -> Engine 
         batch: One batch of each.
     """
     if name == "vmap":
-        return VmapEngine(fleet.network, fleet.task)
+        return VmapEngine(fleet.network, fleet.task, fleet.compile_settings)
     inputs = batch.inputs[0] if isinstance(batch.inputs, Tensor) else None
     layers = None if inputs is None else chain_of(fleet.network, fleet.members[0].parameters, inputs)
     return None if layers is None else BatchedEngine(fleet.network, fleet.task, layers)

@@ -57,6 +57,7 @@ class Fleet:
     def __init__(self, first: Member) -> None:
         self.network = Network(first.local.participant)
         self.task = first.local.participant.task
+        self.compile_settings = first.local.participant.compile_settings
         self.layout = {key: parameter.shape for key, parameter in first.parameters.items()}
         self.everything = list(first.local.participant.state_dict(keep_vars=True))
         self.members: list[Member] = []

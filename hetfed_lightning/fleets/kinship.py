@@ -111,7 +111,11 @@ def signature(participant: Participant, optimizer: Optimizer) -> str:
     group = optimizer.param_groups[0]
     kind = kind_of(optimizer)
     order = {id(parameter): place for place, parameter in enumerate(group["params"])}
-    parts: list[Any] = [type(optimizer).__qualname__, [str(group.get(name)) for name in (kind.equal if kind else ())]]
+    parts: list[Any] = [
+        participant.compile_settings,
+        type(optimizer).__qualname__,
+        [str(group.get(name)) for name in (kind.equal if kind else ())],
+    ]
     if "momentum" in group:
         parts.append(group["momentum"] != 0)
     for name, parameter in participant.named_parameters():

@@ -12,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hetfed_lightning.data.blocks import StackedBatch
 from hetfed_lightning.fleets.engine import Engine
-from hetfed_lightning.fleets.network import mean_loss
+from hetfed_lightning.fleets.network import Network, mean_loss
+from hetfed_lightning.tasks import Task
 
 
 class VmapEngine(Engine):
@@ -20,26 +21,45 @@ class VmapEngine(Engine):
 
     Fast where operations are so small that calling them costs more than computing them. Refuses what draws random
     numbers, changes buffers, or branches on values.
+
+    Args:
+        network: Of the participants' architecture.
+        task: Of all of them.
+        compile_settings: Arguments of ``torch.compile`` for the step of all; None to run it as it is.
     """
 
     name = "vmap"
+
+    def __init__(self, network: Network, task: Task, compile_settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(network, task)
+        self._compile_settings = compile_settings
+        self._steps: dict[bool, Any] = {}
 
     def gradients(
         self, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor], batch: StackedBatch
     ) -> Tensor:
         """As the base class."""
-
-        def loss(own: dict[str, Tensor], inputs: Any, targets: Tensor, mask: Tensor | None) -> Tensor:
-            losses, weights = self.task.example_losses(self.network.outputs_with(own, inputs), targets)
-            return mean_loss(losses, weights, mask)
-
-        batched = vmap(grad_and_value(loss), in_dims=(0, 0, 0, None if batch.mask is None else 0))
+        batched = self._step(masked=batch.mask is not None)
         with sdpa_kernel(SDPBackend.MATH):  # The only kernel of attention that has a batching rule.
             found, losses = batched(dict(parameters), batch.inputs, batch.targets, batch.mask)
         for key, gradient in gradients.items():
             gradient.copy_(found[key])
         all_losses: Tensor = losses
         return all_losses
+
+    def _step(self, *, masked: bool) -> Any:
+        """Losses and gradients of everyone: compiled as a whole, since a network compiled by itself is not fused."""
+        if masked not in self._steps:
+
+            def loss(own: dict[str, Tensor], inputs: Any, targets: Tensor, mask: Tensor | None) -> Tensor:
+                losses, weights = self.task.example_losses(self.network.outputs_with(own, inputs), targets)
+                return mean_loss(losses, weights, mask)
+
+            step = vmap(grad_and_value(loss), in_dims=(0, 0, 0, 0 if masked else None))
+            if self._compile_settings is not None:
+                step = torch.compile(step, **self._compile_settings)
+            self._steps[masked] = step
+        return self._steps[masked]
 
     @torch.no_grad()
     def outputs(self, parameters: Mapping[str, Tensor], inputs: Any, *, common: bool = False) -> Tensor:

@@ -384,6 +384,18 @@ def test_whoever_measures_in_a_way_of_its_own_is_asked_to() -> None:
     assert "val_global_loss/a" not in made.callback_metrics
 
 
+def test_a_compiled_step_of_all_agrees() -> None:
+    ends = []
+    for engine, compile_ in (("sequential", False), ("vmap", {"backend": "aot_eager"})):
+        federation = tiny_federation(
+            engine=engine, participant={"compile": compile_, "optimizer": sgd(0.1, momentum=0.9)}
+        )
+        fit(federation, tiny_data(), 2, BackboneAveraging())
+        ends.append(state_of(federation))
+    assert set(federation.fleets.chosen.values()) == {"vmap"}
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-5, atol=1e-6)
+
+
 def test_every_batch_is_counted_for_each_member() -> None:
     counts: dict[str, list[int]] = defaultdict(list)
     for engine in ("sequential", "batched"):

@@ -229,9 +229,28 @@ def split_batches(folder: Path, settings: Settings) -> Result:
     return outcome(federation, made) | {"before": dict(enumerate(seen.states))}
 
 
+def fleets(folder: Path, settings: Settings) -> Result:
+    """Six of one architecture, trained as one computation where they are."""
+    del folder
+    names = ("a", "b", "c", "d", "e", "f")
+    federation = tiny_federation(names, engine="batched", participant={"optimizer": sgd(momentum=0.9)})
+    made = trainer(3, BackboneAveraging(), EnsembleDistillation(), **settings())
+    made.fit(federation, datamodule=tiny_data(names, count=13))
+    return outcome(federation, made) | {"before": sorted(federation.fleets.chosen.values())}
+
+
 SCENARIOS: dict[str, Callable[..., Result]] = {
     one.__name__: one
-    for one in (averaging_and_phase, mixed_student_participation, quarantine, saving, resuming, split_batches, moving)
+    for one in (
+        averaging_and_phase,
+        mixed_student_participation,
+        quarantine,
+        saving,
+        resuming,
+        split_batches,
+        moving,
+        fleets,
+    )
 }
 
 

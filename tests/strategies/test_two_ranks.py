@@ -16,7 +16,7 @@ TOGETHER = ("averaging_and_phase", "mixed_student_participation", "quarantine")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every scenario on one device, and the folder of its checkpoints."""
     folder = tmp_path_factory.mktemp("alone")
-    names = (*TOGETHER, "split_batches", "saving", "resuming", "moving")
+    names = (*TOGETHER, "split_batches", "saving", "resuming", "moving", "fleets")
     return {name: SCENARIOS[name](folder, dict) for name in names} | {"folder": folder}
 
 
@@ -25,7 +25,7 @@ def divided(alone: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     """Participants divided over two ranks; the checkpoints that are resumed are those of one device."""
     folder = tmp_path_factory.mktemp("divided")
     shutil.copytree(alone["folder"] / "saved", folder / "saved")
-    found: dict[str, Any] = results(folder, 2, "participant", 0, [*TOGETHER, "resuming", "moving"])
+    found: dict[str, Any] = results(folder, 2, "participant", 0, [*TOGETHER, "resuming", "moving", "fleets"])
     shutil.rmtree(folder / "saved")
     return found | {"folder": folder}
 
@@ -44,6 +44,12 @@ def test_divided_participants_end_as_on_one_device_on_every_rank(
 ) -> None:
     for found in divided[scenario]:
         assert not differences(alone[scenario], found)
+
+
+def test_fleets_of_each_rank_end_as_the_whole_fleet(alone: dict[str, Any], divided: dict[str, Any]) -> None:
+    for found in divided["fleets"]:
+        assert found["before"] == alone["fleets"]["before"] == ["batched"]
+        assert not differences(after_exchange(alone["fleets"]), after_exchange(found), 1e-6)
 
 
 def test_a_checkpoint_of_one_device_goes_on_divided(alone: dict[str, Any], divided: dict[str, Any]) -> None:
