@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,12 @@ from hetfed_lightning.fleets.vmap import VmapEngine
 
 REPEATS = 3
 """Timed steps of each engine, after the one that is checked; the fastest counts."""
+
+FEW = 8
+"""Members that an engine is tried on before it is tried on all."""
+
+SLOWER = 1.1
+"""How much slower than the sequential engine it may be with those few."""
 
 WORTHWHILE = 1.2
 """How much faster an engine must be to be taken: runs that differ in noise alone should agree in the engine, whose
@@ -66,13 +72,16 @@ def engine_named(name: EngineName, fleet: Fleet, batch: StackedBatch) -> Engine 
     return None if layers is None else BatchedEngine(fleet.network, fleet.task, layers)
 
 
-def try_engines(fleet: Fleet, batch: StackedBatch, names: Sequence[EngineName]) -> dict[EngineName, Trial]:
+def try_engines(
+    fleet: Fleet, batch: StackedBatch, names: Sequence[EngineName], *, choosing: bool
+) -> dict[EngineName, Trial]:
     """Time engines on a batch and check each; the fleet is left as it was.
 
     Args:
         fleet: Its members seated.
         batch: One batch of each of the first members.
         names: Engines to try in this order until one is worth it, ``"sequential"`` left out.
+        choosing: Whether one that is slow for a few members is passed over.
 
     Returns:
         A trial of each that was tried, the sequential engine's first.
@@ -92,7 +101,15 @@ def try_engines(fleet: Fleet, batch: StackedBatch, names: Sequence[EngineName]) 
     for name in names:
         if fastest(trials).engine is not None:
             break
-        trials[name] = _trial(name, fleet, batch, start, wanted, restore)
+        few = batch.first(min(FEW, batch.count)) if choosing else batch
+        trial = _trial(name, fleet, few, start, wanted, restore)
+        if choosing and trial.fault is None and trial.seconds * batch.count > SLOWER * seconds * few.count:
+            # What is so slow for a few is not fast for many, and many may ask for memory that there is not.
+            trial = replace(trial, engine=None, fault=f"slower for {few.count} of them")
+        elif trial.fault is None and few is not batch:
+            restore()
+            trial = _trial(name, fleet, batch, start, wanted, restore)
+        trials[name] = trial
         restore()
         stack.free_gradients()  # The engine that is taken may need none.
     return trials
@@ -112,7 +129,7 @@ def _trial(
     name: EngineName, fleet: Fleet, batch: StackedBatch, start: Tensor, wanted: Tensor, restore: Callable[[], None]
 ) -> Trial:
     stack, _, _ = fleet.seated()
-    rows = slice(0, batch.count)
+    rows, wanted = slice(0, batch.count), wanted[: batch.count]
     try:
         engine = engine_named(name, fleet, batch)
         if engine is None:

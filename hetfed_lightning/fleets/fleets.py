@@ -188,7 +188,7 @@ class Fleets:
         # Compiled, vmap is the fastest where it works; as it is, batched products beat it wherever they apply.
         order: list[EngineName] = ["batched", "vmap"] if fleet.compile_settings is None else ["vmap", "batched"]
         names = order if self.wanted == "auto" else [self.wanted]
-        trials = try_engines(fleet, batch, names)
+        trials = try_engines(fleet, batch, names, choosing=self.wanted == "auto")
         best = fastest(trials) if self.wanted == "auto" else trials[self.wanted]
         self._tell(f"Fleets: {_whose(fleet)}: {_report(trials, best)}.")
         fleet.engine = best.engine

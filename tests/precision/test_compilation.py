@@ -53,8 +53,8 @@ def together() -> list[Any]:
 
 def test_the_same_federation_in_few_graphs() -> None:
     names = "abcdefghij"
-    plain, counting = tiny_federation(names), Counting()
-    compiled = tiny_federation(names, participant={"compile": {"backend": counting}})
+    plain, counting = tiny_federation(names, engine="sequential"), Counting()
+    compiled = tiny_federation(names, engine="sequential", participant={"compile": {"backend": counting}})
     ends = []
     for federation in (plain, compiled):
         data = tiny_data(names, global_val=None, global_test=None)
