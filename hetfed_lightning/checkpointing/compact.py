@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hetfed_lightning.lending import place_of
+
 KEPT = 4
 """How many different tensors of one key are remembered, as those of several groups that average apart."""
 
@@ -22,16 +24,20 @@ def compact(state: dict[str, Any]) -> None:
         state: ``state_dict`` of a federation; altered in place.
     """
     known: dict[str, list[Tensor]] = defaultdict(list)
+    lent: dict[tuple[Any, ...], Tensor] = {}  # What many borrow is compared once.
     for key, tensor in state.items():
         if not isinstance(tensor, Tensor):
             continue
-        same = known[key.split(".", 2)[-1] if key.startswith("participants.") else key]
-        twin = next((one for one in same if _equal(one, tensor)), None)
-        if twin is None:
-            twin = tensor.detach().clone()
-            if len(same) < KEPT:
-                same.append(twin)
-        state[key] = twin
+        place = place_of(tensor)
+        if place not in lent:
+            same = known[key.split(".", 2)[-1] if key.startswith("participants.") else key]
+            twin = next((one for one in same if _equal(one, tensor)), None)
+            if twin is None:
+                twin = tensor.detach().clone()
+                if len(same) < KEPT:
+                    same.append(twin)
+            lent[place] = twin
+        state[key] = lent[place]
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
