@@ -156,7 +156,7 @@ class LogBook:
         values, self.rows[stage] = self.rows[stage], {}
         if values and not trainer.sanity_checking:
             for logger in trainer.loggers:
-                if type(logger) is TensorBoardLogger:
+                if type(logger) is TensorBoardLogger and not logger._prefix:
                     write_row(logger, values, step)
                 else:
                     logger.log_metrics(values, step=step)

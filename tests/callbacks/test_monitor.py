@@ -434,3 +434,11 @@ def test_without_validation_there_is_nothing_to_confuse(
     with caplog.at_level(logging.WARNING, "hetfed_lightning"):
         fit(tiny_federation(), tiny_data(evaluated=False), 1, logger=board)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("prefix", ["", "run"])
+def test_a_row_is_written_under_the_prefix_of_the_logger(prefix: str, tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, prefix=prefix)
+    fit(tiny_federation(), tiny_data(), 1, logger=logger)
+    tags = EventAccumulator(logger.log_dir).Reload().Tags()["scalars"]
+    assert f"{prefix}-train_loss/a".removeprefix("-") in tags
