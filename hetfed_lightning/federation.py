@@ -457,7 +457,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             self[name].on_load_checkpoint(part)
         self._scheduled_rounds = saved["scheduled_rounds"]
         self._saved_steps = saved["steps"]
-        self.fleets.chosen = dict(saved.get("engines", {}))
+        self.fleets.resume(saved.get("engines", {}))
         for name, steps in self._saved_steps.items():
             if name in self.local:
                 self.local[name].progress = steps

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -131,11 +131,8 @@ class BlockSource:
             indices: Positions in each participant's data, by name, shape ``(B,)`` each.
         """
         sizes = tuple(own.numel() for own in indices.values())  # `len` of a tensor takes twenty times as long.
-        longest = max(sizes)
-        mask = None if min(sizes) == longest else torch.arange(longest) < torch.tensor(sizes)[:, None]
-        if self._starts is None or mask is not None:
-            parts = [self.datasets[name].batch(own) for name, own in indices.items()]
-            return StackedBatch(_stack([x for x, _ in parts]), _stack([y for _, y in parts]), mask, sizes)  # type: ignore[arg-type]
+        if self._starts is None or min(sizes) < max(sizes):
+            return cast("StackedBatch", stacked([self.datasets[name].batch(own) for name, own in indices.items()]))
         first = torch.tensor([self._starts[name] for name in indices])
         inputs, targets = self._whole.batch(torch.stack(list(indices.values())) + first[:, None])
         return StackedBatch(inputs, targets, None, sizes)  # type: ignore[arg-type]  # alike() asks for targets

@@ -143,8 +143,13 @@ def _trial(
             restore()
             seconds.append(_timed(lambda: fleet.step(batch, engine), stack.flat.device))
     except Exception as error:  # noqa: BLE001 - whatever an engine cannot do is left to the sequential one
-        return Trial(name, fault=f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}")
+        return Trial(name, fault=shortly(error))
     return Trial(name, engine, min(seconds))
+
+
+def shortly(error: Exception) -> str:
+    """An error in a line, its kind first."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
 
 
 def _difference(start: Tensor, wanted: Tensor, found: Tensor) -> str | None:

@@ -68,6 +68,7 @@ class Fleet:
         self._rows: list[list[Tensor]] = []
         self.transforms = False
         self._clips: Tensor | None = None
+        self._predicts: bool | None = None
 
     # Who sits where
 
@@ -128,7 +129,7 @@ class Fleet:
         Returns:
             The losses before it, shape ``(K,)``.
         """
-        stack, optimizer, count = self.seated()
+        stack, optimizer, _ = self.seated()
         count = batch.count
         parameters = stack.by_key(stack.flat[:count])
         if engine.folds_descent and self._clips is None and isinstance(optimizer, StackedSGD) and optimizer.is_plain:
@@ -176,7 +177,7 @@ class Fleet:
             else:
                 stacked[key][places] = tensor.to(stacked[key])
 
-    def outputs(self, names: Sequence[str], inputs: Any, engine: Engine) -> Tensor:
+    def outputs(self, names: Sequence[str], inputs: Any, engine: Engine) -> Tensor | None:
         """Outputs of some members for inputs that all of them see.
 
         Args:
@@ -185,12 +186,28 @@ class Fleet:
             engine: What computes.
 
         Returns:
-            Shape ``(len(names), B, C)``.
+            Shape ``(len(names), B, C)``; None if the engine, which has been checked as the network trains, gives other
+            outputs than a member in evaluation mode.
         """
+        if self._predicts is False:
+            return None
         stack, _, count = self.seated()
         places = [self.places[name] for name in names]
         rows = stack.flat[:count] if places == list(range(count)) else stack.flat[places]
-        return engine.outputs(stack.by_key(rows), inputs, common=True)
+        outputs = engine.outputs(stack.by_key(rows), inputs, common=True)
+        if self._predicts is None:
+            self._predicts = self._as_evaluated(self.members[places[0]].local.participant, inputs, outputs[0])
+        return outputs if self._predicts else None
+
+    @staticmethod
+    @torch.no_grad()
+    def _as_evaluated(participant: Participant, inputs: Any, outputs: Tensor) -> bool:
+        training = participant.training
+        participant.eval()
+        alone = participant(inputs)
+        participant.train(training)
+        tolerance = torch.finfo(outputs.dtype).eps ** 0.5  # Half of the digits.
+        return bool(torch.allclose(outputs, alone, rtol=tolerance, atol=tolerance, equal_nan=True))
 
     def seated(self) -> tuple[Stack, StackedOptimizer, int]:
         """The stack, its optimizer and how many sit there.

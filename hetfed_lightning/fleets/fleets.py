@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 
 from hetfed_lightning.data.blocks import RoundBatch, StackedBatch, stacked
-from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, try_engines
+from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, shortly, try_engines
 from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet, Member
 from hetfed_lightning.fleets.kinship import obstacle, signature
@@ -53,6 +53,11 @@ class Fleets:
         self.disband()
         self.chosen, self._kinds, self._told = {}, {}, set()
 
+    def resume(self, chosen: Mapping[str, EngineName]) -> None:
+        """Go on with a checkpoint's engines, unless another one is asked for: the last digits depend on them."""
+        if self.wanted == "auto":
+            self.chosen = dict(chosen)
+
     def disband(self) -> None:
         """Give every participant memory of its own again."""
         for fleet in self._fleets.values():
@@ -66,12 +71,14 @@ class Fleets:
             return
         kin: dict[str, list[str]] = defaultdict(list)
         common = None if not names else self._common_obstacle(federation)
+        if common is None:
+            self._find_kin(federation, names)
+        else:
+            self._tell("common", f"Fleets: everyone trains one after another, since {common}.")
         for name in names if common is None else ():
-            kind = self._kind_of(federation, name)
+            kind = self._kinds[name]
             if kind is not None and self.chosen.get(kind) != "sequential":
                 kin[kind].append(name)
-        if common is not None:
-            self._tell(f"Fleets: everyone trains one after another, since {common}.")
         loader = federation.train_loader()
         for kind, fleet in list(self._fleets.items()):
             if len(kin[kind]) < 2:
@@ -100,28 +107,28 @@ class Fleets:
                 return f"{type(callback).__name__} adds to each participant's loss"
         return None
 
-    def _kind_of(self, federation: Federation, name: str) -> str | None:
-        if name not in self._kinds:
+    def _find_kin(self, federation: Federation, names: Sequence[str]) -> None:
+        """Find of which kind each is; say once for each reason who is of none though others have the same network."""
+        apart: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for name in names:
+            if name in self._kinds:
+                continue
             participant, local = federation[name], federation.local[name]
             reason = obstacle(participant, local)
             self._kinds[name] = None if reason else signature(participant, local.optimizers[0])
-            if reason and (self.wanted != "auto" or self._has_twin(federation, name)):
-                self._tell(f"Fleets: {name} trains by itself: {reason}.")
-        return self._kinds[name]
+            if reason:
+                shapes = tuple((key, parameter.shape) for key, parameter in participant.named_parameters())
+                apart[reason][shapes].append(name)
+        for reason, networks in apart.items():
+            expected = [one for one in networks.values() if len(one) > 1 or self.wanted != "auto"]
+            if expected:
+                who = _listed([name for one in expected for name in one])
+                self._tell(reason, f"Fleets: {who}: one after another, since {reason}.")
 
-    @staticmethod
-    def _has_twin(federation: Federation, name: str) -> bool:
-        """Whether somebody else's network is of the same shapes, so that one might expect a fleet."""
-
-        def shapes(one: str) -> list[Any]:
-            return [(key, parameter.shape) for key, parameter in federation[one].named_parameters()]
-
-        own = shapes(name)
-        return any(other != name and shapes(other) == own for other in federation.members())
-
-    def _tell(self, line: str) -> None:
-        if line not in self._told:
-            self._told.add(line)
+    def _tell(self, subject: str, line: str) -> None:
+        """Log a line, the first time that it is about this."""
+        if subject not in self._told:
+            self._told.add(subject)
             log.info("%s", line)
 
     # A batch
@@ -154,7 +161,7 @@ class Fleets:
                     continue
                 losses = fleet.step(whole, engine)
             except Exception as error:  # noqa: BLE001 - a loss that cannot be computed: by itself its owner is named
-                self._tell(f"Fleets: {_whose(fleet)}: one after another, since a step failed ({_shortly(error)}).")
+                log.warning("Fleets: %s: one after another, since a step failed (%s).", _whose(fleet), shortly(error))
                 self.chosen[kind] = self._leave(fleet)
                 continue
             self._note(federation, fleet, whole, losses)
@@ -190,7 +197,7 @@ class Fleets:
         names = order if self.wanted == "auto" else [self.wanted]
         trials = try_engines(fleet, batch, names, choosing=self.wanted == "auto")
         best = fastest(trials) if self.wanted == "auto" else trials[self.wanted]
-        self._tell(f"Fleets: {_whose(fleet)}: {_report(trials, best)}.")
+        log.info("Fleets: %s: %s.", _whose(fleet), _report(trials, best))
         fleet.engine = best.engine
         return best.name if best.engine is not None else self._leave(fleet)
 
@@ -263,7 +270,8 @@ class Fleets:
         found: dict[str, Tensor] = {}
         for fleet, here in self._seated(name for name in names if name in self._seats):
             if fleet.engine is not None and not fleet.transforms and isinstance(inputs, (Tensor, dict)):
-                found |= dict(zip(here, fleet.outputs(here, inputs, fleet.engine), strict=True))
+                outputs = fleet.outputs(here, inputs, fleet.engine)
+                found |= {} if outputs is None else dict(zip(here, outputs, strict=True))
         return found
 
 
@@ -275,16 +283,15 @@ def _transformed(federation: Federation, member: Member, batch: Mapping[str, Any
     return participant.on_after_batch_transfer(batch[member.name], 0)
 
 
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, ..., {names[-1]}"
+
+
 def _whose(fleet: Fleet) -> str:
     members = [one.name for one in fleet.members]
-    listed = ", ".join(members) if len(members) <= 4 else f"{members[0]}, {members[1]}, ..., {members[-1]}"
     participant = fleet.members[0].local.participant
     parts = f"{type(participant.backbone).__name__} + {type(participant.head).__name__}"
-    return f"{len(members)} participants ({listed}; {parts})"
-
-
-def _shortly(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+    return f"{len(members)} participants ({_listed(members)}; {parts})"
 
 
 def _report(trials: Mapping[EngineName, Trial], best: Trial) -> str:

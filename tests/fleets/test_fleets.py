@@ -159,12 +159,12 @@ def test_a_run_resumes_in_every_bit(tmp_path: Path, at: int) -> None:
     assert equal(state_of(whole), state_of(resumed))
 
 
-def test_the_engine_of_a_checkpoint_is_kept(tmp_path: Path) -> None:
-    federation = tiny_federation(engine="vmap")
-    fit(federation, tiny_data(), 1).save_checkpoint(tmp_path / "x.ckpt")
-    resumed = tiny_federation(engine="auto")
+@pytest.mark.parametrize(("wanted", "found"), [("auto", "vmap"), ("batched", "batched"), ("sequential", None)])
+def test_another_engine_that_is_asked_for_is_taken(wanted: Any, found: str | None, tmp_path: Path) -> None:
+    fit(tiny_federation(engine="vmap"), tiny_data(), 1).save_checkpoint(tmp_path / "x.ckpt")
+    resumed = tiny_federation(engine=wanted)
     fit(resumed, tiny_data(), 2, ckpt_path=tmp_path / "x.ckpt")
-    assert set(resumed.fleets.chosen.values()) == {"vmap"}
+    assert set(resumed.fleets.chosen.values()) == ({found} if found else set())
 
 
 # Faults
@@ -249,6 +249,15 @@ def test_what_cannot_be_batched_falls_back_and_says_so(kind: str, caplog: pytest
     fit(alone, tiny_data("ab"), 1)
     assert kind in lines(caplog)
     assert equal(state_of(federation), state_of(alone))
+
+
+def test_a_reason_that_many_have_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    names = [f"p{number}" for number in range(6)]
+    with caplog.at_level(logging.INFO, "hetfed_lightning"):
+        federation = Federation({name: made("Dropout", seed) for seed, name in enumerate(names)})
+        fit(federation, tiny_data(names, evaluated=False), 2)
+    assert lines(caplog).count("\n") == 0
+    assert lines(caplog).startswith("Fleets: p0, p1, ..., p5: one after another, since Dropout draws")
 
 
 @pytest.mark.parametrize(
@@ -368,6 +377,27 @@ def test_what_everyone_is_measured_on_and_teaches_is_computed_together(monkeypat
     assert asked == [10, 18] * 2
     assert "val_global_loss/a" in figures[0]
     assert figures[1] == pytest.approx(figures[0], rel=1e-9)
+
+
+class LouderInTraining(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x if self.training else x
+
+
+def test_whoever_predicts_otherwise_than_it_trains_is_measured_as_it_predicts() -> None:
+    figures = []
+    for engine in ("sequential", "vmap"):
+        members = {}
+        for name in "ab":
+            torch.manual_seed(0)
+            members[name] = Participant(
+                nn.Sequential(nn.Linear(4, 5), LouderInTraining()), nn.Linear(5, 3), optimizer=sgd()
+            )
+        federation = Federation(members, engine=engine)
+        made = fit(federation, tiny_data("ab"), 2, EnsembleDistillation())
+        assert set(federation.fleets.chosen.values()) == (set() if engine == "sequential" else {"vmap"})
+        figures.append({key: float(value) for key, value in made.callback_metrics.items()})
+    assert figures[1] == pytest.approx(figures[0], rel=1e-4)
 
 
 def test_whoever_measures_in_a_way_of_its_own_is_asked_to() -> None:
