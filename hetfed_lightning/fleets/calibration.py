@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -72,44 +72,46 @@ def engine_named(name: EngineName, fleet: Fleet, batch: StackedBatch) -> Engine 
     return None if layers is None else BatchedEngine(fleet.network, fleet.task, layers)
 
 
-def try_engines(
-    fleet: Fleet, batch: StackedBatch, names: Sequence[EngineName], *, choosing: bool
-) -> dict[EngineName, Trial]:
+def choose_engine(fleet: Fleet, batch: StackedBatch, names: Sequence[EngineName]) -> dict[EngineName, Trial]:
+    """As :func:`try_engines`, on a few members first.
+
+    What is slow for a few is not fast for many, and many may ask for memory that there is not: batched convolutions of
+    twenty participants take a gigabyte.
+    """
+    if batch.count > FEW:
+        few = try_engines(fleet, batch.first(FEW), names)
+        slowest = SLOWER * few["sequential"].seconds
+        names = [name for name in names if name in few and few[name].fault is None and few[name].seconds < slowest]
+        if not names:
+            return few
+    return try_engines(fleet, batch, names)
+
+
+def try_engines(fleet: Fleet, batch: StackedBatch, names: Sequence[EngineName]) -> dict[EngineName, Trial]:
     """Time engines on a batch and check each; the fleet is left as it was.
 
     Args:
         fleet: Its members seated.
         batch: One batch of each of the first members.
         names: Engines to try in this order until one is worth it, ``"sequential"`` left out.
-        choosing: Whether one that is slow for a few members is passed over.
 
     Returns:
         A trial of each that was tried, the sequential engine's first.
     """
     stack, optimizer, _ = fleet.seated()
-    start = stack.flat.clone()
-    kept = {name: tensor.clone() for name, tensor in optimizer.state.items()} | {"": optimizer.steps.clone()}
+    held = [stack.flat, optimizer.steps, *optimizer.state.values()]
+    kept = [tensor[: batch.count].clone() for tensor in held]
 
     def restore() -> None:
-        stack.flat.copy_(start)
-        optimizer.steps.copy_(kept[""])
-        for name, tensor in optimizer.state.items():
-            tensor.copy_(kept[name])
+        for tensor, copy in zip(held, kept, strict=True):
+            tensor[: batch.count] = copy
 
     wanted, seconds = _sequential(fleet, batch)
     trials: dict[EngineName, Trial] = {"sequential": Trial("sequential", None, seconds)}
     for name in names:
         if fastest(trials).engine is not None:
             break
-        few = batch.first(min(FEW, batch.count)) if choosing else batch
-        trial = _trial(name, fleet, few, start, wanted, restore)
-        if choosing and trial.fault is None and trial.seconds * batch.count > SLOWER * seconds * few.count:
-            # What is so slow for a few is not fast for many, and many may ask for memory that there is not.
-            trial = replace(trial, engine=None, fault=f"slower for {few.count} of them")
-        elif trial.fault is None and few is not batch:
-            restore()
-            trial = _trial(name, fleet, batch, start, wanted, restore)
-        trials[name] = trial
+        trials[name] = _trial(name, fleet, batch, kept[0], wanted, restore)
         restore()
         stack.free_gradients()  # The engine that is taken may need none.
     return trials
@@ -129,13 +131,12 @@ def _trial(
     name: EngineName, fleet: Fleet, batch: StackedBatch, start: Tensor, wanted: Tensor, restore: Callable[[], None]
 ) -> Trial:
     stack, _, _ = fleet.seated()
-    rows, wanted = slice(0, batch.count), wanted[: batch.count]
     try:
         engine = engine_named(name, fleet, batch)
         if engine is None:
             return Trial(name, fault="the network is no chain of linear layers and activations")
         fleet.step(batch, engine)
-        fault = _difference(start[rows], wanted, stack.flat[rows])
+        fault = _difference(start, wanted, stack.flat[: batch.count])
         if fault is not None:
             return Trial(name, fault=fault)
         seconds = []

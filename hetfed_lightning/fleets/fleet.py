@@ -105,6 +105,11 @@ class Fleet:
             StackedOptimizer.let_go(one.local.optimizers[0])
         self.members, self.places = [], {}
 
+    def free(self) -> None:
+        """Let go of the stack, in which nobody sits."""
+        self.stack = self.optimizer = None
+        self._rows = []
+
     def read_settings(self) -> None:
         """Take over learning rates and all else that schedulers may have changed."""
         if self.optimizer is None:

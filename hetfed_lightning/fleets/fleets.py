@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 
 from hetfed_lightning.data.blocks import RoundBatch, StackedBatch, stacked
-from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, shortly, try_engines
+from hetfed_lightning.fleets.calibration import Trial, choose_engine, engine_named, fastest, shortly, try_engines
 from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet, Member
 from hetfed_lightning.fleets.kinship import obstacle, signature
@@ -194,15 +194,20 @@ class Fleets:
             return known if fleet.engine is not None else self._leave(fleet)
         # Compiled, vmap is the fastest where it works; as it is, batched products beat it wherever they apply.
         order: list[EngineName] = ["batched", "vmap"] if fleet.compile_settings is None else ["vmap", "batched"]
-        names = order if self.wanted == "auto" else [self.wanted]
-        trials = try_engines(fleet, batch, names, choosing=self.wanted == "auto")
-        best = fastest(trials) if self.wanted == "auto" else trials[self.wanted]
+        if self.wanted == "auto":
+            trials = choose_engine(fleet, batch, order)
+            best = fastest(trials)
+        else:
+            trials = try_engines(fleet, batch, [self.wanted])
+            best = trials[self.wanted]
         log.info("Fleets: %s: %s.", _whose(fleet), _report(trials, best))
         fleet.engine = best.engine
         return best.name if best.engine is not None else self._leave(fleet)
 
-    def _leave(self, fleet: Fleet) -> EngineName:
+    @staticmethod
+    def _leave(fleet: Fleet) -> EngineName:
         fleet.rise()
+        fleet.free()
         return "sequential"
 
     @staticmethod
