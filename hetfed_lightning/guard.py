@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from hetfed_lightning.twins import Twins
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -37,9 +39,34 @@ def is_finite(tensors: Iterable[Tensor]) -> bool:
 def names_of_non_finite(states: Mapping[str, Iterable[Tensor]]) -> list[str]:
     """Whose tensors are not finite; one look at all where nobody's are, which is nearly always."""
     held = {name: list(tensors) for name, tensors in states.items()}
-    if is_finite(tensor for tensors in held.values() for tensor in tensors):
+    if is_finite({id(tensor): tensor for tensors in held.values() for tensor in tensors}.values()):
         return []
     return [name for name, tensors in held.items() if not is_finite(tensors)]
+
+
+class _Spare:
+    """Memory of copies that are no longer needed, for new ones: fresh memory costs five times the copying.
+
+    Args:
+        old: Copies to overwrite.
+        kept: Copies to leave alone, of which ``old`` may hold some as well.
+    """
+
+    def __init__(self, old: Mapping[str, Mapping[str, Tensor]], kept: Mapping[str, Mapping[str, Tensor]]) -> None:
+        needed = {id(tensor) for state in kept.values() for tensor in state.values()}
+        free = {id(tensor): tensor for state in old.values() for tensor in state.values() if id(tensor) not in needed}
+        self._free: dict[Hashable, list[Tensor]] = defaultdict(list)
+        for tensor in free.values():
+            self._free[tensor.shape, tensor.dtype, tensor.device].append(tensor)
+        self._copies: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def copy_of(self, tensor: Tensor) -> Tensor:
+        """A copy, the same one for the same tensor."""
+        if id(tensor) not in self._copies:
+            free = self._free[tensor.shape, tensor.dtype, tensor.device]
+            copy = free.pop().copy_(tensor) if free else tensor.clone()
+            self._copies[id(tensor)] = (tensor, copy)
+        return self._copies[id(tensor)][1]
 
 
 class FiniteGuard:
@@ -56,28 +83,22 @@ class FiniteGuard:
     def open_round(self, participants: dict[str, Participant]) -> None:
         """Release everyone and remember the states that the round starts from, of those who train in it.
 
-        Whoever does not train stays as it was; the memory of its copy goes to who does.
+        What several have alike, as after averaging, is kept once. Whoever does not train stays as it was.
         """
         self.quarantined = {}
-        spare = [self._safe.pop(name) for name in list(self._safe) if name not in participants]
-        states = {name: participant.view_of() for name, participant in participants.items()}
+        twins = Twins()
+        states = {
+            name: {key: twins.of(key, tensor) for key, tensor in participant.view_of().items()}
+            for name, participant in participants.items()
+        }
         unsafe = names_of_non_finite({name: state.values() for name, state in states.items()})
-        for name, state in states.items():
-            if name not in unsafe:
-                if spare and name not in self._safe:
-                    self._safe[name] = spare.pop()
-                self._remember(name, state)
-
-    def _remember(self, name: str, state: Mapping[str, Tensor]) -> None:
-        """Keep a copy, in the memory of the last one: fresh memory costs five times the copying."""
-        kept = {key: tensor for key, tensor in self._safe.get(name, {}).items() if key in state}
-        self._safe[name] = kept
-        for key, tensor in state.items():
-            copy = kept.get(key)
-            if copy is None or (copy.shape, copy.dtype, copy.device) != (tensor.shape, tensor.dtype, tensor.device):
-                kept[key] = tensor.clone()
-            else:
-                copy.copy_(tensor)
+        kept = {name: self._safe.pop(name) for name in unsafe if name in self._safe}
+        spare = _Spare(self._safe, kept)
+        self._safe = kept | {
+            name: {key: spare.copy_of(tensor) for key, tensor in state.items()}
+            for name, state in states.items()
+            if name not in unsafe
+        }
 
     def safe_state(self, name: str) -> dict[str, Tensor] | None:
         """The participant's last finite state, or None if it never had one."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hetfed_lightning.lending import place_of
+from hetfed_lightning.twins import Twins
 
-KEPT = 4
-"""How many different tensors of one key are remembered, as those of several groups that average apart."""
+AMONG = 4
+"""How many groups that average one key apart are recognised."""
 
 
 def compact(state: dict[str, Any]) -> None:
@@ -23,22 +22,14 @@ def compact(state: dict[str, Any]) -> None:
     Args:
         state: ``state_dict`` of a federation; altered in place.
     """
-    known: dict[str, list[Tensor]] = defaultdict(list)
-    lent: dict[tuple[Any, ...], Tensor] = {}  # What many borrow is compared once.
+    twins = Twins(AMONG)
+    copies: dict[tuple[Any, ...], Tensor] = {}  # By the place of the original; what many borrow is compared once.
     for key, tensor in state.items():
         if not isinstance(tensor, Tensor):
             continue
         place = place_of(tensor)
-        if place not in lent:
-            same = known[key.split(".", 2)[-1] if key.startswith("participants.") else key]
-            twin = next((one for one in same if _equal(one, tensor)), None)
-            if twin is None:
-                twin = tensor.detach().clone()
-                if len(same) < KEPT:
-                    same.append(twin)
-            lent[place] = twin
-        state[key] = lent[place]
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return (one.dtype, one.device, one.shape) == (other.dtype, other.device, other.shape) and torch.equal(one, other)
+        if place not in copies:
+            own_key = key.split(".", 2)[-1] if key.startswith("participants.") else key
+            twin = twins.of(own_key, tensor)
+            copies[place] = tensor.detach().clone() if twin is tensor else copies[place_of(twin)]
+        state[key] = copies[place]
