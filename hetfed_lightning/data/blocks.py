@@ -49,6 +49,15 @@ class StackedBatch:
         mask = None if self.mask is None else self.mask[:count]
         return StackedBatch(_first(self.inputs, count), self.targets[:count], mask, self.sizes[:count])
 
+    def pick(self, places: Sequence[int]) -> StackedBatch:
+        """The batches of the participants in some places, copied."""
+        chosen = list(places)
+        if chosen == list(range(self.count)):
+            return self
+        mask = None if self.mask is None else self.mask[chosen]
+        inputs = _map(self.inputs, lambda tensor: tensor[chosen])
+        return StackedBatch(inputs, self.targets[chosen], mask, tuple(self.sizes[place] for place in chosen))
+
     def to(self, device: torch.device) -> StackedBatch:
         """The same on another device."""
         return StackedBatch(

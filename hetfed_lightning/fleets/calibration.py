@@ -1,30 +1,32 @@
-"""Which engine trains a fleet: tried on a real batch, on copies, checked against one participant after another."""
+"""Which engine trains a fleet: tried on a real batch and checked against one participant after another.
+
+First on copies of a few; the stack of all is made for an engine alone that is right and fast for those. Many might take
+memory that there is not: batched convolutions of twenty networks take a gigabyte.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
+from torch import Tensor
 
 from hetfed_lightning.data.blocks import StackedBatch
 from hetfed_lightning.fleets.batched import BatchedEngine
 from hetfed_lightning.fleets.chain import chain_of
 from hetfed_lightning.fleets.engine import Engine, EngineName
-from hetfed_lightning.fleets.fleet import Fleet, Member
+from hetfed_lightning.fleets.fleet import Fleet
+from hetfed_lightning.fleets.reference import REPEATS, Reference, copies_of, seconds_of, sequential_step
 from hetfed_lightning.fleets.vmap import VmapEngine
-
-REPEATS = 3
-"""Timed steps of each engine, after the one that is checked; the fastest counts."""
+from hetfed_lightning.twins import Twins
 
 FEW = 8
-"""Members that an engine is tried on before it is tried on all."""
+"""Members that are copied, trained one after another, and compared with."""
+
+FEWER = 4
+"""So many where the copies would take more than ``COPIED_BYTES``."""
+
+COPIED_BYTES = 32 * 2**20
 
 SLOWER = 1.1
 """How much slower than the sequential engine it may be with those few."""
@@ -33,11 +35,9 @@ WORTHWHILE = 1.2
 """How much faster an engine must be to be taken: runs that differ in noise alone should agree in the engine, whose
 last digits differ."""
 
-TOLERANCES: Mapping[torch.dtype, float] = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Largest distance of a step from the sequential engine's, as a share of that step."""
-
-COARSE_TOLERANCE = 5e-2
-"""The same for half precision."""
+COMPUTING = 0.01
+"""Seconds of one participant's step on a CPU from which on it computes more than it calls operations. Calling them is
+what ``vmap`` saves: a millisecond of a step, which is then no sixth of it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Trial:
     Attributes:
         name: The engine.
         engine: Itself, None for the sequential one and for one that failed.
-        seconds: Of a step.
+        seconds: Of a step of all.
         fault: Why it cannot be used, or None.
     """
 
@@ -62,7 +62,7 @@ def engine_named(name: EngineName, fleet: Fleet, batch: StackedBatch) -> Engine 
 
     Args:
         name: ``"vmap"`` or ``"batched"``.
-        fleet: Its members seated.
+        fleet: Whose network it is to run.
         batch: One batch of each.
     """
     if name == "vmap":
@@ -72,49 +72,47 @@ def engine_named(name: EngineName, fleet: Fleet, batch: StackedBatch) -> Engine 
     return None if layers is None else BatchedEngine(fleet.network, fleet.task, layers)
 
 
-def choose_engine(fleet: Fleet, batch: StackedBatch, names: Sequence[EngineName]) -> dict[EngineName, Trial]:
-    """As :func:`try_engines`, on a few members first.
-
-    What is slow for a few is not fast for many, and many may ask for memory that there is not: batched convolutions of
-    twenty participants take a gigabyte.
-    """
-    if batch.count > FEW:
-        few = try_engines(fleet, batch.first(FEW), names)
-        slowest = SLOWER * few["sequential"].seconds
-        names = [name for name in names if name in few and few[name].fault is None and few[name].seconds < slowest]
-        if not names:
-            return few
-    return try_engines(fleet, batch, names)
-
-
-def try_engines(fleet: Fleet, batch: StackedBatch, names: Sequence[EngineName]) -> dict[EngineName, Trial]:
-    """Time engines on a batch and check each; the fleet is left as it was.
+def try_engines(
+    fleet: Fleet, batch: StackedBatch, names: Sequence[EngineName], *, choose: bool
+) -> dict[EngineName, Trial]:
+    """Check engines on a batch and time them; the members are left as they were, though perhaps seated.
 
     Args:
-        fleet: Its members seated.
+        fleet: Its members enlisted.
         batch: One batch of each of the first members.
         names: Engines to try in this order until one is worth it, ``"sequential"`` left out.
+        choose: Whether those that are slow for a few are given up.
 
     Returns:
-        A trial of each that was tried, the sequential engine's first.
+        A trial of each, the sequential engine's first.
     """
-    stack, optimizer, _ = fleet.seated()
-    held = [stack.flat, optimizer.steps, *optimizer.state.values()]
-    kept = [tensor[: batch.count].clone() for tensor in held]
-
-    def restore() -> None:
-        for tensor, copy in zip(held, kept, strict=True):
-            tensor[: batch.count] = copy
-
-    wanted, seconds = _sequential(fleet, batch)
-    trials: dict[EngineName, Trial] = {"sequential": Trial("sequential", None, seconds)}
+    size = sum(parameter.nbytes for parameter in fleet.members[0].parameters.values())
+    places = spread(batch.count, FEW if FEW * size <= COPIED_BYTES else FEWER)
+    copies, part = copies_of(fleet, places), batch.pick(places)
+    reference = sequential_step(copies, part)
+    alone = reference.seconds / len(places)
+    trials: dict[EngineName, Trial] = {"sequential": Trial("sequential", None, alone * batch.count)}
     for name in names:
         if fastest(trials).engine is not None:
             break
-        trials[name] = _trial(name, fleet, batch, kept[0], wanted, restore)
-        restore()
-        stack.free_gradients()  # The engine that is taken may need none.
+        if name == "vmap" and "batched" in trials and trials["batched"].engine is not None:
+            break  # Products by hand are faster wherever they can be made.
+        if choose and name == "vmap" and fleet.compile_settings is None and _computes(alone, reference):
+            trials[name] = Trial(name, fault=f"not tried, since a step computes for {1e3 * alone:.0f} ms")
+            continue
+        trials[name] = _trial(name, fleet, batch, _Few(copies, part, places, reference), choose=choose)
     return trials
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many places below ``count``, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [place * (count - 1) // (most - 1) for place in range(most)]
+
+
+def _computes(seconds: float, reference: Reference) -> bool:
+    return reference.wanted.device.type == "cpu" and seconds > COMPUTING
 
 
 def fastest(trials: Mapping[EngineName, Trial]) -> Trial:
@@ -127,112 +125,85 @@ def fastest(trials: Mapping[EngineName, Trial]) -> Trial:
     return best
 
 
-def _trial(
-    name: EngineName, fleet: Fleet, batch: StackedBatch, start: Tensor, wanted: Tensor, restore: Callable[[], None]
-) -> Trial:
-    stack, _, _ = fleet.seated()
+@dataclass(frozen=True)
+class _Few:
+    """Copies of the members in some places, their batches, and where one step leads them."""
+
+    copies: Fleet
+    batch: StackedBatch
+    places: list[int]
+    reference: Reference
+
+
+def _trial(name: EngineName, fleet: Fleet, batch: StackedBatch, few: _Few, *, choose: bool) -> Trial:
+    """An engine on the copies, and then on all."""
+    everyone = list(range(few.batch.count))
     try:
         engine = engine_named(name, fleet, batch)
         if engine is None:
             return Trial(name, fault="the network is no chain of linear layers and activations")
-        fleet.step(batch, engine)
-        fault = _difference(start, wanted, stack.flat[: batch.count])
+        seconds, fault = _run(engine, few.copies, few.batch, few.reference, everyone)
         if fault is not None:
             return Trial(name, fault=fault)
-        seconds = []
-        for _ in range(REPEATS):
-            restore()
-            seconds.append(_timed(lambda: fleet.step(batch, engine), stack.flat.device))
+        if few.places == everyone:
+            return Trial(name, engine, seconds)
+        if choose and seconds > SLOWER * few.reference.seconds:
+            return Trial(name, engine, seconds * batch.count / few.batch.count)
+        fleet.seat()
+        seconds, fault = _run(engine, fleet, batch, few.reference, few.places)
     except Exception as error:  # noqa: BLE001 - whatever an engine cannot do is left to the sequential one
         return Trial(name, fault=shortly(error))
-    return Trial(name, engine, min(seconds))
+    return Trial(name, engine, seconds) if fault is None else Trial(name, fault=fault)
+
+
+def _run(
+    engine: Engine, fleet: Fleet, batch: StackedBatch, reference: Reference, places: list[int]
+) -> tuple[float, str | None]:
+    """Seconds of a step, and what is wrong with it for the members in ``places``; the fleet is left as it was."""
+    stack, _, _ = fleet.seated()
+    kept = _Kept(fleet, batch.count)
+    try:
+        fleet.step(batch, engine)
+        fault = reference.difference(stack.flat[places])
+        if fault is not None:
+            return float("inf"), fault
+        seconds = []
+        for _ in range(REPEATS):
+            kept.restore()
+            seconds.append(seconds_of(lambda: fleet.step(batch, engine), stack.flat.device))
+    finally:
+        kept.restore()
+        stack.free_gradients()  # The engine that is taken may need none.
+    return min(seconds), None
+
+
+class _Kept:
+    """A fleet's parameters and optimizer states, to return to; what several have alike is kept once.
+
+    Args:
+        fleet: Seated.
+        count: Of its first members.
+    """
+
+    def __init__(self, fleet: Fleet, count: int) -> None:
+        stack, optimizer, _ = fleet.seated()
+        twins, copies = Twins(), dict[int, Tensor]()
+        self._steps = (optimizer.steps, optimizer.steps.clone())
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        for kind, flat in enumerate((stack.flat, *optimizer.state.values())):
+            for place in range(count):
+                for key, own in enumerate(stack.row(place, flat)):
+                    twin = twins.of((kind, key), own)
+                    if twin is own:
+                        copies[id(own)] = own.clone()
+                    self._pairs.append((own, copies[id(twin)]))
+
+    def restore(self) -> None:
+        """Bring everything back."""
+        for own, copy in (self._steps, *self._pairs):
+            own.copy_(copy)
 
 
 def shortly(error: Exception) -> str:
     """An error in a line, its kind first."""
     return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
-
-
-def _difference(start: Tensor, wanted: Tensor, found: Tensor) -> str | None:
-    """What is wrong with a step that should have led from ``start`` to ``wanted``, rows being participants."""
-    precision = torch.finfo(start.dtype).eps
-    step, apart = _distances(wanted, start), _distances(wanted, found)
-    # What rounding alone can do to numbers of this size.
-    rounding = 4 * precision * _distances(wanted, None)
-    tolerance = TOLERANCES.get(start.dtype, COARSE_TOLERANCE)
-    # A participant whose numbers ran away is the guard's business.
-    wrong = ~(apart <= tolerance * step + rounding) & torch.isfinite(step)
-    if not bool(wrong.any()):
-        return None
-    worst = int((apart - tolerance * step).nan_to_num(torch.inf).argmax())
-    return f"its step is off by {float(apart[worst] / step[worst]):.1e} of the step's length"
-
-
-def _distances(one: Tensor, other: Tensor | None) -> Tensor:
-    """Distance of each row from its counterpart, or from zero; a row at a time, since a stack may be large."""
-    pairs = zip(one, one if other is None else other, strict=True)
-    return torch.stack([(a if other is None else a - b).double().norm() for a, b in pairs])
-
-
-def _sequential(fleet: Fleet, batch: StackedBatch) -> tuple[Tensor, float]:
-    """Where one step of each participant after another leads, shape ``(K, width)``, and how long it takes."""
-    stack, _, _ = fleet.seated()
-    network = deepcopy(fleet.network)  # One for all, one after another: calibrating takes no memory to speak of.
-    own = dict(network.named_parameters())
-    parameters = [own[key] for key in fleet.layout]
-    wanted, seconds = torch.zeros_like(stack.flat[: batch.count]), 0.0
-    for place, member in enumerate(fleet.members[: batch.count]):
-        optimizer, size = _copy_of(member, parameters, stack.row(place)), batch.sizes[place]
-        inputs, targets = _rows(batch.inputs, place, size), batch.targets[place, :size]
-        clip = member.local.participant.gradient_clip_val
-
-        def step(
-            inputs: Any = inputs, targets: Tensor = targets, optimizer: Optimizer = optimizer, clip: float | None = clip
-        ) -> None:
-            fleet.task.loss(network(inputs), targets).backward()
-            if clip is not None:
-                clip_grad_norm_(parameters, clip)
-            optimizer.step()
-            optimizer.zero_grad()
-
-        step()
-        for parameter, row in zip(parameters, stack.row(place, wanted), strict=True):
-            row.copy_(parameter.detach())
-        seconds += min(_timed(step, stack.flat.device) for _ in range(REPEATS))
-    return wanted, seconds
-
-
-@torch.no_grad()
-def _copy_of(member: Member, parameters: Sequence[nn.Parameter], row: Sequence[Tensor]) -> Optimizer:
-    """Bring a member's weights into ``parameters``, and make an optimizer of them as far as its own is."""
-    for parameter, weights in zip(parameters, row, strict=True):
-        parameter.copy_(weights)
-    original = member.local.optimizers[0]
-    settings = {key: value for key, value in original.param_groups[0].items() if key != "params"}
-    optimizer = type(original)([{"params": list(parameters)} | settings])  # type: ignore[call-arg]
-    for parameter, held in zip(parameters, original.param_groups[0]["params"], strict=True):
-        optimizer.state[parameter] = {key: _copied(value) for key, value in original.state[held].items()}
-    return optimizer
-
-
-def _rows(inputs: Any, place: int, size: int) -> Any:
-    if isinstance(inputs, Mapping):
-        return {key: _rows(value, place, size) for key, value in inputs.items()}
-    return inputs[place, :size]
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-def _timed(function: Callable[[], object], device: torch.device) -> float:
-    _wait_for(device)
-    started = time.perf_counter()
-    function()
-    _wait_for(device)
-    return time.perf_counter() - started
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

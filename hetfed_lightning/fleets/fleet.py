@@ -14,8 +14,12 @@ from hetfed_lightning.fleets.engine import Engine
 from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
 from hetfed_lightning.fleets.stack import Stack, give_back, take_in
+from hetfed_lightning.memory import hand_back
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import Participant
+
+HANDED_BACK_BYTES = 16 * 2**20
+"""So much memory of their own may members leave behind before it is handed back."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,11 @@ class Fleet:
 
     Args:
         first: Whose architecture it is.
+        network: That architecture, if it has been made.
     """
 
-    def __init__(self, first: Member) -> None:
-        self.network = Network(first.local.participant)
+    def __init__(self, first: Member, network: Network | None = None) -> None:
+        self.network = Network(first.local.participant) if network is None else network
         self.task = first.local.participant.task
         self.compile_settings = first.local.participant.compile_settings
         self.layout = {key: parameter.shape for key, parameter in first.parameters.items()}
@@ -72,17 +77,21 @@ class Fleet:
 
     # Who sits where
 
-    def seat(self, members: Sequence[Member]) -> None:
-        """Make the members' parameters and optimizer states views of the stack, in the order given.
+    def enlist(self, members: Sequence[Member]) -> None:
+        """Say who is to train together, in memory of their own until they are seated.
 
         Args:
             members: Those who run out of batches last come first, so that whoever still has some is in the first rows.
         """
         if [one.name for one in members] != [one.name for one in self.members]:
             self.rise()
-            self.members = list(members)
-            self.places = {one.name: place for place, one in enumerate(members)}
-            self.transforms = any(one.transforms for one in members)
+        self.members = list(members)
+        self.places = {one.name: place for place, one in enumerate(members)}
+        self.transforms = any(one.transforms for one in members)
+
+    def seat(self) -> None:
+        """Make the members' parameters and optimizer states views of the stack."""
+        members, moved = self.members, 0
         if self.stack is None or self.stack.count < len(members):
             like = next(iter(members[0].parameters.values()))
             self.stack = Stack(self.layout, len(members), like.data)
@@ -92,7 +101,11 @@ class Fleet:
         if self.optimizer is None:
             self.optimizer = stacked_optimizer(self.stack, optimizers)
         for place, one in enumerate(members):
-            take_in(one.parameters.values(), self._rows[place])
+            self.stack.clear(place)
+            moved += take_in(one.parameters.values(), self._rows[place])
+            if moved > HANDED_BACK_BYTES:
+                moved = 0
+                hand_back()
             self.optimizer.pull(place, optimizers[place])
             # Schedulers warn where they step before an optimizer whose own `step` was never called.
             optimizers[place]._opt_called = True  # type: ignore[attr-defined]
@@ -100,8 +113,8 @@ class Fleet:
 
     def rise(self) -> None:
         """Give the members memory of their own again."""
-        for place, one in enumerate(self.members):
-            give_back(one.parameters.values(), self._rows[place])
+        for one, row in zip(self.members, self._rows, strict=False):  # No rows before they sit.
+            give_back(one.parameters.values(), row)
             StackedOptimizer.let_go(one.local.optimizers[0])
         self.members, self.places = [], {}
 
@@ -109,6 +122,7 @@ class Fleet:
         """Let go of the stack, in which nobody sits."""
         self.stack = self.optimizer = None
         self._rows = []
+        hand_back()
 
     def read_settings(self) -> None:
         """Take over learning rates and all else that schedulers may have changed."""
@@ -152,7 +166,7 @@ class Fleet:
     def is_seated(self, name: str) -> bool:
         """Whether all of a member's parameters are views of the stack still; a loan may have taken their place."""
         place = self.places.get(name)
-        if place is None:
+        if place is None or self.stack is None:
             return False
         own = self.members[place].parameters.values()
         return all(one.data_ptr() == view.data_ptr() for one, view in zip(own, self._rows[place], strict=True))

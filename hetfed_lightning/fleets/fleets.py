@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 
 from hetfed_lightning.data.blocks import RoundBatch, StackedBatch, stacked
-from hetfed_lightning.fleets.calibration import Trial, choose_engine, engine_named, fastest, shortly, try_engines
+from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, shortly, try_engines
 from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet, Member
 from hetfed_lightning.fleets.kinship import obstacle, signature
@@ -91,7 +91,9 @@ class Fleets:
             seats = [Member.of(name, federation.local[name]) for name in places]
             if kind not in self._fleets:
                 self._fleets[kind] = Fleet(seats[0])
-            self._fleets[kind].seat(seats)
+            self._fleets[kind].enlist(seats)
+            if kind in self.chosen:
+                self._fleets[kind].seat()
             self._seats |= dict.fromkeys(members, kind)
 
     def _common_obstacle(self, federation: Federation) -> str | None:
@@ -194,15 +196,15 @@ class Fleets:
             return known if fleet.engine is not None else self._leave(fleet)
         # Compiled, vmap is the fastest where it works; as it is, batched products beat it wherever they apply.
         order: list[EngineName] = ["batched", "vmap"] if fleet.compile_settings is None else ["vmap", "batched"]
-        if self.wanted == "auto":
-            trials = choose_engine(fleet, batch, order)
-            best = fastest(trials)
-        else:
-            trials = try_engines(fleet, batch, [self.wanted])
-            best = trials[self.wanted]
+        choose = self.wanted == "auto"
+        trials = try_engines(fleet, batch, order if choose else [self.wanted], choose=choose)
+        best = fastest(trials) if choose else trials[self.wanted]
         log.info("Fleets: %s: %s.", _whose(fleet), _report(trials, best))
         fleet.engine = best.engine
-        return best.name if best.engine is not None else self._leave(fleet)
+        if best.engine is None:
+            return self._leave(fleet)
+        fleet.seat()
+        return best.name
 
     @staticmethod
     def _leave(fleet: Fleet) -> EngineName:

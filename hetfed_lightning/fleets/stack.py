@@ -33,8 +33,16 @@ class Stack:
         for key, shape in self.layout.items():
             self.starts[key] = self.width
             self.width += -(-shape.numel() // ALIGNMENT) * ALIGNMENT
-        self.flat = torch.zeros(count, self.width, dtype=like.dtype, device=like.device)
+        # A row takes memory when it is first cleared: those who move in leave theirs one after another.
+        self.flat = torch.empty(count, self.width, dtype=like.dtype, device=like.device)
+        self._cleared = [False] * count
         self._gradients: Tensor | None = None
+
+    def clear(self, index: int) -> None:
+        """Fill a row with zeros, the first time: what is between parameters has to count for nothing."""
+        if not self._cleared[index]:
+            self.flat[index].zero_()
+            self._cleared[index] = True
 
     @property
     def count(self) -> int:
@@ -74,13 +82,20 @@ class Stack:
 
 
 @torch.no_grad()
-def take_in(parameters: Iterable[nn.Parameter], row: Sequence[Tensor]) -> None:
-    """Copy parameters into their row and make them views of it, where they are not."""
+def take_in(parameters: Iterable[nn.Parameter], row: Sequence[Tensor]) -> int:
+    """Copy parameters into their row and make them views of it, where they are not.
+
+    Returns:
+        Bytes of memory that they have left.
+    """
+    left = 0
     for parameter, view in zip(parameters, row, strict=True):
         if parameter.data_ptr() != view.data_ptr():
             view.copy_(parameter.data)
             parameter.data = view
             parameter.grad = None
+            left += view.nbytes
+    return left
 
 
 def give_back(parameters: Iterable[nn.Parameter], row: Sequence[Tensor]) -> None:

@@ -208,6 +208,8 @@ def made(kind: str, seed: int) -> Participant:
         backbone = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5))
     elif kind == "BatchNorm1d":
         backbone = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))
+    elif kind == "LayerNorm":
+        backbone = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5))
     elif kind == "GRU":
         backbone = Last(nn.GRU(4, 5, batch_first=True))
     elif kind == "accumulate_grad_batches":

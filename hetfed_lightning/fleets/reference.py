@@ -1,0 +1,161 @@
+"""Copies of a fleet's members, trained one after another: what engines are checked against and timed beside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from hetfed_lightning.data.blocks import StackedBatch
+from hetfed_lightning.fleets.fleet import Fleet, Member
+from hetfed_lightning.fleets.network import Network
+from hetfed_lightning.optimization import LocalOptimization
+
+REPEATS = 3
+"""Timed steps; the fastest counts."""
+
+TOLERANCES: Mapping[torch.dtype, float] = {torch.float64: 1e-8, torch.float32: 1e-3}
+"""Largest distance of a step from the sequential engine's, as a share of that step."""
+
+COARSE_TOLERANCE = 5e-2
+"""The same for half precision."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One step of K members, one after another.
+
+    Attributes:
+        wanted: Parameters after it, shape ``(K, width)``, laid out as the stack of their fleet.
+        lengths: Of each member's step, the distance from where it began, shape ``(K,)``.
+        seconds: How long it takes, all of them together.
+    """
+
+    wanted: Tensor
+    lengths: Tensor
+    seconds: float
+
+    def difference(self, found: Tensor) -> str | None:
+        """What is wrong with a step that should have led to ``wanted`` and led to ``found``, or None."""
+        precision, step = torch.finfo(self.wanted.dtype).eps, self.lengths
+        apart = torch.stack([_distance(one, other) for one, other in zip(self.wanted, found, strict=True)])
+        # What rounding alone can do to numbers of this size.
+        rounding = 4 * precision * torch.stack([one.double().norm() for one in self.wanted])
+        tolerance = TOLERANCES.get(self.wanted.dtype, COARSE_TOLERANCE)
+        # A participant whose numbers ran away is the guard's business.
+        wrong = ~(apart <= tolerance * step + rounding) & torch.isfinite(step)
+        if not bool(wrong.any()):
+            return None
+        worst = int((apart - tolerance * step).nan_to_num(torch.inf).argmax())
+        return f"its step is off by {float(apart[worst] / step[worst]):.1e} of the step's length"
+
+
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    return torch.as_tensor((one - other).double().norm())
+
+
+def copies_of(fleet: Fleet, places: Sequence[int]) -> Fleet:
+    """A seated fleet of copies of some members, whose network it shares; the members are left as they are."""
+    copies = Fleet(fleet.members[0], fleet.network)
+    copies.enlist([_copied(fleet.members[place]) for place in places])
+    copies.seat()
+    return copies
+
+
+def _copied(member: Member) -> Member:
+    parameters = {key: nn.Parameter(own.detach().clone()) for key, own in member.parameters.items()}
+    held = dict(zip(parameters.values(), member.parameters.values(), strict=True))
+    local = LocalOptimization(member.local.participant, [_copied_optimizer(member, held)], [])
+    return Member(member.name, local, parameters)
+
+
+def _copied_optimizer(member: Member, originals: Mapping[nn.Parameter, nn.Parameter]) -> Optimizer:
+    """One of a member's kind, as far as the member's is, over the keys of ``originals``."""
+    original = member.local.optimizers[0]
+    settings = {key: value for key, value in original.param_groups[0].items() if key != "params"}
+    optimizer = type(original)([{"params": list(originals)} | settings])  # type: ignore[call-arg]
+    for copy, own in originals.items():
+        optimizer.state[copy] = {
+            key: value.clone() if isinstance(value, Tensor) else value for key, value in original.state[own].items()
+        }
+    return optimizer
+
+
+def sequential_step(fleet: Fleet, batch: StackedBatch) -> Reference:
+    """Where one step of each member leads, the fleet being left as it was.
+
+    Args:
+        fleet: Copies, as :func:`copies_of` makes them.
+        batch: One batch of each.
+    """
+    stack, _, _ = fleet.seated()
+    wanted = stack.flat.clone()
+    steps = _steps(fleet, batch, wanted)
+    # One after another each time, so that a network's weights have left the cache when its turn comes again.
+    seconds = min(seconds_of(lambda: [step() for step in steps], wanted.device) for _ in range(REPEATS))
+    wanted.copy_(stack.flat)
+    for step in _steps(fleet, batch, wanted):
+        step()
+    lengths = [_distance(one, other) for one, other in zip(wanted, stack.flat, strict=True)]
+    return Reference(wanted, torch.stack(lengths), seconds)
+
+
+def _steps(fleet: Fleet, batch: StackedBatch, flat: Tensor) -> list[Callable[[], None]]:
+    """A step of each member, of networks whose parameters are the rows of ``flat``."""
+    stack, _, _ = fleet.seated()
+    return [
+        partial(_step, fleet, member, *_network_of(fleet, member, stack.row(place, flat)), _own(batch, place))
+        for place, member in enumerate(fleet.members)
+    ]
+
+
+def _step(fleet: Fleet, member: Member, network: Network, optimizer: Optimizer, batch: tuple[Any, Tensor]) -> None:
+    inputs, targets = batch
+    fleet.task.loss(network(inputs), targets).backward()
+    clip = member.local.participant.gradient_clip_val
+    if clip is not None:
+        clip_grad_norm_(optimizer.param_groups[0]["params"], clip)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _network_of(fleet: Fleet, member: Member, row: Sequence[Tensor]) -> tuple[Network, Optimizer]:
+    network = deepcopy(fleet.network)
+    own = dict(network.named_parameters())
+    for key, values in zip(fleet.layout, row, strict=True):
+        own[key].data = values
+    held = {own[key]: parameter for key, parameter in member.parameters.items()}
+    return network, _copied_optimizer(member, held)
+
+
+def _own(batch: StackedBatch, place: int) -> tuple[Any, Tensor]:
+    size = batch.sizes[place]
+    return _first(batch.inputs, place, size), batch.targets[place, :size]
+
+
+def _first(inputs: Any, place: int, size: int) -> Any:
+    if isinstance(inputs, Mapping):
+        return {key: _first(value, place, size) for key, value in inputs.items()}
+    return inputs[place, :size]
+
+
+def seconds_of(function: Callable[[], object], device: torch.device) -> float:
+    """How long a call takes, what it started on the device included."""
+    _wait_for(device)
+    started = time.perf_counter()
+    function()
+    _wait_for(device)
+    return time.perf_counter() - started
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
