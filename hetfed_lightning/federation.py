@@ -12,6 +12,7 @@ from torch import nn
 
 from hetfed_lightning.backward import go_backward, is_heard
 from hetfed_lightning.callbacks.monitor import FederationMonitor
+from hetfed_lightning.callbacks.progress import take_lightnings_place
 from hetfed_lightning.checkpointing.compact import compact
 from hetfed_lightning.checkpointing.reading import name_faults
 from hetfed_lightning.checkpointing.resume import (
@@ -212,10 +213,11 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
     # Lightning's hooks: beginning
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """The clock that raises the round's events, and the monitor unless the user brought one."""
+        """The clock that raises the round's events, and the monitor and the bar unless the user brought others."""
         check_trainer(self.trainer)
         present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [kind() for kind in (FederationMonitor, RoundClock) if not any(issubclass(one, kind) for one in present)]
+        own = [kind() for kind in (FederationMonitor, RoundClock) if not any(issubclass(one, kind) for one in present)]
+        return [*own, *take_lightnings_place(self.trainer)]
 
     def setup(self, stage: str) -> None:
         """Give each participant the trainer, which Lightning hands to direct children alone."""

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from hetfed_lightning.participant import Stage
 
 
+REDRAWN = 0.05
+"""Seconds between two drawings of a bar: an eye sees no more, and drawing costs as much as a small fleet's step."""
+
+
 class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
-    """Lightning's progress bar, speaking of rounds and participants.
+    """Lightning's progress bar, speaking of rounds and participants. A federation puts it in the place of Lightning's.
 
     ``Round 3/20 · 4 participants`` and the mean of the headline metric over the participants, on their ``own``
     validation data and on everyone's (``global``); beside these only what a participant logs with
@@ -28,7 +32,8 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
     instead: to the standard error, so that what a program prints stays clean, and in a notebook below the cell.
 
     Args:
-        refresh_rate: Batches between two updates of the bar; 0 shows nothing.
+        refresh_rate: Batches between two updates of the bar, which is drawn twenty times a second at most; 0 shows
+            nothing.
         process_position: Lines to leave free above the bar.
         leave: Whether the bar of every round stays.
     """
@@ -38,6 +43,7 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
         self._headline: dict[str, str] = {}
         self._worst: dict[str, str] = {}
         self._began = 0.0
+        self._drawn = 0.0
         self._line: str | None = None
 
     @property
@@ -48,6 +54,15 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
     @property
     def _writes_lines(self) -> bool:
         return super().is_enabled and not sys.stdout.isatty()
+
+    def _should_update(self, current: int, total: int) -> bool:
+        if not super()._should_update(current, total):
+            return False
+        now = perf_counter()
+        if current != total and now - self._drawn < REDRAWN:
+            return False
+        self._drawn = now
+        return True
 
     # The metric that matters
 
@@ -127,6 +142,19 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
     def _name(bar: Any, what: str, loaders: Any, batch_idx: int, dataloader_idx: int) -> None:
         if batch_idx == 0 and isinstance(loaders, Mapping):
             bar.set_description(f"{what} {list(loaders)[dataloader_idx]}")
+
+
+def take_lightnings_place(trainer: L.Trainer) -> list[FederatedProgressBar]:
+    """Take away the bar that Lightning brings by itself; whoever chose another one, or settings, keeps that.
+
+    Returns:
+        Ours for it, if there was one.
+    """
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    plain = [one for one in callbacks if type(one) is TQDMProgressBar and one.refresh_rate == 1]
+    for one in plain:
+        callbacks.remove(one)
+    return [FederatedProgressBar() for _ in plain]
 
 
 def round_description(federation: Federation, rounds: int | None) -> str:

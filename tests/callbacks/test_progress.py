@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import pytest
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger
 
@@ -14,6 +15,11 @@ from hetfed_lightning import Federation, Participant
 from hetfed_lightning.callbacks import FederatedProgressBar
 from hetfed_lightning.callbacks.progress import round_description
 from tests.federations import fit, tiny_data, tiny_federation, tiny_participant
+
+
+class Other(TQDMProgressBar):
+    """A bar of the user's."""
+
 
 LINE = re.compile(
     r"Round (?P<round>\d+)/2 · 3 participants · own=(?P<own>[\d.]+) global=(?P<everyone>[\d.]+) "
@@ -98,6 +104,43 @@ def test_several_headline_metrics_are_told_apart(terminal: list[str]) -> None:
     run(federation, FederatedProgressBar(), 1)
     shown = dict(part.split("=") for part in terminal[-1].partition("|")[2].split(", "))
     assert list(shown) == ["own_accuracy", "own_loss", "global_accuracy", "global_loss"]
+
+
+def test_a_bar_is_drawn_as_often_as_an_eye_sees(terminal: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    right = FederatedProgressBar._should_update
+    hundredths = iter(range(10, 10_000))
+
+    def note(self: FederatedProgressBar, current: int, total: int) -> bool:
+        monkeypatch.setattr("hetfed_lightning.callbacks.progress.perf_counter", lambda: 2 * next(hundredths) / 100)
+        if due := right(self, current, total):
+            drawn.append(current)
+        return due
+
+    monkeypatch.setattr(FederatedProgressBar, "_should_update", note)
+    data = tiny_data(["a"], count=40, evaluated=False)
+    run(tiny_federation(["a"]), FederatedProgressBar(), 1, data=data)
+    # A batch takes 0.02 s, and there are ten; the last is always drawn.
+    assert drawn == [1, 4, 7, 10]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(None, FederatedProgressBar), (TQDMProgressBar(refresh_rate=5), TQDMProgressBar), (Other(), Other)],
+)
+def test_a_federation_brings_its_bar_unless_there_is_another(given: Any, kept: type) -> None:
+    federation = tiny_federation()
+    made = fit(federation, tiny_data(), 1, *([] if given is None else [given]), enable_progress_bar=True)
+    bars = [one for one in made.callbacks if isinstance(one, ProgressBar)]  # type: ignore[attr-defined]
+    assert [type(one) for one in bars] == [kept]
+    assert made.progress_bar_callback is bars[0]
+    made.test(federation, datamodule=tiny_data(), verbose=False)
+    assert made.progress_bar_callback is bars[0]
+
+
+def test_no_bar_is_no_bar() -> None:
+    made = fit(tiny_federation(), tiny_data(), 1, enable_progress_bar=False)
+    assert made.progress_bar_callback is None
 
 
 def test_the_bar_writes_no_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
