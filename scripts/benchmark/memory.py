@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,10 @@ import lightning as L
 
 # Loaded at a first fit otherwise, and counted as what training holds.
 import tensorboard.summary  # noqa: F401
-from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+from torch.utils.tensorboard import SummaryWriter
 
 from hetfed_lightning import FederatedDataModule, Federation, Participant, ParticipantGroup
+from hetfed_lightning.callbacks import figures
 from hetfed_lightning.data import Examples
 from scripts.benchmark.hardware import forget_peak, resident
 from scripts.benchmark.ours import How, callbacks_of, data_of, federation_of, train
@@ -24,9 +26,16 @@ ACTIVE = 100
 """Participants that train in a round of a crowd."""
 
 
+def draw_one_figure() -> None:
+    """Load what drawing loads, as above."""
+    with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
+        writer.add_figure("figure", figures.label_distribution({"a": [1, 2], "b": [2, 1]}))
+
+
 def measure_ours(workload: Workload, how: How) -> Record:
     """Peak of ours, its networks included, its data not."""
     data = data_of(workload)
+    draw_one_figure()
     before = forget_peak()
     record = train(federation_of(workload, how.engine), data, callbacks_of(workload), how).record
     record.memory = resident("VmHWM") - before
