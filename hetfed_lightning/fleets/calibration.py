@@ -18,6 +18,7 @@ from hetfed_lightning.fleets.batched import BatchedEngine
 from hetfed_lightning.fleets.chain import chain_of
 from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet, Member
+from hetfed_lightning.fleets.tolerance import step_tolerance
 from hetfed_lightning.fleets.vmap import VmapEngine
 
 REPEATS = 3
@@ -32,12 +33,6 @@ SLOWER = 1.1
 WORTHWHILE = 1.2
 """How much faster an engine must be to be taken: runs that differ in noise alone should agree in the engine, whose
 last digits differ."""
-
-TOLERANCES: Mapping[torch.dtype, float] = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Largest distance of a step from the sequential engine's, as a share of that step."""
-
-COARSE_TOLERANCE = 5e-2
-"""The same for half precision."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +154,7 @@ def _difference(start: Tensor, wanted: Tensor, found: Tensor) -> str | None:
     step, apart = _distances(wanted, start), _distances(wanted, found)
     # What rounding alone can do to numbers of this size.
     rounding = 4 * precision * _distances(wanted, None)
-    tolerance = TOLERANCES.get(start.dtype, COARSE_TOLERANCE)
+    tolerance = step_tolerance(start.dtype, start.device)
     # A participant whose numbers ran away is the guard's business.
     wrong = ~(apart <= tolerance * step + rounding) & torch.isfinite(step)
     if not bool(wrong.any()):
