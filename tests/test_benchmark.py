@@ -13,9 +13,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scripts.benchmark import command, memory, picture
+from scripts.benchmark import command, memory, picture, rounds
 from scripts.benchmark.configured import train_configured
-from scripts.benchmark.hardware import flops_of_round, forget_peak, matmul_peak, resident, resident_together
+from scripts.benchmark.hardware import (
+    describe,
+    flops_of_round,
+    forget_peak,
+    held,
+    matmul_peak,
+    most_held,
+    resident,
+    resident_together,
+)
 from scripts.benchmark.ours import How, train_pair
 from scripts.benchmark.peers.environments import LEFT_OUT, PEERS
 from scripts.benchmark.plain import Group, PlainLoop, shuffled
@@ -227,13 +236,104 @@ def test_rows_survive_the_file_and_can_be_drawn(tmp_path: Path) -> None:
 def test_the_machine_is_measured() -> None:
     assert matmul_peak(repeats=1) > 1e8
     before = forget_peak()
-    held = mmap.mmap(-1, 50 * 2**20)  # Pages of its own: torch would find room in what it has.
-    held.write(b"x" * len(held))
-    assert resident() - before > 40
-    held.close()
-    assert resident("VmHWM") - before > 40
+    pages = mmap.mmap(-1, 50 * 2**20)  # Pages of its own: torch would find room in what it has.
+    pages.write(b"x" * len(pages))
+    assert held() - before > 40
+    pages.close()
+    assert most_held() - before > 40
     assert resident() - before < 40
     assert resident_together() > 50
+
+
+# On a GPU, of which the machine may have none
+
+
+def noted(notes: list[str], what: str, value: float) -> float:
+    """``value``, once it is noted that somebody asked for it."""
+    notes.append(what)
+    return value
+
+
+def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"--device cuda: torch .* finds no GPU\. Use --device cpu"):
+        command.run(options(device="cuda"))
+
+
+def test_what_a_gpu_may_round_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+    told = describe("cuda", 1)
+    assert told.startswith("A GPU, 1 thread(s), Python")
+    assert told.endswith("matrix products in highest precision, convolutions in TF32 and not tuned")
+
+
+def test_rounds_are_timed_from_an_idle_gpu_to_an_idle_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(rounds, "synchronise", lambda device: seen.append(f"wait for {device}"))
+    monkeypatch.setattr(rounds, "time", SimpleNamespace(perf_counter=lambda: noted(seen, "clock", 0.0)))
+    loop = cast("PlainLoop", SimpleNamespace(round=lambda _: seen.append("plain")))
+    clock = PairClock(Record(), warm=0, device="cuda", loop=loop)
+    clock.open()
+    seen.append("ours")
+    clock.close()
+    wait = "wait for cuda"
+    assert seen == [wait, "clock", "ours", wait, "clock", "clock", "plain", wait, "clock"]
+
+
+def test_memory_of_a_gpu_is_what_its_tensors_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: asked.append("init"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: asked.append("reset"))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 3 * 2**20)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 8 * 2**20)
+    assert forget_peak("cuda") == held("cuda") == 3
+    assert most_held("cuda") == 8
+    assert asked == ["init", "reset"]
+
+
+@pytest.mark.parametrize("measured", [memory.measure_ours, memory.measure_plain])
+def test_both_programs_train_and_are_measured_on_the_device(measured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    where: list[str] = []
+    made = PlainLoop.of
+
+    def of(workload: Workload, *, device: str, data: Any) -> PlainLoop:
+        where.append(device)
+        return made(workload, data=data)
+
+    def trained(federation: Any, data: Any, callbacks: Any, how: How) -> Any:
+        where.append(how.device)
+        return SimpleNamespace(record=Record())
+
+    monkeypatch.setattr(memory, "PlainLoop", SimpleNamespace(of=of))
+    monkeypatch.setattr(memory, "train", trained)
+    monkeypatch.setattr(memory, "forget_peak", lambda device: noted(where, device, 2.0))
+    monkeypatch.setattr(memory, "most_held", lambda device: noted(where, device, 7.0))
+    assert measured(SMALLEST, How(rounds=1, device="cuda")).memory == 5
+    assert where == ["cuda"] * 3
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_memory_is_measured_of_both_programs(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[tuple[str, str]] = []
+
+    def measured(job: dict[str, Any]) -> dict[str, Any]:
+        jobs.append((job["kind"], job["how"]["device"]))
+        return Record(seconds=[1.0], plain=[1.0], memory=float(len(jobs))).as_dict()
+
+    monkeypatch.setattr(command, "measure", measured)
+    ours, plain = command.pair(SMALLEST, options(device=device, no_memory=False))
+    assert jobs == [("pair", device), ("memory", device), ("plain-memory", device)]
+    assert (ours.memory, plain.memory) == (2, 3)
+
+
+def test_the_plain_loop_has_everything_on_the_device() -> None:
+    loop = PlainLoop.of(small("four"), device="meta")
+    tensors = [tensor for network in loop.networks.values() for tensor in network.state_dict().values()]
+    tensors += [tensor for pair in loop.data.values() for tensor in pair]
+    assert loop.public is not None
+    assert {tensor.device.type for tensor in [*tensors, loop.public]} == {"meta"}
+    loop.round(0)  # Nothing is asked of the host in between, or this would fail.
 
 
 # Memory

@@ -7,15 +7,17 @@ indexed, moved and stacked in a handful of operations however many participants 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from hetfed_lightning.data.examples import Examples
+from hetfed_lightning.data.examples import Examples, is_plain
+from hetfed_lightning.data.residence import Resident
 
 JOINED_BYTES = 64 * 2**20
 """Up to here the data of those who share a block is copied into one tensor, from which a block is one gather."""
@@ -60,6 +62,8 @@ class StackedBatch:
 
     def to(self, device: torch.device) -> StackedBatch:
         """The same on another device."""
+        if self.targets.device == device:
+            return self
         return StackedBatch(
             _map(self.inputs, lambda tensor: tensor.to(device, non_blocking=True)),
             self.targets.to(device, non_blocking=True),
@@ -99,13 +103,22 @@ class RoundBatch(dict[str, Any]):
         self.clear()
         self.update({name: batches[name] for name in names if name in batches})
 
-    def to(self, device: torch.device) -> Self | None:
-        """The same on another device, if all of it is in blocks."""
-        moved = type(self)()
+    def to(self, device: torch.device, move: Callable[[Any], Any]) -> Self:
+        """The same on another device; itself if all of it is in blocks that are there already.
+
+        Args:
+            device: Where it goes.
+            move: Brings a batch there that is in no block.
+        """
+        together = {name for names in self.blocks for name in names}
+        alone = {name: move(batch) for name, batch in self.items() if name not in together}
+        if not alone and all(block.targets.device == device for block in self.blocks.values()):
+            return self
+        moved = type(self)(alone)
         for names, block in self.blocks.items():
             moved.add(names, block.to(device))
         moved.arrange(self)
-        return moved if len(moved) == len(self) else None
+        return moved
 
     def block_of(self, names: Sequence[str]) -> StackedBatch | None:
         """The block that begins with the batches of ``names``, cut to them, or None."""
@@ -121,41 +134,53 @@ class BlockSource:
 
     Args:
         datasets: By name; as :func:`alike` groups them.
+        home: Device on which the data is to live and blocks come out; None for the host.
     """
 
-    def __init__(self, datasets: Mapping[str, Examples]) -> None:
+    def __init__(self, datasets: Mapping[str, Examples], home: torch.device | None = None) -> None:
         self.datasets = dict(datasets)
-        self._starts: dict[str, int] | None = None
-        if sum(_bytes(dataset) for dataset in self.datasets.values()) <= JOINED_BYTES:
-            self._whole = Examples.pooled(self.datasets)
-            self._starts, start = {}, 0
-            for name, dataset in self.datasets.items():
-                self._starts[name] = start
-                start += len(dataset)
+        self._home = home
+        self._whole: Examples | None = None
+        distinct = {id(dataset): dataset for dataset in self.datasets.values()}  # Several may share one.
+        if home is not None:
+            self._whole = Resident.of(list(distinct.values()), home)
+        elif sum(_bytes(dataset) for dataset in self.datasets.values()) <= JOINED_BYTES:
+            self._whole = Examples.pooled(list(distinct.values()))
+        starts = dict(zip(distinct, accumulate(map(len, distinct.values()), initial=0), strict=False))
+        self._starts = {name: starts[id(dataset)] for name, dataset in self.datasets.items()}
 
     def block(self, indices: Mapping[str, Tensor]) -> StackedBatch:
         """One batch of each.
 
         Args:
-            indices: Positions in each participant's data, by name, shape ``(B,)`` each.
+            indices: Positions in each participant's data, by name, shape ``(B,)`` each, on the host.
         """
         sizes = tuple(own.numel() for own in indices.values())  # `len` of a tensor takes twenty times as long.
-        if self._starts is None or min(sizes) < max(sizes):
+        ragged = min(sizes) < max(sizes)
+        if self._whole is None or (ragged and self._home is None):
             return cast("StackedBatch", stacked([self.datasets[name].batch(own) for name, own in indices.items()]))
+        own = list(indices.values())
+        positions = pad_sequence(own, batch_first=True) if ragged else torch.stack(own)
         first = torch.tensor([self._starts[name] for name in indices])
-        inputs, targets = self._whole.batch(torch.stack(list(indices.values())) + first[:, None])
-        return StackedBatch(inputs, targets, None, sizes)  # type: ignore[arg-type]  # alike() asks for targets
+        inputs, targets = self._whole.batch(positions + first[:, None])
+        block = StackedBatch(inputs, targets, None, sizes)  # type: ignore[arg-type]  # alike() asks for targets
+        return _blanked(block) if ragged else block
 
 
-def alike(datasets: Mapping[str, Any]) -> list[dict[str, Examples]]:
-    """Groups of two or more whose in-memory examples have the same shapes and dtypes, targets among them."""
+def alike(datasets: Mapping[str, Any], *, least: int = 2) -> list[dict[str, Examples]]:
+    """Groups whose in-memory examples have the same shapes and dtypes, targets among them.
+
+    Args:
+        datasets: By name.
+        least: Participants that make a group.
+    """
     kin: dict[Any, dict[str, Examples]] = defaultdict(dict)
     for name, dataset in datasets.items():
-        if isinstance(dataset, Examples) and dataset.targets is not None:
+        if is_plain(dataset) and dataset.targets is not None:
             named = {"": dataset.inputs} if isinstance(dataset.inputs, Tensor) else dataset.inputs
             layout = {key: (tuple(value.shape[1:]), str(value.dtype)) for key, value in named.items()}
             kin[repr(layout), tuple(dataset.targets.shape[1:]), str(dataset.targets.dtype)][name] = dataset
-    return [group for group in kin.values() if len(group) > 1]
+    return [group for group in kin.values() if len(group) >= least]
 
 
 def stacked(batches: Sequence[Any]) -> StackedBatch | None:
@@ -174,11 +199,23 @@ def stacked(batches: Sequence[Any]) -> StackedBatch | None:
     if inputs is None or not isinstance(targets, Tensor):
         return None
     sizes = tuple(len(batch[1]) for batch in batches)
-    longest = max(sizes)
-    mask = None
-    if min(sizes) < longest:
-        mask = torch.arange(longest, device=targets.device) < torch.tensor(sizes, device=targets.device)[:, None]
+    mask = _mask(sizes, targets.device) if min(sizes) < max(sizes) else None
     return StackedBatch(inputs, targets, mask, sizes)
+
+
+def _mask(sizes: Sequence[int], device: torch.device) -> Tensor:
+    """True where there is an example, shape ``(K, B)``."""
+    return torch.arange(max(sizes), device=device) < torch.tensor(sizes, device=device)[:, None]
+
+
+def _blanked(block: StackedBatch) -> StackedBatch:
+    """A block whose shorter batches were filled up with anything: now with zeros, in place, and with its mask."""
+    mask = _mask(block.sizes, block.targets.device)
+
+    def blank(tensor: Tensor) -> Tensor:
+        return tensor.masked_fill_(~mask.view(*mask.shape, *[1] * (tensor.ndim - 2)), 0)
+
+    return StackedBatch(_map(block.inputs, blank), blank(block.targets), mask, block.sizes)
 
 
 def _stack(values: Sequence[Any]) -> Tensor | dict[str, Tensor] | None:

@@ -8,7 +8,7 @@ arrays or images).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import numpy as np
 import torch
@@ -115,6 +115,12 @@ class Examples(Dataset[Any]):
         """Number of examples, N."""
         return len(next(iter(_named(self.inputs).values())))
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of memory that inputs and targets take."""
+        tensors = list(_named(self.inputs).values())
+        return sum(tensor.nbytes for tensor in tensors) + (0 if self.targets is None else self.targets.nbytes)
+
     def __len__(self) -> int:
         """Return the number of examples, N."""
         return self.num_samples
@@ -180,6 +186,11 @@ class Examples(Dataset[Any]):
         made = cls.__new__(cls)
         made.inputs, made.targets = inputs, targets
         return made
+
+
+def is_plain(dataset: object) -> TypeGuard[Examples]:
+    """Whether a data set may be joined with others: it is in memory and has no way of its own to make a batch."""
+    return isinstance(dataset, Examples) and type(dataset).batch is Examples.batch
 
 
 def _named(inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:

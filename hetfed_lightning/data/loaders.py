@@ -105,6 +105,7 @@ class RoundLoader:
         pin_memory: As for ``DataLoader``.
         hosting: What of the work is done here; None for all of it. A batch of which no example is trained on here is
             None.
+        home: Device on which in-memory data is to live, and its batches come out; None for the host.
     """
 
     def __init__(
@@ -116,9 +117,11 @@ class RoundLoader:
         num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         pin_memory: bool = False,
+        home: torch.device | None = None,
     ) -> None:
         self.sources = dict(sources)
         self.schedule = schedule
+        self.home = home
         self.hosting = hosting
         self.num_workers = num_workers
         self._collate = collate_fn or default_collate
@@ -182,8 +185,9 @@ class RoundLoader:
     def _blocks(self, plans: Mapping[str, Sequence[Tensor]]) -> tuple[list[tuple[BlockSource, list[str]]], list[str]]:
         """Those whose batches are gathered together, who has most of them first, and everybody else."""
         if self._sources is None:
-            groups = alike({name: source.dataset for name, source in self.sources.items()})
-            self._sources = [BlockSource(group) for group in groups]
+            datasets = {name: source.dataset for name, source in self.sources.items()}
+            groups = alike(datasets, least=2 if self.home is None else 1)
+            self._sources = [BlockSource(group, self.home) for group in groups]
         blocks = []
         for source in self._sources:
             names = sorted((name for name in plans if name in source.datasets), key=lambda name: -len(plans[name]))
@@ -224,10 +228,12 @@ class RoundLoader:
         return iter(self._loader)
 
     def close(self) -> None:
-        """End the worker processes, which start again with the next round.
+        """End the worker processes and leave the device; both begin again with the next round.
 
-        Left to the garbage collector, torch waits 5 seconds for each of them.
+        Left to the garbage collector, torch waits 5 seconds for each process.
         """
+        if self.home is not None:
+            self._sources = None
         iterator = None if self._loader is None else self._loader._iterator
         self._loader = None
         if self.num_workers and iterator is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import lightning as L
@@ -15,10 +16,11 @@ from torch.utils.data import ConcatDataset, Dataset, TensorDataset, default_coll
 from hetfed_lightning.data.blocks import RoundBatch
 from hetfed_lightning.data.conversion import Converted
 from hetfed_lightning.data.errors import DataError
-from hetfed_lightning.data.examples import Examples
+from hetfed_lightning.data.examples import Examples, is_plain
 from hetfed_lightning.data.labels import labels_of, read_labels
 from hetfed_lightning.data.loaders import Hosting, MeasuredLoader, RoundLoader, RoundSchedule, Source, evaluation_loader
 from hetfed_lightning.data.names import of_member
+from hetfed_lightning.data.residence import Resident, home_of
 
 GLOBAL = "global"
 """Key of the loader of everyone's data beside those of the participants."""
@@ -65,6 +67,8 @@ class FederatedDataModule(L.LightningDataModule):
             (whole batches on the device are transformed by ``Participant(transform=...)``).
         collate_fn: Makes a batch of samples that are read one by one.
         pin_memory: As for ``DataLoader``.
+        resident: Whether in-memory training sets and the public set live on the accelerator where together they take at
+            most a quarter of its free memory; on a CPU it has no meaning. They are copied as training begins.
 
     Raises:
         DataError: If a size is not positive, or a name has no training set.
@@ -86,6 +90,7 @@ class FederatedDataModule(L.LightningDataModule):
         transforms: Mapping[str, Callable[[Any], Any]] | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         pin_memory: bool = False,
+        resident: bool = True,
     ) -> None:
         super().__init__()
         sizes = batch_size.values() if isinstance(batch_size, Mapping) else [batch_size]
@@ -101,6 +106,8 @@ class FederatedDataModule(L.LightningDataModule):
         self.transforms = dict(transforms or {})
         self.collate_fn = collate_fn
         self.pin_memory = pin_memory
+        self.resident = resident
+        self._resident_public: Resident | None = None
         self._given = (train, val or {}, test or {}, public, global_val, global_test)
         self._data: FederatedData | None = None
 
@@ -138,6 +145,7 @@ class FederatedDataModule(L.LightningDataModule):
     def replace_data(self, data: FederatedData) -> None:
         """Use other data sets from now on."""
         self._data = self._readable(data)
+        self._resident_public = None
 
     # What the federation asks
 
@@ -169,7 +177,7 @@ class FederatedDataModule(L.LightningDataModule):
         Args:
             indices: Positions in the public set, shape ``(B,)``.
         """
-        public = self.data.public
+        public = self.data.public if self._resident_public is None else self._resident_public
         if isinstance(public, Examples):
             return public.batch(indices)[0]
         if public is None:
@@ -180,7 +188,9 @@ class FederatedDataModule(L.LightningDataModule):
     # Loaders
 
     def train_dataloader(self) -> RoundLoader:
-        """One round of everyone's batches at a time."""
+        """One round of everyone's batches at a time; here it is decided where the data lives."""
+        home, public = self._home(), self.data.public
+        self._resident_public = Resident.of([public], home) if home is not None and is_plain(public) else None
         schedule = cast("RoundSchedule", cast("L.Trainer", self.trainer).lightning_module)
         return RoundLoader(
             {name: self.source(name) for name in self.data.train},
@@ -189,7 +199,13 @@ class FederatedDataModule(L.LightningDataModule):
             collate_fn=self.collate_fn,
             pin_memory=self.pin_memory,
             hosting=self._hosting,
+            home=home,
         )
+
+    def teardown(self, stage: str) -> None:
+        """Leave the device."""
+        del stage
+        self._resident_public = None
 
     def val_dataloader(self) -> dict[str, Any]:
         """One loader for each participant's own set, and one for everyone's."""
@@ -213,8 +229,16 @@ class FederatedDataModule(L.LightningDataModule):
         """The batch on the device; on a CPU it is there already, and walking through everyone's tensors takes time."""
         if device.type == "cpu":
             return batch
-        moved = batch.to(device) if isinstance(batch, RoundBatch) else None
-        return super().transfer_batch_to_device(batch, device, dataloader_idx) if moved is None else moved
+        move = partial(super().transfer_batch_to_device, device=device, dataloader_idx=dataloader_idx)
+        return batch.to(device, move) if isinstance(batch, RoundBatch) else move(batch)
+
+    def _home(self) -> torch.device | None:
+        """The device on which in-memory data is to live; None for the host."""
+        hook = "on_before_batch_transfer"  # Whoever overrides it expects batches on the host.
+        if not self.resident or getattr(type(self), hook) is not getattr(L.LightningDataModule, hook):
+            return None
+        device = cast("L.Trainer", self.trainer).strategy.root_device
+        return home_of([*self.data.train.values(), self.data.public], device)
 
     @property
     def _hosting(self) -> Hosting | None:

@@ -55,12 +55,14 @@ class PartitionedDataModule(FederatedDataModule):
         eval_batch_size: int = 512,
         num_workers: int = 0,
         drop_last: bool = False,
+        resident: bool = True,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             drop_last=drop_last,
+            resident=resident,
         )
         if public_size < 0:
             raise DataError(f"public_size: expected 0 or more, got {public_size}.")

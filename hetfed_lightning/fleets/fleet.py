@@ -14,6 +14,7 @@ from hetfed_lightning.fleets.engine import Engine
 from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
 from hetfed_lightning.fleets.stack import Stack, give_back, take_in
+from hetfed_lightning.fleets.tolerance import output_tolerance
 from hetfed_lightning.memory import hand_back
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import Participant
@@ -225,7 +226,7 @@ class Fleet:
         participant.eval()
         alone = participant(inputs)
         participant.train(training)
-        tolerance = torch.finfo(outputs.dtype).eps ** 0.5  # Half of the digits.
+        tolerance = output_tolerance(outputs.dtype, outputs.device)
         return bool(torch.allclose(outputs, alone, rtol=tolerance, atol=tolerance, equal_nan=True))
 
     def seated(self) -> tuple[Stack, StackedOptimizer, int]:

@@ -17,16 +17,11 @@ from torch.optim import Optimizer
 from hetfed_lightning.data.blocks import StackedBatch
 from hetfed_lightning.fleets.fleet import Fleet, Member
 from hetfed_lightning.fleets.network import Network
+from hetfed_lightning.fleets.tolerance import step_tolerance
 from hetfed_lightning.optimization import LocalOptimization
 
 REPEATS = 3
 """Timed steps; the fastest counts."""
-
-TOLERANCES: Mapping[torch.dtype, float] = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Largest distance of a step from the sequential engine's, as a share of that step."""
-
-COARSE_TOLERANCE = 5e-2
-"""The same for half precision."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Reference:
         apart = torch.stack([_distance(one, other) for one, other in zip(self.wanted, found, strict=True)])
         # What rounding alone can do to numbers of this size.
         rounding = 4 * precision * torch.stack([one.double().norm() for one in self.wanted])
-        tolerance = TOLERANCES.get(self.wanted.dtype, COARSE_TOLERANCE)
+        tolerance = step_tolerance(self.wanted.dtype, self.wanted.device)
         # A participant whose numbers ran away is the guard's business.
         wrong = ~(apart <= tolerance * step + rounding) & torch.isfinite(step)
         if not bool(wrong.any()):

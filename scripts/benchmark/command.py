@@ -83,7 +83,7 @@ def pair(workload: Workload, options: argparse.Namespace) -> list[Row]:
     try:
         record = Record(**measure(job_of("pair", options, workload.rounds, workload=workload.name)))
         plain = Record(record.plain, record.plain, accuracy=record.plain_accuracy, plain_accuracy=record.plain_accuracy)
-        if not options.no_memory and options.device == "cpu":
+        if not options.no_memory:
             for one, kind in ((record, "memory"), (plain, "plain-memory")):
                 job = job_of(kind, options, 2, 0, workload=workload.name)
                 job["how"] |= {"rounds": 2, "processes": 1}

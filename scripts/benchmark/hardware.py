@@ -90,9 +90,23 @@ def resident_together() -> float:
     return total
 
 
-def forget_peak() -> float:
-    """Let ``VmHWM`` begin anew; returns the megabytes held now, without what was freed and could be used again."""
+def held(device: str = "cpu") -> float:
+    """Megabytes held now: of the process, or of a GPU's memory by tensors."""
+    return torch.cuda.memory_allocated() / MEGABYTE if device == "cuda" else resident()
+
+
+def most_held(device: str = "cpu") -> float:
+    """Megabytes held at most since :func:`forget_peak`; of a GPU's memory by tensors."""
+    return torch.cuda.max_memory_allocated() / MEGABYTE if device == "cuda" else resident("VmHWM")
+
+
+def forget_peak(device: str = "cpu") -> float:
+    """Let :func:`most_held` begin anew; returns the megabytes held now, without what could be used again."""
     gc.collect()
+    if device == "cuda":
+        torch.cuda.init()  # Before it there is no peak to forget, which is an error.
+        torch.cuda.reset_peak_memory_stats()
+        return held(device)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others have none
     if trim is not None:
         trim(0)
@@ -102,7 +116,23 @@ def forget_peak() -> float:
 
 
 def describe(device: str, threads: int) -> str:
-    """The machine in a line."""
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
-    python = platform.python_version()
-    return f"{name}, {threads} thread(s), Python {python}, torch {torch.__version__}"
+    """The machine in a line, and on a GPU what torch may round; both programs of a pair run in one process with it.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    software = f"{threads} thread(s), Python {platform.python_version()}, torch {torch.__version__}"
+    if device != "cuda":
+        return f"{platform.machine()}, {software}"
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"--device cuda: torch {torch.__version__} finds no GPU. Use --device cpu, or a build of torch for this "
+            "machine's driver."
+        )
+    products = torch.get_float32_matmul_precision()
+    convolutions = "TF32" if torch.backends.cudnn.allow_tf32 else "float32"
+    tuned = "tuned" if torch.backends.cudnn.benchmark else "not tuned"
+    return (
+        f"{torch.cuda.get_device_name()}, {software}, matrix products in {products} precision, convolutions in "
+        f"{convolutions} and {tuned}"
+    )

@@ -1,4 +1,7 @@
-"""Memory: of one run in a process of its own, against the number of participants, and over many rounds."""
+"""Memory: of one run in a process of its own, against the number of participants, and over many rounds.
+
+On a GPU it is that of the GPU, which also holds the data of either program.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from hetfed_lightning import FederatedDataModule, Federation, Participant, ParticipantGroup
 from hetfed_lightning.callbacks import figures
 from hetfed_lightning.data import Examples
-from scripts.benchmark.hardware import forget_peak, resident
+from scripts.benchmark.hardware import forget_peak, held, most_held
 from scripts.benchmark.ours import How, callbacks_of, data_of, federation_of, train
 from scripts.benchmark.plain import PlainLoop
 from scripts.benchmark.rounds import SETTLED, Record
@@ -33,23 +36,23 @@ def draw_one_figure() -> None:
 
 
 def measure_ours(workload: Workload, how: How) -> Record:
-    """Peak of ours, its networks included, its data not."""
+    """Peak of ours, its networks included, its data not (on a GPU, its data too)."""
     data = data_of(workload)
     draw_one_figure()
-    before = forget_peak()
+    before = forget_peak(how.device)
     record = train(federation_of(workload, how.engine), data, callbacks_of(workload), how).record
-    record.memory = resident("VmHWM") - before
+    record.memory = most_held(how.device) - before
     return record
 
 
 def measure_plain(workload: Workload, how: How) -> Record:
-    """Peak of the plain loop, its networks included, its data not."""
+    """Peak of the plain loop, its networks included, its data not (on a GPU, its data too)."""
     data = workload.data()
-    before = forget_peak()
-    loop = PlainLoop.of(workload, data=data)
+    before = forget_peak(how.device)
+    loop = PlainLoop.of(workload, device=how.device, data=data)
     for index in range(how.rounds):
         loop.round(index)
-    return Record(memory=resident("VmHWM") - before)
+    return Record(memory=most_held(how.device) - before)
 
 
 def crowd(participants: int, how: How) -> dict[str, Any]:
@@ -61,9 +64,9 @@ def crowd(participants: int, how: How) -> dict[str, Any]:
     inputs, targets = workload.drawn(workload.examples * 100, 4)
     parts = zip(inputs.split(workload.examples), targets.split(workload.examples), strict=True)
     sets = [Examples(*part) for part in parts]
-    before = forget_peak()
+    before = forget_peak(how.device)
     federation = crowd_of(workload, how.engine)
-    made = resident()
+    made = held(how.device)
     data = FederatedDataModule({name: sets[index % len(sets)] for index, name in enumerate(federation.participants)})
     clock = train(federation, data, callbacks_of(workload), how)
     return {
@@ -72,7 +75,7 @@ def crowd(participants: int, how: How) -> dict[str, Any]:
         "seconds": statistics.median(clock.record.seconds),
         "started": clock.record.started,
         "made_mb": made - before,
-        "peak_mb": resident("VmHWM") - before,
+        "peak_mb": most_held(how.device) - before,
         "parameters_mb": participants * 4 * sum(p.numel() for p in workload.architectures[0]().parameters()) / 2**20,
     }
 
@@ -87,15 +90,16 @@ def crowd_of(workload: Workload, engine: str | None) -> Federation:
 
 
 class Watch(L.Callback):
-    """Notes what the process holds at every round's start."""
+    """Notes what the process, or the GPU, holds at every round's start."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
         self.megabytes: list[float] = []
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Note it."""
         del trainer, pl_module
-        self.megabytes.append(resident())
+        self.megabytes.append(held(self.device))
 
 
 def soak(how: How) -> dict[str, Any]:
@@ -106,8 +110,8 @@ def soak(how: How) -> dict[str, Any]:
         its first to its last, as a fraction of its first.
     """
     workload = replace(WORKLOADS["tabular-20"], examples=96)
-    watch = Watch()
+    watch = Watch(how.device)
     train(federation_of(workload, how.engine), data_of(workload), [*callbacks_of(workload), watch], how)
-    held = watch.megabytes[SETTLED:]
-    line = statistics.linear_regression(range(len(held)), held)
-    return {"megabytes": watch.megabytes, "growth": line.slope * (len(held) - 1) / line.intercept}
+    settled = watch.megabytes[SETTLED:]
+    line = statistics.linear_regression(range(len(settled)), settled)
+    return {"megabytes": watch.megabytes, "growth": line.slope * (len(settled) - 1) / line.intercept}

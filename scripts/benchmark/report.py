@@ -29,7 +29,7 @@ class Row:
         samples: Examples trained on per second, by the median.
         ratio: Seconds of a round through those of the plain loop's round beside it: median of the pairs, quartiles.
         peak: Share of the FLOP/s of a large matrix product.
-        memory: Megabytes that training added, without data.
+        memory: Megabytes that training added, without data; on a GPU, with the data that went there.
         started: Seconds from the call to the first batch.
         accuracy: On the test set in the end.
         plain_accuracy: The plain loop's beside it.

@@ -26,7 +26,7 @@ class Record:
         plain_accuracy: The plain loop's.
         difference: Largest absolute difference between a weight and the plain loop's, in the end. What rounding
             began, unstable training multiplies: the FedAvg CNN's was 1e-8 after one round, 1e-4 after three.
-        memory: Megabytes that training added to the process at its peak.
+        memory: Megabytes that training added to the process, or to the GPU, at its peak.
         peak: FLOP/s of a large matrix product in this process.
         workers: Processes that trained.
     """
@@ -78,6 +78,7 @@ class PairClock:
         """A round begins; one that is open ends here."""
         if self._started is not None:
             self.close()
+        synchronise(self.device)  # What was queued before is not the round's.
         self._started = time.perf_counter()
 
     def close(self) -> None:
