@@ -22,6 +22,10 @@ from hetfed_lightning.data.residence import Resident
 JOINED_BYTES = 64 * 2**20
 """Up to here the data of those who share a block is copied into one tensor, from which a block is one gather."""
 
+JOINED_EXAMPLE = 2**10
+"""Bytes of an example up to which that is done: larger ones take longer to copy than a gather for each participant to
+call, and are not held twice."""
+
 
 @dataclass(frozen=True)
 class StackedBatch:
@@ -144,7 +148,7 @@ class BlockSource:
         distinct = {id(dataset): dataset for dataset in self.datasets.values()}  # Several may share one.
         if home is not None:
             self._whole = Resident.of(list(distinct.values()), home)
-        elif sum(_bytes(dataset) for dataset in self.datasets.values()) <= JOINED_BYTES:
+        elif _is_worth_joining(list(distinct.values())):
             self._whole = Examples.pooled(list(distinct.values()))
         starts = dict(zip(distinct, accumulate(map(len, distinct.values()), initial=0), strict=False))
         self._starts = {name: starts[id(dataset)] for name, dataset in self.datasets.items()}
@@ -158,13 +162,38 @@ class BlockSource:
         sizes = tuple(own.numel() for own in indices.values())  # `len` of a tensor takes twenty times as long.
         ragged = min(sizes) < max(sizes)
         if self._whole is None or (ragged and self._home is None):
-            return cast("StackedBatch", stacked([self.datasets[name].batch(own) for name, own in indices.items()]))
+            return self._gathered(indices, sizes)
         own = list(indices.values())
         positions = pad_sequence(own, batch_first=True) if ragged else torch.stack(own)
         first = torch.tensor([self._starts[name] for name in indices])
         inputs, targets = self._whole.batch(positions + first[:, None])
         block = StackedBatch(inputs, targets, None, sizes)  # type: ignore[arg-type]  # alike() asks for targets
         return _blanked(block) if ragged else block
+
+    def _gathered(self, indices: Mapping[str, Tensor], sizes: tuple[int, ...]) -> StackedBatch:
+        """A block to whose parts everybody's examples are copied from where they lie."""
+        chosen = list(indices.values())
+
+        def gather(parts: Sequence[Tensor]) -> Tensor:
+            block = parts[0].new_empty((len(sizes), max(sizes), *parts[0].shape[1:]))
+            for part, own, size, place in zip(parts, chosen, sizes, block, strict=True):
+                torch.index_select(part, 0, own, out=place[:size])
+                place[size:] = 0
+            return block
+
+        datasets = [self.datasets[name] for name in indices]
+        targets = gather([cast("Tensor", dataset.targets) for dataset in datasets])  # alike() asks for them
+        inputs: Any
+        if isinstance(datasets[0].inputs, Tensor):
+            inputs = gather([cast("Tensor", dataset.inputs) for dataset in datasets])
+        else:
+            inputs = {key: gather([dataset.inputs[key] for dataset in datasets]) for key in datasets[0].inputs}  # type: ignore[index]
+        return StackedBatch(inputs, targets, _mask(sizes, targets.device) if min(sizes) < max(sizes) else None, sizes)
+
+
+def _is_worth_joining(datasets: Sequence[Examples]) -> bool:
+    size = sum(dataset.num_bytes for dataset in datasets)
+    return size <= min(JOINED_BYTES, JOINED_EXAMPLE * sum(map(len, datasets)))
 
 
 def alike(datasets: Mapping[str, Any], *, least: int = 2) -> list[dict[str, Examples]]:
@@ -246,8 +275,3 @@ def _unbound(inputs: Any) -> Sequence[Any]:
             dict(zip(inputs, parts, strict=True)) for parts in zip(*(v.unbind() for v in inputs.values()), strict=True)
         ]
     return inputs.unbind()  # type: ignore[no-any-return]
-
-
-def _bytes(dataset: Examples) -> int:
-    inputs = [dataset.inputs] if isinstance(dataset.inputs, Tensor) else list(dataset.inputs.values())
-    return sum(tensor.nbytes for tensor in inputs)

@@ -114,13 +114,15 @@ class Fleet:
 
     def rise(self) -> None:
         """Give the members memory of their own again."""
-        for one, row in zip(self.members, self._rows, strict=False):  # No rows before they sit.
+        for one, row in zip(self.members, self._rows, strict=False):  # There are no rows before they sit.
             give_back(one.parameters.values(), row)
             StackedOptimizer.let_go(one.local.optimizers[0])
         self.members, self.places = [], {}
 
-    def free(self) -> None:
-        """Let go of the stack, in which nobody sits."""
+    def dissolve(self) -> None:
+        """Give the members memory of their own for good, and let go of the stack."""
+        hand_back()
+        self.rise()
         self.stack = self.optimizer = None
         self._rows = []
         hand_back()

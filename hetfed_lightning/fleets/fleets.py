@@ -61,7 +61,7 @@ class Fleets:
     def disband(self) -> None:
         """Give every participant memory of its own again."""
         for fleet in self._fleets.values():
-            fleet.rise()
+            fleet.dissolve()
         self._fleets, self._seats = {}, {}
 
     def open_round(self, federation: Federation, names: Sequence[str]) -> None:
@@ -82,7 +82,7 @@ class Fleets:
         loader = federation.train_loader()
         for kind, fleet in list(self._fleets.items()):
             if len(kin[kind]) < 2:
-                fleet.rise()
+                fleet.dissolve()
                 del self._fleets[kind]
         for kind, members in kin.items():
             if len(members) < 2:
@@ -208,8 +208,7 @@ class Fleets:
 
     @staticmethod
     def _leave(fleet: Fleet) -> EngineName:
-        fleet.rise()
-        fleet.free()
+        fleet.dissolve()
         return "sequential"
 
     @staticmethod

@@ -6,15 +6,13 @@ from typing import Any, Self
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation
 from hetfed_lightning.data import DigitsDataModule, Examples, blocks, residence
 from hetfed_lightning.data import module as data_module
-from hetfed_lightning.data.blocks import BlockSource, RoundBatch, stacked
+from hetfed_lightning.data.blocks import RoundBatch
 from hetfed_lightning.data.loaders import LocalWork, RoundLoader, Source
 from hetfed_lightning.data.residence import Resident, fits, free_bytes, home_of
 from tests.federations import Listed, equal, examples, fit, sgd, state_of, tiny_data, tiny_participant
@@ -119,21 +117,6 @@ def test_batches_are_the_hosts_in_every_bit(sets: dict[str, Any]) -> None:
     assert [list(batch) for batch in here] == [list(batch) for batch in there]
     for one, other in zip(here, there, strict=True):
         assert all(equal(flat(one[name]), flat(other[name])) for name in one)
-
-
-@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5), seed=st.integers(0, 9))
-def test_a_filled_up_block_is_the_hosts(sizes: list[int], seed: int) -> None:
-    sets = {f"p{place}": examples(6, seed=place) for place in range(len(sizes))}
-    generator = torch.Generator().manual_seed(seed)
-    indices = {f"p{place}": torch.randperm(6, generator=generator)[:size] for place, size in enumerate(sizes)}
-    found = BlockSource(sets, CPU).block(indices)
-    wanted = stacked([sets[name].batch(own) for name, own in indices.items()])
-    assert wanted is not None
-    assert found.sizes == wanted.sizes == tuple(sizes)
-    assert torch.equal(found.inputs, wanted.inputs)
-    assert torch.equal(found.targets, wanted.targets)
-    assert (found.mask is None) == (wanted.mask is None)
-    assert found.mask is None or wanted.mask is None or torch.equal(found.mask, wanted.mask)
 
 
 @every_kind
