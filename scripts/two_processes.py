@@ -1,7 +1,9 @@
 """Seconds of a federated round on one process and on several, in turns, with one thread each.
 
 Every run is a process of its own (and those it launches), with default logging and checkpointing, validated each
-round. The first rounds, in which torch warms up and participants move to where they fit, are left out.
+round. The first rounds, in which torch warms up and participants move to where they fit, are left out. Beside it, how
+fast the machine lets several be: as many federations of a part of the participants each, at once and without a word
+between them.
 
     python scripts/two_processes.py                    # the CNN of FedAvg, 8 participants, 1 and 2 processes
     python scripts/two_processes.py --work mixed       # four architectures that distil
@@ -119,15 +121,25 @@ def train(arguments: argparse.Namespace) -> None:
         print(RESULT + json.dumps(lasted[SKIPPED:]), flush=True)
 
 
-def run(processes: int, folder: Path) -> list[float]:
-    """Seconds of the rounds of one run."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--train", str(processes), "--folder", str(folder)]
-    found = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})  # noqa: PLW1510, S603 - its own command; the exit code is looked at
-    lines = [line for line in found.stdout.splitlines() if line.startswith(RESULT)]
-    if found.returncode or not lines:
-        raise SystemExit(f"{processes} processes failed:\n{found.stdout}\n{found.stderr}")
-    seconds: list[float] = json.loads(lines[-1].removeprefix(RESULT))
-    return seconds
+def run(processes: int, participants: int, *, at_once: int = 1) -> float:
+    """Median seconds of a round of one run, or the slowest's of several at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = ["--train", str(processes), "--participants", str(participants)]
+        runs = [
+            subprocess.Popen(  # noqa: S603 - its own command
+                [sys.executable, __file__, *sys.argv[1:], *own, "--folder", str(Path(folder) / str(index))],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+            for index in range(at_once)
+        ]  # fmt: skip
+        said = [one.communicate() for one in runs]
+    found: list[float] = []
+    for one, (output, errors) in zip(runs, said, strict=True):
+        lines = [line for line in output.splitlines() if line.startswith(RESULT)]
+        if one.returncode or not lines:
+            raise SystemExit(f"{processes} processes failed:\n{output}\n{errors}")
+        found.append(statistics.median(json.loads(lines[-1].removeprefix(RESULT))))
+    return max(found)
 
 
 def main() -> None:
@@ -146,13 +158,16 @@ def main() -> None:
     if arguments.train:
         train(arguments)
         return
-    ratios = []
+    count, processes = arguments.participants, arguments.processes
+    ratios, limits = [], []
     for turn in range(arguments.turns):
-        with tempfile.TemporaryDirectory() as folder:
-            one, many = (statistics.median(run(count, Path(folder))) for count in (1, arguments.processes))
+        one, many = run(1, count), run(processes, count)
+        apart = run(1, -(-count // processes), at_once=processes)
         ratios.append(one / many)
-        print(f"turn {turn}: 1 process {one:.3f} s, {arguments.processes} processes {many:.3f} s a round", flush=True)
-    print(f"{arguments.work}: {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")
+        limits.append(one / apart)
+        print(f"turn {turn}: 1 process {one:.3f} s, {processes} {many:.3f} s, apart {apart:.3f} s a round", flush=True)
+    print(f"{arguments.work}: {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f}),")
+    print(f"  of {statistics.median(limits):.2f} ({min(limits):.2f} to {max(limits):.2f}) without a word between them")
 
 
 if __name__ == "__main__":
