@@ -263,7 +263,6 @@ def test_a_reason_that_many_have_is_one_line(caplog: pytest.LogCaptureFixture) -
 @pytest.mark.parametrize(
     ("callback", "settings", "reason"),
     [
-        (lambda: BackboneAveraging(proximal=0.1), {}, "BackboneAveraging adds to each participant's loss"),
         (lambda: EnsembleDistillation(mode="mixed", start_round=0), {}, "EnsembleDistillation adds"),
         (BackboneAveraging, {"precision": "bf16-mixed"}, "precision bf16-mixed casts"),
     ],
