@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.participant import Participant
 
+CHUNK = 2**18
+"""Numbers whose change is held at once: that of a hundred wide networks takes four times as long in one piece."""
+
 
 class Proximal:
     """``mu/2 ||w - w_shared||^2`` over the parameters that a participant shares.
@@ -91,13 +94,16 @@ class _ProximalTerm(FleetTerm):
         del engine, batch_idx
         stack, _, _ = self._fleet.seated()
         for pull in self._pulls:
-            present = [place for place in pull.places if place < len(gradients)]
-            if not present:
-                continue
-            rows = rows_of(present)
             for columns in pull.columns:
-                change = stack.flat[rows, columns] - pull.anchor[columns]
-                gradients[rows, columns] += self._mu * change
+                few = max(1, CHUNK // (columns.stop - columns.start))
+                present = [place for place in pull.places if place < len(gradients)]
+                for start in range(0, len(present), few):
+                    self._add(gradients, stack.flat, rows_of(present[start : start + few]), columns, pull.anchor)
+
+    def _add(self, gradients: Tensor, flat: Tensor, rows: slice | list[int], columns: slice, anchor: Tensor) -> None:
+        changed = gradients[rows, columns].add_(flat[rows, columns] - anchor[columns], alpha=self._mu)
+        if not isinstance(rows, slice):
+            gradients[rows, columns] = changed
 
 
 def _pull(fleet: Fleet, group: SharingGroup, state: Mapping[str, Tensor]) -> _Pull | None:

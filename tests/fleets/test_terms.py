@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, Participant
+from hetfed_lightning.callbacks import proximal
 from hetfed_lightning.distillation import MeanLogits
 from hetfed_lightning.schedules import LinearSchedule
 from hetfed_lightning.tasks import MulticlassTask
@@ -87,10 +88,12 @@ def test_what_is_logged_is_the_supervised_loss_alone(term: str) -> None:
     assert figures[1] == pytest.approx(figures[0], rel=1e-9)
 
 
+@pytest.mark.parametrize("chunk", [1, 2**18])
 @pytest.mark.parametrize("engine", ["vmap", "batched"])
-def test_members_may_share_different_parts(engine: str) -> None:
+def test_members_may_share_different_parts(engine: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # In the order of their rows: b shares all, d what the backbone has, a all, c one matrix. Rows 0 and 2 form a group.
     shared = {"a": ("*",), "b": ("*",), "c": ("backbone.0.weight",), "d": ("backbone",)}
+    monkeypatch.setattr(proximal, "CHUNK", chunk)
     ends = []
     for each in ("sequential", engine):
         parts = members(OPTIMIZERS["momentum"], shared=shared)
@@ -98,6 +101,16 @@ def test_members_may_share_different_parts(engine: str) -> None:
     callback = BackboneAveraging(proximal=2.0)
     fit(Federation(members(OPTIMIZERS["sgd"], shared=shared)), public(), 1, callback, precision="64-true")
     assert {group.members for group in callback.groups} == {tuple("abcd"), tuple("abd"), tuple("ab")}
+    assert furthest(ends[1], ends[0]) < 1e-10
+
+
+@pytest.mark.parametrize("engine", ["vmap", "batched"])
+def test_whoever_does_not_distil_yet_may_sit_between_those_who_do(engine: str) -> None:
+    # In the order of their rows: b, c, d with 4 steps, a with 3. In the first two steps c is in a pass that does not.
+    ends = []
+    for each in ("sequential", engine):
+        parts = members(OPTIMIZERS["momentum"], local_epochs={"a": 1, "b": 1, "c": 2, "d": 1})
+        ends.append(trained(each, public(), parts, *TERMS["mixed into the last pass"](), precision="64-true"))
     assert furthest(ends[1], ends[0]) < 1e-10
 
 
