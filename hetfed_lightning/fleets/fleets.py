@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -16,7 +16,7 @@ from hetfed_lightning.fleets.calibration import Trial, choose_engine, engine_nam
 from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet, Member, listed
 from hetfed_lightning.fleets.kinship import keeps_up, obstacle, signature
-from hetfed_lightning.fleets.terms import FleetTerm
+from hetfed_lightning.fleets.terms import adding, terms_of
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.rounds import federated_callbacks
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
@@ -93,7 +93,7 @@ class Fleets:
             if kind not in self._fleets:
                 self._fleets[kind] = Fleet(seats[0])
             self._fleets[kind].seat(seats)
-            self._fleets[kind].terms = _terms(federation, self._fleets[kind])
+            self._fleets[kind].terms = terms_of(federation, self._fleets[kind])
             self._seats |= dict.fromkeys(members, kind)
 
     def _common_obstacle(self, federation: Federation) -> str | None:
@@ -162,7 +162,7 @@ class Fleets:
             try:
                 if (engine := self._engine_of(fleet, kind, whole)) is None:
                     continue
-                losses = fleet.step(whole, engine, add=_adding(fleet, engine, batch_idx))
+                losses = fleet.step(whole, engine, add=adding(fleet.terms, engine, batch_idx))
             except Exception as error:  # noqa: BLE001 - a loss that cannot be computed: by itself its owner is named
                 log.warning("Fleets: %s: one after another, since a step failed (%s).", fleet.label, shortly(error))
                 self.chosen[kind] = self._leave(fleet)
@@ -288,22 +288,6 @@ class Fleets:
                 outputs = fleet.outputs(here, inputs, fleet.engine)
                 found |= {} if outputs is None else dict(zip(here, outputs, strict=True))
         return found
-
-
-def _terms(federation: Federation, fleet: Fleet) -> list[FleetTerm]:
-    callbacks = [one for one in federated_callbacks(federation.trainer) if one.adds_to_loss(federation)]
-    terms = [callback.fleet_term(federation, fleet) for callback in callbacks]
-    return [term for term in terms if term is not None]
-
-
-def _adding(fleet: Fleet, engine: Engine, batch_idx: int) -> Callable[[Tensor], None] | None:
-    """What adds the terms' gradients, or None if there are none."""
-
-    def add(gradients: Tensor) -> None:
-        for term in fleet.terms:
-            term.add(engine, batch_idx, gradients)
-
-    return add if fleet.terms else None
 
 
 def _drawn(federation: Federation, fleet: Fleet, member: Member, batch: Mapping[str, Any], batch_idx: int) -> Any:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from hetfed_lightning.rounds import federated_callbacks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hetfed_lightning.federation import Federation
     from hetfed_lightning.fleets.engine import Engine
-    from hetfed_lightning.fleets.fleet import Member
+    from hetfed_lightning.fleets.fleet import Fleet, Member
 
 
 class FleetTerm(ABC):
@@ -35,3 +39,20 @@ class FleetTerm(ABC):
             batch_idx: Place of the local step in the round.
             gradients: Of the members in the first rows of the fleet's stack, shape ``(K, width)``; added to.
         """
+
+
+def terms_of(federation: Federation, fleet: Fleet) -> list[FleetTerm]:
+    """What the callbacks add to the losses of a fleet's members in the round that opens."""
+    callbacks = [one for one in federated_callbacks(federation.trainer) if one.adds_to_loss(federation)]
+    terms = [callback.fleet_term(federation, fleet) for callback in callbacks]
+    return [term for term in terms if term is not None]
+
+
+def adding(terms: Sequence[FleetTerm], engine: Engine, batch_idx: int) -> Callable[[Tensor], None] | None:
+    """What adds the gradients of all terms in a local step, or None if there are none."""
+
+    def add(gradients: Tensor) -> None:
+        for term in terms:
+            term.add(engine, batch_idx, gradients)
+
+    return add if terms else None

@@ -2,11 +2,13 @@
 
 import logging
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, Phase
@@ -104,6 +106,20 @@ def test_epochs_and_schedules_over_rounds() -> None:
         found.append(seen.ends)
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("own", [None, "adam"])
+@pytest.mark.parametrize("at", [2, 4, 6])
+def test_a_run_resumes_in_every_bit(at: int, own: str | None, tmp_path: Path) -> None:
+    def run(folder: str, **settings: Any) -> Federation:
+        saving = ModelCheckpoint(tmp_path / folder, every_n_train_steps=at, save_top_k=-1, filename="{step}")
+        callback = taught(optimizer=None if own is None else OPTIMIZERS[own](0.2))
+        return trained("batched", classes(torch.float32, public=11), members(OPTIMIZERS["adam"]), callback,
+                       BackboneAveraging(), saving, rounds=3, enable_checkpointing=True, **settings)  # fmt: skip
+
+    whole = run("whole")
+    resumed = run("rest", ckpt_path=tmp_path / "whole" / f"step={at}.ckpt")
+    assert equal(state_of(whole), state_of(resumed))
 
 
 # Some of a fleet
