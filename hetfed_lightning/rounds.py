@@ -4,7 +4,7 @@ A round is a Lightning epoch. Its local steps run in ``Federation.training_step`
 do *together* happens in the callbacks of this file's events:
 
 1. ``on_round_start``: newcomers receive the shared state, anchors and snapshots are taken; fleets are seated.
-2. local steps, each of which may add terms to its loss by ``local_loss``.
+2. local steps, each of which may add terms to its loss by ``local_loss`` (in a fleet, by ``fleet_term``).
 3. ``on_round_end`` at the last ``on_train_batch_end``, by :class:`Phase`: distillation, then averaging, then
    monitoring. Participants whose state is not finite are left out before each phase.
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hetfed_lightning.federation import Federation
+    from hetfed_lightning.fleets.fleet import Fleet
+    from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.participant import Participant, Stage
 
 
@@ -57,12 +59,21 @@ class FederatedCallback(L.Callback):
         """Instead of ``on_round_start`` when a checkpoint taken inside the round is resumed."""
 
     def adds_to_loss(self, federation: Federation) -> bool:
-        """Whether :meth:`local_loss` may add something in this round; whoever hears it trains by itself."""
+        """Whether :meth:`local_loss` may add something in this round."""
         del federation
         return type(self).local_loss is not FederatedCallback.local_loss
 
     def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
-        """A scalar to add to the loss of this local step, or None."""
+        """A scalar to add to the loss of this local step, or None.
+
+        Where it is overridden and :meth:`fleet_term` is not, everyone trains one after another.
+        """
+
+    def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
+        """What :meth:`local_loss` adds in this round, for a fleet's members at once; None if it is nothing.
+
+        Asked for as a round opens or is resumed, of callbacks that add to the loss.
+        """
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """After the last local step of a round, before validation."""

@@ -20,7 +20,7 @@ from torchmetrics.classification import (
 )
 from torchmetrics.utilities.data import dim_zero_cat
 
-from hetfed_lightning.distillation import OutputKind, distillation_loss, soften
+from hetfed_lightning.distillation import OutputKind, distillation_losses, soften
 from hetfed_lightning.distillation.outputs import at_least_float32
 
 TaskName = Literal["multiclass", "binary", "multilabel", "regression"]
@@ -94,7 +94,20 @@ class Task(nn.Module, ABC):
 
     def distillation_loss(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """Loss against an ensemble's softened targets, of the size that its temperature asks for."""
-        return distillation_loss(outputs, targets, temperature, self.kind)
+        return self.example_distillation_losses(outputs, targets, temperature).mean()
+
+    def example_distillation_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """Loss of each example, whose mean :meth:`distillation_loss` is, shape ``(B,)``.
+
+        A task with a ``distillation_loss`` of its own need not have it; without, its participants distil one after
+        another.
+
+        Args:
+            outputs: Shape ``(B, C)``.
+            targets: Shape ``(B, C)``, softened at the temperature.
+            temperature: Finite and above 0.
+        """
+        return distillation_losses(outputs, targets, temperature, self.kind)
 
     def class_counts(self, target: Tensor, width: int) -> Tensor | None:
         """Examples per class (per label for multilabel), or None where there are no classes."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from hetfed_lightning.aggregation import AggregationFunction, AggregationRule, check_states, weighted_mean
+from hetfed_lightning.callbacks.proximal import Proximal
 from hetfed_lightning.callbacks.shared_states import SharedStates
 from hetfed_lightning.callbacks.sharing import SharingGroup, sharing_groups, sharing_report, split_layers
 from hetfed_lightning.data.names import of_member
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import lightning as L
 
     from hetfed_lightning.federation import Federation
+    from hetfed_lightning.fleets.fleet import Fleet
+    from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.participant import Participant
 
 log = logging.getLogger(__name__)
@@ -112,7 +115,7 @@ class BackboneAveraging(FederatedCallback):
         self._shared = SharedStates()
         self._servers: dict[str, _Server] = {}
         self._server_states: dict[str, Any] = {}
-        self._anchors: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._proximal = Proximal()
 
     # Before training
 
@@ -149,7 +152,7 @@ class BackboneAveraging(FederatedCallback):
         log.info("%s", self.report)
         for line in split_layers(states, self.groups):
             log.warning("%s", line)
-        self._anchors = {}
+        self._proximal.open_round(0, [])
         self._server_states, self._servers = self.state_dict()["servers"], {}
 
     def _shareable(self, participant: Participant) -> dict[str, Tensor]:
@@ -175,25 +178,20 @@ class BackboneAveraging(FederatedCallback):
             else:
                 continue
             self._shared.hand_out(federation, group, receivers, round_index)
-        self._set_anchors(federation, round_index)
+        self._set_anchors(federation)
 
     def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Find the anchors again; the shared state came with the checkpoint."""
-        del trainer
-        self._set_anchors(federation, round_index)
+        del trainer, round_index
+        self._set_anchors(federation)
 
-    def _set_anchors(self, federation: Federation, round_index: int) -> None:
-        if not self.proximal:
-            return
-        self._anchors = defaultdict(list)
-        active = federation.active_names(round_index)
-        for group in self.groups:
-            if group not in self._shared:
-                continue
-            shared = {key: tensor.to(federation.device) for key, tensor in self._shared[group].items()}
-            for name in (name for name in active if name in group):
-                parameters = dict(federation[name].named_parameters())
-                self._anchors[name] += [(parameters[key], shared[key]) for key in group.keys if key in parameters]
+    def _set_anchors(self, federation: Federation) -> None:
+        groups = [group for group in self.groups if group in self._shared] if self.proximal else []
+        device = federation.device  # A checkpoint's shared state lies on the CPU.
+        self._proximal.open_round(
+            self.proximal,
+            [(group, {key: tensor.to(device) for key, tensor in self._shared[group].items()}) for group in groups],
+        )
 
     def adds_to_loss(self, federation: Federation) -> bool:
         """Whether there is a proximal term."""
@@ -203,11 +201,12 @@ class BackboneAveraging(FederatedCallback):
     def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
         """FedProx's proximal term."""
         del federation, batch_idx
-        anchors = self._anchors.get(participant.name or "")
-        if not self.proximal or not anchors:
-            return None
-        changes = [at_least_float32(parameter - anchor) for parameter, anchor in anchors]
-        return self.proximal / 2 * torch.stack([change.square().sum() for change in changes]).sum()
+        return self._proximal.loss(participant)
+
+    def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
+        """The same for the members of a fleet."""
+        del federation
+        return self._proximal.fleet_term(fleet)
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Aggregate each group and give the result to all of it who have joined."""

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from hetfed_lightning.callbacks.asking import finite_answers
+from hetfed_lightning.callbacks.learning import LearningPhase
+from hetfed_lightning.callbacks.lesson import Lesson
+from hetfed_lightning.callbacks.mixing import DistillationTerm
 from hetfed_lightning.distillation import Ensemble, MeanProbabilities, Teachers, check_temperature
-from hetfed_lightning.distillation.outputs import at_least_float32
-from hetfed_lightning.guard import is_finite
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
-from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import outputs_of
 from hetfed_lightning.rounds import FederatedCallback, Phase
 from hetfed_lightning.schedules import RoundSchedule, value_in
-from hetfed_lightning.seeding import seed_torch, stream_generator, stream_seed
+from hetfed_lightning.seeding import stream_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     import lightning as L
 
     from hetfed_lightning.federation import Federation
+    from hetfed_lightning.fleets.fleet import Fleet
+    from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.participant import Participant, Stage
-
-TEACHER_BATCH = 128
-"""Public examples that a teacher sees at once: of images, 512 at once fall out of a CPU's cache and take half as long
-again."""
 
 
 class EnsembleDistillation(FederatedCallback):
@@ -169,13 +169,14 @@ class EnsembleDistillation(FederatedCallback):
 
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """In ``"mixed"`` mode, ask the teachers before the local steps."""
+        del trainer
         self._targets = None
         self._order = {}
         mutual, _ = self._learners(federation)
         if self.mode == "mixed" and mutual and self._due(round_index):
             newcomers = federation.newcomers(round_index)
             teachers = [name for name in federation.joined(round_index) if name not in newcomers]
-            self._targets = self._ask(trainer, federation, teachers, round_index)
+            self._targets = self._ask(federation, teachers, round_index)
             federation.bytes_down += payload_bytes(self._targets) * len(federation.active_names(round_index))
 
     def adds_to_loss(self, federation: Federation) -> bool:
@@ -188,16 +189,21 @@ class EnsembleDistillation(FederatedCallback):
         name = participant.name
         if self._targets is None or name is None or name == STUDENT:
             return None
-        if self.mixed_epochs is not None and self.mixed_epochs < participant.local_epochs:
-            steps = federation.train_loader().full_steps_of(name)
-            # In whole numbers: 9 * (1 - 2 / 3) is more than 3.
-            if batch_idx * participant.local_epochs < steps * (participant.local_epochs - self.mixed_epochs):
-                return None
-        indices = self._public_batch(federation, name, batch_idx)
-        return self._loss(federation, participant, indices, self._targets, federation.current_round)
+        indices = self._learned_in(federation, name, batch_idx)
+        if indices is None:
+            return None
+        return self._lesson(federation, self._targets, federation.current_round).loss(participant, indices)
+
+    def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
+        """The same for the members of a fleet."""
+        if self._targets is None:
+            return None
+        lesson = self._lesson(federation, self._targets, federation.current_round)
+        return DistillationTerm(lesson, fleet, partial(self._learned_in, federation))
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """In ``"phase"`` mode, and for the student, ask the teachers now and distil."""
+        del trainer
         self._targets = None
         mutual, student = self._learners(federation)
         names = federation.contributors() if mutual and self.mode == "phase" else []
@@ -205,44 +211,39 @@ class EnsembleDistillation(FederatedCallback):
         teachers = federation.contributors()
         if not names or not teachers or not self._due(round_index):
             return
-        targets = self._ask(trainer, federation, teachers, round_index)
+        targets = self._ask(federation, teachers, round_index)
         names = [name for name in names if name not in federation.guard.quarantined]
         federation.bytes_down += payload_bytes(targets) * sum(name != STUDENT for name in names)
-        for name in filter(federation.ranks.hosts, names):
+        left = dict.fromkeys(filter(federation.ranks.hosts, names))
+        phase = self._phase(federation, targets, round_index)
+        for fleet in federation.fleets.learners(left):
+            if phase.together(fleet):
+                for one in fleet.members:
+                    del left[one.name]
+        for name in left:
             self._distil(federation, federation[name], targets, round_index)
         federation.ranks.synchronise(names)
 
-    def _distil(self, federation: Federation, participant: Participant, targets: Tensor, round_index: int) -> None:
-        local = federation.local[participant.name or ""]
-        if self.optimizer is not None and participant.name != STUDENT:
-            local = LocalOptimization(
-                participant, [self.optimizer(participant.trainable_parameters())], [], local.scale
-            )
-        participant.train()
-        for epoch in range(self.epochs):
-            name = ("distil", participant.name or "", round_index, epoch)
-            order = torch.randperm(len(targets), generator=stream_generator(federation.seed, *name))
-            for step, indices in enumerate(order.split(self.batch_size)):
-                seed_torch(stream_seed(federation.seed, *name, step), federation.device)
-                with federation.trainer.precision_plugin.forward_context():
-                    loss = self._loss(federation, participant, indices, targets, round_index)
-                with local.scaled(federation.trainer.precision_plugin):
-                    local.descend(loss, federation.backward_of)
-        local.finish()
+    def _phase(self, federation: Federation, targets: Tensor, round_index: int) -> LearningPhase:
+        lesson = self._lesson(federation, targets, round_index)
+        return LearningPhase(lesson, round_index, self.epochs, self.batch_size, self.optimizer)
 
-    def _loss(
-        self,
-        federation: Federation,
-        participant: Participant,
-        indices: Tensor,
-        targets: Tensor,
-        round_index: int,
-    ) -> Tensor:
-        outputs = participant(participant.transformed(_on_device(federation, indices)))
+    def _distil(self, federation: Federation, participant: Participant, targets: Tensor, round_index: int) -> None:
+        self._phase(federation, targets, round_index).alone(participant)
+
+    def _lesson(self, federation: Federation, targets: Tensor, round_index: int) -> Lesson:
         temperature, weight = value_in(self.temperature, round_index), value_in(self.weight, round_index)
-        target = targets[indices.to(targets.device)]
-        outputs = at_least_float32(_two_columns(outputs))
-        return weight * participant.task.distillation_loss(outputs, target.to(outputs), temperature)
+        return Lesson(federation, targets, temperature, weight)
+
+    def _learned_in(self, federation: Federation, name: str, step: int) -> Tensor | None:
+        """Indices of the public batch of a local step; None in steps that do not distil."""
+        epochs = federation[name].local_epochs
+        if self.mixed_epochs is not None and self.mixed_epochs < epochs:
+            steps = federation.train_loader().full_steps_of(name)
+            # In whole numbers: 9 * (1 - 2 / 3) is more than 3.
+            if step * epochs < steps * (epochs - self.mixed_epochs):
+                return None
+        return self._public_batch(federation, name, step)
 
     def _public_batch(self, federation: Federation, name: str, step: int) -> Tensor:
         """Indices of the public batch of a local step: pass after pass, each in an order of its own."""
@@ -257,19 +258,9 @@ class EnsembleDistillation(FederatedCallback):
     # The teachers
 
     @torch.no_grad()
-    def _ask(self, trainer: L.Trainer, federation: Federation, names: list[str], round_index: int) -> Tensor:
+    def _ask(self, federation: Federation, names: list[str], round_index: int) -> Tensor:
         """Softened targets of the ensemble on the whole public set, shape ``(N, C)``."""
-        said = self._answers(trainer, federation, list(filter(federation.ranks.measures, names)))
-        asked: dict[str, Tensor] = {}
-        for name, logits in federation.ranks.gathered(said, names).items():
-            if is_finite([logits]):
-                asked[name] = logits.to(federation.device)
-            else:
-                federation.quarantine(name, "its predictions on the public set are not finite")
-        if not asked:
-            raise RuntimeError(
-                f"Round {round_index}: no teacher has finite predictions on the public set; asked: {', '.join(names)}."
-            )
+        asked = finite_answers(federation, names, round_index)
         data = federation.federated_data
         device = federation.device
         counts = [self._class_counts[name] for name in asked] if self._class_counts else None
@@ -290,24 +281,6 @@ class EnsembleDistillation(FederatedCallback):
         federation.log_round({"federation/teacher_agreement": mean_agreement(self.agreement[1])})
         return self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
 
-    @staticmethod
-    def _answers(trainer: L.Trainer, federation: Federation, names: list[str]) -> dict[str, Tensor]:
-        """Each teacher's outputs on the whole public set, those of a fleet computed together."""
-        parts: dict[str, list[Tensor]] = {name: [] for name in names}
-        modes = {name: federation[name].training for name in names}
-        for name in names:
-            federation[name].eval()
-        with trainer.precision_plugin.forward_context():
-            for inputs in _public_batches(federation):
-                together = federation.fleets.outputs(names, inputs)
-                for name in names:
-                    participant = federation[name]
-                    outputs = together[name] if name in together else participant(participant.transformed(inputs))
-                    parts[name].append(at_least_float32(_two_columns(outputs)))
-        for name, training in modes.items():
-            federation[name].train(training)
-        return {name: torch.cat(own) for name, own in parts.items()}
-
     def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
         """Keep each participant's own validation score, for ensembles that weigh by it."""
         if stage != "val" or trainer.sanity_checking:
@@ -327,6 +300,7 @@ class EnsembleDistillation(FederatedCallback):
         """Continue from a checkpoint."""
         self._scores = dict(state_dict["scores"])
         self._targets = state_dict["targets"]
+        self._order = {}
 
 
 def _check_settings(temperature: float | RoundSchedule, weight: float | RoundSchedule, round_index: int) -> None:
@@ -334,19 +308,3 @@ def _check_settings(temperature: float | RoundSchedule, weight: float | RoundSch
     if not 0 <= value_in(weight, round_index) < float("inf"):
         value = value_in(weight, round_index)
         raise ValueError(f"weight: expected a finite number of at least 0, got {value} in round {round_index}.")
-
-
-def _public_batches(federation: Federation) -> Iterator[Any]:
-    for indices in torch.arange(federation.federated_data.num_public).split(TEACHER_BATCH):
-        yield _on_device(federation, indices)
-
-
-def _on_device(federation: Federation, indices: Tensor) -> Any:
-    inputs = federation.federated_data.public_inputs(indices)
-    inputs = federation.trainer.strategy.batch_to_device(inputs, federation.device)
-    return federation.trainer.precision_plugin.convert_input(inputs)
-
-
-def _two_columns(outputs: Tensor) -> Tensor:
-    """Outputs as ``(B, C)``: a binary head may give ``(B,)``."""
-    return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs

@@ -12,6 +12,7 @@ from hetfed_lightning.distillation.ensemble import Ensemble
 from hetfed_lightning.distillation.losses import (
     binary_soft_target_loss,
     distillation_loss,
+    distillation_losses,
     kd_loss,
     regression_distillation_loss,
     soft_target_loss,
@@ -37,6 +38,7 @@ __all__ = [
     "binary_soft_target_loss",
     "check_temperature",
     "distillation_loss",
+    "distillation_losses",
     "kd_loss",
     "regression_distillation_loss",
     "renormalise",

@@ -63,10 +63,7 @@ def soft_target_loss(student_logits: Tensor, teacher_probabilities: Tensor, temp
     Raises:
         ValueError: If the shapes differ or do not fit, or the temperature is not positive.
     """
-    check_temperature(temperature)
-    student, target = _prepare(student_logits, teacher_probabilities, "multiclass")
-    log_predictions = functional.log_softmax(student / temperature, dim=-1)
-    return functional.kl_div(log_predictions, target, reduction="batchmean") * temperature**2
+    return distillation_losses(student_logits, teacher_probabilities, temperature, "multiclass").mean()
 
 
 def binary_soft_target_loss(student_logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:
@@ -88,11 +85,7 @@ def binary_soft_target_loss(student_logits: Tensor, teacher_probabilities: Tenso
     Raises:
         ValueError: If the shapes differ or do not fit, or the temperature is not positive.
     """
-    check_temperature(temperature)
-    student, target = _prepare(student_logits, teacher_probabilities, "multilabel")
-    cross_entropy = functional.binary_cross_entropy_with_logits(student / temperature, target, reduction="sum")
-    negative_entropy = (torch.xlogy(target, target) + torch.xlogy(1 - target, 1 - target)).sum()
-    return (cross_entropy + negative_entropy) / student.shape[0] * temperature**2
+    return distillation_losses(student_logits, teacher_probabilities, temperature, "multilabel").mean()
 
 
 def regression_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -111,7 +104,7 @@ def regression_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: If the shapes differ or do not fit.
     """
-    return functional.mse_loss(*_prepare(student, teacher, "regression"))
+    return distillation_losses(student, teacher, 1.0, "regression").mean()
 
 
 def distillation_loss(student_logits: Tensor, targets: Tensor, temperature: float, kind: OutputKind) -> Tensor:
@@ -130,13 +123,34 @@ def distillation_loss(student_logits: Tensor, targets: Tensor, temperature: floa
     Raises:
         ValueError: If the shapes differ or do not fit the kind, or the temperature is not positive.
     """
+    return distillation_losses(student_logits, targets, temperature, kind).mean()
+
+
+def distillation_losses(student_logits: Tensor, targets: Tensor, temperature: float, kind: OutputKind) -> Tensor:
+    """Each example's part of `distillation_loss`, which is their mean.
+
+    Args:
+        student_logits: Shape ``(B, C)``.
+        targets: Shape ``(B, C)``; probabilities softened at the same temperature, or values for regression.
+        temperature: Finite and above 0; checked but without effect on regression.
+        kind: What the outputs mean.
+
+    Returns:
+        Shape ``(B,)``; in float32, or float64 if an input is.
+
+    Raises:
+        ValueError: If the shapes differ or do not fit the kind, or the temperature is not positive.
+    """
     check_temperature(temperature)
-    check_outputs(student_logits, kind)
-    if kind == "multiclass":
-        return soft_target_loss(student_logits, targets, temperature)
+    student, target = _prepare(student_logits, targets, kind)
     if kind == "regression":
-        return regression_distillation_loss(student_logits, targets)
-    return binary_soft_target_loss(student_logits, targets, temperature)
+        return (student - target).square().mean(-1)
+    if kind == "multiclass":
+        log_predictions = functional.log_softmax(student / temperature, dim=-1)
+        return functional.kl_div(log_predictions, target, reduction="none").sum(-1) * temperature**2
+    cross_entropies = functional.binary_cross_entropy_with_logits(student / temperature, target, reduction="none")
+    negative_entropies = torch.xlogy(target, target) + torch.xlogy(1 - target, 1 - target)
+    return (cross_entropies + negative_entropies).sum(-1) * temperature**2
 
 
 def _check_pair(student: Tensor, teacher: Tensor, kind: OutputKind) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ from torch import Tensor
 from hetfed_lightning.data.blocks import StackedBatch
 from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.fleets.chain import Activation, Linear
-from hetfed_lightning.fleets.engine import Engine
+from hetfed_lightning.fleets.engine import Engine, ExampleLosses
 from hetfed_lightning.fleets.network import Network, mean_loss
-from hetfed_lightning.tasks import MulticlassTask, Task
+from hetfed_lightning.tasks import MulticlassTask
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,20 @@ class BatchedEngine(Engine):
 
     Args:
         network: Of the participants' architecture.
-        task: Of all of them.
+        task: What they are to make small, all of them.
         layers: What the network does, as :func:`~hetfed_lightning.fleets.chain.chain_of` found it.
     """
 
     name = "batched"
     folds_descent = True
 
-    def __init__(self, network: Network, task: Task, layers: Sequence[Linear]) -> None:
+    def __init__(self, network: Network, task: ExampleLosses, layers: Sequence[Linear]) -> None:
         super().__init__(network, task)
         self.layers = layers
         self._closed_form = type(task) is MulticlassTask and task.class_weights is None and not task.label_smoothing
+
+    def _with(self, task: ExampleLosses) -> Self:
+        return type(self)(self.network, task, self.layers)
 
     @torch.no_grad()
     def outputs(self, parameters: Mapping[str, Tensor], inputs: Any, *, common: bool = False) -> Tensor:
@@ -54,18 +57,24 @@ class BatchedEngine(Engine):
 
     @torch.no_grad()
     def gradients(
-        self, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor], batch: StackedBatch
+        self,
+        parameters: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        batch: StackedBatch,
+        *,
+        add: bool = False,
     ) -> Tensor:
         """As the base class."""
         losses, passed, delta = self._losses(parameters, batch)
         for layer, own in zip(reversed(self.layers), reversed(passed), strict=True):
             delta = self._through_activations(delta, own)
+            weight, bias = gradients[layer.weight], None if layer.bias is None else gradients[layer.bias]
             if _is_wide(own.inputs, delta):
-                torch.bmm(delta.mT, own.inputs, out=gradients[layer.weight])
+                torch.baddbmm(weight, delta.mT, own.inputs, beta=int(add), out=weight)
             else:
-                gradients[layer.weight].copy_(_product(delta, own.inputs))
-            if layer.bias is not None:
-                torch.sum(delta, 1, out=gradients[layer.bias])
+                _put(weight, _product(delta, own.inputs), add=add)
+            if bias is not None:
+                _put(bias, delta.sum(1), add=add)
             if layer is not self.layers[0]:
                 delta = torch.bmm(delta, parameters[layer.weight])
         return losses
@@ -133,6 +142,13 @@ WIDE = 2**14
 
 def _is_wide(inputs: Tensor, delta: Tensor) -> bool:
     return inputs.shape[2] * delta.shape[2] > WIDE
+
+
+def _put(place: Tensor, values: Tensor, *, add: bool) -> None:
+    if add:
+        place.add_(values)
+    else:
+        place.copy_(values)
 
 
 def _product(delta: Tensor, inputs: Tensor) -> Tensor:

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from torch import Tensor
 
 from hetfed_lightning.data.blocks import StackedBatch
 from hetfed_lightning.fleets.network import Network
-from hetfed_lightning.tasks import Task
 
 EngineName = Literal["auto", "sequential", "vmap", "batched"]
 """``"auto"`` measures at the first batch which is fastest."""
+
+
+class ExampleLosses(Protocol):
+    """A loss that is a sum over examples; a :class:`~hetfed_lightning.tasks.Task` is one, soft targets are another."""
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses times weights, shape ``(B,)``, and the weights, shape ``(B,)``.
+
+        Args:
+            outputs: Shape ``(B, C)``.
+            target: Of B examples.
+        """
 
 
 class Engine(ABC):
@@ -21,7 +32,7 @@ class Engine(ABC):
 
     Args:
         network: Of the participants' architecture.
-        task: Of all of them.
+        task: What they are to make small, all of them.
     """
 
     name: ClassVar[EngineName]
@@ -29,20 +40,37 @@ class Engine(ABC):
     folds_descent: ClassVar[bool] = False
     """Whether :meth:`descend` exists."""
 
-    def __init__(self, network: Network, task: Task) -> None:
+    def __init__(self, network: Network, task: ExampleLosses) -> None:
         self.network = network
         self.task = task
+        self._other: Self | None = None
+
+    def towards(self, task: ExampleLosses) -> Self:
+        """The same engine with another loss; the last one is kept, since compiling it anew takes long."""
+        if self._other is None or self._other.task != task:
+            self._other = self._with(task)
+        return self._other
+
+    @abstractmethod
+    def _with(self, task: ExampleLosses) -> Self:
+        """A new engine of this kind and network."""
 
     @abstractmethod
     def gradients(
-        self, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor], batch: StackedBatch
+        self,
+        parameters: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        batch: StackedBatch,
+        *,
+        add: bool = False,
     ) -> Tensor:
         """Write the gradients of everyone's loss.
 
         Args:
             parameters: Shape ``(K, *shape)`` each, by key.
-            gradients: Of the same keys and shapes; overwritten.
+            gradients: Of the same keys and shapes; overwritten, or added to.
             batch: One batch of each.
+            add: Whether to add to what ``gradients`` hold.
 
         Returns:
             The losses, shape ``(K,)``.

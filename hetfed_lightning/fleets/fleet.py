@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from hetfed_lightning.fleets.engine import Engine
 from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
 from hetfed_lightning.fleets.stack import Stack, give_back, take_in
+from hetfed_lightning.fleets.terms import FleetTerm
 from hetfed_lightning.fleets.tolerance import output_tolerance
 from hetfed_lightning.memory import hand_back
 from hetfed_lightning.optimization import LocalOptimization
@@ -41,8 +42,11 @@ class Member:
     def transforms(self) -> bool:
         """Whether the participant does something to its batches."""
         participant = self.local.participant
-        own = getattr(participant.on_after_batch_transfer, "__func__", None)
-        return participant.transform is not None or own is not Participant.on_after_batch_transfer
+        as_usual = all(
+            getattr(getattr(participant, method), "__func__", None) is getattr(Participant, method)
+            for method in ("on_after_batch_transfer", "transformed")
+        )
+        return participant.transform is not None or not as_usual
 
     @classmethod
     def of(cls, name: str, local: LocalOptimization) -> Member:
@@ -58,6 +62,10 @@ class Fleet:
     Args:
         first: Whose architecture it is.
         network: That architecture, if it has been made.
+
+    Attributes:
+        terms: What callbacks add to the members' losses in this round.
+        distils_alone: Whether its members distil one after another, since a step of all has failed.
     """
 
     def __init__(self, first: Member, network: Network | None = None) -> None:
@@ -73,8 +81,17 @@ class Fleet:
         self.optimizer: StackedOptimizer | None = None
         self._rows: list[list[Tensor]] = []
         self.transforms = False
+        self.terms: list[FleetTerm] = []
+        self.distils_alone = False
         self._clips: Tensor | None = None
         self._predicts: bool | None = None
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        members = [one.name for one in self.members]
+        parts = f"{type(self.network.backbone).__name__} + {type(self.network.head).__name__}"
+        return f"{len(members)} participants ({listed(members)}; {parts})"
 
     # Who sits where
 
@@ -141,30 +158,52 @@ class Fleet:
 
     # The step
 
-    def step(self, batch: StackedBatch, engine: Engine) -> Tensor:
+    def step(
+        self,
+        batch: StackedBatch,
+        engine: Engine,
+        *,
+        add: Callable[[Tensor], None] | None = None,
+        optimizer: StackedOptimizer | None = None,
+    ) -> Tensor:
         """One step of the members in the first rows, as many as the batch has.
 
         Args:
             batch: One batch of each, in the order of the rows.
             engine: What computes.
+            add: Adds further gradients to those of the batch, shape ``(K, width)``.
+            optimizer: Steps instead of the members' own.
 
         Returns:
-            The losses before it, shape ``(K,)``.
+            The losses before it, shape ``(K,)``, without what ``add`` stands for.
         """
-        stack, optimizer, _ = self.seated()
+        stack, own, _ = self.seated()
+        optimizer = own if optimizer is None else optimizer
         count = batch.count
         parameters = stack.by_key(stack.flat[:count])
-        if engine.folds_descent and self._clips is None and isinstance(optimizer, StackedSGD) and optimizer.is_plain:
+        folds = engine.folds_descent and add is None and self._clips is None
+        if folds and isinstance(optimizer, StackedSGD) and optimizer.is_plain:
             rates = optimizer.setting("lr", count, stack.flat.dtype)[:, 0]
             return engine.descend(parameters, rates, batch)
         gradients = stack.gradients[:count]
         losses = engine.gradients(parameters, stack.by_key(gradients), batch)
+        if add is not None:
+            add(gradients)
         if self._clips is not None:
             # As torch.nn.utils.clip_grad_norm_ does, its small number included.
             norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
             gradients.mul_((self._clips[:count] / (norms + 1e-6)).clamp(max=1.0))
         optimizer.step(count, gradients)
         return losses
+
+    def count_step(self, count: int) -> None:
+        """Count a step of the first members; step what they have scheduled by steps."""
+        stepped = False
+        for one in self.members[:count]:
+            one.local.count_step()
+            stepped |= one.local.follow_step()
+        if stepped:
+            self.read_settings()
 
     def is_seated(self, name: str) -> bool:
         """Whether all of a member's parameters are views of the stack still; a loan may have taken their place."""
@@ -240,3 +279,8 @@ class Fleet:
         if self.stack is None or self.optimizer is None or not self.members:
             raise RuntimeError("A fleet was asked to compute before its members were seated; this is a fault of ours.")
         return self.stack, self.optimizer, len(self.members)
+
+
+def listed(names: Sequence[str]) -> str:
+    """A few names, or the first and the last of many."""
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, ..., {names[-1]}"

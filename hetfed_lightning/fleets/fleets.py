@@ -14,11 +14,12 @@ from torch import Tensor
 from hetfed_lightning.data.blocks import RoundBatch, StackedBatch, stacked
 from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, shortly, try_engines
 from hetfed_lightning.fleets.engine import Engine, EngineName
-from hetfed_lightning.fleets.fleet import Fleet, Member
-from hetfed_lightning.fleets.kinship import obstacle, signature
+from hetfed_lightning.fleets.fleet import Fleet, Member, listed
+from hetfed_lightning.fleets.kinship import keeps_up, obstacle, signature
+from hetfed_lightning.fleets.terms import adding, terms_of
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.rounds import federated_callbacks
-from hetfed_lightning.seeding import seed_sample, stream_seed
+from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation
@@ -94,6 +95,7 @@ class Fleets:
             self._fleets[kind].enlist(seats)
             if kind in self.chosen:
                 self._fleets[kind].seat()
+            self._fleets[kind].terms = terms_of(federation, self._fleets[kind])
             self._seats |= dict.fromkeys(members, kind)
 
     def _common_obstacle(self, federation: Federation) -> str | None:
@@ -105,7 +107,8 @@ class Fleets:
         if federation.backward_is_heard:
             return "a callback listens to each backward pass"
         for callback in federated_callbacks(federation.trainer):
-            if callback.adds_to_loss(federation):
+            batched = keeps_up(type(callback), "fleet_term", "local_loss")
+            if callback.adds_to_loss(federation) and not batched:
                 return f"{type(callback).__name__} adds to each participant's loss"
         return None
 
@@ -124,7 +127,7 @@ class Fleets:
         for reason, networks in apart.items():
             expected = [one for one in networks.values() if len(one) > 1 or self.wanted != "auto"]
             if expected:
-                who = _listed([name for one in expected for name in one])
+                who = listed([name for one in expected for name in one])
                 self._tell(reason, f"Fleets: {who}: one after another, since {reason}.")
 
     def _tell(self, subject: str, line: str) -> None:
@@ -161,9 +164,9 @@ class Fleets:
             try:
                 if (engine := self._engine_of(fleet, kind, whole)) is None:
                     continue
-                losses = fleet.step(whole, engine)
+                losses = fleet.step(whole, engine, add=adding(fleet.terms, engine, batch_idx))
             except Exception as error:  # noqa: BLE001 - a loss that cannot be computed: by itself its owner is named
-                log.warning("Fleets: %s: one after another, since a step failed (%s).", _whose(fleet), shortly(error))
+                log.warning("Fleets: %s: one after another, since a step failed (%s).", fleet.label, shortly(error))
                 self.chosen[kind] = self._leave(fleet)
                 continue
             self._note(federation, fleet, whole, losses)
@@ -182,7 +185,7 @@ class Fleets:
             block = batch.block_of([one.name for one in members])
             if block is not None:
                 return block
-        return stacked([_transformed(federation, one, batch, batch_idx) for one in members])
+        return stacked([_drawn(federation, fleet, one, batch, batch_idx) for one in members])
 
     def _engine_of(self, fleet: Fleet, kind: str, batch: StackedBatch) -> Engine | None:
         """The fleet's engine, chosen at its first batch; None if that is the sequential one."""
@@ -199,7 +202,7 @@ class Fleets:
         choose = self.wanted == "auto"
         trials = try_engines(fleet, batch, order if choose else [self.wanted], choose=choose)
         best = fastest(trials) if choose else trials[self.wanted]
-        log.info("Fleets: %s: %s.", _whose(fleet), _report(trials, best))
+        log.info("Fleets: %s: %s.", fleet.label, _report(trials, best))
         fleet.engine = best.engine
         if best.engine is None:
             return self._leave(fleet)
@@ -214,15 +217,9 @@ class Fleets:
     @staticmethod
     def _note(federation: Federation, fleet: Fleet, batch: StackedBatch, losses: Tensor) -> None:
         """What ``Participant.training_step`` logs, and the counting of steps."""
-        members = fleet.members[: batch.count]
-        keys = tuple(tag("train_loss", one.name) for one in members)
+        keys = tuple(tag("train_loss", one.name) for one in fleet.members[: batch.count])
         federation.logbook.ledgers["train"].record_row(keys, losses, batch.sizes)
-        stepped = False
-        for one in members:
-            one.local.count_step()
-            stepped |= one.local.follow_step()
-        if stepped:
-            fleet.read_settings()
+        fleet.count_step(batch.count)
 
     # What others ask
 
@@ -263,6 +260,20 @@ class Fleets:
         for name in left:
             federation[name].load_state_of(state)
 
+    def learners(self, names: Iterable[str]) -> list[Fleet]:
+        """Fleets in which two or more of ``names`` can distil together: they are seated, whoever else was there rises.
+
+        Args:
+            names: Participants who learn at the end of a round.
+        """
+        found = []
+        for fleet, here in list(self._seated(names)):
+            if fleet.engine is not None and not fleet.distils_alone:
+                fleet.enlist([one for one in fleet.members if one.name in here])
+                fleet.seat()
+                found.append(fleet)
+        return found
+
     def outputs(self, names: Sequence[str], inputs: Any) -> dict[str, Tensor]:
         """Outputs of those of ``names`` who sit in a fleet and take raw inputs, computed at once.
 
@@ -281,23 +292,22 @@ class Fleets:
         return found
 
 
-def _transformed(federation: Federation, member: Member, batch: Mapping[str, Any], batch_idx: int) -> Any:
-    participant = member.local.participant
-    if not member.transforms:
-        return batch[member.name]
-    seed_sample(stream_seed(federation.seed, federation.current_round, member.name, batch_idx))
-    return participant.on_after_batch_transfer(batch[member.name], 0)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, ..., {names[-1]}"
-
-
-def _whose(fleet: Fleet) -> str:
-    members = [one.name for one in fleet.members]
-    participant = fleet.members[0].local.participant
-    parts = f"{type(participant.backbone).__name__} + {type(participant.head).__name__}"
-    return f"{len(members)} participants ({_listed(members)}; {parts})"
+def _drawn(federation: Federation, fleet: Fleet, member: Member, batch: Mapping[str, Any], batch_idx: int) -> Any:
+    """A member's batch, transformed; everything that it and the terms draw is what the member would draw by itself."""
+    own, participant = batch[member.name], member.local.participant
+    if not fleet.transforms:
+        return own
+    seed = stream_seed(federation.seed, federation.current_round, member.name, batch_idx)
+    seed_sample(seed)
+    seed_torch(seed, federation.device)
+    try:
+        own = participant.on_after_batch_transfer(own, 0)
+        for term in fleet.terms:
+            term.draw(member, batch_idx)
+    except Exception as error:
+        error.add_note(f"{participant.label}, round {federation.current_round}, batch {batch_idx}")
+        raise
+    return own
 
 
 def _report(trials: Mapping[EngineName, Trial], best: Trial) -> str:

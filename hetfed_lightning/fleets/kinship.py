@@ -52,16 +52,27 @@ def obstacle(participant: Participant, local: LocalOptimization) -> str | None:
         return f"accumulate_grad_batches={participant.accumulate_grad_batches}"
     if not gives_example_losses(participant.task):
         return f"{type(participant.task).__name__} has no example_losses"
-    return next(chain(_faults_of_modules(participant), _faults_of_optimizers(local.optimizers, participant)), None)
+    return next(chain(_faults_of_modules(participant), faults_of_optimizers(local.optimizers, participant)), None)
 
 
 def gives_example_losses(task: Task) -> bool:
     """Whether ``example_losses`` comes from the class that says what the loss is."""
+    return _owner(type(task), "example_losses") is _owner(type(task), "loss") is not Task
 
-    def owner(name: str) -> type:
-        return next(kind for kind in type(task).__mro__ if name in vars(kind))
 
-    return owner("example_losses") is owner("loss") is not Task
+def keeps_up(kind: type, part: str, whole: str) -> bool:
+    """Whether a method that has to agree with another comes from the same class, or from one that knows it.
+
+    Args:
+        kind: Which has both methods.
+        part: The method that is computed for many at once.
+        whole: The one that it has to agree with, which a subclass may have changed.
+    """
+    return issubclass(_owner(kind, part), _owner(kind, whole))
+
+
+def _owner(kind: type, method: str) -> type:
+    return next(one for one in kind.__mro__ if method in vars(one))
 
 
 def _faults_of_modules(participant: Participant) -> Iterator[str]:
@@ -77,7 +88,8 @@ def _faults_of_modules(participant: Participant) -> Iterator[str]:
             yield f"{kind} has hooks"
 
 
-def _faults_of_optimizers(optimizers: Sequence[Optimizer], participant: Participant) -> Iterator[str]:
+def faults_of_optimizers(optimizers: Sequence[Optimizer], participant: Participant) -> Iterator[str]:
+    """What keeps a participant's optimizers from being stepped together with others, as a stack does it."""
     if len(optimizers) != 1:
         yield f"it has {len(optimizers)} optimizers"
         return
@@ -109,15 +121,8 @@ def signature(participant: Participant, optimizer: Optimizer) -> str:
         A digest, the same in every process.
     """
     group = optimizer.param_groups[0]
-    kind = kind_of(optimizer)
     order = {id(parameter): place for place, parameter in enumerate(group["params"])}
-    parts: list[Any] = [
-        participant.compile_settings,
-        type(optimizer).__qualname__,
-        [str(group.get(name)) for name in (kind.equal if kind else ())],
-    ]
-    if "momentum" in group:
-        parts.append(group["momentum"] != 0)
+    parts: list[Any] = [participant.compile_settings, *kind_and_settings(optimizer)]
     for name, parameter in participant.named_parameters():
         held = order.get(id(parameter))
         parts.append((name, tuple(parameter.shape), str(parameter.dtype), held))
@@ -125,6 +130,15 @@ def signature(participant: Participant, optimizer: Optimizer) -> str:
             parts.append(_content(parameter))
     parts += [*_settings(participant.backbone), *_settings(participant.head), *_settings(participant.task)]
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+
+
+def kind_and_settings(optimizer: Optimizer) -> list[Any]:
+    """What optimizers must have in common to be stepped as one."""
+    group, kind = optimizer.param_groups[0], kind_of(optimizer)
+    parts: list[Any] = [type(optimizer).__qualname__, [str(group.get(name)) for name in (kind.equal if kind else ())]]
+    if "momentum" in group:
+        parts.append(group["momentum"] != 0)
+    return parts
 
 
 def _settings(root: nn.Module) -> Iterator[Any]:

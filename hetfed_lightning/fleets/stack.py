@@ -30,9 +30,9 @@ class Stack:
         self.layout = dict(layout)
         self.starts: dict[str, int] = {}
         self.width = 0
-        for key, shape in self.layout.items():
+        for key in self.layout:
             self.starts[key] = self.width
-            self.width += -(-shape.numel() // ALIGNMENT) * ALIGNMENT
+            self.width = self._stop(key)
         # A row takes memory when it is first cleared: those who move in leave theirs one after another.
         self.flat = torch.empty(count, self.width, dtype=like.dtype, device=like.device)
         self._cleared = [False] * count
@@ -67,6 +67,19 @@ class Stack:
             for (key, shape), start in zip(self.layout.items(), self.starts.values(), strict=True)
         }
 
+    def columns(self, keys: Iterable[str]) -> list[slice]:
+        """Where the parameters of some keys lie in a row, neighbours in one piece; zeros between them included."""
+        pieces: list[slice] = []
+        for start, stop in sorted((self.starts[key], self._stop(key)) for key in keys):
+            if pieces and pieces[-1].stop == start:
+                pieces[-1] = slice(pieces[-1].start, stop)
+            else:
+                pieces.append(slice(start, stop))
+        return pieces
+
+    def _stop(self, key: str) -> int:
+        return self.starts[key] + -(-self.layout[key].numel() // ALIGNMENT) * ALIGNMENT
+
     def row(self, index: int, flat: Tensor | None = None) -> list[Tensor]:
         """Views of one participant's parameters, in the order of the layout.
 
@@ -79,6 +92,13 @@ class Stack:
             own[start : start + shape.numel()].view(shape)
             for start, shape in zip(self.starts.values(), self.layout.values(), strict=True)
         ]
+
+
+def rows_of(places: Sequence[int]) -> slice | list[int]:
+    """Places, in order, as a slice where they follow each other: those rows are a view, any others a copy."""
+    if len(places) == places[-1] + 1 - places[0]:
+        return slice(places[0], places[-1] + 1)
+    return list(places)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -11,9 +11,8 @@ from torch.func import grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hetfed_lightning.data.blocks import StackedBatch
-from hetfed_lightning.fleets.engine import Engine
+from hetfed_lightning.fleets.engine import Engine, ExampleLosses
 from hetfed_lightning.fleets.network import Network, mean_loss
-from hetfed_lightning.tasks import Task
 
 
 class VmapEngine(Engine):
@@ -24,26 +23,39 @@ class VmapEngine(Engine):
 
     Args:
         network: Of the participants' architecture.
-        task: Of all of them.
+        task: What they are to make small, all of them.
         compile_settings: Arguments of ``torch.compile`` for the step of all; None to run it as it is.
     """
 
     name = "vmap"
 
-    def __init__(self, network: Network, task: Task, compile_settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, network: Network, task: ExampleLosses, compile_settings: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(network, task)
         self._compile_settings = compile_settings
         self._steps: dict[bool, Any] = {}
 
+    def _with(self, task: ExampleLosses) -> Self:
+        return type(self)(self.network, task, self._compile_settings)
+
     def gradients(
-        self, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor], batch: StackedBatch
+        self,
+        parameters: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        batch: StackedBatch,
+        *,
+        add: bool = False,
     ) -> Tensor:
         """As the base class."""
         batched = self._step(masked=batch.mask is not None)
         with sdpa_kernel(SDPBackend.MATH):  # The only kernel of attention that has a batching rule.
             found, losses = batched(dict(parameters), batch.inputs, batch.targets, batch.mask)
         for key, gradient in gradients.items():
-            gradient.copy_(found[key])
+            if add:
+                gradient.add_(found[key])
+            else:
+                gradient.copy_(found[key])
         all_losses: Tensor = losses
         return all_losses
 

@@ -12,6 +12,7 @@ from hetfed_lightning.distillation import (
     OutputKind,
     binary_soft_target_loss,
     distillation_loss,
+    distillation_losses,
     kd_loss,
     regression_distillation_loss,
     soft_target_loss,
@@ -214,3 +215,15 @@ def test_refuses_columns_that_do_not_fit_the_kind() -> None:
         distillation_loss(torch.zeros(4, 2), torch.zeros(4, 2), 1.0, "binary")
     with pytest.raises(ValueError, match="the softmax of one logit is always 1"):
         kd_loss(torch.zeros(4, 1), torch.zeros(4, 1), 1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(SEEDS, TEMPERATURES)
+def test_each_example_has_its_part_whoever_is_beside_it(kind: OutputKind, seed: int, temperature: float) -> None:
+    student, teacher = (logits.detach() for logits in pair(seed, 1 if kind == "binary" else 4))
+    target = soften(teacher, temperature, kind)
+    losses = distillation_losses(student, target, temperature, kind)
+    alone = [distillation_loss(student[i : i + 1], target[i : i + 1], temperature, kind) for i in range(len(student))]
+    torch.testing.assert_close(losses, torch.stack(alone), rtol=1e-12, atol=1e-14)
+    whole = distillation_loss(student, target, temperature, kind)
+    torch.testing.assert_close(losses.mean(), whole, rtol=1e-12, atol=1e-14)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from hetfed_lightning import BackboneAveraging, FederatedDataModule, Federation, Participant
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation, Participant
 from hetfed_lightning.hooks import NEVER_CALLED
 from tests.federations import equal, examples, fit, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 
@@ -286,15 +286,16 @@ def test_none_skips_a_batch() -> None:
     assert federation.local["a"].landed == 2
 
 
-def test_no_step_asks_the_device_for_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    federation = tiny_federation()
+@pytest.mark.parametrize("engine", ["sequential", "batched"])
+def test_no_step_asks_the_device_for_a_number(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = tiny_federation(engine=engine)
     asked: list[str] = []
     inside = False
     step = Federation.training_step
 
     def watched(self: Federation, batch: Any, batch_idx: int) -> None:
         nonlocal inside
-        inside = True
+        inside = batch_idx > 0 or engine == "sequential"  # At its first batch a fleet's engine is checked.
         step(self, batch, batch_idx)
         inside = False
 
@@ -308,7 +309,8 @@ def test_no_step_asks_the_device_for_a_number(monkeypatch: pytest.MonkeyPatch) -
 
         monkeypatch.setattr(Tensor, name, noted)
     monkeypatch.setattr(Federation, "training_step", watched)
-    fit(federation, tiny_data(), 1, BackboneAveraging(proximal=0.1))
+    mixed = EnsembleDistillation(mode="mixed", start_round=0)
+    fit(federation, tiny_data(), 1, BackboneAveraging(proximal=0.1), mixed)
     assert asked == []
 
 

@@ -1,0 +1,68 @@
+"""What teachers say of the public set, those of a fleet at once; whoever says what is not finite is not heard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hetfed_lightning.callbacks.lesson import on_device, two_columns
+from hetfed_lightning.distillation.outputs import at_least_float32
+from hetfed_lightning.guard import is_finite
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hetfed_lightning.federation import Federation
+
+TEACHER_BATCH = 128
+"""Public examples that a teacher sees at once: of images, 512 at once fall out of a CPU's cache and take half as long
+again."""
+
+
+@torch.no_grad()
+def finite_answers(federation: Federation, names: Sequence[str], round_index: int) -> dict[str, Tensor]:
+    """Outputs of teachers on the whole public set, gathered from all processes; who has none is quarantined.
+
+    Args:
+        federation: In a round.
+        names: Teachers.
+        round_index: The round, for messages.
+
+    Returns:
+        Shape ``(P, C)`` each, by name, on the federation's device.
+
+    Raises:
+        RuntimeError: If nobody is left.
+    """
+    said = _answers(federation, list(filter(federation.ranks.measures, names)))
+    asked: dict[str, Tensor] = {}
+    for name, logits in federation.ranks.gathered(said, names).items():
+        if is_finite([logits]):
+            asked[name] = logits.to(federation.device)
+        else:
+            federation.quarantine(name, "its predictions on the public set are not finite")
+    if not asked:
+        raise RuntimeError(
+            f"Round {round_index}: no teacher has finite predictions on the public set; asked: {', '.join(names)}."
+        )
+    return asked
+
+
+def _answers(federation: Federation, names: Sequence[str]) -> dict[str, Tensor]:
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
+    modes = {name: federation[name].training for name in names}
+    for name in names:
+        federation[name].eval()
+    with federation.trainer.precision_plugin.forward_context():
+        for indices in torch.arange(federation.federated_data.num_public).split(TEACHER_BATCH):
+            inputs = on_device(federation, indices)
+            together = federation.fleets.outputs(names, inputs)
+            for name in names:
+                participant = federation[name]
+                outputs = together[name] if name in together else participant(participant.transformed(inputs))
+                parts[name].append(at_least_float32(two_columns(outputs)))
+    for name, training in modes.items():
+        federation[name].train(training)
+    return {name: torch.cat(own) for name, own in parts.items()}

@@ -1,0 +1,138 @@
+"""What is learned from a round's ensemble: its targets on the public set, for one participant or a whole fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hetfed_lightning.data.blocks import StackedBatch, stacked
+from hetfed_lightning.data.examples import Examples
+from hetfed_lightning.distillation.outputs import at_least_float32
+from hetfed_lightning.fleets.kinship import keeps_up
+from hetfed_lightning.tasks import Task
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.participant import Participant
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """The distillation loss as an engine takes it: a sum over examples.
+
+    Attributes:
+        task: Of the students.
+        temperature: Above 0.
+        weight: Of the loss, at least 0.
+    """
+
+    task: Task
+    temperature: float
+    weight: float
+
+    def __post_init__(self) -> None:
+        """Refuse a task whose distillation loss is its own and no sum over examples that we know of.
+
+        Raises:
+            TypeError: If there is nothing to take the sum of.
+        """
+        if not keeps_up(type(self.task), "example_distillation_losses", "distillation_loss"):
+            raise TypeError(f"{type(self.task).__name__} has no example_distillation_losses for its distillation_loss")
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses, shape ``(B,)``, and as many ones."""
+        outputs = at_least_float32(two_columns(outputs))
+        losses = self.task.example_distillation_losses(outputs, target.to(outputs), self.temperature)
+        return self.weight * losses, torch.ones_like(losses)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What students learn in a round.
+
+    Attributes:
+        federation: Whose public set it is about.
+        targets: What the ensemble says of each public example, softened, shape ``(P, C)``.
+        temperature: At which it is softened.
+        weight: Of the distillation loss.
+    """
+
+    federation: Federation
+    targets: Tensor
+    temperature: float
+    weight: float
+
+    def loss(self, participant: Participant, indices: Tensor) -> Tensor:
+        """The distillation loss of one participant, a scalar.
+
+        Args:
+            participant: Who learns.
+            indices: Of the public examples, shape ``(B,)``.
+        """
+        outputs = at_least_float32(two_columns(participant(self.inputs_of(participant, indices))))
+        targets = self._targets_of(indices).to(outputs)
+        return self.weight * participant.task.distillation_loss(outputs, targets, self.temperature)
+
+    def inputs_of(self, participant: Participant, indices: Tensor) -> Any:
+        """Public examples as a participant's backbone takes them."""
+        return participant.transformed(on_device(self.federation, indices))
+
+    def losses_of(self, task: Task) -> SoftTargets:
+        """The distillation loss of a task's participants, by example."""
+        return SoftTargets(task, self.temperature, self.weight)
+
+    def block(self, indices: Sequence[Tensor], inputs: Sequence[Any] | None = None) -> StackedBatch:
+        """One public batch of each of several participants.
+
+        Args:
+            indices: Each one's public examples, shape ``(B,)``.
+            inputs: Each one's inputs, transformed; None where nobody transforms anything.
+
+        Raises:
+            TypeError: If they are no tensors, or of different shapes.
+        """
+        if inputs is None and (block := self._gathered(torch.stack(list(indices)))) is not None:
+            return block
+        inputs = [on_device(self.federation, own) for own in indices] if inputs is None else inputs
+        targets = [self._targets_of(own) for own in indices]
+        found = stacked(list(zip(inputs, targets, strict=True)))
+        if found is None or found.mask is not None:
+            raise TypeError("public batches of several participants cannot be stacked")
+        return found
+
+    def _gathered(self, indices: Tensor) -> StackedBatch | None:
+        """All batches as one, of which each is a part; None where a batch depends on which examples are together.
+
+        Args:
+            indices: Shape ``(K, B)``.
+        """
+        data = self.federation.federated_data
+        if data.collate_fn is not None and not isinstance(data.data.public, Examples):
+            return None
+        inputs, shape = on_device(self.federation, indices.flatten()), tuple(indices.shape)
+        if isinstance(inputs, Mapping) and all(isinstance(value, Tensor) for value in inputs.values()):
+            inputs = {key: value.unflatten(0, shape) for key, value in inputs.items()}
+        elif isinstance(inputs, Tensor):
+            inputs = inputs.unflatten(0, shape)
+        else:
+            return None
+        return StackedBatch(inputs, self._targets_of(indices), None, (shape[1],) * shape[0])
+
+    def _targets_of(self, indices: Tensor) -> Tensor:
+        return self.targets[indices.to(self.targets.device)].to(self.federation.device)
+
+
+def on_device(federation: Federation, indices: Tensor) -> Any:
+    """Some public examples' raw inputs where the federation is, in its precision."""
+    inputs = federation.federated_data.public_inputs(indices)
+    inputs = federation.trainer.strategy.batch_to_device(inputs, federation.device)
+    return federation.trainer.precision_plugin.convert_input(inputs)
+
+
+def two_columns(outputs: Tensor) -> Tensor:
+    """Outputs as ``(B, C)``: a binary head may give ``(B,)``."""
+    return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs

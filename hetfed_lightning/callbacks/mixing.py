@@ -1,0 +1,69 @@
+"""Distillation mixed into the local steps of a fleet's members."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hetfed_lightning.fleets.stack import rows_of
+from hetfed_lightning.fleets.terms import FleetTerm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hetfed_lightning.callbacks.lesson import Lesson
+    from hetfed_lightning.data.blocks import StackedBatch
+    from hetfed_lightning.fleets.engine import Engine
+    from hetfed_lightning.fleets.fleet import Fleet, Member
+
+
+class DistillationTerm(FleetTerm):
+    """Adds the gradient of the distillation loss, on a public batch of each member's own.
+
+    Args:
+        lesson: What is learned in the round.
+        fleet: Who learns.
+        public_batch: Of a name and a local step: which public examples, shape ``(B,)``; None where none are learned.
+            All who learn in a step learn as many.
+    """
+
+    def __init__(self, lesson: Lesson, fleet: Fleet, public_batch: Callable[[str, int], Tensor | None]) -> None:
+        self._lesson, self._fleet, self._public_batch = lesson, fleet, public_batch
+        self._drawn: dict[tuple[str, int], tuple[Tensor, Any]] = {}
+
+    def draw(self, member: Member, batch_idx: int) -> None:
+        """Pass the member's public batch through its transform."""
+        indices = self._public_batch(member.name, batch_idx)
+        if indices is not None:
+            inputs = self._lesson.inputs_of(member.local.participant, indices)
+            self._drawn[member.name, batch_idx] = (indices, inputs)
+
+    def add(self, engine: Engine, batch_idx: int, gradients: Tensor) -> None:
+        """As the base class."""
+        stack, _, _ = self._fleet.seated()
+        places, block = self._block(len(gradients), batch_idx)
+        if block is None:
+            return
+        engine, rows = engine.towards(self._lesson.losses_of(self._fleet.task)), rows_of(places)
+        parameters = stack.by_key(stack.flat[rows])
+        if isinstance(rows, slice):
+            engine.gradients(parameters, stack.by_key(gradients[rows]), block, add=True)
+        else:
+            own = torch.zeros_like(gradients[rows])
+            engine.gradients(parameters, stack.by_key(own), block)
+            gradients[rows] += own
+
+    def _block(self, count: int, batch_idx: int) -> tuple[list[int], StackedBatch | None]:
+        """The places of those of the first ``count`` who learn in a step, and their public batches."""
+        members = self._fleet.members[:count]
+        if self._fleet.transforms:
+            drawn = {place: self._drawn.pop((one.name, batch_idx), None) for place, one in enumerate(members)}
+            self._drawn.clear()
+            found = {place: both for place, both in drawn.items() if both is not None}
+            indices, inputs = [own for own, _ in found.values()], [own for _, own in found.values()]
+            return list(found), self._lesson.block(indices, inputs) if found else None
+        batches = {place: self._public_batch(one.name, batch_idx) for place, one in enumerate(members)}
+        learned = {place: indices for place, indices in batches.items() if indices is not None}
+        return list(learned), self._lesson.block(list(learned.values())) if learned else None
