@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from hetfed_lightning.participant import Participant
 from hetfed_lightning.rounds import federated_callbacks
@@ -30,21 +27,19 @@ def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: in
         batch_idx: Its place in the round.
     """
     participant, round_index = federation[name], federation.current_round
-    began = perf_counter() if (timed := federation.ranks.is_timed(name)) else 0.0
     seed = stream_seed(federation.seed, round_index, name, batch_idx, *federation.ranks.stream)
     if participant.transform is not None or type(participant) is not Participant:
         seed_sample(seed)  # Code of the user's may draw from NumPy or `random`.
     seed_torch(seed, federation.device)
     try:
-        with federation.local[name].scaled(federation.trainer.precision_plugin):
+        with (
+            federation.ranks.timing([name], federation.device),
+            federation.local[name].scaled(federation.trainer.precision_plugin),
+        ):
             _step(federation, participant, batch, batch_idx)
     except Exception as error:
         error.add_note(f"{participant.label}, round {round_index}, batch {batch_idx}")
         raise
-    if timed:
-        if federation.device.type == "cuda":
-            torch.cuda.synchronize(federation.device)
-        federation.ranks.note_seconds(name, perf_counter() - began)
 
 
 def _step(federation: Federation, participant: Participant, batch: Any, batch_idx: int) -> None:

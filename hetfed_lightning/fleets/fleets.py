@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, get_args
 
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -160,20 +159,19 @@ class Fleets:
             whole = self._whole(federation, fleet, present, batch, batch_idx)
             if whole is None:
                 continue
-            began = perf_counter()
+            names = [one.name for one in present]
             try:
                 if (engine := self._engine_of(fleet, kind, whole)) is None:
                     continue
-                losses = fleet.step(whole, engine, add=adding(fleet.terms, engine, batch_idx))
+                with federation.ranks.timing(names, federation.device):
+                    losses = fleet.step(whole, engine, add=adding(fleet.terms, engine, batch_idx))
             except Exception as error:  # noqa: BLE001 - a loss that cannot be computed: by itself its owner is named
                 log.warning("Fleets: %s: one after another, since a step failed (%s).", fleet.label, shortly(error))
                 self.chosen[kind] = self._leave(fleet)
                 continue
             self._note(federation, fleet, whole, losses)
-            for one in present:
-                if federation.ranks.is_timed(one.name):
-                    federation.ranks.note_seconds(one.name, (perf_counter() - began) / len(present))
-                del left[one.name]
+            for name in names:
+                del left[name]
         return left
 
     @staticmethod

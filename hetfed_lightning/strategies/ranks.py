@@ -6,8 +6,12 @@ ask here and call no collective themselves, so that every rank takes the same de
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +54,22 @@ class Ranks:
 
     def note_seconds(self, name: str, seconds: float) -> None:
         """Remember how long a local step took."""
+
+    @contextmanager
+    def timing(self, names: Sequence[str], device: torch.device) -> Iterator[None]:
+        """Note how long a local step takes of those who are timed, an equal part of it if several take it together.
+
+        Args:
+            names: Who steps.
+            device: What it waits for in the end.
+        """
+        timed = [name for name in names if self.is_timed(name)]
+        began = perf_counter()
+        yield
+        if timed and device.type == "cuda":
+            torch.cuda.synchronize(device)
+        for name in timed:
+            self.note_seconds(name, (perf_counter() - began) / len(names))
 
     # Parts of a batch
 

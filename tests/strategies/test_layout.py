@@ -1,10 +1,12 @@
 """Who hosts whom, by law: everybody once, nobody much busier than another, shares that make up the batch."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hetfed_lightning.strategies.layout import Layout, balanced, heaviest, rebalanced, share_of
+from hetfed_lightning.strategies.ranks import Ranks
 
 COSTS = st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), st.floats(0, 1e6), min_size=1, max_size=12)
 GROUPS = st.integers(1, 6)
@@ -65,3 +67,33 @@ def test_replicas_take_turns_in_measuring() -> None:
 def test_a_group_is_of_consecutive_ranks(rank: int, group: int, replica: int) -> None:
     layout = Layout({"a": 0, "b": 1}, 2, 2)
     assert (layout.group_of(rank), layout.replica_of(rank)) == (group, replica)
+
+
+class Noting(Ranks):
+    """Times everybody but b."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[tuple[str, float]] = []
+
+    def is_timed(self, name: str) -> bool:
+        return name != "b"
+
+    def note_seconds(self, name: str, seconds: float) -> None:
+        self.noted.append((name, seconds))
+
+
+def test_a_step_that_several_take_together_is_an_equal_part_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([10.0, 16.0, 16.0])
+    monkeypatch.setattr("hetfed_lightning.strategies.ranks.perf_counter", lambda: next(times))
+    ranks = Noting()
+    with ranks.timing(["a", "b", "c"], torch.device("cpu")):
+        pass
+    assert ranks.noted == [("a", 2.0), ("c", 2.0)]
+
+
+def test_a_step_that_fails_is_no_time() -> None:
+    ranks = Noting()
+    with pytest.raises(ValueError, match="lost"), ranks.timing(["a"], torch.device("cpu")):
+        raise ValueError("lost")
+    assert ranks.noted == []
