@@ -218,7 +218,11 @@ class Participant(Borrower, L.LightningModule):
             if torch.get_default_dtype().itemsize < 4:  # In "bf16-true" new tensors have 8 bits: 256 + 1 is 256.
                 made = {name: metric.set_dtype(torch.float32) for name, metric in made.items()}
             self._metrics[key] = made
-        return {name: metric.to(self.device) for name, metric in self._metrics[key].items()}
+        metrics, device = self._metrics[key], self.device
+        for metric in metrics.values():
+            if metric.device != device:  # `Metric.to` takes half as long as an update, also where there is nothing to do.
+                metric.to(device)
+        return dict(metrics)
 
     # Optimizers
 
