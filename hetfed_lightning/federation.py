@@ -383,10 +383,12 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         """Seed the process: a validation that follows a resume draws what it would have drawn without."""
         seed_sample(stream_seed(self.seed, "validation", self.current_round))
         super().on_validation_epoch_start()
+        self.fleets.open_validation(self)
 
     def on_validation_epoch_end(self) -> None:
         """Publish each participant's figures, and the federation's summary of them."""
         super().on_validation_epoch_end()
+        self.fleets.own_sets.close()
         self._publish("val")
 
     def on_test_epoch_end(self) -> None:

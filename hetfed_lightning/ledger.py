@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from hetfed_lightning.metrics.counting import computed
+
 Reduction = Literal["mean", "sum", "min", "max"]
 
 _STAGE = re.compile(r"^(train|val|test)_")
@@ -106,9 +108,9 @@ class Ledger:
         entry.prog_bar |= prog_bar
         entry.logger &= logger
         if isinstance(value, Metric):
-            if entry.metric is not value:  # Walking through its modules takes longer than noting a number.
+            if value.distributed_available_fn is not _alone:  # Once: walking through its modules takes a while.
                 keep_to_oneself(value)
-                entry.metric = value
+            entry.metric = value
             return
         if not isinstance(value, Tensor):
             value = torch.tensor(float(value), dtype=torch.float64)  # The default is half in "bf16-true".
@@ -224,10 +226,12 @@ def _stacked(entry: _Entry) -> Tensor:
 
 def _reduced(entries: Mapping[str, _Entry]) -> dict[str, Reduced]:
     numbers = _numbers([entry.values for entry in entries.values()])
-    return {
-        key: Reduced(_value_of(entry, own), entry.prog_bar, entry.logger)
-        for (key, entry), own in zip(entries.items(), numbers, strict=True)
-    }
+    values = {key: _value_of(entry, own) for (key, entry), own in zip(entries.items(), numbers, strict=True)}
+    metrics = {key: entry.metric for key, entry in entries.items() if entry.metric is not None}
+    values |= zip(metrics, computed(list(metrics.values())), strict=True)
+    for metric in metrics.values():
+        metric.reset()
+    return {key: Reduced(values[key], entry.prog_bar, entry.logger) for key, entry in entries.items()}
 
 
 def _numbers(columns: Sequence[Sequence[Tensor]]) -> list[list[float]]:
@@ -249,10 +253,8 @@ def _numbers(columns: Sequence[Sequence[Tensor]]) -> list[list[float]]:
 
 
 def _value_of(entry: _Entry, numbers: Sequence[float]) -> float:
-    if entry.metric is not None:
-        value = entry.metric.compute() if entry.metric.update_called else torch.tensor(math.nan)
-        entry.metric.reset()
-        return float(value)
+    if not numbers:
+        return math.nan
     if entry.reduction == "mean":
         weight = sum(entry.weights)
         return sum(map(mul, numbers, entry.weights)) / weight if weight else math.nan

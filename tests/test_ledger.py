@@ -29,7 +29,7 @@ def test_extremes_and_sums_say_what_is_not_a_number() -> None:
     ledger = Ledger()
     for reduction in ("min", "max", "sum", "mean"):
         for value in (1.0, math.nan, 3.0):
-            ledger.record(reduction, value, reduction=reduction)  # type: ignore[arg-type]
+            ledger.record(reduction, value, reduction=reduction)
     ledger.record("nothing", 1.0, weight=0.0)
     assert all(math.isnan(figure.value) for figure in ledger.reduce().values())
 
@@ -50,12 +50,21 @@ def test_a_device_is_asked_once_for_everyones_numbers(monkeypatch: pytest.Monkey
     assert asked == [10]
 
 
-def test_a_metric_is_kept_to_this_process_once_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metric_is_kept_to_this_process_once(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Any] = []
-    monkeypatch.setattr(module, "keep_to_oneself", kept.append)
+    right = module.keep_to_oneself
+
+    def keep(metric: Any) -> None:
+        kept.append(metric)
+        right(metric)
+
+    monkeypatch.setattr(module, "keep_to_oneself", keep)
     metric, ledger = MulticlassAccuracy(3), Ledger()
-    for _ in range(3):
-        metric.update(torch.tensor([1]), torch.tensor([1]))
-        ledger.record("accuracy", metric)
+    for _ in range(2):
+        for _ in range(3):
+            metric.update(torch.tensor([1]), torch.tensor([1]))
+            ledger.record("accuracy", metric)
+        assert ledger.reduce()["accuracy"].value == 1.0
+        assert not metric.update_called
     assert kept == [metric]
-    assert ledger.reduce()["accuracy"].value == 1.0
+    assert not metric.distributed_available_fn()

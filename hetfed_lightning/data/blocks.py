@@ -117,7 +117,7 @@ class BlockSource:
     def __init__(self, datasets: Mapping[str, Examples]) -> None:
         self.datasets = dict(datasets)
         self._starts: dict[str, int] | None = None
-        if sum(_bytes(dataset) for dataset in self.datasets.values()) <= JOINED_BYTES:
+        if sum(bytes_of(dataset.inputs) or 0 for dataset in self.datasets.values()) <= JOINED_BYTES:
             self._whole = Examples.pooled(self.datasets)
             self._starts, start = {}, 0
             for name, dataset in self.datasets.items():
@@ -202,6 +202,7 @@ def _unbound(inputs: Any) -> Sequence[Any]:
     return inputs.unbind()  # type: ignore[no-any-return]
 
 
-def _bytes(dataset: Examples) -> int:
-    inputs = [dataset.inputs] if isinstance(dataset.inputs, Tensor) else list(dataset.inputs.values())
-    return sum(tensor.nbytes for tensor in inputs)
+def bytes_of(inputs: Any) -> int | None:
+    """Bytes of a tensor or of several by name; None of anything else."""
+    named = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
+    return sum(tensor.nbytes for tensor in named) if all(isinstance(one, Tensor) for one in named) else None

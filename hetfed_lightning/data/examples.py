@@ -138,6 +138,13 @@ class Examples(Dataset[Any]):
             return _select(self.inputs, indices), targets
         return {key: _select(values, indices) for key, values in self.inputs.items()}, targets
 
+    def part(self, start: int, stop: int) -> tuple[Inputs, Tensor | None]:
+        """Inputs and targets from ``start`` up to ``stop`` as views, not to be written to."""
+        targets = None if self.targets is None else self.targets[start:stop]
+        if isinstance(self.inputs, Tensor):
+            return self.inputs[start:stop], targets
+        return {key: values[start:stop] for key, values in self.inputs.items()}, targets
+
     def subset(self, indices: Tensor | Sequence[int]) -> Self:
         """Return a copy of some of the examples.
 

@@ -17,6 +17,10 @@ from hetfed_lightning.fleets.stack import Stack, give_back, take_in
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import Participant
 
+ROOM: Mapping[str, int] = {"cpu": 4 * 2**20, "others": 64 * 2**20}
+"""Bytes of inputs that are evaluated at once, by kind of device. What is computed of them should stay in a CPU's cache:
+of 100 networks 784-200-10 all at once take half as long again as a few at a time."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -182,26 +186,48 @@ class Fleet:
             else:
                 stacked[key][places] = tensor.to(stacked[key])
 
-    def outputs(self, names: Sequence[str], inputs: Any, engine: Engine) -> Tensor | None:
-        """Outputs of some members for inputs that all of them see.
+    def portions(self, names: Sequence[str], nbytes: int) -> list[list[str]]:
+        """Members in the order of their rows, in parts that are computed at once.
 
         Args:
             names: Members.
-            inputs: Shape ``(B, ...)``.
-            engine: What computes.
+            nbytes: Of the inputs of one of them.
 
         Returns:
-            Shape ``(len(names), B, C)``; None if the engine, which has been checked as the network trains, gives other
-            outputs than a member in evaluation mode.
+            Parts of two or more; whoever has inputs so large that they fill the room alone is in none.
+        """
+        most, ordered = self.room_for(nbytes), sorted(names, key=self.places.__getitem__)
+        parts = [ordered[start : start + most] for start in range(0, len(ordered), most)]
+        return [part for part in parts if len(part) > 1]
+
+    def room_for(self, nbytes: int) -> int:
+        """How many members can be evaluated at once on inputs of so many bytes each, at least 1."""
+        room = ROOM.get(self.seated()[0].flat.device.type, ROOM["others"])
+        return max(1, room // max(1, nbytes))
+
+    def outputs(self, names: Sequence[str], inputs: Any, engine: Engine, *, common: bool) -> Tensor | None:
+        """Outputs of some members.
+
+        Args:
+            names: Members.
+            inputs: Shape ``(K, B, ...)``; ``(B, ...)`` if ``common``, for inputs that all of them see.
+            engine: What computes.
+            common: Whether everyone sees the same inputs.
+
+        Returns:
+            Shape ``(K, B, C)``; None if the engine, which has been checked as the network trains, gives other outputs
+            than a member in evaluation mode.
         """
         if self._predicts is False:
             return None
-        stack, _, count = self.seated()
+        stack, _, _ = self.seated()
         places = [self.places[name] for name in names]
-        rows = stack.flat[:count] if places == list(range(count)) else stack.flat[places]
-        outputs = engine.outputs(stack.by_key(rows), inputs, common=True)
+        first, last = places[0], places[-1] + 1
+        rows = stack.flat[first:last] if places == list(range(first, last)) else stack.flat[places]
+        outputs = engine.outputs(stack.by_key(rows), inputs, common=common)
         if self._predicts is None:
-            self._predicts = self._as_evaluated(self.members[places[0]].local.participant, inputs, outputs[0])
+            own = inputs if common else _first_of(inputs)
+            self._predicts = self._as_evaluated(self.members[first].local.participant, own, outputs[0])
         return outputs if self._predicts else None
 
     @staticmethod
@@ -223,3 +249,7 @@ class Fleet:
         if self.stack is None or self.optimizer is None or not self.members:
             raise RuntimeError("A fleet was asked to compute before its members were seated; this is a fault of ours.")
         return self.stack, self.optimizer, len(self.members)
+
+
+def _first_of(inputs: Any) -> Any:
+    return {key: value[0] for key, value in inputs.items()} if isinstance(inputs, Mapping) else inputs[0]

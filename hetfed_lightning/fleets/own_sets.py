@@ -1,0 +1,157 @@
+"""Validation of a fleet's members, each on its own set: with one member's batch comes what the others say of theirs.
+
+Lightning walks through one participant's loader after another. As a member comes to its batch of index k, batch k of
+several members is computed at once, and what was found waits until their loaders come to it. That is only done where a
+batch is known before its loader gives it: data in memory, in order, that nobody transforms on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning as L
+from torch import Tensor
+
+from hetfed_lightning.data.blocks import StackedBatch, bytes_of, stacked
+from hetfed_lightning.data.loaders import EvaluationLoader, MeasuredLoader
+from hetfed_lightning.data.module import FederatedDataModule
+from hetfed_lightning.evaluated import Evaluated
+from hetfed_lightning.fleets.engine import Engine
+from hetfed_lightning.fleets.fleet import Fleet
+from hetfed_lightning.fleets.together import evaluated_together
+from hetfed_lightning.participant import Participant, split_batch
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation import Federation
+
+KEPT = 16 * 2**20
+"""Bytes of predictions that may wait; who comes when there are more is evaluated alone."""
+
+_ON_THE_WAY = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+@dataclass(frozen=True)
+class _Crew:
+    """Members of a fleet whose own sets are batched, and the loaders, in the order in which Lightning asks them."""
+
+    fleet: Fleet
+    engine: Engine
+    loaders: dict[str, EvaluationLoader]
+    limits: Mapping[str, float]
+
+    def beside(self, owner: str, index: int) -> list[str]:
+        """The owner and those after it who have a batch of this index."""
+        names = list(self.loaders)
+        later = names[names.index(owner) :]
+        return [name for name in later if index < min(len(self.loaders[name]), self.limits[name])]
+
+
+class OwnSets:
+    """What has been found of batches that their loaders are yet to give, in one pass over all sets."""
+
+    def __init__(self) -> None:
+        self._crews: dict[str, _Crew] = {}
+        self._kept: dict[tuple[str, int], Evaluated] = {}
+        self._federation: Federation | None = None
+        self.bytes_kept = 0
+
+    def open(self, federation: Federation, seated: Iterable[tuple[Fleet, Sequence[str]]]) -> None:
+        """Begin a pass.
+
+        Args:
+            federation: In a fit, about to be validated.
+            seated: Fleets that have an engine, and those of their members who are measured here.
+        """
+        self.close()
+        loaders = federation.trainer.val_dataloaders
+        if not isinstance(loaders, Mapping) or not _comes_as_it_is(federation):
+            return
+        limits = dict(zip(loaders, federation.trainer.num_val_batches, strict=True))
+        for fleet, names in seated:
+            if fleet.engine is None:
+                continue
+            able = {one.name for one in fleet.members if one.name in names and not one.transforms}
+            own = {
+                name: inside
+                for name, loader in loaders.items()
+                if name in able
+                and isinstance(
+                    inside := loader.inside if isinstance(loader, MeasuredLoader) else loader, EvaluationLoader
+                )
+                and not steps_its_own_way(federation[name], "validation_step")
+            }
+            self._crews |= dict.fromkeys(own, _Crew(fleet, fleet.engine, own, limits))
+        self._federation = federation
+
+    def close(self) -> None:
+        """End a pass, wherever it stands."""
+        self._crews, self._kept, self._federation, self.bytes_kept = {}, {}, None, 0
+
+    def evaluated(self, owner: str, batch: Any, index: int) -> dict[str, Evaluated]:
+        """What the owner's network says of a batch, by its name; empty if it is to be asked itself.
+
+        Args:
+            owner: Whose set the batch is of.
+            batch: As its loader gave it, on the device.
+            index: Of the batch.
+        """
+        if owner not in self._crews or any(versions_of(batch)):
+            return {}
+        if (owner, index) not in self._kept:
+            self._look_ahead(self._crews[owner], owner, index)
+        found = self._kept.pop((owner, index), None)
+        if found is None:
+            return {}
+        self.bytes_kept -= found.predictions.nbytes
+        return {owner: found} if len(found.predictions) == len(split_batch(batch)[1]) else {}
+
+    def _look_ahead(self, crew: _Crew, owner: str, index: int) -> None:
+        """Evaluate batches of this index, the owner's first, as many as there is room for at once."""
+        names = [name for name in crew.beside(owner, index) if (name, index) not in self._kept]
+        nbytes = bytes_of(crew.loaders[owner].view(index)[0])
+        if nbytes is None or self.bytes_kept > KEPT:
+            return
+        names = [name for name in names[: crew.fleet.room_for(nbytes)] if crew.fleet.is_seated(name)]
+        if owner not in names or len(names) < 2:
+            return
+        names.sort(key=crew.fleet.places.__getitem__)
+        block = stacked([crew.loaders[name].view(index) for name in names])
+        block = None if block is None else self._as_it_comes(block)
+        outputs = None if block is None else crew.fleet.outputs(names, block.inputs, crew.engine, common=False)
+        if block is None or outputs is None:
+            return
+        together = evaluated_together(crew.fleet.task, outputs, block.targets, block.mask, block.sizes)
+        for name, evaluated in zip(names, together, strict=True):
+            # Copied, or one that waits would hold on to the whole block.
+            self._kept[name, index] = replace(evaluated, predictions=evaluated.predictions.clone())
+            self.bytes_kept += evaluated.predictions.nbytes
+
+    def _as_it_comes(self, block: StackedBatch) -> StackedBatch:
+        """The block as Lightning would hand out its batches: in the run's precision, on the device."""
+        federation = cast("Federation", self._federation)
+        inputs, targets = federation.trainer.precision_plugin.convert_input((block.inputs, block.targets))
+        return replace(block, inputs=inputs, targets=targets).to(federation.device)
+
+
+def versions_of(batch: Any) -> tuple[int, ...]:
+    """How often each tensor of a batch has been written to since it was made."""
+    inputs, targets = split_batch(batch)
+    tensors = [*(inputs.values() if isinstance(inputs, Mapping) else [inputs]), targets]
+    return tuple(one._version for one in tensors if isinstance(one, Tensor) and not one.is_inference())
+
+
+def steps_its_own_way(participant: Participant, step: str) -> bool:
+    """Whether a participant evaluates a batch otherwise than by ``evaluate_batch``."""
+    return getattr(getattr(participant, step), "__func__", None) is not getattr(Participant, step)
+
+
+def _comes_as_it_is(federation: Federation) -> bool:
+    """Whether nobody has a hand in a batch between its loader and the participant."""
+    data = federation.federated_data
+    return all(
+        getattr(getattr(one, hook), "__func__", None) is getattr(kind, hook)
+        for one, kind in ((data, FederatedDataModule), (federation, L.LightningModule))
+        for hook in _ON_THE_WAY
+    )
