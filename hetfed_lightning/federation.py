@@ -388,7 +388,6 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
     def on_validation_epoch_end(self) -> None:
         """Publish each participant's figures, and the federation's summary of them."""
         super().on_validation_epoch_end()
-        self.fleets.own_sets.close()
         self._publish("val")
 
     def on_test_epoch_end(self) -> None:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import lru_cache
 from operator import mul
 from typing import Any, Literal, cast, get_args
 
@@ -19,13 +20,14 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from hetfed_lightning.metrics.counting import computed
+from hetfed_lightning.metrics.counting import computed, reset
 
 Reduction = Literal["mean", "sum", "min", "max"]
 
 _STAGE = re.compile(r"^(train|val|test)_")
 
 
+@lru_cache(maxsize=2**16)
 def tag(metric: str, owner: str, *, everyone: bool = False) -> str:
     """TensorBoard tag of a participant's metric: ``val_accuracy/hospital_a``, one chart per metric.
 
@@ -230,7 +232,7 @@ def _reduced(entries: Mapping[str, _Entry]) -> dict[str, Reduced]:
     metrics = {key: entry.metric for key, entry in entries.items() if entry.metric is not None}
     values |= zip(metrics, computed(list(metrics.values())), strict=True)
     for metric in metrics.values():
-        metric.reset()
+        reset(metric)
     return {key: Reduced(values[key], entry.prog_bar, entry.logger) for key, entry in entries.items()}
 
 

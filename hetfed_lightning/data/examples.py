@@ -113,7 +113,8 @@ class Examples(Dataset[Any]):
     @property
     def num_samples(self) -> int:
         """Number of examples, N."""
-        return len(next(iter(_named(self.inputs).values())))
+        first = self.inputs if isinstance(self.inputs, Tensor) else next(iter(self.inputs.values()))
+        return first.shape[0]
 
     def __len__(self) -> int:
         """Return the number of examples, N."""

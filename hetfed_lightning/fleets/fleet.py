@@ -161,6 +161,11 @@ class Fleet:
         own = self.members[place].parameters.values()
         return all(one.data_ptr() == view.data_ptr() for one, view in zip(own, self._rows[place], strict=True))
 
+    def weights_of(self, name: str) -> tuple[tuple[int, int], ...]:
+        """Where each of a member's parameters lies and how often it was written to, but for the fleet's own steps."""
+        own = self.members[self.places[name]].parameters.values()
+        return tuple((parameter.data_ptr(), parameter._version) for parameter in own)
+
     def views(self, names: Sequence[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]] | None:
         """What members hold under ``keys`` (all that they hold if None), made for all of them at once.
 

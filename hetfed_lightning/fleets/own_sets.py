@@ -48,12 +48,20 @@ class _Crew:
         return [name for name in later if index < min(len(self.loaders[name]), self.limits[name])]
 
 
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What waits, and which weights it is of."""
+
+    evaluated: Evaluated
+    weights: tuple[tuple[int, int], ...]
+
+
 class OwnSets:
     """What has been found of batches that their loaders are yet to give, in one pass over all sets."""
 
     def __init__(self) -> None:
         self._crews: dict[str, _Crew] = {}
-        self._kept: dict[tuple[str, int], Evaluated] = {}
+        self._kept: dict[tuple[str, int], _Kept] = {}
         self._federation: Federation | None = None
         self.bytes_kept = 0
 
@@ -97,15 +105,17 @@ class OwnSets:
             batch: As its loader gave it, on the device.
             index: Of the batch.
         """
-        if owner not in self._crews or any(versions_of(batch)):
+        crew = self._crews.get(owner)
+        if crew is None:
             return {}
         if (owner, index) not in self._kept:
-            self._look_ahead(self._crews[owner], owner, index)
+            self._look_ahead(crew, owner, index)
         found = self._kept.pop((owner, index), None)
         if found is None:
             return {}
-        self.bytes_kept -= found.predictions.nbytes
-        return {owner: found} if len(found.predictions) == len(split_batch(batch)[1]) else {}
+        self.bytes_kept -= found.evaluated.predictions.nbytes
+        as_it_was = not any(versions_of(batch)) and found.weights == crew.fleet.weights_of(owner)
+        return {owner: found.evaluated} if as_it_was else {}
 
     def _look_ahead(self, crew: _Crew, owner: str, index: int) -> None:
         """Evaluate batches of this index, the owner's first, as many as there is room for at once."""
@@ -125,7 +135,8 @@ class OwnSets:
         together = evaluated_together(crew.fleet.task, outputs, block.targets, block.mask, block.sizes)
         for name, evaluated in zip(names, together, strict=True):
             # Copied, or one that waits would hold on to the whole block.
-            self._kept[name, index] = replace(evaluated, predictions=evaluated.predictions.clone())
+            own = Evaluated(evaluated.loss, evaluated.predictions.clone(), evaluated.width, evaluated.counts)
+            self._kept[name, index] = _Kept(own, crew.fleet.weights_of(name))
             self.bytes_kept += evaluated.predictions.nbytes
 
     def _as_it_comes(self, block: StackedBatch) -> StackedBatch:

@@ -121,3 +121,13 @@ def computed(metrics: Sequence[Metric]) -> list[float]:
         for place, share in zip(places, (hits.float() / total.clamp(min=1).float()).tolist(), strict=True):
             found[place] = share
     return found
+
+
+def reset(metric: Metric) -> None:
+    """``metric.reset()``, in a fifth of the time of one that :func:`is_counted`."""
+    if not is_counted(metric):
+        metric.reset()
+        return
+    own = vars(metric)
+    own |= {"_update_count": 0, "_forward_cache": None, "_computed": None}
+    own |= {state: torch.zeros_like(own[state]) for state in Counts._fields}

@@ -60,6 +60,10 @@ class Figures(L.Callback):
     def __init__(self) -> None:
         self.seen: list[dict[str, float]] = []
 
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Federation)
+        assert pl_module.fleets.own_sets.bytes_kept == 0  # Nothing was computed that no loader came to.
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seen.append({key: float(value) for key, value in trainer.callback_metrics.items() if "val" in key})
 
@@ -70,7 +74,6 @@ def figures(
     seen = Figures()
     fit(made, module, 2, BackboneAveraging(), seen, *callbacks, precision="64-true", **settings)
     assert set(made.fleets.chosen.values()) <= {"batched", "vmap"}
-    assert made.fleets.own_sets.bytes_kept == 0
     return seen.seen
 
 
@@ -191,7 +194,7 @@ def test_what_waits_is_bounded_and_let_go(monkeypatch: pytest.MonkeyPatch) -> No
 
     def look_ahead(self: own_sets.OwnSets, *args: Any) -> None:
         right(self, *args)
-        kept = [one.predictions for one in self._kept.values()]
+        kept = [one.evaluated.predictions for one in self._kept.values()]
         held.append(sum(one.untyped_storage().nbytes() for one in kept))
         assert self.bytes_kept == sum(one.nbytes for one in kept)
 
@@ -302,17 +305,36 @@ def test_transforms_are_applied_by_each() -> None:
     )
 
 
-class Swapping(FederatedCallback):
-    """Validates other weights than those that were trained, as averages over time are."""
+class Meddling(FederatedCallback):
+    """Validates other weights than those that were trained, as averages over time are, in place or in another place."""
+
+    def __init__(self, when: str, how: str) -> None:
+        self.when, self.how = when, how
+
+    def _meddle(self, federation: L.LightningModule) -> None:
+        assert isinstance(federation, Federation)
+        with torch.no_grad():
+            for parameter in federation["c"].parameters():
+                if self.how == "in place":
+                    parameter.fill_(0.3)
+                else:
+                    parameter.data = torch.full_like(parameter, 0.3)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Federation)
-        for parameter in pl_module["c"].parameters():
-            parameter.data = torch.full_like(parameter, 0.3)
+        if self.when == "before":
+            self._meddle(pl_module)
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if (self.when, batch_idx, dataloader_idx) in {("first", 0, 0), ("second", 0, 1)}:
+            self._meddle(pl_module)
 
 
-def test_weights_that_were_put_elsewhere_are_those_that_are_validated() -> None:
-    ends = [figures(federation(engine), data(), Swapping()) for engine in ("sequential", "batched")]
+@pytest.mark.parametrize("when", ["before", "first", "second"])
+@pytest.mark.parametrize("how", ["in place", "elsewhere"])
+def test_the_weights_that_are_validated_are_those_of_the_moment(when: str, how: str) -> None:
+    ends = [figures(federation(engine), data(), Meddling(when, how)) for engine in ("sequential", "batched")]
     for one, other in zip(*ends, strict=True):
         assert one == pytest.approx(other, rel=1e-9)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import MeanAbsoluteError, Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MultilabelAccuracy
 
-from hetfed_lightning.metrics.counting import Counts, computed, count, enter
+from hetfed_lightning.metrics.counting import Counts, computed, count, enter, reset
 
 
 def plain(metric: Metric) -> dict[str, Any]:
@@ -55,6 +55,20 @@ def test_counts_do_what_an_update_does(kind: Any, seed: int) -> None:
     for one, other in zip(counted, updated, strict=True):
         same(one, other)
     assert computed(counted) == [float(metric.compute()) for metric in updated]
+
+
+@pytest.mark.parametrize("metric", [accuracies("binary"), accuracies("multiclass"), MeanAbsoluteError()])
+def test_a_reset_is_a_reset(metric: Metric) -> None:
+    fresh = metric.clone()
+    metric.update(torch.tensor([1, 0, 1]), torch.tensor([1, 1, 0]))
+    metric.compute()
+    other = metric.clone()
+    reset(metric)
+    other.reset()
+    for one in (fresh, other):
+        for key in (*metric._defaults, "_update_count", "_computed", "_forward_cache"):
+            torch.testing.assert_close(vars(metric)[key], vars(one)[key], rtol=0, atol=0)
+    assert vars(metric).keys() == vars(other).keys()
 
 
 def test_by_hand() -> None:
