@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetfed_lightning.data.blocks import StackedBatch
+from hetfed_lightning.data.blocks import StackedBatch, bytes_of
 from hetfed_lightning.fleets.engine import Engine
 from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
@@ -18,8 +18,8 @@ from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import Participant
 
 ROOM: Mapping[str, int] = {"cpu": 4 * 2**20, "others": 64 * 2**20}
-"""Bytes of inputs that are evaluated at once, by kind of device. What is computed of them should stay in a CPU's cache:
-of 100 networks 784-200-10 all at once take half as long again as a few at a time."""
+"""Bytes of inputs, or of what a layer makes of them, that are evaluated at once, by kind of device. A CPU's should stay
+in its cache and in memory that was used before: of 100 networks all at once take half as long again."""
 
 
 @dataclass(frozen=True)
@@ -191,24 +191,24 @@ class Fleet:
             else:
                 stacked[key][places] = tensor.to(stacked[key])
 
-    def portions(self, names: Sequence[str], nbytes: int) -> list[list[str]]:
-        """Members in the order of their rows, in parts that are computed at once.
+    def portions(self, names: Sequence[str], inputs: Any) -> list[list[str]]:
+        """Members in the order of their rows, in parts of two or more that are computed at once.
 
         Args:
-            names: Members.
-            nbytes: Of the inputs of one of them.
-
-        Returns:
-            Parts of two or more; whoever has inputs so large that they fill the room alone is in none.
+            names: Members; where one is left over, it is in no part.
+            inputs: Those of one of them, shape ``(B, ...)``.
         """
-        most, ordered = self.room_for(nbytes), sorted(names, key=self.places.__getitem__)
+        most, ordered = self.room_for(inputs), sorted(names, key=self.places.__getitem__)
         parts = [ordered[start : start + most] for start in range(0, len(ordered), most)]
         return [part for part in parts if len(part) > 1]
 
-    def room_for(self, nbytes: int) -> int:
-        """How many members can be evaluated at once on inputs of so many bytes each, at least 1."""
-        room = ROOM.get(self.seated()[0].flat.device.type, ROOM["others"])
-        return max(1, room // max(1, nbytes))
+    def room_for(self, inputs: Any) -> int:
+        """How many members can be evaluated at once on inputs like these, shape ``(B, ...)``; at least 2."""
+        flat = self.seated()[0].flat
+        first = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+        widest = max(shape[0] for shape in self.layout.values() if shape) * flat.element_size() * first.shape[0]
+        room = ROOM.get(flat.device.type, ROOM["others"])
+        return max(2, room // max(1, bytes_of(inputs) or 0, widest))
 
     def outputs(self, names: Sequence[str], inputs: Any, engine: Engine, *, common: bool) -> Tensor | None:
         """Outputs of some members.

@@ -301,13 +301,12 @@ class Fleets:
 
     def _outputs(self, names: Sequence[str], inputs: Any) -> Iterator[tuple[Fleet, list[str], Tensor]]:
         """Fleets, members who are computed at once, and their outputs, shape ``(K, B, C)``."""
-        nbytes = bytes_of(inputs)
-        if nbytes is None:
+        if bytes_of(inputs) is None:
             return
         for fleet, here in self._seated(name for name in names if name in self._seats):
             if fleet.engine is None or fleet.transforms:
                 continue
-            for part in fleet.portions(here, nbytes):
+            for part in fleet.portions(here, inputs):
                 outputs = fleet.outputs(part, inputs, fleet.engine, common=True)
                 if outputs is not None:
                     yield fleet, part, outputs

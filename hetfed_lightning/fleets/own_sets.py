@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import lightning as L
 from torch import Tensor
 
-from hetfed_lightning.data.blocks import StackedBatch, bytes_of, stacked
+from hetfed_lightning.data.blocks import StackedBatch, stacked
 from hetfed_lightning.data.loaders import EvaluationLoader, MeasuredLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.evaluated import Evaluated
@@ -120,10 +120,10 @@ class OwnSets:
     def _look_ahead(self, crew: _Crew, owner: str, index: int) -> None:
         """Evaluate batches of this index, the owner's first, as many as there is room for at once."""
         names = [name for name in crew.beside(owner, index) if (name, index) not in self._kept]
-        nbytes = bytes_of(crew.loaders[owner].view(index)[0])
-        if nbytes is None or self.bytes_kept > KEPT:
+        if self.bytes_kept > KEPT:
             return
-        names = [name for name in names[: crew.fleet.room_for(nbytes)] if crew.fleet.is_seated(name)]
+        room = crew.fleet.room_for(crew.loaders[owner].view(index)[0])
+        names = [name for name in names[:room] if crew.fleet.is_seated(name)]
         if owner not in names or len(names) < 2:
             return
         names.sort(key=crew.fleet.places.__getitem__)

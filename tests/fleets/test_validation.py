@@ -43,14 +43,14 @@ def data(task: str = "multiclass", sizes: Mapping[str, int] = SIZES, **settings:
 
 
 def federation(
-    engine: Any, task: Any = "multiclass", kind: type[Participant] = Participant, **settings: Any
+    engine: Any, task: Any = "multiclass", kind: type[Participant] = Participant, hidden: int = 5, **settings: Any
 ) -> Federation:
     members = {}
     width = WIDTHS.get(task, 3) if isinstance(task, str) else 3
     for place, name in enumerate(NAMES):
         torch.manual_seed(place)
-        backbone = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
-        members[name] = kind(backbone, nn.Linear(5, width), task=task, optimizer=sgd(0.1))
+        backbone = nn.Sequential(nn.Linear(6, hidden), nn.ReLU())
+        members[name] = kind(backbone, nn.Linear(hidden, width), task=task, optimizer=sgd(0.1))
     return Federation(members, engine=engine, **settings).double()
 
 
@@ -168,23 +168,25 @@ def test_networks_run_once_for_all_at_each_index(asked: Iterator[Any], alone: li
     assert alone == ["b", "b"]
 
 
+@pytest.mark.parametrize(
+    ("room", "hidden", "parts"),
+    [
+        (3 * 4 * 6 * 8, 5, [3]),  # Three batches of four examples of six numbers: one of the four is left over.
+        (3 * 4 * 12 * 8, 12, [3]),  # What the widest layer makes of them counts as well.
+        (1, 5, [2, 2]),  # Two are no more than one and another one.
+    ],
+)
 def test_what_there_is_no_room_for_is_computed_in_parts(
-    asked: Iterator[Any], alone: list[str], monkeypatch: pytest.MonkeyPatch
+    room: int, hidden: int, parts: list[int], asked: Iterator[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = figures(federation("sequential"), data())
+    wanted = figures(federation("sequential", hidden=hidden), data())
     found = next(asked)
-    found.clear()
-    alone.clear()
-    monkeypatch.setattr(fleet_module, "ROOM", {"others": 2 * 4 * 6 * 8})  # Two batches of four examples in float64.
-    ends = figures(federation("batched"), data())
-    assert max(count for count, _, common in found if not common) == 2
-    assert [count for count, size, common in found if common and size == 4] == [2, 2] * 4
+    monkeypatch.setattr(fleet_module, "ROOM", {"others": room})
+    ends = figures(federation("batched", hidden=hidden), data())
+    assert [count for count, size, common in found if common and size == 4] == parts * 2 * 2
+    assert max(count for count, _, common in found if not common) == parts[0]
     for one, other in zip(ends, wanted, strict=True):
         assert one == pytest.approx(other, rel=1e-9)
-    monkeypatch.setattr(fleet_module, "ROOM", {"others": 4 * 6 * 8})  # One: then nobody waits for another.
-    found.clear()
-    figures(federation("batched"), data())
-    assert [size for _, size, _ in found] == [1, 1]
 
 
 def test_what_waits_is_bounded_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
