@@ -23,11 +23,13 @@ SIZES = {"a": 7, "b": 10, "c": 3, "d": 8}
 WIDTHS = {"multiclass": 3, "binary": 1, "multilabel": 3, "regression": 2}
 
 
-def data(task: str = "multiclass", sizes: Mapping[str, int] = SIZES, **settings: Any) -> FederatedDataModule:
+def data(
+    task: str = "multiclass", sizes: Mapping[str, int] = SIZES, dtype: torch.dtype = torch.float64, **settings: Any
+) -> FederatedDataModule:
     generator = torch.Generator().manual_seed(0)
 
     def made(count: int) -> Examples:
-        inputs = torch.randn(count, 6, generator=generator, dtype=torch.float64)
+        inputs = torch.randn(count, 6, generator=generator, dtype=dtype)
         targets = {
             "multiclass": inputs[:, :3].argmax(1),
             "binary": (inputs[:, 0] > 0).long(),
@@ -125,7 +127,7 @@ def test_every_task_has_the_figures_that_each_has_alone(task: str, engine: Any, 
     ("ours", "settings"),
     [
         ({}, {"limit_val_batches": 2}),
-        ({}, {"limit_val_batches": 0.67}),
+        ({}, {"limit_val_batches": 0.5}),
         ({}, {"val_check_interval": 2}),
         ({}, {"num_sanity_val_steps": 2}),
         ({"participation": 0.5}, {}),
@@ -138,6 +140,12 @@ def test_the_same_batches_are_seen(ours: Any, settings: Any) -> None:
     assert len(ends[0]) == len(ends[1]) > 0
     for one, other in zip(*ends, strict=True):
         assert one == pytest.approx(other, rel=1e-9)
+
+
+def test_batches_are_in_the_precision_of_the_run(alone: list[str]) -> None:
+    ends = [figures(federation(engine), data(dtype=torch.float32)) for engine in ("sequential", "batched")]
+    assert alone[-2:] == ["b", "b"]
+    assert ends[1][1] == pytest.approx(ends[0][1], rel=1e-9)
 
 
 def test_members_need_not_have_equal_metrics_nor_all_of_them_a_set() -> None:
