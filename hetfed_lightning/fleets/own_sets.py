@@ -15,6 +15,7 @@ import lightning as L
 from torch import Tensor
 
 from hetfed_lightning.data.blocks import StackedBatch, stacked
+from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.loaders import EvaluationLoader, MeasuredLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.evaluated import Evaluated
@@ -80,15 +81,13 @@ class OwnSets:
         for fleet, names in seated:
             if fleet.engine is None:
                 continue
-            able = {one.name for one in fleet.members if one.name in names and not one.transforms}
+            here = set(names)
+            able = [one.name for one in fleet.members if one.name in here and not one.transforms]
+            own = {name: loader for name in able if (loader := _known_ahead(loaders.get(name))) is not None}
             own = {
-                name: inside
-                for name, loader in loaders.items()
-                if name in able
-                and isinstance(
-                    inside := loader.inside if isinstance(loader, MeasuredLoader) else loader, EvaluationLoader
-                )
-                and not steps_its_own_way(federation[name], "validation_step")
+                name: own[name]
+                for name in loaders
+                if name in own and not steps_its_own_way(federation[name], "validation_step")
             }
             self._crews |= dict.fromkeys(own, _Crew(fleet, fleet.engine, own, limits))
         self._federation = federation
@@ -119,9 +118,9 @@ class OwnSets:
 
     def _look_ahead(self, crew: _Crew, owner: str, index: int) -> None:
         """Evaluate batches of this index, the owner's first, as many as there is room for at once."""
-        names = [name for name in crew.beside(owner, index) if (name, index) not in self._kept]
         if self.bytes_kept > KEPT:
             return
+        names = [name for name in crew.beside(owner, index) if (name, index) not in self._kept]
         room = crew.fleet.room_for(crew.loaders[owner].view(index)[0])
         names = [name for name in names[:room] if crew.fleet.is_seated(name)]
         if owner not in names or len(names) < 2:
@@ -156,6 +155,13 @@ def versions_of(batch: Any) -> tuple[int, ...]:
 def steps_its_own_way(participant: Participant, step: str) -> bool:
     """Whether a participant evaluates a batch otherwise than by ``evaluate_batch``."""
     return getattr(getattr(participant, step), "__func__", None) is not getattr(Participant, step)
+
+
+def _known_ahead(loader: Any) -> EvaluationLoader | None:
+    """The loader if it is one of ours over a set in memory, whose batches can be told before it gives them."""
+    inside = loader.inside if type(loader) is MeasuredLoader else loader
+    ours = type(inside) is EvaluationLoader and type(inside.dataset).batch is Examples.batch
+    return inside if ours else None
 
 
 def _comes_as_it_is(federation: Federation) -> bool:

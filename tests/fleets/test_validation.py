@@ -273,6 +273,14 @@ class Backwards(FederatedDataModule):
         return {name: DataLoader(Listed(one), 4, shuffle=False) for name, one in self.data.val.items()}  # type: ignore[arg-type]
 
 
+class Doubled(Examples):
+    """A set that gives other inputs than it holds."""
+
+    def batch(self, indices: Tensor) -> Any:
+        inputs, targets = super().batch(indices)
+        return 2 * inputs, targets  # type: ignore[operator]
+
+
 class OwnValidation(Participant):
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
         self.log("val_own", float(batch[1].sum()))
@@ -302,6 +310,16 @@ def test_what_somebody_does_to_a_batch_is_seen(kind: Any) -> None:
     assert ("val_own/a" if kind is OwnValidation else "val_loss/a") in ends[0][1]
     for one, other in zip(*ends, strict=True):
         assert one == pytest.approx(other, rel=1e-9)
+
+
+def test_a_set_that_makes_its_batches_itself_is_asked_for_them() -> None:
+    ends = []
+    for engine in ("sequential", "batched"):
+        module = data()
+        for name in "bc":
+            module.data.val[name].__class__ = Doubled
+        ends.append(figures(federation(engine), module))
+    assert ends[1][1] == pytest.approx(ends[0][1], rel=1e-9)
 
 
 def test_transforms_are_applied_by_each() -> None:
