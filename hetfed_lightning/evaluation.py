@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hetfed_lightning.data.module import GLOBAL, NothingLoader
+from hetfed_lightning.fleets.own_sets import steps_its_own_way, versions_of
 from hetfed_lightning.logbook import is_fitting
-from hetfed_lightning.participant import STUDENT, Participant, split_batch
+from hetfed_lightning.participant import STUDENT
 
 if TYPE_CHECKING:
     import lightning as L
-    from torch import Tensor
 
+    from hetfed_lightning.evaluated import Evaluated
     from hetfed_lightning.federation import Federation
 
 Measured = Literal["validation", "test"]
@@ -41,9 +42,13 @@ def evaluate(federation: Federation, what: Measured, owner: str, batch: Any, bat
         names = here + ([STUDENT] if federation.student is not None else [])
     federation.scope = "global" if owner == GLOBAL else "own"
     names = list(filter(federation.ranks.measures, names))
-    together = federation.fleets.outputs(names, split_batch(batch)[0]) if len(names) > 1 else {}
+    if owner == GLOBAL:
+        known = federation.fleets.evaluated(names, batch) if len(names) > 1 else {}
+    else:
+        known = federation.fleets.own_sets.evaluated(owner, batch, batch_idx) if names and what == "validation" else {}
+    versions = versions_of(batch) if known else ()
     for name in names:
-        _step(federation, name, what, batch, batch_idx, together.get(name))
+        _step(federation, name, what, batch, batch_idx, known.get(name), versions)
     federation.scope = "own"
 
 
@@ -72,9 +77,15 @@ def predict(federation: Federation, owner: str, batch: Any, batch_idx: int) -> A
 
 
 def _step(
-    federation: Federation, name: str, what: str, batch: Any, batch_idx: int, outputs: Tensor | None = None
+    federation: Federation,
+    name: str,
+    what: str,
+    batch: Any,
+    batch_idx: int,
+    evaluated: Evaluated | None = None,
+    versions: Sequence[int] = (),
 ) -> Any:
-    """One participant's step; ``outputs`` are those of its network where a fleet has computed them."""
+    """One participant's step; ``evaluated`` is what a fleet has found for a batch of these ``versions``."""
     participant = federation[name]
 
     def hook(name: str) -> Callable[..., Any]:
@@ -82,10 +93,10 @@ def _step(
 
     batch = federation.current_batch = participant.on_after_batch_transfer(batch, 0)
     hook(f"on_{what}_batch_start")(batch, batch_idx)
-    if outputs is None or getattr(type(participant), f"{what}_step") is not getattr(Participant, f"{what}_step"):
+    if evaluated is None or steps_its_own_way(participant, f"{what}_step") or versions_of(batch) != versions:
         output = hook(f"{what}_step")(batch, batch_idx)
     else:
         output = None
-        participant.evaluate_batch(batch, "test" if what == "test" else "val", outputs)
+        participant.evaluate_batch(batch, "test" if what == "test" else "val", evaluated)
     hook(f"on_{what}_batch_end")(output, batch, batch_idx)
     return output

@@ -385,6 +385,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         """Seed the process: a validation that follows a resume draws what it would have drawn without."""
         seed_sample(stream_seed(self.seed, "validation", self.current_round))
         super().on_validation_epoch_start()
+        self.fleets.open_validation(self)
 
     def on_validation_epoch_end(self) -> None:
         """Publish each participant's figures, and the federation's summary of them."""

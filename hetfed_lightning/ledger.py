@@ -12,17 +12,22 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import mul
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from hetfed_lightning.metrics.counting import computed, reset
+
 Reduction = Literal["mean", "sum", "min", "max"]
 
 _STAGE = re.compile(r"^(train|val|test)_")
 
 
+@lru_cache(maxsize=2**16)
 def tag(metric: str, owner: str, *, everyone: bool = False) -> str:
     """TensorBoard tag of a participant's metric: ``val_accuracy/hospital_a``, one chart per metric.
 
@@ -105,7 +110,8 @@ class Ledger:
         entry.prog_bar |= prog_bar
         entry.logger &= logger
         if isinstance(value, Metric):
-            keep_to_oneself(value)
+            if value.distributed_available_fn is not _alone:  # Once: walking through its modules takes a while.
+                keep_to_oneself(value)
             entry.metric = value
             return
         if not isinstance(value, Tensor):
@@ -141,7 +147,7 @@ class Ledger:
     def reduce(self) -> dict[str, Reduced]:
         """Every value noted since the last call, reduced; the ledger is empty afterwards."""
         self._enter_rows()
-        reduced = {key: Reduced(_value_of(entry), entry.prog_bar, entry.logger) for key, entry in self._entries.items()}
+        reduced = _reduced(self._entries)
         self._entries.clear()
         return reduced
 
@@ -203,7 +209,7 @@ def merge_notes(parts: Sequence[Mapping[str, Any]]) -> dict[str, Reduced]:
                 entry.weights += found.weights
                 if entry.metric is not None and found.metric is not None:
                     entry.metric.merge_state(found.metric)
-    return {key: Reduced(_value_of(entry), entry.prog_bar, entry.logger) for key, entry in entries.items()}
+    return _reduced(entries)
 
 
 def _saved(entry: _Entry) -> dict[str, Any]:
@@ -220,14 +226,39 @@ def _stacked(entry: _Entry) -> Tensor:
     return torch.cat([torch.atleast_1d(values) for values in entry.values]).double()
 
 
-def _value_of(entry: _Entry) -> float:
-    if entry.metric is not None:
-        value = entry.metric.compute() if entry.metric.update_called else torch.tensor(math.nan)
-        entry.metric.reset()
-        return float(value)
-    values = _stacked(entry)
+def _reduced(entries: Mapping[str, _Entry]) -> dict[str, Reduced]:
+    numbers = _numbers([entry.values for entry in entries.values()])
+    values = {key: _value_of(entry, own) for (key, entry), own in zip(entries.items(), numbers, strict=True)}
+    metrics = {key: entry.metric for key, entry in entries.items() if entry.metric is not None}
+    values |= zip(metrics, computed(list(metrics.values())), strict=True)
+    for metric in metrics.values():
+        reset(metric)
+    return {key: Reduced(values[key], entry.prog_bar, entry.logger) for key, entry in entries.items()}
+
+
+def _numbers(columns: Sequence[Sequence[Tensor]]) -> list[list[float]]:
+    """The numbers in each column of tensors, read at once: of hundreds of columns a device is asked one time."""
+    alike: dict[Any, list[tuple[int, int, Tensor]]] = defaultdict(list)
+    lengths = [0] * len(columns)
+    for place, column in enumerate(columns):
+        for tensor in column:
+            alike[tensor.dtype, tensor.device].append((place, lengths[place], tensor))
+            lengths[place] += tensor.numel()
+    found = [[math.nan] * length for length in lengths]
+    for same in alike.values():
+        read, start = torch.cat([tensor.reshape(-1) for _, _, tensor in same]).double().tolist(), 0
+        for place, offset, tensor in same:
+            count = tensor.numel()
+            found[place][offset : offset + count] = read[start : start + count]
+            start += count
+    return found
+
+
+def _value_of(entry: _Entry, numbers: Sequence[float]) -> float:
+    if not numbers:
+        return math.nan
     if entry.reduction == "mean":
-        weights = torch.tensor(entry.weights, dtype=torch.float64, device=values.device)
-        return float((values * weights).sum() / weights.sum())
-    reduced: Tensor = getattr(values, entry.reduction)()
+        weight = sum(entry.weights)
+        return sum(map(mul, numbers, entry.weights)) / weight if weight else math.nan
+    reduced: Tensor = getattr(torch.tensor(numbers, dtype=torch.float64), entry.reduction)()
     return float(reduced)

@@ -18,7 +18,9 @@ from torchmetrics import Metric
 
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.compilation import compile_backbone, settings_of
+from hetfed_lightning.evaluated import Evaluated
 from hetfed_lightning.lending import Borrower
+from hetfed_lightning.metrics.counting import enter
 from hetfed_lightning.precision import converted, default_optimizer
 from hetfed_lightning.tasks import Task, TaskName, as_task
 
@@ -199,14 +201,14 @@ class Participant(Borrower, L.LightningModule):
             self.train(training)
         return self.task.predictions(outputs)
 
-    def evaluate_batch(self, batch: Any, stage: Stage, outputs: Tensor | None = None) -> None:
-        """Log loss and metrics of a batch under ``stage``; ``outputs`` are the network's where they are known."""
+    def evaluate_batch(self, batch: Any, stage: Stage, evaluated: Evaluated | None = None) -> None:
+        """Log loss and metrics of a batch under ``stage``; ``evaluated`` is what is known of it already."""
         inputs, target = split_batch(batch)
-        outputs = self(inputs) if outputs is None else outputs
-        predictions, wanted = self.task.predictions(outputs), self.task.metric_target(target)
-        self.log(f"{stage}_loss", self.task.loss(outputs, target), batch_size=len(target))
-        for name, metric in self.metrics_of(stage, output_width(outputs)).items():
-            metric.update(predictions, wanted)
+        known = Evaluated.of(self.task, self(inputs), target) if evaluated is None else evaluated
+        self.log(f"{stage}_loss", known.loss, batch_size=len(target))
+        for name, metric in self.metrics_of(stage, known.width).items():
+            if known.counts is None or not enter(metric, known.counts, self.task.kind, known.width):
+                metric.update(known.predictions, self.task.metric_target(target))
             # Alone in a Trainer Lightning asks which attribute a metric is; these are none.
             self.log(f"{stage}_{name}", metric, batch_size=len(target), metric_attribute=f"{stage}_{name}")
 
@@ -218,7 +220,11 @@ class Participant(Borrower, L.LightningModule):
             if torch.get_default_dtype().itemsize < 4:  # In "bf16-true" new tensors have 8 bits: 256 + 1 is 256.
                 made = {name: metric.set_dtype(torch.float32) for name, metric in made.items()}
             self._metrics[key] = made
-        return {name: metric.to(self.device) for name, metric in self._metrics[key].items()}
+        metrics, device = self._metrics[key], self.device
+        for metric in metrics.values():
+            if metric.device != device:  # Where there is nothing to do, `Metric.to` takes half as long as an update.
+                metric.to(device)
+        return dict(metrics)
 
     # Optimizers
 

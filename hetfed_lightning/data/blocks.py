@@ -275,3 +275,9 @@ def _unbound(inputs: Any) -> Sequence[Any]:
             dict(zip(inputs, parts, strict=True)) for parts in zip(*(v.unbind() for v in inputs.values()), strict=True)
         ]
     return inputs.unbind()  # type: ignore[no-any-return]
+
+
+def bytes_of(inputs: Any) -> int | None:
+    """Bytes of a tensor or of several by name; None of anything else."""
+    named = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
+    return sum(tensor.nbytes for tensor in named) if all(isinstance(one, Tensor) for one in named) else None

@@ -113,7 +113,8 @@ class Examples(Dataset[Any]):
     @property
     def num_samples(self) -> int:
         """Number of examples, N."""
-        return len(next(iter(_named(self.inputs).values())))
+        first = self.inputs if isinstance(self.inputs, Tensor) else next(iter(self.inputs.values()))
+        return first.shape[0]
 
     @property
     def num_bytes(self) -> int:
@@ -143,6 +144,13 @@ class Examples(Dataset[Any]):
         if isinstance(self.inputs, Tensor):
             return _select(self.inputs, indices), targets
         return {key: _select(values, indices) for key, values in self.inputs.items()}, targets
+
+    def part(self, start: int, stop: int) -> tuple[Inputs, Tensor | None]:
+        """Inputs and targets from ``start`` up to ``stop`` as views, not to be written to."""
+        targets = None if self.targets is None else self.targets[start:stop]
+        if isinstance(self.inputs, Tensor):
+            return self.inputs[start:stop], targets
+        return {key: values[start:stop] for key, values in self.inputs.items()}, targets
 
     def subset(self, indices: Tensor | Sequence[int]) -> Self:
         """Return a copy of some of the examples.

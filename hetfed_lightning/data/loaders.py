@@ -264,6 +264,11 @@ class EvaluationLoader:
         for start in range(0, len(self.dataset), self.batch_size):
             yield self.dataset.batch(torch.arange(start, min(start + self.batch_size, len(self.dataset))))
 
+    def view(self, index: int) -> Batch:
+        """The batch of this index, counted from 0, as views of the set."""
+        start = index * self.batch_size
+        return self.dataset.part(start, min(start + self.batch_size, len(self.dataset)))
+
 
 def evaluation_loader(
     dataset: Dataset[Any],
@@ -293,6 +298,11 @@ class MeasuredLoader:
         self._loader = loader
         self._owner = owner
         self._hosting = hosting
+
+    @property
+    def inside(self) -> EvaluationLoader | DataLoader[Any]:
+        """The loader of the whole set."""
+        return self._loader
 
     def __len__(self) -> int:
         return len(self._loader)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetfed_lightning.data.blocks import StackedBatch
+from hetfed_lightning.data.blocks import StackedBatch, bytes_of
 from hetfed_lightning.fleets.engine import Engine
 from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
@@ -22,6 +22,10 @@ from hetfed_lightning.participant import Participant
 
 HANDED_BACK_BYTES = 16 * 2**20
 """So much memory of their own may members leave behind before it is handed back."""
+
+ROOM: Mapping[str, int] = {"cpu": 4 * 2**20, "others": 64 * 2**20}
+"""Bytes of inputs, or of what a layer makes of them, that are evaluated at once, by kind of device. A CPU's should stay
+in its cache and in memory that was used before: of 100 networks all at once take half as long again."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,11 @@ class Fleet:
         own = self.members[place].parameters.values()
         return all(one.data_ptr() == view.data_ptr() for one, view in zip(own, self._rows[place], strict=True))
 
+    def weights_of(self, name: str) -> tuple[tuple[int, int], ...]:
+        """Where each of a member's parameters lies and how often it was written to, but for the fleet's own steps."""
+        own = self.members[self.places[name]].parameters.values()
+        return tuple((parameter.data_ptr(), parameter._version) for parameter in own)
+
     def views(self, names: Sequence[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]] | None:
         """What members hold under ``keys`` (all that they hold if None), made for all of them at once.
 
@@ -238,26 +247,48 @@ class Fleet:
             else:
                 stacked[key][places] = tensor.to(stacked[key])
 
-    def outputs(self, names: Sequence[str], inputs: Any, engine: Engine) -> Tensor | None:
-        """Outputs of some members for inputs that all of them see.
+    def portions(self, names: Sequence[str], inputs: Any) -> list[list[str]]:
+        """Members in the order of their rows, in parts of two or more that are computed at once.
+
+        Args:
+            names: Members; where one is left over, it is in no part.
+            inputs: Those of one of them, shape ``(B, ...)``.
+        """
+        most, ordered = self.room_for(inputs), sorted(names, key=self.places.__getitem__)
+        parts = [ordered[start : start + most] for start in range(0, len(ordered), most)]
+        return [part for part in parts if len(part) > 1]
+
+    def room_for(self, inputs: Any) -> int:
+        """How many members can be evaluated at once on inputs like these, shape ``(B, ...)``; at least 2."""
+        flat = self.seated()[0].flat
+        first = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+        widest = max(shape[0] for shape in self.layout.values() if shape) * flat.element_size() * first.shape[0]
+        room = ROOM.get(flat.device.type, ROOM["others"])
+        return max(2, room // max(1, bytes_of(inputs) or 0, widest))
+
+    def outputs(self, names: Sequence[str], inputs: Any, engine: Engine, *, common: bool) -> Tensor | None:
+        """Outputs of some members.
 
         Args:
             names: Members.
-            inputs: Shape ``(B, ...)``.
+            inputs: Shape ``(K, B, ...)``; ``(B, ...)`` if ``common``, for inputs that all of them see.
             engine: What computes.
+            common: Whether everyone sees the same inputs.
 
         Returns:
-            Shape ``(len(names), B, C)``; None if the engine, which has been checked as the network trains, gives other
-            outputs than a member in evaluation mode.
+            Shape ``(K, B, C)``; None if the engine, which has been checked as the network trains, gives other outputs
+            than a member in evaluation mode.
         """
         if self._predicts is False:
             return None
-        stack, _, count = self.seated()
+        stack, _, _ = self.seated()
         places = [self.places[name] for name in names]
-        rows = stack.flat[:count] if places == list(range(count)) else stack.flat[places]
-        outputs = engine.outputs(stack.by_key(rows), inputs, common=True)
+        first, last = places[0], places[-1] + 1
+        rows = stack.flat[first:last] if places == list(range(first, last)) else stack.flat[places]
+        outputs = engine.outputs(stack.by_key(rows), inputs, common=common)
         if self._predicts is None:
-            self._predicts = self._as_evaluated(self.members[places[0]].local.participant, inputs, outputs[0])
+            own = inputs if common else _first_of(inputs)
+            self._predicts = self._as_evaluated(self.members[first].local.participant, own, outputs[0])
         return outputs if self._predicts else None
 
     @staticmethod
@@ -284,3 +315,7 @@ class Fleet:
 def listed(names: Sequence[str]) -> str:
     """A few names, or the first and the last of many."""
     return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, ..., {names[-1]}"
+
+
+def _first_of(inputs: Any) -> Any:
+    return {key: value[0] for key, value in inputs.items()} if isinstance(inputs, Mapping) else inputs[0]

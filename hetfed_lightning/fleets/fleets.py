@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any, get_args
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 
-from hetfed_lightning.data.blocks import RoundBatch, StackedBatch, stacked
+from hetfed_lightning.data.blocks import RoundBatch, StackedBatch, bytes_of, stacked
+from hetfed_lightning.evaluated import Evaluated
 from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, shortly, try_engines
 from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet, Member, listed
 from hetfed_lightning.fleets.kinship import keeps_up, obstacle, signature
+from hetfed_lightning.fleets.own_sets import OwnSets
 from hetfed_lightning.fleets.terms import adding, terms_of
+from hetfed_lightning.fleets.together import evaluated_together
 from hetfed_lightning.ledger import tag
+from hetfed_lightning.participant import split_batch
 from hetfed_lightning.rounds import federated_callbacks
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 
@@ -45,6 +49,7 @@ class Fleets:
         self._fleets: dict[str, Fleet] = {}
         self._seats: dict[str, str] = {}
         self._told: set[str] = set()
+        self.own_sets = OwnSets()
 
     # A run
 
@@ -63,6 +68,7 @@ class Fleets:
         for fleet in self._fleets.values():
             fleet.dissolve()
         self._fleets, self._seats = {}, {}
+        self.own_sets.close()
 
     def open_round(self, federation: Federation, names: Sequence[str]) -> None:
         """Seat those who train in this round and have somebody of their kind beside them."""
@@ -221,6 +227,11 @@ class Fleets:
 
     # What others ask
 
+    def open_validation(self, federation: Federation) -> None:
+        """Find who is validated on an own set together with others, as Lightning begins to walk through the sets."""
+        seated = ((fleet, here) for fleet, here in self._seated(federation.measured_here()) if fleet.engine is not None)
+        self.own_sets.open(federation, seated)
+
     def _seated(self, names: Iterable[str]) -> Iterator[tuple[Fleet, list[str]]]:
         """Fleets in which two or more of ``names`` sit, and those."""
         found: dict[str, list[str]] = defaultdict(list)
@@ -283,11 +294,32 @@ class Fleets:
             Shape ``(B, C)`` each, by name.
         """
         found: dict[str, Tensor] = {}
-        for fleet, here in self._seated(name for name in names if name in self._seats):
-            if fleet.engine is not None and not fleet.transforms and isinstance(inputs, (Tensor, dict)):
-                outputs = fleet.outputs(here, inputs, fleet.engine)
-                found |= {} if outputs is None else dict(zip(here, outputs, strict=True))
+        for _, part, outputs in self._outputs(names, inputs):
+            found |= zip(part, outputs, strict=True)
         return found
+
+    def evaluated(self, names: Sequence[str], batch: Any) -> dict[str, Evaluated]:
+        """What :meth:`outputs` of a batch with targets come to, by name."""
+        inputs, targets = split_batch(batch)
+        found: dict[str, Evaluated] = {}
+        if isinstance(targets, Tensor):
+            for fleet, part, outputs in self._outputs(names, inputs):
+                common = targets.expand(len(part), *targets.shape)
+                sizes = [len(targets)] * len(part)
+                found |= zip(part, evaluated_together(fleet.task, outputs, common, None, sizes), strict=True)
+        return found
+
+    def _outputs(self, names: Sequence[str], inputs: Any) -> Iterator[tuple[Fleet, list[str], Tensor]]:
+        """Fleets, members who are computed at once, and their outputs, shape ``(K, B, C)``."""
+        if bytes_of(inputs) is None:
+            return
+        for fleet, here in self._seated(name for name in names if name in self._seats):
+            if fleet.engine is None or fleet.transforms:
+                continue
+            for part in fleet.portions(here, inputs):
+                outputs = fleet.outputs(part, inputs, fleet.engine, common=True)
+                if outputs is not None:
+                    yield fleet, part, outputs
 
 
 def _drawn(federation: Federation, fleet: Fleet, member: Member, batch: Mapping[str, Any], batch_idx: int) -> Any:

@@ -118,9 +118,9 @@ def test_limit_val_batches() -> None:
     federation, seen = tiny_federation(), []
     original = federation["a"].evaluate_batch
 
-    def counted(batch: Any, stage: Any, outputs: Any = None) -> None:
+    def counted(batch: Any, stage: Any, evaluated: Any = None) -> None:
         seen.append(len(batch[1]))
-        original(batch, stage, outputs)
+        original(batch, stage, evaluated)
 
     federation["a"].evaluate_batch = counted  # type: ignore[method-assign]
     fit(federation, data, 1, limit_val_batches=1)

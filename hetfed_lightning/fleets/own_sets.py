@@ -1,0 +1,174 @@
+"""Validation of a fleet's members, each on its own set: with one member's batch comes what the others say of theirs.
+
+Lightning walks through one participant's loader after another. As a member comes to its batch of index k, batch k of
+several members is computed at once, and what was found waits until their loaders come to it. That is only done where a
+batch is known before its loader gives it: data in memory, in order, that nobody transforms on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning as L
+from torch import Tensor
+
+from hetfed_lightning.data.blocks import StackedBatch, stacked
+from hetfed_lightning.data.examples import Examples
+from hetfed_lightning.data.loaders import EvaluationLoader, MeasuredLoader
+from hetfed_lightning.data.module import FederatedDataModule
+from hetfed_lightning.evaluated import Evaluated
+from hetfed_lightning.fleets.engine import Engine
+from hetfed_lightning.fleets.fleet import Fleet
+from hetfed_lightning.fleets.together import evaluated_together
+from hetfed_lightning.participant import Participant, split_batch
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation import Federation
+
+KEPT = 16 * 2**20
+"""Bytes of predictions that may wait; who comes when there are more is evaluated alone."""
+
+_ON_THE_WAY = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+@dataclass(frozen=True)
+class _Crew:
+    """Members of a fleet whose own sets are batched, and the loaders, in the order in which Lightning asks them."""
+
+    fleet: Fleet
+    engine: Engine
+    loaders: dict[str, EvaluationLoader]
+    limits: Mapping[str, float]
+
+    def beside(self, owner: str, index: int) -> list[str]:
+        """The owner and those after it who have a batch of this index."""
+        names = list(self.loaders)
+        later = names[names.index(owner) :]
+        return [name for name in later if index < min(len(self.loaders[name]), self.limits[name])]
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What waits, and which weights it is of."""
+
+    evaluated: Evaluated
+    weights: tuple[tuple[int, int], ...]
+
+
+class OwnSets:
+    """What has been found of batches that their loaders are yet to give, in one pass over all sets."""
+
+    def __init__(self) -> None:
+        self._crews: dict[str, _Crew] = {}
+        self._kept: dict[tuple[str, int], _Kept] = {}
+        self._federation: Federation | None = None
+        self.bytes_kept = 0
+
+    def open(self, federation: Federation, seated: Iterable[tuple[Fleet, Sequence[str]]]) -> None:
+        """Begin a pass.
+
+        Args:
+            federation: In a fit, about to be validated.
+            seated: Fleets that have an engine, and those of their members who are measured here.
+        """
+        self.close()
+        loaders = federation.trainer.val_dataloaders
+        if not isinstance(loaders, Mapping) or not _comes_as_it_is(federation):
+            return
+        limits = dict(zip(loaders, federation.trainer.num_val_batches, strict=True))
+        for fleet, names in seated:
+            if fleet.engine is None:
+                continue
+            here = set(names)
+            able = [one.name for one in fleet.members if one.name in here and not one.transforms]
+            own = {name: loader for name in able if (loader := _known_ahead(loaders.get(name))) is not None}
+            own = {
+                name: own[name]
+                for name in loaders
+                if name in own and not steps_its_own_way(federation[name], "validation_step")
+            }
+            self._crews |= dict.fromkeys(own, _Crew(fleet, fleet.engine, own, limits))
+        self._federation = federation
+
+    def close(self) -> None:
+        """End a pass, wherever it stands."""
+        self._crews, self._kept, self._federation, self.bytes_kept = {}, {}, None, 0
+
+    def evaluated(self, owner: str, batch: Any, index: int) -> dict[str, Evaluated]:
+        """What the owner's network says of a batch, by its name; empty if it is to be asked itself.
+
+        Args:
+            owner: Whose set the batch is of.
+            batch: As its loader gave it, on the device.
+            index: Of the batch.
+        """
+        crew = self._crews.get(owner)
+        if crew is None:
+            return {}
+        if (owner, index) not in self._kept:
+            self._look_ahead(crew, owner, index)
+        found = self._kept.pop((owner, index), None)
+        if found is None:
+            return {}
+        self.bytes_kept -= found.evaluated.predictions.nbytes
+        as_it_was = not any(versions_of(batch)) and found.weights == crew.fleet.weights_of(owner)
+        return {owner: found.evaluated} if as_it_was else {}
+
+    def _look_ahead(self, crew: _Crew, owner: str, index: int) -> None:
+        """Evaluate batches of this index, the owner's first, as many as there is room for at once."""
+        if self.bytes_kept > KEPT:
+            return
+        names = [name for name in crew.beside(owner, index) if (name, index) not in self._kept]
+        room = crew.fleet.room_for(crew.loaders[owner].view(index)[0])
+        names = [name for name in names[:room] if crew.fleet.is_seated(name)]
+        if owner not in names or len(names) < 2:
+            return
+        names.sort(key=crew.fleet.places.__getitem__)
+        block = stacked([crew.loaders[name].view(index) for name in names])
+        block = None if block is None else self._as_it_comes(block)
+        outputs = None if block is None else crew.fleet.outputs(names, block.inputs, crew.engine, common=False)
+        if block is None or outputs is None:
+            return
+        together = evaluated_together(crew.fleet.task, outputs, block.targets, block.mask, block.sizes)
+        for name, evaluated in zip(names, together, strict=True):
+            # Copied, or one that waits would hold on to the whole block.
+            own = Evaluated(evaluated.loss, evaluated.predictions.clone(), evaluated.width, evaluated.counts)
+            self._kept[name, index] = _Kept(own, crew.fleet.weights_of(name))
+            self.bytes_kept += evaluated.predictions.nbytes
+
+    def _as_it_comes(self, block: StackedBatch) -> StackedBatch:
+        """The block as Lightning would hand out its batches: in the run's precision, on the device."""
+        federation = cast("Federation", self._federation)
+        inputs, targets = federation.trainer.precision_plugin.convert_input((block.inputs, block.targets))
+        return replace(block, inputs=inputs, targets=targets).to(federation.device)
+
+
+def versions_of(batch: Any) -> tuple[int, ...]:
+    """How often each tensor of a batch has been written to since it was made."""
+    inputs, targets = split_batch(batch)
+    tensors = [*(inputs.values() if isinstance(inputs, Mapping) else [inputs]), targets]
+    return tuple(one._version for one in tensors if isinstance(one, Tensor) and not one.is_inference())
+
+
+def steps_its_own_way(participant: Participant, step: str) -> bool:
+    """Whether a participant evaluates a batch otherwise than by ``evaluate_batch``."""
+    return getattr(getattr(participant, step), "__func__", None) is not getattr(Participant, step)
+
+
+def _known_ahead(loader: Any) -> EvaluationLoader | None:
+    """The loader if it is one of ours over a set in memory, whose batches can be told before it gives them."""
+    inside = loader.inside if type(loader) is MeasuredLoader else loader
+    ours = type(inside) is EvaluationLoader and type(inside.dataset).batch is Examples.batch
+    return cast("EvaluationLoader", inside) if ours else None
+
+
+def _comes_as_it_is(federation: Federation) -> bool:
+    """Whether nobody has a hand in a batch between its loader and the participant."""
+    data = federation.federated_data
+    return all(
+        getattr(getattr(one, hook), "__func__", None) is getattr(kind, hook)
+        for one, kind in ((data, FederatedDataModule), (federation, L.LightningModule))
+        for hook in _ON_THE_WAY
+    )

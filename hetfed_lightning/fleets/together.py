@@ -1,0 +1,42 @@
+"""From the outputs of a fleet's members to what each notes of its batch: losses, predictions, counts of all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from hetfed_lightning.evaluated import Evaluated
+from hetfed_lightning.fleets.network import mean_loss
+from hetfed_lightning.metrics.counting import count
+from hetfed_lightning.tasks import TASKS, Task
+
+
+def evaluated_together(
+    task: Task, outputs: Tensor, targets: Tensor, mask: Tensor | None, sizes: Sequence[int]
+) -> list[Evaluated]:
+    """What :meth:`Evaluated.of` gives for each participant, the losses but for rounding.
+
+    Args:
+        task: Of all of them, with a loss of each example.
+        outputs: Shape ``(K, B, C)`` or ``(K, B)``.
+        targets: Shape ``(K, B, ...)``.
+        mask: True where there is an example, shape ``(K, B)``; None if there is one everywhere.
+        sizes: Examples of each.
+
+    Returns:
+        K of them, of as many examples as ``sizes`` says.
+    """
+    shape, width = outputs.shape[:2], 1 if outputs.ndim == 2 else outputs.shape[-1]
+    if type(task) not in TASKS.values():  # One of the user's own may look at a batch as a whole.
+        rows = zip(outputs, targets, sizes, strict=True)
+        return [Evaluated.of(task, own[:size], target[:size]) for own, target, size in rows]
+    flat, wanted = outputs.flatten(0, 1), targets.flatten(0, 1)
+    losses, weights = task.example_losses(flat, wanted)
+    means = mean_loss(losses.view(shape), weights.view(shape), mask)
+    predictions = task.predictions(flat).unflatten(0, shape)
+    counts = count(task.kind, predictions, task.metric_target(wanted).unflatten(0, shape), mask) or [None] * len(sizes)
+    return [
+        Evaluated(loss, own if mask is None else own[:size], width, counted)
+        for loss, own, size, counted in zip(means.unbind(), predictions.unbind(), sizes, counts, strict=True)
+    ]

@@ -1,0 +1,133 @@
+"""Accuracies counted for many participants at once.
+
+An update of torchmetrics takes sixty microseconds and a result seventy, however little there is to count: of a hundred
+participants most of a validation. What an accuracy holds are four counts, so those of all participants are made by one
+operation, and each is given to the metric of its owner, which is what it would be after updates of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
+
+from hetfed_lightning.distillation.outputs import OutputKind
+
+THRESHOLD = 0.5
+
+
+class Counts(NamedTuple):
+    """Examples of a batch by what was predicted and what was right, named as the states of torchmetrics' accuracies.
+
+    Of several classes, an example counts for the class it has and for the one it was given; ``tn`` is left to the
+    metric, which knows how many classes there are.
+    """
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int = 0
+
+
+def count(kind: OutputKind, predictions: Tensor, targets: Tensor, mask: Tensor | None) -> list[Counts | None] | None:
+    """Count the right and the wrong predictions of each participant.
+
+    Args:
+        kind: What the predictions mean.
+        predictions: Probabilities, shape ``(K, B, C)``, or ``(K, B)`` if binary.
+        targets: Classes, shape ``(K, B)``.
+        mask: True where there is an example, shape ``(K, B)``; None if there is one everywhere.
+
+    Returns:
+        K counts, None for a participant whose predictions or targets torchmetrics has something to say about; None for
+        all where there is no such thing as a right prediction.
+    """
+    if kind not in {"multiclass", "binary"} or targets.ndim != 2 or targets.is_floating_point():
+        return None
+    here = torch.ones_like(targets, dtype=torch.bool) if mask is None else mask
+    if kind == "multiclass":
+        classes, finite = predictions.shape[-1], torch.isfinite(predictions).all(-1)
+        right = (predictions.argmax(-1) == targets) & here
+        wrong = ~right & here
+        kinds = [right, wrong, wrong]
+    else:
+        classes, finite = 2, torch.isfinite(predictions)
+        positive, wanted = (predictions > THRESHOLD) & here, (targets == 1) & here
+        kinds = [positive & wanted, positive & ~wanted, ~positive & wanted, ~positive & ~wanted & here]
+    sound = (finite & (targets >= 0) & (targets < classes)) | ~here
+    columns = torch.stack([sound.all(1).long(), *(one.sum(1) for one in kinds)], 1).tolist()
+    return [Counts(*numbers) if is_sound else None for is_sound, *numbers in columns]
+
+
+def enter(metric: Metric, counts: Counts, kind: OutputKind, width: int) -> bool:
+    """Do what ``metric.update`` of the counted batch does.
+
+    Args:
+        metric: Of one participant.
+        counts: Of one batch of it.
+        kind: What the predictions mean.
+        width: Number of outputs.
+
+    Returns:
+        Whether the metric is one that can be counted so; if not, nothing was done.
+    """
+    if not is_counted(metric):
+        return False
+    if isinstance(metric, MulticlassAccuracy):
+        if kind != "multiclass" or metric.num_classes != width:
+            return False
+        counts = counts._replace(tn=width * (counts.tp + counts.fp) - sum(counts[:3]))
+    elif kind != "binary" or metric.threshold != THRESHOLD:
+        return False
+    own = vars(metric)  # As `update` sets them, past a `__setattr__` that looks at each for parameters.
+    own["_computed"] = None
+    own["_update_count"] += 1
+    for state, more in zip(Counts._fields, counts, strict=True):
+        own[state] = own[state] + more  # Not in place: those of a metric made in inference mode cannot be written to.
+    return True
+
+
+def is_counted(metric: Metric) -> bool:
+    """Whether a metric is an accuracy over all examples, one as good as another."""
+    if type(metric) is MulticlassAccuracy:
+        plain = metric.average == "micro" and metric.top_k == 1
+    elif type(metric) is BinaryAccuracy:
+        plain = True
+    else:
+        return False
+    return plain and metric.multidim_average == "global" and metric.ignore_index is None
+
+
+def computed(metrics: Sequence[Metric]) -> list[float]:
+    """``metric.compute()`` of each, NaN of one that was never updated; those that :func:`is_counted` read at once."""
+    found = [math.nan] * len(metrics)
+    alike: dict[Any, list[int]] = defaultdict(list)
+    for place, metric in enumerate(metrics):
+        if metric.update_called:
+            if is_counted(metric):
+                alike[type(metric), metric.device].append(place)
+            else:
+                found[place] = float(metric.compute())
+    for (kind, _), places in alike.items():
+        tp, fp, fn, tn = (torch.cat([vars(metrics[place])[state] for place in places]) for state in Counts._fields)
+        hits, total = (tp, tp + fn) if kind is MulticlassAccuracy else (tp + tn, tp + tn + fp + fn)
+        # Divided in float32, as torchmetrics does; of nothing its share is 0.
+        for place, share in zip(places, (hits.float() / total.clamp(min=1).float()).tolist(), strict=True):
+            found[place] = share
+    return found
+
+
+def reset(metric: Metric) -> None:
+    """``metric.reset()``, in a fifth of the time of one that :func:`is_counted`."""
+    if not is_counted(metric):
+        metric.reset()
+        return
+    own = vars(metric)
+    own |= {"_update_count": 0, "_forward_cache": None, "_computed": None}
+    own |= {state: torch.zeros_like(own[state]) for state in Counts._fields}
