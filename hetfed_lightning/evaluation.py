@@ -91,7 +91,7 @@ def _step(
     def hook(name: str) -> Callable[..., Any]:
         return cast("Callable[..., Any]", getattr(participant, name))
 
-    batch = federation.current_batch = participant.on_after_batch_transfer(batch, 0)
+    batch = federation.logbook.batch = participant.on_after_batch_transfer(batch, 0)
     hook(f"on_{what}_batch_start")(batch, batch_idx)
     if evaluated is None or steps_its_own_way(participant, f"{what}_step") or versions_of(batch) != versions:
         output = hook(f"{what}_step")(batch, batch_idx)

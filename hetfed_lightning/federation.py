@@ -42,7 +42,7 @@ from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.preflight import check_data, check_members, check_trainer
 from hetfed_lightning.roster import KeepsRoster
-from hetfed_lightning.rounds import RoundClock, federated_callbacks
+from hetfed_lightning.rounds import FederatedCallback, RoundClock, federated_callbacks
 from hetfed_lightning.scaling import give_scales, skipped_steps
 from hetfed_lightning.seeding import seed_sample, stream_seed
 from hetfed_lightning.storage import LendsStorage
@@ -118,7 +118,6 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         self.bytes_up = 0
         self.bytes_down = 0
         self.scope = "own"
-        self.current_batch: Any = None
         self.logbook = LogBook()
         self.ranks = Ranks()
         self._scheduled_rounds = 0
@@ -126,6 +125,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         self._saved: dict[str, Any] = {}
         self._before_validation = False
         self.backward_is_heard = True
+        self.adding: list[FederatedCallback] = []
         self.opened_round = -1
         self.round_is_open = False
 
@@ -133,7 +133,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         # Optimizers belong to a run; every fit makes new ones.
         return dict(super().__getstate__()) | {
             "local": {},
-            "current_batch": None,
+            "adding": [],
             "fleets": Fleets(self.fleets.wanted),
             "ranks": Ranks(),
         }

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hetfed_lightning.participant import Participant
-from hetfed_lightning.rounds import federated_callbacks
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def _step(federation: Federation, participant: Participant, batch: Any, batch_id
     if batch is None:
         local.descend(None, federation.backward_of, reduction)
         return
-    batch = federation.current_batch = participant.on_after_batch_transfer(batch, 0)
+    batch = federation.logbook.batch = participant.on_after_batch_transfer(batch, 0)
     participant.on_train_batch_start(batch, batch_idx)
     output = participant.training_step(batch, batch_idx)
     if not participant.automatic_optimization:
@@ -56,7 +55,7 @@ def _step(federation: Federation, participant: Participant, batch: Any, batch_id
     else:
         loss = output.get("loss") if isinstance(output, Mapping) else output
         if loss is not None:
-            for callback in federated_callbacks(federation.trainer):
+            for callback in federation.adding:
                 term = callback.local_loss(federation, participant, batch_idx)
                 loss = loss if term is None else loss + term
             weight = federation.ranks.weight(participant.name or "", batch_idx)

@@ -41,13 +41,21 @@ class LogBook:
 
     In a fit the rows do not go through ``self.log("step", ...)``: ModelCheckpoint would take that for the number of
     batches, and overwrite the checkpoints of one round, since their names would be equal.
+
+    Attributes:
+        batch: What a participant sees now, whose length counts where it logs a value without one.
     """
 
     def __init__(self) -> None:
+        self.batch: Any = None
         self.ledgers: dict[Stage, Ledger] = {"train": Ledger(), "val": Ledger(), "test": Ledger()}
         self.rows: dict[Stage, dict[str, float]] = {"train": {}, "val": {}, "test": {}}
         self._steps: dict[str, Tensor] = {}
         self._bar: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nobody's data goes with a copy."""
+        return vars(self) | {"batch": None}
 
     def forget_rows(self) -> None:
         """Drop what an earlier run left unwritten."""
@@ -77,7 +85,7 @@ class LogBook:
         self.ledgers[stage].record(
             tag(name, cast("str", participant.name), everyone=federation.scope == "global"),
             value,
-            weight=float(batch_size or batch_size_of(federation.current_batch)),
+            weight=float(batch_size or batch_size_of(self.batch)),
             prog_bar=prog_bar,
             logger=logger is not False,
             reduction="mean" if reduce_fx == "mean" else reduction_of(reduce_fx, name),

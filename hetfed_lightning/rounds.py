@@ -106,6 +106,7 @@ class RoundClock(L.Callback):
         for callback in federated_callbacks(trainer):
             event = callback.on_round_resume if resumed else callback.on_round_start
             event(trainer, federation, round_index)
+        federation.adding = [one for one in federated_callbacks(trainer) if one.adds_to_loss(federation)]
         federation.fleets.open_round(federation, federation.trained_here(round_index))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -21,7 +21,6 @@ from hetfed_lightning.fleets.terms import adding, terms_of
 from hetfed_lightning.fleets.together import evaluated_together
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import split_batch
-from hetfed_lightning.rounds import federated_callbacks
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 
 if TYPE_CHECKING:
@@ -111,9 +110,8 @@ class Fleets:
             return "each batch is split over processes"
         if federation.backward_is_heard:
             return "a callback listens to each backward pass"
-        for callback in federated_callbacks(federation.trainer):
-            batched = keeps_up(type(callback), "fleet_term", "local_loss")
-            if callback.adds_to_loss(federation) and not batched:
+        for callback in federation.adding:
+            if not keeps_up(type(callback), "fleet_term", "local_loss"):
                 return f"{type(callback).__name__} adds to each participant's loss"
         return None
 

@@ -6,8 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from hetfed_lightning.rounds import federated_callbacks
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -43,8 +41,7 @@ class FleetTerm(ABC):
 
 def terms_of(federation: Federation, fleet: Fleet) -> list[FleetTerm]:
     """What the callbacks add to the losses of a fleet's members in the round that opens."""
-    callbacks = [one for one in federated_callbacks(federation.trainer) if one.adds_to_loss(federation)]
-    terms = [callback.fleet_term(federation, fleet) for callback in callbacks]
+    terms = [callback.fleet_term(federation, fleet) for callback in federation.adding]
     return [term for term in terms if term is not None]
 
 

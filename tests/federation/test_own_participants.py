@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -363,3 +364,15 @@ def test_something_else_than_a_participant_is_refused() -> None:
         Federation({"a": nn.Linear(1, 1)})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="expected at least one, got none"):
         Federation({})
+
+
+def test_a_copy_made_inside_a_round_takes_nobodys_data_along() -> None:
+    class Copies(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+            assert pl_module.logbook.batch is not None
+            self.made = copy.deepcopy(pl_module)
+
+    copies = Copies()
+    fit(tiny_federation(engine="sequential"), tiny_data(), 1, copies)
+    assert copies.made.logbook.batch is None
+    assert copies.made.adding == []
