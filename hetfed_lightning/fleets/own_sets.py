@@ -162,7 +162,7 @@ def _known_ahead(loader: Any) -> EvaluationLoader | None:
     inside = loader.inside if type(loader) is MeasuredLoader else loader
     if type(inside) is not EvaluationLoader or type(inside.dataset).batch is not Examples.batch:
         return None
-    return cast("EvaluationLoader", inside)
+    return inside
 
 
 def _comes_as_it_is(federation: Federation) -> bool:
