@@ -160,8 +160,9 @@ def steps_its_own_way(participant: Participant, step: str) -> bool:
 def _known_ahead(loader: Any) -> EvaluationLoader | None:
     """The loader if it is one of ours over a set in memory, whose batches can be told before it gives them."""
     inside = loader.inside if type(loader) is MeasuredLoader else loader
-    ours = type(inside) is EvaluationLoader and type(inside.dataset).batch is Examples.batch
-    return cast("EvaluationLoader", inside) if ours else None
+    if type(inside) is not EvaluationLoader or type(inside.dataset).batch is not Examples.batch:
+        return None
+    return inside
 
 
 def _comes_as_it_is(federation: Federation) -> bool:

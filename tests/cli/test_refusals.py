@@ -123,11 +123,11 @@ def test_images_of_another_size(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_error_after_training_began_is_raised(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Participant, batch: Any, batch_idx: int) -> None:
-        del self, batch, batch_idx
+    def fail(self: Participant, *_: Any) -> None:
+        del self
         raise ValueError("a fault in the program")
 
-    monkeypatch.setattr(Participant, "validation_step", fail)
+    monkeypatch.setattr(Participant, "evaluate_batch", fail)  # A fleet's members are not asked for their steps.
     with pytest.raises(ValueError, match="a fault in the program"):
         hetfed(capsys, "fit", "-c", written(tiny()))
     assert Federation.trained_in_this_process
