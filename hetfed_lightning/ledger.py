@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from hetfed_lightning.metrics.counting import computed, reset
+from hetfed_lightning.counting import computed, reset
 
 Reduction = Literal["mean", "sum", "min", "max"]
 

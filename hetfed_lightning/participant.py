@@ -18,9 +18,9 @@ from torchmetrics import Metric
 
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.compilation import compile_backbone, settings_of
+from hetfed_lightning.counting import enter
 from hetfed_lightning.evaluated import Evaluated
 from hetfed_lightning.lending import Borrower
-from hetfed_lightning.metrics.counting import enter
 from hetfed_lightning.precision import converted, default_optimizer
 from hetfed_lightning.tasks import Task, TaskName, as_task
 
