@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hetfed_lightning.fleets.calibration import shortly
 from hetfed_lightning.fleets.kinship import faults_of_optimizers, kind_and_settings
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, stacked_optimizer
+from hetfed_lightning.fleets.wording import shortly
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.seeding import seed_torch, stream_generator, stream_seed

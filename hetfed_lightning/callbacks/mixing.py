@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from hetfed_lightning.callbacks.lesson import Lesson
     from hetfed_lightning.data.blocks import StackedBatch
     from hetfed_lightning.fleets.engine import Engine
-    from hetfed_lightning.fleets.fleet import Fleet, Member
+    from hetfed_lightning.fleets.fleet import Fleet
+    from hetfed_lightning.fleets.member import Member
 
 
 class DistillationTerm(FleetTerm):

@@ -18,6 +18,7 @@ from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet
 from hetfed_lightning.fleets.reference import REPEATS, Reference, copies_of, seconds_of, sequential_step
 from hetfed_lightning.fleets.vmap import VmapEngine
+from hetfed_lightning.fleets.wording import shortly
 from hetfed_lightning.twins import Twins
 
 FEW = 8
@@ -202,8 +203,3 @@ class _Kept:
         """Bring everything back."""
         for own, copy in (self._steps, *self._pairs):
             own.copy_(copy)
-
-
-def shortly(error: Exception) -> str:
-    """An error in a line, its kind first."""
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:200]

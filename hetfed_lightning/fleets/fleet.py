@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hetfed_lightning.data.blocks import StackedBatch, bytes_of
 from hetfed_lightning.fleets.engine import Engine
+from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
 from hetfed_lightning.fleets.stack import Stack, give_back, take_in
 from hetfed_lightning.fleets.terms import FleetTerm
 from hetfed_lightning.fleets.tolerance import output_tolerance
+from hetfed_lightning.fleets.wording import listed, shortly
 from hetfed_lightning.memory import hand_back
-from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import Participant
+
+log = logging.getLogger(__name__)
 
 HANDED_BACK_BYTES = 16 * 2**20
 """So much memory of their own may members leave behind before it is handed back."""
@@ -26,38 +29,6 @@ HANDED_BACK_BYTES = 16 * 2**20
 ROOM: Mapping[str, int] = {"cpu": 4 * 2**20, "others": 64 * 2**20}
 """Bytes of inputs, or of what a layer makes of them, that are evaluated at once, by kind of device. A CPU's should stay
 in its cache and in memory that was used before: of 100 networks all at once take half as long again."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A participant in a fleet.
-
-    Attributes:
-        name: Its name.
-        local: Its optimizer and schedulers.
-        parameters: What its optimizer steps, by key of its state.
-    """
-
-    name: str
-    local: LocalOptimization
-    parameters: dict[str, nn.Parameter]
-
-    @property
-    def transforms(self) -> bool:
-        """Whether the participant does something to its batches."""
-        participant = self.local.participant
-        as_usual = all(
-            getattr(getattr(participant, method), "__func__", None) is getattr(Participant, method)
-            for method in ("on_after_batch_transfer", "transformed")
-        )
-        return participant.transform is not None or not as_usual
-
-    @classmethod
-    def of(cls, name: str, local: LocalOptimization) -> Member:
-        """In the order in which the optimizer holds them."""
-        keys = {id(parameter): key for key, parameter in local.participant.named_parameters()}
-        held = local.optimizers[0].param_groups[0]["params"]
-        return cls(name, local, {keys[id(parameter)]: parameter for parameter in held})
 
 
 class Fleet:
@@ -285,7 +256,12 @@ class Fleet:
         places = [self.places[name] for name in names]
         first, last = places[0], places[-1] + 1
         rows = stack.flat[first:last] if places == list(range(first, last)) else stack.flat[places]
-        outputs = engine.outputs(stack.by_key(rows), inputs, common=common)
+        try:
+            outputs = engine.outputs(stack.by_key(rows), inputs, common=common)
+        except Exception as error:  # noqa: BLE001 - whatever an engine cannot do is left to each member
+            log.warning("Fleets: %s: they predict one after another, since it failed (%s).", self.label, shortly(error))
+            self._predicts = False
+            return None
         if self._predicts is None:
             own = inputs if common else _first_of(inputs)
             self._predicts = self._as_evaluated(self.members[first].local.participant, own, outputs[0])
@@ -310,11 +286,6 @@ class Fleet:
         if self.stack is None or self.optimizer is None or not self.members:
             raise RuntimeError("A fleet was asked to compute before its members were seated; this is a fault of ours.")
         return self.stack, self.optimizer, len(self.members)
-
-
-def listed(names: Sequence[str]) -> str:
-    """A few names, or the first and the last of many."""
-    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, ..., {names[-1]}"
 
 
 def _first_of(inputs: Any) -> Any:

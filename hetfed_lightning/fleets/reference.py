@@ -15,7 +15,8 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from hetfed_lightning.data.blocks import StackedBatch
-from hetfed_lightning.fleets.fleet import Fleet, Member
+from hetfed_lightning.fleets.fleet import Fleet
+from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.tolerance import step_tolerance
 from hetfed_lightning.optimization import LocalOptimization

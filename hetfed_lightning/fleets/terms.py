@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.federation import Federation
     from hetfed_lightning.fleets.engine import Engine
-    from hetfed_lightning.fleets.fleet import Fleet, Member
+    from hetfed_lightning.fleets.fleet import Fleet
+    from hetfed_lightning.fleets.member import Member
 
 
 class FleetTerm(ABC):

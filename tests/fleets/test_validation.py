@@ -110,6 +110,22 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # The same figures
 
 
+def test_an_engine_that_cannot_predict_leaves_it_to_each(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = figures(federation("sequential"), data())
+
+    def outputs(self: BatchedEngine, parameters: Any, inputs: Any, *, common: bool = False) -> Tensor:
+        raise torch.OutOfMemoryError("too many")
+
+    monkeypatch.setattr(BatchedEngine, "outputs", outputs)
+    with caplog.at_level("WARNING", "hetfed_lightning"):
+        found = figures(federation("batched"), data())
+    assert [one == pytest.approx(other, rel=1e-9) for one, other in zip(found, wanted, strict=True)] == [True, True]
+    (told,) = [record.message for record in caplog.records]
+    assert told.endswith("they predict one after another, since it failed (OutOfMemoryError: too many).")
+
+
 @pytest.mark.parametrize("engine", ["batched", "vmap"])
 @pytest.mark.parametrize("task", list(WIDTHS))
 def test_every_task_has_the_figures_that_each_has_alone(task: str, engine: Any, alone: list[str]) -> None:

@@ -1,0 +1,133 @@
+"""What others ask of those who sit in fleets: states, outputs, figures, made for all members at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from hetfed_lightning.data.blocks import bytes_of
+from hetfed_lightning.evaluated import Evaluated
+from hetfed_lightning.fleets.fleet import Fleet
+from hetfed_lightning.fleets.own_sets import OwnSets
+from hetfed_lightning.fleets.together import evaluated_together
+from hetfed_lightning.participant import split_batch
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation import Federation
+
+
+class SeatedFleets:
+    """The fleets of a round, by kind, and who has a seat in which.
+
+    Attributes:
+        own_sets: What has been found of members' own validation sets.
+    """
+
+    def __init__(self) -> None:
+        self._fleets: dict[str, Fleet] = {}
+        self._seats: dict[str, str] = {}
+        self.own_sets = OwnSets()
+
+    def disband(self) -> None:
+        """Give every participant memory of its own again."""
+        for fleet in self._fleets.values():
+            fleet.dissolve()
+        self._fleets, self._seats = {}, {}
+        self.own_sets.close()
+
+    def open_validation(self, federation: Federation) -> None:
+        """Find who is validated on an own set together with others, as Lightning begins to walk through the sets."""
+        seated = ((fleet, here) for fleet, here in self._seated(federation.measured_here()) if fleet.engine is not None)
+        self.own_sets.open(federation, seated)
+
+    def _seated(self, names: Iterable[str]) -> Iterator[tuple[Fleet, list[str]]]:
+        """Fleets in which two or more of ``names`` sit, and those."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            kind = self._seats.get(name)
+            if kind in self._fleets and self._fleets[kind].is_seated(name):
+                found[kind].append(name)
+        for kind, here in found.items():
+            if len(here) > 1:
+                yield self._fleets[kind], here
+
+    def views(
+        self, federation: Federation, names: Sequence[str], keys: Sequence[str] | None = None
+    ) -> dict[str, dict[str, Tensor]]:
+        """Each participant's tensors under ``keys`` (all if None), as ``Participant.view_of`` gives them.
+
+        Args:
+            federation: Whose participants they are.
+            names: Participants, whose order is kept.
+            keys: Keys of ``state_dict``.
+        """
+        found: dict[str, dict[str, Tensor]] = {}
+        for fleet, here in self._seated(names):
+            found |= fleet.views(here, keys) or {}
+        return {name: found[name] if name in found else federation[name].view_of(keys) for name in names}
+
+    def load(self, federation: Federation, names: Iterable[str], state: Mapping[str, Tensor]) -> None:
+        """Copy one state into several participants, as ``Participant.load_state_of`` does."""
+        left = dict.fromkeys(names)
+        for fleet, here in self._seated(left):
+            if all(fleet.layout.get(key) == tensor.shape for key, tensor in state.items()):
+                fleet.load(here, state)
+                for name in here:
+                    del left[name]
+        for name in left:
+            federation[name].load_state_of(state)
+
+    def learners(self, names: Iterable[str]) -> list[Fleet]:
+        """Fleets in which two or more of ``names`` can distil together: they are seated, whoever else was there rises.
+
+        Args:
+            names: Participants who learn at the end of a round.
+        """
+        found = []
+        for fleet, here in list(self._seated(names)):
+            if fleet.engine is not None and not fleet.distils_alone:
+                fleet.enlist([one for one in fleet.members if one.name in here])
+                fleet.seat()
+                found.append(fleet)
+        return found
+
+    def outputs(self, names: Sequence[str], inputs: Any) -> dict[str, Tensor]:
+        """Outputs of those of ``names`` who sit in a fleet and take raw inputs, computed at once.
+
+        Args:
+            names: Participants.
+            inputs: Shape ``(B, ...)``, raw.
+
+        Returns:
+            Shape ``(B, C)`` each, by name.
+        """
+        found: dict[str, Tensor] = {}
+        for _, part, outputs in self._outputs(names, inputs):
+            found |= zip(part, outputs, strict=True)
+        return found
+
+    def evaluated(self, names: Sequence[str], batch: Any) -> dict[str, Evaluated]:
+        """What :meth:`outputs` of a batch with targets come to, by name."""
+        inputs, targets = split_batch(batch)
+        found: dict[str, Evaluated] = {}
+        if isinstance(targets, Tensor):
+            for fleet, part, outputs in self._outputs(names, inputs):
+                common = targets.expand(len(part), *targets.shape)
+                sizes = [len(targets)] * len(part)
+                found |= zip(part, evaluated_together(fleet.task, outputs, common, None, sizes), strict=True)
+        return found
+
+    def _outputs(self, names: Sequence[str], inputs: Any) -> Iterator[tuple[Fleet, list[str], Tensor]]:
+        """Fleets, members who are computed at once, and their outputs, shape ``(K, B, C)``."""
+        if bytes_of(inputs) is None:
+            return
+        for fleet, here in self._seated(name for name in names if name in self._seats):
+            if fleet.engine is None or fleet.transforms:
+                continue
+            for part in fleet.portions(here, inputs):
+                outputs = fleet.outputs(part, inputs, fleet.engine, common=True)
+                if outputs is not None:
+                    yield fleet, part, outputs
