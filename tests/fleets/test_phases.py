@@ -43,7 +43,7 @@ def ends(
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
 @pytest.mark.parametrize("own", [None, "sgd", "nesterov", "adam"])
 @pytest.mark.parametrize("clip", [None, {"a": 0.5, "b": None, "c": 0.1, "d": 100.0}], ids=["free", "clipped"])
-@pytest.mark.parametrize("engine", ["vmap", "batched"])
+@pytest.mark.parametrize("engine", [pytest.param("vmap", marks=pytest.mark.slow), "batched"])
 def test_a_phase_of_all(
     engine: str, clip: Any, own: str | None, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,7 +52,7 @@ def public(dtype: torch.dtype = torch.float64) -> Any:
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
 @pytest.mark.parametrize("clip", [None, {"a": 0.5, "b": None, "c": 0.1, "d": 100.0}], ids=["free", "clipped"])
 @pytest.mark.parametrize("term", TERMS)
-@pytest.mark.parametrize("engine", ["vmap", "batched"])
+@pytest.mark.parametrize("engine", [pytest.param("vmap", marks=pytest.mark.slow), "batched"])
 def test_steps_of_ragged_batches(
     engine: str, term: str, optimizer: str, clip: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +198,7 @@ def test_a_public_set_that_is_read_one_by_one(mode: Any, collate: bool) -> None:
     assert furthest(ends[1], ends[0]) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_compiled_step_of_all_agrees() -> None:
     ends = []
     for engine, compile_ in (("sequential", False), ("vmap", {"backend": "aot_eager"})):
