@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-SHORTEST_LOOK, LONGEST_LOOK = 1e-4, 0.02
+SHORTEST_LOOK, LONGEST_LOOK = 1e-4, 0.004
 """Seconds between two looks of a rank that waits for others whether they have come, at first and in the end."""
 
 _meetings = itertools.count()

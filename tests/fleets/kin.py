@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,12 @@ COUNTS = {"a": 13, "b": 20, "c": 7, "d": 20}
 """In batches of 5: rounds of 3, 4, 2 and 4 batches, the last of them of 3, 5, 2 and 5 examples."""
 
 Optimizer = Callable[[Any], torch.optim.Optimizer]
+
+
+def slow(value: str) -> Any:
+    """A parameter of a battery that only `-m slow` runs."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
 
 OPTIMIZERS: dict[str, Callable[[float], Optimizer]] = {
     "sgd": lambda lr: lambda p: torch.optim.SGD(p, lr=lr),

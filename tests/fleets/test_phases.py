@@ -15,7 +15,7 @@ from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedC
 from hetfed_lightning.distillation import MeanLogits
 from hetfed_lightning.fleets.batched import BatchedEngine
 from tests.federations import Snapshots, equal, fit, state_of, tiny_data, tiny_federation
-from tests.fleets.kin import NAMES, OPTIMIZERS, classes, furthest, members, trained
+from tests.fleets.kin import NAMES, OPTIMIZERS, classes, furthest, members, slow, trained
 from tests.fleets.spies import alone, lines
 
 
@@ -40,10 +40,10 @@ def ends(
 # Equal to one after another
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", [slow("sgd"), "momentum", slow("adam"), "adamw"])
 @pytest.mark.parametrize("own", [None, "sgd", "nesterov", "adam"])
 @pytest.mark.parametrize("clip", [None, {"a": 0.5, "b": None, "c": 0.1, "d": 100.0}], ids=["free", "clipped"])
-@pytest.mark.parametrize("engine", [pytest.param("vmap", marks=pytest.mark.slow), "batched"])
+@pytest.mark.parametrize("engine", [slow("vmap"), "batched"])
 def test_a_phase_of_all(
     engine: str, clip: Any, own: str | None, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

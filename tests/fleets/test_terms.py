@@ -17,7 +17,7 @@ from hetfed_lightning.distillation import MeanLogits
 from hetfed_lightning.schedules import LinearSchedule
 from hetfed_lightning.tasks import MulticlassTask
 from tests.federations import Listed, Snapshots, equal, examples, fit, sgd, state_of, tiny_data, tiny_federation
-from tests.fleets.kin import NAMES, OPTIMIZERS, classes, furthest, members, trained
+from tests.fleets.kin import NAMES, OPTIMIZERS, classes, furthest, members, slow, trained
 from tests.fleets.spies import alone, lines
 
 COOLING = LinearSchedule(3, 1, 2)
@@ -49,10 +49,10 @@ def public(dtype: torch.dtype = torch.float64) -> Any:
 # Equal to one after another
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", [slow("sgd"), "momentum", slow("adam"), "adamw"])
 @pytest.mark.parametrize("clip", [None, {"a": 0.5, "b": None, "c": 0.1, "d": 100.0}], ids=["free", "clipped"])
 @pytest.mark.parametrize("term", TERMS)
-@pytest.mark.parametrize("engine", [pytest.param("vmap", marks=pytest.mark.slow), "batched"])
+@pytest.mark.parametrize("engine", [slow("vmap"), "batched"])
 def test_steps_of_ragged_batches(
     engine: str, term: str, optimizer: str, clip: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
