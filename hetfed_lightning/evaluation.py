@@ -36,7 +36,7 @@ def evaluate(federation: Federation, what: Measured, owner: str, batch: Any, bat
     """
     fitting, now = is_fitting(federation.trainer), federation.current_round
     if owner != GLOBAL:
-        names = [owner] if not fitting or federation[owner].joins_at <= now else []
+        names = [owner] if not fitting or federation[owner].is_member(now) else []
     else:
         here = federation.joined(now) if fitting else list(federation.participants)
         names = here + ([STUDENT] if federation.student is not None else [])

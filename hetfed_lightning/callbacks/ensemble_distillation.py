@@ -13,7 +13,7 @@ from hetfed_lightning.callbacks.asking import finite_answers
 from hetfed_lightning.callbacks.learning import LearningPhase
 from hetfed_lightning.callbacks.lesson import Lesson
 from hetfed_lightning.callbacks.mixing import DistillationTerm
-from hetfed_lightning.distillation import Ensemble, MeanProbabilities, Teachers, check_temperature
+from hetfed_lightning.distillation import Ensemble, MeanProbabilities, OutputKind, Teachers, check_temperature
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
 from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import outputs_of
@@ -22,7 +22,7 @@ from hetfed_lightning.schedules import RoundSchedule, value_in
 from hetfed_lightning.seeding import stream_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import lightning as L
 
@@ -111,6 +111,7 @@ class EnsembleDistillation(FederatedCallback):
         self.agreement: tuple[tuple[str, ...], Tensor] | None = None
         self._scores: dict[str, float] = {}
         self._class_counts: dict[str, Tensor] = {}
+        self._samples: dict[str, int] = {}
         self._targets: Tensor | None = None
         self._order: dict[str, tuple[int, Tensor]] = {}
 
@@ -152,6 +153,7 @@ class EnsembleDistillation(FederatedCallback):
                     "participants that distil must have one task and one label space."
                 )
             if name != STUDENT:
+                self._samples[name] = data.num_samples(name)
                 counts = participant.task.class_counts(data.train_targets(name), width)
                 if counts is not None:
                     self._class_counts[name] = counts
@@ -178,6 +180,24 @@ class EnsembleDistillation(FederatedCallback):
             teachers = [name for name in federation.joined(round_index) if name not in newcomers]
             self._targets = self._ask(federation, teachers, round_index)
             federation.bytes_down += payload_bytes(self._targets) * len(federation.active_names(round_index))
+
+    def on_join(self, trainer: L.Trainer, federation: Federation, names: Sequence[str], round_index: int) -> None:
+        """Have newcomers learn from those who were there, if their ``transfer`` asks for it."""
+        del trainer
+        pupils = {
+            name: transfer.distillation_epochs
+            for name in names
+            if (transfer := federation[name].transfer) is not None and transfer.distillation_epochs > 0
+        }
+        teachers = [name for name in federation.joined(round_index) if name not in names]
+        if not pupils or not teachers:
+            return
+        targets = self._ask(federation, teachers, round_index)
+        federation.bytes_down += payload_bytes(targets) * len(pupils)
+        for name in filter(federation.ranks.hosts, pupils):
+            lesson = self._lesson(federation, targets, round_index)
+            LearningPhase(lesson, round_index, pupils[name], self.batch_size, self.optimizer).alone(federation[name])
+        federation.ranks.synchronise(list(pupils))
 
     def adds_to_loss(self, federation: Federation) -> bool:
         """Whether the participants learn from each other in their local steps of this round."""
@@ -261,25 +281,33 @@ class EnsembleDistillation(FederatedCallback):
     def _ask(self, federation: Federation, names: list[str], round_index: int) -> Tensor:
         """Softened targets of the ensemble on the whole public set, shape ``(N, C)``."""
         asked = finite_answers(federation, names, round_index)
-        data = federation.federated_data
-        device = federation.device
-        counts = [self._class_counts[name] for name in asked] if self._class_counts else None
-        logits = torch.stack(list(asked.values()))
-        teachers = Teachers(
+        teachers = self.teachers(asked, federation[next(iter(asked))].task.kind)
+        federation.bytes_up += payload_bytes(teachers.logits)
+        self.agreement = (tuple(asked), agreement_matrix(teachers.logits, teachers.kind).cpu())
+        federation.log_round({"federation/teacher_agreement": mean_agreement(self.agreement[1])})
+        return self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
+
+    def teachers(self, answers: Mapping[str, Tensor], kind: OutputKind) -> Teachers:
+        """Answers beside what is known of those who gave them, as ensembles take them.
+
+        Args:
+            answers: Outputs on the public set by name, shape ``(P, C)`` each.
+            kind: Of outputs.
+        """
+        logits = torch.stack(list(answers.values()))
+        device = logits.device
+        counts = [self._class_counts[name] for name in answers] if self._class_counts else None
+        return Teachers(
             logits=logits,
-            kind=federation[next(iter(asked))].task.kind,
-            names=tuple(asked),
-            samples=torch.tensor([float(data.num_samples(name)) for name in asked], device=device),
+            kind=kind,
+            names=tuple(answers),
+            samples=torch.tensor([float(self._samples.get(name, 1)) for name in answers], device=device),
             class_counts=None if counts is None else torch.stack(counts).to(device),
             # Before the first validation all count the same.
             scores=torch.tensor(
-                [self._scores.get(name, 1.0 if not self._scores else 0.0) for name in asked], device=device
+                [self._scores.get(name, 1.0 if not self._scores else 0.0) for name in answers], device=device
             ),
         )
-        federation.bytes_up += payload_bytes(logits)
-        self.agreement = (tuple(asked), agreement_matrix(logits, teachers.kind).cpu())
-        federation.log_round({"federation/teacher_agreement": mean_agreement(self.agreement[1])})
-        return self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
 
     def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
         """Keep each participant's own validation score, for ensembles that weigh by it."""
@@ -293,13 +321,21 @@ class EnsembleDistillation(FederatedCallback):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Validation scores, and the targets of a round in progress."""
-        return {"scores": self._scores, "targets": self._targets}
+        """What is known of the teachers, and the targets of a round in progress."""
+        return {
+            "scores": self._scores,
+            "targets": self._targets,
+            "samples": self._samples,
+            "class_counts": self._class_counts,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self._scores = dict(state_dict["scores"])
         self._targets = state_dict["targets"]
+        # A run finds both in its data; who joins a trained federation has not got that.
+        self._samples = dict(state_dict.get("samples", {}))
+        self._class_counts = dict(state_dict.get("class_counts", {}))
         self._order = {}
 
 

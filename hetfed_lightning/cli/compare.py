@@ -82,12 +82,15 @@ class CompareCLI(FederatedCLI):
         aliases: dict[str, str] = {}
         if arm != "federation":
             federation.student = None
+            for participant in federation.members().values():
+                participant.transfer = None  # There is nothing to take over.
         if arm == "centralised":
             aliases = same_recipes(config.model.participants)
             own = data.data
             data.replace_data(centralised_data(own))
             for name, participant in federation.members().items():
                 participant.joins_at = trainer.max_epochs or 0 if name in aliases else 0
+                participant.leaves_at = None
         trainer.fit(federation, datamodule=data)
         if arm == "centralised":
             data.replace_data(own)
@@ -116,7 +119,8 @@ def same_recipes(participants: Mapping[str, Any]) -> dict[str, str]:
     plain = {name: one.as_dict() if isinstance(one, Namespace) else one for name, one in participants.items()}
     for name, config in settings_by_member(plain).items():
         settings = deepcopy(dict(config))
-        settings.get("init_args", {}).pop("joins_at", None)
+        for when in ("joins_at", "leaves_at", "transfer"):
+            settings.get("init_args", {}).pop(when, None)
         key = repr(settings)
         if key in first:
             aliases[name] = first[key]
