@@ -153,6 +153,16 @@ class Participant(Borrower, L.LightningModule):
         inputs = self.transformed(inputs)
         return inputs if target is None else (inputs, target)
 
+    def missing_inputs(self, inputs: Any) -> list[str]:
+        """Names of inputs that it reads and a batch, as its data has it, lacks; of one input, none."""
+        del inputs
+        return []
+
+    def reads_any_of(self, inputs: Any) -> bool:
+        """Whether there is something in a batch, as its data has it, that it can predict from."""
+        del inputs
+        return True
+
     # Training and evaluation
 
     def on_fit_start(self) -> None:
