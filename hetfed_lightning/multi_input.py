@@ -37,7 +37,8 @@ class MultiInputParticipant(Participant):
         settings: As for :class:`Participant <hetfed_lightning.Participant>`.
 
     Raises:
-        ValueError: If an input has two modules, a module does not say its ``out_features``, or widths do not fit.
+        ValueError: If an input has two modules, or widths do not fit; in use, if there is nothing that it reads, or an
+            input is missing whose module does not say its ``out_features``.
     """
 
     def __init__(
@@ -63,15 +64,21 @@ class MultiInputParticipant(Participant):
         self.branches = nn.ModuleDict(branches)
         self.fusion = fusion
         self.branch_dropout = branch_dropout
-        self.widths = {name: _width(name, module) for name, module in self._modules_by_input().items()}
-        if fusion == "sum" and len(set(self.widths.values())) > 1:
+        self.widths = {name: _width(module) for name, module in self._modules_by_input().items()}
+        self._check_widths()
+
+    def _check_widths(self) -> None:
+        known = [width for width in self.widths.values() if width is not None]
+        if self.fusion == "sum" and len(set(known)) > 1:
             raise ValueError(f"fusion='sum': expected features of one width, got {_listed(self.widths)}.")
-        fused = sum(self.widths.values()) if fusion == "concatenate" else self.widths[reads]
-        expected = _first_with(self.head, "in_features")
-        if expected is not None and expected != fused:
+        if len(known) < len(self.widths) and self.fusion == "concatenate":
+            return
+        fused = sum(known) if self.fusion == "concatenate" else known[0] if known else None
+        expected = _in_features(self.head)
+        if None not in {expected, fused} and expected != fused:
             raise ValueError(
-                f"head: it takes {expected} features, but {fusion} of {_listed(self.widths)} gives {fused}: set its "
-                f"in_features to {fused}."
+                f"head: it takes {expected} features, but fusion={self.fusion!r} of {_listed(self.widths)} gives {fused}: "
+                f"set its in_features to {fused}."
             )
 
     # What it reads
@@ -108,12 +115,10 @@ class MultiInputParticipant(Participant):
             )
         known = {name: self._features(name, inputs[name]) for name in self.widths if name in inputs}
         like = next(iter(known.values()))
-        parts = [
-            known[name] if name in known else like.new_zeros(len(like), width) for name, width in self.widths.items()
-        ]
-        if self.fusion == "concatenate":
-            return torch.cat(parts, dim=1)
-        return sum(parts[1:], parts[0])
+        if self.fusion == "sum":
+            return sum(list(known.values())[1:], like)
+        parts = [known[name] if name in known else self._zeros(name, like) for name in self.widths]
+        return torch.cat(parts, dim=1)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """Supervised loss of one batch, in which every input has to be there."""
@@ -136,6 +141,16 @@ class MultiInputParticipant(Participant):
             features = features * keeps
         return features
 
+    def _zeros(self, name: str, like: Tensor) -> Tensor:
+        """What stands for the features of a missing input, for as many examples as ``like`` has."""
+        width = self.widths[name]
+        if width is None:
+            raise ValueError(
+                f"{self.label}: its input {name!r} is missing, and {type(self._modules_by_input()[name]).__name__} does "
+                "not say how wide its features are: set its attribute out_features, or give the input."
+            )
+        return like.new_zeros(len(like), width)
+
     def _modules_by_input(self) -> dict[str, nn.Module]:
         return {self.reads: self.backbone, **self.branches}
 
@@ -149,25 +164,21 @@ def missing_in_training(participant: Participant, missing: list[str], inputs: An
     )
 
 
-def _width(name: str, module: nn.Module) -> int:
+def _width(module: nn.Module) -> int | None:
+    """``out_features`` of a module, or of the last that has it in a chain; None where nothing says so."""
     found = getattr(module, "out_features", None)
-    for inner in reversed(list(module.modules())) if found is None else ():
-        found = getattr(inner, "out_features", None)
-        if found is not None:
-            break
-    if not isinstance(found, int):
-        raise ValueError(
-            f"input {name!r}: {type(module).__name__} does not say how wide its features are: set its attribute "
-            "out_features, which stands for them where the input is missing."
-        )
-    return found
+    if found is None and isinstance(module, nn.Sequential) and len(module):
+        last = list(module)[-1]
+        return _width(module[:-1] if isinstance(last, (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Dropout)) else last)
+    return found if isinstance(found, int) else None
 
 
-def _first_with(module: nn.Module, attribute: str) -> int | None:
-    """What the first module inside, itself included, says of itself; None if none does."""
-    found = (getattr(inner, attribute, None) for inner in module.modules())
-    return next((value for value in found if isinstance(value, int)), None)
+def _in_features(head: nn.Module) -> int | None:
+    """Width that a head takes, where it says so."""
+    first = head[0] if isinstance(head, nn.Sequential) and len(head) else head
+    found = getattr(first, "in_features", None)
+    return found if isinstance(found, int) else None
 
 
-def _listed(widths: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} ({width})" for name, width in widths.items())
+def _listed(widths: Mapping[str, int | None]) -> str:
+    return ", ".join(f"{name} ({'unknown' if width is None else width})" for name, width in widths.items())

@@ -39,8 +39,8 @@ class ImageAndGenesDataModule(FederatedDataModule):
     """Simulated patients of one disease at hospitals of different size, inputs and gene panels.
 
     A batch has its inputs by name: ``image``, shape ``(B, 1, 28, 28)``, and ``genes``, shape ``(B, P)``, the panel of
-    that hospital, standardised by its training patients; or one of the two. The public set, and everyone's test set,
-    are images alone: who reads genes only takes no part in either.
+    that hospital, each in a unit of its own; or one of the two. The public set, and everyone's test set, are images
+    alone: who reads genes only takes no part in either.
 
     Args:
         hospitals: By name of a participant, what it knows: ``{patients: 50, genes: 12}``.
@@ -72,11 +72,10 @@ class ImageAndGenesDataModule(FederatedDataModule):
         resident: bool = True,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, resident=resident)
-        for name, count, least in (
-            ("val_patients", val_patients, 0), ("test_patients", test_patients, 0), ("public_size", public_size, 0),
-        ):  # fmt: skip
-            if count < least:
-                raise DataError(f"{name}: expected {least} or more, got {count}.")
+        sizes = {"val_patients": val_patients, "test_patients": test_patients, "public_size": public_size}
+        for name, count in sizes.items():
+            if count < 0:
+                raise DataError(f"{name}: expected 0 or more, got {count}.")
         self.hospitals = dict(hospitals)
         self.seed = seed
         self.disease_seed = disease_seed
@@ -99,17 +98,16 @@ class ImageAndGenesDataModule(FederatedDataModule):
         for name in participants:
             if name not in self.hospitals:
                 raise DataError(f"hospitals: none for participant {name!r}{did_you_mean(name, self.hospitals)}.")
-        raw = {name: self._set(name, "train", hospital.patients) for name, hospital in self.hospitals.items()}
         return FederatedData(
-            {name: self._standardised(one, raw[name]) for name, one in raw.items()},
-            self._evaluated("val", self.val_patients, raw),
-            self._evaluated("test", self.test_patients, raw),
+            {name: self._set(name, "train", hospital.patients) for name, hospital in self.hospitals.items()},
+            self._evaluated("val", self.val_patients),
+            self._evaluated("test", self.test_patients),
             public=Examples(self._images("public", self.public_size)[0]) if self.public_size else None,
             global_test=Examples(*self._images("test", self.test_patients)) if self.test_patients else None,
         )
 
-    def _evaluated(self, what: str, count: int, raw: Mapping[str, Examples]) -> dict[str, Examples]:
-        return {name: self._standardised(self._set(name, what, count), raw[name]) for name in raw} if count else {}
+    def _evaluated(self, what: str, count: int) -> dict[str, Examples]:
+        return {name: self._set(name, what, count) for name in self.hospitals} if count else {}
 
     def _drawn_panel(self, name: str, hospital: Hospital) -> tuple[str, ...]:
         known = self.disease.genes
@@ -132,12 +130,3 @@ class ImageAndGenesDataModule(FederatedDataModule):
     def _images(self, what: str, count: int) -> tuple[dict[str, Tensor], Tensor]:
         patients = self.disease.patients(count, self.seed, "everyone", what)
         return {IMAGE: patients.images}, patients.states
-
-    @staticmethod
-    def _standardised(examples: Examples, training: Examples) -> Examples:
-        """The same, each gene with mean 0 and standard deviation 1 among the training patients."""
-        if not isinstance(examples.inputs, dict) or GENES not in examples.inputs:
-            return examples
-        genes = training.inputs[GENES]  # type: ignore[index]  # inputs are by name here
-        scaled = (examples.inputs[GENES] - genes.mean(dim=0)) / genes.std(dim=0).clamp_min(1e-6).nan_to_num(1.0)
-        return Examples(examples.inputs | {GENES: scaled}, examples.targets)
