@@ -77,8 +77,8 @@ class MultiInputParticipant(Participant):
         expected = _in_features(self.head)
         if None not in {expected, fused} and expected != fused:
             raise ValueError(
-                f"head: it takes {expected} features, but fusion={self.fusion!r} of {_listed(self.widths)} gives {fused}: "
-                f"set its in_features to {fused}."
+                f"head: it takes {expected} features, but fusion={self.fusion!r} of {_listed(self.widths)} gives "
+                f"{fused}: set its in_features to {fused}."
             )
 
     # What it reads
@@ -145,9 +145,10 @@ class MultiInputParticipant(Participant):
         """What stands for the features of a missing input, for as many examples as ``like`` has."""
         width = self.widths[name]
         if width is None:
+            kind = type(self._modules_by_input()[name]).__name__
             raise ValueError(
-                f"{self.label}: its input {name!r} is missing, and {type(self._modules_by_input()[name]).__name__} does "
-                "not say how wide its features are: set its attribute out_features, or give the input."
+                f"{self.label}: its input {name!r} is missing, and {kind} does not say how wide its features "
+                "are: set its attribute out_features, or give the input."
             )
         return like.new_zeros(len(like), width)
 

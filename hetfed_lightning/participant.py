@@ -98,7 +98,7 @@ class Participant(Borrower, L.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
         task: Task | TaskName = "multiclass",
-        transform: Callable[[Any], Any] | nn.Module | Mapping[str, nn.Module] | None = None,
+        transform: nn.Module | Mapping[str, nn.Module] | Callable[[Any], Any] | None = None,
         target_transform: InvertibleTransform | None = None,
         joins_at: int = 0,
         local_epochs: int = 1,

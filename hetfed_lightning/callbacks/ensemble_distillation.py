@@ -334,7 +334,8 @@ def _abstaining(federation: Federation, inputs: Any) -> frozenset[str]:
             f"EnsembleDistillation: {who} of the public set, which has {found}; name its inputs as theirs."
         )
     for name in names:
-        log.info("EnsembleDistillation: %s reads nothing of the public set, which has %s: it neither teaches nor learns.",
+        log.info("EnsembleDistillation: %s reads nothing of the public set, which has %s: it neither teaches nor "
+                 "learns.",
                  everyone[name].label, found)  # fmt: skip
     return frozenset(names)
 
