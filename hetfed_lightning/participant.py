@@ -101,7 +101,7 @@ class Participant(Borrower, L.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
         task: Task | TaskName = "multiclass",
-        transform: Callable[[Any], Any] | nn.Module | Mapping[str, nn.Module] | None = None,
+        transform: nn.Module | Mapping[str, nn.Module] | Callable[[Any], Any] | None = None,
         target_transform: InvertibleTransform | None = None,
         joins_at: int = 0,
         leaves_at: int | None = None,
@@ -178,6 +178,16 @@ class Participant(Borrower, L.LightningModule):
     def in_own_unit(self, values: Tensor) -> Tensor:
         """Predictions or targets as they were before ``target_transform``."""
         return values if self.target_transform is None else self.target_transform.inverse(values)
+
+    def missing_inputs(self, inputs: Any) -> list[str]:
+        """Names of inputs that it reads and a batch, as its data has it, lacks; of one input, none."""
+        del inputs
+        return []
+
+    def reads_any_of(self, inputs: Any) -> bool:
+        """Whether there is something in a batch, as its data has it, that it can predict from."""
+        del inputs
+        return True
 
     # Training and evaluation
 

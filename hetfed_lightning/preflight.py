@@ -26,6 +26,7 @@ from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import labels_of
 from hetfed_lightning.data.module import GLOBAL
 from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.multi_input import missing_in_training
 from hetfed_lightning.participant import STUDENT, Participant, output_width, split_batch
 from hetfed_lightning.strategies.checks import check_callbacks
 from hetfed_lightning.strategies.strategy import FederatedStrategy
@@ -142,9 +143,15 @@ def check_data(federation: Federation, data: FederatedDataModule) -> None:
             ("everyone's validation set", data.data.global_val),
             ("everyone's test set", data.data.global_test),
         ):
-            if dataset is not None:
-                outputs_of(participant, split_batch(_first_batch_of(participant, what, dataset))[0], what)
-                _check_targets(participant, what, dataset, width)
+            if dataset is None:
+                continue
+            inputs = split_batch(_first_batch_of(participant, what, dataset))[0]
+            if what.startswith("everyone") and not participant.reads_any_of(inputs):
+                log.info("%s reads nothing of %s (%s): it is not measured on it.",
+                         participant.label, what, _shapes(inputs))  # fmt: skip
+                continue
+            outputs_of(participant, inputs, what)
+            _check_targets(participant, what, dataset, width)
         _check_last_batch(participant, source)
 
 
@@ -207,6 +214,8 @@ def _check_forward(participant: Participant, source: Source) -> int:
         raise ValueError(
             f"{participant.label}: its training set yields {type(batch).__name__}, expected (input, target)."
         )
+    if missing := participant.missing_inputs(inputs):
+        raise ValueError(missing_in_training(participant, missing, inputs))
     outputs = outputs_of(participant, inputs, "its training data")
     width = output_width(outputs)
     problem = participant.task.target_problem(target, width)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +24,7 @@ from hetfed_lightning.schedules import RoundSchedule, value_in
 from hetfed_lightning.seeding import stream_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import lightning as L
 
@@ -31,13 +33,16 @@ if TYPE_CHECKING:
     from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.participant import Participant, Stage
 
+log = logging.getLogger(__name__)
+
 
 class EnsembleDistillation(FederatedCallback):
     """Distils the ensemble of the participants into participants, or into a unified student.
 
     Once per round every teacher predicts on the public set, which each passes through its own ``transform``; the
     ensemble makes one softened target of the predictions. Only those predictions travel. Architectures may differ
-    in everything but the number and meaning of their outputs; a regression distils by squared error.
+    in everything but the number and meaning of their outputs; a regression distils by squared error. A participant
+    that reads nothing of the public set, as one of genes in a set of images, neither teaches nor learns.
 
     Args:
         ensemble: How teachers are combined; :class:`MeanProbabilities` if None.
@@ -109,6 +114,7 @@ class EnsembleDistillation(FederatedCallback):
         self.start_round = (1 if mode == "mixed" else 0) if start_round is None else start_round
         self.optimizer = optimizer
         self.agreement: tuple[tuple[str, ...], Tensor] | None = None
+        self._abstaining: frozenset[str] = frozenset()
         self._scores: dict[str, float] = {}
         self._class_counts: dict[str, Tensor] = {}
         self._samples: dict[str, int] = {}
@@ -136,14 +142,16 @@ class EnsembleDistillation(FederatedCallback):
         if self.students in {"student", "both"} and federation.student is None:
             raise ValueError(f"students={self.students!r} needs Federation(student=Participant(...)), which is None.")
         inputs = data.public_inputs(torch.arange(1))
-        kinds = {participant.task.kind for participant in federation.members().values()}
+        self._abstaining = _abstaining(federation, inputs)
+        readers = {name: one for name, one in federation.everyone().items() if name not in self._abstaining}
+        kinds = {participant.task.kind for participant in readers.values()}
         if not kinds <= set(self.ensemble.kinds):
             raise ValueError(
                 f"{type(self.ensemble).__name__} combines {', '.join(self.ensemble.kinds)} outputs, but those of the "
                 f"participants are {', '.join(sorted(kinds))}: choose another ensemble, such as MeanProbabilities."
             )
         first: tuple[str, str, int] | None = None
-        for name, participant in federation.everyone().items():
+        for name, participant in readers.items():
             width = output_width(outputs_of(participant, inputs, "the public set"))
             kind = participant.task.kind
             first = first or (participant.label, kind, width)
@@ -167,6 +175,10 @@ class EnsembleDistillation(FederatedCallback):
     def _due(self, round_index: int) -> bool:
         return round_index >= self.start_round and (round_index - self.start_round) % self.every_n_rounds == 0
 
+    def _readers(self, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` who read something of the public set."""
+        return [name for name in names if name not in self._abstaining]
+
     # The round
 
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
@@ -177,19 +189,21 @@ class EnsembleDistillation(FederatedCallback):
         mutual, _ = self._learners(federation)
         if self.mode == "mixed" and mutual and self._due(round_index):
             newcomers = federation.newcomers(round_index)
-            teachers = [name for name in federation.joined(round_index) if name not in newcomers]
-            self._targets = self._ask(federation, teachers, round_index)
-            federation.bytes_down += payload_bytes(self._targets) * len(federation.active_names(round_index))
+            teachers = [name for name in self._readers(federation.joined(round_index)) if name not in newcomers]
+            if teachers:
+                self._targets = self._ask(federation, teachers, round_index)
+                students = self._readers(federation.active_names(round_index))
+                federation.bytes_down += payload_bytes(self._targets) * len(students)
 
     def on_join(self, trainer: L.Trainer, federation: Federation, names: Sequence[str], round_index: int) -> None:
         """Have newcomers learn from those who were there, if their ``transfer`` asks for it."""
         del trainer
         pupils = {
             name: transfer.distillation_epochs
-            for name in names
+            for name in self._readers(names)
             if (transfer := federation[name].transfer) is not None and transfer.distillation_epochs > 0
         }
-        teachers = [name for name in federation.joined(round_index) if name not in names]
+        teachers = [name for name in self._readers(federation.joined(round_index)) if name not in names]
         if not pupils or not teachers:
             return
         targets = self._ask(federation, teachers, round_index)
@@ -226,9 +240,9 @@ class EnsembleDistillation(FederatedCallback):
         del trainer
         self._targets = None
         mutual, student = self._learners(federation)
-        names = federation.contributors() if mutual and self.mode == "phase" else []
+        teachers = self._readers(federation.contributors())
+        names = teachers if mutual and self.mode == "phase" else []
         names = names + ([STUDENT] if student else [])
-        teachers = federation.contributors()
         if not names or not teachers or not self._due(round_index):
             return
         targets = self._ask(federation, teachers, round_index)
@@ -256,7 +270,9 @@ class EnsembleDistillation(FederatedCallback):
         return Lesson(federation, targets, temperature, weight)
 
     def _learned_in(self, federation: Federation, name: str, step: int) -> Tensor | None:
-        """Indices of the public batch of a local step; None in steps that do not distil."""
+        """Indices of the public batch of a local step; None in steps that do not distil, and for who abstains."""
+        if name in self._abstaining:
+            return None
         epochs = federation[name].local_epochs
         if self.mixed_epochs is not None and self.mixed_epochs < epochs:
             steps = federation.train_loader().full_steps_of(name)
@@ -337,6 +353,27 @@ class EnsembleDistillation(FederatedCallback):
         self._samples = dict(state_dict.get("samples", {}))
         self._class_counts = dict(state_dict.get("class_counts", {}))
         self._order = {}
+
+
+def _abstaining(federation: Federation, inputs: Any) -> frozenset[str]:
+    """Participants who read nothing of a public batch: they neither teach nor learn; said by name.
+
+    Raises:
+        ValueError: If that is everyone, or the student.
+    """
+    everyone = federation.everyone()
+    names = [name for name, one in everyone.items() if not one.reads_any_of(inputs)]
+    found = ", ".join(map(repr, inputs)) if isinstance(inputs, Mapping) else type(inputs).__name__
+    if STUDENT in names or len(names) == len(federation.participants):
+        who = "the student reads nothing" if STUDENT in names else "no participant reads anything"
+        raise ValueError(
+            f"EnsembleDistillation: {who} of the public set, which has {found}; name its inputs as theirs."
+        )
+    for name in names:
+        log.info("EnsembleDistillation: %s reads nothing of the public set, which has %s: it neither teaches nor "
+                 "learns.",
+                 everyone[name].label, found)  # fmt: skip
+    return frozenset(names)
 
 
 def _check_settings(temperature: float | RoundSchedule, weight: float | RoundSchedule, round_index: int) -> None:

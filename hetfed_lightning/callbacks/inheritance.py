@@ -91,11 +91,18 @@ class Inheritance(FederatedCallback):
                 f"{participant.label}: transfer.distillation_epochs needs a public set, and its data module has none: "
                 "give FederatedDataModule(public=...), or set it to 0."
             )
-        width = output_width(outputs_of(participant, data.public_inputs(torch.arange(1)), "the public set"))
+        inputs = data.public_inputs(torch.arange(1))
+        if not participant.reads_any_of(inputs) or not self._teachers(inputs):
+            who = participant.label if not participant.reads_any_of(inputs) else "nobody of the trained federation"
+            raise ValueError(
+                f"{participant.label}: transfer.distillation_epochs: {who} reads "
+                f"{'nothing' if who == participant.label else 'anything'} of the public set. Set it to 0."
+            )
+        width = output_width(outputs_of(participant, inputs, "the public set"))
         kind = participant.task.kind
         with torch.no_grad():
-            for name, teacher in self._teachers().items():
-                there = two_columns(_answer(teacher, data.public_inputs(torch.arange(1)))).shape[1]
+            for name, teacher in self._teachers(inputs).items():
+                there = two_columns(_answer(teacher, inputs)).shape[1]
                 if (there, teacher.task.kind) != (width, kind):
                     raise ValueError(
                         f"{participant.label} has {width} {kind} output(s), {name!r} of the trained federation has "
@@ -125,18 +132,21 @@ class Inheritance(FederatedCallback):
                     phase.alone(participant)
         federation.ranks.synchronise(list(federation.members()))
 
-    def _teachers(self) -> dict[str, Participant]:
-        return {STUDENT: self.source.student} if self.source.student is not None else self.source.members()
+    def _teachers(self, inputs: Any) -> dict[str, Participant]:
+        """Who can say something of public inputs: the student where there is one, everyone else."""
+        found = {STUDENT: self.source.student} if self.source.student is not None else self.source.members()
+        return {name: one for name, one in found.items() if one.reads_any_of(inputs)}
 
     @torch.no_grad()
     def _targets(self, federation: Federation, temperature: float) -> Tensor:
         """What those who are there say of the public set, softened, shape ``(P, C)``."""
         answers = {}
         positions = torch.arange(federation.federated_data.num_public)
-        for name, teacher in self._teachers().items():
+        teachers = self._teachers(federation.federated_data.public_inputs(positions[:1]))
+        for name, teacher in teachers.items():
             parts = [_answer(teacher, on_device(federation, part)) for part in positions.split(TEACHER_BATCH)]
             answers[name] = torch.cat([at_least_float32(two_columns(part)) for part in parts]).to(federation.device)
-        kind = next(iter(self._teachers().values())).task.kind
+        kind = next(iter(teachers.values())).task.kind
         if STUDENT in answers:
             return soften(answers[STUDENT], temperature, kind)
         return self.distillation.ensemble(self.distillation.teachers(answers, kind), temperature)

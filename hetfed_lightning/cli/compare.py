@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 from hetfed_lightning.cli.command import FederatedCLI
+from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.outcomes import ARMS, Arm, Outcome, comparison_table, mean_of, verdicts, write_comparison
 from hetfed_lightning.cli.tables import figure
-from hetfed_lightning.data.module import FederatedData, pooled
+from hetfed_lightning.data.errors import DataError
+from hetfed_lightning.data.module import FederatedData, pooled, take
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT
@@ -79,6 +82,8 @@ class CompareCLI(FederatedCLI):
         trainer = self._trainer(made.trainer, arm)
         names = tuple(federation.participants)
         data.replace_data(data.load(names))
+        if "centralised" in self.config.arms:  # Before the first training, not after two of three.
+            check_poolable(data.data)
         aliases: dict[str, str] = {}
         if arm != "federation":
             federation.student = None
@@ -127,6 +132,21 @@ def same_recipes(participants: Mapping[str, Any]) -> dict[str, str]:
         else:
             first[key] = name
     return aliases
+
+
+def check_poolable(data: FederatedData) -> None:
+    """Refuse to centralise data of different forms, such as a panel of genes here and none there.
+
+    Raises:
+        ConfigError: Naming the participants that differ and the inputs.
+    """
+    try:
+        pooled({name: take(dataset, torch.arange(1)) for name, dataset in data.train.items()})
+    except DataError as error:
+        raise ConfigError(
+            f"--arms: 'centralised' trains one model on everyone's data, and it is not of one form: {error}. "
+            "Give --arms '[federation,local_only]'."
+        ) from error
 
 
 def centralised_data(data: FederatedData) -> FederatedData:
