@@ -1,9 +1,9 @@
 """R2 and mean absolute error of configs/cities.yaml and configs/car_parks.yaml, beside what each could do alone.
 
-Every participant's own test hours, in its own unit: persistence (the hour before), ridge regression on the same ten
-features (strength chosen on validation hours), its network trained alone for the same number of steps, and in the
-federation. Nothing is drawn at random but weights, batches and public hours, so the two plain models have no spread over
-seeds, and no spread here says how another winter would differ from this one.
+Every participant's own test hours, in its own unit: persistence (the hour before), ridge regression on the ten
+features (its strength chosen on validation hours), its network trained alone for the same number of steps, and in the
+federation. Nothing is drawn at random but weights, batches and public hours, so the two plain models hardly have a
+spread over seeds, and no spread here says how another winter would differ from this one.
 
     python scripts/cities.py --seeds 10 11 12 13 14
     python scripts/cities.py --config configs/car_parks.yaml --seeds 10 11 12 13 14 --csv runs/car_parks.csv
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -28,8 +28,7 @@ from scipy.stats import t as student_t
 from sklearn.linear_model import Ridge
 from sklearn.metrics import mean_absolute_error, r2_score
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hetfed_lightning.cli.compare import TOGETHER, CompareCLI
 from hetfed_lightning.cli.tables import Table
@@ -37,6 +36,7 @@ from hetfed_lightning.data.cities import FlowDataModule
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.rounds import FederatedCallback
 
+ROOT = Path(__file__).resolve().parent.parent
 ARMS = ("persistence", "ridge", "local_only", "federation")
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 LAG_1 = -3
@@ -67,16 +67,17 @@ class Score:
 def plain_scores(data: FlowDataModule, part: str, seed: int) -> list[Score]:
     """Persistence and ridge regression on each participant's own hours."""
     found = []
-    for name, train in data.data.train.items():
+    sets = {"train": data.data.train, "val": data.data.val, "test": data.data.test}
+    by_name = cast("dict[str, dict[str, Examples]]", sets)
+    for name, train in by_name["train"].items():
         scale = data.scales[name]
-        measured = getattr(data.data, part)[name]
+        measured, validation = by_name[part][name], by_name["val"][name]
         inputs, target = features(train), targets(train)
         persistence = features(measured)[:, LAG_1] * scale.std + scale.mean
 
         def fitted(strength: float, inputs: Any = inputs, target: Any = target) -> Ridge:
             return Ridge(alpha=strength).fit(inputs, target)
 
-        validation = data.data.val[name]
         errors = [
             np.square(fitted(one).predict(features(validation)) - targets(validation)).mean() for one in STRENGTHS
         ]
@@ -97,7 +98,12 @@ def network_scores(arm: str, seed: int, part: str, config: Path, options: Sequen
     callbacks = [one for one in arguments.pop("callbacks") or [] if isinstance(one, FederatedCallback)]
     if arm == "local_only":
         callbacks = [one for one in callbacks if one.phase not in TOGETHER]
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+    }
     trainer = L.Trainer(**arguments | quiet | {"callbacks": callbacks, "limit_val_batches": 0})
     federation, data = made.model, made.data
     trainer.fit(federation, datamodule=data)

@@ -22,8 +22,8 @@ class FlowDataModule(FederatedDataModule):
     """Hourly flows, each participant's cut by time: first what it trains on, then validation, then test.
 
     Inputs are the ten features of :mod:`hetfed_lightning.data.sources.lags`; targets are the flow of the hour in the
-    participant's own unit, for which it wants ``target_transform=Standardise()``. The public set holds features that are
-    free of units, hours drawn from the training parts, which lose them, in proportion to their length.
+    participant's own unit, for which it wants ``target_transform=Standardise()``. The public set holds features, free
+    of units, of hours drawn from the training parts, which lose them, in proportion to their length.
 
     Args:
         own_fractions: Training, validation and test shares of each participant's hours, in order of time; they sum to
@@ -72,7 +72,9 @@ class FlowDataModule(FederatedDataModule):
         """Cut each flow by time; the names are the data's own."""
         del participants
         self.hours = {name: usable_hours(flow) for name, flow in self.load_flows().items()}
-        train, val, test, whole = {}, {}, {}, {}
+        val: dict[str, Examples] = {}
+        test: dict[str, Examples] = {}
+        whole: dict[str, Examples] = {}
         for name, hours in self.hours.items():
             first, second = self._ends(hours)
             self.scales[name] = hours.scale(first)
@@ -161,9 +163,7 @@ class CarParksDataModule(FlowDataModule):
         Stolfi (2019), Parking Birmingham, UCI Machine Learning Repository, CC BY 4.0.
     """
 
-    def __init__(
-        self, car_parks: Sequence[str] | None = None, *, group: str | None = None, **settings: Any
-    ) -> None:
+    def __init__(self, car_parks: Sequence[str] | None = None, *, group: str | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         self.car_parks = None if car_parks is None else tuple(car_parks)
         self.group = group

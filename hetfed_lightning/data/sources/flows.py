@@ -1,8 +1,8 @@
 """Hourly flows of three cities that come with the package: cars on a motorway, hired bikes, parked cars.
 
-Hours that were not recorded stay absent; nothing is filled in. What is read is cleaned of what cannot be: a reading that
-is there twice counts once, fewer cars than none are left out, and more cars than a car park holds are as many as it
-holds. Attribution and licences (CC BY 4.0) lie beside the files.
+Hours that were not recorded stay absent; nothing is filled in. What is read is cleaned of what cannot be: a reading
+that is there twice counts once, fewer cars than none are left out, and more cars than a car park holds are as many as
+it holds. Attribution and licences (CC BY 4.0) lie beside the files.
 
 References:
     Hogue (2019), Metro Interstate Traffic Volume; Fanaee-T (2013), Bike Sharing; Stolfi (2019), Parking Birmingham: UCI
@@ -36,7 +36,7 @@ class Flow:
 
     Attributes:
         name: Of what it belongs to, for messages.
-        hours: Hours since the beginning of 1970 in local time, int64, shape ``(N,)``, increasing; absent ones are left out.
+        hours: Hours since 1970 in local time, int64, shape ``(N,)``, increasing; absent ones are left out.
         values: Of each hour, float64, shape ``(N,)``, in the unit of the source.
 
     Raises:

@@ -2,8 +2,8 @@
 
 Ten features: sine and cosine of the hour, the weekday and the month, whether it is a weekend, and the flow 1, 2 and 24
 hours before. A lag is the hour that the clock says, not the row that stands before: where that hour was not recorded,
-there is no example. Lags are in standard deviations around the mean, those of the hours that one may learn from, so that
-an hour of one city means the same to the network of another; targets are left in the unit of the flow.
+there is no example. Lags are in standard deviations around the mean, those of the hours that one may learn from, so
+that an hour of one city means the same to the network of another; targets are left in the unit of the flow.
 """
 
 from __future__ import annotations
