@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hetfed_lightning.data.cities import CarParksDataModule, CitiesDataModule
 from hetfed_lightning.data.digits import DigitsDataModule
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Converted, Examples
@@ -13,6 +14,8 @@ from hetfed_lightning.data.partitions import IID, Dirichlet, Natural, Partition,
 
 __all__ = [
     "IID",
+    "CarParksDataModule",
+    "CitiesDataModule",
     "Converted",
     "DataError",
     "DigitsDataModule",

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import yaml
 
+from hetfed_lightning.groups import member_names
 from tests.cli.commands import hetfed
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
@@ -42,9 +43,10 @@ def test_it_trains_a_round(capsys: pytest.CaptureFixture[str], tmp_path: Path, p
     ended = hetfed(capsys, "fit", "-c", path, *options(path, tmp_path), *QUICK)
     assert ended.err.count("hetfed: error") == 0
     assert ended.code == 0
-    names = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["participants"]
-    for name in names:
-        assert any(line.startswith(f"{name} ") for line in ended.out.splitlines())
+    participants = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["participants"]
+    for name, settings in participants.items():
+        first = member_names(name, settings["count"])[0] if "count" in settings else name
+        assert any(line.startswith(f"{first} ") for line in ended.out.splitlines())
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -62,4 +64,5 @@ def test_what_it_prints_is_complete_and_reads_back_as_itself(capsys: pytest.Capt
     # Complete: defaults that the file leaves out are there, for each participant too.
     assert found["trainer"]["limit_train_batches"] is None
     for settings in found["model"]["participants"].values():
+        settings = settings["init_args"].get("participant", settings)  # noqa: PLW2901 - of a group, whom it copies
         assert {"shared", "joins_at", "task", "lr_scheduler", "accumulate_grad_batches"} <= set(settings["init_args"])
