@@ -6,9 +6,11 @@ from hetfed_lightning.data.digits import DigitsDataModule
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Converted, Examples
 from hetfed_lightning.data.files import IDXDataModule, ImageFolderDataModule, NPZDataModule, TableDataModule
+from hetfed_lightning.data.hospitals import HospitalsDataModule
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule
 from hetfed_lightning.data.partitioned import PartitionedDataModule, Pool
 from hetfed_lightning.data.partitions import IID, Dirichlet, Natural, Partition, Pathological, QuantitySkew
+from hetfed_lightning.data.sources.hospitals import HospitalInputs
 
 __all__ = [
     "IID",
@@ -19,6 +21,8 @@ __all__ = [
     "Examples",
     "FederatedData",
     "FederatedDataModule",
+    "HospitalInputs",
+    "HospitalsDataModule",
     "IDXDataModule",
     "ImageFolderDataModule",
     "NPZDataModule",
