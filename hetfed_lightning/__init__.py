@@ -6,6 +6,7 @@ from hetfed_lightning.callbacks import BackboneAveraging, EnsembleDistillation, 
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.groups import ParticipantGroup
+from hetfed_lightning.multi_input import MultiInputParticipant
 from hetfed_lightning.participant import Participant
 from hetfed_lightning.rounds import FederatedCallback, Phase
 from hetfed_lightning.schedules import CosineSchedule, LinearSchedule
@@ -26,6 +27,7 @@ __all__ = [
     "Federation",
     "FederationMonitor",
     "LinearSchedule",
+    "MultiInputParticipant",
     "MulticlassTask",
     "MultilabelTask",
     "Participant",

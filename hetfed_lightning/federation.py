@@ -31,6 +31,7 @@ from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.evaluation import evaluate, owner_of, predict, skip_empty_validation
+from hetfed_lightning.fitting import fit_to_own_data
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.groups import ParticipantGroup, expanded
 from hetfed_lightning.guard import FiniteGuard
@@ -40,7 +41,7 @@ from hetfed_lightning.local_steps import take_local_step
 from hetfed_lightning.logbook import LogBook, is_fitting
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
-from hetfed_lightning.preflight import check_data, check_members, check_trainer
+from hetfed_lightning.preflight import check_data, check_members, check_names, check_trainer
 from hetfed_lightning.roster import KeepsRoster
 from hetfed_lightning.rounds import FederatedCallback, RoundClock, federated_callbacks
 from hetfed_lightning.scaling import give_scales, skipped_steps
@@ -253,8 +254,11 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         return optimizers, schedulers
 
     def on_fit_start(self) -> None:
-        """Refuse data that does not fit the participants, before anything is trained."""
+        """Fit transforms and tasks; refuse data that does not fit the participants, before anything is trained."""
         check_hooks(self.everyone())
+        check_names(self.members(), self.federated_data)
+        for name, participant in self.members().items():
+            fit_to_own_data(participant, self.federated_data.data.train[name])
         check_data(self, self.federated_data)
         self.ranks.prepare()
         for callback in federated_callbacks(self.trainer):

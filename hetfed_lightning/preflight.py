@@ -124,7 +124,6 @@ def check_data(federation: Federation, data: FederatedDataModule) -> None:
         ValueError: Naming the participant, what was found and what to change.
     """
     members = federation.members()
-    _check_names(members, data)
     rounds = federation.trainer.max_epochs
     for name, participant in members.items():
         if rounds is not None and 0 < rounds <= participant.joins_at:
@@ -147,7 +146,12 @@ def check_data(federation: Federation, data: FederatedDataModule) -> None:
         _check_last_batch(participant, source)
 
 
-def _check_names(members: dict[str, Participant], data: FederatedDataModule) -> None:
+def check_names(members: dict[str, Participant], data: FederatedDataModule) -> None:
+    """Refuse participants without a training set, and data that nobody has.
+
+    Raises:
+        ValueError: Naming the participant or the data.
+    """
     known = list(data.data.train)
     for name in members:
         if name not in known:
