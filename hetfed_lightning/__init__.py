@@ -5,6 +5,7 @@ from __future__ import annotations
 from hetfed_lightning.callbacks import BackboneAveraging, EnsembleDistillation, FederatedProgressBar, FederationMonitor
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federation import Federation
+from hetfed_lightning.generic_and_personal import GenericAndPersonal
 from hetfed_lightning.groups import ParticipantGroup
 from hetfed_lightning.multi_input import MultiInputParticipant
 from hetfed_lightning.participant import Participant
@@ -26,6 +27,7 @@ __all__ = [
     "FederatedStrategy",
     "Federation",
     "FederationMonitor",
+    "GenericAndPersonal",
     "LinearSchedule",
     "MultiInputParticipant",
     "MulticlassTask",
