@@ -58,7 +58,9 @@ class HospitalsDataModule(FederatedDataModule):
         for name in names:
             targets = patients[name].targets
             assert targets is not None  # noqa: S101 - narrows the type; the file has a target in each row
-            own = split_train_val_test(targets, self.fractions, stream_seed(self.seed, "hospitals", name), stratify=True)
+            own = split_train_val_test(
+                targets, self.fractions, stream_seed(self.seed, "hospitals", name), stratify=True
+            )
             for part, rows in zip(parts, own, strict=True):
                 if len(rows):
                     part[name] = patients[name].subset(rows)

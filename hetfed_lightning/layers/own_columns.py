@@ -34,6 +34,8 @@ class OwnColumns(nn.Module):
         ValueError: If a column is unknown or stands twice, a unit is not positive, or a scale is negative.
     """
 
+    origin: Tensor
+    unit: Tensor
     median: Tensor
     mean: Tensor
     std: Tensor
@@ -133,7 +135,9 @@ class OwnColumns(nn.Module):
 
     def _require_columns(self, values: Tensor) -> None:
         if values.ndim != 2 or values.shape[1] != len(self.columns):
-            raise ValueError(f"expected rows of {len(self.columns)} columns, got values of shape {tuple(values.shape)}.")
+            raise ValueError(
+                f"expected rows of {len(self.columns)} columns, got values of shape {tuple(values.shape)}."
+            )
 
 
 def _refuse_unknown(argument: str, chosen: Sequence[str], columns: Sequence[str]) -> None:

@@ -6,8 +6,8 @@ cholesterol or blood pressure, as all of Switzerland's cholesterol is, stands fo
 
 Reference:
     Janosi, Steinbrunn, Pfisterer and Detrano (1989), Heart Disease, UCI Machine Learning Repository, CC BY 4.0; Detrano
-    et al. (1989), International application of a new probability algorithm for the diagnosis of coronary artery disease,
-    American Journal of Cardiology 64.
+    et al. (1989), International application of a new probability algorithm for the diagnosis of coronary artery
+    disease, American Journal of Cardiology 64.
 """
 
 from __future__ import annotations
