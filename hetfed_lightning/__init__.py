@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from hetfed_lightning.callbacks import BackboneAveraging, EnsembleDistillation, FederatedProgressBar, FederationMonitor
+from hetfed_lightning.callbacks import (
+    BackboneAveraging,
+    EnsembleDistillation,
+    FederatedProgressBar,
+    FederationMonitor,
+    Inheritance,
+)
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.generic_and_personal import GenericAndPersonal
@@ -13,6 +19,7 @@ from hetfed_lightning.rounds import FederatedCallback, Phase
 from hetfed_lightning.schedules import CosineSchedule, LinearSchedule
 from hetfed_lightning.strategies import FederatedStrategy
 from hetfed_lightning.tasks import BinaryTask, MulticlassTask, MultilabelTask, RegressionTask, Task
+from hetfed_lightning.transfer import Transfer
 
 __version__ = "0.1.0"
 
@@ -28,6 +35,7 @@ __all__ = [
     "Federation",
     "FederationMonitor",
     "GenericAndPersonal",
+    "Inheritance",
     "LinearSchedule",
     "MultiInputParticipant",
     "MulticlassTask",
@@ -37,5 +45,6 @@ __all__ = [
     "Phase",
     "RegressionTask",
     "Task",
+    "Transfer",
     "__version__",
 ]
