@@ -11,6 +11,7 @@ from hetfed_lightning.callbacks import (
 )
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federation import Federation
+from hetfed_lightning.generic_and_personal import GenericAndPersonal
 from hetfed_lightning.groups import ParticipantGroup
 from hetfed_lightning.multi_input import MultiInputParticipant
 from hetfed_lightning.participant import Participant
@@ -33,6 +34,7 @@ __all__ = [
     "FederatedStrategy",
     "Federation",
     "FederationMonitor",
+    "GenericAndPersonal",
     "Inheritance",
     "LinearSchedule",
     "MultiInputParticipant",

@@ -269,13 +269,17 @@ class Participant(Borrower, L.LightningModule):
         """Parameters that require a gradient."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
+    def optimizer_parameters(self) -> Any:
+        """What the optimizer is made with: the trainable parameters, or groups of them with settings of their own."""
+        return self.trainable_parameters()
+
     def configure_optimizers(self) -> Any:
         """The optimizer and, if there is one, the scheduler that the constructor was given."""
         parameters = self.trainable_parameters()
         if not parameters:
             raise ValueError(f"{self.label}: it has no parameter that requires a gradient, so nothing can be trained.")
         factory = self.optimizer_factory
-        optimizer = default_optimizer(parameters) if factory is None else factory(parameters)
+        optimizer = default_optimizer(parameters) if factory is None else factory(self.optimizer_parameters())
         slow_down(optimizer, self)
         if self.lr_scheduler_factory is None:
             return optimizer

@@ -87,7 +87,7 @@ def slow_down(optimizer: Optimizer, participant: Participant) -> None:
     """Give what a participant shares a group of its own in the optimizer, with its own learning rate.
 
     Args:
-        optimizer: Fresh, with one group of parameters.
+        optimizer: Fresh; each of its groups is divided.
         participant: Whose parameters they are.
     """
     transfer = participant.transfer
@@ -95,14 +95,18 @@ def slow_down(optimizer: Optimizer, participant: Participant) -> None:
         return
     keys = set(participant.shared_keys())
     shared = {id(parameter) for key, parameter in participant.named_parameters() if key in keys}
-    whole = optimizer.param_groups[0]
-    slow = [parameter for parameter in whole["params"] if id(parameter) in shared]
-    rest = [parameter for parameter in whole["params"] if id(parameter) not in shared]
-    if not slow or not rest:
+    if all(id(parameter) in shared for group in optimizer.param_groups for parameter in group["params"]):
         return
-    settings = {key: value for key, value in whole.items() if key != "params"}
-    whole["params"] = rest
-    optimizer.add_param_group(settings | {"params": slow, "lr": settings["lr"] * transfer.learning_rate_ratio})
+    for whole in list(optimizer.param_groups):
+        slow = [parameter for parameter in whole["params"] if id(parameter) in shared]
+        rest = [parameter for parameter in whole["params"] if id(parameter) not in shared]
+        rate = whole["lr"] * transfer.learning_rate_ratio
+        if slow and rest:
+            settings = {key: value for key, value in whole.items() if key != "params"}
+            whole["params"] = rest
+            optimizer.add_param_group(settings | {"params": slow, "lr": rate})
+        elif slow:
+            whole["lr"] = rate
 
 
 def inherited_state(newcomer: Participant, others: Mapping[str, Participant]) -> tuple[dict[str, Tensor], list[str]]:

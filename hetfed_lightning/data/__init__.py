@@ -7,10 +7,12 @@ from hetfed_lightning.data.digits import DigitsDataModule
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Converted, Examples
 from hetfed_lightning.data.files import IDXDataModule, ImageFolderDataModule, NPZDataModule, TableDataModule
+from hetfed_lightning.data.hospitals import HospitalsDataModule
 from hetfed_lightning.data.image_and_genes import Hospital, ImageAndGenesDataModule
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule
 from hetfed_lightning.data.partitioned import PartitionedDataModule, Pool
 from hetfed_lightning.data.partitions import IID, Dirichlet, Natural, Partition, Pathological, QuantitySkew
+from hetfed_lightning.data.sources.hospitals import HospitalInputs
 
 __all__ = [
     "IID",
@@ -24,6 +26,8 @@ __all__ = [
     "FederatedData",
     "FederatedDataModule",
     "Hospital",
+    "HospitalInputs",
+    "HospitalsDataModule",
     "IDXDataModule",
     "ImageAndGenesDataModule",
     "ImageFolderDataModule",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from hetfed_lightning.layers.own_columns import OwnColumns
 from hetfed_lightning.layers.standardise import Standardise
 from hetfed_lightning.layers.transforms import Fittable, InvertibleTransform, TransformByName
 
-__all__ = ["Fittable", "InvertibleTransform", "Standardise", "TransformByName"]
+__all__ = ["Fittable", "InvertibleTransform", "OwnColumns", "Standardise", "TransformByName"]
