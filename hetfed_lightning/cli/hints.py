@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any
 
 import lightning as L
@@ -65,7 +66,8 @@ def check_participants(config: dict[str, Any]) -> None:
                 f"got the keys {', '.join(map(str, settings))}."
             )
         try:
-            parser.parse_object({"participant": settings})
+            # jsonargparse puts namespaces where a dictionary of classes stood, such as a task's metrics.
+            parser.parse_object({"participant": deepcopy(settings)})
         except ArgumentError as error:
             raise ConfigError(f"{label}: {explained(str(error))}") from error
         sound.add(repr(settings))

@@ -9,12 +9,15 @@ from hetfed_lightning.metrics.agreement import agreement_matrix, mean_agreement
 from hetfed_lightning.metrics.communication import payload_bytes
 from hetfed_lightning.metrics.divergence import state_divergence
 from hetfed_lightning.metrics.fairness import FairnessSummary, jain_index, summarise
+from hetfed_lightning.metrics.intervals import Interval, mean_interval
 
 __all__ = [
     "FairnessSummary",
+    "Interval",
     "agreement_matrix",
     "jain_index",
     "mean_agreement",
+    "mean_interval",
     "payload_bytes",
     "state_divergence",
     "summarise",
