@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from hetfed_lightning.callbacks import BackboneAveraging, EnsembleDistillation, FederatedProgressBar, FederationMonitor
+from hetfed_lightning.callbacks import (
+    BackboneAveraging,
+    EnsembleDistillation,
+    FederatedProgressBar,
+    FederationMonitor,
+    RunRecord,
+)
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.groups import ParticipantGroup
@@ -32,6 +38,7 @@ __all__ = [
     "ParticipantGroup",
     "Phase",
     "RegressionTask",
+    "RunRecord",
     "Task",
     "__version__",
 ]

@@ -6,5 +6,6 @@ from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.progress import FederatedProgressBar
+from hetfed_lightning.callbacks.record import RunRecord
 
-__all__ = ["BackboneAveraging", "EnsembleDistillation", "FederatedProgressBar", "FederationMonitor"]
+__all__ = ["BackboneAveraging", "EnsembleDistillation", "FederatedProgressBar", "FederationMonitor", "RunRecord"]

@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
+from hetfed_lightning.callbacks import RunRecord
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.outcomes import ARMS, Arm, Outcome, mean_of, of_metric, summary, write_comparison
@@ -83,7 +84,7 @@ class CompareCLI(FederatedCLI):
         L.seed_everything(seed, verbose=False)
         made = self.parser.instantiate(config)
         federation, data = made.model, made.data
-        trainer = self._trainer(made.trainer, arm)
+        trainer = self._trainer(made.trainer, arm, self._record(config, arm, seed))
         names = tuple(federation.participants)
         data.replace_data(data.load(names))
         aliases: dict[str, str] = {}
@@ -105,7 +106,12 @@ class CompareCLI(FederatedCLI):
             arm, seed, federation, {key: float(value) for key, value in trainer.callback_metrics.items()}
         )
 
-    def _trainer(self, settings: Namespace, arm: Arm) -> L.Trainer:
+    def _record(self, config: Namespace, arm: Arm, seed: int) -> RunRecord:
+        shown = self.parser.dump(config, skip_none=False)
+        folder = Path(self.config.output) / "runs" / f"{arm}_seed_{seed}"
+        return RunRecord(str(folder), shown, arm, f"{Path(self.config.output).name}: {arm}, seed {seed}")
+
+    def _trainer(self, settings: Namespace, arm: Arm, record: RunRecord) -> L.Trainer:
         arguments: dict[str, Any] = dict(settings.as_dict() if isinstance(settings, Namespace) else settings)
         callbacks = arguments.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
@@ -114,7 +120,9 @@ class CompareCLI(FederatedCLI):
         quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
         kept = [one for one in callbacks if not isinstance(one, L.pytorch.callbacks.ModelCheckpoint)]
         return L.Trainer(
-            **arguments | quiet | {"callbacks": kept, "enable_model_summary": False, "num_sanity_val_steps": 0}
+            **arguments
+            | quiet
+            | {"callbacks": [*kept, record], "enable_model_summary": False, "num_sanity_val_steps": 0}
         )
 
 
