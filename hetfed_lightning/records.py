@@ -139,10 +139,44 @@ def _checked(content: Any, path: Path) -> dict[str, Any]:
     try:
         found["history"] = [{"round": one["round"], "values": _numbers(one["values"])} for one in found["history"]]
         found["test"] = _numbers(found["test"])
-        found["participants"] = {name: dict(one) for name, one in found["participants"].items()}
+        found["participants"] = {name: _role(name, one) for name, one in found["participants"].items()}
+        found["label_counts"] = {
+            name: _row(f"'label_counts' of {name!r}", x) for name, x in found["label_counts"].items()
+        }
+        found["confusions"] = {name: _square(f"'confusions' of {name!r}", x) for name, x in found["confusions"].items()}
+        found["residuals"] = {name: _pair(f"'residuals' of {name!r}", x) for name, x in found["residuals"].items()}
+        if found["agreement"]:
+            _square("'agreement'", found["agreement"]["matrix"], len(found["agreement"]["names"]))
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise RecordError(f"{path}: the record is damaged ({error!r}). Make the run again.") from error
+        raise RecordError(f"{path}: the record is damaged ({_said(error)}). Make the run again.") from error
     return found
+
+
+def _role(name: str, role: Mapping[str, Any]) -> dict[str, Any]:
+    for key in ("weights", "shared_bytes", "examples", "local_epochs", "joins_at"):
+        if not isinstance(role.get(key, 0), int):
+            raise ValueError(f"'participants' of {name!r}: expected a whole number under {key!r}, got {role[key]!r}")
+    return dict(role)
+
+
+def _row(where: str, values: Any) -> list[Any]:
+    if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
+        raise ValueError(f"{where}: expected a list of numbers")
+    return values
+
+
+def _square(where: str, rows: Any, size: int | None = None) -> list[list[Any]]:
+    if not isinstance(rows, list) or not rows or len(rows) != (len(rows) if size is None else size):
+        raise ValueError(f"{where}: expected a square matrix")
+    if any(len(_row(where, row)) != len(rows) for row in rows):
+        raise ValueError(f"{where}: expected a square matrix")
+    return rows
+
+
+def _pair(where: str, pair: Any) -> list[list[Any]]:
+    if not isinstance(pair, list) or len(pair) != 2 or len(_row(where, pair[0])) != len(_row(where, pair[1])):
+        raise ValueError(f"{where}: expected two lists of one length")
+    return pair
 
 
 def _plain(value: Any) -> Any:
@@ -154,6 +188,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(inside) for inside in value]
     return value
+
+
+def _said(error: Exception) -> str:
+    return str(error) if type(error) is ValueError else repr(error)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

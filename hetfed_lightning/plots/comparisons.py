@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hetfed_lightning.metrics import Interval
-from hetfed_lightning.plots.style import COLOURS, GREY, HARM, NAMED, SMALL, empty, legend
+from hetfed_lightning.plots.style import COLOURS, GREY, HARM, NAMED, SMALL, empty, legend, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def own_against_global(points: Mapping[str, Mapping[str, tuple[float, float]]], 
     axes.set_xlim(low, high)
     first = next(iter(points.values()))
     for name, place in first.items() if len(first) <= NAMED else ():
-        axes.annotate(name, place, xytext=(4, 4), textcoords="offset points", fontsize=SMALL - 1)
+        axes.annotate(short(name), place, xytext=(4, 4), textcoords="offset points", fontsize=SMALL - 1)
     axes.margins(0.12)
     legend(figure, axes)
     return figure
@@ -72,7 +72,7 @@ def gain(intervals: Mapping[str, Interval], *, metric: str, title: str = "") -> 
         if one.known:
             axes.plot([one.low, one.high], [row, row], color=color, linewidth=2, alpha=0.6, solid_capstyle="butt")
         axes.plot([one.mean], [row], "o", color=color, markersize=5)
-    axes.set_yticks(range(len(names)), labels=names)
+    axes.set_yticks(range(len(names)), labels=list(map(short, names)))
     axes.set_ylim(len(names) - 0.4, -0.6)
     return figure
 
@@ -89,10 +89,10 @@ def residuals(samples: Mapping[str, tuple[list[float], list[float]]], *, where: 
     """
     if not samples:
         raise ValueError("residuals: expected the values of at least one participant, got none.")
-    figure, axes = empty(f"Predicted against true\n{where}", "true value", "predicted value", height=3.7)
+    figure, axes = empty(f"Predicted against true\n{short(where)}", "true value", "predicted value", height=3.7)
     for index, (name, (true, predicted)) in enumerate(samples.items()):
         color = COLOURS[index] if index < NAMED else GREY
-        label = name if index < NAMED else None
+        label = short(name) if index < NAMED else None
         axes.scatter(true, predicted, s=7, color=color, alpha=0.55, linewidths=0, label=label)
     values = [value for true, _ in samples.values() for value in true]
     middle = sum(values) / len(values) if values else 0.0

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hetfed_lightning.plots.style import COLOURS, GREY, NAMED, empty, legend
+from hetfed_lightning.plots.style import COLOURS, GREY, NAMED, empty, legend, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ def over_rounds(
         rounds, values = [point[0] for point in points], [point[1] for point in points]
         marker = "o" if len(rounds) == 1 else ""
         if few:
-            axes.plot(rounds, values, color=COLOURS[index], linewidth=1.4, marker=marker, label=name)
+            axes.plot(rounds, values, color=COLOURS[index], linewidth=1.4, marker=marker, label=short(name))
         else:
             axes.plot(rounds, values, color=GREY, linewidth=0.6, alpha=0.5)
     if not few:

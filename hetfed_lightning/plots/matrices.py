@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hetfed_lightning.plots.style import DOTS, TITLE, need_matplotlib
+from hetfed_lightning.plots.style import DOTS, TITLE, need_matplotlib, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,7 +81,7 @@ def confusion_matrix(matrix: ArrayLike, *, name: str, where: str) -> Figure:
     )  # fmt: skip
     axes = figure.axes[0]
     accuracy = f", {np.trace(counts) / counts.sum():.1%} right" if counts.sum() else ""
-    axes.set_title(f"{name}\n{where}\n{counts.sum():.0f} examples{accuracy}", fontsize=TITLE)
+    axes.set_title(f"{short(name)}\n{short(where)}\n{counts.sum():.0f} examples{accuracy}", fontsize=TITLE)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     return figure
@@ -138,7 +138,7 @@ def _matrix(
     height, width = values.shape
     annotated = max(height, width) <= ANNOTATED
     # TensorBoard shows pictures some 350 pixels wide: the fewer inches, the larger the letters.
-    longest = max((len(name) for name in rows or ()), default=0)
+    longest = max((len(short(name)) for name in rows or ()), default=0)
     figure = Figure(
         figsize=(
             float(np.clip(CELL * width, 2.8, 7.0)) + 0.6 + 0.07 * longest + 0.8 * (not annotated),
@@ -174,4 +174,4 @@ def _name(axis: Any, names: Sequence[str] | None, count: int) -> None:
             axis.set_major_locator(MaxNLocator(integer=True))
         return
     step = -(-count // NAMED)
-    axis.set_ticks(range(0, count, step), labels=list(names)[::step])
+    axis.set_ticks(range(0, count, step), labels=[short(name) for name in names[::step]])

@@ -28,6 +28,9 @@ DOTS = 120
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5D3A9B", "#8C6D31")
 """Told apart with any colour vision (after Okabe and Ito 2008, Color universal design)."""
 
+LONGEST = 40
+"""Letters of a name in a figure."""
+
 GREY = "#666666"
 
 HARM = "#B2182B"
@@ -73,6 +76,11 @@ def empty(title: str, across: str, up: str, *, height: float = 3.2) -> tuple[Fig
     axes.grid(visible=True, color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def short(name: str) -> str:
+    """A name that leaves room for the figure: of a long one the beginning and the end."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 + 1 :]}"
 
 
 def legend(figure: Figure, axes: Axes) -> None:

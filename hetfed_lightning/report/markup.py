@@ -7,10 +7,11 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 _numbers = count()
 _ID = re.compile(r'(\bid="|url\(#|xlink:href="#)')
@@ -23,7 +24,12 @@ def text(value: object) -> str:
 
 
 def table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str, marks: dict[int, str] | None = None
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    caption: str,
+    marks: dict[int, str] | None = None,
+    words: bool = False,
 ) -> str:
     """A table in a box that scrolls by itself where the screen is too narrow; all cells are text.
 
@@ -31,6 +37,7 @@ def table(
         header: Names of the columns.
         rows: Cells; the first of each is its heading.
         caption: What it shows.
+        words: Whether the cells are words, flush left, and no numbers.
         marks: A word by number of row, shown beside its heading, such as ``"worst"``.
     """
     head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in header)
@@ -40,8 +47,9 @@ def table(
         badge = f' <span class="mark">{text(mark)}</span>' if mark else ""
         cells = "".join(f"<td>{text(cell)}</td>" for cell in rest)
         lines.append(f'<tr{" class=marked" if mark else ""}><th scope="row">{text(first)}{badge}</th>{cells}</tr>')
+    kind = " class=words" if words else ""
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}"><table>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}"><table{kind}>'
         f"<caption>{text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
@@ -54,7 +62,7 @@ def picture(figure: Figure, alt: str, caption: str = "") -> str:
     buffer = io.StringIO()
     # `$` in the name of a run is a dollar. A fixed salt gives equal pages for equal records.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hetfed", "text.parse_math": False}):
-        for letters in figure.findobj(_is_text):
+        for letters in filter(_is_text, figure.findobj()):
             letters.set_parse_math(False)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     drawn = buffer.getvalue()
@@ -88,7 +96,7 @@ def folded(title: str, content: str) -> str:
     return f"<details><summary>{text(title)}</summary><pre>{text(content)}</pre></details>"
 
 
-def _is_text(artist: object) -> bool:
+def _is_text(artist: object) -> TypeGuard[Text]:
     from matplotlib.text import Text
 
     return isinstance(artist, Text)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hetfed_lightning.cli.outcomes import TITLES, Arm, by_seed, mean_of, of_metric, spread
 from hetfed_lightning.report.markup import folded, paragraph, section, table, text
 from hetfed_lightning.report.people import answers, curves, participants, traffic
-from hetfed_lightning.report.results import results
+from hetfed_lightning.report.results import LABELS, results
 from hetfed_lightning.report.sources import Subject, members
 
 STYLE = """
@@ -22,11 +22,12 @@ table{border-collapse:collapse;font-size:.875rem;width:100%}caption{text-align:l
 th,td{padding:.3rem .6rem;border-bottom:1px solid #ddd;text-align:right;font-variant-numeric:tabular-nums;
 vertical-align:top}td{white-space:nowrap}thead th{border-bottom:2px solid #888;vertical-align:bottom}
 th:first-child{text-align:left;position:sticky;left:0;background:#fff}tbody th{font-weight:600}
-.words td{text-align:left;white-space:normal}
+.words td,.words th{text-align:left}tbody th{white-space:nowrap}
 .marked th,.marked td{background:#fdf1ee}.mark{font-size:.75rem;font-weight:400;color:#b2182b;border:1px solid #b2182b;
 border-radius:3px;padding:0 .3rem}
 .grid{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:20px 28px;align-items:start}
 figure{margin:0;break-inside:avoid}figure svg{display:block;width:100%;max-width:540px;height:auto;margin:0 auto}
+figure svg image{image-rendering:pixelated}
 figcaption{font-size:.85rem;color:#555;text-align:center}
 details{margin:.6rem 0}summary{cursor:pointer;color:#0072b2}
 pre{overflow-x:auto;background:#f6f6f6;padding:.8rem;font-size:.8rem;line-height:1.35}
@@ -97,9 +98,9 @@ def _run(subject: Subject, name: str, index: int) -> str:
         if record.finished or not record.rounds
         else f" It had not come to its end: {len(record.history)} rounds are here."
     )
-    told = f"{record.total} participants, {record.rounds} rounds, seed {seeds}.{state}"
+    told = f"{record.total} participants, {record.rounds} rounds, seed{'s' * (',' in seeds)} {seeds}.{state}"
     if subject.is_comparison:
-        told += " Compared: " + ", ".join(subject.records) + "."
+        told += " Compared: " + ", ".join(LABELS.get(arm, arm) for arm in subject.records) + "."
     config = folded("Configuration", record.config.strip()) if record.config.strip() else ""
     return (
         f'<article id="run-{index}"><h2>{text(name)}</h2>'

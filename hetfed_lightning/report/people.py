@@ -39,7 +39,10 @@ def participants(record: Record) -> str:
         "joins",
     ]
     more = record.total - len([name for name in record.participants if name != "student"])
-    pieces = [table(header, rows, caption="Participants"), paragraph(f"and {more:,} more" if more > 0 else "")]
+    pieces = [
+        table(header, rows, caption="Participants", words=True),
+        paragraph(f"and {more:,} more" if more > 0 else ""),
+    ]
     counts = {name: values for name, values in record.label_counts.items() if values}
     if counts:
         pieces.append(grid([picture(

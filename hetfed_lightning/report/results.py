@@ -12,7 +12,6 @@ from hetfed_lightning.cli.outcomes import (
     Outcome,
     Scope,
     by_seed,
-    harmed_share,
     mean_of,
     of_metric,
     paired_gains,
@@ -29,7 +28,7 @@ LABELS: dict[str, str] = {"federation": "federation", "local_only": "local only"
 
 def results(subject: Subject) -> str:
     """The headline metric's table in sight, the others' behind a click, then scatter and gain."""
-    if not subject.outcomes:
+    if not any(not math.isnan(value) for one in subject.outcomes for value in (one.own, one.everyone)):
         return section("Results", paragraph("Nobody has been measured in this run."))
     headline = of_metric(subject.outcomes, None) if any(one.headline for one in subject.outcomes) else []
     seeds = len({one.seed for one in subject.outcomes})
@@ -53,24 +52,25 @@ def _of_metric(subject: Subject, outcomes: list[Outcome], *, judged: bool = True
     arms = [arm for arm in ARMS if any(one.arm == arm for one in outcomes)]
     scopes: list[Scope] = [scope for scope in TITLES if any(not math.isnan(getattr(one, scope)) for one in outcomes)]
     compared = {"federation", "local_only"} <= set(arms)
-    header = ["participant"]
-    for scope in scopes:
-        header += [f"{TITLES[scope]}: {LABELS[arm]}" for arm in arms]
-        header += [f"{TITLES[scope]}: gain [95 %]"] if compared else []
     groups = [(name, [name]) for name in names] + ([("mean", names)] if len(names) > 1 else [])
     groups += [(STUDENT, students)] if students else []
-    rows = [
-        [title, *(cell for scope in scopes for cell in _cells(outcomes, arms, scope, group, compared=compared))]
-        for title, group in groups
-    ]
     worst = _worst(outcomes, arms[0], scopes[0], names) if judged and scopes and len(names) > 1 else None
     marks = {names.index(worst): "worst"} if worst else {}
-    pieces = [table(header, rows, caption=f"{metrics} of every participant", marks=marks)]
+    pieces = []
+    # Arms beside each other need a table for each scope: both in one are wider than a page.
+    for together in [[scope] for scope in scopes] if len(arms) > 1 else [scopes]:
+        header = ["participant"]
+        for scope in together:
+            header += [f"{TITLES[scope]}: {LABELS[arm]}" for arm in arms]
+            header += [f"{TITLES[scope]}: gain [95 %]"] if compared else []
+        rows = [
+            [title, *(cell for scope in together for cell in _cells(outcomes, arms, scope, group, compared=compared))]
+            for title, group in groups
+        ]
+        what = " and ".join(TITLES[scope] for scope in together)
+        pieces.append(table(header, rows, caption=f"{what[0].upper()}{what[1:]} {metrics}", marks=marks))
+        marks = {}
     pieces += [paragraph(line) for line in verdicts(outcomes)] if compared else []
-    if compared:
-        shares = [(TITLES[scope], harmed_share(outcomes, scope)) for scope in scopes]
-        told = ", ".join(f"{title} {share:.0%}" for title, share in shares if not math.isnan(share))
-        pieces.append(paragraph(f"Share of (participant, seed) pairs worse off than alone: {told}.") if told else "")
     return "".join(pieces)
 
 
@@ -124,4 +124,4 @@ def _figures(subject: Subject, outcomes: list[Outcome]) -> str:
                 f"Gain over local only in {TITLES[scope]} {metric}: {told}",
                 f"{ends}Left of the line, in red: worse off than alone.",
             ))  # fmt: skip
-    return section("Who gains", grid(pieces))
+    return section("Who gains" if subject.is_comparison else "Own data and everyone's", grid(pieces))

@@ -83,7 +83,7 @@ def _read_outcomes(path: Path) -> list[Outcome]:
 def _outcomes_of(record: Record) -> tuple[list[Outcome], str]:
     """A single run's figures: of its test, or else of its last validation."""
     values, stage = (record.test, "test") if record.test else (record.last("val_"), "val")
-    arm: Arm = record.arm if record.arm in ARMS else "federation"  # type: ignore[assignment]
+    arm: Arm = record.arm if record.arm in ARMS else "federation"
     found = []
     for name, role in record.participants.items():
         headline, higher = str(role.get("headline", "")), bool(role.get("higher_is_better", True))

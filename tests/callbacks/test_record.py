@@ -76,9 +76,9 @@ def test_the_record_holds_the_run_s_own_numbers(tmp_path: Path) -> None:
     assert record.where == "everyone's validation set"
     assert record.agreement["names"] == ["a", "b", "c"]
     assert [record.agreement["matrix"][index][index] for index in range(3)] == [1, 1, 1]
-    assert record.series("val_accuracy")["a"] == [
-        (index + 1, pytest.approx(one["val_accuracy/a"])) for index, one in enumerate(heard.val)
-    ]
+    points = record.series("val_accuracy")["a"]
+    assert [place for place, _ in points] == [1, 2]
+    assert [value for _, value in points] == pytest.approx([one["val_accuracy/a"] for one in heard.val])
 
 
 def test_a_regression_keeps_true_and_predicted_values(tmp_path: Path) -> None:
@@ -138,6 +138,11 @@ def test_numbers_that_are_none_survive_a_round_trip(tmp_path: Path) -> None:
         ({"history": 3}, r"expected list under 'history', got int"),
         ({"history": [{"round": 1}]}, r"damaged \(KeyError\('values'\)\)"),
         ({"test": {"a": "high"}}, "damaged"),
+        ({"participants": {"a": {"weights": "many"}}}, "'participants' of 'a': expected a whole number under 'weights'"),
+        ({"confusions": {"a": [[1, 2], [3]]}}, "'confusions' of 'a': expected a square matrix"),
+        ({"residuals": {"a": [[1.0], [2.0, 3.0]]}}, "'residuals' of 'a': expected two lists of one length"),
+        ({"agreement": {"names": ["a", "b"], "matrix": [[1.0]]}}, "'agreement': expected a square matrix"),
+        ({"label_counts": {"a": ["few"]}}, "'label_counts' of 'a'"),
         ("without", r"nothing under 'participants'"),
     ],
 )  # fmt: skip
