@@ -155,7 +155,7 @@ def _checked(content: Any, path: Path) -> dict[str, Any]:
 def _role(name: str, role: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("weights", "shared_bytes", "examples", "local_epochs", "joins_at"):
         if not isinstance(role.get(key, 0), int):
-            raise ValueError(f"'participants' of {name!r}: expected a whole number under {key!r}, got {role[key]!r}")
+            raise TypeError(f"'participants' of {name!r}: expected a whole number under {key!r}, got {role[key]!r}")
     return dict(role)
 
 
@@ -191,7 +191,7 @@ def _plain(value: Any) -> Any:
 
 
 def _said(error: Exception) -> str:
-    return str(error) if type(error) is ValueError else repr(error)
+    return str(error) if type(error) in {ValueError, TypeError} else repr(error)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from hetfed_lightning.cli.compare import CompareCLI
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.export import export_command
 from hetfed_lightning.cli.hints import condensed, explained
-from hetfed_lightning.cli.report import report_command
+from hetfed_lightning.cli.report.command import report_command
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.federation import Federation
 

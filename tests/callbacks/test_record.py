@@ -138,7 +138,7 @@ def test_numbers_that_are_none_survive_a_round_trip(tmp_path: Path) -> None:
         ({"history": 3}, r"expected list under 'history', got int"),
         ({"history": [{"round": 1}]}, r"damaged \(KeyError\('values'\)\)"),
         ({"test": {"a": "high"}}, "damaged"),
-        ({"participants": {"a": {"weights": "many"}}}, "'participants' of 'a': expected a whole number under 'weights'"),
+        ({"participants": {"a": {"weights": "many"}}}, "of 'a': expected a whole number under 'weights'"),
         ({"confusions": {"a": [[1, 2], [3]]}}, "'confusions' of 'a': expected a square matrix"),
         ({"residuals": {"a": [[1.0], [2.0, 3.0]]}}, "'residuals' of 'a': expected two lists of one length"),
         ({"agreement": {"names": ["a", "b"], "matrix": [[1.0]]}}, "'agreement': expected a square matrix"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hetfed_lightning.report.page import page
-from hetfed_lightning.report.sources import Subject, read_subject
+from hetfed_lightning.cli.report.page import page
+from hetfed_lightning.cli.report.sources import Subject, read_subject
 
 __all__ = ["Subject", "page", "read_subject"]

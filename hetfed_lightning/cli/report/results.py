@@ -18,10 +18,10 @@ from hetfed_lightning.cli.outcomes import (
     spread,
     verdicts,
 )
+from hetfed_lightning.cli.report.markup import grid, paragraph, picture, section, table, text
+from hetfed_lightning.cli.report.sources import Subject, members
 from hetfed_lightning.metrics import Interval, mean_interval
 from hetfed_lightning.participant import STUDENT
-from hetfed_lightning.report.markup import grid, paragraph, picture, section, table, text
-from hetfed_lightning.report.sources import Subject, members
 
 LABELS: dict[str, str] = {"federation": "federation", "local_only": "local only", "centralised": "centralised"}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hetfed_lightning.cli.outcomes import TITLES, Arm, by_seed, mean_of, of_metric, spread
-from hetfed_lightning.report.markup import folded, paragraph, section, table, text
-from hetfed_lightning.report.people import answers, curves, participants, traffic
-from hetfed_lightning.report.results import LABELS, results
-from hetfed_lightning.report.sources import Subject, members
+from hetfed_lightning.cli.report.markup import folded, paragraph, section, table, text
+from hetfed_lightning.cli.report.people import answers, curves, participants, traffic
+from hetfed_lightning.cli.report.results import LABELS, results
+from hetfed_lightning.cli.report.sources import Subject, members
 
 STYLE = """
 :root{color-scheme:light}*{box-sizing:border-box}
@@ -34,7 +34,7 @@ pre{overflow-x:auto;background:#f6f6f6;padding:.8rem;font-size:.8rem;line-height
 footer{color:#666;font-size:.85rem;margin-top:2rem;padding-bottom:2rem}
 @media(max-width:720px){.grid{grid-template-columns:minmax(0,1fr)}body{font-size:15px}th,td{padding:.3rem .4rem}}
 @media print{@page{margin:14mm}body{font-size:10.5pt}main,header,footer{max-width:none;padding:0}nav{display:none}
-h2{break-before:auto}h2,h3,caption{break-after:avoid}tr{break-inside:avoid}.scroll{overflow:visible}
+h2{break-before:auto}h2,h3,caption{break-after:avoid}tr,.scroll{break-inside:avoid}.scroll{overflow:visible}
 table{font-size:7.5pt}th,td{padding:.15rem .3rem}th:first-child{position:static}td{white-space:normal}
 .marked th,.marked td{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
