@@ -7,16 +7,19 @@ from hetfed_lightning.callbacks import (
     EnsembleDistillation,
     FederatedProgressBar,
     FederationMonitor,
+    Inheritance,
     RunRecord,
 )
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.groups import ParticipantGroup
+from hetfed_lightning.multi_input import MultiInputParticipant
 from hetfed_lightning.participant import Participant
 from hetfed_lightning.rounds import FederatedCallback, Phase
 from hetfed_lightning.schedules import CosineSchedule, LinearSchedule
 from hetfed_lightning.strategies import FederatedStrategy
 from hetfed_lightning.tasks import BinaryTask, MulticlassTask, MultilabelTask, RegressionTask, Task
+from hetfed_lightning.transfer import Transfer
 
 __version__ = "0.1.0"
 
@@ -31,7 +34,9 @@ __all__ = [
     "FederatedStrategy",
     "Federation",
     "FederationMonitor",
+    "Inheritance",
     "LinearSchedule",
+    "MultiInputParticipant",
     "MulticlassTask",
     "MultilabelTask",
     "Participant",
@@ -40,5 +45,6 @@ __all__ = [
     "RegressionTask",
     "RunRecord",
     "Task",
+    "Transfer",
     "__version__",
 ]

@@ -31,6 +31,7 @@ from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.evaluation import evaluate, owner_of, predict, skip_empty_validation
+from hetfed_lightning.fitting import fit_to_own_data
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.groups import ParticipantGroup, expanded
 from hetfed_lightning.guard import FiniteGuard
@@ -40,7 +41,7 @@ from hetfed_lightning.local_steps import take_local_step
 from hetfed_lightning.logbook import LogBook, is_fitting
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
-from hetfed_lightning.preflight import check_data, check_members, check_trainer
+from hetfed_lightning.preflight import check_data, check_members, check_names, check_trainer
 from hetfed_lightning.roster import KeepsRoster
 from hetfed_lightning.rounds import FederatedCallback, RoundClock, federated_callbacks
 from hetfed_lightning.scaling import give_scales, skipped_steps
@@ -48,6 +49,7 @@ from hetfed_lightning.seeding import seed_sample, stream_seed
 from hetfed_lightning.storage import LendsStorage
 from hetfed_lightning.strategies.ranks import Ranks
 from hetfed_lightning.strategies.strategy import ranks_of
+from hetfed_lightning.transfer import hold_still, let_go
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -253,8 +255,11 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         return optimizers, schedulers
 
     def on_fit_start(self) -> None:
-        """Refuse data that does not fit the participants, before anything is trained."""
+        """Fit transforms and tasks; refuse data that does not fit the participants, before anything is trained."""
         check_hooks(self.everyone())
+        check_names(self.members(), self.federated_data)
+        for name, participant in self.members().items():
+            fit_to_own_data(participant, self.federated_data.data.train[name])
         check_data(self, self.federated_data)
         self.ranks.prepare()
         for callback in federated_callbacks(self.trainer):
@@ -293,7 +298,10 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         seed_sample(stream_seed(self.seed, "round", round_index))
         self.bytes_up = self.bytes_down = 0
         trained = self.trained(round_index)
-        self.materialise_active(trained)
+        left = [name for name, one in self.members().items() if one.leaves_at == round_index]
+        self.materialise_active(trained + left)  # Who leaves takes along what it had.
+        for name in trained:
+            hold_still(self[name], round_index)
         self.guard.open_round({name: self[name] for name in trained})
         for name in trained:
             self.local[name].open_round()
@@ -356,13 +364,15 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
     def _step_epoch_schedulers(self) -> None:
         metrics = self._saved.get("metrics", {}) | self.trainer.callback_metrics
         for name, local in self.local.items():
-            if local.schedules and (name == STUDENT or self[name].joins_at <= self._scheduled_rounds):
+            if local.schedules and (name == STUDENT or self[name].is_member(self._scheduled_rounds)):
                 local.end_epoch(self._scheduled_rounds, metrics)
         self._scheduled_rounds += 1
 
     def teardown(self, stage: str) -> None:
         """Tell the participants, and end worker processes."""
         self.fleets.disband()
+        for participant in self.everyone().values():
+            let_go(participant)
         super().teardown(stage)
         self.roster.end()
         self.close_loader()

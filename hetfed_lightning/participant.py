@@ -20,14 +20,19 @@ from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.compilation import compile_backbone, settings_of
 from hetfed_lightning.counting import enter
 from hetfed_lightning.evaluated import Evaluated
+from hetfed_lightning.layers.transforms import InvertibleTransform, TransformByName
 from hetfed_lightning.lending import Borrower
 from hetfed_lightning.precision import converted, default_optimizer
 from hetfed_lightning.tasks import Task, TaskName, as_task
+from hetfed_lightning.transfer import Transfer, slow_down
 
 STUDENT = "student"
 """Name of the unified model in logs and checkpoints."""
 
 Stage = Literal["train", "val", "test"]
+
+FITTED = ("transform", "target_transform", "task")
+"""Attributes whose buffers describe the participant's own data."""
 
 
 class Host(Protocol):
@@ -66,8 +71,14 @@ class Participant(Borrower, L.LightningModule):
         lr_scheduler_interval: ``"epoch"`` steps it once a round, ``"step"`` after each optimizer step.
         task: ``"multiclass"``, ``"binary"``, ``"multilabel"``, ``"regression"``, or a :class:`Task`.
         transform: Maps a batch of raw inputs to what the backbone takes; runs on the device. A module follows
-            train and eval mode. The public set passes through it as well.
+            train and eval mode. The public set passes through it as well. Of inputs by name, a mapping has one for
+            each input that it names. What has a ``fit`` learns from the participant's own training inputs, once,
+            before training (:mod:`hetfed_lightning.fitting`).
+        target_transform: Maps targets to what the network is trained to put out, as :class:`Standardise
+            <hetfed_lightning.layers.Standardise>` does; its ``inverse`` brings predictions and metrics back.
         joins_at: First round in which it takes part, from 0.
+        leaves_at: First round in which it takes part no more; None for never. The others go on with what it has given.
+        transfer: What it does with what it receives as it joins; None to go on training all of it at once.
         local_epochs: Passes over its own training set in a round, at least 1.
         step_budget: At most this many batches in a round; None for no limit.
         gradient_clip_val: Largest norm of its gradients; None for no clipping.
@@ -90,8 +101,11 @@ class Participant(Borrower, L.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
         task: Task | TaskName = "multiclass",
-        transform: Callable[[Any], Any] | nn.Module | None = None,
+        transform: nn.Module | Mapping[str, nn.Module] | Callable[[Any], Any] | None = None,
+        target_transform: InvertibleTransform | None = None,
         joins_at: int = 0,
+        leaves_at: int | None = None,
+        transfer: Transfer | None = None,
         local_epochs: int = 1,
         step_budget: int | None = None,
         gradient_clip_val: float | None = None,
@@ -104,6 +118,8 @@ class Participant(Borrower, L.LightningModule):
         _at_least("joins_at", joins_at, 0)
         _at_least("local_epochs", local_epochs, 1)
         _at_least("accumulate_grad_batches", accumulate_grad_batches, 1)
+        if leaves_at is not None:
+            _at_least("leaves_at", leaves_at, joins_at + 1)
         if step_budget is not None:
             _at_least("step_budget", step_budget, 1)
         if gradient_clip_val is not None and not 0 < gradient_clip_val < float("inf"):
@@ -123,8 +139,12 @@ class Participant(Borrower, L.LightningModule):
         self.lr_scheduler_factory = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
         self.task = as_task(task)
-        self.transform = transform
+        self.transform = TransformByName(transform) if isinstance(transform, Mapping) else transform
+        self.target_transform = target_transform
         self.joins_at = joins_at
+        self.leaves_at = leaves_at
+        self.transfer = transfer
+        self.held: set[str] = set()
         self.local_epochs = local_epochs
         self.step_budget = step_budget
         self.gradient_clip_val = gradient_clip_val
@@ -147,11 +167,27 @@ class Participant(Borrower, L.LightningModule):
         return inputs if self.transform is None else self.transform(inputs)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Apply ``transform`` to the inputs of a batch."""
+        """Apply ``transform`` to the inputs of a batch, ``target_transform`` to its targets."""
         del dataloader_idx
         inputs, target = split_batch(batch)
         inputs = self.transformed(inputs)
-        return inputs if target is None else (inputs, target)
+        if target is None:
+            return inputs
+        return inputs, target if self.target_transform is None else self.target_transform(target)
+
+    def in_own_unit(self, values: Tensor) -> Tensor:
+        """Predictions or targets as they were before ``target_transform``."""
+        return values if self.target_transform is None else self.target_transform.inverse(values)
+
+    def missing_inputs(self, inputs: Any) -> list[str]:
+        """Names of inputs that it reads and a batch, as its data has it, lacks; of one input, none."""
+        del inputs
+        return []
+
+    def reads_any_of(self, inputs: Any) -> bool:
+        """Whether there is something in a batch, as its data has it, that it can predict from."""
+        del inputs
+        return True
 
     # Training and evaluation
 
@@ -181,7 +217,7 @@ class Participant(Borrower, L.LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """Probabilities (values in a regression) for a batch, with or without targets."""
         del batch_idx
-        return self.task.predictions(self(split_batch(batch)[0]))
+        return self.in_own_unit(self.task.predictions(self(split_batch(batch)[0])))
 
     @torch.no_grad()
     def predict(self, inputs: Any) -> Tensor:
@@ -199,7 +235,7 @@ class Participant(Borrower, L.LightningModule):
             outputs = self(self.transformed(inputs))
         finally:
             self.train(training)
-        return self.task.predictions(outputs)
+        return self.in_own_unit(self.task.predictions(outputs))
 
     def evaluate_batch(self, batch: Any, stage: Stage, evaluated: Evaluated | None = None) -> None:
         """Log loss and metrics of a batch under ``stage``; ``evaluated`` is what is known of it already."""
@@ -208,7 +244,8 @@ class Participant(Borrower, L.LightningModule):
         self.log(f"{stage}_loss", known.loss, batch_size=len(target))
         for name, metric in self.metrics_of(stage, known.width).items():
             if known.counts is None or not enter(metric, known.counts, self.task.kind, known.width):
-                metric.update(known.predictions, self.task.metric_target(target))
+                predictions, wanted = known.predictions, self.task.metric_target(target)
+                metric.update(self.in_own_unit(predictions), self.in_own_unit(wanted))
             # Alone in a Trainer Lightning asks which attribute a metric is; these are none.
             self.log(f"{stage}_{name}", metric, batch_size=len(target), metric_attribute=f"{stage}_{name}")
 
@@ -239,6 +276,7 @@ class Participant(Borrower, L.LightningModule):
             raise ValueError(f"{self.label}: it has no parameter that requires a gradient, so nothing can be trained.")
         factory = self.optimizer_factory
         optimizer = default_optimizer(parameters) if factory is None else factory(parameters)
+        slow_down(optimizer, self)
         if self.lr_scheduler_factory is None:
             return optimizer
         scheduler = self.lr_scheduler_factory(optimizer)
@@ -263,15 +301,22 @@ class Participant(Borrower, L.LightningModule):
         own = host.schedulers_of(self)
         return None if not own else own[0] if len(own) == 1 else own
 
+    def is_member(self, round_index: int) -> bool:
+        """Whether it takes part in a round: it has joined, and has not left."""
+        return self.joins_at <= round_index and (self.leaves_at is None or round_index < self.leaves_at)
+
     # What is shared
 
     def shared_keys(self) -> list[str]:
         """Keys of ``state_dict`` that ``shared`` matches, in the order of the state.
 
+        What transforms and the task have been fitted to the participant's own data is nobody else's.
+
         Raises:
             ValueError: If a pattern matches nothing.
         """
-        keys = list(self.state_dict(keep_vars=True))
+        fitted = {key for key in self.buffer_keys() if key.split(".")[0] in FITTED}
+        keys = [key for key in self.state_dict(keep_vars=True) if key not in fitted]
         for pattern in self.shared:
             if pattern != "*" and not any(_matches(key, pattern) for key in keys):
                 found = ", ".join(sorted({key.split(".")[0] for key in keys})) or "no parameters"

@@ -40,12 +40,13 @@ PLAIN = "an architecture is a plain nn.Module, of use in any other project and i
 RULES = [
     Rule("aggregation", PURE, only=("torch",)),
     Rule("distillation", PURE, only=("torch",)),
-    Rule("metrics", PURE, only=("torch", "scipy", f"{PACKAGE}.aggregation", f"{PACKAGE}.distillation")),
+    Rule("metrics", PURE, only=("torch", "torchmetrics", "scipy", f"{PACKAGE}.aggregation", f"{PACKAGE}.distillation")),
     Rule("layers", PLAIN, only=("torch",)),
     Rule("backbones", PLAIN, only=("torch", f"{PACKAGE}.layers")),
     Rule("heads", PLAIN, only=("torch", f"{PACKAGE}.layers")),
     Rule("compilation", "it compiles modules of any kind, with or without a federation", only=("torch",)),
     Rule("precision", "it speaks of parameters and optimizers alone", only=("torch",)),
+    Rule("tasks", PURE, only=("torch", "torchmetrics", f"{PACKAGE}.distillation", f"{PACKAGE}.metrics")),
     Rule(
         "participant",
         "a participant is a LightningModule that also trains alone",

@@ -1,8 +1,10 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanSquaredError
@@ -201,3 +203,38 @@ def test_which_way_is_better_is_asked_of_the_metric() -> None:
     assert all(BinaryTask().prefers_higher(name) for name in ("accuracy", "auroc", "somebody_s_own"))
     own = MulticlassTask(metrics={"error": MeanSquaredError(), "share": MulticlassF1Score(3)})
     assert (own.headline, own.prefers_higher("error"), own.prefers_higher("share")) == ("error", False, True)
+
+
+# Weights that follow the participant's own classes
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    targets = torch.tensor([0, 0, 0, 1, 2, 2])
+    wanted = torch.from_numpy(compute_class_weight("balanced", classes=np.arange(3), y=targets.numpy())).float()
+    task = MulticlassTask(class_weights="balanced")
+    assert task.wants_fit
+    task.fit(targets)
+    outputs = torch.randn(6, 3, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(task.loss(outputs, targets), F.cross_entropy(outputs, targets, wanted))
+    # A class that the head knows and the data does not weighs nothing.
+    wider = torch.randn(6, 4, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(task.loss(wider, targets), F.cross_entropy(wider, targets, F.pad(wanted, (0, 1))))
+
+
+def test_balanced_binary_loss_by_hand() -> None:
+    # One negative, three positives: weights 4 / 2 = 2 and 4 / 6 = 2/3. All logits 0: losses ln 2.
+    task = BinaryTask(class_weights="balanced")
+    task.fit(torch.tensor([0, 1, 1, 1]))
+    losses, weights = task.example_losses(torch.zeros(2, 1), torch.tensor([0, 1]))
+    assert losses.tolist() == pytest.approx([2 * math.log(2), 2 / 3 * math.log(2)])
+    assert weights.tolist() == [1.0, 1.0]
+    assert float(task.loss(torch.zeros(2, 1), torch.tensor([0, 1]))) == pytest.approx(4 / 3 * math.log(2))
+
+
+def test_weights_that_nobody_could_mean_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected a weight for each class or 'balanced', got 'even'"):
+        MulticlassTask(class_weights="even")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected 'balanced' or None, got 'even'"):
+        BinaryTask(class_weights="even")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="give one of them"):
+        BinaryTask(positive_weight=2.0, class_weights="balanced")

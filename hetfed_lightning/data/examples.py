@@ -33,19 +33,23 @@ class Examples(Dataset[Any]):
         inputs: N examples along the first dimension; one tensor, or one per name.
         targets: N targets along the first dimension; integers and booleans are kept as int64. None for
             unlabelled data, such as a public set.
+        missing: Whether NaN in the inputs stands for a missing value, for ``Participant(transform=...)`` to fill in.
 
     Attributes:
         inputs: The inputs, as given.
         targets: The targets, or None.
 
     Raises:
-        DataError: If there is no example or no input, lengths differ, or a float is NaN or infinite.
+        DataError: If there is no example or no input, lengths differ, or a float is infinite, or NaN where that is
+            not said to be a missing value.
     """
 
     inputs: Inputs
     targets: Tensor | None
 
-    def __init__(self, inputs: Tensor | Mapping[str, Tensor], targets: Tensor | None = None) -> None:
+    def __init__(
+        self, inputs: Tensor | Mapping[str, Tensor], targets: Tensor | None = None, *, missing: bool = False
+    ) -> None:
         if isinstance(inputs, Mapping) and not inputs:
             raise DataError("expected at least one named input, got an empty mapping")
         named = _named(inputs)
@@ -56,7 +60,7 @@ class Examples(Dataset[Any]):
             found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
             raise DataError(f"expected as many targets as inputs, one per example, got different lengths: {found}")
         for name, values in named.items():
-            _refuse_non_finite(name, values)
+            _refuse_non_finite(name, values, missing=missing and name != "targets")
         self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
         self.targets = None if targets is None else as_targets(targets)
 
@@ -248,14 +252,15 @@ def _checked_length(name: str, values: Tensor) -> int:
     return len(values)
 
 
-def _refuse_non_finite(name: str, values: Tensor) -> None:
+def _refuse_non_finite(name: str, values: Tensor, *, missing: bool) -> None:
     if not values.is_floating_point():
         return
-    bad = ~torch.isfinite(values)
+    bad = torch.isinf(values) if missing else ~torch.isfinite(values)
     count = int(bad.sum())
     if count:
         first = tuple(bad.nonzero()[0].tolist())
         raise DataError(
             f"{name} of shape {tuple(values.shape)} have {count} value(s) that are not finite, the first "
-            f"({float(values[first])}) at index {first}: impute them or drop those examples"
+            f"({float(values[first])}) at index {first}: impute them or drop those examples; where NaN is a missing "
+            "value that a transform fills in, say missing=True"
         )

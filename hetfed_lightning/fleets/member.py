@@ -32,7 +32,8 @@ class Member:
             getattr(getattr(participant, method), "__func__", None) is getattr(Participant, method)
             for method in ("on_after_batch_transfer", "transformed")
         )
-        return participant.transform is not None or not as_usual
+        transforms = participant.transform is not None or participant.target_transform is not None
+        return transforms or not as_usual
 
     @classmethod
     def of(cls, name: str, local: LocalOptimization) -> Member:

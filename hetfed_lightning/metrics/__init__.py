@@ -1,17 +1,21 @@
 """Figures about a federation as a whole: how evenly it serves, what it sends, how far apart its members are.
 
-Pure functions of tensors and numbers; accuracy and the like are torchmetrics' business.
+Pure functions of tensors and numbers; accuracy and the like are torchmetrics' business, but for what it leaves
+undefined.
 """
 
 from __future__ import annotations
 
 from hetfed_lightning.metrics.agreement import agreement_matrix, mean_agreement
+from hetfed_lightning.metrics.binary import BalancedAccuracy, DefinedAUROC
 from hetfed_lightning.metrics.communication import payload_bytes
 from hetfed_lightning.metrics.divergence import state_divergence
 from hetfed_lightning.metrics.fairness import FairnessSummary, jain_index, summarise
 from hetfed_lightning.metrics.intervals import Interval, mean_interval
 
 __all__ = [
+    "BalancedAccuracy",
+    "DefinedAUROC",
     "FairnessSummary",
     "Interval",
     "agreement_matrix",

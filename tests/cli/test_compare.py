@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning import Federation
-from hetfed_lightning.cli.compare import CompareCLI, centralised_data, same_recipes
+from hetfed_lightning.cli.compare import CompareCLI, centralised_data, check_poolable, same_recipes
+from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.outcomes import ARMS
+from hetfed_lightning.data import Examples, FederatedData
 from tests.cli.commands import hetfed, participant, put, tiny, written
 from tests.federations import equal, state_of, tiny_data
 
@@ -189,3 +191,13 @@ def test_a_metric_that_nobody_has_is_told_after_the_first_training(
     assert ended.code == 2
     assert "--metrics: nobody was tested by 'acuracy'; did you mean 'accuracy'?" in ended.err
     assert len(watched.ends) == 1
+
+
+def test_data_of_different_inputs_cannot_be_centralised() -> None:
+    image, genes = torch.zeros(2, 3), torch.zeros(2, 4)
+    sets = {"city": Examples({"image": image, "genes": genes}), "radiology": Examples({"image": image})}
+    with pytest.raises(
+        ConfigError, match=r"city holds input 'image', input 'genes'; radiology holds input 'image'.*--arms"
+    ):
+        check_poolable(FederatedData(sets))
+    check_poolable(FederatedData(dict.fromkeys(sets, sets["city"])))

@@ -1,0 +1,55 @@
+"""What a participant learns of its own data before training: the scale of its inputs and targets, its class weights.
+
+Transforms and tasks with a ``fit`` are given all of the participant's own training data, raw, and nothing of anybody
+else's, nor of a validation or test set. Transforms are fitted once: what they learned travels in the participant's
+checkpoints. A task is fitted as every training begins.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import default_collate
+
+from hetfed_lightning.data.examples import Examples
+from hetfed_lightning.layers import Fittable
+from hetfed_lightning.participant import split_batch
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+    from hetfed_lightning.participant import Participant
+
+
+def fit_to_own_data(participant: Participant, dataset: Dataset[Any]) -> None:
+    """Fit a participant's transforms and task to its training set.
+
+    Args:
+        participant: Its transforms' ``fit`` and its task's are called.
+        dataset: Its own training set; read sample by sample where it is not in memory.
+
+    Raises:
+        ValueError: Naming the participant, if something cannot be fitted.
+    """
+    wanting: list[tuple[int, Fittable]] = []
+    for what, transform in enumerate((participant.transform, participant.target_transform)):
+        if isinstance(transform, Fittable) and not transform.is_fitted:
+            wanting.append((what, transform))
+    if not wanting and not participant.task.wants_fit:
+        return
+    everything = everything_of(dataset)
+    try:
+        for what, fittable in wanting:
+            fittable.fit(everything[what])
+        if participant.task.wants_fit:
+            participant.task.fit(everything[1])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{participant.label}: cannot be fitted to its training set: {error}") from error
+
+
+def everything_of(dataset: Dataset[Any]) -> tuple[Any, Any]:
+    """All inputs and targets of a data set, each as one batch."""
+    if isinstance(dataset, Examples):
+        return dataset.inputs, dataset.targets
+    samples = [dataset[index] for index in range(len(dataset))]  # type: ignore[arg-type]
+    return split_batch(default_collate([tuple(one) if isinstance(one, list) else one for one in samples]))

@@ -1,0 +1,91 @@
+"""One of several classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from hetfed_lightning.distillation import OutputKind
+from hetfed_lightning.distillation.outputs import at_least_float32
+from hetfed_lightning.tasks.targets import balanced_weights
+from hetfed_lightning.tasks.task import Task
+
+
+class MulticlassTask(Task):
+    """One of C classes: logits ``(B, C)``, integer targets ``(B,)``, cross-entropy.
+
+    Args:
+        class_weights: Weight of each class in the loss, C of them; ``"balanced"`` weighs the participant's own training
+            classes so that all have one say (:func:`~hetfed_lightning.tasks.targets.balanced_weights`).
+        label_smoothing: Share of the target spread over all classes, in [0, 1).
+        metrics: See :class:`Task`.
+    """
+
+    kind: OutputKind = "multiclass"
+    headline = "accuracy"
+
+    def __init__(
+        self,
+        class_weights: list[float] | Literal["balanced"] | None = None,
+        label_smoothing: float = 0.0,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
+        super().__init__(metrics)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing: expected a share in [0, 1), got {label_smoothing}.")
+        self.label_smoothing = label_smoothing
+        if isinstance(class_weights, str) and class_weights != "balanced":
+            raise ValueError(f"class_weights: expected a weight for each class or 'balanced', got {class_weights!r}.")
+        self.wants_fit = class_weights == "balanced"
+        weights = torch.tensor(class_weights) if isinstance(class_weights, list) else None
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def fit(self, targets: Tensor) -> None:
+        """Weigh the classes by how often they occur in targets ``(N,)``."""
+        if self.wants_fit:
+            weights = balanced_weights(torch.bincount(targets.cpu().long()))
+            self.register_buffer("class_weights", weights.to(targets.device), persistent=False)
+
+    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of logits ``(B, C)`` and classes ``(B,)``."""
+        outputs = at_least_float32(outputs)
+        weights = self._weights(outputs)
+        return F.cross_entropy(outputs, target, weights, label_smoothing=self.label_smoothing)
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropies of logits ``(B, C)`` and classes ``(B,)``, and the weights of those classes."""
+        outputs = at_least_float32(outputs)
+        weights, smoothing = self._weights(outputs), self.label_smoothing
+        losses = F.cross_entropy(outputs, target, weights, label_smoothing=smoothing, reduction="none")
+        return losses, torch.ones_like(losses) if weights is None else weights[target]
+
+    def _weights(self, outputs: Tensor) -> Tensor | None:
+        if self.class_weights is None:
+            return None
+        weights = self.get_buffer("class_weights").to(outputs)
+        # Fitted to classes that occur; the head may know more.
+        return F.pad(weights, (0, outputs.shape[-1] - len(weights))) if self.wants_fit else weights
+
+    def default_metrics(self, width: int) -> dict[str, Metric]:
+        """Share of examples classified rightly."""
+        return {"accuracy": MulticlassAccuracy(width, average="micro", sync_on_compute=False, validate_args=False)}
+
+    def target_problem(self, target: Tensor, width: int) -> str | None:
+        """Anything but integers from 0 to C - 1, one per example."""
+        if target.is_floating_point():
+            return f"expected integer class labels, got {str(target.dtype).removeprefix('torch.')}"
+        if target.ndim != 1:
+            return f"expected one label per example, got targets of shape (n, {', '.join(map(str, target.shape[1:]))})"
+        if len(target) and (int(target.min()) < 0 or int(target.max()) >= width):
+            return f"expected labels from 0 to {width - 1}, got {int(target.min())} to {int(target.max())}"
+        return None
+
+    def class_counts(self, target: Tensor, width: int) -> Tensor | None:
+        """Examples per class, shape ``(C,)``."""
+        return torch.bincount(target.cpu().long(), minlength=width)

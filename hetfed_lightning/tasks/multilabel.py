@@ -1,0 +1,50 @@
+"""Any of several labels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MultilabelAccuracy, MultilabelF1Score
+
+from hetfed_lightning.distillation import OutputKind
+from hetfed_lightning.distillation.outputs import at_least_float32
+from hetfed_lightning.tasks.targets import zero_one_problem
+from hetfed_lightning.tasks.task import Task
+
+
+class MultilabelTask(Task):
+    """Any of C labels: logits ``(B, C)``, targets of the same shape in {0, 1}, binary cross-entropy."""
+
+    kind: OutputKind = "multilabel"
+    headline = "accuracy"
+
+    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Binary cross-entropy, the mean over examples and labels."""
+        outputs = at_least_float32(outputs)
+        return F.binary_cross_entropy_with_logits(outputs, target.to(outputs.dtype))
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Binary cross-entropies, the mean over labels."""
+        outputs = at_least_float32(outputs)
+        losses = F.binary_cross_entropy_with_logits(outputs, target.to(outputs.dtype), reduction="none").mean(1)
+        return losses, torch.ones_like(losses)
+
+    def default_metrics(self, width: int) -> dict[str, Metric]:
+        """Accuracy and F1 over all labels."""
+        return {
+            "accuracy": MultilabelAccuracy(width, average="micro", sync_on_compute=False),
+            "f1": MultilabelF1Score(width, average="micro", sync_on_compute=False),
+        }
+
+    def target_problem(self, target: Tensor, width: int) -> str | None:
+        """Anything but 0 and 1 in C columns."""
+        if target.ndim != 2 or target.shape[1] != width:
+            return f"expected targets of shape (n, {width}), got {tuple(target.shape)}"
+        return zero_one_problem(target)
+
+    def class_counts(self, target: Tensor, width: int) -> Tensor | None:
+        """Positive examples of each label, shape ``(C,)``."""
+        del width
+        return target.cpu().long().sum(dim=0)

@@ -1,0 +1,53 @@
+"""Values."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MeanAbsoluteError, Metric, R2Score
+
+from hetfed_lightning.distillation import OutputKind
+from hetfed_lightning.distillation.outputs import at_least_float32
+from hetfed_lightning.tasks.targets import flat
+from hetfed_lightning.tasks.task import Task
+
+
+class RegressionTask(Task):
+    """Values: outputs ``(B, D)``, targets ``(B, D)`` or ``(B,)`` where D is 1, squared error."""
+
+    kind: OutputKind = "regression"
+    headline = "r2"
+
+    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error."""
+        outputs = at_least_float32(outputs)
+        return F.mse_loss(outputs, target.reshape(outputs.shape).to(outputs.dtype))
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared errors, the mean over columns."""
+        outputs = at_least_float32(outputs)
+        losses = (outputs - target.reshape(outputs.shape).to(outputs.dtype)).square().reshape(len(outputs), -1).mean(1)
+        return losses, torch.ones_like(losses)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Values, ``(B,)`` where there is one per example."""
+        return flat(super().predictions(outputs))
+
+    def metric_target(self, target: Tensor) -> Tensor:
+        """Targets, ``(B,)`` where there is one value per example."""
+        return flat(super().metric_target(target))
+
+    def default_metrics(self, width: int) -> dict[str, Metric]:
+        """Coefficient of determination and mean absolute error."""
+        del width
+        return {"r2": R2Score(sync_on_compute=False), "mae": MeanAbsoluteError(sync_on_compute=False)}
+
+    def target_problem(self, target: Tensor, width: int) -> str | None:
+        """Another number of columns than the head has outputs, or values that are not finite."""
+        columns = 1 if target.ndim == 1 else target.shape[1]
+        if columns != width:
+            return f"expected {width} value(s) per example, as many as the head's outputs, got {columns}"
+        if target.is_floating_point() and not bool(torch.isfinite(target).all()):
+            return f"expected finite targets, got {int((~torch.isfinite(target)).sum())} that are not"
+        return None

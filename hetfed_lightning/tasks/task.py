@@ -1,0 +1,119 @@
+"""What a participant predicts: the loss, the distillation loss and the metrics that belong together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from hetfed_lightning.distillation import OutputKind, distillation_losses, soften
+from hetfed_lightning.distillation.outputs import at_least_float32
+
+
+class Task(nn.Module, ABC):
+    """Loss, distillation loss and metrics of one kind of target.
+
+    Args:
+        metrics: Metrics by the name they are logged under, instead of the task's own. They receive what
+            :meth:`predictions` returns and the targets. Give ``sync_on_compute=False`` metrics when several
+            processes train: participants are not hosted everywhere.
+    """
+
+    kind: OutputKind
+    """How the outputs are softened when they teach."""
+
+    headline: str
+    """The metric that summaries, tables and progress bars show."""
+
+    higher_is_better: bool = True
+    """Whether a larger value of the headline metric is better."""
+
+    def __init__(self, metrics: Mapping[str, Metric] | None = None) -> None:
+        super().__init__()
+        # A plain dictionary, so that metrics own no parameters and appear in no state.
+        self._custom_metrics = dict(metrics) if metrics else None
+        if self._custom_metrics and self.headline not in self._custom_metrics:
+            self.headline = next(iter(self._custom_metrics))
+            self.higher_is_better = self._custom_metrics[self.headline].higher_is_better is not False
+
+    wants_fit: bool = False
+    """Whether :meth:`fit` is to be called with the participant's own training targets as a training begins."""
+
+    def fit(self, targets: Tensor) -> None:
+        """Learn from the targets of a training set, shape ``(N, ...)``; nothing unless a task says otherwise."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Supervised loss, a scalar in float32 at least: the mean over the batch."""
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of each example and its weight: :meth:`loss` is the sum of the ones over the sum of the others.
+
+        A task of one's own need not have it; without, its participants train one after another.
+
+        Args:
+            outputs: Shape ``(B, C)``.
+            target: Of B examples.
+
+        Returns:
+            Losses times weights, shape ``(B,)``, and the weights, shape ``(B,)``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no loss by example.")
+
+    @abstractmethod
+    def default_metrics(self, width: int) -> dict[str, Metric]:
+        """Fresh metrics for outputs of ``width`` columns, by logged name."""
+
+    @abstractmethod
+    def target_problem(self, target: Tensor, width: int) -> str | None:
+        """What is wrong with ``target`` for a head of ``width`` outputs, or None."""
+
+    def metrics(self, width: int) -> dict[str, Metric]:
+        """Fresh metrics for one participant and one data set, by logged name."""
+        if self._custom_metrics is not None:
+            return {name: metric.clone() for name, metric in self._custom_metrics.items()}
+        return self.default_metrics(width)
+
+    def prefers_higher(self, metric: str) -> bool:
+        """Whether a larger value of a metric is better, as torchmetrics says of it.
+
+        Args:
+            metric: Its logged name. One that is none of the task's, logged by a participant of one's own, counts as
+                better the larger it is.
+        """
+        if metric == self.headline:
+            return self.higher_is_better
+        made = self.metrics(2).get(metric)  # The width makes no difference to what a metric is.
+        return made is None or made.higher_is_better is not False
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """What metrics and users see: probabilities, or values in a regression."""
+        return soften(outputs, 1.0, self.kind)
+
+    def metric_target(self, target: Tensor) -> Tensor:
+        """Targets in the shape of :meth:`predictions`, and like them in float32 at least."""
+        return at_least_float32(target) if target.is_floating_point() else target
+
+    def distillation_loss(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """Loss against an ensemble's softened targets, of the size that its temperature asks for."""
+        return self.example_distillation_losses(outputs, targets, temperature).mean()
+
+    def example_distillation_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """Loss of each example, whose mean :meth:`distillation_loss` is, shape ``(B,)``.
+
+        A task with a ``distillation_loss`` of its own need not have it; without, its participants distil one after
+        another.
+
+        Args:
+            outputs: Shape ``(B, C)``.
+            targets: Shape ``(B, C)``, softened at the temperature.
+            temperature: Finite and above 0.
+        """
+        return distillation_losses(outputs, targets, temperature, self.kind)
+
+    def class_counts(self, target: Tensor, width: int) -> Tensor | None:
+        """Examples per class (per label for multilabel), or None where there are no classes."""
+        del target, width
+        return None
