@@ -8,6 +8,7 @@ from hetfed_lightning.callbacks import (
     FederatedProgressBar,
     FederationMonitor,
     Inheritance,
+    RunRecord,
 )
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federation import Federation
@@ -44,6 +45,7 @@ __all__ = [
     "ParticipantGroup",
     "Phase",
     "RegressionTask",
+    "RunRecord",
     "Task",
     "Transfer",
     "__version__",

@@ -197,6 +197,14 @@ def test_an_area_under_the_curve_of_one_class_is_undefined() -> None:
     assert float(metric.compute()) == 1.0
 
 
+def test_which_way_is_better_is_asked_of_the_metric() -> None:
+    regression = RegressionTask()
+    assert (regression.prefers_higher("r2"), regression.prefers_higher("mae")) == (True, False)
+    assert all(BinaryTask().prefers_higher(name) for name in ("accuracy", "auroc", "somebody_s_own"))
+    own = MulticlassTask(metrics={"error": MeanSquaredError(), "share": MulticlassF1Score(3)})
+    assert (own.headline, own.prefers_higher("error"), own.prefers_higher("share")) == ("error", False, True)
+
+
 # Weights that follow the participant's own classes
 
 

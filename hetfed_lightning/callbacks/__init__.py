@@ -7,5 +7,13 @@ from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillatio
 from hetfed_lightning.callbacks.inheritance import Inheritance
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.progress import FederatedProgressBar
+from hetfed_lightning.callbacks.record import RunRecord
 
-__all__ = ["BackboneAveraging", "EnsembleDistillation", "FederatedProgressBar", "FederationMonitor", "Inheritance"]
+__all__ = [
+    "BackboneAveraging",
+    "EnsembleDistillation",
+    "FederatedProgressBar",
+    "FederationMonitor",
+    "Inheritance",
+    "RunRecord",
+]

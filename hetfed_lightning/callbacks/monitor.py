@@ -12,26 +12,22 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
-from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusionMatrix
 
-from hetfed_lightning.callbacks import figures
+from hetfed_lightning import plots
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.callbacks.examined import Examined, examine
+from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
 from hetfed_lightning.callbacks.sharing import readable_bytes
-from hetfed_lightning.data.module import GLOBAL
 from hetfed_lightning.ledger import tag
-from hetfed_lightning.metrics import FairnessSummary, payload_bytes, summarise
-from hetfed_lightning.participant import Participant, output_width, split_batch
-from hetfed_lightning.preflight import first_batch, outputs_of
+from hetfed_lightning.metrics import FairnessSummary, summarise
 from hetfed_lightning.rounds import FederatedCallback, Phase
 
 if TYPE_CHECKING:
@@ -42,19 +38,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-C = TypeVar("C", bound=L.Callback)
-
 Layout = dict[str, dict[str, list[Any]]]
 """Charts by category and title, each ``["Multiline", [tag, ...]]``, as ``add_custom_scalars`` takes them."""
 
-MAX_CLASSES = 30
-"""A confusion matrix of more classes cannot be read."""
-
 MAX_PARTICIPANTS = 200
 """Participants with a row in a table, a line in a chart and a row in the picture of labels; the first ones."""
-
-MAX_CONFUSIONS = 16
-"""Participants whose confusion matrix is drawn; each takes a third of a second, and few would be looked at."""
 
 _SECONDS = "federation/seconds_per_round"
 _SUMMARY = re.compile(r"federation/(?P<stage>[a-z]+)_(?:global_)?(?P<headline>.+)_(?P<figure>mean|worst|std|jain)")
@@ -68,8 +56,8 @@ class FederationMonitor(FederatedCallback):
 
     A number that is NaN is not logged. For a ``TensorBoardLogger`` it also writes, and never in ``fast_dev_run``:
     a table of the participants, the run's configuration, who averages what with whom, charts with a line per
-    participant, the label distributions, and at the end confusion matrices, the teachers' agreement and a table of
-    test results. Pictures need matplotlib, the extra ``plots``.
+    participant, the label distributions, and at the end confusion matrices or predicted against true values, the
+    teachers' agreement and a table of test results. Pictures need matplotlib, the extra ``plots``.
 
     Args:
         config: The run's configuration as YAML, shown as text; None shows none. The command line sets it.
@@ -82,6 +70,7 @@ class FederationMonitor(FederatedCallback):
         self._tags: set[str] = set()
         self._laid_out: set[str] = set()
         self._round_began: float | None = None
+        self._examined: Examined | None = None
 
     # Numbers, for every logger
 
@@ -113,7 +102,7 @@ class FederationMonitor(FederatedCallback):
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Log the learning rates of the round, and how long it took, validation not included."""
-        if not _of_type(trainer, LearningRateMonitor):
+        if not of_type(trainer, LearningRateMonitor):
             rates = learning_rates(federation, federation.active_names(round_index))
             self._tags.update(rates)
             federation.log_round(rates)
@@ -129,26 +118,26 @@ class FederationMonitor(FederatedCallback):
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
         """Write who takes part, what they share and what they have."""
-        self._tags, self._laid_out = set(), set()
+        self._tags, self._laid_out, self._examined = set(), set(), None
         writers = _writers(trainer)
         if not writers:
             return
         pages = {"federation/participants": participants_table(trainer, federation)}
         if self.config:
             pages["config"] = f"```yaml\n{self.config.strip()}\n```"
-        reports = [callback.report for callback in _of_type(trainer, BackboneAveraging) if callback.report]
+        reports = [callback.report for callback in of_type(trainer, BackboneAveraging) if callback.report]
         if reports:
             # As a list, whose lines TensorBoard wraps.
             pages["federation/sharing"] = "\n\n".join(report.replace("\n  ", "\n\n* ") for report in reports)
         for writer in writers:
             for name, text in pages.items():
                 writer.add_text(name, text)
-        if not figures.available():
+        if not plots.available():
             log.info("No pictures for TensorBoard: they need matplotlib (pip install 'hetfed-lightning[plots]').")
             return
-        counts = label_counts(federation)
+        counts = label_counts(federation, MAX_PARTICIPANTS)
         for writer in writers if counts else ():
-            writer.add_figure("federation/label_distribution", figures.label_distribution(counts))
+            writer.add_figure("federation/label_distribution", plots.label_distribution(counts))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lay out the charts, as soon as there are metrics, and again when others turn up."""
@@ -167,24 +156,33 @@ class FederationMonitor(FederatedCallback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw who confuses what, and which teachers agreed in the last round that asked them."""
         federation: Federation = pl_module  # type: ignore[assignment]
-        writers = _writers(trainer) if figures.available() else []
+        writers = _writers(trainer) if plots.available() else []
         if not writers:
             return
         step = federation.current_round
-        for callback in _of_type(trainer, EnsembleDistillation):
+        for callback in of_type(trainer, EnsembleDistillation):
             names, agreement = callback.agreement or ((), torch.empty(0))
             for writer in writers if names else ():
-                figure = figures.teacher_agreement(names, agreement.numpy())
+                figure = plots.teacher_agreement(names, agreement.numpy())
                 writer.add_figure("federation/teacher_agreement_matrix", figure, step)
-        try:
-            matrices, where = confusion_matrices(trainer, federation)
-        except Exception:  # A participant may validate in a way of its own, and a picture must not end a run.
-            log.warning("No confusion matrices: validation data could not be evaluated once more.", exc_info=True)
-            return
-        for name, matrix in matrices.items():
+        found = self.examined(trainer, federation)
+        for name, matrix in found.confusions.items():
             for writer in writers:
-                figure = figures.confusion_matrix(matrix.numpy(), name=name, where=where)
+                figure = plots.confusion_matrix(matrix.numpy(), name=name, where=found.where)
                 writer.add_figure(f"confusion_matrix/{name}", figure, step)
+        for name, sample in found.residuals.items():
+            for writer in writers:
+                writer.add_figure(f"residuals/{name}", plots.residuals({name: sample}, where=found.where), step)
+
+    def examined(self, trainer: L.Trainer, federation: Federation) -> Examined:
+        """What everyone answers to validation data as training has ended, looked at once for all who ask."""
+        if self._examined is None:
+            try:
+                self._examined = examine(trainer, federation)
+            except Exception:  # A participant may validate in a way of its own, and a picture must not end a run.
+                log.warning("No confusion matrices: validation data could not be evaluated once more.", exc_info=True)
+                self._examined = Examined({}, {}, "")
+        return self._examined
 
 
 def headline_summaries(
@@ -274,26 +272,16 @@ def _pattern(key: str, lines: Sequence[str]) -> str:
 
 def participants_table(trainer: L.Trainer, federation: Federation) -> str:
     """Who takes part and with what, a Markdown table."""
-    averaged: dict[str, int] = defaultdict(int)
-    for callback in _of_type(trainer, BackboneAveraging):
-        for group in callback.groups:
-            size = payload_bytes(federation[group.members[0]].state_of(group.keys))
-            for name in group.members:
-                averaged[name] += size
-    members = federation.members()
-    data = federation.federated_data
     rows = [
         [
-            name.replace("_", r"\_"),
-            _architecture(participant),
-            " + ".join(map(_optimizer, federation.local[name].optimizers)),
-            f"{sum(parameter.numel() for parameter in participant.parameters()):,}",
-            readable_bytes(averaged[name]),
-            f"{data.num_samples(name):,}" if name in members else "-",
-            str(participant.local_epochs) if name in members else "-",
-            str(participant.joins_at) if name in members else "-",
+            one.name.replace("_", r"\_"),
+            one.architecture,
+            one.optimizer,
+            f"{one.weights:,}",
+            readable_bytes(one.shared_bytes),
+            *(["-"] * 3 if one.is_student else [f"{one.examples:,}", str(one.local_epochs), str(one.joins_at)]),
         ]
-        for name, participant in islice(federation.everyone().items(), MAX_PARTICIPANTS)
+        for one in roles(trainer, federation, MAX_PARTICIPANTS)
     ]
     # Short, and names without the narrow type of code: TensorBoard makes the columns equally wide.
     head = "name", "architecture", "optimizer", "weights", "shared", "examples", "epochs", "joins"
@@ -302,16 +290,6 @@ def participants_table(trainer: L.Trainer, federation: Federation) -> str:
 
 def _and_more(count: int) -> str:
     return f"\n\nand {count - MAX_PARTICIPANTS:,} more" if count > MAX_PARTICIPANTS else ""
-
-
-def _architecture(participant: Participant) -> str:
-    parts = [participant.backbone, *([] if isinstance(participant.head, torch.nn.Identity) else [participant.head])]
-    return " + ".join(type(part).__name__ for part in parts)
-
-
-def _optimizer(optimizer: torch.optim.Optimizer) -> str:
-    rates = dict.fromkeys(f"{group['lr']:g}" for group in optimizer.param_groups)
-    return f"{type(optimizer).__name__}, lr {' / '.join(rates)}"
 
 
 def results_table(values: Mapping[str, float], names: Sequence[str]) -> str:
@@ -339,82 +317,6 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def label_counts(federation: Federation) -> dict[str, Any]:
-    """Training examples per class of every participant whose task knows classes, as arrays by name."""
-    data = federation.federated_data
-    counts = {}
-    for name, participant in islice(federation.members().items(), MAX_PARTICIPANTS):
-        inputs, _ = split_batch(first_batch(data.source(name).dataset))
-        width = output_width(outputs_of(participant, inputs, "its training data"))
-        found = participant.task.class_counts(data.train_targets(name), width)
-        if found is not None:
-            counts[name] = found.numpy()
-    return counts
-
-
-@torch.no_grad()
-def confusion_matrices(trainer: L.Trainer, federation: Federation) -> tuple[dict[str, Tensor], str]:
-    """Confusion matrices on validation data, by name, and which data that was.
-
-    One pass over everyone's validation set where there is one, so that all participants show all classes, and
-    over each one's own set elsewhere. Participants with other tasks or more than ``MAX_CLASSES`` are left out.
-    """
-    loaders = federation.federated_data.val_dataloader() if trainer.limit_val_batches else {}
-    members, joined = federation.members(), federation.joined(federation.current_round - 1)
-    if GLOBAL in loaders:
-        names = [name for name in federation.everyone() if name in joined or name not in members]
-        work = {GLOBAL: _drawn(names)}
-    else:
-        work = {name: [name] for name in _drawn([name for name in joined if name in loaders])}
-    matrices: dict[str, Any] = {}
-    for owner, students in work.items():
-        for batch in islice(loaders[owner], _limit(trainer, loaders[owner])):
-            for name in students:
-                _count(trainer, federation[name], batch, matrices)
-    where = "everyone's validation set" if GLOBAL in loaders else "own validation set"
-    return {name: matrix.compute().cpu() for name, matrix in matrices.items()}, where
-
-
-def _count(trainer: L.Trainer, participant: Participant, batch: Any, matrices: dict[str, Any]) -> None:
-    if participant.task.kind not in {"multiclass", "binary"}:
-        return
-    name = participant.name or ""
-    training = participant.training
-    participant.eval()
-    with trainer.precision_plugin.forward_context():
-        moved = trainer.strategy.batch_to_device(batch, participant.device)
-        inputs, target = split_batch(participant.on_after_batch_transfer(moved, 0))
-        outputs = participant(inputs)
-    participant.train(training)
-    width = output_width(outputs)
-    if width > MAX_CLASSES or target is None:
-        return
-    if name not in matrices:
-        many = participant.task.kind == "multiclass"
-        # Other processes do not draw, and setting this later has no effect.
-        made = (
-            MulticlassConfusionMatrix(width, sync_on_compute=False)
-            if many
-            else BinaryConfusionMatrix(sync_on_compute=False)
-        )
-        matrices[name] = made.to(participant.device)
-    predictions = participant.task.predictions(outputs)
-    matrices[name].update(predictions, target.reshape(predictions.shape[:1]))
-
-
-def _drawn(names: list[str]) -> list[str]:
-    if len(names) > MAX_CONFUSIONS:
-        log.info("Confusion matrices are drawn for %d of %d participants.", MAX_CONFUSIONS, len(names))
-    return names[:MAX_CONFUSIONS]
-
-
-def _limit(trainer: L.Trainer, loader: Any) -> int | None:
-    limit = trainer.limit_val_batches
-    if isinstance(limit, int) or limit is None or not hasattr(loader, "__len__"):
-        return limit if isinstance(limit, int) else None
-    return max(1, int(len(loader) * limit))
-
-
 def _log_numbers(federation: Federation, values: Mapping[str, float], *, prog_bar: bool = False) -> None:
     federation.log_round({key: value for key, value in values.items() if not math.isnan(value)}, prog_bar=prog_bar)
 
@@ -424,7 +326,3 @@ def _writers(trainer: L.Trainer) -> list[SummaryWriter]:
     if not trainer.is_global_zero:
         return []
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def _of_type(trainer: L.Trainer, kind: type[C]) -> list[C]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]

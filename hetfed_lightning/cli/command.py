@@ -15,7 +15,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from hetfed_lightning.callbacks import FederatedProgressBar, FederationMonitor
+from hetfed_lightning.callbacks import FederatedProgressBar, FederationMonitor, RunRecord
 from hetfed_lightning.cli.allowlist import restrict_imports
 from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs, split_arguments
 from hetfed_lightning.cli.hints import check_participants
@@ -33,10 +33,10 @@ RESERVED = ("best", "last", "hpc", "registry")
 
 DESCRIPTION = """Heterogeneous federated learning on PyTorch Lightning. `hetfed fit -c configs/digits.yaml` trains a
 federation. Beside the subcommands below, `hetfed compare` trains federation, local only and centralised on the same
-seeds, `hetfed export` takes one participant out of a checkpoint, `hetfed join` adds one to a trained federation and
-`hetfed leave` removes one. A configuration may name classes of this package,
-torch.nn, torch.optim, torchmetrics and Lightning; `--allow_import my_package` adds your own, which is looked for in the
-current folder too."""
+seeds, `hetfed export` takes one participant out of a checkpoint, `hetfed join` adds one to a trained federation,
+`hetfed leave` removes one, and `hetfed report` makes a page of what runs did. A configuration may name classes of this
+package, torch.nn, torch.optim, torchmetrics and Lightning; `--allow_import my_package` adds your own, which is looked
+for in the current folder too."""
 
 
 class FederatedCLI(LightningCLI):
@@ -115,15 +115,14 @@ class FederatedCLI(LightningCLI):
             settings.weights_only = True
 
     def instantiate_classes(self) -> None:
-        """Make the classes; the monitor shows the resolved configuration in TensorBoard."""
+        """Make the classes; the monitor and the run's record show the resolved configuration."""
         self.set_threads()
         self._dump_config()
         resolved = yaml.safe_dump(self.config_dump, sort_keys=False)
-        monitors = [
-            one for one in self._configured_callbacks() if one.get("class_path", "").endswith("FederationMonitor")
-        ]
-        if not monitors:
-            self.trainer_defaults["callbacks"].append(FederationMonitor(config=resolved))
+        configured = [str(one.get("class_path", "")).rpartition(".")[2] for one in self._configured_callbacks()]
+        for kind in (FederationMonitor, RunRecord):
+            if kind.__name__ not in configured:
+                self.trainer_defaults["callbacks"].append(kind(config=resolved))
         super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:

@@ -15,11 +15,12 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
+from hetfed_lightning.callbacks import RunRecord
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.groups import settings_by_member
-from hetfed_lightning.cli.outcomes import ARMS, Arm, Outcome, comparison_table, mean_of, verdicts, write_comparison
-from hetfed_lightning.cli.tables import figure
+from hetfed_lightning.cli.outcomes import ARMS, Arm, Outcome, mean_of, of_metric, summary, write_comparison
+from hetfed_lightning.cli.tables import Table, figure
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.module import FederatedData, pooled, take
 from hetfed_lightning.federation import Federation
@@ -42,6 +43,12 @@ class CompareCLI(FederatedCLI):
             "--seeds", type=list[int] | int, default=1, help="Number of seeds (0, 1, ...) or a list of them."
         )
         parser.add_argument("--arms", type=list[Arm], default=list(ARMS), help="Which trainings to compare.")
+        parser.add_argument(
+            "--metrics",
+            type=list[str] | None,
+            default=None,
+            help="Metrics to show, a table for each, such as '[balanced_accuracy, auroc]'; the headline by default.",
+        )
         parser.add_argument("--output", type=str, default="runs/compare", help="Folder of the tables.")
 
     def instantiate_classes(self) -> None:
@@ -58,14 +65,15 @@ class CompareCLI(FederatedCLI):
             for arm in self.config.arms:
                 found = self.run_arm(arm, seed)
                 outcomes += found
-                members = [one for one in found if one.participant != STUDENT]
+                for metric in self.config.metrics or ():
+                    of_metric(found, metric)  # A name mistaken is told after the first training, not after the last.
+                members = [one for one in found if one.participant != STUDENT and one.headline]
                 own, everyone = mean_of(one.own for one in members), mean_of(one.everyone for one in members)
                 log.info("seed %d  %-11s  own %s  global %s", seed, arm, figure(own), figure(everyone))
-        table = comparison_table(outcomes)
-        log.info("\n%s\n\n%s", table.text(), "\n".join(verdicts(outcomes)))
+        log.info("\n%s", summary(outcomes, self.config.metrics, form=Table.text))
         folder = Path(self.config.output)
         if getattr(rank_zero_only, "rank", 0) == 0:
-            write_comparison(outcomes, folder)
+            write_comparison(outcomes, folder, self.config.metrics)
         log.info("\nTables: %s", folder)
         return outcomes
 
@@ -79,7 +87,7 @@ class CompareCLI(FederatedCLI):
         L.seed_everything(seed, verbose=False)
         made = self.parser.instantiate(config)
         federation, data = made.model, made.data
-        trainer = self._trainer(made.trainer, arm)
+        trainer = self._trainer(made.trainer, arm, self._record(config, arm, seed))
         names = tuple(federation.participants)
         data.replace_data(data.load(names))
         if "centralised" in self.config.arms:  # Before the first training, not after two of three.
@@ -102,9 +110,16 @@ class CompareCLI(FederatedCLI):
             for name, original in aliases.items():
                 federation[name].load_state_dict(federation[original].state_dict())
         trainer.test(federation, datamodule=data, verbose=False)
-        return _outcomes(arm, seed, federation, {key: float(value) for key, value in trainer.callback_metrics.items()})
+        return outcomes_of(
+            arm, seed, federation, {key: float(value) for key, value in trainer.callback_metrics.items()}
+        )
 
-    def _trainer(self, settings: Namespace, arm: Arm) -> L.Trainer:
+    def _record(self, config: Namespace, arm: Arm, seed: int) -> RunRecord:
+        shown = self.parser.dump(config)
+        folder = Path(self.config.output) / "runs" / f"{arm}_seed_{seed}"
+        return RunRecord(str(folder), shown, arm, f"{Path(self.config.output).name}: {arm}, seed {seed}")
+
+    def _trainer(self, settings: Namespace, arm: Arm, record: RunRecord) -> L.Trainer:
         arguments: dict[str, Any] = dict(settings.as_dict() if isinstance(settings, Namespace) else settings)
         callbacks = arguments.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
@@ -113,7 +128,9 @@ class CompareCLI(FederatedCLI):
         quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
         kept = [one for one in callbacks if not isinstance(one, L.pytorch.callbacks.ModelCheckpoint)]
         return L.Trainer(
-            **arguments | quiet | {"callbacks": kept, "enable_model_summary": False, "num_sanity_val_steps": 0}
+            **arguments
+            | quiet
+            | {"callbacks": [*kept, record], "enable_model_summary": False, "num_sanity_val_steps": 0}
         )
 
 
@@ -157,11 +174,23 @@ def centralised_data(data: FederatedData) -> FederatedData:
     )
 
 
-def _outcomes(arm: Arm, seed: int, federation: Federation, metrics: Mapping[str, float]) -> list[Outcome]:
+def outcomes_of(arm: Arm, seed: int, federation: Federation, metrics: Mapping[str, float]) -> list[Outcome]:
+    """A row per participant and test metric, the headline first; losses are left out, which do not compare.
+
+    Args:
+        arm: The kind of training.
+        seed: Its seed.
+        federation: Whose members were tested.
+        metrics: What the test gave, by tag.
+    """
     found = []
     for name, participant in federation.everyone().items():
-        metric = participant.task.headline
-        own = metrics.get(tag(f"test_{metric}", name), math.nan)
-        everyone = metrics.get(tag(f"test_{metric}", name, everyone=True), math.nan)
-        found.append(Outcome(arm, seed, name, metric, own, everyone, participant.task.higher_is_better))
+        bases = [key.rpartition("/")[0] for key in metrics if key.rpartition("/")[2] == name]
+        tested = [base.removeprefix("test_").removeprefix("global_") for base in bases if base.startswith("test_")]
+        headline = participant.task.headline
+        for metric in dict.fromkeys([headline, *(one for one in tested if "loss" not in one)]):
+            own = metrics.get(tag(f"test_{metric}", name), math.nan)
+            everyone = metrics.get(tag(f"test_{metric}", name, everyone=True), math.nan)
+            higher = participant.task.prefers_higher(metric)
+            found.append(Outcome(arm, seed, name, metric, own, everyone, higher, metric == headline))
     return found

@@ -10,7 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
+from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.tables import Table, figure
+from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.metrics import Interval, mean_interval
 from hetfed_lightning.participant import STUDENT
 
 Arm = Literal["federation", "local_only", "centralised"]
@@ -21,16 +24,17 @@ TITLES: dict[Scope, str] = {"own": "own", "everyone": "global"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one participant reached in one run.
+    """What one participant reached in one run, by one metric.
 
     Attributes:
         arm: The kind of training.
         seed: Of weights, split and batches.
         participant: Its name.
-        metric: Name of its headline metric.
+        metric: Name of the metric.
         own: On its own test set; NaN without one.
         everyone: On everyone's test set; NaN without one.
         higher_is_better: Whether a larger figure is the better one; False for errors.
+        headline: Whether it is the participant's headline metric.
     """
 
     arm: Arm
@@ -40,13 +44,29 @@ class Outcome:
     own: float
     everyone: float
     higher_is_better: bool = True
+    headline: bool = True
 
 
 Select = Callable[[Sequence[float]], float]
 
 
+def of_metric(outcomes: Sequence[Outcome], metric: str | None) -> list[Outcome]:
+    """The outcomes of one metric; of everyone's headline metric for None.
+
+    Raises:
+        ConfigError: If there are outcomes and none of that metric.
+    """
+    found = [one for one in outcomes if (one.headline if metric is None else one.metric == metric)]
+    if outcomes and not found:
+        known = list(dict.fromkeys(one.metric for one in outcomes))
+        raise ConfigError(f"--metrics: nobody was tested by {metric!r}{did_you_mean(str(metric), known)}.")
+    return found
+
+
 def comparison_table(outcomes: Sequence[Outcome]) -> Table:
     """Mean and standard deviation over seeds, a row per participant, then their mean and the worst of them.
+
+    Of one metric: give it what :func:`of_metric` returns.
 
     A student, whom the federation alone has, stands below and counts in neither. The gain is federation minus local
     only, of the same seeds; for errors, where less is better, the other way round.
@@ -78,21 +98,36 @@ def comparison_table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
-    """The gain over local only with its paired spread, and the share of participants that were harmed."""
+    """The gain over local only, its paired spread and interval, and the share of participants that were harmed.
+
+    Of one metric: give it what :func:`of_metric` returns.
+    """
     lines = []
+    better = _sign(outcomes)
+    difference = "federation - local_only" if better > 0 else "local_only - federation"
     names = _members(outcomes)
     metrics = ", ".join(dict.fromkeys(one.metric for one in outcomes))
     for scope, title in TITLES.items():
-        both = [by_seed(outcomes, arm, scope, names, mean_of) for arm in ("federation", "local_only")]
-        gains = _paired(*both)
+        gains = paired_gains(outcomes, scope, names)
         if not gains:
             continue
         harmed = harmed_share(outcomes, scope)
         lines.append(
-            f"{title} {metrics}: federation - local_only = {spread(gains, signed=True)} "
-            f"(mean over participants, {len(gains)} seed(s)); {harmed:.0%} of participants harmed"
+            f"{title} {metrics}: {difference} = {spread(gains, signed=True)} "
+            f"(mean over participants, {len(gains)} seed(s){_ends(mean_interval(gains))}); "
+            f"{harmed:.0%} of participants harmed"
         )
     return lines
+
+
+def paired_gains(outcomes: Sequence[Outcome], scope: Scope, names: Sequence[str]) -> list[float]:
+    """What the federation gave some participants over local only, their mean in each seed; positive is better."""
+    both = [by_seed(outcomes, arm, scope, names, mean_of) for arm in ("federation", "local_only")]
+    return [_sign(outcomes) * gain for gain in _paired(*both)]
+
+
+def _ends(interval: Interval) -> str:
+    return f", 95 % interval {interval.low:+.3f} to {interval.high:+.3f}" if interval.known else ""
 
 
 def harmed_share(outcomes: Iterable[Outcome], scope: Scope) -> float:
@@ -128,15 +163,32 @@ def spread(values: Sequence[float], *, signed: bool = False) -> str:
     return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.3f}"
 
 
-def write_comparison(outcomes: Sequence[Outcome], folder: Path) -> None:
-    """Write ``outcomes.csv``, a row per run and participant, and ``table.md``."""
+def summary(
+    outcomes: Sequence[Outcome], metrics: Sequence[str] | None = None, *, form: Callable[[Table], str] = Table.markdown
+) -> str:
+    """Table and verdicts, of the headline metric or of each of several.
+
+    Args:
+        outcomes: Of all metrics.
+        metrics: Their names, each of which gets a table below its name; None for the headline alone, without.
+        form: How a table is written.
+    """
+    parts = []
+    for metric in metrics or (None,):
+        found = of_metric(outcomes, metric)
+        parts += [metric] if metric else []
+        parts += [form(comparison_table(found)), "\n".join(verdicts(found))]
+    return "\n\n".join(parts)
+
+
+def write_comparison(outcomes: Sequence[Outcome], folder: Path, metrics: Sequence[str] | None = None) -> None:
+    """Write ``outcomes.csv``, a row per run, participant and metric, and ``table.md``, as :func:`summary` makes it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "outcomes.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Outcome)])
         writer.writeheader()
         writer.writerows(asdict(one) for one in outcomes)
-    text = "\n".join([comparison_table(outcomes).markdown(), "", *verdicts(outcomes), ""])
-    (folder / "table.md").write_text(text, encoding="utf-8")
+    (folder / "table.md").write_text(summary(outcomes, metrics) + "\n", encoding="utf-8")
 
 
 def mean_of(values: Iterable[float]) -> float:

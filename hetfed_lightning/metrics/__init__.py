@@ -11,14 +11,17 @@ from hetfed_lightning.metrics.binary import BalancedAccuracy, DefinedAUROC
 from hetfed_lightning.metrics.communication import payload_bytes
 from hetfed_lightning.metrics.divergence import state_divergence
 from hetfed_lightning.metrics.fairness import FairnessSummary, jain_index, summarise
+from hetfed_lightning.metrics.intervals import Interval, mean_interval
 
 __all__ = [
     "BalancedAccuracy",
     "DefinedAUROC",
     "FairnessSummary",
+    "Interval",
     "agreement_matrix",
     "jain_index",
     "mean_agreement",
+    "mean_interval",
     "payload_bytes",
     "state_divergence",
     "summarise",

@@ -76,6 +76,18 @@ class Task(nn.Module, ABC):
             return {name: metric.clone() for name, metric in self._custom_metrics.items()}
         return self.default_metrics(width)
 
+    def prefers_higher(self, metric: str) -> bool:
+        """Whether a larger value of a metric is better, as torchmetrics says of it.
+
+        Args:
+            metric: Its logged name. One that is none of the task's, logged by a participant of one's own, counts as
+                better the larger it is.
+        """
+        if metric == self.headline:
+            return self.higher_is_better
+        made = self.metrics(2).get(metric)  # The width makes no difference to what a metric is.
+        return made is None or made.higher_is_better is not False
+
     def predictions(self, outputs: Tensor) -> Tensor:
         """What metrics and users see: probabilities, or values in a regression."""
         return soften(outputs, 1.0, self.kind)

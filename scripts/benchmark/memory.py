@@ -17,8 +17,8 @@ import tensorboard.summary  # noqa: F401
 from torch.utils.tensorboard import SummaryWriter
 
 from hetfed_lightning import FederatedDataModule, Federation, Participant, ParticipantGroup
-from hetfed_lightning.callbacks import figures
 from hetfed_lightning.data import Examples
+from hetfed_lightning.plots import matrices as figures
 from scripts.benchmark.hardware import forget_peak, held, most_held
 from scripts.benchmark.ours import How, callbacks_of, data_of, federation_of, train
 from scripts.benchmark.plain import PlainLoop

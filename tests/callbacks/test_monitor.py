@@ -26,14 +26,14 @@ from hetfed_lightning import (
     MulticlassTask,
     Participant,
 )
+from hetfed_lightning.callbacks.examined import examine
 from hetfed_lightning.callbacks.monitor import (
     chart_layout,
-    confusion_matrices,
     headline_summaries,
-    label_counts,
     participants_table,
     results_table,
 )
+from hetfed_lightning.callbacks.roles import label_counts
 from hetfed_lightning.data import Examples
 from tests.federations import (
     equal,
@@ -264,7 +264,7 @@ def test_the_pictures_are_drawn_once_however_many_rounds(board: TensorBoardLogge
 def test_label_counts_are_those_of_the_training_sets() -> None:
     federation, data = tiny_federation(), tiny_data()
     fit(federation, data)
-    counts = label_counts(federation)
+    counts = label_counts(federation, 200)
     for name in "abc":
         targets = data.train_targets(name)
         assert counts[name].tolist() == [int((targets == label).sum()) for label in range(3)]
@@ -275,7 +275,8 @@ def test_confusion_matrices_agree_with_scikit_learn(everyone: bool) -> None:
     federation = tiny_federation()
     data = tiny_data(global_val="pooled" if everyone else None, eval_batch_size=4)
     made = fit(federation, data, 1)
-    matrices, where = confusion_matrices(made, federation)
+    found = examine(made, federation)
+    matrices, where = found.confusions, found.where
     assert where == ("everyone's validation set" if everyone else "own validation set")
     assert list(matrices) == ["a", "b", "c"]
     for name, matrix in matrices.items():
@@ -296,7 +297,7 @@ def test_confusion_matrices_of_a_yes_or_no() -> None:
     federation = Federation({"a": Participant(network, task="binary", optimizer=sgd(0.0))})
     known = {"a": Examples(inputs, targets)}
     made = fit(federation, FederatedDataModule(known, known))
-    [matrix] = confusion_matrices(made, federation)[0].values()
+    [matrix] = examine(made, federation).confusions.values()
     # true 0: said yes once. true 1: no twice, yes once.
     assert matrix.tolist() == [[0, 1], [2, 1]]
 
@@ -304,28 +305,28 @@ def test_confusion_matrices_of_a_yes_or_no() -> None:
 def test_who_has_not_joined_confuses_nothing_yet() -> None:
     federation = Federation({"a": tiny_participant(), "late": tiny_participant(seed=1, joins_at=5)})
     made = fit(federation, tiny_data(["a", "late"]), 1)
-    assert list(confusion_matrices(made, federation)[0]) == ["a"]
+    assert list(examine(made, federation).confusions) == ["a"]
 
 
 def test_the_student_is_confused_on_everyones_data_alone() -> None:
     federation = tiny_federation(student=tiny_participant(seed=9))
     made = fit(federation, tiny_data(), 1, EnsembleDistillation())
-    assert list(confusion_matrices(made, federation)[0]) == ["a", "b", "c", "student"]
+    assert list(examine(made, federation).confusions) == ["a", "b", "c", "student"]
     federation = tiny_federation(student=tiny_participant(seed=9))
     made = fit(federation, tiny_data(global_val=None), 1, EnsembleDistillation())
-    assert list(confusion_matrices(made, federation)[0]) == ["a", "b", "c"]
+    assert list(examine(made, federation).confusions) == ["a", "b", "c"]
 
 
 def test_more_than_thirty_classes_and_other_tasks_are_left_out(board: TensorBoardLogger, read: Read) -> None:
     federation = Federation({"a": tiny_participant(classes=31)})
-    assert not confusion_matrices(fit(federation, tiny_data("a")), federation)[0]
+    assert not examine(fit(federation, tiny_data("a")), federation).confusions
     federation = Federation({"a": line()})
     drawn = values(8, dtype=torch.float32)
     assert isinstance(drawn.inputs, Tensor)
     assert drawn.targets is not None
     known = {"a": Examples(drawn.inputs, drawn.targets.squeeze(1))}
     fit(federation, FederatedDataModule(known, known), logger=board)
-    assert not read().Tags()["images"]
+    assert read().Tags()["images"] == ["residuals/a"]
 
 
 def test_a_participant_keeps_its_mode_and_its_state() -> None:
@@ -333,7 +334,7 @@ def test_a_participant_keeps_its_mode_and_its_state() -> None:
     made = fit(federation, tiny_data(), 1)
     federation["a"].train()
     before = state_of(federation)
-    confusion_matrices(made, federation)
+    examine(made, federation)
     assert federation["a"].training
     assert equal(before, state_of(federation))
 
@@ -341,9 +342,9 @@ def test_a_participant_keeps_its_mode_and_its_state() -> None:
 def test_the_validation_limit_holds_for_the_pictures() -> None:
     federation = tiny_federation()
     made = fit(federation, tiny_data(eval_batch_size=2), 1, limit_val_batches=2)
-    assert {int(matrix.sum()) for matrix in confusion_matrices(made, federation)[0].values()} == {4}
+    assert {int(matrix.sum()) for matrix in examine(made, federation).confusions.values()} == {4}
     federation = tiny_federation()
-    assert not confusion_matrices(fit(federation, tiny_data(), 1, limit_val_batches=0), federation)[0]
+    assert not examine(fit(federation, tiny_data(), 1, limit_val_batches=0), federation).confusions
 
 
 def test_of_many_participants_some_are_drawn(caplog: pytest.LogCaptureFixture) -> None:
@@ -351,7 +352,7 @@ def test_of_many_participants_some_are_drawn(caplog: pytest.LogCaptureFixture) -
     federation = tiny_federation(names)
     made = fit(federation, tiny_data(names), 1)
     with caplog.at_level(logging.INFO, logger="hetfed_lightning"):
-        assert list(confusion_matrices(made, federation)[0]) == names[:16]
+        assert list(examine(made, federation).confusions) == names[:16]
     assert "16 of 20 participants" in caplog.text
 
 

@@ -164,6 +164,35 @@ def test_the_command_makes_nothing_by_itself() -> None:
     assert not hasattr(command, "trainer")
 
 
+def test_every_metric_of_a_test_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny()
+    metrics = {
+        name: {"class_path": f"torchmetrics.classification.{kind}", "init_args": {"num_classes": 3}}
+        for name, kind in (("f1", "MulticlassF1Score"), ("error", "MulticlassCalibrationError"))
+    }
+    for name in ("hospital_a", "hospital_b"):
+        task = {"class_path": "hetfed_lightning.MulticlassTask", "init_args": {"metrics": metrics}}
+        put(config, f"model.participants.{name}.init_args.task", task)
+    ended = hetfed(
+        capsys, "compare", "-c", written(config), "--output", "tables", "--arms", "[federation,local_only]",
+        "--metrics", "[error]",
+    )  # fmt: skip
+    assert (ended.code, ended.err.count("hetfed: error")) == (0, 0)
+    found = [(row["metric"], row["headline"], row["higher_is_better"]) for row in rows()]
+    assert found == [("f1", "True", "True"), ("error", "False", "False")] * 4
+    assert "local_only - federation" in ended.out
+    assert Path("tables/table.md").read_text(encoding="utf-8").startswith("error\n\n| participant | own: federation |")
+
+
+def test_a_metric_that_nobody_has_is_told_after_the_first_training(
+    capsys: pytest.CaptureFixture[str], watched: Watched
+) -> None:
+    ended = hetfed(capsys, "compare", "-c", written(tiny()), "--metrics", "[acuracy]", "--output", "tables")
+    assert ended.code == 2
+    assert "--metrics: nobody was tested by 'acuracy'; did you mean 'accuracy'?" in ended.err
+    assert len(watched.ends) == 1
+
+
 def test_data_of_different_inputs_cannot_be_centralised() -> None:
     image, genes = torch.zeros(2, 3), torch.zeros(2, 4)
     sets = {"city": Examples({"image": image, "genes": genes}), "radiology": Examples({"image": image})}

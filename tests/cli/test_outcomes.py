@@ -1,7 +1,11 @@
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.outcomes import (
     Arm,
     Outcome,
@@ -9,7 +13,10 @@ from hetfed_lightning.cli.outcomes import (
     comparison_table,
     harmed_share,
     mean_of,
+    of_metric,
+    paired_gains,
     spread,
+    summary,
     verdicts,
     worst_of,
     write_comparison,
@@ -148,3 +155,53 @@ def test_a_student_counts_in_no_mean() -> None:
     assert table.rows[-1][0] == "student"
     assert table.rows[-1][-3:] == ["0.900 ± 0.000", "-", "-"]
     assert verdicts([*OUTCOMES, *student])[0] == verdicts(OUTCOMES)[0]
+
+
+# A second metric, an error, that says the opposite of the first of a and the same of b: own, both seeds.
+#              federation   local only    gain (less is better)
+#   a          0.4          0.3           -0.1
+#   b          0.2          0.5           +0.3
+BRIER = [
+    replace(one, metric="brier", higher_is_better=False, headline=False)
+    for seed in (0, 1)
+    for one in (
+        outcome("federation", seed, "a", 0.4), outcome("federation", seed, "b", 0.2),
+        outcome("local_only", seed, "a", 0.3), outcome("local_only", seed, "b", 0.5),
+    )
+]  # fmt: skip
+
+
+def test_other_metrics_stay_out_of_the_headline_s_table() -> None:
+    assert of_metric([*OUTCOMES, *BRIER], None) == OUTCOMES
+    assert summary([*OUTCOMES, *BRIER]) == summary(OUTCOMES)
+
+
+def test_a_table_for_each_metric_that_is_asked_for() -> None:
+    both = [*OUTCOMES, *BRIER]
+    text = summary(both, ["brier", "accuracy"])
+    brier, accuracy = comparison_table(BRIER).markdown(), comparison_table(OUTCOMES).markdown()
+    assert text.split("\n\n") == ["brier", brier, verdicts(BRIER)[0], "accuracy", accuracy, verdicts(OUTCOMES)[0]]
+    assert "| a | 0.400 ± 0.000 | 0.300 ± 0.000 | -0.100 ± 0.000 |" in brier
+
+
+def test_a_metric_that_nobody_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--metrics: nobody was tested by 'breir'; did you mean 'brier'\?"):
+        summary([*OUTCOMES, *BRIER], ["breir"])
+
+
+def test_the_interval_of_the_gain_by_hand() -> None:
+    # Gains of the mean: seed 0 +0.1, seed 1 +0.3. Mean 0.2, deviation 0.2 / sqrt(2), error 0.1, t(1) = 12.706.
+    found = [
+        outcome("federation", 0, "a", 0.6), outcome("local_only", 0, "a", 0.5),
+        outcome("federation", 1, "a", 0.8), outcome("local_only", 1, "a", 0.5),
+    ]  # fmt: skip
+    assert paired_gains(found, "own", ["a"]) == pytest.approx([0.1, 0.3])
+    assert "+0.200 ± 0.141 (mean over participants, 2 seed(s), 95 % interval -1.071 to +1.471)" in verdicts(found)[0]
+    # One seed knows nothing of its spread.
+    assert "(mean over participants, 1 seed(s));" in verdicts(found[:2])[0]
+
+
+def test_gains_in_errors_are_positive_where_the_error_fell() -> None:
+    (line,) = verdicts(BRIER)
+    assert line.startswith("own brier: local_only - federation = +0.100 ± 0.000 (")
+    assert line.endswith("; 50% of participants harmed")

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from hetfed_lightning.callbacks import figures
+from hetfed_lightning.plots import matrices as figures
 
 
 def drawn(figure: Any) -> Any:

@@ -7,11 +7,12 @@ so that a federation runs without it (extra ``plots``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from hetfed_lightning.plots.style import DOTS, TITLE, need_matplotlib, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,19 +23,8 @@ ANNOTATED = 16
 CELL = 0.36
 """Inches of a cell: room for three digits."""
 
-TITLE = 10
-"""Points of a title, which has to fit the narrowest figure."""
-
-DOTS = 120
-"""Dots per inch."""
-
 NAMED = 40
 """Up to this many rows, every participant's name is written beside its row."""
-
-
-def available() -> bool:
-    """Whether matplotlib is installed."""
-    return find_spec("matplotlib") is not None
 
 
 def label_distribution(counts: Mapping[str, ArrayLike]) -> Figure:
@@ -55,6 +45,7 @@ def label_distribution(counts: Mapping[str, ArrayLike]) -> Figure:
     table = np.full((len(rows), max(map(len, rows))), np.nan)
     for index, row in enumerate(rows):
         table[index, : len(row)] = row
+    need_matplotlib()
     from matplotlib.colors import PowerNorm
 
     norm = PowerNorm(0.5, vmin=0, vmax=max(1.0, float(np.nanmax(table))))
@@ -90,7 +81,7 @@ def confusion_matrix(matrix: ArrayLike, *, name: str, where: str) -> Figure:
     )  # fmt: skip
     axes = figure.axes[0]
     accuracy = f", {np.trace(counts) / counts.sum():.1%} right" if counts.sum() else ""
-    axes.set_title(f"{name}\n{where}\n{counts.sum():.0f} examples{accuracy}", fontsize=TITLE)
+    axes.set_title(f"{short(name)}\n{short(where)}\n{counts.sum():.0f} examples{accuracy}", fontsize=TITLE)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     return figure
@@ -112,6 +103,7 @@ def teacher_agreement(names: Sequence[str], matrix: ArrayLike) -> Figure:
     values = _square(matrix)
     if len(names) != len(values):
         raise ValueError(f"teacher_agreement: expected {len(values)} names, one per row, got {len(names)}.")
+    need_matplotlib()
     from matplotlib.colors import Normalize
 
     norm = Normalize(-1.0 if (values < 0).any() else 0.0, 1.0)
@@ -139,13 +131,14 @@ def _matrix(
     shown: NDArray[np.float64] | None = None,
 ) -> Figure:
     """A matrix in colours, with ``shown`` (or the values) in the cells where there is room."""
+    need_matplotlib()
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     height, width = values.shape
     annotated = max(height, width) <= ANNOTATED
     # TensorBoard shows pictures some 350 pixels wide: the fewer inches, the larger the letters.
-    longest = max((len(name) for name in rows or ()), default=0)
+    longest = max((len(short(name)) for name in rows or ()), default=0)
     figure = Figure(
         figsize=(
             float(np.clip(CELL * width, 2.8, 7.0)) + 0.6 + 0.07 * longest + 0.8 * (not annotated),
@@ -181,4 +174,4 @@ def _name(axis: Any, names: Sequence[str] | None, count: int) -> None:
             axis.set_major_locator(MaxNLocator(integer=True))
         return
     step = -(-count // NAMED)
-    axis.set_ticks(range(0, count, step), labels=list(names)[::step])
+    axis.set_ticks(range(0, count, step), labels=[short(name) for name in names[::step]])

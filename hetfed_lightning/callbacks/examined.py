@@ -1,0 +1,132 @@
+"""What trained participants answer to validation data: who confuses what, and predicted against true values."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusionMatrix
+
+from hetfed_lightning.data.module import GLOBAL
+from hetfed_lightning.participant import Participant, output_width, split_batch
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation import Federation
+
+log = logging.getLogger(__name__)
+
+MAX_CLASSES = 30
+"""A confusion matrix of more classes cannot be read."""
+
+MAX_EXAMINED = 16
+"""Participants that are looked at; each picture takes a third of a second, and few would be looked at."""
+
+MAX_POINTS = 400
+"""Values of a regression that are kept, evenly spaced over those there are: more dots hide each other."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """Answers to validation data.
+
+    Attributes:
+        confusions: Of classifiers, examples by true and predicted class, shape ``(C, C)``, by name.
+        residuals: Of regressions of one value, true and predicted values, at most ``MAX_POINTS``, by name.
+        where: Which data it was, e.g. ``"own validation set"``.
+    """
+
+    confusions: dict[str, Tensor]
+    residuals: dict[str, tuple[list[float], list[float]]]
+    where: str
+
+
+@torch.no_grad()
+def examine(trainer: L.Trainer, federation: Federation) -> Examined:
+    """Ask the participants.
+
+    Classifiers in one pass over everyone's validation set where there is one, so that all show all classes, and over
+    each one's own set elsewhere; regressions, whose units may differ, over their own wherever they have one. Those with
+    other tasks or more than ``MAX_CLASSES`` are left out.
+    """
+    loaders = federation.federated_data.val_dataloader() if trainer.limit_val_batches else {}
+    members, joined = federation.members(), federation.joined(federation.current_round - 1)
+    classifies = {name: one.task.kind in {"multiclass", "binary"} for name, one in federation.everyone().items()}
+    if GLOBAL in loaders and any(classifies.values()):
+        names = [name for name in federation.everyone() if name in joined or name not in members]
+        work = {GLOBAL: _asked([name for name in names if classifies[name]])}
+        where = "everyone's validation set"
+    else:
+        work = {name: [name] for name in _asked([name for name in joined if name in loaders])}
+        where = "own validation set"
+    matrices: dict[str, Any] = {}
+    values: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for owner, students in work.items():
+        for batch in islice(loaders[owner], _limit(trainer, loaders[owner])):
+            for name in students:
+                _ask(trainer, federation[name], batch, matrices, values)
+    return Examined(
+        {name: matrix.compute().cpu() for name, matrix in matrices.items()},
+        {name: _thinned(pairs) for name, pairs in values.items()},
+        where,
+    )
+
+
+def _ask(
+    trainer: L.Trainer,
+    participant: Participant,
+    batch: Any,
+    matrices: dict[str, Any],
+    values: dict[str, list[tuple[Tensor, Tensor]]],
+) -> None:
+    kind = participant.task.kind
+    if kind not in {"multiclass", "binary", "regression"}:
+        return
+    name = participant.name or ""
+    training = participant.training
+    participant.eval()
+    with trainer.precision_plugin.forward_context():
+        moved = trainer.strategy.batch_to_device(batch, participant.device)
+        inputs, target = split_batch(participant.on_after_batch_transfer(moved, 0))
+        outputs = participant(inputs)
+    participant.train(training)
+    width = output_width(outputs)
+    if target is None or width > (1 if kind == "regression" else MAX_CLASSES):
+        return
+    predictions = participant.task.predictions(outputs)
+    if kind == "regression":
+        pair = (participant.task.metric_target(target), predictions)
+        values.setdefault(name, []).append((pair[0].flatten().float().cpu(), pair[1].flatten().float().cpu()))
+        return
+    if name not in matrices:
+        # Other processes do not draw, and setting this later has no effect.
+        made = (
+            MulticlassConfusionMatrix(width, sync_on_compute=False)
+            if kind == "multiclass"
+            else BinaryConfusionMatrix(sync_on_compute=False)
+        )
+        matrices[name] = made.to(participant.device)
+    matrices[name].update(predictions, target.reshape(predictions.shape[:1]))
+
+
+def _thinned(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[float], list[float]]:
+    true, predicted = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    step = -(-len(true) // MAX_POINTS)
+    return true[::step].tolist(), predicted[::step].tolist()
+
+
+def _asked(names: list[str]) -> list[str]:
+    if len(names) > MAX_EXAMINED:
+        log.info("Confusion matrices are drawn for %d of %d participants.", MAX_EXAMINED, len(names))
+    return names[:MAX_EXAMINED]
+
+
+def _limit(trainer: L.Trainer, loader: Any) -> int | None:
+    limit = trainer.limit_val_batches
+    if isinstance(limit, int) or limit is None or not hasattr(loader, "__len__"):
+        return limit if isinstance(limit, int) else None
+    return max(1, int(len(loader) * limit))

@@ -1,0 +1,150 @@
+"""Writes a run's record, ``record.json``, into its log folder while it trains: what reports and figures are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.callbacks.monitor import MAX_PARTICIPANTS, FederationMonitor
+from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
+from hetfed_lightning.records import Record
+from hetfed_lightning.rounds import FederatedCallback, Phase
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.participant import Stage
+
+SHARE = 0.02
+"""Share of a run's time that writing may take: a long record of many participants is not written every round."""
+
+
+class RunRecord(FederatedCallback):
+    """Keeps what happens in a run, of the first 200 participants, and writes it atomically as rounds end.
+
+    The command line brings it. It writes into the folder of the first logger; without one, and in ``fast_dev_run``,
+    nothing unless ``folder`` says where. A run that resumes writes a record of its own, from the round on where it goes
+    on. With several processes the first one writes.
+
+    Args:
+        folder: Where to write; None for the log folder.
+        config: The run's configuration as YAML; the command line sets it.
+        arm: Kind of training, where several are compared.
+        name: Of the run, for headings; the end of the folder's path by default.
+    """
+
+    phase = Phase.MONITORING
+
+    def __init__(
+        self, folder: str | None = None, config: str | None = None, arm: str = "federation", name: str | None = None
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.arm = arm
+        self.name = name
+        self.record: Record | None = None
+        self._to: Path | None = None
+        self._round: dict[str, float] = {}
+        self._names: set[str] = set()
+        self._next_write = 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Find the folder, of which all processes have to ask, and begin a record unless one has been trained into."""
+        federation: Federation = pl_module  # type: ignore[assignment]
+        asked = trainer.log_dir if trainer.loggers else None
+        where = self.folder or (None if trainer.fast_dev_run else asked)  # type: ignore[attr-defined]
+        self._to = Path(where) if where and trainer.is_global_zero else None
+        if self._to is None:
+            self.record = None
+            return
+        if stage == "fit" or self.record is None:
+            from hetfed_lightning import __version__  # Here, since the package is not yet whole where this is imported.
+
+            rounds = (trainer.max_epochs or 0) if stage == "fit" else 0
+            named = self.name or "/".join(self._to.parts[-2:])
+            self.record = Record(named, __version__, self.config or "", self.arm, federation.seed, rounds)
+            self.record.total = len(federation.members())
+            self._round, self._next_write = {}, 0.0
+
+    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+        """Note who takes part."""
+        if self.record is not None:
+            self._describe(trainer, federation)
+            counts = label_counts(federation, MAX_PARTICIPANTS)
+            self.record.label_counts = {name: values.tolist() for name, values in counts.items()}
+            self._write()
+
+    def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
+        """Note the participants' figures."""
+        if self.record is None or trainer.sanity_checking:
+            return
+        if not self.record.participants:  # An evaluation alone.
+            self._describe(trainer, federation)
+        known = {key: float(value) for key, value in values.items() if key.rpartition("/")[2] in self._names}
+        if stage == "test":
+            self.record.test = known
+        else:
+            self._round |= known
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close the round, which has been validated by now."""
+        if self.record is None:
+            return
+        federation: Federation = pl_module  # type: ignore[assignment]
+        shared = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("federation/")}
+        values = {key: value for key, value in (self._round | shared).items() if not math.isnan(value)}
+        self.record.history.append({"round": federation.current_round, "values": values})
+        self._round = {}
+        if perf_counter() >= self._next_write:
+            self._write()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note what the trained participants answer."""
+        if self.record is None:
+            return
+        federation: Federation = pl_module  # type: ignore[assignment]
+        for monitor in of_type(trainer, FederationMonitor)[:1]:
+            found = monitor.examined(trainer, federation)
+            self.record.confusions = {name: matrix.tolist() for name, matrix in found.confusions.items()}
+            self.record.residuals = {name: [list(part) for part in pair] for name, pair in found.residuals.items()}
+            self.record.where = found.where
+        for callback in of_type(trainer, EnsembleDistillation):
+            if callback.agreement is not None:
+                names, matrix = callback.agreement
+                self.record.agreement = {"names": list(names), "matrix": matrix.tolist()}
+        self.record.finished = True
+        self._write()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the test results."""
+        del trainer, pl_module
+        self._write()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Write what there is."""
+        del trainer, pl_module, exception
+        if self.record is not None and self.record.participants:
+            self._write()
+
+    def _describe(self, trainer: L.Trainer, federation: Federation) -> None:
+        record = self.record
+        if record is not None:
+            record.participants = {one.name: _row(asdict(one)) for one in roles(trainer, federation, MAX_PARTICIPANTS)}
+            self._names = set(record.participants)
+
+    def _write(self) -> None:
+        if self.record is not None and self._to is not None:
+            began = perf_counter()
+            self.record.write(self._to)
+            ended = perf_counter()
+            self._next_write = ended + (ended - began) / SHARE
+
+
+def _row(role: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in role.items() if key != "name"} | {"shared_with": list(role["shared_with"])}

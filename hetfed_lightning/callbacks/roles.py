@@ -1,0 +1,120 @@
+"""Who takes part in a run and with what, for everything that tells of it: TensorBoard, records, reports."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import lightning as L
+import torch
+
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.metrics import payload_bytes
+from hetfed_lightning.participant import STUDENT, Participant, output_width, split_batch
+from hetfed_lightning.preflight import first_batch, outputs_of
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation import Federation
+
+C = TypeVar("C", bound=L.Callback)
+
+
+@dataclass(frozen=True)
+class Role:
+    """One participant's part in a run.
+
+    Attributes:
+        name: Its name.
+        architecture: Classes of backbone and head.
+        optimizer: Classes and learning rates; empty where nothing is trained.
+        weights: Number of its parameters.
+        shared_bytes: What it averages with others, bytes each way in a round.
+        shared_with: With whom, in order of the federation.
+        examples: Training examples; 0 of a student, who has none.
+        local_epochs: Passes over them in a round.
+        joins_at: The round in which it joins.
+        task: Kind of its task, e.g. ``"multiclass"``.
+        headline: Its headline metric.
+        higher_is_better: Whether a larger value of that is better.
+    """
+
+    name: str
+    architecture: str
+    optimizer: str
+    weights: int
+    shared_bytes: int
+    shared_with: tuple[str, ...]
+    examples: int
+    local_epochs: int
+    joins_at: int
+    task: str
+    headline: str
+    higher_is_better: bool
+
+    @property
+    def is_student(self) -> bool:
+        """Whether it is the unified model, which has no data."""
+        return self.name == STUDENT
+
+
+def roles(trainer: L.Trainer, federation: Federation, limit: int) -> list[Role]:
+    """The first ``limit`` participants and what they do; as it is once a fit has begun."""
+    averaged: dict[str, int] = defaultdict(int)
+    partners: dict[str, dict[str, None]] = defaultdict(dict)
+    for callback in of_type(trainer, BackboneAveraging):
+        for group in callback.groups:
+            size = payload_bytes(federation[group.members[0]].state_of(group.keys))
+            few = dict.fromkeys(group.members[:limit])
+            for name in group.members:
+                averaged[name] += size
+                if name in few:
+                    partners[name] |= few
+    members, data = federation.members(), federation.federated_data
+    return [
+        Role(
+            name,
+            architecture(participant),
+            " + ".join(map(_optimizer, federation.local[name].optimizers)) if name in federation.local else "",
+            sum(parameter.numel() for parameter in participant.parameters()),
+            averaged[name],
+            tuple(other for other in partners[name] if other != name),
+            data.num_samples(name) if name in members else 0,
+            participant.local_epochs,
+            participant.joins_at,
+            participant.task.kind,
+            participant.task.headline,
+            participant.task.higher_is_better,
+        )
+        for name, participant in islice(federation.everyone().items(), limit)
+    ]
+
+
+def architecture(participant: Participant) -> str:
+    """Classes of a participant's backbone and head."""
+    parts = [participant.backbone, *([] if isinstance(participant.head, torch.nn.Identity) else [participant.head])]
+    return " + ".join(type(part).__name__ for part in parts)
+
+
+def _optimizer(optimizer: torch.optim.Optimizer) -> str:
+    rates = dict.fromkeys(f"{group['lr']:g}" for group in optimizer.param_groups)
+    return f"{type(optimizer).__name__}, lr {' / '.join(rates)}"
+
+
+def label_counts(federation: Federation, limit: int) -> dict[str, Any]:
+    """Training examples per class of the first participants whose task knows classes, as arrays by name."""
+    data = federation.federated_data
+    counts = {}
+    for name, participant in islice(federation.members().items(), limit):
+        inputs, _ = split_batch(first_batch(data.source(name).dataset))
+        width = output_width(outputs_of(participant, inputs, "its training data"))
+        found = participant.task.class_counts(data.train_targets(name), width)
+        if found is not None:
+            counts[name] = found.numpy()
+    return counts
+
+
+def of_type(trainer: L.Trainer, kind: type[C]) -> list[C]:
+    """The trainer's callbacks of a kind."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]

@@ -1,0 +1,198 @@
+"""A run's record: who took part, what was measured in every round and what came out, as one JSON file.
+
+From it a report or a figure is made without TensorBoard. Plain data and nothing else: no class of this package is named
+in it, so that any program can read it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+FILE = "record.json"
+"""Its name in the run's folder."""
+
+FORMAT = 1
+"""Counted up when a reader of the old form would misread the new one."""
+
+
+class RecordError(ValueError):
+    """A record that is not there, or cannot be read; the message names the file and says what to do."""
+
+
+@dataclass
+class Record:
+    """What is known of one run. Tags are those of TensorBoard: ``val_accuracy/hospital_a``, ``federation/bytes_up``.
+
+    Attributes:
+        name: Of the run, for headings.
+        version: Of this package.
+        config: The run's configuration as YAML; empty where it was made in Python.
+        arm: Kind of training in a comparison, such as ``"local_only"``; ``"federation"`` otherwise.
+        seed: Of the run.
+        rounds: How many were asked for; 0 of an evaluation alone.
+        finished: Whether training came to its end.
+        participants: Attributes of `hetfed_lightning.callbacks.roles.Role` by name; the first 200.
+        total: How many participants there are.
+        label_counts: Training examples per class by name, of those whose task knows classes.
+        history: ``{"round": 1, "values": {tag: value}}`` for every finished round; a resumed run's begins there.
+        test: Test results by tag.
+        confusions: Examples by true and predicted class, by name.
+        residuals: ``[true values, predicted values]`` of regressions, by name.
+        where: Which data those two are from.
+        agreement: ``{"names": [...], "matrix": [[...]]}`` of the teachers in the last round that asked them, or empty.
+    """
+
+    name: str
+    version: str
+    config: str = ""
+    arm: str = "federation"
+    seed: int = 0
+    rounds: int = 0
+    finished: bool = False
+    participants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    total: int = 0
+    label_counts: dict[str, list[int]] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    test: dict[str, float] = field(default_factory=dict)
+    confusions: dict[str, list[list[int]]] = field(default_factory=dict)
+    residuals: dict[str, list[list[float]]] = field(default_factory=dict)
+    where: str = ""
+    agreement: dict[str, Any] = field(default_factory=dict)
+
+    def series(self, metric: str) -> dict[str, list[tuple[float, float]]]:
+        """(round, value) of a participants' metric, such as ``"val_accuracy"``, by participant; NaN is left out."""
+        return {name: found for name in self.participants if (found := self.points(f"{metric}/{name}"))}
+
+    def points(self, tag: str) -> list[tuple[float, float]]:
+        """(round, value) of one tag; rounds without it, or with NaN, are left out."""
+        pairs = [(float(one["round"]), one["values"].get(tag, math.nan)) for one in self.history]
+        return [pair for pair in pairs if not math.isnan(pair[1])]
+
+    def last(self, prefix: str) -> dict[str, float]:
+        """The latest value of every participant's tag that begins with ``prefix``, by tag."""
+        found: dict[str, float] = {}
+        for one in self.history:
+            found |= {key: value for key, value in one["values"].items() if key.startswith(prefix)}
+        return found
+
+    def write(self, folder: Path) -> Path:
+        """Write the file, which is whole at any time: the old one stays until the new one is complete."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path, beside = folder / FILE, folder / f".{FILE}.{os.getpid()}"
+        content = {"format": FORMAT} | {key: _plain(value) for key, value in asdict(self).items()}
+        try:
+            with beside.open("w", encoding="utf-8") as file:
+                json.dump(content, file, allow_nan=False, separators=(",", ":"))
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Record:
+        """The record of a run's folder, or of the file itself.
+
+        Raises:
+            RecordError: If there is none, or it is damaged or of a later form.
+        """
+        path = Path(folder)
+        path = path / FILE if path.is_dir() else path
+        if not path.is_file():
+            raise RecordError(
+                f"{path}: there is no record of a run. Name the folder that `hetfed fit` wrote its logs to, or the "
+                "--output of `hetfed compare`; runs of earlier versions left none."
+            )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise RecordError(f"{path}: the record is damaged ({error}). Make the run again.") from error
+        return cls(**_checked(content, path))
+
+
+def _checked(content: Any, path: Path) -> dict[str, Any]:
+    """A record's attributes, of the kinds that they are to have."""
+    form = content.get("format") if isinstance(content, Mapping) else None
+    if not isinstance(form, int):
+        raise RecordError(f"{path}: the record is damaged (no number under 'format'). Make the run again.")
+    if form > FORMAT:
+        raise RecordError(f"{path}: the record has form {form}, and this version reads {FORMAT}: upgrade the package.")
+    example = Record("", "")
+    found = {}
+    for one in fields(Record):
+        if one.name not in content:
+            raise RecordError(f"{path}: the record is damaged (nothing under {one.name!r}). Make the run again.")
+        value, wanted = content[one.name], type(getattr(example, one.name))
+        if not isinstance(value, wanted):
+            raise RecordError(
+                f"{path}: the record is damaged (expected {wanted.__name__} under {one.name!r}, got "
+                f"{type(value).__name__}). Make the run again."
+            )
+        found[one.name] = value
+    try:
+        found["history"] = [{"round": one["round"], "values": _numbers(one["values"])} for one in found["history"]]
+        found["test"] = _numbers(found["test"])
+        found["participants"] = {name: _role(name, one) for name, one in found["participants"].items()}
+        found["label_counts"] = {
+            name: _row(f"'label_counts' of {name!r}", x) for name, x in found["label_counts"].items()
+        }
+        found["confusions"] = {name: _square(f"'confusions' of {name!r}", x) for name, x in found["confusions"].items()}
+        found["residuals"] = {name: _pair(f"'residuals' of {name!r}", x) for name, x in found["residuals"].items()}
+        if found["agreement"]:
+            _square("'agreement'", found["agreement"]["matrix"], len(found["agreement"]["names"]))
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise RecordError(f"{path}: the record is damaged ({_said(error)}). Make the run again.") from error
+    return found
+
+
+def _role(name: str, role: Mapping[str, Any]) -> dict[str, Any]:
+    for key in ("weights", "shared_bytes", "examples", "local_epochs", "joins_at"):
+        if not isinstance(role.get(key, 0), int):
+            raise TypeError(f"'participants' of {name!r}: expected a whole number under {key!r}, got {role[key]!r}")
+    return dict(role)
+
+
+def _row(where: str, values: Any) -> list[Any]:
+    if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
+        raise ValueError(f"{where}: expected a list of numbers")
+    return values
+
+
+def _square(where: str, rows: Any, size: int | None = None) -> list[list[Any]]:
+    if not isinstance(rows, list) or not rows or len(rows) != (len(rows) if size is None else size):
+        raise ValueError(f"{where}: expected a square matrix")
+    if any(len(_row(where, row)) != len(rows) for row in rows):
+        raise ValueError(f"{where}: expected a square matrix")
+    return rows
+
+
+def _pair(where: str, pair: Any) -> list[list[Any]]:
+    if not isinstance(pair, list) or len(pair) != 2 or len(_row(where, pair[0])) != len(_row(where, pair[1])):
+        raise ValueError(f"{where}: expected two lists of one length")
+    return pair
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that JSON does not know become null, and tuples lists."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inside) for key, inside in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(inside) for inside in value]
+    return value
+
+
+def _said(error: Exception) -> str:
+    return str(error) if type(error) in {ValueError, TypeError} else repr(error)
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {str(key): math.nan if value is None else float(value) for key, value in values.items()}
