@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from hetfed_lightning.callbacks import BackboneAveraging, EnsembleDistillation, FederatedProgressBar, FederationMonitor
+from hetfed_lightning.callbacks import (
+    BackboneAveraging,
+    EnsembleDistillation,
+    FederatedProgressBar,
+    FederationMonitor,
+    Inheritance,
+)
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.groups import ParticipantGroup
@@ -12,6 +18,7 @@ from hetfed_lightning.rounds import FederatedCallback, Phase
 from hetfed_lightning.schedules import CosineSchedule, LinearSchedule
 from hetfed_lightning.strategies import FederatedStrategy
 from hetfed_lightning.tasks import BinaryTask, MulticlassTask, MultilabelTask, RegressionTask, Task
+from hetfed_lightning.transfer import Transfer
 
 __version__ = "0.1.0"
 
@@ -26,6 +33,7 @@ __all__ = [
     "FederatedStrategy",
     "Federation",
     "FederationMonitor",
+    "Inheritance",
     "LinearSchedule",
     "MultiInputParticipant",
     "MulticlassTask",
@@ -35,5 +43,6 @@ __all__ = [
     "Phase",
     "RegressionTask",
     "Task",
+    "Transfer",
     "__version__",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from hetfed_lightning.data.module import GLOBAL, NothingLoader
 from hetfed_lightning.fleets.own_sets import steps_its_own_way, versions_of
 from hetfed_lightning.logbook import is_fitting
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participant import STUDENT, split_batch
 
 if TYPE_CHECKING:
     import lightning as L
@@ -36,13 +36,15 @@ def evaluate(federation: Federation, what: Measured, owner: str, batch: Any, bat
     """
     fitting, now = is_fitting(federation.trainer), federation.current_round
     if owner != GLOBAL:
-        names = [owner] if not fitting or federation[owner].joins_at <= now else []
+        names = [owner] if not fitting or federation[owner].is_member(now) else []
     else:
         here = federation.joined(now) if fitting else list(federation.participants)
         names = here + ([STUDENT] if federation.student is not None else [])
     federation.scope = "global" if owner == GLOBAL else "own"
     names = list(filter(federation.ranks.measures, names))
     if owner == GLOBAL:
+        inputs = split_batch(batch)[0]
+        names = [name for name in names if federation[name].reads_any_of(inputs)]
         known = federation.fleets.evaluated(names, batch) if len(names) > 1 else {}
     else:
         known = federation.fleets.own_sets.evaluated(owner, batch, batch_idx) if names and what == "validation" else {}

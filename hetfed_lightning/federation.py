@@ -49,6 +49,7 @@ from hetfed_lightning.seeding import seed_sample, stream_seed
 from hetfed_lightning.storage import LendsStorage
 from hetfed_lightning.strategies.ranks import Ranks
 from hetfed_lightning.strategies.strategy import ranks_of
+from hetfed_lightning.transfer import hold_still, let_go
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -297,7 +298,10 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         seed_sample(stream_seed(self.seed, "round", round_index))
         self.bytes_up = self.bytes_down = 0
         trained = self.trained(round_index)
-        self.materialise_active(trained)
+        left = [name for name, one in self.members().items() if one.leaves_at == round_index]
+        self.materialise_active(trained + left)  # Who leaves takes along what it had.
+        for name in trained:
+            hold_still(self[name], round_index)
         self.guard.open_round({name: self[name] for name in trained})
         for name in trained:
             self.local[name].open_round()
@@ -360,13 +364,15 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
     def _step_epoch_schedulers(self) -> None:
         metrics = self._saved.get("metrics", {}) | self.trainer.callback_metrics
         for name, local in self.local.items():
-            if local.schedules and (name == STUDENT or self[name].joins_at <= self._scheduled_rounds):
+            if local.schedules and (name == STUDENT or self[name].is_member(self._scheduled_rounds)):
                 local.end_epoch(self._scheduled_rounds, metrics)
         self._scheduled_rounds += 1
 
     def teardown(self, stage: str) -> None:
         """Tell the participants, and end worker processes."""
         self.fleets.disband()
+        for participant in self.everyone().values():
+            let_go(participant)
         super().teardown(stage)
         self.roster.end()
         self.close_loader()

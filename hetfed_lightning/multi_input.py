@@ -1,54 +1,185 @@
-"""A participant whose examples are several named inputs: one for the backbone, the others for branches of its own."""
+"""A participant of several inputs: a backbone for one that others have too, personal branches for the rest.
+
+A hospital has images, as others do, and a panel of genes of its own. Each input passes through a module of its own,
+and the head sees the features of all. Where an input is missing, as genes are in a public set of images, its features
+are zeros, so that what is there still teaches and is still predicted from. For one input take ``Participant``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participant import Participant, split_batch
+
+Fusion = Literal["concatenate", "sum"]
+"""How features become one vector: side by side, or added up in a common space."""
 
 
 class MultiInputParticipant(Participant):
-    """A backbone that may be shared reads one input; personal branches read the others; the head sees all features.
+    """A participant whose batches are dictionaries of tensors, a module for each input that it reads.
 
-    So a hospital reads images by a backbone that all hospitals share and its own panel of genes by a branch that nobody
-    else has. Data sets hold inputs by name: ``Examples({"image": ..., "genes": ...}, targets)``.
+    Of the inputs of a batch it reads those it has a module for, and lets others be. In training all of them have to
+    be there; elsewhere it predicts from those that are, the features of the others being zeros.
 
     Args:
-        backbone: Maps ``inputs[reads]`` to features ``(B, D)``.
-        head: Maps the features of the backbone and then of every branch, side by side, to outputs ``(B, C)``.
+        backbone: Maps the input ``reads`` to features ``(B, D)``; what is shared, unless ``shared`` says otherwise.
+        head: Maps the fused features to outputs ``(B, C)``; None where they are the outputs.
         reads: Name of the backbone's input.
-        branches: By name of their input; each maps it to features ``(B, D_i)``.
-        settings: As :class:`Participant` takes them; ``transform`` may be a mapping by name of the input.
+        branches: By name of an input, what maps it to features; ``state_dict`` has them below ``branches``.
+        fusion: ``"concatenate"`` puts the backbone's features and those of the branches side by side, in order;
+            ``"sum"`` adds them up, so that heads of participants with different inputs have one meaning and shape.
+        branch_dropout: Probability, in [0, 1), that an example in training loses the features of a branch, each
+            branch by itself: the head learns to do without. With 0 it has never seen an input missing.
+        settings: As for :class:`Participant <hetfed_lightning.Participant>`.
 
     Raises:
-        ValueError: If a branch reads what the backbone reads.
-        KeyError: In use, if a batch lacks an input, by its name.
+        ValueError: If an input has two modules, or widths do not fit; in use, if there is nothing that it reads, or an
+            input is missing whose module does not say its ``out_features``.
     """
 
     def __init__(
         self,
         backbone: nn.Module,
-        head: nn.Module,
+        head: nn.Module | None = None,
         *,
         reads: str,
         branches: Mapping[str, nn.Module] | None = None,
+        fusion: Fusion = "concatenate",
+        branch_dropout: float = 0.0,
         **settings: Any,
     ) -> None:
         super().__init__(backbone, head, **settings)
-        if reads in (branches or {}):
-            raise ValueError(f"branches: {reads!r} is read by the backbone; a branch reads another input.")
+        branches = dict(branches or {})
+        if reads in branches:
+            raise ValueError(f"branches: {reads!r} is what the backbone reads; name another input, or leave it out.")
+        if fusion not in get_args(Fusion):
+            raise ValueError(f"fusion: expected 'concatenate' or 'sum', got {fusion!r}.")
+        if not 0 <= branch_dropout < 1:
+            raise ValueError(f"branch_dropout: expected a probability in [0, 1), got {branch_dropout}.")
         self.reads = reads
-        self.branches = nn.ModuleDict(branches or {})
+        self.branches = nn.ModuleDict(branches)
+        self.fusion = fusion
+        self.branch_dropout = branch_dropout
+        self.widths = {name: _width(module) for name, module in self._modules_by_input().items()}
+        self._check_widths()
+
+    def _check_widths(self) -> None:
+        known = [width for width in self.widths.values() if width is not None]
+        if self.fusion == "sum" and len(set(known)) > 1:
+            raise ValueError(f"fusion='sum': expected features of one width, got {_listed(self.widths)}.")
+        if len(known) < len(self.widths) and self.fusion == "concatenate":
+            return
+        fused = sum(known) if self.fusion == "concatenate" else known[0] if known else None
+        expected = _in_features(self.head)
+        if None not in {expected, fused} and expected != fused:
+            raise ValueError(
+                f"head: it takes {expected} features, but fusion={self.fusion!r} of {_listed(self.widths)} gives "
+                f"{fused}: set its in_features to {fused}."
+            )
+
+    # What it reads
+
+    def missing_inputs(self, inputs: Any) -> list[str]:
+        """Names of inputs that it reads and a batch does not have."""
+        found = inputs if isinstance(inputs, Mapping) else {}
+        return [name for name in self.widths if name not in found]
+
+    def reads_any_of(self, inputs: Any) -> bool:
+        """Whether a batch has an input that it reads."""
+        return len(self.missing_inputs(inputs)) < len(self.widths)
+
+    # The network
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Outputs ``(B, C)`` for inputs by name that have passed through ``transform``."""
-        if missing := [name for name in (self.reads, *self.branches) if name not in inputs]:
-            raise KeyError(f"{self.label} reads {', '.join(missing)}, and the batch has {', '.join(inputs)}.")
-        features = [self.backbone(inputs[self.reads])]
-        features += [branch(inputs[name]) for name, branch in self.branches.items()]
-        outputs: Tensor = self.head(torch.cat(features, dim=1))
+        outputs: Tensor = self.head(self.fused(inputs))
         return outputs
+
+    def fused(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the head sees, shape ``(B, F)``.
+
+        Args:
+            inputs: By name, shape ``(B, ...)`` each.
+
+        Raises:
+            ValueError: If there is nothing that it reads, or a module cannot take its input.
+        """
+        if not isinstance(inputs, Mapping) or not self.reads_any_of(inputs):
+            got = ", ".join(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
+            raise ValueError(
+                f"{self.label}: expected inputs by name, {', '.join(self.widths)} or some of them, got {got}."
+            )
+        known = {name: self._features(name, inputs[name]) for name in self.widths if name in inputs}
+        like = next(iter(known.values()))
+        if self.fusion == "sum":
+            return sum(list(known.values())[1:], like)
+        parts = [known[name] if name in known else self._zeros(name, like) for name in self.widths]
+        return torch.cat(parts, dim=1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Supervised loss of one batch, in which every input has to be there."""
+        missing = self.missing_inputs(split_batch(batch)[0])
+        if missing:
+            raise ValueError(missing_in_training(self, missing, split_batch(batch)[0]))
+        return super().training_step(batch, batch_idx)
+
+    def _features(self, name: str, values: Tensor) -> Tensor:
+        module = self._modules_by_input()[name]
+        try:
+            features: Tensor = module(values)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.label}: its input {name!r} of shape {tuple(values.shape)} does not fit "
+                f"{type(module).__name__}: {error}"
+            ) from error
+        if name != self.reads and self.training and self.branch_dropout > 0:
+            keeps = torch.rand(len(features), 1, device=features.device) >= self.branch_dropout
+            features = features * keeps
+        return features
+
+    def _zeros(self, name: str, like: Tensor) -> Tensor:
+        """What stands for the features of a missing input, for as many examples as ``like`` has."""
+        width = self.widths[name]
+        if width is None:
+            kind = type(self._modules_by_input()[name]).__name__
+            raise ValueError(
+                f"{self.label}: its input {name!r} is missing, and {kind} does not say how wide its features "
+                "are: set its attribute out_features, or give the input."
+            )
+        return like.new_zeros(len(like), width)
+
+    def _modules_by_input(self) -> dict[str, nn.Module]:
+        return {self.reads: self.backbone, **self.branches}
+
+
+def missing_in_training(participant: Participant, missing: list[str], inputs: Any) -> str:
+    """How a message says that training data lacks inputs that a participant reads."""
+    found = ", ".join(inputs) if isinstance(inputs, Mapping) else f"a {type(inputs).__name__} without names"
+    return (
+        f"{participant.label} reads {', '.join(map(repr, missing))}, which its training data does not have (it has "
+        f"{found}): give the data, correct the name, or leave out that branch."
+    )
+
+
+def _width(module: nn.Module) -> int | None:
+    """``out_features`` of a module, or of the last that has it in a chain; None where nothing says so."""
+    found = getattr(module, "out_features", None)
+    if found is None and isinstance(module, nn.Sequential) and len(module):
+        last = list(module)[-1]
+        return _width(module[:-1] if isinstance(last, (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Dropout)) else last)
+    return found if isinstance(found, int) else None
+
+
+def _in_features(head: nn.Module) -> int | None:
+    """Width that a head takes, where it says so."""
+    first = head[0] if isinstance(head, nn.Sequential) and len(head) else head
+    found = getattr(first, "in_features", None)
+    return found if isinstance(found, int) else None
+
+
+def _listed(widths: Mapping[str, int | None]) -> str:
+    return ", ".join(f"{name} ({'unknown' if width is None else width})" for name, width in widths.items())

@@ -24,6 +24,7 @@ from hetfed_lightning.layers.transforms import InvertibleTransform, TransformByN
 from hetfed_lightning.lending import Borrower
 from hetfed_lightning.precision import converted, default_optimizer
 from hetfed_lightning.tasks import Task, TaskName, as_task
+from hetfed_lightning.transfer import Transfer, slow_down
 
 STUDENT = "student"
 """Name of the unified model in logs and checkpoints."""
@@ -76,6 +77,8 @@ class Participant(Borrower, L.LightningModule):
         target_transform: Maps targets to what the network is trained to put out, as :class:`Standardise
             <hetfed_lightning.layers.Standardise>` does; its ``inverse`` brings predictions and metrics back.
         joins_at: First round in which it takes part, from 0.
+        leaves_at: First round in which it takes part no more; None for never. The others go on with what it has given.
+        transfer: What it does with what it receives as it joins; None to go on training all of it at once.
         local_epochs: Passes over its own training set in a round, at least 1.
         step_budget: At most this many batches in a round; None for no limit.
         gradient_clip_val: Largest norm of its gradients; None for no clipping.
@@ -98,9 +101,11 @@ class Participant(Borrower, L.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
         task: Task | TaskName = "multiclass",
-        transform: Callable[[Any], Any] | nn.Module | Mapping[str, nn.Module] | None = None,
+        transform: nn.Module | Mapping[str, nn.Module] | Callable[[Any], Any] | None = None,
         target_transform: InvertibleTransform | None = None,
         joins_at: int = 0,
+        leaves_at: int | None = None,
+        transfer: Transfer | None = None,
         local_epochs: int = 1,
         step_budget: int | None = None,
         gradient_clip_val: float | None = None,
@@ -113,6 +118,8 @@ class Participant(Borrower, L.LightningModule):
         _at_least("joins_at", joins_at, 0)
         _at_least("local_epochs", local_epochs, 1)
         _at_least("accumulate_grad_batches", accumulate_grad_batches, 1)
+        if leaves_at is not None:
+            _at_least("leaves_at", leaves_at, joins_at + 1)
         if step_budget is not None:
             _at_least("step_budget", step_budget, 1)
         if gradient_clip_val is not None and not 0 < gradient_clip_val < float("inf"):
@@ -135,6 +142,9 @@ class Participant(Borrower, L.LightningModule):
         self.transform = TransformByName(transform) if isinstance(transform, Mapping) else transform
         self.target_transform = target_transform
         self.joins_at = joins_at
+        self.leaves_at = leaves_at
+        self.transfer = transfer
+        self.held: set[str] = set()
         self.local_epochs = local_epochs
         self.step_budget = step_budget
         self.gradient_clip_val = gradient_clip_val
@@ -168,6 +178,16 @@ class Participant(Borrower, L.LightningModule):
     def in_own_unit(self, values: Tensor) -> Tensor:
         """Predictions or targets as they were before ``target_transform``."""
         return values if self.target_transform is None else self.target_transform.inverse(values)
+
+    def missing_inputs(self, inputs: Any) -> list[str]:
+        """Names of inputs that it reads and a batch, as its data has it, lacks; of one input, none."""
+        del inputs
+        return []
+
+    def reads_any_of(self, inputs: Any) -> bool:
+        """Whether there is something in a batch, as its data has it, that it can predict from."""
+        del inputs
+        return True
 
     # Training and evaluation
 
@@ -256,6 +276,7 @@ class Participant(Borrower, L.LightningModule):
             raise ValueError(f"{self.label}: it has no parameter that requires a gradient, so nothing can be trained.")
         factory = self.optimizer_factory
         optimizer = default_optimizer(parameters) if factory is None else factory(parameters)
+        slow_down(optimizer, self)
         if self.lr_scheduler_factory is None:
             return optimizer
         scheduler = self.lr_scheduler_factory(optimizer)
@@ -279,6 +300,10 @@ class Participant(Borrower, L.LightningModule):
             return super().lr_schedulers()
         own = host.schedulers_of(self)
         return None if not own else own[0] if len(own) == 1 else own
+
+    def is_member(self, round_index: int) -> bool:
+        """Whether it takes part in a round: it has joined, and has not left."""
+        return self.joins_at <= round_index and (self.leaves_at is None or round_index < self.leaves_at)
 
     # What is shared
 

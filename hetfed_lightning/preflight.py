@@ -26,6 +26,7 @@ from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import labels_of
 from hetfed_lightning.data.module import GLOBAL
 from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.multi_input import missing_in_training
 from hetfed_lightning.participant import STUDENT, Participant, output_width, split_batch
 from hetfed_lightning.strategies.checks import check_callbacks
 from hetfed_lightning.strategies.strategy import FederatedStrategy
@@ -125,12 +126,14 @@ def check_data(federation: Federation, data: FederatedDataModule) -> None:
     """
     members = federation.members()
     rounds = federation.trainer.max_epochs
+    _check_rounds(members, rounds)
     for name, participant in members.items():
         if rounds is not None and 0 < rounds <= participant.joins_at:
             log.warning(
                 "%s never trains: it joins at round %d, counted from 0, and max_epochs=%d ends before.",
                 participant.label, participant.joins_at, rounds,
             )  # fmt: skip
+        _check_transfer(participant)
         source = data.source(name)
         width = _check_forward(participant, source)
         _check_targets(participant, "its training set", source.dataset, width)
@@ -140,9 +143,15 @@ def check_data(federation: Federation, data: FederatedDataModule) -> None:
             ("everyone's validation set", data.data.global_val),
             ("everyone's test set", data.data.global_test),
         ):
-            if dataset is not None:
-                outputs_of(participant, split_batch(_first_batch_of(participant, what, dataset))[0], what)
-                _check_targets(participant, what, dataset, width)
+            if dataset is None:
+                continue
+            inputs = split_batch(_first_batch_of(participant, what, dataset))[0]
+            if what.startswith("everyone") and not participant.reads_any_of(inputs):
+                log.info("%s reads nothing of %s (%s): it is not measured on it.",
+                         participant.label, what, _shapes(inputs))  # fmt: skip
+                continue
+            outputs_of(participant, inputs, what)
+            _check_targets(participant, what, dataset, width)
         _check_last_batch(participant, source)
 
 
@@ -162,6 +171,34 @@ def check_names(members: dict[str, Participant], data: FederatedDataModule) -> N
                 raise ValueError(f"There is data for {name!r}, but no such participant{did_you_mean(name, members)}.")
 
 
+def _check_transfer(participant: Participant) -> None:
+    transfer = participant.transfer
+    if transfer is None or transfer.frozen_rounds == 0:
+        return
+    shared = set(participant.shared_keys())
+    if all(key in shared for key, parameter in participant.named_parameters() if parameter.requires_grad):
+        raise ValueError(
+            f"{participant.label}: transfer.frozen_rounds={transfer.frozen_rounds} freezes what it shares, which is "
+            "all it could train. Give it a head that it does not share, or set frozen_rounds to 0."
+        )
+
+
+def _check_rounds(members: dict[str, Participant], rounds: int | None) -> None:
+    """Refuse a run that goes on when all who had joined have left."""
+    first = min(one.joins_at for one in members.values())
+    last = max(one.leaves_at or 0 for one in members.values())
+    for round_index in range(first, last + 1 if rounds is None or rounds < 0 else min(last + 1, rounds)):
+        if not any(one.is_member(round_index) for one in members.values()):
+            when = ", ".join(
+                f"{name} from {one.joins_at}{'' if one.leaves_at is None else f' until before {one.leaves_at}'}"
+                for name, one in members.items()
+            )
+            raise ValueError(
+                f"Round {round_index} would have no participant ({when}; rounds are counted from 0). Change joins_at "
+                "or leaves_at of one of them, or max_epochs."
+            )
+
+
 def _check_forward(participant: Participant, source: Source) -> int:
     """Number of outputs of a participant for its own data."""
     if source.num_samples == 0:
@@ -177,6 +214,8 @@ def _check_forward(participant: Participant, source: Source) -> int:
         raise ValueError(
             f"{participant.label}: its training set yields {type(batch).__name__}, expected (input, target)."
         )
+    if missing := participant.missing_inputs(inputs):
+        raise ValueError(missing_in_training(participant, missing, inputs))
     outputs = outputs_of(participant, inputs, "its training data")
     width = output_width(outputs)
     problem = participant.task.target_problem(target, width)

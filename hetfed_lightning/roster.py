@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Roster:
     """The participants of a round by name, in their order.
 
-    In a run it remembers the last round that it was asked for; what a participant's ``joins_at`` says is then looked
-    at once a round. A copy of it remembers nothing.
+    In a run it remembers the last round that it was asked for; when a participant joins and leaves is then looked at
+    once a round. A copy of it remembers nothing.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Roster:
         self._remembers = False
 
     def joined(self, members: nn.ModuleDict, round_index: int) -> list[str]:
-        """Participants that have joined by a round."""
+        """Participants that have joined by a round and have not left."""
         return list(self._look(members, round_index)[1])
 
     def newcomers(self, members: nn.ModuleDict, round_index: int) -> list[str]:
@@ -49,9 +49,12 @@ class Roster:
 
     def _look(self, members: nn.ModuleDict, round_index: int) -> tuple[int, list[str], list[str]]:
         if self._joined is None or self._joined[0] != round_index or not self._remembers:
-            first = {name: cast("Participant", participant).joins_at for name, participant in members.items()}
-            names = [name for name in first if first[name] <= round_index]
-            self._joined = round_index, names, [name for name in names if first[name] == round_index > 0]
+            here = {
+                name: one.joins_at
+                for name, participant in members.items()
+                if (one := cast("Participant", participant)).is_member(round_index)
+            }
+            self._joined = round_index, list(here), [name for name in here if here[name] == round_index > 0]
         return self._joined
 
     def active(self, members: nn.ModuleDict, round_index: int, participation: float, seed: int) -> list[str]:
@@ -87,7 +90,7 @@ class KeepsRoster(L.LightningModule):
         self.roster = Roster()
 
     def joined(self, round_index: int) -> list[str]:
-        """Participants that have joined by a round."""
+        """Participants that have joined by a round and have not left."""
         return self.roster.joined(self.participants, round_index)
 
     def newcomers(self, round_index: int) -> list[str]:

@@ -3,7 +3,8 @@
 A round is a Lightning epoch. Its local steps run in ``Federation.training_step``; everything that participants
 do *together* happens in the callbacks of this file's events:
 
-1. ``on_round_start``: newcomers receive the shared state, anchors and snapshots are taken; fleets are seated.
+1. ``on_round_start``: newcomers receive the shared state, anchors and snapshots are taken; ``on_join`` for newcomers;
+   fleets are seated.
 2. local steps, each of which may add terms to its loss by ``local_loss`` (in a fleet, by ``fleet_term``).
 3. ``on_round_end`` at the last ``on_train_batch_end``, by :class:`Phase`: distillation, then averaging, then
    monitoring. Participants whose state is not finite are left out before each phase.
@@ -22,7 +23,7 @@ import lightning as L
 from hetfed_lightning.inspection import inspect
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -54,6 +55,9 @@ class FederatedCallback(L.Callback):
 
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Before the first local step of a round."""
+
+    def on_join(self, trainer: L.Trainer, federation: Federation, names: Sequence[str], round_index: int) -> None:
+        """Once newcomers have received what is shared, before their first local step."""
 
     def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Instead of ``on_round_start`` when a checkpoint taken inside the round is resumed."""
@@ -106,6 +110,9 @@ class RoundClock(L.Callback):
         for callback in federated_callbacks(trainer):
             event = callback.on_round_resume if resumed else callback.on_round_start
             event(trainer, federation, round_index)
+        if not resumed and (newcomers := federation.newcomers(round_index)):
+            for callback in federated_callbacks(trainer):
+                callback.on_join(trainer, federation, newcomers, round_index)
         federation.adding = [one for one in federated_callbacks(trainer) if one.adds_to_loss(federation)]
         federation.fleets.open_round(federation, federation.trained_here(round_index))
 

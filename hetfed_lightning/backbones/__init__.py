@@ -8,6 +8,7 @@ from hetfed_lightning.backbones.backbone import Backbone
 from hetfed_lightning.backbones.conv import ConvBackbone
 from hetfed_lightning.backbones.conv1d import Conv1dBackbone
 from hetfed_lightning.backbones.mlp import MLPBackbone
+from hetfed_lightning.backbones.peaks import PeakBackbone
 from hetfed_lightning.backbones.recurrent import RecurrentBackbone
 from hetfed_lightning.backbones.residual import ResidualBackbone
 from hetfed_lightning.backbones.sequences import as_sequence
@@ -18,6 +19,7 @@ __all__ = [
     "Conv1dBackbone",
     "ConvBackbone",
     "MLPBackbone",
+    "PeakBackbone",
     "RecurrentBackbone",
     "ResidualBackbone",
     "TransformerBackbone",

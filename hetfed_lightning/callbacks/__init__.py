@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.callbacks.inheritance import Inheritance
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.progress import FederatedProgressBar
 
-__all__ = ["BackboneAveraging", "EnsembleDistillation", "FederatedProgressBar", "FederationMonitor"]
+__all__ = ["BackboneAveraging", "EnsembleDistillation", "FederatedProgressBar", "FederationMonitor", "Inheritance"]

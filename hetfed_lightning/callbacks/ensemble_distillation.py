@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +15,7 @@ from hetfed_lightning.callbacks.asking import finite_answers
 from hetfed_lightning.callbacks.learning import LearningPhase
 from hetfed_lightning.callbacks.lesson import Lesson
 from hetfed_lightning.callbacks.mixing import DistillationTerm
-from hetfed_lightning.distillation import Ensemble, MeanProbabilities, Teachers, check_temperature
+from hetfed_lightning.distillation import Ensemble, MeanProbabilities, OutputKind, Teachers, check_temperature
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
 from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import outputs_of
@@ -22,7 +24,7 @@ from hetfed_lightning.schedules import RoundSchedule, value_in
 from hetfed_lightning.seeding import stream_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import lightning as L
 
@@ -31,13 +33,16 @@ if TYPE_CHECKING:
     from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.participant import Participant, Stage
 
+log = logging.getLogger(__name__)
+
 
 class EnsembleDistillation(FederatedCallback):
     """Distils the ensemble of the participants into participants, or into a unified student.
 
     Once per round every teacher predicts on the public set, which each passes through its own ``transform``; the
     ensemble makes one softened target of the predictions. Only those predictions travel. Architectures may differ
-    in everything but the number and meaning of their outputs; a regression distils by squared error.
+    in everything but the number and meaning of their outputs; a regression distils by squared error. A participant
+    that reads nothing of the public set, as one of genes in a set of images, neither teaches nor learns.
 
     Args:
         ensemble: How teachers are combined; :class:`MeanProbabilities` if None.
@@ -109,8 +114,10 @@ class EnsembleDistillation(FederatedCallback):
         self.start_round = (1 if mode == "mixed" else 0) if start_round is None else start_round
         self.optimizer = optimizer
         self.agreement: tuple[tuple[str, ...], Tensor] | None = None
+        self._abstaining: frozenset[str] = frozenset()
         self._scores: dict[str, float] = {}
         self._class_counts: dict[str, Tensor] = {}
+        self._samples: dict[str, int] = {}
         self._targets: Tensor | None = None
         self._order: dict[str, tuple[int, Tensor]] = {}
 
@@ -135,14 +142,16 @@ class EnsembleDistillation(FederatedCallback):
         if self.students in {"student", "both"} and federation.student is None:
             raise ValueError(f"students={self.students!r} needs Federation(student=Participant(...)), which is None.")
         inputs = data.public_inputs(torch.arange(1))
-        kinds = {participant.task.kind for participant in federation.members().values()}
+        self._abstaining = _abstaining(federation, inputs)
+        readers = {name: one for name, one in federation.everyone().items() if name not in self._abstaining}
+        kinds = {participant.task.kind for participant in readers.values()}
         if not kinds <= set(self.ensemble.kinds):
             raise ValueError(
                 f"{type(self.ensemble).__name__} combines {', '.join(self.ensemble.kinds)} outputs, but those of the "
                 f"participants are {', '.join(sorted(kinds))}: choose another ensemble, such as MeanProbabilities."
             )
         first: tuple[str, str, int] | None = None
-        for name, participant in federation.everyone().items():
+        for name, participant in readers.items():
             width = output_width(outputs_of(participant, inputs, "the public set"))
             kind = participant.task.kind
             first = first or (participant.label, kind, width)
@@ -152,6 +161,7 @@ class EnsembleDistillation(FederatedCallback):
                     "participants that distil must have one task and one label space."
                 )
             if name != STUDENT:
+                self._samples[name] = data.num_samples(name)
                 counts = participant.task.class_counts(data.train_targets(name), width)
                 if counts is not None:
                     self._class_counts[name] = counts
@@ -165,6 +175,10 @@ class EnsembleDistillation(FederatedCallback):
     def _due(self, round_index: int) -> bool:
         return round_index >= self.start_round and (round_index - self.start_round) % self.every_n_rounds == 0
 
+    def _readers(self, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` who read something of the public set."""
+        return [name for name in names if name not in self._abstaining]
+
     # The round
 
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
@@ -175,9 +189,29 @@ class EnsembleDistillation(FederatedCallback):
         mutual, _ = self._learners(federation)
         if self.mode == "mixed" and mutual and self._due(round_index):
             newcomers = federation.newcomers(round_index)
-            teachers = [name for name in federation.joined(round_index) if name not in newcomers]
-            self._targets = self._ask(federation, teachers, round_index)
-            federation.bytes_down += payload_bytes(self._targets) * len(federation.active_names(round_index))
+            teachers = [name for name in self._readers(federation.joined(round_index)) if name not in newcomers]
+            if teachers:
+                self._targets = self._ask(federation, teachers, round_index)
+                students = self._readers(federation.active_names(round_index))
+                federation.bytes_down += payload_bytes(self._targets) * len(students)
+
+    def on_join(self, trainer: L.Trainer, federation: Federation, names: Sequence[str], round_index: int) -> None:
+        """Have newcomers learn from those who were there, if their ``transfer`` asks for it."""
+        del trainer
+        pupils = {
+            name: transfer.distillation_epochs
+            for name in self._readers(names)
+            if (transfer := federation[name].transfer) is not None and transfer.distillation_epochs > 0
+        }
+        teachers = [name for name in self._readers(federation.joined(round_index)) if name not in names]
+        if not pupils or not teachers:
+            return
+        targets = self._ask(federation, teachers, round_index)
+        federation.bytes_down += payload_bytes(targets) * len(pupils)
+        for name in filter(federation.ranks.hosts, pupils):
+            lesson = self._lesson(federation, targets, round_index)
+            LearningPhase(lesson, round_index, pupils[name], self.batch_size, self.optimizer).alone(federation[name])
+        federation.ranks.synchronise(list(pupils))
 
     def adds_to_loss(self, federation: Federation) -> bool:
         """Whether the participants learn from each other in their local steps of this round."""
@@ -206,9 +240,9 @@ class EnsembleDistillation(FederatedCallback):
         del trainer
         self._targets = None
         mutual, student = self._learners(federation)
-        names = federation.contributors() if mutual and self.mode == "phase" else []
+        teachers = self._readers(federation.contributors())
+        names = teachers if mutual and self.mode == "phase" else []
         names = names + ([STUDENT] if student else [])
-        teachers = federation.contributors()
         if not names or not teachers or not self._due(round_index):
             return
         targets = self._ask(federation, teachers, round_index)
@@ -236,7 +270,9 @@ class EnsembleDistillation(FederatedCallback):
         return Lesson(federation, targets, temperature, weight)
 
     def _learned_in(self, federation: Federation, name: str, step: int) -> Tensor | None:
-        """Indices of the public batch of a local step; None in steps that do not distil."""
+        """Indices of the public batch of a local step; None in steps that do not distil, and for who abstains."""
+        if name in self._abstaining:
+            return None
         epochs = federation[name].local_epochs
         if self.mixed_epochs is not None and self.mixed_epochs < epochs:
             steps = federation.train_loader().full_steps_of(name)
@@ -261,25 +297,33 @@ class EnsembleDistillation(FederatedCallback):
     def _ask(self, federation: Federation, names: list[str], round_index: int) -> Tensor:
         """Softened targets of the ensemble on the whole public set, shape ``(N, C)``."""
         asked = finite_answers(federation, names, round_index)
-        data = federation.federated_data
-        device = federation.device
-        counts = [self._class_counts[name] for name in asked] if self._class_counts else None
-        logits = torch.stack(list(asked.values()))
-        teachers = Teachers(
+        teachers = self.teachers(asked, federation[next(iter(asked))].task.kind)
+        federation.bytes_up += payload_bytes(teachers.logits)
+        self.agreement = (tuple(asked), agreement_matrix(teachers.logits, teachers.kind).cpu())
+        federation.log_round({"federation/teacher_agreement": mean_agreement(self.agreement[1])})
+        return self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
+
+    def teachers(self, answers: Mapping[str, Tensor], kind: OutputKind) -> Teachers:
+        """Answers beside what is known of those who gave them, as ensembles take them.
+
+        Args:
+            answers: Outputs on the public set by name, shape ``(P, C)`` each.
+            kind: Of outputs.
+        """
+        logits = torch.stack(list(answers.values()))
+        device = logits.device
+        counts = [self._class_counts[name] for name in answers] if self._class_counts else None
+        return Teachers(
             logits=logits,
-            kind=federation[next(iter(asked))].task.kind,
-            names=tuple(asked),
-            samples=torch.tensor([float(data.num_samples(name)) for name in asked], device=device),
+            kind=kind,
+            names=tuple(answers),
+            samples=torch.tensor([float(self._samples.get(name, 1)) for name in answers], device=device),
             class_counts=None if counts is None else torch.stack(counts).to(device),
             # Before the first validation all count the same.
             scores=torch.tensor(
-                [self._scores.get(name, 1.0 if not self._scores else 0.0) for name in asked], device=device
+                [self._scores.get(name, 1.0 if not self._scores else 0.0) for name in answers], device=device
             ),
         )
-        federation.bytes_up += payload_bytes(logits)
-        self.agreement = (tuple(asked), agreement_matrix(logits, teachers.kind).cpu())
-        federation.log_round({"federation/teacher_agreement": mean_agreement(self.agreement[1])})
-        return self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
 
     def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
         """Keep each participant's own validation score, for ensembles that weigh by it."""
@@ -293,14 +337,43 @@ class EnsembleDistillation(FederatedCallback):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Validation scores, and the targets of a round in progress."""
-        return {"scores": self._scores, "targets": self._targets}
+        """What is known of the teachers, and the targets of a round in progress."""
+        return {
+            "scores": self._scores,
+            "targets": self._targets,
+            "samples": self._samples,
+            "class_counts": self._class_counts,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self._scores = dict(state_dict["scores"])
         self._targets = state_dict["targets"]
+        # A run finds both in its data; who joins a trained federation has not got that.
+        self._samples = dict(state_dict.get("samples", {}))
+        self._class_counts = dict(state_dict.get("class_counts", {}))
         self._order = {}
+
+
+def _abstaining(federation: Federation, inputs: Any) -> frozenset[str]:
+    """Participants who read nothing of a public batch: they neither teach nor learn; said by name.
+
+    Raises:
+        ValueError: If that is everyone, or the student.
+    """
+    everyone = federation.everyone()
+    names = [name for name, one in everyone.items() if not one.reads_any_of(inputs)]
+    found = ", ".join(map(repr, inputs)) if isinstance(inputs, Mapping) else type(inputs).__name__
+    if STUDENT in names or len(names) == len(federation.participants):
+        who = "the student reads nothing" if STUDENT in names else "no participant reads anything"
+        raise ValueError(
+            f"EnsembleDistillation: {who} of the public set, which has {found}; name its inputs as theirs."
+        )
+    for name in names:
+        log.info("EnsembleDistillation: %s reads nothing of the public set, which has %s: it neither teaches nor "
+                 "learns.",
+                 everyone[name].label, found)  # fmt: skip
+    return frozenset(names)
 
 
 def _check_settings(temperature: float | RoundSchedule, weight: float | RoundSchedule, round_index: int) -> None:

@@ -59,7 +59,7 @@ class SharedStates:
         loan = self._loan(federation, group)
         loan.update(state)
         for name in list(loan.missing):
-            if federation[name].joins_at <= round_index:
+            if federation[name].is_member(round_index):
                 federation[name].borrow(loan)
 
     def _loan(self, federation: Federation, group: SharingGroup) -> Loan:

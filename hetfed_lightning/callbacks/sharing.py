@@ -15,6 +15,9 @@ from hetfed_lightning.metrics import payload_bytes
 FEW = 20
 """Up to this many participants are listed by name, each with a line of its own."""
 
+SEPARATOR = "|"
+"""Between the names of a group's members in a checkpoint."""
+
 
 @dataclass(frozen=True)
 class SharingGroup:
@@ -31,7 +34,7 @@ class SharingGroup:
     @cached_property
     def name(self) -> str:
         """Key of the group in a checkpoint."""
-        return "|".join(self.members)
+        return SEPARATOR.join(self.members)
 
     @cached_property
     def _names(self) -> frozenset[str]:

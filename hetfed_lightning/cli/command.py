@@ -33,7 +33,8 @@ RESERVED = ("best", "last", "hpc", "registry")
 
 DESCRIPTION = """Heterogeneous federated learning on PyTorch Lightning. `hetfed fit -c configs/digits.yaml` trains a
 federation. Beside the subcommands below, `hetfed compare` trains federation, local only and centralised on the same
-seeds, and `hetfed export` takes one participant out of a checkpoint. A configuration may name classes of this package,
+seeds, `hetfed export` takes one participant out of a checkpoint, `hetfed join` adds one to a trained federation and
+`hetfed leave` removes one. A configuration may name classes of this package,
 torch.nn, torch.optim, torchmetrics and Lightning; `--allow_import my_package` adds your own, which is looked for in the
 current folder too."""
 
@@ -92,6 +93,8 @@ class FederatedCLI(LightningCLI):
                     "weights_only: a configuration may not switch it off, since the checkpoint could then run any "
                     "code. If you trust it, pass --weights_only false."
                 )
+            if not command:  # A run's config.yaml holds options of its subcommand too.
+                config = {key: value for key, value in config.items() if key not in {"ckpt_path", "weights_only"}}
             arguments = ["--config", json.dumps(config), *arguments]
         elif found.participants:
             raise ConfigError(
@@ -126,13 +129,22 @@ class FederatedCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Make the Trainer; what the configuration sets takes the place of the defaults."""
         settings = self._get(self.config_init, "trainer", default={})
+        self.trainer_defaults["callbacks"] = self.default_callbacks(settings)
+        return super().instantiate_trainer(**kwargs)
+
+    def default_callbacks(self, settings: Any) -> list[L.Callback]:
+        """The default callbacks that a Trainer's settings neither replace nor switch off.
+
+        Args:
+            settings: Of the Trainer, its callbacks made.
+        """
         callbacks = settings.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        defaults: list[L.Callback] = list(self.trainer_defaults["callbacks"])
         for kind, option in ((ProgressBar, "enable_progress_bar"), (ModelSummary, "enable_model_summary")):
             if settings.get(option) is False or any(isinstance(one, kind) for one in callbacks):
-                defaults = self.trainer_defaults["callbacks"]
-                self.trainer_defaults["callbacks"] = [one for one in defaults if not isinstance(one, kind)]
-        return super().instantiate_trainer(**kwargs)
+                defaults = [one for one in defaults if not isinstance(one, kind)]
+        return defaults
 
     def set_threads(self) -> None:
         """Apply ``--threads``."""

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 from hetfed_lightning.cli.command import FederatedCLI
+from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.outcomes import ARMS, Arm, Outcome, comparison_table, mean_of, verdicts, write_comparison
 from hetfed_lightning.cli.tables import figure
-from hetfed_lightning.data.module import FederatedData, pooled
+from hetfed_lightning.data.errors import DataError
+from hetfed_lightning.data.module import FederatedData, pooled, take
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT
@@ -79,15 +82,20 @@ class CompareCLI(FederatedCLI):
         trainer = self._trainer(made.trainer, arm)
         names = tuple(federation.participants)
         data.replace_data(data.load(names))
+        if "centralised" in self.config.arms:  # Before the first training, not after two of three.
+            check_poolable(data.data)
         aliases: dict[str, str] = {}
         if arm != "federation":
             federation.student = None
+            for participant in federation.members().values():
+                participant.transfer = None  # There is nothing to take over.
         if arm == "centralised":
             aliases = same_recipes(config.model.participants)
             own = data.data
             data.replace_data(centralised_data(own))
             for name, participant in federation.members().items():
                 participant.joins_at = trainer.max_epochs or 0 if name in aliases else 0
+                participant.leaves_at = None
         trainer.fit(federation, datamodule=data)
         if arm == "centralised":
             data.replace_data(own)
@@ -116,13 +124,29 @@ def same_recipes(participants: Mapping[str, Any]) -> dict[str, str]:
     plain = {name: one.as_dict() if isinstance(one, Namespace) else one for name, one in participants.items()}
     for name, config in settings_by_member(plain).items():
         settings = deepcopy(dict(config))
-        settings.get("init_args", {}).pop("joins_at", None)
+        for when in ("joins_at", "leaves_at", "transfer"):
+            settings.get("init_args", {}).pop(when, None)
         key = repr(settings)
         if key in first:
             aliases[name] = first[key]
         else:
             first[key] = name
     return aliases
+
+
+def check_poolable(data: FederatedData) -> None:
+    """Refuse to centralise data of different forms, such as a panel of genes here and none there.
+
+    Raises:
+        ConfigError: Naming the participants that differ and the inputs.
+    """
+    try:
+        pooled({name: take(dataset, torch.arange(1)) for name, dataset in data.train.items()})
+    except DataError as error:
+        raise ConfigError(
+            f"--arms: 'centralised' trains one model on everyone's data, and it is not of one form: {error}. "
+            "Give --arms '[federation,local_only]'."
+        ) from error
 
 
 def centralised_data(data: FederatedData) -> FederatedData:

@@ -66,7 +66,7 @@ def check_participants(config: dict[str, Any]) -> None:
                 f"got the keys {', '.join(map(str, settings))}."
             )
         try:
-            # jsonargparse puts namespaces where a dictionary of classes stood, such as a task's metrics.
+            # A copy: jsonargparse writes into dictionaries of modules, such as `branches`, that it is given.
             parser.parse_object({"participant": deepcopy(settings)})
         except ArgumentError as error:
             raise ConfigError(f"{label}: {explained(str(error))}") from error

@@ -18,13 +18,15 @@ from hetfed_lightning.cli.compare import CompareCLI
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.export import export_command
 from hetfed_lightning.cli.hints import condensed, explained
+from hetfed_lightning.cli.join import join_command
+from hetfed_lightning.cli.leave import leave_command
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.federation import Federation
 
 BAD_INPUT = 2
-COMMANDS = ("fit", "validate", "test", "predict", "compare", "export")
+COMMANDS = ("fit", "validate", "test", "predict", "compare", "export", "join", "leave")
 DEBUG = "HETFED_DEBUG"
-NOISE = ("Tip:", "already configured with model summary callbacks")
+NOISE = ("Tip:", "already configured with model summary callbacks", "`weights_only` was not set")
 """Of what Lightning tells at every start, what a user did not ask for and can do nothing about."""
 
 
@@ -50,6 +52,10 @@ def run(arguments: Sequence[str]) -> int:
             CompareCLI(rest, run=False).compare()
         elif command == "export":
             export_command(rest)
+        elif command == "join":
+            join_command(rest)
+        elif command == "leave":
+            leave_command(rest)
         else:
             FederatedCLI([command, *rest])
     except ArgumentError as error:

@@ -7,6 +7,7 @@ from hetfed_lightning.data.digits import DigitsDataModule
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Converted, Examples
 from hetfed_lightning.data.files import IDXDataModule, ImageFolderDataModule, NPZDataModule, TableDataModule
+from hetfed_lightning.data.image_and_genes import Hospital, ImageAndGenesDataModule
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule
 from hetfed_lightning.data.partitioned import PartitionedDataModule, Pool
 from hetfed_lightning.data.partitions import IID, Dirichlet, Natural, Partition, Pathological, QuantitySkew
@@ -22,7 +23,9 @@ __all__ = [
     "Examples",
     "FederatedData",
     "FederatedDataModule",
+    "Hospital",
     "IDXDataModule",
+    "ImageAndGenesDataModule",
     "ImageFolderDataModule",
     "NPZDataModule",
     "Natural",

@@ -261,6 +261,6 @@ def _refuse_non_finite(name: str, values: Tensor, *, missing: bool) -> None:
         first = tuple(bad.nonzero()[0].tolist())
         raise DataError(
             f"{name} of shape {tuple(values.shape)} have {count} value(s) that are not finite, the first "
-            f"({float(values[first])}) at index {first}: impute them, drop those examples, or, where NaN stands for a "
-            "missing value that a transform fills in, say missing=True"
+            f"({float(values[first])}) at index {first}: impute them or drop those examples; where NaN is a missing "
+            "value that a transform fills in, say missing=True"
         )

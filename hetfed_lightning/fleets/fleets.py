@@ -71,7 +71,7 @@ class Fleets(SeatedFleets):
         else:
             self._tell("common", f"Fleets: everyone trains one after another, since {common}.")
         for name in names if common is None else ():
-            kind = self._kinds[name]
+            kind = None if federation[name].held else self._kinds[name]
             if kind is not None and self.chosen.get(kind) != "sequential":
                 kin[kind].append(name)
         loader = federation.train_loader()
@@ -109,7 +109,7 @@ class Fleets(SeatedFleets):
         """Find of which kind each is; say once for each reason who is of none though others have the same network."""
         apart: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
         for name in names:
-            if name in self._kinds:
+            if name in self._kinds or federation[name].held:  # Of what is frozen no fleet is made.
                 continue
             participant, local = federation[name], federation.local[name]
             reason = obstacle(participant, local)

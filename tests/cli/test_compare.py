@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning import Federation
-from hetfed_lightning.cli.compare import CompareCLI, centralised_data, same_recipes
+from hetfed_lightning.cli.compare import CompareCLI, centralised_data, check_poolable, same_recipes
+from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.outcomes import ARMS
+from hetfed_lightning.data import Examples, FederatedData
 from tests.cli.commands import hetfed, participant, put, tiny, written
 from tests.federations import equal, state_of, tiny_data
 
@@ -160,3 +162,13 @@ def test_the_command_makes_nothing_by_itself() -> None:
     command = CompareCLI(["-c", str(written(tiny())), "--seeds", "[4, 5]"], run=False)
     assert command.config.seeds == [4, 5]
     assert not hasattr(command, "trainer")
+
+
+def test_data_of_different_inputs_cannot_be_centralised() -> None:
+    image, genes = torch.zeros(2, 3), torch.zeros(2, 4)
+    sets = {"city": Examples({"image": image, "genes": genes}), "radiology": Examples({"image": image})}
+    with pytest.raises(
+        ConfigError, match=r"city holds input 'image', input 'genes'; radiology holds input 'image'.*--arms"
+    ):
+        check_poolable(FederatedData(sets))
+    check_poolable(FederatedData(dict.fromkeys(sets, sets["city"])))

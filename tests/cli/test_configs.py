@@ -1,10 +1,14 @@
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
+from hetfed_lightning import Participant
 from hetfed_lightning.cli.configs import ConfigError, load_configs, read_config, split_arguments
+from hetfed_lightning.cli.hints import check_participants
 from hetfed_lightning.cli.merging import merge
 from tests.cli.commands import hetfed, member, participant, put, tiny, written
 
@@ -161,3 +165,21 @@ def test_files_that_cannot_be_used(capsys: pytest.CaptureFixture[str], content: 
 def test_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
     ended = hetfed(capsys, "fit", "-c", "none.yaml")
     assert (ended.code, "none.yaml: no such configuration file" in ended.err) == (2, True)
+
+
+def test_modules_by_input_are_read_and_written_as_they_are() -> None:
+    # jsonargparse turns them into namespaces where they are: what was checked could not be passed on.
+    layer = {"class_path": "torch.nn.Linear", "init_args": {"in_features": 2, "out_features": 1}}
+    scale = {"class_path": "hetfed_lightning.layers.Standardise", "init_args": {"columns": 2}}
+    settings = {"backbone": layer, "reads": "image", "branches": {"genes": layer}, "transform": {"genes": scale}}
+    one = {"class_path": "hetfed_lightning.MultiInputParticipant", "init_args": settings}
+    config = {"model": {"participants": {"hospital_a": one}}}
+    before = deepcopy(config)
+    check_participants(config)
+    assert config == before
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--participant", type=Participant)
+    written = yaml.safe_load(parser.dump(parser.parse_object({"participant": deepcopy(one)})))
+    assert written["participant"]["init_args"]["transform"]["genes"]["init_args"]["columns"] == 2
+    made = parser.instantiate(parser.parse_object(written)).participant
+    assert set(made.branches) == {"genes"}

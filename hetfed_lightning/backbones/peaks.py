@@ -1,0 +1,75 @@
+"""A convolutional network that asks whether a pattern is anywhere: the peak of each map is its feature.
+
+The features do not depend on where in the image the pattern lies, so that 100 examples teach what a network with a
+weight for every place needs thousands for. It has few parameters to send. Not for images whose meaning lies in where
+things are, such as digits: take ``ConvBackbone``.
+
+Reference:
+    Oquab, Bottou, Laptev & Sivic (2015), Is object localization for free? Weakly-supervised learning with convolutional
+    neural networks, section 3 (global max pooling).
+"""
+
+from torch import Tensor, nn
+
+from hetfed_lightning.backbones.backbone import Backbone
+from hetfed_lightning.backbones.images import require_image
+from hetfed_lightning.layers.checks import require_positive
+
+_SMALLEST_IMAGE = 2  # one pooling by two must leave a pixel
+
+
+class PeakBackbone(Backbone):
+    """Features of square images by two convolutions and the peak of each map.
+
+    Args:
+        width: Channels of the first convolution; the second has twice as many.
+        out_features: Width of the feature vectors.
+        in_channels: Channels per image, 1 for grey, 3 for colour.
+        image_size: Rows and columns per image, in pixels, at least 2.
+
+    Raises:
+        ValueError: If a size is out of its range.
+    """
+
+    def __init__(self, width: int = 8, out_features: int = 32, in_channels: int = 1, image_size: int = 28) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        require_positive(owner, width=width, out_features=out_features, in_channels=in_channels)
+        if image_size < _SMALLEST_IMAGE:
+            raise ValueError(
+                f"{owner} expected image_size of at least {_SMALLEST_IMAGE}, got {image_size}: "
+                "enlarge the images, or use MLPBackbone"
+            )
+        self.out_features = out_features
+        self.in_channels = in_channels
+        self.image_size = image_size
+        self.detectors = nn.Sequential(
+            nn.Conv2d(in_channels, width, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, kernel_size=3, padding=1),
+            nn.ReLU(),
+        )
+        self.project_peaks = nn.Linear(2 * width, out_features)
+
+    @property
+    def example_input_shape(self) -> tuple[int, ...]:
+        """``(in_channels, image_size, image_size)``."""
+        return (self.in_channels, self.image_size, self.image_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of a batch of images.
+
+        Args:
+            x: Shape ``(B, in_channels, image_size, image_size)``.
+
+        Returns:
+            Shape ``(B, out_features)``, none of them negative.
+
+        Raises:
+            ValueError: If the images have another shape.
+        """
+        require_image(x, self.in_channels, self.image_size, owner=type(self).__name__)
+        maps: Tensor = self.detectors(x)
+        features: Tensor = self.project_peaks(maps.amax(dim=(2, 3)))
+        return features.relu()

@@ -1,0 +1,168 @@
+"""A participant that joins a trained federation afterwards: it begins with what the others have learned."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hetfed_lightning.callbacks.asking import TEACHER_BATCH
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.callbacks.learning import LearningPhase
+from hetfed_lightning.callbacks.lesson import Lesson, on_device, two_columns
+from hetfed_lightning.callbacks.sharing import listed
+from hetfed_lightning.distillation import soften
+from hetfed_lightning.distillation.outputs import at_least_float32
+from hetfed_lightning.metrics import payload_bytes
+from hetfed_lightning.participant import STUDENT, Participant, output_width
+from hetfed_lightning.preflight import outputs_of
+from hetfed_lightning.rounds import FederatedCallback, Phase
+from hetfed_lightning.transfer import Transfer, inherited_state
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from hetfed_lightning.federation import Federation
+
+log = logging.getLogger(__name__)
+
+
+class Inheritance(FederatedCallback):
+    """Gives the participants of a run what a federation that was trained before has learned, in the first round.
+
+    Who shares all its shared weights' names and shapes with somebody there begins with the mean of theirs, and holds
+    them still or tunes them slowly as its :class:`~hetfed_lightning.Transfer` says; its head may be of any size. Whose
+    architecture is new learns from the answers of those who are there on the public set, of this run's data, for
+    ``Transfer.distillation_epochs``: from the student where there is one, from the ensemble else. Those who are there
+    are asked and stay as they are.
+
+    Args:
+        source: The trained federation.
+        distillation: How its teachers are combined, with what its run has learned of them; None for the mean of their
+            probabilities.
+        batch_size: Public examples per batch.
+
+    Raises:
+        ValueError: Before training, if a participant can take over nothing, by its name.
+    """
+
+    phase = Phase.AVERAGING
+
+    def __init__(
+        self, source: Federation, distillation: EnsembleDistillation | None = None, *, batch_size: int = 64
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
+        self.source = source
+        self.distillation = distillation or EnsembleDistillation()
+        self.batch_size = batch_size
+        self.received: dict[str, list[str]] = {}
+
+    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+        """Find who takes over what from whom."""
+        del trainer
+        self.received = {}
+        for name, participant in federation.members().items():
+            _, kin = inherited_state(participant, self.source.members())
+            self.received[name] = kin
+            lessons = _transfer_of(participant).distillation_epochs
+            if lessons:
+                self._check_lesson(federation, participant)
+            elif not kin:
+                raise ValueError(
+                    f"{participant.label} can take over nothing: nobody of {listed(list(self.source.members()))} "
+                    f"shares all of what it shares ({', '.join(participant.shared) or 'nothing'}) in the same shapes. "
+                    "Give it a backbone of theirs, or transfer.distillation_epochs and a public set, on which it "
+                    "learns from their answers."
+                )
+            parts = [f"{len(participant.shared_keys())} shared tensors from {listed(kin)}"] if kin else []
+            parts += [f"{lessons} passes over the public set, taught by {self._who()}"] if lessons else []
+            log.info("%s takes over %s.", participant.label, " and ".join(parts))
+
+    def _who(self) -> str:
+        return "the student" if self.source.student is not None else listed(list(self.source.members()))
+
+    def _check_lesson(self, federation: Federation, participant: Participant) -> None:
+        data = federation.federated_data
+        if data.num_public == 0:
+            raise ValueError(
+                f"{participant.label}: transfer.distillation_epochs needs a public set, and its data module has none: "
+                "give FederatedDataModule(public=...), or set it to 0."
+            )
+        inputs = data.public_inputs(torch.arange(1))
+        if not participant.reads_any_of(inputs) or not self._teachers(inputs):
+            who = participant.label if not participant.reads_any_of(inputs) else "nobody of the trained federation"
+            raise ValueError(
+                f"{participant.label}: transfer.distillation_epochs: {who} reads "
+                f"{'nothing' if who == participant.label else 'anything'} of the public set. Set it to 0."
+            )
+        width = output_width(outputs_of(participant, inputs, "the public set"))
+        kind = participant.task.kind
+        with torch.no_grad():
+            for name, teacher in self._teachers(inputs).items():
+                there = two_columns(_answer(teacher, inputs)).shape[1]
+                if (there, teacher.task.kind) != (width, kind):
+                    raise ValueError(
+                        f"{participant.label} has {width} {kind} output(s), {name!r} of the trained federation has "
+                        f"{there} {teacher.task.kind}: it can take over weights alone. Set "
+                        "transfer.distillation_epochs to 0."
+                    )
+
+    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        """In the first round, hand over weights and teach."""
+        del trainer
+        if round_index > 0:
+            return
+        targets: dict[float, Tensor] = {}
+        for name, participant in federation.members().items():
+            state, _ = inherited_state(participant, self.source.members())
+            participant.load_state_of({key: tensor.to(participant.device) for key, tensor in state.items()})
+            federation.bytes_down += payload_bytes(state)
+            transfer = _transfer_of(participant)
+            if transfer.distillation_epochs:
+                temperature = transfer.temperature
+                if temperature not in targets:
+                    targets[temperature] = self._targets(federation, temperature)
+                federation.bytes_down += payload_bytes(targets[temperature])
+                if federation.ranks.hosts(name):
+                    lesson = Lesson(federation, targets[temperature], temperature, 1.0)
+                    phase = LearningPhase(lesson, round_index, transfer.distillation_epochs, self.batch_size, None)
+                    phase.alone(participant)
+        federation.ranks.synchronise(list(federation.members()))
+
+    def _teachers(self, inputs: Any) -> dict[str, Participant]:
+        """Who can say something of public inputs: the student where there is one, everyone else."""
+        found = {STUDENT: self.source.student} if self.source.student is not None else self.source.members()
+        return {name: one for name, one in found.items() if one.reads_any_of(inputs)}
+
+    @torch.no_grad()
+    def _targets(self, federation: Federation, temperature: float) -> Tensor:
+        """What those who are there say of the public set, softened, shape ``(P, C)``."""
+        answers = {}
+        positions = torch.arange(federation.federated_data.num_public)
+        teachers = self._teachers(federation.federated_data.public_inputs(positions[:1]))
+        for name, teacher in teachers.items():
+            parts = [_answer(teacher, on_device(federation, part)) for part in positions.split(TEACHER_BATCH)]
+            answers[name] = torch.cat([at_least_float32(two_columns(part)) for part in parts]).to(federation.device)
+        kind = next(iter(teachers.values())).task.kind
+        if STUDENT in answers:
+            return soften(answers[STUDENT], temperature, kind)
+        return self.distillation.ensemble(self.distillation.teachers(answers, kind), temperature)
+
+
+def _transfer_of(participant: Participant) -> Transfer:
+    return participant.transfer or Transfer()
+
+
+def _answer(teacher: Participant, inputs: Any) -> Tensor:
+    """Outputs of a participant that belongs to no run, in evaluation mode."""
+    training = teacher.training
+    teacher.eval()
+    try:
+        inputs = teacher.transfer_batch_to_device(inputs, teacher.device, 0)
+        outputs: Tensor = teacher(teacher.transformed(inputs))
+    finally:
+        teacher.train(training)
+    return outputs

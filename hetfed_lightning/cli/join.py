@@ -1,0 +1,203 @@
+"""``hetfed join``: a participant joins a federation that was trained before, which stays as it is."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from hetfed_lightning.callbacks import EnsembleDistillation, Inheritance
+from hetfed_lightning.checkpointing.reading import read_checkpoint
+from hetfed_lightning.cli.command import FederatedCLI
+from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, read_config, split_arguments
+from hetfed_lightning.cli.groups import settings_by_member
+from hetfed_lightning.cli.rosters import CHECKPOINT, CONFIG, config_of_run, tell_how_to_go_on
+from hetfed_lightning.data.module import FederatedDataModule
+from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.federation import Federation
+from hetfed_lightning.membership import members_of, with_member
+from hetfed_lightning.participant import participant_state
+from hetfed_lightning.rounds import FederatedCallback, Phase
+
+log = logging.getLogger(__name__)
+
+
+class JoinCLI(FederatedCLI):
+    """Options of ``hetfed join``; makes nothing until :meth:`join` is called."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of joining."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--output", type=str, default="joined", help="Folder of the new checkpoint.")
+
+    def instantiate_classes(self) -> None:
+        """Nothing yet: the trained federation and the newcomer's run are made of one configuration."""
+        self.set_threads()
+
+    def join(self, ckpt_path: str) -> Path:
+        """Train the newcomer on what the federation knows, and write both into one checkpoint.
+
+        Args:
+            ckpt_path: Of the trained federation.
+
+        Raises:
+            ConfigError: If there is not exactly one participant that the checkpoint has not.
+        """
+        checkpoint = read_checkpoint(ckpt_path)
+        name = self._newcomer(members_of(checkpoint), ckpt_path)
+        L.seed_everything(self.config.seed_everything, verbose=False)
+        made = self.parser.instantiate(self.config.clone())
+        source, distillation = _trained(made.model, made.trainer, checkpoint, name, ckpt_path)
+        federation, data = Federation({name: _taken_out(made.model, name)}, seed=made.model.seed), made.data
+        _restrict(data, name, tuple(members_of(checkpoint)))
+        federation[name].joins_at = 0
+        trainer = self._trainer(made.trainer, Inheritance(source, distillation))
+        log.info("%s joins %s of %s.", name, ", ".join(members_of(checkpoint)), ckpt_path)
+        trainer.fit(federation, datamodule=data)
+        self.model, self.trainer = federation, trainer
+        self._report("val")
+        if data.data.test:
+            trainer.test(federation, datamodule=data, verbose=False)
+            self._report("test")
+        return self._write(checkpoint, name)
+
+    def _newcomer(self, there: Sequence[str], ckpt_path: str) -> str:
+        names = list(settings_by_member(_plain(self.config.model.participants)))
+        missing = [name for name in there if name not in names]
+        if missing:
+            raise ConfigError(
+                f"{ckpt_path} has {', '.join(missing)}, the configuration has not. Give the run's config.yaml with -c, "
+                "before the newcomer's."
+            )
+        new = [name for name in names if name not in there]
+        if len(new) != 1:
+            found = ", ".join(new) or "none"
+            raise ConfigError(
+                f"-c: expected one participant that is not in {ckpt_path}, which has {', '.join(there)}; found {found}."
+            )
+        return new[0]
+
+    def _trainer(self, settings: Any, inheritance: Inheritance) -> L.Trainer:
+        arguments: dict[str, Any] = dict(settings.as_dict() if isinstance(settings, Namespace) else settings)
+        found = arguments.get("callbacks") or []
+        found = found if isinstance(found, list) else [found]
+        together = (Phase.DISTILLATION, Phase.AVERAGING)
+        kept = [one for one in found if not (isinstance(one, FederatedCallback) and one.phase in together)]
+        return L.Trainer(**arguments | {"callbacks": [*self.default_callbacks(arguments), *kept, inheritance]})
+
+    def _write(self, checkpoint: Mapping[str, Any], name: str) -> Path:
+        folder = Path(self.config.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            file = Path(temporary) / "newcomer.ckpt"
+            self.trainer.save_checkpoint(file)
+            joined = with_member(checkpoint, read_checkpoint(file), name)
+        torch.save(joined, folder / CHECKPOINT)
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        config.pop("output", None)
+        _place(config["model"]["participants"], name)["joins_at"] = 0
+        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        tell_how_to_go_on(folder)
+        return folder
+
+
+def join_command(arguments: Sequence[str]) -> Path:
+    """``hetfed join --ckpt_path run.ckpt -c newcomer.yaml``: see :class:`JoinCLI`.
+
+    The configuration of the trained federation is the ``config.yaml`` of its run, found beside the checkpoint, and the
+    files given with ``-c`` are laid over it.
+    """
+    rest = list(arguments)
+    if {"-h", "--help"} & set(rest):
+        JoinCLI(rest, run=False)
+    ckpt_path = _option(rest, "--ckpt_path", "The trained federation's checkpoint, a file.")
+    check_checkpoint(ckpt_path)
+    there = members_of(read_checkpoint(ckpt_path, map_location="meta", mmap=True))
+    found = split_arguments(rest)
+    if not found.configs:
+        raise ConfigError("-c: give the newcomer's configuration, a file with model.participants.NAME.")
+    base = [] if set(there) <= set(_names_in(found.configs)) else ["-c", str(config_of_run(ckpt_path))]
+    return JoinCLI([*base, *rest], run=False).join(ckpt_path)
+
+
+def _option(arguments: list[str], option: str, meaning: str) -> str:
+    """The value of an option, which is taken out of the arguments."""
+    for place, argument in enumerate(arguments):
+        if argument.startswith(f"{option}="):
+            del arguments[place]
+            return argument.partition("=")[2]
+        if argument == option and place + 1 < len(arguments):
+            value = arguments[place + 1]
+            del arguments[place : place + 2]
+            return value
+    raise ConfigError(f"{option}: expected. {meaning}")
+
+
+def _names_in(configs: Sequence[str]) -> set[str]:
+    names: set[str] = set()
+    for path in configs:
+        model = read_config(path).get("model")
+        participants = model.get("participants") if isinstance(model, dict) else None
+        names |= set(participants) if isinstance(participants, dict) else set()
+    return names
+
+
+def _plain(participants: Any) -> dict[str, Any]:
+    return {name: one.as_dict() if isinstance(one, Namespace) else one for name, one in participants.items()}
+
+
+def _trained(
+    everyone: Federation, trainer: Any, checkpoint: Mapping[str, Any], newcomer: str, ckpt_path: str
+) -> tuple[Federation, EnsembleDistillation | None]:
+    """The federation of a checkpoint without the newcomer, and how its teachers are combined."""
+    source = deepcopy(everyone)
+    del source.participants[newcomer]
+    for name, participant in source.everyone().items():
+        state = participant_state(checkpoint["state_dict"], name, ckpt_path)
+        try:
+            participant.load_state_dict(state)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"participant {name!r} of the configuration is not the one in {ckpt_path}: {error}"
+            ) from error
+    callbacks = trainer.get("callbacks") or []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        if isinstance(callback, EnsembleDistillation):
+            state = checkpoint.get("callbacks", {}).get(callback.state_key)
+            if state is not None:
+                callback.load_state_dict(state)
+            return source, callback
+    return source, None
+
+
+def _taken_out(everyone: Federation, name: str) -> Any:
+    participant = everyone[name]
+    del everyone.participants[name]
+    participant.detach()
+    return participant
+
+
+def _restrict(data: FederatedDataModule, name: str, there: tuple[str, ...]) -> None:
+    """Have the data module give the newcomer's data alone."""
+    whole = data.load((*there, name))
+    if name not in whole.train:
+        raise ConfigError(f"data: there is no training set for {name!r}{did_you_mean(name, list(whole.train))}.")
+
+    def own(sets: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: sets[name]} if name in sets else {}
+
+    data.replace_data(replace(whole, train=own(whole.train), val=own(whole.val), test=own(whole.test)))
+
+
+def _place(participants: dict[str, Any], name: str) -> dict[str, Any]:
+    return cast("dict[str, Any]", participants[name].setdefault("init_args", {}))

@@ -1,0 +1,48 @@
+"""``hetfed leave``: a checkpoint without a participant, from which the others go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from hetfed_lightning.checkpointing.reading import read_checkpoint
+from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs
+from hetfed_lightning.cli.rosters import CHECKPOINT, CONFIG, config_of_run, tell_how_to_go_on
+from hetfed_lightning.membership import without_member
+
+
+def leave_command(arguments: Sequence[str]) -> Path:
+    """``hetfed leave --ckpt_path run.ckpt --participant hospital_b --output without_b/``.
+
+    Writes a checkpoint with nothing of the participant (weights, optimizer, logs) but what the shared state has learned
+    from it, and the configuration with which the others go on.
+    """
+    parser = ArgumentParser(prog="hetfed leave", description=leave_command.__doc__, exit_on_error=False)
+    parser.add_argument("--ckpt_path", required=True, help="Checkpoint of the federation.")
+    parser.add_argument("--participant", required=True, help="Who leaves.")
+    parser.add_argument("--output", required=True, help="Folder to write.")
+    parser.add_argument(
+        "-c", "--config", action="append", default=[], help="Configuration of the run, if not beside it."
+    )
+    options = parser.parse_args(list(arguments))
+    check_checkpoint(options.ckpt_path)
+    left = without_member(read_checkpoint(options.ckpt_path), options.participant)
+    paths = options.config or [str(config_of_run(options.ckpt_path))]
+    config = load_configs(paths)
+    participants = config["model"]["participants"]
+    if options.participant not in participants:
+        raise ConfigError(
+            f"--participant: {options.participant!r} is a member of a group in {', '.join(paths)}, and a member cannot "
+            "be taken out of its group; list the participants one by one."
+        )
+    del participants[options.participant]
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(left, folder / CHECKPOINT)
+    (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    tell_how_to_go_on(folder)
+    return folder

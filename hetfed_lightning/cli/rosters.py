@@ -1,0 +1,37 @@
+"""What ``hetfed join`` and ``hetfed leave`` have in common: where a run's configuration is, and how to go on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from hetfed_lightning.cli.configs import ConfigError
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "federation.ckpt"
+CONFIG = "config.yaml"
+
+
+def tell_how_to_go_on(folder: Path) -> None:
+    """Say which command trains everyone who is there now."""
+    log.info(
+        "Written: %s, %s. Everyone goes on by\n  hetfed fit -c %s --ckpt_path %s --trainer.max_epochs ROUNDS",
+        folder / CHECKPOINT, folder / CONFIG, folder / CONFIG, folder / CHECKPOINT,
+    )  # fmt: skip
+
+
+def config_of_run(ckpt_path: str) -> Path:
+    """The ``config.yaml`` of the run that saved a checkpoint: in its folder, or the one above.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    folder = Path(ckpt_path).resolve().parent
+    for one in (folder, folder.parent):
+        if (one / CONFIG).is_file():
+            return one / CONFIG
+    raise ConfigError(
+        f"--ckpt_path: there is no {CONFIG} beside {ckpt_path} nor in the folder above; give the federation's "
+        "configuration with -c, before the newcomer's."
+    )
