@@ -32,7 +32,14 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from hetfed_lightning import FederatedCallback, Federation, Inheritance, Participant, Transfer
+from hetfed_lightning import (
+    EnsembleDistillation,
+    FederatedCallback,
+    Federation,
+    Inheritance,
+    Participant,
+    Transfer,
+)
 from hetfed_lightning.cli.compare import CompareCLI
 from hetfed_lightning.data import Examples, FederatedDataModule
 from hetfed_lightning.metrics import mean_interval
