@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ class Transfer:
 
     Attributes:
         frozen_rounds: Rounds from its first one on in which what it shares stays as it was received, so that a new
-            head does not spoil it.
+            head does not spoil it. A lesson comes before that and teaches all of it.
         learning_rate_ratio: Learning rate of what it shares over that of the rest, in (0, 1].
         distillation_epochs: Passes over the public set, before its first local step, in which it learns from the
             ensemble of those who were there before; for a participant whose architecture is new. 0 for none.
@@ -81,6 +82,16 @@ def let_go(participant: Participant) -> None:
     for key in participant.held:
         parameters[key].requires_grad_(True)
     participant.held.clear()
+
+
+@contextmanager
+def taught(participant: Participant, round_index: int) -> Iterator[None]:
+    """A lesson before the first round, in which all of a participant learns; what is to be frozen is so afterwards."""
+    let_go(participant)
+    try:
+        yield
+    finally:
+        hold_still(participant, round_index)
 
 
 def slow_down(optimizer: Optimizer, participant: Participant) -> None:

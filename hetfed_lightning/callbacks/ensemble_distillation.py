@@ -22,6 +22,7 @@ from hetfed_lightning.preflight import outputs_of
 from hetfed_lightning.rounds import FederatedCallback, Phase
 from hetfed_lightning.schedules import RoundSchedule, value_in
 from hetfed_lightning.seeding import stream_generator
+from hetfed_lightning.transfer import taught
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -210,7 +211,9 @@ class EnsembleDistillation(FederatedCallback):
         federation.bytes_down += payload_bytes(targets) * len(pupils)
         for name in filter(federation.ranks.hosts, pupils):
             lesson = self._lesson(federation, targets, round_index)
-            LearningPhase(lesson, round_index, pupils[name], self.batch_size, self.optimizer).alone(federation[name])
+            phase = LearningPhase(lesson, round_index, pupils[name], self.batch_size, self.optimizer)
+            with taught(federation[name], round_index):
+                phase.alone(federation[name])
         federation.ranks.synchronise(list(pupils))
 
     def adds_to_loss(self, federation: Federation) -> bool:

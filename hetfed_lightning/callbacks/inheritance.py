@@ -19,7 +19,7 @@ from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.participant import STUDENT, Participant, output_width
 from hetfed_lightning.preflight import outputs_of
 from hetfed_lightning.rounds import FederatedCallback, Phase
-from hetfed_lightning.transfer import Transfer, inherited_state
+from hetfed_lightning.transfer import Transfer, inherited_state, taught
 
 if TYPE_CHECKING:
     import lightning as L
@@ -129,7 +129,8 @@ class Inheritance(FederatedCallback):
                 if federation.ranks.hosts(name):
                     lesson = Lesson(federation, targets[temperature], temperature, 1.0)
                     phase = LearningPhase(lesson, round_index, transfer.distillation_epochs, self.batch_size, None)
-                    phase.alone(participant)
+                    with taught(participant, round_index):
+                        phase.alone(participant)
         federation.ranks.synchronise(list(federation.members()))
 
     def _teachers(self, inputs: Any) -> dict[str, Participant]:

@@ -203,19 +203,34 @@ def test_the_mean_by_hand_and_only_of_those_whose_shapes_are_all_its_own() -> No
     assert inherited_state(member(width=6), {"a": first, "wide": wide}) == ({}, [])
 
 
-def test_a_new_architecture_is_taught_by_the_ensemble_or_the_student() -> None:
+@pytest.mark.parametrize("frozen", [0, 1], ids=["tuned", "frozen_afterwards"])
+def test_a_new_architecture_is_taught_by_the_ensemble(frozen: int) -> None:
     source = trained()
     public = examples(50, 40)
-    newcomer = member(width=6, transfer=hf.Transfer(distillation_epochs=120), step_budget=1,
+    newcomer = member(width=6, transfer=hf.Transfer(frozen, distillation_epochs=120), step_budget=1,
                       optimizer=lambda p: torch.optim.Adam(p, lr=0.02))  # fmt: skip
-    weights = states(source)
+    weights, untaught = states(source), deepcopy(newcomer.view_of())
     fit(hf.Federation({"new": newcomer}), data("new", public=True), 1, hf.Inheritance(source))
+    assert not torch.equal(newcomer.view_of()[WEIGHT], untaught[WEIGHT]), "the lesson comes before the freezing"
     ensemble = sum(one.predict(public.inputs) for one in source.members().values())
     assert isinstance(ensemble, Tensor)
     agree = (newcomer.predict(public.inputs).argmax(1) == ensemble.argmax(1)).float().mean()
     assert agree > 0.9
     assert all(torch.equal(tensor, weights[name][key]) for name, one in states(source).items()
                for key, tensor in one.items())  # fmt: skip
+
+
+def test_where_there_is_a_student_it_teaches_alone() -> None:
+    source = trained()
+    source.student = member(width=8)
+    public = examples(50, 40)
+    with torch.no_grad():
+        source.student.head.weight.zero_()  # type: ignore[operator]
+        source.student.head.bias.copy_(torch.tensor([9.0, -9.0]))  # type: ignore[operator]
+    newcomer = member(width=6, transfer=hf.Transfer(distillation_epochs=40), step_budget=1,
+                      optimizer=lambda p: torch.optim.Adam(p, lr=0.02))  # fmt: skip
+    fit(hf.Federation({"new": newcomer}), data("new", public=True), 1, hf.Inheritance(source))
+    assert bool((newcomer.predict(public.inputs).argmax(1) == 0).all())
 
 
 @pytest.mark.parametrize(
