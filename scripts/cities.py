@@ -39,6 +39,8 @@ from hetfed_lightning.rounds import FederatedCallback
 ROOT = Path(__file__).resolve().parent.parent
 ARMS = ("persistence", "ridge", "local_only", "federation")
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
+LONG = 100
+"""Training hours from which a participant also counts in a mean without the shortest."""
 LAG_1 = -3
 """Column of the flow of the hour before."""
 
@@ -185,6 +187,8 @@ def table(scores: Sequence[Score]) -> str:
     few = len(names) <= 5
     rows: list[tuple[str, list[str], str]] = [(name, [name], "mean") for name in names]
     rows += [("mean", names, "mean")] if few else [(how, names, how) for how in SUMMARIES]
+    long = [name for name in names if next(one.hours for one in scores if one.participant == name) >= LONG]
+    rows += [(f"mean of the {len(long)} with {LONG} hours", long, "mean")] if 0 < len(long) < len(names) else []
     header = ["participant", "hours", *(f"R2: {arm}" for arm in ARMS), "gain over local only", "gain over ridge"]
     header += [f"MAE: {arm}" for arm in ARMS] if few else []
     lines = []
@@ -225,9 +229,9 @@ def main() -> None:
             found, data = network_scores(arm, seed, options.part, options.config, options.options)
             scores += found
         scores += plain_scores(data, options.part, seed)
+        if options.csv:
+            write(scores, options.csv)
     print(table(scores))
-    if options.csv:
-        write(scores, options.csv)
 
 
 if __name__ == "__main__":

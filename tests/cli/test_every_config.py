@@ -1,5 +1,6 @@
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,14 @@ def test_there_are_some() -> None:
     assert CONFIGS
 
 
+SLOWLY_PRINTED = ("digits_fedavg", "digits_student", "fashion_mnist", "hospitals_distilled")
+"""Two seconds each, and the others hold everything that they do."""
+
+
+def long_in_print(path: Path) -> Any:
+    return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOWLY_PRINTED else [])
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_trains_a_round(capsys: pytest.CaptureFixture[str], tmp_path: Path, path: Path) -> None:
     ended = hetfed(capsys, "fit", "-c", path, *options(path, tmp_path), *QUICK)
@@ -51,7 +60,7 @@ def test_it_trains_a_round(capsys: pytest.CaptureFixture[str], tmp_path: Path, p
         assert any(line.startswith(f"{first} ") for line in ended.out.splitlines())
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [long_in_print(path) for path in CONFIGS])
 def test_what_it_prints_is_complete_and_reads_back_as_itself(capsys: pytest.CaptureFixture[str], path: Path) -> None:
     texts = []
     for source in (path, Path("printed.yaml")):
