@@ -14,7 +14,8 @@ The last needs patients in one place, as `centralised` does; the others do not. 
 balanced accuracy, area under the ROC curve, and the expected calibration error (10 bins) of the probabilities as they
 are and, since balanced classes answer to a prevalence of a half, after a shift of the log-odds to the prevalence of the
 hospital's training patients. Intervals are Student's t over the repeats. These share patients, so that they are not
-independent: the interval speaks of these patients under other splits, not of new patients (Nadeau and Bengio, 2003).
+independent: the interval speaks of these patients under other splits; that in brackets, by Nadeau and Bengio's (2003)
+correction, of new patients.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -44,10 +44,11 @@ from hetfed_lightning.callbacks import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.cli.compare import CompareCLI, centralised_data
 from hetfed_lightning.data import Examples, FederatedData
 from hetfed_lightning.data.sources.hospitals import HospitalInputs
-from hetfed_lightning.metrics import BalancedAccuracy, DefinedAUROC
+from hetfed_lightning.metrics import BalancedAccuracy, DefinedAUROC, mean_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "hospitals.yaml"
+TEST_TO_TRAIN = 0.3 / 0.7
 TOGETHER = (BackboneAveraging, EnsembleDistillation)
 SOLO = ("local_only", "logistic", "logistic_l2")
 METRICS = ("balanced_accuracy", "auroc", "calibration_error", "calibration_error_shifted")
@@ -161,18 +162,18 @@ def measured(cli: CompareCLI, seeds: Iterable[int], trainings: Iterable[str]) ->
     return found
 
 
-def interval(gains: list[float]) -> float:
+def half_width(gains: list[float], test_to_train: float = 0.0) -> float:
     """Half the width of the 95 % interval of the mean gain."""
-    if len(gains) < 2:
-        return math.nan
-    return float(student.ppf(0.975, len(gains) - 1)) * stdev(gains) / math.sqrt(len(gains))
+    found = mean_interval(gains, test_to_train=test_to_train)
+    return (found.high - found.low) / 2
 
 
 def gain(found: Figures, name: str, metric: str, arm: str) -> str:
-    """The federation's paired gain over an arm, its interval, and the share of splits in which it was a loss."""
+    """The paired gain over an arm, its intervals, and the share of splits in which it was a loss."""
     own, other = found["federation", name, metric], found[arm, name, metric]
     gains = [own[seed] - other[seed] for seed in own]
-    return f"{mean(gains):+.3f} +- {interval(gains):.3f} ({mean(one < -1e-6 for one in gains):.0%})"
+    widths = f"{half_width(gains):.3f} [{half_width(gains, TEST_TO_TRAIN):.3f}]"
+    return f"{mean(gains):+.3f} +- {widths} ({mean(one < -1e-6 for one in gains):.0%})"
 
 
 def tables(found: Figures) -> str:
@@ -188,10 +189,11 @@ def tables(found: Figures) -> str:
             shown = [f"{mean(cell):.3f} +- {stdev(cell) if len(cell) > 1 else 0:.3f}" for cell in cells]
             lines.append(f"{name:<16}" + "".join(f"{cell:>16}" for cell in shown))
     for metric in ("balanced_accuracy", "auroc"):
-        lines += ["", f"paired gain of the federation in {metric.replace('_', ' ')}: mean, 95 % interval, share harmed"]
-        lines.append(" " * 16 + "".join(f"{'over ' + arm:>26}" for arm in arms[1:]))
+        what = "mean, 95 % interval over these splits [for new patients], share of splits harmed"
+        lines += ["", f"paired gain of the federation in {metric.replace('_', ' ')}: {what}"]
+        lines.append(" " * 16 + "".join(f"{'over ' + arm:>30}" for arm in arms[1:]))
         lines += [
-            f"{name:<16}" + "".join(f"{gain(found, name, metric, arm):>26}" for arm in arms[1:]) for name in names
+            f"{name:<16}" + "".join(f"{gain(found, name, metric, arm):>30}" for arm in arms[1:]) for name in names
         ]
     lines.append("")
     lines.append("federation less the hospital's best solo model (by mean balanced accuracy)")

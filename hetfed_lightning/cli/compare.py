@@ -57,7 +57,7 @@ class CompareCLI(FederatedCLI):
 
     def compare(self) -> list[Outcome]:
         """Train every arm on every seed, print the table and write it."""
-        for noisy in ("lightning.pytorch", "hetfed_lightning.callbacks"):
+        for noisy in ("lightning.pytorch", "hetfed_lightning.callbacks", "hetfed_lightning.fleets"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         seeds = list(range(self.config.seeds)) if isinstance(self.config.seeds, int) else list(self.config.seeds)
         outcomes: list[Outcome] = []

@@ -35,25 +35,31 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval:
-    """Student's t interval of the mean: ``mean +- t * s / sqrt(n)``, t with n - 1 degrees of freedom.
+def mean_interval(values: Iterable[float], confidence: float = 0.95, *, test_to_train: float = 0.0) -> Interval:
+    """Student's t interval of the mean: ``mean +- t * s * sqrt(1 / n + r)``, t with n - 1 degrees of freedom.
 
-    It takes the values for independent and roughly normal, as differences between two trainings on the same seed
-    are. Repeats that divide one small data set anew share examples, so that their interval is somewhat too narrow
-    (Nadeau, Bengio 2003, Inference for the generalization error, section 3).
+    With r = 0 it takes the values for independent and roughly normal, as differences between two trainings on the same
+    seed are. Repeats that divide one small data set anew share examples: their interval speaks of these examples under
+    other divisions, and for new ones is too narrow. Nadeau and Bengio's correction widens it by ``r = test_to_train``.
 
     Args:
         values: Of any unit; those that are NaN are left out.
         confidence: How often the interval is to hold the true mean, in (0, 1).
+        test_to_train: Test examples over training examples of each division, at least 0.
 
     Returns:
         The interval; of a single width, zero, where all values are equal.
 
     Raises:
-        ValueError: If the confidence is not between 0 and 1.
+        ValueError: If the confidence is not between 0 and 1, or the ratio is negative.
+
+    Reference:
+        Nadeau and Bengio (2003), Inference for the generalization error, section 3, the corrected resampled t-test.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: expected a share between 0 and 1, such as 0.95, got {confidence}.")
+    if not test_to_train >= 0:
+        raise ValueError(f"test_to_train: expected a ratio of at least 0, got {test_to_train}.")
     found = [float(value) for value in values if not math.isnan(value)]
     if len(found) < 2:
         return Interval(found[0] if found else math.nan, math.nan, math.nan, len(found))
@@ -62,5 +68,5 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval
 
     quantile = float(stdtrit(len(found) - 1, (1 + confidence) / 2))
     mean = statistics.fmean(found)
-    half = quantile * statistics.stdev(found) / math.sqrt(len(found))
+    half = quantile * statistics.stdev(found) * math.sqrt(1 / len(found) + test_to_train)
     return Interval(mean, mean - half, mean + half, len(found))

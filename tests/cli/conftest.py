@@ -27,7 +27,8 @@ def _process_before_a_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     jsonargparse_common.parsing_settings.clear()
     jsonargparse_common.parsing_settings.update(settings)
     lightning.filters[:] = filters
-    logging.getLogger("hetfed_lightning.callbacks").setLevel(logging.NOTSET)  # `compare` quietens it.
+    for quietened in ("callbacks", "fleets"):  # By `compare`.
+        logging.getLogger(f"hetfed_lightning.{quietened}").setLevel(logging.NOTSET)
     package = logging.getLogger("hetfed_lightning")
     package.handlers.clear()
     package.propagate = True

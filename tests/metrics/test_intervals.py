@@ -18,6 +18,14 @@ def test_by_hand() -> None:
     assert not found.excludes_zero
 
 
+def test_divisions_of_one_data_set_are_worth_less_by_hand() -> None:
+    # The same three with r = 2 / 3: 4.3027 * 1 * sqrt(1 / 3 + 2 / 3).
+    found = mean_interval([1.0, 2.0, 3.0], test_to_train=2 / 3)
+    assert (found.low, found.high) == pytest.approx((2 - 4.30265, 2 + 4.30265), abs=1e-5)
+    with pytest.raises(ValueError, match="test_to_train: expected a ratio of at least 0, got -1"):
+        mean_interval([1.0, 2.0], test_to_train=-1)
+
+
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
 def test_against_scipy(values: list[float], confidence: float) -> None:
     if np.ptp(values) < 1e-6:

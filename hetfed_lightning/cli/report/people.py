@@ -84,6 +84,8 @@ def curves(subject: Subject) -> str:
     note = (
         f"Lines of seed {record.seed}; the dashed ones are means over participants and all seeds." if seeds > 1 else ""
     )
+    if not pieces:
+        note = "Nobody was measured after the rounds: the run had no validation sets."
     return section("Over rounds", paragraph(note), grid(pieces))
 
 
