@@ -39,6 +39,13 @@ MACHINE_PATH = re.compile(
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
+# What is committed of a notebook is always looked at; run are the first always, and the others with `-m slow`.
+each_run = pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] if number else []) for number, path in enumerate(NOTEBOOKS)],
+    ids=[path.stem for path in NOTEBOOKS],
+)
+
 
 def read(path: Path) -> Any:
     return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
@@ -99,7 +106,7 @@ def test_there_is_a_notebook() -> None:
 
 
 @pytest.mark.notebook
-@each_notebook
+@each_run
 def test_it_runs_from_top_to_bottom(path: Path, working: Path) -> None:
     notebook = read(path)
     run(notebook, working)
