@@ -99,8 +99,9 @@ def _ask(
         return
     predictions = participant.task.predictions(outputs)
     if kind == "regression":
-        pair = (participant.task.metric_target(target), predictions)
-        values.setdefault(name, []).append((pair[0].flatten().float().cpu(), pair[1].flatten().float().cpu()))
+        pair = (participant.in_own_unit(one) for one in (participant.task.metric_target(target), predictions))
+        true, predicted = (one.flatten().float().cpu() for one in pair)
+        values.setdefault(name, []).append((true, predicted))
         return
     if name not in matrices:
         # Other processes do not draw, and setting this later has no effect.

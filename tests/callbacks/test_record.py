@@ -21,6 +21,7 @@ from hetfed_lightning import (
 )
 from hetfed_lightning.callbacks.examined import MAX_POINTS, examine
 from hetfed_lightning.data import Examples
+from hetfed_lightning.layers import Standardise
 from hetfed_lightning.records import FILE, Record, RecordError
 from tests.federations import fit, line, tiny_data, tiny_federation, trainer, values
 
@@ -81,19 +82,23 @@ def test_the_record_holds_the_run_s_own_numbers(tmp_path: Path) -> None:
     assert [value for _, value in points] == pytest.approx([one["val_accuracy/a"] for one in heard.val])
 
 
-def test_a_regression_keeps_true_and_predicted_values(tmp_path: Path) -> None:
+@pytest.mark.parametrize("standardised", [False, True])
+def test_a_regression_keeps_true_and_predicted_values(tmp_path: Path, standardised: bool) -> None:
     drawn = values(2 * MAX_POINTS + 1, dtype=torch.float32)
     data = {"a": Examples(drawn.inputs, drawn.targets)}
     federation = Federation({"a": line()})
+    if standardised:  # The figures stay in the unit of the data.
+        federation["a"].target_transform = Standardise(None if drawn.targets is None or drawn.targets.ndim == 1 else 1)
     fit(federation, FederatedDataModule(data, data, batch_size=100), 1, RunRecord(str(tmp_path)))
     record = Record.read(tmp_path)
     true, predicted = record.residuals["a"]
     # 801 values, every third: 267, at most 400.
     assert drawn.targets is not None
-    assert true == pytest.approx(drawn.targets.flatten()[::3].tolist())
+    assert true == pytest.approx(drawn.targets.flatten()[::3].tolist(), abs=1e-5)
     assert isinstance(drawn.inputs, torch.Tensor)
     with torch.no_grad():
-        assert predicted == pytest.approx(federation["a"](drawn.inputs).flatten()[::3].tolist(), abs=1e-6)
+        own = federation["a"].predict(drawn.inputs).flatten()[::3].tolist()
+        assert predicted == pytest.approx(own, abs=1e-5)
     assert not record.confusions
 
 
