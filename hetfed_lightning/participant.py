@@ -319,8 +319,10 @@ class Participant(Borrower, L.LightningModule):
         Raises:
             ValueError: If a pattern matches nothing.
         """
-        fitted = {key for key in self.buffer_keys() if key.split(".")[0] in FITTED}
-        keys = [key for key in self.state_dict(keep_vars=True) if key not in fitted]
+        keys = list(self.state_dict(keep_vars=True))
+        if fitted := {key for key in keys if key.split(".")[0] in FITTED}:
+            fitted &= self.buffer_keys()
+            keys = [key for key in keys if key not in fitted]
         for pattern in self.shared:
             if pattern != "*" and not any(_matches(key, pattern) for key in keys):
                 found = ", ".join(sorted({key.split(".")[0] for key in keys})) or "no parameters"
