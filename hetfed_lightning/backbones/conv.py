@@ -12,14 +12,12 @@ Reference:
 
 from torch import Tensor, nn
 
-from hetfed_lightning.backbones.backbone import Backbone
-from hetfed_lightning.backbones.images import require_image
-from hetfed_lightning.layers.checks import require_positive
+from hetfed_lightning.backbones.images import ImageBackbone
 
 _SMALLEST_IMAGE = 4  # two poolings by two must leave a pixel
 
 
-class ConvBackbone(Backbone):
+class ConvBackbone(ImageBackbone):
     """Features of square images by two convolutions, each followed by ReLU and 2x2 maximum pooling.
 
     Args:
@@ -33,17 +31,7 @@ class ConvBackbone(Backbone):
     """
 
     def __init__(self, width: int = 16, out_features: int = 64, in_channels: int = 1, image_size: int = 28) -> None:
-        super().__init__()
-        owner = type(self).__name__
-        require_positive(owner, width=width, out_features=out_features, in_channels=in_channels)
-        if image_size < _SMALLEST_IMAGE:
-            raise ValueError(
-                f"{owner} expected image_size of at least {_SMALLEST_IMAGE}, got {image_size}: "
-                "enlarge the images, or use MLPBackbone"
-            )
-        self.out_features = out_features
-        self.in_channels = in_channels
-        self.image_size = image_size
+        super().__init__(width, out_features, in_channels, image_size, _SMALLEST_IMAGE)
         self.convolutions = nn.Sequential(
             nn.Conv2d(in_channels, width, kernel_size=3, padding=1),
             nn.ReLU(),
@@ -55,24 +43,8 @@ class ConvBackbone(Backbone):
         pixels_left = (image_size // 4) ** 2
         self.project_maps = nn.Linear(2 * width * pixels_left, out_features)
 
-    @property
-    def example_input_shape(self) -> tuple[int, ...]:
-        """``(in_channels, image_size, image_size)``."""
-        return (self.in_channels, self.image_size, self.image_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features of a batch of images.
-
-        Args:
-            x: Shape ``(B, in_channels, image_size, image_size)``.
-
-        Returns:
-            Shape ``(B, out_features)``, none of them negative.
-
-        Raises:
-            ValueError: If the images have another shape.
-        """
-        require_image(x, self.in_channels, self.image_size, owner=type(self).__name__)
+    def project(self, x: Tensor) -> Tensor:
+        """The maps, a weight for every place."""
         maps: Tensor = self.convolutions(x)
         features: Tensor = self.project_maps(maps.flatten(1))
-        return features.relu()
+        return features

@@ -1,8 +1,70 @@
-"""Square images of a fixed size: the one input of the convolutional backbones."""
+"""Square images of a fixed size: the one input of the convolutional backbones, and what these have in common."""
+
+from abc import abstractmethod
 
 from torch import Tensor
 
-from hetfed_lightning.layers.checks import shape_error
+from hetfed_lightning.backbones.backbone import Backbone
+from hetfed_lightning.layers.checks import require_positive, shape_error
+
+
+class ImageBackbone(Backbone):
+    """Features of square images; a subclass says how they come about.
+
+    Args:
+        width: Channels of the first convolution.
+        out_features: Width of the feature vectors.
+        in_channels: Channels per image, 1 for grey, 3 for colour.
+        image_size: Rows and columns per image, in pixels.
+        smallest: What ``image_size`` must be at least.
+
+    Raises:
+        ValueError: If a size is out of its range.
+    """
+
+    def __init__(self, width: int, out_features: int, in_channels: int, image_size: int, smallest: int = 1) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        require_positive(owner, width=width, out_features=out_features, in_channels=in_channels, image_size=image_size)
+        if image_size < smallest:
+            raise ValueError(
+                f"{owner} expected image_size of at least {smallest}, got {image_size}: enlarge the images, or use "
+                "MLPBackbone"
+            )
+        self.out_features = out_features
+        self.in_channels = in_channels
+        self.image_size = image_size
+
+    @property
+    def example_input_shape(self) -> tuple[int, ...]:
+        """``(in_channels, image_size, image_size)``."""
+        return (self.in_channels, self.image_size, self.image_size)
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Tensor:
+        """What becomes features by leaving out what is negative.
+
+        Args:
+            x: Shape ``(B, in_channels, image_size, image_size)``.
+
+        Returns:
+            Shape ``(B, out_features)``.
+        """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of a batch of images.
+
+        Args:
+            x: Shape ``(B, in_channels, image_size, image_size)``.
+
+        Returns:
+            Shape ``(B, out_features)``, none of them negative.
+
+        Raises:
+            ValueError: If the images have another shape.
+        """
+        require_image(x, self.in_channels, self.image_size, owner=type(self).__name__)
+        return self.project(x).relu()
 
 
 def require_image(x: Tensor, in_channels: int, image_size: int, *, owner: str) -> None:

@@ -11,14 +11,12 @@ Reference:
 
 from torch import Tensor, nn
 
-from hetfed_lightning.backbones.backbone import Backbone
-from hetfed_lightning.backbones.images import require_image
-from hetfed_lightning.layers.checks import require_positive
+from hetfed_lightning.backbones.images import ImageBackbone
 
 _SMALLEST_IMAGE = 2  # one pooling by two must leave a pixel
 
 
-class PeakBackbone(Backbone):
+class PeakBackbone(ImageBackbone):
     """Features of square images by two convolutions and the peak of each map.
 
     Args:
@@ -32,17 +30,7 @@ class PeakBackbone(Backbone):
     """
 
     def __init__(self, width: int = 8, out_features: int = 32, in_channels: int = 1, image_size: int = 28) -> None:
-        super().__init__()
-        owner = type(self).__name__
-        require_positive(owner, width=width, out_features=out_features, in_channels=in_channels)
-        if image_size < _SMALLEST_IMAGE:
-            raise ValueError(
-                f"{owner} expected image_size of at least {_SMALLEST_IMAGE}, got {image_size}: "
-                "enlarge the images, or use MLPBackbone"
-            )
-        self.out_features = out_features
-        self.in_channels = in_channels
-        self.image_size = image_size
+        super().__init__(width, out_features, in_channels, image_size, _SMALLEST_IMAGE)
         self.detectors = nn.Sequential(
             nn.Conv2d(in_channels, width, kernel_size=3, padding=1),
             nn.ReLU(),
@@ -52,24 +40,8 @@ class PeakBackbone(Backbone):
         )
         self.project_peaks = nn.Linear(2 * width, out_features)
 
-    @property
-    def example_input_shape(self) -> tuple[int, ...]:
-        """``(in_channels, image_size, image_size)``."""
-        return (self.in_channels, self.image_size, self.image_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features of a batch of images.
-
-        Args:
-            x: Shape ``(B, in_channels, image_size, image_size)``.
-
-        Returns:
-            Shape ``(B, out_features)``, none of them negative.
-
-        Raises:
-            ValueError: If the images have another shape.
-        """
-        require_image(x, self.in_channels, self.image_size, owner=type(self).__name__)
+    def project(self, x: Tensor) -> Tensor:
+        """The peak of each map, projected."""
         maps: Tensor = self.detectors(x)
         features: Tensor = self.project_peaks(maps.amax(dim=(2, 3)))
-        return features.relu()
+        return features

@@ -24,8 +24,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from hetfed_lightning.backbones.backbone import Backbone
-from hetfed_lightning.backbones.images import require_image
+from hetfed_lightning.backbones.images import ImageBackbone
 from hetfed_lightning.layers.checks import require_positive
 
 Norm = Literal["group", "batch", "none"]
@@ -81,7 +80,7 @@ class ResidualBlock(nn.Module):
         return (shortcut + residual).relu()
 
 
-class ResidualBackbone(Backbone):
+class ResidualBackbone(ImageBackbone):
     """Features of square images by a residual network with global average pooling.
 
     Args:
@@ -106,19 +105,15 @@ class ResidualBackbone(Backbone):
         image_size: int = 28,
         norm: Norm = "group",
     ) -> None:
-        super().__init__()
+        super().__init__(width, out_features, in_channels, image_size)
         owner = type(self).__name__
-        require_positive(owner, width=width, blocks=blocks, out_features=out_features)
-        require_positive(owner, in_channels=in_channels, image_size=image_size)
+        require_positive(owner, blocks=blocks)
         if not blocks:
             raise ValueError(f"{owner} expected one stage or more, got blocks={blocks}: set blocks=(1,) for one")
         if norm not in get_args(Norm):
             raise ValueError(
                 f"{owner} expected norm to be one of {get_args(Norm)}, got {norm!r}: set norm to one of them"
             )
-        self.out_features = out_features
-        self.in_channels = in_channels
-        self.image_size = image_size
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=norm == "none"),
             _normalisation(norm, width),
@@ -134,24 +129,8 @@ class ResidualBackbone(Backbone):
         self.stages = nn.Sequential(*stages)
         self.project_mean_map = nn.Linear(channels, out_features)
 
-    @property
-    def example_input_shape(self) -> tuple[int, ...]:
-        """``(in_channels, image_size, image_size)``."""
-        return (self.in_channels, self.image_size, self.image_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features of a batch of images.
-
-        Args:
-            x: Shape ``(B, in_channels, image_size, image_size)``.
-
-        Returns:
-            Shape ``(B, out_features)``, none of them negative.
-
-        Raises:
-            ValueError: If the images have another shape.
-        """
-        require_image(x, self.in_channels, self.image_size, owner=type(self).__name__)
+    def project(self, x: Tensor) -> Tensor:
+        """The mean of each map, projected."""
         maps: Tensor = self.stages(self.stem(x))
         features: Tensor = self.project_mean_map(maps.mean(dim=(2, 3)))
-        return features.relu()
+        return features
