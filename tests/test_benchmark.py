@@ -112,7 +112,7 @@ def test_every_peer_has_an_adapter() -> None:
 # One training on both sides
 
 
-@pytest.mark.parametrize("name", ["tabular-20", "gru-4", "four"])
+@pytest.mark.parametrize("name", ["tabular-20", "gru-4", pytest.param("four", marks=pytest.mark.slow)])
 def test_the_plain_loop_trains_what_the_federation_trains(name: str) -> None:
     record = train_pair(small(name), How(rounds=2, bare=True))
     assert len(record.seconds) == len(record.plain) == 2

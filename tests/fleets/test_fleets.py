@@ -404,6 +404,7 @@ def test_whoever_measures_in_a_way_of_its_own_is_asked_to() -> None:
     assert "val_global_loss/a" not in made.callback_metrics
 
 
+@pytest.mark.slow
 def test_a_compiled_step_of_all_agrees() -> None:
     ends = []
     for engine, compile_ in (("sequential", False), ("vmap", {"backend": "aot_eager"})):
