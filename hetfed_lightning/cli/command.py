@@ -51,6 +51,8 @@ class FederatedCLI(LightningCLI):
     """
 
     model: Federation
+    prog = "hetfed"
+    description = DESCRIPTION
 
     def __init__(self, args: Sequence[str], *, run: bool = True) -> None:
         super().__init__(
@@ -65,7 +67,12 @@ class FederatedCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "hetfed", "description": DESCRIPTION, "exit_on_error": False, "allow_abbrev": False},
+            parser_kwargs={
+                "prog": self.prog,
+                "description": self.description,
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            },
             args=list(args),
             run=run,
         )
@@ -163,6 +170,8 @@ class FederatedCLI(LightningCLI):
     def _report(self, stage: str) -> None:
         metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
         table = participants_table(metrics, self.model.everyone(), stage)
+        if not table.rows and stage == "val":
+            log.info("Nobody was measured: there are no validation sets. `hetfed test` measures on test sets.")
         if table.rows and self.trainer.is_global_zero:
             what = {"val": "Validation", "test": "Test"}[stage]
             log.info("\n%s (own: each participant's own data; global: everyone's)\n\n%s\n", what, table.text())

@@ -24,6 +24,7 @@ from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.rosters import CHECKPOINT, CONFIG, config_of_run, tell_how_to_go_on
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.partitioned import PartitionedDataModule
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.membership import members_of, with_member
 from hetfed_lightning.participant import participant_state
@@ -31,13 +32,29 @@ from hetfed_lightning.rounds import FederatedCallback, Phase
 
 log = logging.getLogger(__name__)
 
+DEALT = (
+    "%s deals one pool out to everybody: with one participant more all have other examples than those that they "
+    "trained on, and what is measured here is of a simulation. Data with names of its own stays as it is."
+)
+
 
 class JoinCLI(FederatedCLI):
-    """Options of ``hetfed join``; makes nothing until :meth:`join` is called."""
+    """Options of ``hetfed join``; makes nothing until :meth:`join` is called.
+
+    Attributes:
+        given: Participants that the newcomer's configuration names.
+    """
+
+    prog = "hetfed join"
+    description = """A participant joins a trained federation: `hetfed join --ckpt_path run.ckpt -c newcomer.yaml`. Its
+configuration is laid over that of the run, which is found beside the checkpoint; it trains alone for trainer.max_epochs
+rounds, the others stay as they are, and OUTPUT receives a checkpoint and a configuration of all."""
+    given: Sequence[str] = ()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of joining."""
         super().add_arguments_to_parser(parser)
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="The trained federation's checkpoint.")
         parser.add_argument("--output", type=str, default="joined", help="Folder of the new checkpoint.")
 
     def instantiate_classes(self) -> None:
@@ -80,6 +97,8 @@ class JoinCLI(FederatedCLI):
                 "before the newcomer's."
             )
         new = [name for name in names if name not in there]
+        if not new and (taken := [name for name in self.given if name in there]):
+            raise ConfigError(f"-c: {taken[0]!r} is in {ckpt_path} already; give the newcomer another name.")
         if len(new) != 1:
             found = ", ".join(new) or "none"
             raise ConfigError(
@@ -104,7 +123,8 @@ class JoinCLI(FederatedCLI):
             joined = with_member(checkpoint, read_checkpoint(file), name)
         torch.save(joined, folder / CHECKPOINT)
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        config.pop("output", None)
+        for option in ("output", "ckpt_path"):
+            config.pop(option, None)
         _place(config["model"]["participants"], name)["joins_at"] = 0
         (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         tell_how_to_go_on(folder)
@@ -127,7 +147,9 @@ def join_command(arguments: Sequence[str]) -> Path:
     if not found.configs:
         raise ConfigError("-c: give the newcomer's configuration, a file with model.participants.NAME.")
     base = [] if set(there) <= set(_names_in(found.configs)) else ["-c", str(config_of_run(ckpt_path))]
-    return JoinCLI([*base, *rest], run=False).join(ckpt_path)
+    cli = JoinCLI([*base, *rest], run=False)
+    cli.given = sorted(_names_in(found.configs))
+    return cli.join(ckpt_path)
 
 
 def _option(arguments: list[str], option: str, meaning: str) -> str:
@@ -189,6 +211,8 @@ def _taken_out(everyone: Federation, name: str) -> Any:
 
 def _restrict(data: FederatedDataModule, name: str, there: tuple[str, ...]) -> None:
     """Have the data module give the newcomer's data alone."""
+    if isinstance(data, PartitionedDataModule):
+        log.warning(DEALT, type(data).__name__)
     whole = data.load((*there, name))
     if name not in whole.train:
         raise ConfigError(f"data: there is no training set for {name!r}{did_you_mean(name, list(whole.train))}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs
 from hetfed_lightning.cli.rosters import CHECKPOINT, CONFIG, config_of_run, tell_how_to_go_on
 from hetfed_lightning.membership import without_member
+
+log = logging.getLogger(__name__)
 
 
 def leave_command(arguments: Sequence[str]) -> Path:
@@ -40,6 +43,11 @@ def leave_command(arguments: Sequence[str]) -> Path:
             "be taken out of its group; list the participants one by one."
         )
     del participants[options.participant]
+    if "partition" in (config.get("data") or {}).get("init_args", {}):
+        log.warning(
+            "The data is dealt out of one pool: with one participant less all have other examples than those that they "
+            "trained on. Data with names of its own stays as it is."
+        )
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(left, folder / CHECKPOINT)

@@ -15,10 +15,9 @@ CONFIG = "config.yaml"
 
 def tell_how_to_go_on(folder: Path) -> None:
     """Say which command trains everyone who is there now."""
-    log.info(
-        "Written: %s, %s. Everyone goes on by\n  hetfed fit -c %s --ckpt_path %s --trainer.max_epochs ROUNDS",
-        folder / CHECKPOINT, folder / CONFIG, folder / CONFIG, folder / CHECKPOINT,
-    )  # fmt: skip
+    log.info("Written: %s, %s", folder / CHECKPOINT, folder / CONFIG)
+    log.info("Everyone goes on, until so many rounds have been trained in all, by")
+    log.info("  hetfed fit -c %s --ckpt_path %s --trainer.max_epochs ROUNDS", folder / CONFIG, folder / CHECKPOINT)
 
 
 def config_of_run(ckpt_path: str) -> Path:

@@ -117,7 +117,7 @@ def read_inputs(rows: Rows, features: Sequence[str], missing: Literal["mean", "d
     columns = {name: _as_numbers(rows.frame[name]) for name in features}
     text = [name for name, values in columns.items() if values is None]
     if text:
-        shown = ", ".join(f"{name!r} (as {next(iter(rows.frame[name].dropna()), '')!r})" for name in text)
+        shown = ", ".join(f"{name!r} ({_first_text(rows.frame[name])})" for name in text)
         raise DataError(
             f"{rows.path}: expected numbers in column {shown}, got text or dates: one-hot encode it, drop "
             "it, or list the features to leave it out"
@@ -261,3 +261,13 @@ def _as_float32(rows: Rows, names: Sequence[str], values: Floats) -> Tensor:
         narrowed = values.astype(np.float32)
     _refuse_infinite(rows, names, narrowed)
     return torch.from_numpy(narrowed)
+
+
+def _first_text(column: Any) -> str:
+    """The first value of a column that is no number, and its row, counted from 1 below the header."""
+    for row, value in column.dropna().items():
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            return f"{value!r} in row {row + 1}"
+    return f"as {next(iter(column.dropna()), '')!r}"
