@@ -119,7 +119,7 @@ rounds, the others stay as they are, and OUTPUT receives a checkpoint and a conf
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as temporary:
             file = Path(temporary) / "newcomer.ckpt"
-            self.trainer.save_checkpoint(file)
+            self.trainer.save_checkpoint(file, weights_only=False)
             joined = with_member(checkpoint, read_checkpoint(file), name)
         torch.save(joined, folder / CHECKPOINT)
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))

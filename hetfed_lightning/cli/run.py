@@ -27,7 +27,7 @@ from hetfed_lightning.federation import Federation
 BAD_INPUT = 2
 COMMANDS = ("fit", "validate", "test", "predict", "compare", "export", "join", "leave", "report")
 DEBUG = "HETFED_DEBUG"
-NOISE = ("Tip:", "already configured with model summary callbacks", "`weights_only` was not set")
+NOISE = ("Tip:", "already configured with model summary callbacks")
 """Of what Lightning tells at every start, what a user did not ask for and can do nothing about."""
 
 
