@@ -1,6 +1,7 @@
 """Newcomers and what they take over, in a run and afterwards; participants who leave."""
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -262,3 +263,25 @@ def test_what_cannot_be_taken_over_is_refused_by_name(newcomer: hf.Participant, 
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"transfer.{next(iter(settings))}: expected"):
         hf.Transfer(**settings)
+
+
+def test_a_run_resumes_bit_exactly_while_somebody_is_frozen_and_after_somebody_left(tmp_path: Path) -> None:
+    def made() -> hf.Federation:
+        L.seed_everything(5, verbose=False)
+        transfer = hf.Transfer(frozen_rounds=2, learning_rate_ratio=0.5)
+        momentum: dict[str, Any] = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.2, momentum=0.9)}
+        new = member(joins_at=1, transfer=transfer, **momentum)
+        return hf.Federation({"a": member(**momentum), "gone": member(leaves_at=2, **momentum), "new": new})
+
+    module, whole, halved = data("a", "gone", "new"), made(), made()
+    fit(whole, module, 5, hf.BackboneAveraging())
+    trainer = fit(halved, data("a", "gone", "new"), 2, hf.BackboneAveraging())
+    trainer.save_checkpoint(tmp_path / "half.ckpt", weights_only=False)
+    resumed = made()
+    trainer = L.Trainer(
+        max_epochs=5, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[hf.BackboneAveraging()],
+    )  # fmt: skip
+    trainer.fit(resumed, datamodule=data("a", "gone", "new"), ckpt_path=tmp_path / "half.ckpt")
+    for key, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[key]), key
