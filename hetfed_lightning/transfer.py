@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from hetfed_lightning.aggregation import weighted_mean
 
 if TYPE_CHECKING:
@@ -140,4 +142,4 @@ def inherited_state(newcomer: Participant, others: Mapping[str, Participant]) ->
     if not kin:
         return {}, []
     states = [others[name].state_of(keys) for name in kin]
-    return weighted_mean(states, states[0][keys[0]].new_ones(len(kin)).double()), kin
+    return weighted_mean(states, torch.ones(len(kin), dtype=torch.float64)), kin

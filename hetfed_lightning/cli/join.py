@@ -27,7 +27,7 @@ from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.data.partitioned import PartitionedDataModule
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.membership import members_of, with_member
-from hetfed_lightning.participant import participant_state
+from hetfed_lightning.participant import Participant, participant_state
 from hetfed_lightning.rounds import FederatedCallback, Phase
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ def _trained(
     return source, None
 
 
-def _taken_out(everyone: Federation, name: str) -> Any:
+def _taken_out(everyone: Federation, name: str) -> Participant:
     participant = everyone[name]
     del everyone.participants[name]
     participant.detach()

@@ -285,9 +285,8 @@ class FederatedDataModule(L.LightningDataModule):
                 ("everyone's test set", data.global_test),
             )
         ]
-        if isinstance(
-            everyones[0], Examples
-        ):  # What everyone may see is inputs alone; whether a NaN is a gap was said.
+        if isinstance(everyones[0], Examples):
+            # What everyone may see is inputs alone; whether a NaN is a gap was said when they were made.
             everyones[0] = Examples(everyones[0].inputs, missing=True)
         train, val = by_name(data.train, "training"), by_name(data.val, "validation")
         return FederatedData(train, val, by_name(data.test, "test"), *everyones)
