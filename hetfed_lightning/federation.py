@@ -14,7 +14,7 @@ from hetfed_lightning.backward import go_backward, is_heard
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.progress import take_lightnings_place
 from hetfed_lightning.checkpointing.compact import compact
-from hetfed_lightning.checkpointing.reading import name_faults
+from hetfed_lightning.checkpointing.plugin import make_safe
 from hetfed_lightning.checkpointing.resume import (
     check_architectures,
     own_parts,
@@ -235,7 +235,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             self.logbook.forget_rows()
             self.fleets.forget()
             self.roster.begin()
-        name_faults(self.trainer)
+        make_safe(self.trainer)
         self.ranks = ranks_of(self)
         for participant in self.everyone().values():
             participant.trainer = self.trainer

@@ -108,16 +108,16 @@ class FederatedCLI(LightningCLI):
                 f"--model.participants.{found.participants[0][0]}: give the configuration with -c as well."
             )
         self.config = parser.parse_args([*command, *arguments])
-        self._guard_checkpoint(self.config.get(command[0]) if command else None)
+        self._guard_checkpoint(self.config.get(command[0]) if command else None, resuming=command == ["fit"])
 
     @staticmethod
-    def _guard_checkpoint(settings: Any) -> None:
+    def _guard_checkpoint(settings: Any, *, resuming: bool) -> None:
         """Check the file before anything is made. Lightning would run the code in one that it fetches by URL."""
         if settings is None or "ckpt_path" not in settings:
             return
         path = settings.ckpt_path
         if path not in {None, *RESERVED} and "://" not in str(path) and settings.weights_only is not False:
-            check_checkpoint(str(path))
+            check_checkpoint(str(path), resuming=resuming)
         if settings.weights_only is None:
             settings.weights_only = True
 
