@@ -18,4 +18,23 @@ PROMISES = (
             ),
         ),
     ),
+    Promise(
+        "size",
+        "a lie about size is bounded, and what is no size is refused by name",
+        "1e12 examples claimed to the average and to both ensembles that count; True, -9, NaN, infinity, 1.5, text",
+        (
+            Mutation(
+                "hetfed_lightning/aggregation/shares.py",
+                "return bounded.clamp(max=bound)",
+                "return bounded",
+                ("tests/aggregation/test_shares.py", "tests/callbacks/test_backbone_averaging.py"),
+            ),
+            Mutation(
+                "hetfed_lightning/aggregation/shares.py",
+                "if isinstance(claimed, bool) or not whole or int(claimed) < 0:",
+                "if not whole:",
+                ("tests/aggregation/test_shares.py",),
+            ),
+        ),
+    ),
 )
