@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
 from lightning.fabric.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
@@ -188,9 +186,9 @@ def _safe(plugin: CheckpointIO | None) -> CheckpointIO:
 
 
 def _local(path: Any) -> Path | None:
-    """A path as a local file; None for anything else."""
-    filesystem, found = url_to_fs(str(path))
-    return Path(found) if isinstance(filesystem, LocalFileSystem) else None
+    """A path as a local file; None for an address."""
+    text = str(path).removeprefix("file://")
+    return None if "://" in text or "::" in text else Path(text).expanduser()
 
 
 def _age(file: Path) -> float:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -38,11 +38,11 @@ class UnreadableCheckpointError(ValueError):
         super().__init__(f"{path} cannot be read: {found}. Use another checkpoint.")
 
 
-def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", **options: Any) -> dict[str, Any]:
+def read_checkpoint(path: str | Path | BinaryIO, *, map_location: Any = "cpu", **options: Any) -> dict[str, Any]:
     """A checkpoint's content, whose hash is checked; none of its code runs.
 
     Args:
-        path: A local file.
+        path: A local file, or one that is open.
         map_location: Device of the tensors, as for ``torch.load``.
         options: Further ones of ``torch.load``.
 

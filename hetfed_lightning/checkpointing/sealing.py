@@ -16,7 +16,7 @@ import os
 import struct
 import threading
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, BinaryIO, Self, cast
 
 import torch
 
@@ -25,12 +25,15 @@ from hetfed_lightning.checkpointing.atomic import atomic_file, write_all
 MARK = b"hetfed sha256 "
 """Begins the comment, followed by 64 hexadecimal digits."""
 
-SEAL = len(MARK) + 64
+HASH = 64
+"""Digits of the hash."""
+
+SEAL = len(MARK) + HASH
 """Bytes of the whole comment."""
 
-ARCHIVE, END, END_LENGTH = b"PK\x03\x04", b"PK\x05\x06", 22
-"""How a zip archive begins; how its last record begins, which the comment follows; the record's bytes (APPNOTE 4.3.16).
-Its last two are the comment's length."""
+ARCHIVE, END, END_LENGTH, NO_COMMENT = b"PK\x03\x04", b"PK\x05\x06", 22, b"\0\0"
+"""How a zip archive begins; how its last record begins, which the comment follows, and how many bytes it has; the last
+two of them, the comment's length, where there is none (APPNOTE.TXT of PKWARE, 4.3.7 and 4.3.16)."""
 
 BLOCK = 1 << 20
 """Bytes that are written, or read, at once."""
@@ -54,29 +57,36 @@ def write_checkpoint(content: Any, path: str | Path) -> None:
         OSError: If it cannot be written; what was at ``path`` is as it was.
     """
     with atomic_file(path) as file, SealingFile(file) as sealing:
-        torch.save(content, sealing)
+        torch.save(content, cast("IO[bytes]", sealing))
 
 
-def is_sealed(path: str | Path) -> bool:
-    """Whether a file carries a seal. The whole file is read.
+def is_sealed(file: str | Path | BinaryIO) -> bool:
+    """Whether a file carries a seal. All of it is read.
+
+    Args:
+        file: A path, or an open file, which is left at its beginning.
 
     Raises:
         DamagedFileError: If the seal is broken, or it once had one.
         OSError: If it cannot be read.
     """
-    with Path(path).open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - SEAL))
-        comment = file.read()
+    if isinstance(file, str | Path):
+        with Path(file).open("rb") as opened:
+            return is_sealed(opened)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - SEAL))
+    end = file.read(SEAL)
+    file.seek(0)
+    if size > SEAL and end.startswith(MARK):
+        if _hash_of(file, size - HASH) != end[len(MARK) :]:
+            raise DamagedFileError("its SHA-256 is not the one that was written with it")
         file.seek(0)
-        if size > SEAL and comment.startswith(MARK):
-            if _hash_of(file, size - 64) != comment[len(MARK) :]:
-                raise DamagedFileError("its SHA-256 is not the one that was written with it")
-            return True
-        if file.read(len(ARCHIVE)) == ARCHIVE:
-            end = comment[-END_LENGTH:]
-            if not (end.startswith(END) and end.endswith(b"\0\0")):
-                raise DamagedFileError("its end is missing or altered")
+        return True
+    if ARCHIVE.startswith(file.read(len(ARCHIVE))) and not (
+        end[-END_LENGTH:].startswith(END) and end.endswith(NO_COMMENT)
+    ):
+        raise DamagedFileError("its end is missing or altered")
+    file.seek(0)
     return False
 
 

@@ -121,6 +121,9 @@ class FederatedCLI(LightningCLI):
         if settings.weights_only is None:
             settings.weights_only = True
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: a federation is made of its configuration alone, and a damaged file may yet be gone back from."""
+
     def instantiate_classes(self) -> None:
         """Make the classes; the monitor and the run's record show the resolved configuration."""
         self.set_threads()
