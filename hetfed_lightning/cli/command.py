@@ -14,6 +14,7 @@ import yaml
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from hetfed_lightning.callbacks import FederatedProgressBar, FederationMonitor, RunRecord
 from hetfed_lightning.cli.allowlist import restrict_imports
@@ -192,6 +193,22 @@ class FederatedCLI(LightningCLI):
     def _warn_untrained(self, ckpt_path: Any) -> None:
         if ckpt_path is None:
             log.warning("No --ckpt_path was given: these are networks that nobody has trained.")
+
+    def fit(self, **arguments: Any) -> None:
+        """Train; if a signal ends that, say which command goes on."""
+        try:
+            self.trainer.fit(**arguments)
+        except SIGTERMException:
+            self._tell_how_to_go_on()
+            raise
+
+    def _tell_how_to_go_on(self) -> None:
+        preemption = self.model.preemption
+        if preemption is None or preemption.file is None:
+            return
+        config = Path(preemption.file).parent.parent / "config.yaml"
+        found = f"-c {config}" if config.is_file() else "-c YOUR.yaml"
+        log.info("To go on:\n  %s fit %s --ckpt_path %s", self.prog, found, preemption.file)
 
     def validate(self, **arguments: Any) -> None:
         """Validate, and show one table instead of a block per loader."""
