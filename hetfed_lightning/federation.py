@@ -276,10 +276,13 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         """Tell the participants."""
         if self._before_validation:
             settle_validation(self.trainer)
-            self._before_validation = False
         skip_empty_validation(self.trainer)
         super().on_train_start()
         self.ranks.begin()
+        if self._before_validation:
+            self.adding = [one for one in federated_callbacks(self.trainer) if one.adds_to_loss(self)]
+            self.fleets.take_seats(self)
+            self._before_validation = False
         self.round_is_open = False
         Federation.trained_in_this_process = True
 

@@ -158,6 +158,7 @@ print("fit has ended")
 """
 
 
+@pytest.mark.slow
 def test_a_program_ends_with_143_and_does_nothing_more(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     program = subprocess.Popen(
