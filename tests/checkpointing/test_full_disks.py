@@ -24,7 +24,7 @@ from hetfed_lightning.checkpointing.plugin import intact_files
 from hetfed_lightning.checkpointing.sealing import is_sealed
 from tests.conftest import Tally
 from tests.federations import equal, examples, fit, state_of, tiny_data, tiny_federation, tiny_participant, trainer
-from tests.strategies.launching import fork
+from tests.strategies.launching import codes, fork
 
 # The run that is resumed keeps no checkpoints; the one before it did.
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks:UserWarning")
@@ -172,10 +172,9 @@ def test_two_ranks_go_on(tmp_path: Path) -> None:
         assert equal(state_of(straight), state_of(made))
 
     processes = fork(2, tmp_path, run)
-    for process in processes:
-        process.join(60)
+    ended = codes(processes)
     said = [(tmp_path / f"rank_{rank}.log").read_text() for rank in range(2)]
-    assert [process.exitcode for process in processes] == [0, 0], "\n".join(said)
+    assert ended == [0, 0], "\n".join(said)
     assert sorted(path.name for path in (tmp_path / "full").iterdir()) == ["epoch=1-step=8.ckpt", "last.ckpt"]
     assert all(is_sealed(path) for path in (tmp_path / "full").iterdir())
 

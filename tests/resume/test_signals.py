@@ -22,7 +22,7 @@ from tests.cli.commands import hetfed, put, tiny, written
 from tests.conftest import Tally
 from tests.federations import state_of, tiny_data, tiny_federation, tiny_participant, trainer
 from tests.resume.runs import Run, Setup, differences, same_run
-from tests.strategies.launching import fork
+from tests.strategies.launching import codes, fork
 
 pytestmark = [
     pytest.mark.promise("sigterm"),
@@ -206,10 +206,9 @@ def test_all_ranks_stop_where_one_is_told(told: int, hook: str, count: int, tmp_
         Run(make(lambda: Told(hook, count, rank=told)), ROUNDS, every=ModelCheckpoint(tmp_path / "kept"), **settings)
 
     processes = fork(2, tmp_path, run)
-    for process in processes:
-        process.join(60)
+    ended = codes(processes)
     said = [(tmp_path / f"rank_{rank}.log").read_text() for rank in range(2)]
-    assert [process.exitcode for process in processes] == [TERMINATED, TERMINATED], "\n".join(said)
+    assert ended == [TERMINATED, TERMINATED], "\n".join(said)
     path = tmp_path / "kept" / "last-interrupted.ckpt"
     assert count <= batches_of(path) < ROUNDS * BATCHES
     assert differences(state_of(straight.federation), state_of(Run(make(), ROUNDS, resume=path).federation)) == []
