@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from hetfed_lightning.aggregation import AggregationFunction, AggregationRule, check_states, weighted_mean
 from hetfed_lightning.callbacks.proximal import Proximal
+from hetfed_lightning.callbacks.server_optimizer import ServerOptimizer
 from hetfed_lightning.callbacks.shared_states import SharedStates
 from hetfed_lightning.callbacks.sharing import SharingGroup, sharing_groups, sharing_report, split_layers
 from hetfed_lightning.data.names import of_member
-from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.metrics import payload_bytes, state_divergence
 from hetfed_lightning.rounds import FederatedCallback, Phase
@@ -113,7 +113,7 @@ class BackboneAveraging(FederatedCallback):
         self.groups: list[SharingGroup] = []
         self.report = ""
         self._shared = SharedStates()
-        self._servers: dict[str, _Server] = {}
+        self._servers: dict[str, ServerOptimizer] = {}
         self._server_states: dict[str, Any] = {}
         self._proximal = Proximal()
 
@@ -256,7 +256,7 @@ class BackboneAveraging(FederatedCallback):
             parameters = {name for name, _ in participant.named_parameters()}
             # A checkpoint's shared state lies on the CPU.
             here = {key: previous[key].to(aggregate[key].device) for key in group.keys if key in parameters}
-            server = _Server(here, self.server_optimizer)
+            server = ServerOptimizer(here, self.server_optimizer)
             if group.name in self._server_states:
                 server.optimizer.load_state_dict(self._server_states.pop(group.name))
             self._servers[group.name] = server
@@ -315,24 +315,3 @@ class BackboneAveraging(FederatedCallback):
         self._shared.load_state_dict(state_dict["shared"])
         self._server_states = dict(state_dict["servers"])
         self._servers = {}
-
-
-class _Server:
-    """A torch optimizer on the shared parameters, whose gradient is the averaged change with its sign turned.
-
-    It computes in float32 at least: half precision has no room for its averages of gradients and their squares.
-    """
-
-    def __init__(self, state: Mapping[str, Tensor], factory: OptimizerCallable) -> None:
-        self.parameters = {key: nn.Parameter(at_least_float32(tensor).clone()) for key, tensor in state.items()}
-        self.optimizer = factory(list(self.parameters.values()))
-
-    @torch.no_grad()
-    def step(self, previous: Mapping[str, Tensor], aggregate: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        for key, parameter in self.parameters.items():
-            parameter.copy_(previous[key])
-            parameter.grad = parameter - aggregate[key]
-        self.optimizer.step()
-        return {
-            key: parameter.detach().to(previous[key].dtype, copy=True) for key, parameter in self.parameters.items()
-        }
