@@ -61,6 +61,8 @@ def _page(promises: dict[str, list[Promise]], tallies: dict[str, Tally], *, full
     parts = [HEAD, f"Made by `{command}` on {when}: {machine}.\n"]
     for area, found in promises.items():
         parts += [f"## {area}\n", *rows(found, tallies), ""]
+        told = [f"- {one.says}: {line}." for one in found if one.key in tallies for line in tallies[one.key].measured]
+        parts += ["Measured beside:\n", *told, ""] if told else []
     if skipped := sorted({name for tally in tallies.values() for name in tally.skipped}):
         parts += ["Not run on this machine:\n", *(f"- `{name}`" for name in skipped), ""]
     return "\n".join(parts)
