@@ -31,5 +31,10 @@ class AggregationRule(ABC):
             bool tensors take the maximum over participants.
 
         Raises:
-            ValueError: If two states disagree or the weights do not fit (see `check_states`).
+            ValueError: If two states disagree or the weights do not fit (see `check_states`), or there are fewer than
+                `least_participants`.
         """
+
+    def least_participants(self) -> int:
+        """Return how few participants the rule can do with; 1 unless it needs others to compare with."""
+        return 1
