@@ -7,6 +7,7 @@ file: the tests find it by walking this package.
 
 from __future__ import annotations
 
+from hetfed_lightning.aggregation.clipping import clip_updates
 from hetfed_lightning.aggregation.coordinate_median import coordinate_median
 from hetfed_lightning.aggregation.geometric_median import GeometricMedian
 from hetfed_lightning.aggregation.multi_krum import MultiKrum
@@ -23,6 +24,7 @@ __all__ = [
     "State",
     "TrimmedMean",
     "check_states",
+    "clip_updates",
     "coordinate_median",
     "weighted_mean",
 ]

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,6 +148,54 @@ def test_who_made_no_step_receives_but_does_not_contribute() -> None:
     )
     for weights in after:
         torch.testing.assert_close(weights, (before[0] + before[2]) / 2)
+
+
+# Clipping
+
+
+class Away(Participant):
+    """Says that its weights are a million more than they are."""
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        with torch.no_grad():
+            self.get_parameter("backbone.0.weight").add_(1e6)
+
+
+def test_an_update_is_clipped_to_the_bound() -> None:
+    boosted = Away(nn.Sequential(nn.Linear(4, 5), nn.ReLU()), nn.Linear(5, 3), optimizer=sgd(0.0))
+    federation = Federation(still().members() | {"b": boosted})
+    averaging, seen = BackboneAveraging(weighting="uniform", max_update_norm=0.6), Snapshots()
+    trained = fit(federation, tiny_data(evaluated=False), 2, averaging, seen)
+    for start, end in zip(seen.starts, seen.ends, strict=True):
+        # Two of three stand still, and the third moves by 0.6: the mean moves by 0.2.
+        moved = part(end["a"], "backbone")["backbone.0.weight"] - part(start["a"], "backbone")["backbone.0.weight"]
+        assert float(moved.norm()) == pytest.approx(0.2, rel=1e-5)
+        assert equal(part(end["a"], "backbone"), part(end["b"], "backbone"))
+    assert trained.callback_metrics["federation/clipped"] == pytest.approx(1 / 3)
+
+
+def test_a_bound_that_nobody_reaches_changes_nothing() -> None:
+    ends = []
+    for bound in (None, 1e9):
+        federation = tiny_federation()
+        trained = fit(federation, tiny_data(evaluated=False), 2, BackboneAveraging(max_update_norm=bound))
+        ends.append(state_of(federation))
+        assert trained.callback_metrics.get("federation/clipped") == (None if bound is None else 0.0)
+    assert equal(*ends)
+
+
+def test_clipping_goes_on_after_a_checkpoint(tmp_path: Path) -> None:
+    ends = []
+    for stop in (None, 1):
+        federation, averaging = tiny_federation(), BackboneAveraging(max_update_norm=0.01)
+        trained = fit(federation, tiny_data(evaluated=False), stop or 2, averaging)
+        if stop:
+            trained.save_checkpoint(tmp_path / "one.ckpt")
+            federation = tiny_federation()
+            again = BackboneAveraging(max_update_norm=0.01)
+            fit(federation, tiny_data(evaluated=False), 2, again, ckpt_path=tmp_path / "one.ckpt")
+        ends.append(state_of(federation))
+    assert equal(*ends)
 
 
 # When
@@ -323,6 +372,8 @@ def test_state_round_trip() -> None:
         ({"proximal": -0.1}, "proximal: expected a finite weight of at least 0, got -0.1"),
         ({"proximal": float("inf")}, "got inf"),
         ({"proximal": float("nan")}, "got nan"),
+        ({"max_update_norm": 0.0}, "max_update_norm: expected a finite norm above 0, got 0.0"),
+        ({"max_update_norm": 1.0, "synchronise_start": False}, "with synchronise_start=False the first round has none"),
         ({"weighting": "sample"}, "expected 'samples', 'uniform' or weights by name, got 'sample'"),
     ],
 )
