@@ -57,15 +57,15 @@ class MultiKrum(AggregationRule):
 
     Args:
         faulty: Share in [0, 0.5) of the participants that may be faulty.
-        keep: How many are averaged, at least 1: 1 is Krum. None keeps ``K - f - 2``, the most for which resilience is
-            proven. More than ``K - f`` are never kept.
+        keep: How many are averaged, at least 1: 1 is Krum. None, and more than that, keeps ``K - f``, as in the paper's
+            experiments; a proof there is for up to ``K - f - 2``, which is costlier where participants' data differ.
 
     Raises:
         ValueError: If a setting is out of its range.
 
     Reference:
         Blanchard et al. (2017), as in `krum_scores`, section 5; Damaskinos, El Mhamdi, Guerraoui, Guirguis, Rouault
-        (2019). AggregaThor: Byzantine machine learning via robust gradient aggregation. SysML, for ``K - f - 2``.
+        (2019). AggregaThor: Byzantine machine learning via robust gradient aggregation. MLSys, for the proof.
     """
 
     def __init__(self, faulty: float = 0.2, keep: int | None = None) -> None:
@@ -75,7 +75,7 @@ class MultiKrum(AggregationRule):
                 "no rule stands a half of them"
             )
         if keep is not None and keep < 1:
-            raise ValueError(f"expected keep of at least 1, or None for K - f - 2, got {keep}: use 1 for Krum")
+            raise ValueError(f"expected keep of at least 1, or None for K - f, got {keep}: use 1 for Krum")
         self.faulty = faulty
         self.keep = keep
 
@@ -133,6 +133,6 @@ class MultiKrum(AggregationRule):
         check_states(states, weights)
         faulty = self.tolerated(len(states))
         most = len(states) - faulty
-        count = most - 2 if self.keep is None else min(self.keep, most)
+        count = most if self.keep is None else min(self.keep, most)
         kept = sorted(self.ranking(states)[:count])
         return weighted_mean([states[k] for k in kept], torch.ones(count))

@@ -38,9 +38,9 @@ def test_by_hand() -> None:
     states, weights = on_a_line(*LINE), torch.ones(5)
     assert MultiKrum(0.2).ranking(states) == [1, 0, 2, 3, 4]
     assert MultiKrum(0.2, keep=1)(states, weights)["w"].item() == 1.0  # Krum
-    assert MultiKrum(0.2)(states, weights)["w"].item() == 0.5  # K - f - 2 = 2 of them
-    assert MultiKrum(0.2, keep=4)(states, weights)["w"].item() == 2.5
-    assert MultiKrum(0.2, keep=9)(states, weights)["w"].item() == 2.5  # never more than K - f
+    assert MultiKrum(0.2, keep=2)(states, weights)["w"].item() == 0.5
+    assert MultiKrum(0.2)(states, weights)["w"].item() == 2.5  # K - f = 4 of them
+    assert MultiKrum(0.2, keep=9)(states, weights)["w"].item() == 2.5  # never more than that
 
 
 def test_distances_are_those_of_whole_states() -> None:
@@ -115,14 +115,14 @@ def test_liars_beyond_reach_are_the_worst(lie: float) -> None:
 
 def test_weights_have_no_effect() -> None:
     claims = torch.tensor([0.0, 0.0, 0.0, 0.0, 1e12])
-    assert MultiKrum(0.2)(on_a_line(*LINE), claims)["w"].item() == 0.5
+    assert MultiKrum(0.2)(on_a_line(*LINE), claims)["w"].item() == 2.5
 
 
 def test_counters_are_those_of_the_kept() -> None:
     states = [
         {"w": torch.tensor([value]), "steps": torch.tensor(steps)} for value, steps in zip(LINE, range(5), strict=True)
     ]
-    assert MultiKrum(0.2)(states, torch.ones(5))["steps"].item() == 1
+    assert MultiKrum(0.2)(states, torch.ones(5))["steps"].item() == 3
 
 
 def test_blocks_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
