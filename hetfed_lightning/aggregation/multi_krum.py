@@ -50,22 +50,22 @@ class MultiKrum(AggregationRule):
     """Unweighted mean of the participants with the lowest Krum scores.
 
     Ours: `faulty` is a share, since the number of participants changes where they are sampled or left out of a round;
-    the paper's f is a number. It is rounded up, but down where K would be below ``2 f + 3``. Distances are taken over
-    all floating-point tensors at once and between states, which is the same as between updates.
+    the paper's f is a number. It is rounded up, and down where K is below ``2 f + 3``: who sends NaN, and is left out
+    before, cannot end the run of a federation that was large enough. Distances are those of whole states, over all
+    floating-point tensors; between updates they would be the same.
 
     Weights are what participants say of themselves, and neither choose nor weigh here.
 
     Args:
         faulty: Share in [0, 0.5) of the participants that may be faulty.
-        keep: How many are averaged, at least 1: 1 is Krum. None, and more than that, keeps ``K - f``, as in the paper's
-            experiments; a proof there is for up to ``K - f - 2``, which is costlier where participants' data differ.
+        keep: How many are averaged, at least 1: 1 is Krum. None, and more than that, keeps ``K - f``.
 
     Raises:
         ValueError: If a setting is out of its range.
 
     Reference:
-        Blanchard et al. (2017), as in `krum_scores`, section 5; Damaskinos, El Mhamdi, Guerraoui, Guirguis, Rouault
-        (2019). AggregaThor: Byzantine machine learning via robust gradient aggregation. MLSys, for the proof.
+        Blanchard et al. (2017), as in `krum_scores`, section 5; Bareilles, Bouaziz, Fageot, El Mhamdi (2026).
+        Byzantine machine learning: MultiKrum and an optimal notion of robustness, for a proof.
     """
 
     def __init__(self, faulty: float = 0.2, keep: int | None = None) -> None:
@@ -80,23 +80,24 @@ class MultiKrum(AggregationRule):
         self.keep = keep
 
     def least_participants(self) -> int:
-        """Return the smallest K with ``K >= 2 * faulty * K + 3``: 5 for a share of 0.2."""
-        return math.ceil(3 / (1 - 2 * self.faulty) - 1e-9)
+        """Return the smallest K with ``K >= 2 * faulty * K + 3``: 5 for a share of 0.2, 8 for 0.3."""
+        return max(math.ceil(3 / (1 - 2 * self.faulty) - 1e-9), 5 if self.faulty else 3)
 
     def tolerated(self, participants: int) -> int:
-        """Return how many faulty participants f the rule stands.
+        """Return how many faulty participants f the rule stands: at least one, unless the share is 0.
 
         Args:
             participants: Number of participants K.
 
         Raises:
-            ValueError: If they are fewer than `least_participants`.
+            ValueError: If they are fewer than 5, for a share of 0 fewer than 3.
         """
-        if participants < self.least_participants():
+        least = 5 if self.faulty else 3
+        if participants < least:
             raise ValueError(
-                f"MultiKrum needs at least {self.least_participants()} participants to stand a faulty share of "
-                f"{self.faulty} (K >= 2 * {self.faulty} * K + 3), got {participants}: let more take part, lower "
-                "`faulty`, or use GeometricMedian or coordinate_median, which need no more than 3"
+                f"MultiKrum needs at least {least} participants, 2 * {least // 5} + 3, to stand {least // 5} faulty "
+                f"ones, got {participants}: let more take part, or use GeometricMedian or coordinate_median, which "
+                "stand one of 3"
             )
         # 0.14 * 50 is 7.000000000000001 in floating point: without the tolerance its ceiling is 8.
         return min(math.ceil(self.faulty * participants - 1e-9), (participants - 3) // 2)
@@ -127,8 +128,8 @@ class MultiKrum(AggregationRule):
             bool tensors take the maximum over those who are kept.
 
         Raises:
-            ValueError: If two states disagree or the weights do not fit (see `check_states`), or K is below
-                `least_participants`.
+            ValueError: If two states disagree or the weights do not fit (see `check_states`), or there are too few of
+                them (see `tolerated`).
         """
         check_states(states, weights)
         faulty = self.tolerated(len(states))

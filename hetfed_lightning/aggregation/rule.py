@@ -31,10 +31,10 @@ class AggregationRule(ABC):
             bool tensors take the maximum over participants.
 
         Raises:
-            ValueError: If two states disagree or the weights do not fit (see `check_states`), or there are fewer than
-                `least_participants`.
+            ValueError: If two states disagree or the weights do not fit (see `check_states`), or there are too few of
+                them to compare.
         """
 
     def least_participants(self) -> int:
-        """Return how few participants the rule can do with; 1 unless it needs others to compare with."""
+        """Return how many participants have to be there as training begins for the rule to do what it is set to."""
         return 1
