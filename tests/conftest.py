@@ -1,9 +1,13 @@
-"""What every test needs: one thread, a folder of its own, silence, examples that chance does not change."""
+"""What every test needs: one thread, a folder of its own, silence, examples that chance does not change.
+
+Tests of a promise (``@pytest.mark.promise("key")``) are counted by scripts/trust.py.
+"""
 
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 # Before torch is imported, and for the processes that tests start: OpenMP threads collapse on tiny operations
 # when another process competes for the cores, and their number changes the order in which sums are added up.
@@ -21,6 +25,50 @@ from hypothesis import settings
 # No deadline: the first call of an operation is slow. Derandomized: the same examples on every machine.
 settings.register_profile("hetfed", deadline=None, derandomize=True)
 settings.load_profile("hetfed")
+
+
+class Tally(Protocol):
+    """Tells how many faults a test injects, and how many of them were stood."""
+
+    def __call__(self, *, tried: int, held: int) -> None: ...
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full", action="store_true", help="inject faults in full number, as scripts/trust.py --full does"
+    )
+    parser.addoption("--promises", nargs="+", metavar="KEY", help="run the tests of these promises alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    keys = config.getoption("--promises")
+    if keys is None:
+        return
+    left_out = [one for one in items if not any(mark.args[0] in keys for mark in one.iter_markers("promise"))]
+    items[:] = [one for one in items if one not in set(left_out)]
+    config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether to inject faults in full number."""
+    return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Tally:
+    """What a test that injects many faults calls before its last assertion."""
+
+    def tell(*, tried: int, held: int) -> None:
+        request.node.user_properties += [("tried", tried), ("held", held)]
+
+    return tell
+
+
+@pytest.fixture(autouse=True)
+def _promises(request: pytest.FixtureRequest) -> None:
+    """Writes into pytest's report which promises a test is of."""
+    request.node.user_properties += [("promise", marker.args[0]) for marker in request.node.iter_markers("promise")]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,6 +21,7 @@ from hetfed_lightning.aggregation import (
     weighted_mean,
 )
 from hetfed_lightning.aggregation.clipping import check_max_norm
+from hetfed_lightning.aggregation.shares import MAX_SHARE, bounded_weights, check_max_share, sample_count
 from hetfed_lightning.callbacks.proximal import Proximal
 from hetfed_lightning.callbacks.server_optimizer import ServerOptimizer
 from hetfed_lightning.callbacks.shared_states import SharedStates
@@ -56,6 +57,9 @@ class BackboneAveraging(FederatedCallback):
     Args:
         rule: Aggregation rule: a function ``(states, weights) -> state`` or an :class:`AggregationRule`.
         weighting: ``"samples"`` (training examples), ``"uniform"``, or weights by name.
+        max_share: Fraction in (0, 1] of all weights that one participant has at most where they are numbers of
+            examples, which are its own word; said by name where it applies. Two alone are not bounded, weights by name
+            and ``"uniform"`` neither.
         buffers: Running statistics stay ``"local"``, take part (``"average"``), or start afresh (``"reset"``).
             Averaging them across non-identical data breaks models that rely on them.
         optimizer_state: ``"keep"`` momenta across averaging, or ``"reset"`` them.
@@ -89,6 +93,7 @@ class BackboneAveraging(FederatedCallback):
         rule: AggregationRule | AggregationFunction = weighted_mean,
         *,
         weighting: Literal["samples", "uniform"] | dict[str, float] = "samples",
+        max_share: float = MAX_SHARE,
         buffers: Literal["local", "average", "reset"] = "local",
         optimizer_state: Literal["keep", "reset"] = "keep",
         every_n_rounds: int = 1,
@@ -104,6 +109,7 @@ class BackboneAveraging(FederatedCallback):
         if not 0 <= proximal < float("inf"):
             raise ValueError(f"proximal: expected a finite weight of at least 0, got {proximal}.")
         _check_weighting(weighting)
+        check_max_share(max_share)
         if buffers not in {"local", "average", "reset"}:
             raise ValueError(f"buffers: expected 'local', 'average' or 'reset', got {buffers!r}.")
         if optimizer_state not in {"keep", "reset"}:
@@ -117,6 +123,7 @@ class BackboneAveraging(FederatedCallback):
                 )
         self.rule = rule
         self.weighting = weighting
+        self.max_share = max_share
         self.buffers = buffers
         self.optimizer_state = optimizer_state
         self.every_n_rounds = every_n_rounds
@@ -130,6 +137,7 @@ class BackboneAveraging(FederatedCallback):
         self._servers: dict[str, ServerOptimizer] = {}
         self._server_states: dict[str, Any] = {}
         self._proximal = Proximal()
+        self._bounded: set[str] = set()
 
     # Before training
 
@@ -138,6 +146,7 @@ class BackboneAveraging(FederatedCallback):
         del pl_module
         if stage == "fit" and trainer.current_epoch == 0:
             self.load_state_dict({"shared": {}, "servers": {}})
+            self._bounded = set()
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
         """Find who shares what with whom, and say so once."""
@@ -269,11 +278,26 @@ class BackboneAveraging(FederatedCallback):
         if self.weighting == "uniform":
             weights = [1.0] * len(names)
         elif self.weighting == "samples":
-            weights = [float(federation.federated_data.num_samples(name)) for name in names]
+            return self._by_samples(federation, names)
         else:
             assert isinstance(self.weighting, dict)  # noqa: S101 - narrows the type; the constructor checked it
             weights = [float(of_member(self.weighting, name) or 0.0) for name in names]
         return torch.tensor(weights, dtype=torch.float64)
+
+    def _by_samples(self, federation: Federation, names: list[str]) -> Tensor:
+        """Numbers of examples, none more than ``max_share`` of all; said once by name."""
+        counts = [sample_count(federation.federated_data.num_samples(name), name) for name in names]
+        claimed = torch.tensor(counts, dtype=torch.float64)
+        weights = bounded_weights(claimed, self.max_share)
+        for name, count, weight in zip(names, claimed.tolist(), weights.tolist(), strict=True):
+            if weight < count and name not in self._bounded:
+                self._bounded.add(name)
+                log.warning(
+                    "BackboneAveraging: %s has %d of %d examples and weighs as %d would, since nobody has more than "
+                    "%g of all weights (max_share).",
+                    name, count, sum(counts), round(weight), self.max_share,
+                )  # fmt: skip
+        return weights
 
     def _served(self, group: SharingGroup, aggregate: dict[str, Tensor], participant: Participant) -> dict[str, Tensor]:
         if self.server_optimizer is None or group not in self._shared:

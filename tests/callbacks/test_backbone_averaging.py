@@ -63,6 +63,42 @@ def test_weighting(weighting: Any, shares: list[float]) -> None:
         torch.testing.assert_close(weights.double(), expected, rtol=0, atol=1e-7)
 
 
+class Boasting(FederatedDataModule):
+    """Says that c has a million millions of examples, or whatever else."""
+
+    claimed: Any = 10**12
+
+    def num_samples(self, name: str) -> int:
+        return self.claimed if name == "c" else super().num_samples(name)
+
+
+def boasting(claimed: Any) -> Boasting:
+    data = tiny_data(evaluated=False).data
+    made = Boasting(data.train, batch_size=4)
+    made.claimed = claimed
+    return made
+
+
+@pytest.mark.promise("size")
+def test_a_lie_about_size_is_bounded_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    federation = still()
+    before = [state_of(member)["backbone.0.weight"] for member in federation.members().values()]
+    with caplog.at_level("WARNING", "hetfed_lightning"):
+        fit(federation, boasting(10**12), 2, BackboneAveraging(synchronise_start=False))
+    # a has 12 examples, b 16, and c weighs no more than they do together.
+    expected = sum(share * one.double() for share, one in zip([12 / 56, 16 / 56, 28 / 56], before, strict=True))
+    torch.testing.assert_close(state_of(federation["a"])["backbone.0.weight"].double(), expected, rtol=0, atol=1e-7)
+    (warning,) = [one.getMessage() for one in caplog.records]
+    assert warning.startswith("BackboneAveraging: c has 1000000000000 of 1000000000028 examples and weighs as 28 would")
+
+
+@pytest.mark.promise("size")
+@pytest.mark.parametrize("claimed", [-9, True, float("nan")])
+def test_what_is_no_size_is_refused_by_name(claimed: Any) -> None:
+    with pytest.raises(ValueError, match="participant 'c': expected a number of examples, whole and at least 0, got"):
+        fit(still(), boasting(claimed), 1, BackboneAveraging())
+
+
 def test_heads_stay_with_their_owners() -> None:
     federation = still()
     heads = [part(state_of(member), "head") for member in federation.members().values()]

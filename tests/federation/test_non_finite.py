@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, Participant, Phase
 from tests.federations import Snapshots, equal, fit, sgd, tiny_data, tiny_federation
 
+pytestmark = pytest.mark.promise("finite")
+
 NAMES = ("a", "b", "c", "d")
 NAN = float("nan")
 

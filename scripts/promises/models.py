@@ -1,0 +1,40 @@
+"""What is promised of models: nobody's faulty numbers reach anybody else."""
+
+from __future__ import annotations
+
+from scripts.promises.promise import Mutation, Promise
+
+PROMISES = (
+    Promise(
+        "finite",
+        "a participant that is not finite poisons nobody",
+        "NaN or infinity in 1 of 4 participants' weights, gradients, losses or predictions, in every phase of a round",
+        (
+            Mutation(
+                "hetfed_lightning/inspection.py",
+                'federation.quarantine(name, "its weights are not finite")',
+                "pass",
+                ("tests/federation/test_non_finite.py",),
+            ),
+        ),
+    ),
+    Promise(
+        "size",
+        "a lie about size is bounded, and what is no size is refused by name",
+        "1e12 examples claimed to the average and to both ensembles that count; True, -9, NaN, infinity, 1.5, text",
+        (
+            Mutation(
+                "hetfed_lightning/aggregation/shares.py",
+                "return bounded.clamp(max=bound)",
+                "return bounded",
+                ("tests/aggregation/test_shares.py", "tests/callbacks/test_backbone_averaging.py"),
+            ),
+            Mutation(
+                "hetfed_lightning/aggregation/shares.py",
+                "if isinstance(claimed, bool) or not whole or int(claimed) < 0:",
+                "if not whole:",
+                ("tests/aggregation/test_shares.py",),
+            ),
+        ),
+    ),
+)
