@@ -8,6 +8,7 @@ from hetfed_lightning.callbacks import (
     FederatedProgressBar,
     FederationMonitor,
     Inheritance,
+    PrivateAveraging,
     RunRecord,
 )
 from hetfed_lightning.data import FederatedDataModule
@@ -44,6 +45,7 @@ __all__ = [
     "Participant",
     "ParticipantGroup",
     "Phase",
+    "PrivateAveraging",
     "RegressionTask",
     "RunRecord",
     "Task",
