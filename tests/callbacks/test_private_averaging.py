@@ -36,7 +36,7 @@ from tests.federations import (
 )
 from tests.privacy.closed_forms import gaussian_epsilon
 
-promise = pytest.mark.promise("private")
+pytestmark = pytest.mark.promise("private")
 DELTA = 1e-3
 
 
@@ -64,7 +64,6 @@ def shared(state: dict[str, Tensor]) -> Tensor:
 # What arrives
 
 
-@promise
 @pytest.mark.parametrize("names", ["ab", "abcde"])
 def test_the_noise_on_the_average_of_k_has_the_multiplier_asked_for(names: str, tally: Any) -> None:
     seen = Snapshots()
@@ -89,7 +88,6 @@ def test_everyone_receives_the_same_and_heads_stay() -> None:
     assert all(equal(state_of(federation[name].head), heads[name]) for name in heads)
 
 
-@promise
 def test_no_seed_repeats_the_noise() -> None:
     ends = []
     for _ in range(2):
@@ -108,7 +106,6 @@ class Away(Participant):
             self.get_parameter("backbone.0.weight").add_(1e6)
 
 
-@promise
 def test_one_participant_moves_the_sum_by_the_norm_at_most() -> None:
     boosted = Away(nn.Sequential(nn.Linear(4, 5), nn.ReLU()), nn.Linear(5, 3), optimizer=sgd(0.0))
     ends = []
@@ -126,7 +123,6 @@ class Poisoned(Participant):
         return super().training_step(batch, batch_idx) * float("nan")
 
 
-@promise
 def test_who_is_quarantined_counts_as_no_update_and_pays() -> None:
     faulty = Poisoned(nn.Sequential(nn.Linear(4, 5), nn.ReLU()), nn.Linear(5, 3), optimizer=sgd())
     ends, averaging = [], private(noise_seed=3)
@@ -173,7 +169,6 @@ def test_batch_norm_keeps_its_statistics_at_home() -> None:
 # The account
 
 
-@promise
 def test_epsilon_is_logged_and_is_that_of_the_closed_form() -> None:
     averaging = private(noise_multiplier=4.0)
     made = fit(still(), tiny_data(), 3, averaging)
@@ -184,7 +179,6 @@ def test_epsilon_is_logged_and_is_that_of_the_closed_form() -> None:
     assert not {"federation/divergence", "federation/clipped"} & made.callback_metrics.keys()
 
 
-@promise
 def test_who_is_not_sampled_does_not_pay_and_gains_nothing() -> None:
     federation, averaging = still("abcd"), private()
     federation.participation = 0.5
@@ -204,7 +198,6 @@ def test_who_is_not_sampled_does_not_pay_and_gains_nothing() -> None:
     assert averaging.epsilon == pytest.approx(gaussian_epsilon(2.0, most, DELTA), abs=1e-4)
 
 
-@promise
 def test_who_is_in_two_groups_pays_twice() -> None:
     # a and b share all of the backbone, c only its bias: its weights are of another shape.
     members = {
@@ -228,7 +221,6 @@ def test_every_n_rounds_releases_every_n_rounds() -> None:
     assert set(averaging.releases.values()) == {2}
 
 
-@promise
 def test_the_budget_ends_training_before_it_is_exceeded(caplog: pytest.LogCaptureFixture) -> None:
     limit = gaussian_epsilon(4.0, 3, DELTA) + 1e-3  # Three releases are within it, four are not.
     averaging, seen = private(noise_multiplier=4.0, max_epsilon=limit), Snapshots()
@@ -267,7 +259,6 @@ def resumed(path: Path, averaging: PrivateAveraging, rounds: int = 4, **settings
     return federation
 
 
-@promise
 def test_counts_go_on_after_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "some.ckpt"
     fit(still(), tiny_data(evaluated=False), 2, private()).save_checkpoint(path)
@@ -298,7 +289,6 @@ def test_a_budget_that_is_spent_is_refused_after_a_checkpoint(tmp_path: Path) ->
         resumed(path, private(max_epsilon=2.0))
 
 
-@promise
 def test_checkpoints_that_were_not_private_are_refused(tmp_path: Path) -> None:
     plain, rehearsed = tmp_path / "plain.ckpt", tmp_path / "rehearsed.ckpt"
     fit(still(), tiny_data(evaluated=False), 2, BackboneAveraging()).save_checkpoint(plain)
@@ -312,7 +302,6 @@ def test_checkpoints_that_were_not_private_are_refused(tmp_path: Path) -> None:
         resumed(rehearsed, private())
 
 
-@promise
 def test_who_leaves_and_comes_back_has_not_been_forgotten(tmp_path: Path) -> None:
     path, averaging = tmp_path / "some.ckpt", private()
     fit(still(), tiny_data(evaluated=False), 2, averaging).save_checkpoint(path)
@@ -339,7 +328,6 @@ def test_a_callback_used_again_has_not_forgotten_its_releases() -> None:
 # What would void it
 
 
-@promise
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -363,7 +351,6 @@ def test_settings_that_void_it_are_refused(settings: dict[str, Any], words: str)
         private(**settings)
 
 
-@promise
 @pytest.mark.parametrize(
     ("beside", "words"),
     [

@@ -13,6 +13,8 @@ from hetfed_lightning.privacy import Ledger, epsilon_of
 from hetfed_lightning.privacy.accountant import check_budget, ledgers_of, state_of_ledgers
 from tests.privacy.closed_forms import gaussian_epsilon
 
+pytestmark = pytest.mark.promise("private")
+
 # (sampling probability, noise multiplier, releases, delta): six without sampling, six with.
 SETTINGS = [
     (1.0, 1.0, 1, 1e-3),

@@ -10,6 +10,8 @@ from torch import Tensor
 from hetfed_lightning.privacy import private_mean, private_noise, seeded_noise
 from hetfed_lightning.privacy.noise import random_positions
 
+pytestmark = pytest.mark.promise("private")
+
 DRAWS = 10_000
 RARE = 1e-6
 """Chance at which a test of a right sampler fails: its numbers are different in each run."""

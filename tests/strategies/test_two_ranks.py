@@ -25,7 +25,7 @@ def divided(alone: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     """Participants divided over two ranks; the checkpoints that are resumed are those of one device."""
     folder = tmp_path_factory.mktemp("divided")
     shutil.copytree(alone["folder"] / "saved", folder / "saved")
-    found: dict[str, Any] = results(folder, 2, "participant", 0, [*TOGETHER, "resuming", "moving", "fleets"])
+    found: dict[str, Any] = results(folder, 2, "participant", 0, [*TOGETHER, "private", "resuming", "moving", "fleets"])
     shutil.rmtree(folder / "saved")
     return found | {"folder": folder}
 
@@ -44,6 +44,13 @@ def test_divided_participants_end_as_on_one_device_on_every_rank(
 ) -> None:
     for found in divided[scenario]:
         assert not differences(alone[scenario], found)
+
+
+@pytest.mark.promise("private")
+def test_noise_is_drawn_once_for_all_ranks(divided: dict[str, Any]) -> None:
+    first, second = divided["private"]
+    assert not differences(first, second)
+    assert first["releases"] == dict.fromkeys("abcd", 2)
 
 
 def test_fleets_of_each_rank_end_as_the_whole_fleet(alone: dict[str, Any], divided: dict[str, Any]) -> None:
