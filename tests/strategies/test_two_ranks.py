@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.strategies.launching import results
 from tests.strategies.scenarios import SCENARIOS, after_exchange, differences
@@ -51,6 +52,9 @@ def test_noise_is_drawn_once_for_all_ranks(divided: dict[str, Any]) -> None:
     first, second = divided["private"]
     assert not differences(first, second)
     assert first["releases"] == dict.fromkeys("abcd", 2)
+    # Participants of both ranks received the same numbers, before the ranks exchanged theirs at the end.
+    held = [first["states"][name]["backbone.0.weight"] for name in "abcd"]
+    assert all(torch.equal(held[0], other) for other in held)
 
 
 def test_fleets_of_each_rank_end_as_the_whole_fleet(alone: dict[str, Any], divided: dict[str, Any]) -> None:
