@@ -36,7 +36,7 @@ from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.groups import ParticipantGroup, expanded
 from hetfed_lightning.guard import FiniteGuard
 from hetfed_lightning.hooks import HandsOnHooks, check_hooks
-from hetfed_lightning.ledger import Reduced
+from hetfed_lightning.ledger import Reduced, tag
 from hetfed_lightning.local_steps import take_local_step
 from hetfed_lightning.logbook import LogBook, is_fitting
 from hetfed_lightning.optimization import LocalOptimization
@@ -70,6 +70,8 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             :class:`~hetfed_lightning.ParticipantGroup` stands for many.
         student: A unified model that learns from the participants' ensemble alone.
         participation: Fraction in (0, 1] of the joined participants sampled for each round, at least one.
+        min_participants: A round goes on without those who are quarantined as long as so many are left, at least 1;
+            with fewer the run ends with an error that names them.
         seed: Names every random stream of the run together with round, participant and batch. Initial weights
             are drawn where the participants are made: call ``lightning.seed_everything`` before that.
         predict_with: Whose predictions ``Trainer.predict`` gives: a participant, ``"student"``, or None for the
@@ -91,6 +93,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         student: Participant | None = None,
         *,
         participation: float = 1.0,
+        min_participants: int = 1,
         seed: int = 0,
         predict_with: str | None = None,
         engine: EngineName = "auto",
@@ -100,11 +103,14 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         check_members(members, student)
         if not 0 < participation <= 1:
             raise ValueError(f"participation: expected a fraction in (0, 1], got {participation}.")
+        if min_participants < 1:
+            raise ValueError(f"min_participants: expected at least 1, got {min_participants}.")
         predictors = [*members, *([] if student is None else [STUDENT])]
         if predict_with is not None and predict_with not in predictors:
             raise ValueError(f"predict_with: no participant {predict_with!r}{did_you_mean(predict_with, predictors)}.")
         self.automatic_optimization = False
         self.participation = participation
+        self.min_participants = min_participants
         self.seed = seed
         self.predict_with = predict_with
         self.participants = nn.ModuleDict()
@@ -343,9 +349,15 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             "bytes_down": self.bytes_down,
         }
         figures |= skipped_steps(self.local)
-        self.log_round({f"federation/{name}": float(value) for name, value in figures.items()})
+        self.log_round({f"federation/{name}": float(value) for name, value in figures.items()} | self._left_out())
         self._publish("train")
         self.round_is_open = False
+
+    def _left_out(self) -> dict[str, float]:
+        """``quarantined/NAME`` of everyone who ever was: 1 in rounds that went on without it, 0 in others."""
+        known = self._saved.get("metrics", {}).keys() | self.trainer.callback_metrics.keys()
+        ever = dict.fromkeys((key for key in sorted(known) if key.startswith(tag("quarantined", ""))), 0.0)
+        return ever | {tag("quarantined", name): 1.0 for name in self.guard.quarantined}
 
     def on_train_epoch_end(self) -> None:
         """Step the schedulers that count rounds."""
