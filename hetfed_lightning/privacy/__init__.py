@@ -7,7 +7,16 @@ What schedules them lies elsewhere: :class:`hetfed_lightning.PrivateAveraging` p
 from __future__ import annotations
 
 from hetfed_lightning.privacy.accountant import Ledger, epsilon_of
+from hetfed_lightning.privacy.dpsgd import DPSGD, private_gradients
 from hetfed_lightning.privacy.noise import private_noise, seeded_noise
 from hetfed_lightning.privacy.private_mean import private_mean
 
-__all__ = ["Ledger", "epsilon_of", "private_mean", "private_noise", "seeded_noise"]
+__all__ = [
+    "DPSGD",
+    "Ledger",
+    "epsilon_of",
+    "private_gradients",
+    "private_mean",
+    "private_noise",
+    "seeded_noise",
+]
