@@ -203,12 +203,12 @@ def test_epsilon_is_logged_and_is_that_of_dp_accounting(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batches", [3, 4])  # after a round, and inside one
 def test_the_account_goes_on_after_a_checkpoint(batches: int, tmp_path: Path) -> None:
-    def saving() -> ModelCheckpoint:
-        return ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=batches)
+    def saving(name: str) -> ModelCheckpoint:
+        return ModelCheckpoint(tmp_path / name, "{step}", save_top_k=-1, every_n_train_steps=batches)
 
-    fit(*alone(tiny_participant(privacy=PRIVATE)), 2, saving(), enable_checkpointing=True)
-    again, path = tiny_participant(privacy=DPSGD(3.0, 0.3, 1e-3)), tmp_path / f"step={batches}.ckpt"
-    fit(*alone(again), 3, saving(), enable_checkpointing=True, ckpt_path=path)
+    fit(*alone(tiny_participant(privacy=PRIVATE)), 2, saving("one"), enable_checkpointing=True)
+    again, path = tiny_participant(privacy=DPSGD(3.0, 0.3, 1e-3)), tmp_path / f"one/step={batches}.ckpt"
+    fit(*alone(again), 3, saving("other"), enable_checkpointing=True, ckpt_path=path)
     assert again.ledger.state() == [[1 / 3, 1.5, batches], [1 / 3, 3.0, 9 - batches]]
 
 
