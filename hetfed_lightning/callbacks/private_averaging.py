@@ -178,6 +178,16 @@ class PrivateAveraging(BackboneAveraging):
             )  # fmt: skip
             trainer.should_stop = True
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Say what it came to."""
+        del trainer, pl_module
+        most = max(self.releases.values(), default=0)
+        log.info(
+            "Participants: epsilon %.3g at delta=%g after %d releases with a noise multiplier of %g%s.",
+            self.epsilon, self.delta, most, self.noise_multiplier,
+            "" if self.noise_seed is None else ", rehearsed: nobody is protected",
+        )  # fmt: skip
+
     def _merged(
         self,
         federation: Federation,
