@@ -100,9 +100,9 @@ def main() -> None:
     parser.add_argument("--account", type=int, metavar="ROUNDS", help="print what so many rounds cost instead")
     options = parser.parse_args()
     if options.account:
-        for multiplier in MULTIPLIERS:
-            epsilon = epsilon_of(((1.0, multiplier, options.account),), DELTA)
-            print(f"noise {multiplier:4g}, {options.account} rounds: epsilon {epsilon:.3g} at delta {DELTA:g}")
+        for noise in MULTIPLIERS:
+            epsilon = epsilon_of(((1.0, noise, options.account),), DELTA)
+            print(f"noise {noise:4g}, {options.account} rounds: epsilon {epsilon:.3g} at delta {DELTA:g}")
         return
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     began = perf_counter()

@@ -136,11 +136,12 @@ def test_batches_vary_and_every_step_is_counted(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(PrivateSteps, "make_private", counting)
     participant = tiny_participant(privacy=PRIVATE, local_epochs=2)
     federation, data = alone(participant, examples(30), batch_size=1)
-    fit(federation, data, 2)
-    assert len(sizes) == 2 * 2 * 30
-    assert sizes.count(0) > 20  # A third of them is expected to be empty.
-    assert max(sizes) > 1
-    assert participant.ledger.state() == [[1 / 30, 1.5, 120]]
+    fit(federation, data, 1)
+    assert len(sizes) == 2 * 30
+    # Empty with probability .36, of two or more with .26: of 60 batches hardly ever fewer than 5.
+    assert sizes.count(0) > 5
+    assert sum(size > 1 for size in sizes) > 2
+    assert participant.ledger.state() == [[1 / 30, 1.5, 60]]
 
 
 def test_no_seed_repeats_it() -> None:
@@ -179,7 +180,7 @@ def test_it_averages_distils_and_trains_beside_others_and_in_no_fleet() -> None:
 def test_beside_private_averages() -> None:
     federation = tiny_federation(participant={"privacy": PRIVATE})
     averaging = PrivateAveraging(noise_multiplier=2.0, max_update_norm=0.5, delta=1e-3)
-    made = fit(federation, tiny_data(), 2, averaging)
+    made = fit(federation, tiny_data(), 1, averaging)
     assert {"federation/epsilon", "epsilon/a", "epsilon/b", "epsilon/c"} <= made.callback_metrics.keys()
 
 
@@ -201,7 +202,7 @@ def test_epsilon_is_logged_and_is_that_of_dp_accounting(tmp_path: Path) -> None:
     assert record.record.history[-1]["values"]["epsilon/a"] == pytest.approx(ours)
 
 
-@pytest.mark.parametrize("batches", [3, 4])  # after a round, and inside one
+@pytest.mark.parametrize("batches", [pytest.param(3, marks=pytest.mark.slow), 4])  # after a round, and inside one
 def test_the_account_goes_on_after_a_checkpoint(batches: int, tmp_path: Path) -> None:
     def saving(name: str) -> ModelCheckpoint:
         return ModelCheckpoint(tmp_path / name, "{step}", save_top_k=-1, every_n_train_steps=batches)
