@@ -12,11 +12,14 @@ from hetfed_lightning.aggregation import weighted_mean
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.inheritance import Inheritance
+from hetfed_lightning.rounds import FederatedCallback, Phase
 
 if TYPE_CHECKING:
     import lightning as L
 
 log = logging.getLogger(__name__)
+
+_TOGETHER = (Phase.DISTILLATION, Phase.AVERAGING)
 
 VOID: Mapping[type[L.Callback], str] = {
     EnsembleDistillation: (
@@ -70,6 +73,11 @@ def check_company(trainer: L.Trainer, private: BackboneAveraging) -> None:
         for kind, reason in VOID.items():
             if callback is not private and isinstance(callback, kind):
                 raise ValueError(f"PrivateAveraging beside {type(callback).__name__} protects nobody: {reason}.")
+        if isinstance(callback, FederatedCallback) and callback.phase in _TOGETHER and callback is not private:
+            log.warning(
+                "%s acts between participants, and what it lets out is not accounted for: it must tell nobody of what "
+                "another has learned since the last average.", type(callback).__name__,
+            )  # fmt: skip
         if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor:
             log.warning(
                 "%s(monitor=%r) chooses by a metric without noise: what is chosen tells of the data it was measured "

@@ -15,7 +15,7 @@ PROMISES: tuple[Promise, ...] = (
     Promise(
         "private",
         "differential privacy is what epsilon says",
-        "12 settings against dp-accounting and closed form; 10,000 draws of noise on averages; unequal weights and all "
+        "12 settings against dp-accounting and closed form; 20,000 draws of noise on averages; unequal weights and all "
         "else that voids it; a participant that is quarantined, sends too much, leaves and comes back; checkpoints; "
         "DP-SGD against gradients by hand, layers that mix examples",
         (
