@@ -41,7 +41,7 @@ def check_privacy(federation: Federation) -> None:
     for participant in private.values():
         fault = next(_faults(federation, participant), None)
         if fault is not None:
-            raise ValueError(f"{participant.label}: privacy=DPSGD(...) would protect nobody: {fault}")
+            raise ValueError(f"{participant.label}: privacy=DPSGD(...) is not possible here: {fault}")
 
 
 def _faults(federation: Federation, participant: Participant) -> Iterator[str]:
@@ -131,7 +131,7 @@ def check_gradients(federation: Federation) -> None:
             participant.zero_grad()
         if fault is not None:
             raise ValueError(
-                f"{participant.label}: privacy=DPSGD(...) would protect nobody: the gradient of an example depends on "
+                f"{participant.label}: privacy=DPSGD(...) is not possible here: the gradient of an example depends on "
                 f"the others in its batch ({fault}). Look for layers that mix examples, and for a loss that is no mean."
             )
 
@@ -142,7 +142,7 @@ def _check_weights(participant: Participant, outputs: Tensor, targets: Tensor) -
     _, weights = participant.task.example_losses(zeros, targets.to(outputs.device))
     if not torch.equal(weights, torch.ones_like(weights)):
         raise ValueError(
-            f"{participant.label}: privacy=DPSGD(...) would protect nobody: {type(participant.task).__name__} weighs "
+            f"{participant.label}: privacy=DPSGD(...) is not possible here: {type(participant.task).__name__} weighs "
             "examples and divides by the weights of the whole batch, on which every gradient then depends. Leave out "
             "class_weights."
         )
