@@ -11,6 +11,7 @@ from hetfed_lightning.callbacks import (
     PrivateAveraging,
     RunRecord,
 )
+from hetfed_lightning.checkpointing.plugin import SafeCheckpointIO
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.generic_and_personal import GenericAndPersonal
@@ -50,6 +51,7 @@ __all__ = [
     "PrivateAveraging",
     "RegressionTask",
     "RunRecord",
+    "SafeCheckpointIO",
     "Task",
     "Transfer",
     "__version__",

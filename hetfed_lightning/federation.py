@@ -14,7 +14,7 @@ from hetfed_lightning.backward import go_backward, is_heard
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.progress import take_lightnings_place
 from hetfed_lightning.checkpointing.compact import compact
-from hetfed_lightning.checkpointing.reading import name_faults
+from hetfed_lightning.checkpointing.plugin import make_safe
 from hetfed_lightning.checkpointing.resume import (
     check_architectures,
     own_parts,
@@ -41,6 +41,7 @@ from hetfed_lightning.local_steps import take_local_step
 from hetfed_lightning.logbook import LogBook, is_fitting
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
+from hetfed_lightning.preemption import Preemption
 from hetfed_lightning.preflight import check_data, check_members, check_names, check_trainer
 from hetfed_lightning.preflight_privacy import check_gradients, check_privacy, take_up_accounts
 from hetfed_lightning.private_steps import epsilons, give_privacy
@@ -130,6 +131,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         self.scope = "own"
         self.logbook = LogBook()
         self.ranks = Ranks()
+        self.preemption: Preemption | None = None
         self._scheduled_rounds = 0
         self._saved_steps: dict[str, int] = {}
         self._saved: dict[str, Any] = {}
@@ -146,6 +148,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             "adding": [],
             "fleets": Fleets(self.fleets.wanted),
             "ranks": Ranks(),
+            "preemption": None,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -243,7 +246,8 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
             self.logbook.forget_rows()
             self.fleets.forget()
             self.roster.begin()
-        name_faults(self.trainer)
+        make_safe(self.trainer)
+        self.preemption = Preemption(self.trainer)
         self.ranks = ranks_of(self)
         for participant in self.everyone().values():
             participant.trainer = self.trainer
@@ -284,10 +288,13 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         """Tell the participants."""
         if self._before_validation:
             settle_validation(self.trainer)
-            self._before_validation = False
         skip_empty_validation(self.trainer)
         super().on_train_start()
         self.ranks.begin()
+        if self._before_validation:
+            self.adding = [one for one in federated_callbacks(self.trainer) if one.adds_to_loss(self)]
+            self.fleets.take_seats(self)
+            self._before_validation = False
         self.round_is_open = False
         Federation.trained_in_this_process = True
 
@@ -295,6 +302,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         """Have everyone here, a round that was cut short included, and tell the participants."""
         self.ranks.synchronise(list(self.everyone()))
         super().on_train_end()
+        self._end_if_told()
 
     # The round
 
@@ -331,6 +339,15 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """After all callbacks, the batch being done: end the run if it was told to."""
+        del args
+        self._end_if_told()
+
+    def _end_if_told(self) -> None:
+        if self.preemption is not None:
+            self.preemption.look(self)
 
     def backward_of(self, participant: Participant, loss: Tensor) -> None:
         """A participant's backward pass, with everything that ``manual_backward`` does."""
@@ -420,6 +437,12 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         """Publish each participant's figures, and the federation's summary of them."""
         super().on_validation_epoch_end()
         self._publish("val")
+
+    def on_validation_end(self) -> None:
+        """End the run if it was told to."""
+        super().on_validation_end()
+        if is_fitting(self.trainer) and not self.trainer.sanity_checking:
+            self._end_if_told()
 
     def on_test_epoch_end(self) -> None:
         """Publish each participant's figures, and the federation's summary of them."""

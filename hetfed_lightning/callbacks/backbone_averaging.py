@@ -25,7 +25,7 @@ from hetfed_lightning.aggregation.shares import MAX_SHARE, bounded_weights, chec
 from hetfed_lightning.callbacks.proximal import Proximal
 from hetfed_lightning.callbacks.server_optimizer import ServerOptimizer
 from hetfed_lightning.callbacks.shared_states import SharedStates
-from hetfed_lightning.callbacks.sharing import SharingGroup, sharing_groups, sharing_report, split_layers
+from hetfed_lightning.callbacks.sharing import SharingGroup, listed, sharing_groups, sharing_report, split_layers
 from hetfed_lightning.data.names import of_member
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.metrics import payload_bytes, state_divergence
@@ -161,6 +161,7 @@ class BackboneAveraging(FederatedCallback):
                 f"BackboneAveraging has nothing to average: no two participants share a key of one shape ({offered}). "
                 "Give them backbones of one kind, change Participant(shared=...), or leave the callback out."
             )
+        self._check_least()
         if isinstance(self.weighting, dict):
             for name in federation.members():
                 if of_member(self.weighting, name) is None:
@@ -177,6 +178,17 @@ class BackboneAveraging(FederatedCallback):
             log.warning("%s", line)
         self._proximal.open_round(0, [])
         self._server_states, self._servers = self.state_dict()["servers"], {}
+
+    def _check_least(self) -> None:
+        """Refuse a rule that could not be applied, even if all of a group took part."""
+        least = self.rule.least_participants() if isinstance(self.rule, AggregationRule) else 1
+        for group in self.groups:
+            if len(group.members) < least:
+                raise ValueError(
+                    f"BackboneAveraging: {self._rule_name} needs at least {least} participants, as it is set, but "
+                    f"{listed(group.members)}, who share {group.keys[0]}, are {len(group.members)}: change its "
+                    "settings, or take coordinate_median or GeometricMedian, which stand 1 faulty one of 3."
+                )
 
     def _shareable(self, participant: Participant) -> dict[str, Tensor]:
         state = participant.view_of()

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from hetfed_lightning.checkpointing.plugin import intact_files
 from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, read_checkpoint
 from hetfed_lightning.cli.groups import full_form, short_form, template_of
 from hetfed_lightning.cli.merging import merge, with_value
@@ -158,8 +159,12 @@ def read_config(path: str) -> dict[str, Any]:
     return config
 
 
-def check_checkpoint(path: str) -> None:
+def check_checkpoint(path: str, *, resuming: bool = False) -> None:
     """Refuse a checkpoint file that is missing, is not whole, or holds more than weights; none of its code runs.
+
+    Args:
+        path: The file.
+        resuming: Whether training goes on from it, or from another one in its folder if it is damaged.
 
     Raises:
         ConfigError: Naming the file.
@@ -169,6 +174,8 @@ def check_checkpoint(path: str) -> None:
     try:
         read_checkpoint(path, map_location="meta", mmap=True)  # The index alone, not the tensors.
     except UnreadableCheckpointError as error:
+        if resuming and error.is_damaged and any(intact_files(Path(path).parent, Path(path))):
+            return
         raise ConfigError(f"--ckpt_path: {error}") from error
 
 
