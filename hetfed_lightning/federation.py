@@ -14,6 +14,7 @@ from hetfed_lightning.backward import go_backward, is_heard
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.progress import take_lightnings_place
 from hetfed_lightning.checkpointing.compact import compact
+from hetfed_lightning.checkpointing.harmless import LoadsHarmlessly
 from hetfed_lightning.checkpointing.reading import name_faults
 from hetfed_lightning.checkpointing.resume import (
     check_architectures,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
+class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # type: ignore[misc]  # as its data
     """Participants that learn together, as one LightningModule.
 
     ``Trainer(max_epochs=R)`` means R rounds. What the participants share is said by the callbacks

@@ -30,6 +30,19 @@ class UnreadableCheckpointError(ValueError):
         super().__init__(f"{path} cannot be read: {found}. Use another checkpoint.")
 
 
+def refuse_address(path: Any) -> None:
+    """Refuse what is no file on this machine: nobody can say what will be behind an address when it is opened.
+
+    Raises:
+        ValueError: If ``path`` is an address, also one of a chain such as ``simplecache::s3://...``.
+    """
+    if "://" in str(path) or "::" in str(path):
+        raise ValueError(
+            f"{path}: expected a checkpoint file on this machine, got an address. Fetch it, look where it comes from, "
+            "and name the file."
+        )
+
+
 def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", **options: Any) -> dict[str, Any]:
     """A checkpoint's content; none of its code runs.
 
@@ -41,7 +54,9 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", **options: A
     Raises:
         FileNotFoundError: If there is no such file.
         UnreadableCheckpointError: If it is damaged or holds more than weights and plain data.
+        ValueError: If it is an address.
     """
+    refuse_address(path)
     try:
         content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, **options)
     except FileNotFoundError:
@@ -71,7 +86,9 @@ class NamedFaults(CheckpointIO):
         Raises:
             FileNotFoundError: If there is no such file.
             UnreadableCheckpointError: If it is damaged or holds what may not be loaded.
+            ValueError: If it is an address.
         """
+        refuse_address(path)
         try:
             return self.wrapped.load_checkpoint(path, *args, **kwargs)
         except FileNotFoundError:
