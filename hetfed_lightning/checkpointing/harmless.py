@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
+from hetfed_lightning.checkpointing.form import form_problem
 from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, read_checkpoint, refuse_address
 
 _INSTANTIATOR = "_instantiator"
@@ -30,6 +31,8 @@ def check_harmless(path: Any) -> None:
         path.seek(0)
     else:
         checkpoint = read_checkpoint(path, map_location="meta", mmap=True)
+    if (problem := form_problem(checkpoint)) is not None:
+        raise UnreadableCheckpointError(path, ValueError(problem))
     for key, part in checkpoint.items():
         if isinstance(part, Mapping) and _INSTANTIATOR in part:
             raise UnreadableCheckpointError(

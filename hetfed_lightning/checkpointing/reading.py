@@ -10,6 +10,8 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
+from hetfed_lightning.checkpointing.form import form_problem
+
 FAULTS = (RuntimeError, EOFError, OSError, UnpicklingError, ValueError, LookupError, TypeError, AttributeError)
 """What torch raises of bytes that are no checkpoint; pickles of flipped bits fail in any of these ways."""
 
@@ -90,11 +92,14 @@ class NamedFaults(CheckpointIO):
         """
         refuse_address(path)
         try:
-            return self.wrapped.load_checkpoint(path, *args, **kwargs)
+            content = self.wrapped.load_checkpoint(path, *args, **kwargs)
         except FileNotFoundError:
             raise
         except FAULTS as error:
             raise UnreadableCheckpointError(path, error) from error
+        if (problem := form_problem(content)) is not None:
+            raise UnreadableCheckpointError(path, ValueError(problem))
+        return content
 
     def remove_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """As the wrapped plugin."""

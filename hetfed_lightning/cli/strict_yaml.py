@@ -24,6 +24,10 @@ DEEPEST = 50
 """Mappings and lists inside of each other."""
 
 
+MERGE = "tag:yaml.org,2002:merge"
+"""The key ``<<``, whose value's keys are laid below those that stand beside it."""
+
+
 class StrictLoader(yaml.SafeLoader):
     """YAML in which a key stands once and ``1e-3`` is a number."""
 
@@ -55,6 +59,8 @@ class StrictLoader(yaml.SafeLoader):
 def _construct_mapping(loader: StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
+        if key_node.tag == MERGE:
+            continue
         key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
         if not isinstance(key, str | int) or isinstance(key, bool):

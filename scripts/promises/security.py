@@ -11,12 +11,12 @@ PROMISES: tuple[Promise, ...] = (
     Promise(
         "config code",
         "a configuration runs no code, imports nothing that it may not, reaches no address",
-        "os.system, Popen, runpy, eval, importing functions, addresses and other files, as class, text, list and mapping, "
-        "at every parameter of every class that may be named and at every key",
+        "os.system, Popen, runpy, eval, importing functions, addresses and other files, as class, text, list and "
+        "mapping, at every parameter of every class that may be named and at every key",
         (
             Mutation("hetfed_lightning/cli/allowlist.py", '    "*",\n', "", _CONFIGS),
             Mutation("hetfed_lightning/cli/allowlist.py", '    "torch.nn.attention",\n', "", _CONFIGS),
-            Mutation("hetfed_lightning/cli/allowlist.py", '    "torchmetrics.utilities",\n', "", _CONFIGS),
+            Mutation("hetfed_lightning/cli/allowlist.py", '"image", "multimodal", "text",', '"multimodal",', _CONFIGS),
             Mutation("hetfed_lightning/cli/allowlist.py", "config_read_mode_fsspec_enabled=False", "", _CONFIGS),
             Mutation("hetfed_lightning/cli/reach.py", "if _INSIDE.fullmatch(value):", "if False:", _CONFIGS),
             Mutation("hetfed_lightning/cli/reach.py", "if keys[-1] in FOLDERS and", "if False and", _CONFIGS),
@@ -30,13 +30,27 @@ PROMISES: tuple[Promise, ...] = (
         "6 ways to run something in 5 forms of file (zip, legacy, tar, a real checkpoint, a second entry), scripted "
         "modules, functions named by hyperparameters, 10 kinds of address, through 8 loaders and 7 commands",
         (
-            Mutation("hetfed_lightning/checkpointing/reading.py", "weights_only=True, **options", "**options | "
-                     '{"weights_only": False, "mmap": False}', _CHECKPOINTS),
-            Mutation("hetfed_lightning/checkpointing/reading.py", 'if "://" in str(path) or "::" in str(path):',
-                     "if False:", _CHECKPOINTS),
-            Mutation("hetfed_lightning/checkpointing/harmless.py", "and _INSTANTIATOR in part", "and False", _CHECKPOINTS),
-            Mutation("hetfed_lightning/checkpointing/harmless.py", '        refuse_address(checkpoint_path)\n', "",
-                     _CHECKPOINTS),
+            Mutation(
+                "hetfed_lightning/checkpointing/reading.py",
+                "weights_only=True, **options",
+                '**options | {"weights_only": False, "mmap": False}',
+                _CHECKPOINTS,
+            ),
+            Mutation(
+                "hetfed_lightning/checkpointing/reading.py",
+                'if "://" in str(path) or "::" in str(path):',
+                "if False:",
+                _CHECKPOINTS,
+            ),
+            Mutation(
+                "hetfed_lightning/checkpointing/harmless.py", "and _INSTANTIATOR in part", "and False", _CHECKPOINTS
+            ),
+            Mutation(
+                "hetfed_lightning/checkpointing/harmless.py",
+                "        refuse_address(checkpoint_path)\n",
+                "",
+                _CHECKPOINTS,
+            ),
         ),
     ),
-)  # fmt: skip
+)

@@ -12,6 +12,8 @@ from torch import nn
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, LinearSchedule, Participant
 from tests.federations import equal, examples, fit, state_of, tiny_data, tiny_federation, tiny_participant
 
+pytestmark = pytest.mark.promise("bad settings")
+
 NAN, INF = float("nan"), float("inf")
 
 

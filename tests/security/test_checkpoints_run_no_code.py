@@ -114,6 +114,12 @@ def test_no_address_is_asked(full: bool, tally: Tally) -> None:
     assert not bad
 
 
+def test_no_address_is_asked_by_who_trusts_it() -> None:
+    with watched() as events, pytest.raises(ValueError, match="expected a checkpoint file on this machine"):
+        Federation.load_from_checkpoint(ADDRESSES[0], participants={"a": tiny_participant()}, weights_only=False)
+    assert not events
+
+
 @pytest.mark.parametrize("trusted", [(), ("--weights_only", "false")], ids=["", "trusted"])
 def test_no_address_is_asked_by_a_command(
     capsys: pytest.CaptureFixture[str], full: bool, tally: Tally, trusted: tuple[str, ...]

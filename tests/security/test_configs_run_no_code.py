@@ -167,6 +167,14 @@ def test_results_are_not_sent_to_an_address(capsys: pytest.CaptureFixture[str], 
     assert held == len(places)
 
 
+@pytest.mark.parametrize("option", ["trainer", "data", "model"])
+def test_no_address_is_read_by_an_option(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    with watched() as events:
+        ended = hetfed(capsys, "fit", "-c", written(tiny()), f"--{option}", "http://127.0.0.1:9/x.yaml")
+    assert ended.code == 2
+    assert not events
+
+
 def test_no_file_is_read_that_a_configuration_names(capsys: pytest.CaptureFixture[str], tally: Tally) -> None:
     Path("other.yaml").write_text("weights_only: false\n", encoding="utf-8")
     Path("trainer.yaml").write_text("max_epochs: 1\n", encoding="utf-8")
