@@ -18,6 +18,8 @@ from hetfed_lightning.checkpointing.harmless import LoadsHarmlessly
 from hetfed_lightning.checkpointing.reading import name_faults
 from hetfed_lightning.checkpointing.resume import (
     check_architectures,
+    check_loops,
+    check_optimizers,
     own_parts,
     restore_by_name,
     resume_where_it_stood,
@@ -125,6 +127,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.ranks = Ranks()
         self._scheduled_rounds = 0
         self._saved_steps: dict[str, int] = {}
+        self._saved_optimizers: list[Any] = []
         self._saved: dict[str, Any] = {}
         self._before_validation = False
         self.backward_is_heard = True
@@ -227,6 +230,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         if stage == "fit":  # Comes before a checkpoint is read, which may set them again.
             self._scheduled_rounds = self.current_round
             self._saved_steps = {}
+            self._saved_optimizers = []
             # Lightning 2.6 asks torch 2.13 in a way that torch deprecates; a user can do nothing about it.
             warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
             # With every_n_train_steps; a federation's checkpoints are meant to hold what the steps have made.
@@ -245,6 +249,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
     def configure_optimizers(self) -> Any:
         """Every participant's optimizers and schedulers, in the order of the participants."""
         self.local = {name: LocalOptimization.of(participant) for name, participant in self.everyone().items()}
+        check_optimizers(self._saved_optimizers, self.local)
         for name, steps in self._saved_steps.items():
             self.local[name].progress = steps
         optimizers = [optimizer for local in self.local.values() for optimizer in local.optimizers]
@@ -267,6 +272,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             callback.prepare(self.trainer, self)
         self.backward_is_heard = is_heard(self.trainer)
         give_scales(self.local, self.trainer.precision_plugin, self._saved.get("scales", {}))
+        self._saved_optimizers = []
         super().on_fit_start()
 
     def on_train_start(self) -> None:
@@ -465,6 +471,8 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         check_architectures(checkpoint, self)
         take_on_precision(self)
         if self._trainer is not None and is_fitting(self.trainer):
+            check_loops(checkpoint, self.trainer)
+            self._saved_optimizers = checkpoint.get("optimizer_states", [])
             self._before_validation = resume_where_it_stood(checkpoint, self.trainer)
         saved = self._saved = checkpoint["federation"]
         for name, part in saved.get("own", {}).items():  # Older checkpoints have none.

@@ -50,6 +50,8 @@ def form_problem(content: Any) -> str | None:
     for key in NEEDED:
         if key not in content:
             return f"there is no {key!r} in it"
+    if ("optimizer_states" in content) != ("lr_schedulers" in content):
+        return "expected 'optimizer_states' and 'lr_schedulers', got one of them"
     problem = _kinds(content, PARTS, "") or _kinds(content.get("federation", {}), FEDERATION, "federation.")
     return problem or _in_state(content["state_dict"]) or _in_optimizers(content.get("optimizer_states", ()))
 
@@ -66,9 +68,37 @@ def _in_state(state: Mapping[Any, Any]) -> str | None:
 def _in_optimizers(states: Sequence[Any]) -> str | None:
     for place, state in enumerate(states):
         found = isinstance(state, Mapping) and isinstance(state.get("state"), Mapping)
-        if not found or not isinstance(state.get("param_groups"), list):
+        groups = state.get("param_groups") if found else None
+        if not isinstance(groups, list):
             return f"expected 'state' and 'param_groups' under 'optimizer_states.{place}'"
+        if not all(isinstance(group, Mapping) and _is_group(group) for group in groups):
+            return f"expected numbers and 'params' in every part of 'optimizer_states.{place}.param_groups'"
+        if not all(isinstance(one, Mapping) for one in state["state"].values()):
+            return f"expected mappings in 'optimizer_states.{place}.state'"
     return None
+
+
+def _is_group(group: Mapping[Any, Any]) -> bool:
+    places = group.get("params")
+    if not isinstance(places, list) or not all(isinstance(place, int) for place in places):
+        return False
+    return all(not isinstance(value, Tensor) or value.numel() == 1 for value in group.values())
+
+
+def missing_part(found: Any, like: Any, where: str) -> str | None:
+    """The place of what is not there, or is of another kind than in ``like``; None where all is.
+
+    Args:
+        found: A part of a checkpoint.
+        like: The same part as it would be saved now.
+        where: Keys that lead to it.
+    """
+    if isinstance(like, Mapping):
+        if not isinstance(found, Mapping):
+            return where
+        places = (missing_part(found.get(key), value, f"{where}.{key}") for key, value in like.items())
+        return next((place for place in places if place is not None), None)
+    return None if type(found) is type(like) else where
 
 
 def _kinds(part: Mapping[Any, Any], kinds: Mapping[str, Any], prefix: str) -> str | None:

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from hetfed_lightning.checkpointing.form import form_problem
 from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, read_checkpoint, refuse_address
 
 _INSTANTIATOR = "_instantiator"
 
 
-def check_harmless(path: Any) -> None:
-    """Refuse a checkpoint whose loading could run code; the tensors are not read.
+def check_harmless(path: Any, *, tensors: bool = False) -> None:
+    """Refuse a checkpoint whose loading could run code.
 
     Args:
         path: A file, or one that is open.
+        tensors: Whether to read the tensors too, which may be damaged where the rest is not.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -30,9 +30,7 @@ def check_harmless(path: Any) -> None:
         checkpoint = read_checkpoint(path)
         path.seek(0)
     else:
-        checkpoint = read_checkpoint(path, map_location="meta", mmap=True)
-    if (problem := form_problem(checkpoint)) is not None:
-        raise UnreadableCheckpointError(path, ValueError(problem))
+        checkpoint = read_checkpoint(path) if tensors else read_checkpoint(path, map_location="meta", mmap=True)
     for key, part in checkpoint.items():
         if isinstance(part, Mapping) and _INSTANTIATOR in part:
             raise UnreadableCheckpointError(
@@ -65,7 +63,7 @@ class LoadsHarmlessly:
             raise TypeError("load_from_checkpoint(hparams_file=...): give the arguments of the constructor themselves.")
         refuse_address(checkpoint_path)
         if weights_only is not False:
-            check_harmless(checkpoint_path)
+            check_harmless(checkpoint_path, tensors=True)
         made: Self = super().load_from_checkpoint(  # type: ignore[misc]
             checkpoint_path, map_location, weights_only=weights_only is not False, **kwargs
         )

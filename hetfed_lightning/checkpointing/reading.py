@@ -65,6 +65,8 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", **options: A
         raise
     except FAULTS as error:
         raise UnreadableCheckpointError(path, error) from error
+    if (problem := form_problem(content)) is not None:
+        raise UnreadableCheckpointError(path, ValueError(problem))
     return content
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -50,7 +51,7 @@ def made(settings: Any) -> Any:
 
 def first_lines(message: str) -> str:
     """A message without the addresses in the machine's code that torch adds."""
-    return message.partition("\nException raised from")[0].rstrip()
+    return re.split(r"\n\s*Exception raised from", message, maxsplit=1)[0].rstrip()
 
 
 def _everyone(model: Any) -> dict[str, Any]:

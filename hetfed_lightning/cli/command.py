@@ -88,7 +88,7 @@ class FederatedCLI(LightningCLI):
         for action in parser._actions:
             if hasattr(action, "_enable_path"):
                 action._enable_path = False
-                action.sub_add_kwargs["sub_configs"] = False
+                action.sub_add_kwargs["sub_configs"] = False  # type: ignore[attr-defined]  # of jsonargparse's own
         parser.add_argument(
             "--threads",
             type=PositiveInt | None,

@@ -36,6 +36,7 @@ def check_reach(config: dict[str, Any], path: str) -> None:
             f"{path}: {key}: a configuration may not read another one, since that would be read unchecked. Give all of "
             "them with -c, one after another."
         )
+    _check_classes(config, (), path)
     for keys, value in _texts(config, ()):
         if keys[-1] in FOLDERS and ("://" in value or "::" in value):
             raise ConfigError(
@@ -49,10 +50,30 @@ def check_reach(config: dict[str, Any], path: str) -> None:
             )
 
 
+def _check_classes(value: Any, keys: tuple[str, ...], path: str) -> None:
+    """Refuse what names a class but not in text, or gives it other than arguments by name."""
+    if isinstance(value, dict):
+        kinds: tuple[tuple[str, type, str], ...] = (
+            ("class_path", str, "a class's dotted path"),
+            ("init_args", dict, "arguments by name"),
+        )
+        for key, kind, words in kinds:
+            found = value.get(key, kind())
+            if not isinstance(found, kind) and not (key == "init_args" and found is None):
+                where = ".".join((*keys, key))
+                raise ConfigError(f"{path}: {where}: expected {words}, got {found!r:.60}.")
+    for key, inside in _items(value):
+        _check_classes(inside, (*keys, key), path)
+
+
 def _texts(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Every text in a configuration with the keys that lead to it."""
-    if isinstance(value, dict | list):
-        for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _texts(inside, (*keys, str(key)))
-    elif isinstance(value, str) and keys:
+    for key, inside in _items(value):
+        yield from _texts(inside, (*keys, key))
+    if isinstance(value, str) and keys:
         yield keys, value
+
+
+def _items(value: Any) -> Iterator[tuple[str, Any]]:
+    found = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    yield from ((str(key), inside) for key, inside in found)

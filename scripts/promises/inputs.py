@@ -37,9 +37,7 @@ PROMISES: tuple[Promise, ...] = (
                 "pass",
                 _SETTINGS,
             ),
-            Mutation(
-                "hetfed_lightning/cli/blame.py", "                raise ConfigError(", "                str(", _SETTINGS
-            ),
+            Mutation("hetfed_lightning/cli/blame.py", "in _everyone(model).items():", "in ():", _SETTINGS),
             Mutation(
                 "hetfed_lightning/callbacks/backbone_averaging.py",
                 "        if not self.groups:\n",
@@ -91,6 +89,32 @@ PROMISES: tuple[Promise, ...] = (
                 "        if key not in content:\n",
                 "        if False:\n",
                 ("tests/resume/test_other_checkpoints.py", _TABLE),
+            ),
+        ),
+    ),
+    Promise(
+        "fuzzed",
+        "whatever is given is dealt with or refused in a sentence of ours, never by a bare error from inside a library",
+        "configurations, checkpoints (bytes and form), tables, archives, images, records, partitions, splits, states, "
+        "answers, inputs and labels with anything in them, drawn by hypothesis",
+        (
+            Mutation(
+                "hetfed_lightning/cli/reach.py",
+                "    _check_classes(config, (), path)\n",
+                "",
+                ("tests/inputs/test_fuzzed_configs.py",),
+            ),
+            Mutation(
+                "hetfed_lightning/checkpointing/form.py",
+                "        if not isinstance(value, Tensor) and not key.endswith(EXTRA):\n",
+                "        if False:\n",
+                ("tests/inputs/test_fuzzed_files.py",),
+            ),
+            Mutation(
+                "hetfed_lightning/data/splits.py",
+                "    if isinstance(samples, Tensor) and samples.ndim == 0:\n",
+                "    if False:\n",
+                ("tests/inputs/test_fuzzed_tensors.py",),
             ),
         ),
     ),

@@ -53,4 +53,36 @@ PROMISES: tuple[Promise, ...] = (
             ),
         ),
     ),
+    Promise(
+        "exported alone",
+        "an exported participant holds itself alone",
+        "one of twelve of a fleet saved, pickled, copied, exported; its bytes searched for the others' weights",
+        (
+            Mutation(
+                "hetfed_lightning/participant.py",
+                "                    state[key] = value.clone()\n",
+                "                    pass\n",
+                ("tests/security/test_what_leaves.py",),
+            ),
+            Mutation(
+                "hetfed_lightning/participant.py",
+                '            state["_modules"] = deepcopy(state["_modules"])\n',
+                "            pass\n",
+                ("tests/security/test_what_leaves.py",),
+            ),
+        ),
+    ),
+    Promise(
+        "what travels",
+        "rules and ensembles receive shared states and answers on the public set: no head, no example, no label",
+        "all that a rule and an ensemble are given in two rounds, searched for heads, inputs and labels",
+        (
+            Mutation(
+                "hetfed_lightning/participant.py",
+                "return [key for key in keys if any(_matches(key, pattern) for pattern in self.shared)]",
+                "return keys",
+                ("tests/security/test_what_leaves.py",),
+            ),
+        ),
+    ),
 )
