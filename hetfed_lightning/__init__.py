@@ -10,6 +10,7 @@ from hetfed_lightning.callbacks import (
     Inheritance,
     RunRecord,
 )
+from hetfed_lightning.checkpointing.plugin import SafeCheckpointIO
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.generic_and_personal import GenericAndPersonal
@@ -46,6 +47,7 @@ __all__ = [
     "Phase",
     "RegressionTask",
     "RunRecord",
+    "SafeCheckpointIO",
     "Task",
     "Transfer",
     "__version__",

@@ -15,7 +15,7 @@ from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.progress import take_lightnings_place
 from hetfed_lightning.checkpointing.compact import compact
 from hetfed_lightning.checkpointing.harmless import LoadsHarmlessly
-from hetfed_lightning.checkpointing.reading import name_faults
+from hetfed_lightning.checkpointing.plugin import make_safe
 from hetfed_lightning.checkpointing.resume import (
     check_architectures,
     check_loops,
@@ -39,11 +39,12 @@ from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.groups import ParticipantGroup, expanded
 from hetfed_lightning.guard import FiniteGuard
 from hetfed_lightning.hooks import HandsOnHooks, check_hooks
-from hetfed_lightning.ledger import Reduced
+from hetfed_lightning.ledger import Reduced, tag
 from hetfed_lightning.local_steps import take_local_step
 from hetfed_lightning.logbook import LogBook, is_fitting
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
+from hetfed_lightning.preemption import Preemption
 from hetfed_lightning.preflight import check_data, check_members, check_names, check_trainer
 from hetfed_lightning.roster import KeepsRoster
 from hetfed_lightning.rounds import FederatedCallback, RoundClock, federated_callbacks
@@ -73,6 +74,8 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             :class:`~hetfed_lightning.ParticipantGroup` stands for many.
         student: A unified model that learns from the participants' ensemble alone.
         participation: Fraction in (0, 1] of the joined participants sampled for each round, at least one.
+        min_participants: A round goes on without those who are quarantined as long as so many are left, at least 1;
+            with fewer the run ends with an error that names them.
         seed: Names every random stream of the run together with round, participant and batch. Initial weights
             are drawn where the participants are made: call ``lightning.seed_everything`` before that.
         predict_with: Whose predictions ``Trainer.predict`` gives: a participant, ``"student"``, or None for the
@@ -94,6 +97,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         student: Participant | None = None,
         *,
         participation: float = 1.0,
+        min_participants: int = 1,
         seed: int = 0,
         predict_with: str | None = None,
         engine: EngineName = "auto",
@@ -103,11 +107,14 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         check_members(members, student)
         if not 0 < participation <= 1:
             raise ValueError(f"participation: expected a fraction in (0, 1], got {participation}.")
+        if min_participants < 1:
+            raise ValueError(f"min_participants: expected at least 1, got {min_participants}.")
         predictors = [*members, *([] if student is None else [STUDENT])]
         if predict_with is not None and predict_with not in predictors:
             raise ValueError(f"predict_with: no participant {predict_with!r}{did_you_mean(predict_with, predictors)}.")
         self.automatic_optimization = False
         self.participation = participation
+        self.min_participants = min_participants
         self.seed = seed
         self.predict_with = predict_with
         self.participants = nn.ModuleDict()
@@ -125,6 +132,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.scope = "own"
         self.logbook = LogBook()
         self.ranks = Ranks()
+        self.preemption: Preemption | None = None
         self._scheduled_rounds = 0
         self._saved_steps: dict[str, int] = {}
         self._saved_optimizers: list[Any] = []
@@ -142,6 +150,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             "adding": [],
             "fleets": Fleets(self.fleets.wanted),
             "ranks": Ranks(),
+            "preemption": None,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -240,7 +249,8 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             self.logbook.forget_rows()
             self.fleets.forget()
             self.roster.begin()
-        name_faults(self.trainer)
+        make_safe(self.trainer)
+        self.preemption = Preemption(self.trainer)
         self.ranks = ranks_of(self)
         for participant in self.everyone().values():
             participant.trainer = self.trainer
@@ -279,10 +289,13 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         """Tell the participants."""
         if self._before_validation:
             settle_validation(self.trainer)
-            self._before_validation = False
         skip_empty_validation(self.trainer)
         super().on_train_start()
         self.ranks.begin()
+        if self._before_validation:
+            self.adding = [one for one in federated_callbacks(self.trainer) if one.adds_to_loss(self)]
+            self.fleets.take_seats(self)
+            self._before_validation = False
         self.round_is_open = False
         Federation.trained_in_this_process = True
 
@@ -290,6 +303,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         """Have everyone here, a round that was cut short included, and tell the participants."""
         self.ranks.synchronise(list(self.everyone()))
         super().on_train_end()
+        self._end_if_told()
 
     # The round
 
@@ -327,6 +341,15 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         progress.increment_ready()
         progress.increment_completed()
 
+    def on_train_batch_end(self, *args: Any) -> None:
+        """After all callbacks, the batch being done: end the run if it was told to."""
+        del args
+        self._end_if_told()
+
+    def _end_if_told(self) -> None:
+        if self.preemption is not None:
+            self.preemption.look(self)
+
     def backward_of(self, participant: Participant, loss: Tensor) -> None:
         """A participant's backward pass, with everything that ``manual_backward`` does."""
         go_backward(self.trainer, participant, loss, heard=self.backward_is_heard)
@@ -350,9 +373,15 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             "bytes_down": self.bytes_down,
         }
         figures |= skipped_steps(self.local)
-        self.log_round({f"federation/{name}": float(value) for name, value in figures.items()})
+        self.log_round({f"federation/{name}": float(value) for name, value in figures.items()} | self._left_out())
         self._publish("train")
         self.round_is_open = False
+
+    def _left_out(self) -> dict[str, float]:
+        """``quarantined/NAME`` of everyone who ever was: 1 in rounds that went on without it, 0 in others."""
+        known = self._saved.get("metrics", {}).keys() | self.trainer.callback_metrics.keys()
+        ever = dict.fromkeys((key for key in sorted(known) if key.startswith(tag("quarantined", ""))), 0.0)
+        return ever | {tag("quarantined", name): 1.0 for name in self.guard.quarantined}
 
     def on_train_epoch_end(self) -> None:
         """Step the schedulers that count rounds."""
@@ -408,6 +437,12 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         """Publish each participant's figures, and the federation's summary of them."""
         super().on_validation_epoch_end()
         self._publish("val")
+
+    def on_validation_end(self) -> None:
+        """End the run if it was told to."""
+        super().on_validation_end()
+        if is_fitting(self.trainer) and not self.trainer.sanity_checking:
+            self._end_if_told()
 
     def on_test_epoch_end(self) -> None:
         """Publish each participant's figures, and the federation's summary of them."""

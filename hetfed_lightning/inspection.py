@@ -1,4 +1,4 @@
-"""Who may go on with a round: participants whose weights and losses are finite."""
+"""Who may go on with a round: participants whose weights and losses are finite, as long as enough are left."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation
 
 
+class TooFewParticipantsError(RuntimeError):
+    """A round in which fewer participants are left than ``Federation(min_participants=...)`` asks for."""
+
+
 def inspect(federation: Federation, *, losses: bool = False) -> None:
     """Take participants out of the round whose weights are not finite.
 
@@ -20,7 +24,7 @@ def inspect(federation: Federation, *, losses: bool = False) -> None:
         losses: Whether to look at the losses of the local steps as well.
 
     Raises:
-        RuntimeError: If nobody is left.
+        TooFewParticipantsError: If too few are left.
     """
     looked_at = [*federation.contributors(), *([] if federation.student is None else [STUDENT])]
     views = federation.fleets.views(federation, looked_at)
@@ -31,10 +35,16 @@ def inspect(federation: Federation, *, losses: bool = False) -> None:
         found = names_of_non_finite({name: noted(tag("train_loss", name)) for name in federation.contributors()})
         for name in federation.ranks.agreed(found):
             federation.quarantine(name, "its loss is not finite")
-    active = federation.active_names(federation.current_round)
-    if active and not federation.contributors():
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in federation.guard.quarantined.items())
-        raise RuntimeError(
-            f"Round {federation.current_round}: no participant is left to go on with ({reasons}). "
-            "Lower the learning rates or set gradient_clip_val, and look at the data of those named."
-        )
+    active, left = federation.active_names(federation.current_round), federation.contributors()
+    if active and len(left) < federation.min_participants:
+        raise TooFewParticipantsError(_too_few(federation, len(left), len(active)))
+
+
+def _too_few(federation: Federation, left: int, active: int) -> str:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in federation.guard.quarantined.items())
+    found = "no participant is" if left == 0 else f"{left} of {active} participants {'is' if left == 1 else 'are'}"
+    needed = "" if federation.min_participants == 1 else f", min_participants={federation.min_participants} are needed"
+    return (
+        f"Round {federation.current_round}: {found} left to go on with{needed} ({reasons}). "
+        "Lower the learning rates or set gradient_clip_val, and look at the data of those named."
+    )

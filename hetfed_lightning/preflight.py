@@ -127,6 +127,7 @@ def check_data(federation: Federation, data: FederatedDataModule) -> None:
     members = federation.members()
     rounds = federation.trainer.max_epochs
     _check_rounds(members, rounds)
+    _check_quorum(federation, rounds)
     for name, participant in members.items():
         if rounds is not None and 0 < rounds <= participant.joins_at:
             log.warning(
@@ -196,6 +197,20 @@ def _check_rounds(members: dict[str, Participant], rounds: int | None) -> None:
             raise ValueError(
                 f"Round {round_index} would have no participant ({when}; rounds are counted from 0). Change joins_at "
                 "or leaves_at of one of them, or max_epochs."
+            )
+
+
+def _check_quorum(federation: Federation, rounds: int | None) -> None:
+    """Refuse rounds in which fewer take part than there have to be."""
+    members, needed = federation.members(), federation.min_participants
+    changes = {one.joins_at for one in members.values()} | {one.leaves_at or 0 for one in members.values()}
+    for round_index in sorted(changes):
+        active = federation.active_names(round_index)
+        if active and len(active) < needed and not (rounds is not None and 0 <= rounds <= round_index):
+            raise ValueError(
+                f"Round {round_index} has {len(active)} of {len(members)} participants ({', '.join(active)}; joins_at, "
+                f"leaves_at and participation={federation.participation:g} say so), min_participants={needed} are "
+                "needed. Lower min_participants, or have more take part."
             )
 
 

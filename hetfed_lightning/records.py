@@ -20,6 +20,12 @@ FILE = "record.json"
 FORMAT = 1
 """Counted up when a reader of the old form would misread the new one."""
 
+LATER = ("left_out",)
+"""Attributes that records of earlier versions have not."""
+
+MAX_LEFT_OUT = 1000
+"""Entries about who was left out of a round; a run that goes wrong in every round would fill the record."""
+
 
 class RecordError(ValueError):
     """A record that is not there, or cannot be read; the message names the file and says what to do."""
@@ -41,6 +47,7 @@ class Record:
         total: How many participants there are.
         label_counts: Training examples per class by name, of those whose task knows classes.
         history: ``{"round": 1, "values": {tag: value}}`` for every finished round; a resumed run's begins there.
+        left_out: ``{"round": 1, "participant": name, "reason": why}`` of everyone quarantined; the first 1,000.
         test: Test results by tag.
         confusions: Examples by true and predicted class, by name.
         residuals: ``[true values, predicted values]`` of regressions, by name.
@@ -59,6 +66,7 @@ class Record:
     total: int = 0
     label_counts: dict[str, list[int]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[dict[str, Any]] = field(default_factory=list)
     test: dict[str, float] = field(default_factory=dict)
     confusions: dict[str, list[list[int]]] = field(default_factory=dict)
     residuals: dict[str, list[list[float]]] = field(default_factory=dict)
@@ -127,6 +135,8 @@ def _checked(content: Any, path: Path) -> dict[str, Any]:
     example = Record("", "")
     found = {}
     for one in fields(Record):
+        if one.name not in content and one.name in LATER:
+            continue
         if one.name not in content:
             raise RecordError(f"{path}: the record is damaged (nothing under {one.name!r}). Make the run again.")
         value, wanted = content[one.name], type(getattr(example, one.name))
@@ -138,6 +148,7 @@ def _checked(content: Any, path: Path) -> dict[str, Any]:
         found[one.name] = value
     try:
         found["history"] = [{"round": one["round"], "values": _numbers(one["values"])} for one in found["history"]]
+        found["left_out"] = [_left_out(one) for one in found.get("left_out", [])]
         found["test"] = _numbers(found["test"])
         found["participants"] = {name: _role(name, one) for name, one in found["participants"].items()}
         found["label_counts"] = {
@@ -157,6 +168,12 @@ def _role(name: str, role: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(role.get(key, 0), int):
             raise TypeError(f"'participants' of {name!r}: expected a whole number under {key!r}, got {role[key]!r}")
     return dict(role)
+
+
+def _left_out(entry: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(entry["round"], int):
+        raise TypeError(f"'left_out': expected a whole number under 'round', got {entry['round']!r}")
+    return {"round": entry["round"], "participant": str(entry["participant"]), "reason": str(entry["reason"])}
 
 
 def _row(where: str, values: Any) -> list[Any]:

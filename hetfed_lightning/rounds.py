@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import lightning as L
 
 from hetfed_lightning.inspection import inspect
+from hetfed_lightning.preemption import set_exit_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,8 +95,9 @@ class RoundClock(L.Callback):
     """
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """End worker processes at once."""
-        del trainer, exception
+        """End worker processes at once; let the exit code say what a signal ended."""
+        del trainer
+        set_exit_code(exception)
         pl_module.close_loader()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:

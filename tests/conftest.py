@@ -28,9 +28,9 @@ settings.load_profile("hetfed")
 
 
 class Tally(Protocol):
-    """Tells how many faults a test injects, and how many of them were stood."""
+    """Tells how many faults a test injects, how many of them were stood, and what was measured beside that."""
 
-    def __call__(self, *, tried: int, held: int) -> None: ...
+    def __call__(self, *, tried: int, held: int, measured: str = "") -> None: ...
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,8 +59,10 @@ def full(request: pytest.FixtureRequest) -> bool:
 def tally(request: pytest.FixtureRequest) -> Tally:
     """What a test that injects many faults calls before its last assertion."""
 
-    def tell(*, tried: int, held: int) -> None:
+    def tell(*, tried: int, held: int, measured: str = "") -> None:
         request.node.user_properties += [("tried", tried), ("held", held)]
+        if measured:
+            request.node.user_properties.append(("measured", measured))
 
     return tell
 

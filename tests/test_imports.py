@@ -39,7 +39,7 @@ PLAIN = "an architecture is a plain nn.Module, of use in any other project and i
 
 RULES = [
     Rule("aggregation", PURE, only=("torch",)),
-    Rule("distillation", PURE, only=("torch",)),
+    Rule("distillation", PURE, only=("torch", f"{PACKAGE}.aggregation")),
     Rule("metrics", PURE, only=("torch", "torchmetrics", "scipy", f"{PACKAGE}.aggregation", f"{PACKAGE}.distillation")),
     Rule("layers", PLAIN, only=("torch",)),
     Rule("backbones", PLAIN, only=("torch", f"{PACKAGE}.layers")),
@@ -288,7 +288,7 @@ def test_the_reader_resolves_dots_from_a_package() -> None:
         ("aggregation", "import numpy"),
         ("aggregation", "def f():\n    import lightning"),
         ("aggregation", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import lightning"),
-        ("distillation", f"from {PACKAGE}.aggregation import State"),
+        ("distillation", f"from {PACKAGE}.metrics import jain_index"),
         ("metrics", f"from {PACKAGE} import Federation"),
         ("participant", f"from {PACKAGE}.callbacks.averaging import BackboneAveraging"),
         ("backbones", f"from {PACKAGE}.heads import MLPHead"),

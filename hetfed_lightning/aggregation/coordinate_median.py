@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from hetfed_lightning.aggregation.sorted_blocks import reduce_sorted
+from hetfed_lightning.aggregation.sorted_blocks import middle, reduce_sorted
 from hetfed_lightning.aggregation.state import State, check_states
 
 
@@ -38,9 +38,4 @@ def coordinate_median(states: Sequence[State], weights: Tensor) -> dict[str, Ten
         statistical rates. ICML, Definition 1.
     """
     check_states(states, weights)
-    return reduce_sorted(states, _middle)
-
-
-def _middle(ascending: Tensor) -> Tensor:
-    count = ascending.shape[0]
-    return (ascending[(count - 1) // 2] + ascending[count // 2]) / 2
+    return reduce_sorted(states, middle)

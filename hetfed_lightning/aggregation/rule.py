@@ -31,5 +31,10 @@ class AggregationRule(ABC):
             bool tensors take the maximum over participants.
 
         Raises:
-            ValueError: If two states disagree or the weights do not fit (see `check_states`).
+            ValueError: If two states disagree or the weights do not fit (see `check_states`), or there are too few of
+                them to compare.
         """
+
+    def least_participants(self) -> int:
+        """Return how many participants have to be there as training begins for the rule to do what it is set to."""
+        return 1

@@ -1,4 +1,4 @@
-"""The sorting that median and trimmed mean share: a function of each coordinate's ascending values.
+"""The sorting that medians and trimmed mean share: a function of each coordinate's ascending values.
 
 `torch.sort` also returns 8 bytes of index per value, so sorting K whole states at once takes several times
 their memory; a block of coordinates at a time takes some 30 MB however large the network.
@@ -35,6 +35,19 @@ def reduce_sorted(states: Sequence[State], reduce: Callable[[Tensor], Tensor]) -
             else maximum_over_participants([state[key] for state in states])
             for key, tensor in states[0].items()
         }
+
+
+def middle(ascending: Tensor) -> Tensor:
+    """Median of sorted values; of an even number the mean of the two in the middle.
+
+    Args:
+        ascending: Shape ``(K, M)``, ascending along the first dimension.
+
+    Returns:
+        Shape ``(M,)``.
+    """
+    count = ascending.shape[0]
+    return (ascending[(count - 1) // 2] + ascending[count // 2]) / 2
 
 
 def _reduce(tensors: Sequence[Tensor], reduce: Callable[[Tensor], Tensor]) -> Tensor:

@@ -9,15 +9,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
-from hetfed_lightning.aggregation import AggregationFunction, AggregationRule, check_states, weighted_mean
+from hetfed_lightning.aggregation import (
+    AggregationFunction,
+    AggregationRule,
+    State,
+    check_states,
+    clip_updates,
+    weighted_mean,
+)
+from hetfed_lightning.aggregation.clipping import check_max_norm
+from hetfed_lightning.aggregation.shares import MAX_SHARE, bounded_weights, check_max_share, sample_count
 from hetfed_lightning.callbacks.proximal import Proximal
+from hetfed_lightning.callbacks.server_optimizer import ServerOptimizer
 from hetfed_lightning.callbacks.shared_states import SharedStates
-from hetfed_lightning.callbacks.sharing import SharingGroup, sharing_groups, sharing_report, split_layers
+from hetfed_lightning.callbacks.sharing import SharingGroup, listed, sharing_groups, sharing_report, split_layers
 from hetfed_lightning.data.names import of_member
-from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.metrics import payload_bytes, state_divergence
 from hetfed_lightning.rounds import FederatedCallback, Phase
@@ -48,6 +57,9 @@ class BackboneAveraging(FederatedCallback):
     Args:
         rule: Aggregation rule: a function ``(states, weights) -> state`` or an :class:`AggregationRule`.
         weighting: ``"samples"`` (training examples), ``"uniform"``, or weights by name.
+        max_share: Fraction in (0, 1] of all weights that one participant has at most where they are numbers of
+            examples, which are its own word; said by name where it applies. Two alone are not bounded, weights by name
+            and ``"uniform"`` neither.
         buffers: Running statistics stay ``"local"``, take part (``"average"``), or start afresh (``"reset"``).
             Averaging them across non-identical data breaks models that rely on them.
         optimizer_state: ``"keep"`` momenta across averaging, or ``"reset"`` them.
@@ -58,6 +70,9 @@ class BackboneAveraging(FederatedCallback):
             the shared parameters. SGD with momentum is FedAvgM, Adam FedAdam, both with torch's formulas (Adam's
             bias correction, which the paper leaves out, included).
         proximal: Weight mu of FedProx's term ``mu/2 ||w - w_shared||^2`` in every local loss.
+        max_update_norm: Largest L2 norm of what a participant adds to the shared state: longer updates are scaled down
+            to it before the rule sees them, and ``federation/clipped`` tells the fraction of updates that were. Bounds
+            what one participant can do, whatever it claims; see :func:`~hetfed_lightning.aggregation.clip_updates`.
 
     Raises:
         ValueError: If a setting is out of its range, or nobody has anything in common.
@@ -66,7 +81,8 @@ class BackboneAveraging(FederatedCallback):
     Reference:
         McMahan et al. (2017), Communication-Efficient Learning of Deep Networks from Decentralized Data,
         Algorithm 1; Arivazhagan et al. (2019), FedPer; Li et al. (2020), Federated Optimization in Heterogeneous
-        Networks, eq. 2; Reddi et al. (2021), Adaptive Federated Optimization, Algorithm 2.
+        Networks, eq. 2; Reddi et al. (2021), Adaptive Federated Optimization, Algorithm 2; Sun et al. (2019), Can you
+        really backdoor federated learning?
     """
 
     phase = Phase.AVERAGING
@@ -77,12 +93,14 @@ class BackboneAveraging(FederatedCallback):
         rule: AggregationRule | AggregationFunction = weighted_mean,
         *,
         weighting: Literal["samples", "uniform"] | dict[str, float] = "samples",
+        max_share: float = MAX_SHARE,
         buffers: Literal["local", "average", "reset"] = "local",
         optimizer_state: Literal["keep", "reset"] = "keep",
         every_n_rounds: int = 1,
         synchronise_start: bool = True,
         server_optimizer: OptimizerCallable | None = None,
         proximal: float = 0.0,
+        max_update_norm: float | None = None,
     ) -> None:
         if not callable(rule):
             raise TypeError(f"rule: expected a function (states, weights) -> state, got {rule!r}.")
@@ -90,32 +108,36 @@ class BackboneAveraging(FederatedCallback):
             raise ValueError(f"every_n_rounds: expected at least 1, got {every_n_rounds}.")
         if not 0 <= proximal < float("inf"):
             raise ValueError(f"proximal: expected a finite weight of at least 0, got {proximal}.")
-        if isinstance(weighting, str) and weighting not in {"samples", "uniform"}:
-            raise ValueError(f"weighting: expected 'samples', 'uniform' or weights by name, got {weighting!r}.")
-        if not isinstance(weighting, str):
-            for name, weight in weighting.items():
-                if not 0 <= weight < float("inf"):
-                    raise ValueError(f"weighting: expected a finite weight of at least 0 for {name!r}, got {weight}.")
-            if not any(weighting.values()):
-                raise ValueError("weighting: expected at least one weight above 0.")
+        _check_weighting(weighting)
+        check_max_share(max_share)
         if buffers not in {"local", "average", "reset"}:
             raise ValueError(f"buffers: expected 'local', 'average' or 'reset', got {buffers!r}.")
         if optimizer_state not in {"keep", "reset"}:
             raise ValueError(f"optimizer_state: expected 'keep' or 'reset', got {optimizer_state!r}.")
+        if max_update_norm is not None:
+            check_max_norm(max_update_norm, "max_update_norm")
+            if not synchronise_start:
+                raise ValueError(
+                    "max_update_norm bounds changes of the shared state, and with synchronise_start=False the first "
+                    "round has none. Leave out one of the two."
+                )
         self.rule = rule
         self.weighting = weighting
+        self.max_share = max_share
         self.buffers = buffers
         self.optimizer_state = optimizer_state
         self.every_n_rounds = every_n_rounds
         self.synchronise_start = synchronise_start
         self.server_optimizer = server_optimizer
         self.proximal = proximal
+        self.max_update_norm = max_update_norm
         self.groups: list[SharingGroup] = []
         self.report = ""
         self._shared = SharedStates()
-        self._servers: dict[str, _Server] = {}
+        self._servers: dict[str, ServerOptimizer] = {}
         self._server_states: dict[str, Any] = {}
         self._proximal = Proximal()
+        self._bounded: set[str] = set()
 
     # Before training
 
@@ -124,6 +146,7 @@ class BackboneAveraging(FederatedCallback):
         del pl_module
         if stage == "fit" and trainer.current_epoch == 0:
             self.load_state_dict({"shared": {}, "servers": {}})
+            self._bounded = set()
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
         """Find who shares what with whom, and say so once."""
@@ -138,6 +161,7 @@ class BackboneAveraging(FederatedCallback):
                 f"BackboneAveraging has nothing to average: no two participants share a key of one shape ({offered}). "
                 "Give them backbones of one kind, change Participant(shared=...), or leave the callback out."
             )
+        self._check_least()
         if isinstance(self.weighting, dict):
             for name in federation.members():
                 if of_member(self.weighting, name) is None:
@@ -154,6 +178,17 @@ class BackboneAveraging(FederatedCallback):
             log.warning("%s", line)
         self._proximal.open_round(0, [])
         self._server_states, self._servers = self.state_dict()["servers"], {}
+
+    def _check_least(self) -> None:
+        """Refuse a rule that could not be applied, even if all of a group took part."""
+        least = self.rule.least_participants() if isinstance(self.rule, AggregationRule) else 1
+        for group in self.groups:
+            if len(group.members) < least:
+                raise ValueError(
+                    f"BackboneAveraging: {self._rule_name} needs at least {least} participants, as it is set, but "
+                    f"{listed(group.members)}, who share {group.keys[0]}, are {len(group.members)}: change its "
+                    "settings, or take coordinate_median or GeometricMedian, which stand 1 faulty one of 3."
+                )
 
     def _shareable(self, participant: Participant) -> dict[str, Tensor]:
         state = participant.view_of()
@@ -216,14 +251,18 @@ class BackboneAveraging(FederatedCallback):
         active = federation.active_names(round_index)
         contributors = [name for name in federation.contributors() if federation.local[name].landed > 0]
         divergences: list[float] = []
+        clipped: list[bool] = []
         for group in self.groups:
             senders = [name for name in contributors if name in group]
             if not senders:
                 continue
             # Views: a rule leaves the states as they are, and copies of all of them cost as much as their mean.
-            states = list(federation.fleets.views(federation, senders, group.keys).values())
+            states: list[State] = list(federation.fleets.views(federation, senders, group.keys).values())
             weights = self._weights(federation, senders)
             check_states(states, weights, senders)
+            sent = states
+            states = self._clipped(group, states, senders)
+            clipped += [ours is not theirs for ours, theirs in zip(states, sent, strict=True)]
             aggregate = self._aggregate(states, weights, round_index)
             if len(senders) > 1:
                 divergences.append(state_divergence(states, centre=aggregate))
@@ -235,18 +274,42 @@ class BackboneAveraging(FederatedCallback):
             federation.bytes_down += size * sum(name in group for name in active)
         if divergences:
             federation.log_round({"federation/divergence": sum(divergences) / len(divergences)})
+        if self.max_update_norm is not None and clipped:
+            federation.log_round({"federation/clipped": sum(clipped) / len(clipped)})
         for name in active:
             self._tidy(federation, name)
+
+    def _clipped(self, group: SharingGroup, states: list[State], senders: list[str]) -> list[State]:
+        if self.max_update_norm is None:
+            return states
+        # A checkpoint's shared state lies on the CPU.
+        previous = {key: self._shared[group][key].to(tensor.device) for key, tensor in states[0].items()}
+        return clip_updates(states, previous, self.max_update_norm, senders)
 
     def _weights(self, federation: Federation, names: list[str]) -> Tensor:
         if self.weighting == "uniform":
             weights = [1.0] * len(names)
         elif self.weighting == "samples":
-            weights = [float(federation.federated_data.num_samples(name)) for name in names]
+            return self._by_samples(federation, names)
         else:
             assert isinstance(self.weighting, dict)  # noqa: S101 - narrows the type; the constructor checked it
             weights = [float(of_member(self.weighting, name) or 0.0) for name in names]
         return torch.tensor(weights, dtype=torch.float64)
+
+    def _by_samples(self, federation: Federation, names: list[str]) -> Tensor:
+        """Numbers of examples, none more than ``max_share`` of all; said once by name."""
+        counts = [sample_count(federation.federated_data.num_samples(name), name) for name in names]
+        claimed = torch.tensor(counts, dtype=torch.float64)
+        weights = bounded_weights(claimed, self.max_share)
+        for name, count, weight in zip(names, claimed.tolist(), weights.tolist(), strict=True):
+            if weight < count and name not in self._bounded:
+                self._bounded.add(name)
+                log.warning(
+                    "BackboneAveraging: %s has %d of %d examples and weighs as %d would, since nobody has more than "
+                    "%g of all weights (max_share).",
+                    name, count, sum(counts), round(weight), self.max_share,
+                )  # fmt: skip
+        return weights
 
     def _served(self, group: SharingGroup, aggregate: dict[str, Tensor], participant: Participant) -> dict[str, Tensor]:
         if self.server_optimizer is None or group not in self._shared:
@@ -256,13 +319,13 @@ class BackboneAveraging(FederatedCallback):
             parameters = {name for name, _ in participant.named_parameters()}
             # A checkpoint's shared state lies on the CPU.
             here = {key: previous[key].to(aggregate[key].device) for key in group.keys if key in parameters}
-            server = _Server(here, self.server_optimizer)
+            server = ServerOptimizer(here, self.server_optimizer)
             if group.name in self._server_states:
                 server.optimizer.load_state_dict(self._server_states.pop(group.name))
             self._servers[group.name] = server
         return aggregate | self._servers[group.name].step(previous, aggregate)
 
-    def _aggregate(self, states: list[dict[str, Tensor]], weights: Tensor, round_index: int) -> dict[str, Tensor]:
+    def _aggregate(self, states: list[State], weights: Tensor, round_index: int) -> dict[str, Tensor]:
         aggregate = self.rule(states, weights)
         if not isinstance(aggregate, Mapping):
             raise ValueError(  # noqa: TRY004 - the same kind of error as for another fault of the rule
@@ -317,22 +380,12 @@ class BackboneAveraging(FederatedCallback):
         self._servers = {}
 
 
-class _Server:
-    """A torch optimizer on the shared parameters, whose gradient is the averaged change with its sign turned.
-
-    It computes in float32 at least: half precision has no room for its averages of gradients and their squares.
-    """
-
-    def __init__(self, state: Mapping[str, Tensor], factory: OptimizerCallable) -> None:
-        self.parameters = {key: nn.Parameter(at_least_float32(tensor).clone()) for key, tensor in state.items()}
-        self.optimizer = factory(list(self.parameters.values()))
-
-    @torch.no_grad()
-    def step(self, previous: Mapping[str, Tensor], aggregate: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        for key, parameter in self.parameters.items():
-            parameter.copy_(previous[key])
-            parameter.grad = parameter - aggregate[key]
-        self.optimizer.step()
-        return {
-            key: parameter.detach().to(previous[key].dtype, copy=True) for key, parameter in self.parameters.items()
-        }
+def _check_weighting(weighting: str | Mapping[str, float]) -> None:
+    if isinstance(weighting, str) and weighting not in {"samples", "uniform"}:
+        raise ValueError(f"weighting: expected 'samples', 'uniform' or weights by name, got {weighting!r}.")
+    if not isinstance(weighting, str):
+        for name, weight in weighting.items():
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"weighting: expected a finite weight of at least 0 for {name!r}, got {weight}.")
+        if not any(weighting.values()):
+            raise ValueError("weighting: expected at least one weight above 0.")

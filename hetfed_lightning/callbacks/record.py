@@ -14,7 +14,7 @@ import lightning as L
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.monitor import MAX_PARTICIPANTS, FederationMonitor
 from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
-from hetfed_lightning.records import Record
+from hetfed_lightning.records import MAX_LEFT_OUT, Record
 from hetfed_lightning.rounds import FederatedCallback, Phase
 
 if TYPE_CHECKING:
@@ -79,6 +79,16 @@ class RunRecord(FederatedCallback):
             counts = label_counts(federation, MAX_PARTICIPANTS)
             self.record.label_counts = {name: values.tolist() for name, values in counts.items()}
             self._write()
+
+    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        """Note who was left out of the round."""
+        del trainer
+        if self.record is None:
+            return
+        for name, reason in federation.guard.quarantined.items():
+            if len(self.record.left_out) < MAX_LEFT_OUT:
+                entry = {"round": round_index + 1, "participant": name, "reason": reason}
+                self.record.left_out.append(entry)
 
     def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
         """Note the participants' figures."""

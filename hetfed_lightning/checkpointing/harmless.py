@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, read_checkpoint, refuse_address
+from hetfed_lightning.checkpointing.reading import (
+    UnreadableCheckpointError,
+    check_form,
+    read_checkpoint,
+    refuse_address,
+)
 
 _INSTANTIATOR = "_instantiator"
 
@@ -31,6 +36,7 @@ def check_harmless(path: Any, *, tensors: bool = False) -> None:
         path.seek(0)
     else:
         checkpoint = read_checkpoint(path) if tensors else read_checkpoint(path, map_location="meta", mmap=True)
+    check_form(checkpoint, path)
     for key, part in checkpoint.items():
         if isinstance(part, Mapping) and _INSTANTIATOR in part:
             raise UnreadableCheckpointError(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
-import lightning as L
 import torch
-from lightning.fabric.plugins.io import CheckpointIO
 
 from hetfed_lightning.checkpointing.form import form_problem
+from hetfed_lightning.checkpointing.sealing import DamagedFileError, is_sealed
 
 FAULTS = (RuntimeError, EOFError, OSError, UnpicklingError, ValueError, LookupError, TypeError, AttributeError)
 """What torch raises of bytes that are no checkpoint; pickles of flipped bits fail in any of these ways."""
@@ -21,14 +22,20 @@ LONGEST_REASON = 200
 
 
 class UnreadableCheckpointError(ValueError):
-    """A checkpoint file that cannot be used; the message names it."""
+    """A checkpoint file that cannot be used; the message names it.
+
+    Attributes:
+        is_damaged: Whether its bytes are not those that were written, so that an older file may do instead.
+    """
 
     def __init__(self, path: Any, error: Exception) -> None:
-        if isinstance(error, UnpicklingError) and "weights only" in str(error).lower():
-            found = "it holds more than weights and plain data, which might run code"
+        self.is_damaged = not (isinstance(error, UnpicklingError) and "weights only" in str(error).lower())
+        reason = str(error) if isinstance(error, DamagedFileError) else f"{type(error).__name__}: {error}"
+        if self.is_damaged:
+            reason = reason.partition("\n")[0][:LONGEST_REASON]
+            found = f"it is cut off, damaged or no checkpoint ({reason})"
         else:
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            found = f"it is cut off, damaged or no checkpoint ({reason[:LONGEST_REASON]})"
+            found = "it holds more than weights and plain data, which might run code"
         super().__init__(f"{path} cannot be read: {found}. Use another checkpoint.")
 
 
@@ -45,11 +52,11 @@ def refuse_address(path: Any) -> None:
         )
 
 
-def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", **options: Any) -> dict[str, Any]:
-    """A checkpoint's content; none of its code runs.
+def read_checkpoint(path: str | Path | BinaryIO, *, map_location: Any = "cpu", **options: Any) -> dict[str, Any]:
+    """A checkpoint's content, whose hash is checked; none of its code runs.
 
     Args:
-        path: A local file.
+        path: A local file, or one that is open.
         map_location: Device of the tensors, as for ``torch.load``.
         options: Further ones of ``torch.load``.
 
@@ -59,61 +66,33 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu", **options: A
         ValueError: If it is an address.
     """
     refuse_address(path)
-    try:
+    with naming_faults(path):
+        is_sealed(path)
         content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, **options)
+    return content
+
+
+def check_form(content: Any, path: Any) -> None:
+    """Refuse what was read from a file but is no checkpoint.
+
+    Raises:
+        UnreadableCheckpointError: Naming the file and what is missing.
+    """
+    if (problem := form_problem(content)) is not None:
+        raise UnreadableCheckpointError(path, ValueError(problem))
+
+
+@contextlib.contextmanager
+def naming_faults(path: Any) -> Iterator[None]:
+    """Raise what reading a file raises as an error that names it, but for its absence.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UnreadableCheckpointError: Otherwise.
+    """
+    try:
+        yield
     except FileNotFoundError:
         raise
     except FAULTS as error:
         raise UnreadableCheckpointError(path, error) from error
-    if (problem := form_problem(content)) is not None:
-        raise UnreadableCheckpointError(path, ValueError(problem))
-    return content
-
-
-class NamedFaults(CheckpointIO):
-    """Reads as the plugin that it wraps, and names the file of which that one says nothing.
-
-    Args:
-        wrapped: What reads and writes.
-    """
-
-    def __init__(self, wrapped: CheckpointIO) -> None:
-        self.wrapped = wrapped
-
-    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """As the wrapped plugin."""
-        self.wrapped.save_checkpoint(*args, **kwargs)
-
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As the wrapped plugin.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            UnreadableCheckpointError: If it is damaged or holds what may not be loaded.
-            ValueError: If it is an address.
-        """
-        refuse_address(path)
-        try:
-            content = self.wrapped.load_checkpoint(path, *args, **kwargs)
-        except FileNotFoundError:
-            raise
-        except FAULTS as error:
-            raise UnreadableCheckpointError(path, error) from error
-        if (problem := form_problem(content)) is not None:
-            raise UnreadableCheckpointError(path, ValueError(problem))
-        return content
-
-    def remove_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """As the wrapped plugin."""
-        self.wrapped.remove_checkpoint(*args, **kwargs)
-
-    def teardown(self) -> None:
-        """As the wrapped plugin."""
-        self.wrapped.teardown()
-
-
-def name_faults(trainer: L.Trainer) -> None:
-    """Let the trainer's strategy name the checkpoint files that it cannot read."""
-    inside = trainer.strategy.checkpoint_io
-    if not isinstance(inside, NamedFaults):
-        trainer.strategy.checkpoint_io = NamedFaults(inside)

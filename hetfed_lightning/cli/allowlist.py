@@ -92,4 +92,8 @@ def restricted_imports(extra: Sequence[str] = ()) -> Iterator[None]:
 def _allow(extra: Sequence[str]) -> None:
     if extra and str(Path.cwd()) not in sys.path:  # As `python -m` does; a console script starts without it.
         sys.path.append(str(Path.cwd()))
-    set_parsing_settings(import_path_denylist=list(DENIED), import_path_allowlist=[*ALLOWED, *extra])
+    allowed = [*ALLOWED, *extra]
+    # jsonargparse adds to what it has: what an earlier command of this process allowed is taken back.
+    before: dict[str, bool] = jsonargparse_common.parsing_settings["import_path_verdicts"]
+    stale = [path for path, may_be_named in before.items() if may_be_named and path not in allowed]
+    set_parsing_settings(import_path_denylist=[*DENIED, *stale], import_path_allowlist=allowed)

@@ -14,6 +14,7 @@ import yaml
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from hetfed_lightning.callbacks import FederatedProgressBar, FederationMonitor, RunRecord
 from hetfed_lightning.cli.allowlist import restrict_imports
@@ -120,18 +121,21 @@ class FederatedCLI(LightningCLI):
         self.config = parser.parse_args([*command, *arguments])
         settings = self.config.get(command[0]) if command else self.config
         _check_numbers(settings)
-        self._guard_checkpoint(settings if command else None)
+        self._guard_checkpoint(settings if command else None, resuming=command == ["fit"])
 
     @staticmethod
-    def _guard_checkpoint(settings: Any) -> None:
+    def _guard_checkpoint(settings: Any, *, resuming: bool) -> None:
         """Check the file before anything is made. Lightning would fetch one from an address, and run its code."""
         if settings is None or "ckpt_path" not in settings:
             return
         path = settings.ckpt_path
         if path is not None and path not in RESERVED:
-            check_checkpoint(str(path), trusted=settings.weights_only is False)
+            check_checkpoint(str(path), resuming=resuming, trusted=settings.weights_only is False)
         if settings.weights_only is None:
             settings.weights_only = True
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: a federation is made of its configuration alone, and a damaged file may yet be gone back from."""
 
     def instantiate_classes(self) -> None:
         """Make the classes; the monitor and the run's record show the resolved configuration."""
@@ -202,6 +206,22 @@ class FederatedCLI(LightningCLI):
     def _warn_untrained(self, ckpt_path: Any) -> None:
         if ckpt_path is None:
             log.warning("No --ckpt_path was given: these are networks that nobody has trained.")
+
+    def fit(self, **arguments: Any) -> None:
+        """Train; if a signal ends that, say which command goes on."""
+        try:
+            self.trainer.fit(**arguments)
+        except SIGTERMException:
+            self._tell_how_to_go_on()
+            raise
+
+    def _tell_how_to_go_on(self) -> None:
+        preemption = self.model.preemption
+        if preemption is None or preemption.file is None:
+            return
+        config = Path(preemption.file).parent.parent / "config.yaml"
+        found = f"-c {config}" if config.is_file() else "-c YOUR.yaml"
+        log.info("To go on:\n  %s fit %s --ckpt_path %s", self.prog, found, preemption.file)
 
     def validate(self, **arguments: Any) -> None:
         """Validate, and show one table instead of a block per loader."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hetfed_lightning.checkpointing.harmless import check_harmless
-from hetfed_lightning.checkpointing.reading import refuse_address
+from hetfed_lightning.checkpointing.plugin import intact_files
+from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, refuse_address
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.groups import full_form, short_form, template_of
 from hetfed_lightning.cli.merging import merge, with_value
@@ -109,13 +110,14 @@ def load_configs(paths: Sequence[str], overrides: Sequence[tuple[str, str]] = ()
     return full_form(merged)
 
 
-def check_checkpoint(path: str, *, trusted: bool = False) -> None:
+def check_checkpoint(path: str, *, resuming: bool = False, trusted: bool = False) -> None:
     """Refuse a checkpoint that is an address, is missing, is not whole, or holds more than weights.
 
     None of its code runs.
 
     Args:
         path: The file.
+        resuming: Whether training goes on from it, or from another one in its folder if it is damaged.
         trusted: Whether it may hold what runs code.
 
     Raises:
@@ -130,4 +132,7 @@ def check_checkpoint(path: str, *, trusted: bool = False) -> None:
     except ConfigError:
         raise
     except ValueError as error:
+        damaged = isinstance(error, UnreadableCheckpointError) and error.is_damaged
+        if resuming and damaged and any(intact_files(Path(path).parent, Path(path))):
+            return
         raise ConfigError(f"--ckpt_path: {error}") from error

@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.cli.allowlist import restrict_imports, restricted_imports
 from hetfed_lightning.cli.blame import FAULTS, made
@@ -72,9 +73,8 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
             f"participant {name!r} of the configuration is not the one in {ckpt_path}: {error}. Use the config.yaml of "
             "the run that saved the checkpoint."
         ) from error
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / WEIGHTS)
-    (folder / CONFIG).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    write_atomically(folder / WEIGHTS, save({key: tensor.contiguous() for key, tensor in state.items()}))
+    write_atomically(folder / CONFIG, yaml.safe_dump(settings, sort_keys=False))
     return folder
 
 

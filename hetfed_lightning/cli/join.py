@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from hetfed_lightning.callbacks import EnsembleDistillation, Inheritance
+from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.reading import read_checkpoint
+from hetfed_lightning.checkpointing.sealing import write_checkpoint
 from hetfed_lightning.cli.blame import naming_participants
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, read_config, split_arguments
@@ -119,16 +120,16 @@ rounds, the others stay as they are, and OUTPUT receives a checkpoint and a conf
     def _write(self, checkpoint: Mapping[str, Any], name: str) -> Path:
         folder = Path(self.config.output)
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
             file = Path(temporary) / "newcomer.ckpt"
             self.trainer.save_checkpoint(file, weights_only=False)
             joined = with_member(checkpoint, read_checkpoint(file), name)
-        torch.save(joined, folder / CHECKPOINT)
+        write_checkpoint(joined, folder / CHECKPOINT)
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         for option in ("output", "ckpt_path"):
             config.pop(option, None)
         _place(config["model"]["participants"], name)["joins_at"] = 0
-        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        write_atomically(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
         tell_how_to_go_on(folder)
         return folder
 

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 import yaml
 from jsonargparse import ArgumentParser
 
+from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.reading import read_checkpoint
+from hetfed_lightning.checkpointing.sealing import write_checkpoint
 from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs
 from hetfed_lightning.cli.rosters import CHECKPOINT, CONFIG, config_of_run, tell_how_to_go_on
 from hetfed_lightning.membership import without_member
@@ -49,8 +50,7 @@ def leave_command(arguments: Sequence[str]) -> Path:
             "trained on. Data with names of its own stays as it is."
         )
     folder = Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(left, folder / CHECKPOINT)
-    (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    write_checkpoint(left, folder / CHECKPOINT)
+    write_atomically(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
     tell_how_to_go_on(folder)
     return folder

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
 from jsonargparse import ArgumentError
@@ -24,9 +24,18 @@ from hetfed_lightning.cli.leave import leave_command
 from hetfed_lightning.cli.report.command import report_command
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.federation import Federation
+from hetfed_lightning.inspection import TooFewParticipantsError
 
+TOO_FEW = 1
 BAD_INPUT = 2
-COMMANDS = ("fit", "validate", "test", "predict", "compare", "export", "join", "leave", "report")
+OWN: Mapping[str, Callable[[Sequence[str]], object]] = {
+    "export": export_command,
+    "join": join_command,
+    "leave": leave_command,
+    "report": report_command,
+}
+"""Commands that are not LightningCLI's."""
+COMMANDS = ("fit", "validate", "test", "predict", "compare", *OWN)
 DEBUG = "HETFED_DEBUG"
 NOISE = ("Tip:", "already configured with model summary callbacks")
 """Of what Lightning tells at every start, what a user did not ask for and can do nothing about."""
@@ -39,33 +48,24 @@ def run(arguments: Sequence[str]) -> int:
         arguments: Command line without the program's name.
 
     Returns:
-        The exit code. Errors after training began are raised as they are; those before it as well if the
-        environment sets ``HETFED_DEBUG``.
+        The exit code: 0; 2 for input that cannot be used; 1 where too few participants were left to go on. Other errors
+        after training began are raised as they are, and all of them if the environment sets ``HETFED_DEBUG``.
     """
     _speak()
     Federation.trained_in_this_process = False  # By this command, when several run in one process.
     command, *rest = arguments or ["--help"]
+    if not command.startswith("-") and command not in COMMANDS:
+        return _refuse(f"no command {command!r}{did_you_mean(command, COMMANDS)}.")
     try:
-        if command == "--version":
-            sys.stdout.write(f"hetfed {version('hetfed-lightning')}\n")
-        elif not command.startswith("-") and command not in COMMANDS:
-            return _refuse(f"no command {command!r}{did_you_mean(command, COMMANDS)}.")
-        elif command == "compare":
-            CompareCLI(rest, run=False).compare()
-        elif command == "export":
-            export_command(rest)
-        elif command == "join":
-            join_command(rest)
-        elif command == "leave":
-            leave_command(rest)
-        elif command == "report":
-            report_command(rest)
-        else:
-            FederatedCLI([command, *rest])
+        _execute(command, rest)
     except ArgumentError as error:
         return _refuse(explained(str(error)))
     except ConfigError as error:
         return _refuse(str(error))
+    except TooFewParticipantsError as error:
+        if os.environ.get(DEBUG):
+            raise
+        return _refuse(str(error), TOO_FEW)
     except (OSError, MisconfigurationException, *FAULTS) as error:
         if Federation.trained_in_this_process or os.environ.get(DEBUG):
             raise
@@ -81,9 +81,20 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {message} ({DEBUG}=1 shows where)"
 
 
-def _refuse(message: str) -> int:
+def _execute(command: str, rest: list[str]) -> None:
+    if command == "--version":
+        sys.stdout.write(f"hetfed {version('hetfed-lightning')}\n")
+    elif command == "compare":
+        CompareCLI(rest, run=False).compare()
+    elif command in OWN:
+        OWN[command](rest)
+    else:
+        FederatedCLI([command, *rest])
+
+
+def _refuse(message: str, code: int = BAD_INPUT) -> int:
     sys.stderr.write(f"hetfed: error: {message}\n")
-    return BAD_INPUT
+    return code
 
 
 def _speak() -> None:

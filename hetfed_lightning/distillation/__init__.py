@@ -8,6 +8,7 @@ by walking this package.
 from __future__ import annotations
 
 from hetfed_lightning.distillation.class_prior_weighted import ClassPriorWeighted
+from hetfed_lightning.distillation.clipped_logits import ClippedLogits
 from hetfed_lightning.distillation.ensemble import Ensemble
 from hetfed_lightning.distillation.losses import (
     binary_soft_target_loss,
@@ -23,10 +24,12 @@ from hetfed_lightning.distillation.median_probabilities import MedianProbabiliti
 from hetfed_lightning.distillation.outputs import OutputKind, check_temperature, renormalise, soften
 from hetfed_lightning.distillation.sample_weighted import SampleWeighted
 from hetfed_lightning.distillation.teachers import Teachers
+from hetfed_lightning.distillation.trimmed_probabilities import TrimmedProbabilities
 from hetfed_lightning.distillation.validation_weighted import ValidationWeighted
 
 __all__ = [
     "ClassPriorWeighted",
+    "ClippedLogits",
     "Ensemble",
     "MeanLogits",
     "MeanProbabilities",
@@ -34,6 +37,7 @@ __all__ = [
     "OutputKind",
     "SampleWeighted",
     "Teachers",
+    "TrimmedProbabilities",
     "ValidationWeighted",
     "binary_soft_target_loss",
     "check_temperature",

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from hetfed_lightning.aggregation.shares import MAX_SHARE, bounded_weights, check_max_share
 from hetfed_lightning.distillation.ensemble import Ensemble, Knowledge, mix, require
 from hetfed_lightning.distillation.outputs import OutputKind, renormalise, soften
 from hetfed_lightning.distillation.teachers import Teachers
@@ -24,22 +25,27 @@ class ClassPriorWeighted(Ensemble):
     ``n_kc`` counts the samples of class c that teacher k was trained on, and ``s`` is the smoothing.
     Multiclass targets are normalised over classes afterwards. Binary outputs are two classes, negatives and
     positives. Multilabel outputs are weighted label by label, by positives, and need no normalising. A class
-    that no teacher has listens to all alike.
+    that no teacher has listens to all alike. A teacher that claims more samples than a share of all has its counts
+    scaled down to that.
 
     Args:
         smoothing: Samples added to every count, at least 0; more brings the weights closer to equal.
+        max_share: Fraction in (0, 1] that a teacher's samples are of all at most; with fewer than three teachers
+            nothing is bounded.
 
     Raises:
-        ValueError: If the smoothing is negative or not finite.
+        ValueError: If the smoothing is negative or not finite, or the share is none.
     """
 
     kinds: ClassVar[tuple[OutputKind, ...]] = ("multiclass", "binary", "multilabel")
     needs: ClassVar[tuple[Knowledge, ...]] = ("class_counts",)
 
-    def __init__(self, smoothing: float = 0.0) -> None:
+    def __init__(self, smoothing: float = 0.0, max_share: float = MAX_SHARE) -> None:
+        check_max_share(max_share)
         if not (math.isfinite(smoothing) and smoothing >= 0):
             raise ValueError(f"expected a finite smoothing of at least 0 samples, got {smoothing}")
         self.smoothing = smoothing
+        self.max_share = max_share
 
     def __call__(self, teachers: Teachers, temperature: float) -> Tensor:
         """Class-weighted mean over teachers of ``soften(logits)``, normalised over the classes.
@@ -60,9 +66,14 @@ class ClassPriorWeighted(Ensemble):
                 "use SampleWeighted, ValidationWeighted or MedianProbabilities"
             )
         probabilities = soften(teachers.logits, temperature, teachers.kind)
-        counts = require(teachers, "class_counts", self) + self.smoothing
+        counts = self._bounded(require(teachers, "class_counts", self)) + self.smoothing
         weights = torch.where(counts.sum(dim=0) > 0, counts, torch.ones_like(counts))
         if teachers.kind == "binary":
             both = torch.cat([1 - probabilities, probabilities], dim=-1)
             return renormalise(mix(both, weights), "multiclass")[:, 1:]
         return renormalise(mix(probabilities, weights), teachers.kind)
+
+    def _bounded(self, counts: Tensor) -> Tensor:
+        claimed = counts.sum(dim=1)
+        factors = bounded_weights(claimed, self.max_share) / claimed.clamp(min=torch.finfo(counts.dtype).tiny)
+        return counts * torch.where(claimed > 0, factors, torch.ones_like(factors))[:, None]

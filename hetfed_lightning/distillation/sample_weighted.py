@@ -1,7 +1,7 @@
 """Mean of the teachers' probabilities, weighted by how much data each was trained on.
 
-Sensible when more data means a better teacher, and when the counts can be believed: a teacher that claims a
-million samples is the ensemble.
+Sensible when more data means a better teacher. The counts are the teachers' own word, so nobody's weight exceeds a
+share of all.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from hetfed_lightning.aggregation.shares import MAX_SHARE, bounded_weights, check_max_share
 from hetfed_lightning.distillation.ensemble import Ensemble, Knowledge, mix, require
 from hetfed_lightning.distillation.outputs import soften
 from hetfed_lightning.distillation.teachers import Teachers
@@ -19,9 +20,20 @@ class SampleWeighted(Ensemble):
     """Mean of the softened probabilities (values for regression) with weights ``n_k / sum_j n_j``.
 
     The weights of federated averaging (McMahan et al. 2017), applied to predictions.
+
+    Args:
+        max_share: Fraction in (0, 1] that a teacher's weight is of all at most; with fewer than three nothing is
+            bounded.
+
+    Raises:
+        ValueError: If the share is none.
     """
 
     needs: ClassVar[tuple[Knowledge, ...]] = ("samples",)
+
+    def __init__(self, max_share: float = MAX_SHARE) -> None:
+        check_max_share(max_share)
+        self.max_share = max_share
 
     def __call__(self, teachers: Teachers, temperature: float) -> Tensor:
         """Sample-weighted mean over teachers of ``soften(logits)``.
@@ -37,4 +49,4 @@ class SampleWeighted(Ensemble):
             ValueError: If `samples` is missing.
         """
         predictions = soften(teachers.logits, temperature, teachers.kind)
-        return mix(predictions, require(teachers, "samples", self))
+        return mix(predictions, bounded_weights(require(teachers, "samples", self), self.max_share))

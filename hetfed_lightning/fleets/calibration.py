@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -58,18 +59,18 @@ class Trial:
     fault: str | None = None
 
 
-def engine_named(name: EngineName, fleet: Fleet, batch: StackedBatch) -> Engine | None:
+def engine_named(name: EngineName, fleet: Fleet, inputs: Any) -> Engine | None:
     """An engine for a fleet, or None where its network is not of the kind that the engine takes.
 
     Args:
         name: ``"vmap"`` or ``"batched"``.
         fleet: Whose network it is to run.
-        batch: One batch of each.
+        inputs: Of one batch or more, shape ``(K, B, ...)``.
     """
     if name == "vmap":
         return VmapEngine(fleet.network, fleet.task, fleet.compile_settings)
-    inputs = batch.inputs[0] if isinstance(batch.inputs, Tensor) else None
-    layers = None if inputs is None else chain_of(fleet.network, fleet.members[0].parameters, inputs)
+    first = inputs[0] if isinstance(inputs, Tensor) else None
+    layers = None if first is None else chain_of(fleet.network, fleet.members[0].parameters, first)
     return None if layers is None else BatchedEngine(fleet.network, fleet.task, layers)
 
 
@@ -140,7 +141,7 @@ def _trial(name: EngineName, fleet: Fleet, batch: StackedBatch, few: _Few, *, ch
     """An engine on the copies, and then on all."""
     everyone = list(range(few.batch.count))
     try:
-        engine = engine_named(name, fleet, batch)
+        engine = engine_named(name, fleet, batch.inputs)
         if engine is None:
             return Trial(name, fault="the network is no chain of linear layers and activations")
         seconds, fault = _run(engine, few.copies, few.batch, few.reference, everyone)

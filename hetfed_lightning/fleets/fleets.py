@@ -7,8 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from hetfed_lightning.data.blocks import RoundBatch, StackedBatch, stacked
 from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, try_engines
@@ -20,6 +22,7 @@ from hetfed_lightning.fleets.seated import SeatedFleets
 from hetfed_lightning.fleets.terms import adding, terms_of
 from hetfed_lightning.fleets.wording import listed, shortly
 from hetfed_lightning.ledger import tag
+from hetfed_lightning.participant import split_batch
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 
 if TYPE_CHECKING:
@@ -56,11 +59,23 @@ class Fleets(SeatedFleets):
 
     def resume(self, chosen: Mapping[str, EngineName]) -> None:
         """Go on with a checkpoint's engines, unless another one is asked for: the last digits depend on them."""
-        if self.wanted == "auto":
-            self.chosen = dict(chosen)
+        self.chosen = {kind: engine for kind, engine in chosen.items() if self.wanted in {"auto", engine}}
 
-    def open_round(self, federation: Federation, names: Sequence[str]) -> None:
-        """Seat those who train in this round and have somebody of their kind beside them."""
+    def take_seats(self, federation: Federation) -> None:
+        """Seat everyone as the round left them, for its validation, ahead of which a checkpoint was made."""
+        self.open_round(federation, federation.trained_here(federation.current_round), terms=False)
+        for kind, fleet in self._fleets.items():
+            if kind in self.chosen and fleet.engine is None:
+                fleet.engine = engine_named(self.chosen[kind], fleet, _sample_of(federation, fleet))
+
+    def open_round(self, federation: Federation, names: Sequence[str], *, terms: bool = True) -> None:
+        """Seat those who train in this round and have somebody of their kind beside them.
+
+        Args:
+            federation: In a fit.
+            names: Who trains.
+            terms: Whether callbacks are asked what they add to the losses.
+        """
         self._seats = {}
         if self.wanted == "sequential":
             return
@@ -89,7 +104,7 @@ class Fleets(SeatedFleets):
             self._fleets[kind].enlist(seats)
             if kind in self.chosen:
                 self._fleets[kind].seat()
-            self._fleets[kind].terms = terms_of(federation, self._fleets[kind])
+            self._fleets[kind].terms = terms_of(federation, self._fleets[kind]) if terms else []
             self._seats |= dict.fromkeys(members, kind)
 
     def _common_obstacle(self, federation: Federation) -> str | None:
@@ -187,7 +202,7 @@ class Fleets(SeatedFleets):
 
     def _choose(self, fleet: Fleet, batch: StackedBatch, known: EngineName | None) -> EngineName:
         if known is not None and known != "sequential":  # Of an earlier round, or of a checkpoint.
-            fleet.engine = engine_named(known, fleet, batch)
+            fleet.engine = engine_named(known, fleet, batch.inputs)
             return known if fleet.engine is not None else self._leave(fleet)
         # Compiled, vmap is the fastest where it works; as it is, batched products beat it wherever they apply.
         order: list[EngineName] = ["batched", "vmap"] if fleet.compile_settings is None else ["vmap", "batched"]
@@ -230,6 +245,17 @@ def _drawn(federation: Federation, fleet: Fleet, member: Member, batch: Mapping[
         error.add_note(f"{participant.label}, round {federation.current_round}, batch {batch_idx}")
         raise
     return own
+
+
+def _sample_of(federation: Federation, fleet: Fleet) -> Any:
+    """Inputs of one member's batch of one training sample, as the fleet would have it: shape ``(1, 1, ...)``."""
+    data = federation.federated_data.data.train
+    member = next(one for one in fleet.members if one.name in data)
+    sample = default_collate([data[member.name][0]])
+    sample = federation.trainer.precision_plugin.convert_input(sample)
+    sample = move_data_to_device(sample, federation.device)
+    inputs = split_batch(member.local.participant.on_after_batch_transfer(sample, 0))[0]
+    return inputs[None] if isinstance(inputs, Tensor) else None
 
 
 def _report(trials: Mapping[EngineName, Trial], best: Trial) -> str:

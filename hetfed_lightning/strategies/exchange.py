@@ -16,6 +16,8 @@ from hetfed_lightning.strategies.watch import RankLostError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hetfed_lightning.strategies.stopping import Stopping
+
 R = TypeVar("R")
 
 SHORTEST_LOOK, LONGEST_LOOK = 1e-4, 0.004
@@ -26,7 +28,14 @@ _meetings = itertools.count()
 
 
 class Watching(Protocol):
-    """Who knows whether a rank was lost."""
+    """Who knows whether a rank was lost, or was told to stop."""
+
+    @property
+    def stopping(self) -> Stopping:
+        """Where the run stops."""
+
+    def tell_of_stop(self) -> None:
+        """Tell the others, once, that a rank was told to stop."""
 
     @property
     def is_over(self) -> bool:
@@ -84,6 +93,25 @@ class Exchange:
             dist.all_reduce(tensor, group=self._replicas)
         except RuntimeError as error:
             raise self._watch.explain(error) from error
+
+    def stops(self, signum: int | None) -> int | None:
+        """Come to a place where the run may stop; the signal for which all ranks stop here, or None.
+
+        Args:
+            signum: A signal that this rank has received.
+        """
+        stopping = self._watch.stopping
+        if signum is not None:
+            stopping.ask(signum)
+            self._watch.tell_of_stop()
+        if not stopping.arrive():
+            return None
+        while stopping.place is None:
+            self._watch.check()
+            if self._watch.is_over or self._watch.finished():
+                return None
+            time.sleep(LONGEST_LOOK)
+        return stopping.signal if stopping.passed == stopping.place else None
 
     def guarded(self, call: Callable[[], R]) -> R:
         """Run a collective once all ranks have come to it; where a rank was lost, raise an error that says which.

@@ -202,6 +202,10 @@ class ManyRanks(Ranks):
                 forget_optimizers(self._federation, [name])
         log.info("After measured steps %s moved. %s", ", ".join(moved), "\n".join(self._lines()))
 
+    def stops(self, signum: int | None) -> int | None:
+        """Come to a place where the run may stop; the signal for which all ranks stop here, or None."""
+        return self._exchange.stops(signum)
+
     def complete(self, checkpoint: dict[str, Any]) -> None:
         """Put into a checkpoint what other ranks have of it. Only rank 0's is whole, which is the one written."""
         complete_checkpoint(checkpoint, self._federation, self._exchange, self.layout)

@@ -111,6 +111,10 @@ class Ranks:
     def end_round(self) -> None:
         """After a round and its validation: who hosts whom may change."""
 
+    def stops(self, signum: int | None) -> int | None:
+        """Come to a place where the run may stop; the signal for which all ranks stop here, or None."""
+        return signum
+
     def complete(self, checkpoint: dict[str, Any]) -> None:
         """Put into a checkpoint what other ranks have of it."""
 

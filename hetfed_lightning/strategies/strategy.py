@@ -21,7 +21,6 @@ from lightning.pytorch.strategies.strategy import Strategy
 from hetfed_lightning.strategies.exchange import Exchange
 from hetfed_lightning.strategies.many_ranks import ManyRanks
 from hetfed_lightning.strategies.ranks import Ranks
-from hetfed_lightning.strategies.signals import each_rank_for_itself
 from hetfed_lightning.strategies.watch import GRACE, Watch
 
 if TYPE_CHECKING:
@@ -200,8 +199,6 @@ class FederatedStrategy(DDPStrategy):
 
     def setup(self, trainer: L.Trainer) -> None:
         """As on one device, with the weights of the first rank."""
-        if self._exchange is not None:
-            each_rank_for_itself(trainer)
         Strategy.setup(self, trainer)
 
     def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override]

@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from hetfed_lightning.strategies.stopping import Stopping
+
 log = logging.getLogger(__name__)
 
 GRACE = 3.0
@@ -64,6 +66,7 @@ class Watch:
         self.world = world
         self.stuck_after = stuck_after
         self.verdict: str | None = None
+        self.stopping = Stopping(rank, world)
         self._describe = describe
         self._end_children = end_children
         self._known = threading.Event()
@@ -147,9 +150,15 @@ class Watch:
 
     def announce(self, error: BaseException) -> None:
         """Tell the others that this rank ends with an error."""
-        if self.verdict is None and not isinstance(error, RankLostError):
+        together = isinstance(error, SystemExit) and self.stopping.place is not None
+        if self.verdict is None and not isinstance(error, RankLostError) and not together:
             reason = f"raised {type(error).__name__}: {error}".partition("\n")[0]
             self._tell({"lost": self.rank, "why": reason}, skip=None)
+
+    def tell_of_stop(self) -> None:
+        """Tell the others, once, that a rank was told to stop, and how far this one is."""
+        if news := self.stopping.news():
+            self._tell(news, skip=None)
 
     def close(self) -> None:
         """Say that this rank has finished, and stop listening."""
@@ -178,6 +187,7 @@ class Watch:
             if now >= next_beat:
                 self._tell("beat", skip=None)
                 next_beat = now + pause
+            self.tell_of_stop()
             for key, _ in selector.select(pause / 4):
                 self._hear(int(key.data), selector)
             now = time.monotonic()
@@ -212,7 +222,11 @@ class Watch:
                 peer.finished = peer.gone = True
                 selector.unregister(peer.connection)
                 return
-            if isinstance(message, dict):
+            if isinstance(message, dict) and "stop" in message:
+                self.stopping.hear(message)
+                if self.rank == 0:
+                    self._tell(message, skip=rank)
+            elif isinstance(message, dict):
                 self._lose(message["lost"], message["why"])
                 return
 

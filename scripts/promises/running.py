@@ -54,6 +54,7 @@ def counted(report: Path) -> dict[str, Tally]:
         skipped = case.find("skipped") is not None
         for promise in {value for key, value in found if key == "promise"}:
             tally = tallies[promise]
+            tally.measured += tuple(value for key, value in found if key == "measured")
             if skipped:
                 tally.skipped += (name,)
                 continue

@@ -25,12 +25,14 @@ class Tally:
         held: Faults that the promise stood.
         failed: Tests that failed, by name.
         skipped: Tests that this machine could not run, by name.
+        measured: What tests tell beside the count.
     """
 
     tried: int = 0
     held: int = 0
     failed: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
 
 
 def chosen(only: Iterable[str] = ()) -> dict[str, list[Promise]]:

@@ -60,6 +60,11 @@ def make_states(device: str = "cpu") -> list[dict[str, Tensor]]:
     return [one(index) for index in range(PARTICIPANTS)]
 
 
+def least(rule: AggregationFunction) -> int:
+    """How few participants the rule can do with."""
+    return rule.least_participants() if isinstance(rule, AggregationRule) else 1
+
+
 def skip_without(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no accelerator here")
@@ -70,7 +75,8 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_the_walk_finds_the_rules() -> None:
-    assert {"weighted_mean", "coordinate_median", "TrimmedMean"} <= RULES.keys()
+    known = {"weighted_mean", "coordinate_median", "TrimmedMean", "GeometricMedian", "MultiKrum"}
+    assert known <= RULES.keys()
 
 
 def test_every_rule_is_exported() -> None:
@@ -115,8 +121,8 @@ def test_leaves_its_inputs_as_they_are(rule: AggregationFunction) -> None:
 @every_rule
 @pytest.mark.parametrize("participants", [1, PARTICIPANTS])
 def test_shares_no_memory_with_its_inputs(rule: AggregationFunction, participants: int) -> None:
-    states = make_states()[:1] * participants
-    result = rule(states, torch.ones(participants))
+    states = make_states()[:1] * max(participants, least(rule))
+    result = rule(states, torch.ones(len(states)))
     given = {tensor.untyped_storage().data_ptr() for tensor in states[0].values() if tensor.numel()}
     assert all(tensor.untyped_storage().data_ptr() not in given for tensor in result.values() if tensor.numel())
 
@@ -152,8 +158,18 @@ def test_does_not_depend_on_the_order(rule: AggregationFunction) -> None:
 @pytest.mark.parametrize("participants", [1, 2, PARTICIPANTS])
 def test_equal_states_are_a_fixed_point(rule: AggregationFunction, participants: int) -> None:
     state = {key: tensor.detach() for key, tensor in make_states()[3].items()}
-    result = rule([copy.deepcopy(state) for _ in range(participants)], torch.ones(participants))
+    count = max(participants, least(rule))
+    result = rule([copy.deepcopy(state) for _ in range(count)], torch.ones(count))
     torch.testing.assert_close(result, state)
+
+
+@every_rule
+def test_refuses_fewer_than_its_least_by_both_numbers(rule: AggregationFunction) -> None:
+    few = least(rule) - 1
+    with pytest.raises(
+        ValueError, match=rf"at least {'one state, got none' if few == 0 else rf'{few + 1}.*got {few}'}"
+    ):
+        rule(make_states()[:few], torch.ones(few))
 
 
 @every_rule

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,42 @@ def test_weighting(weighting: Any, shares: list[float]) -> None:
         torch.testing.assert_close(weights.double(), expected, rtol=0, atol=1e-7)
 
 
+class Boasting(FederatedDataModule):
+    """Says that c has a million millions of examples, or whatever else."""
+
+    claimed: Any = 10**12
+
+    def num_samples(self, name: str) -> int:
+        return self.claimed if name == "c" else super().num_samples(name)
+
+
+def boasting(claimed: Any) -> Boasting:
+    data = tiny_data(evaluated=False).data
+    made = Boasting(data.train, batch_size=4)
+    made.claimed = claimed
+    return made
+
+
+@pytest.mark.promise("size")
+def test_a_lie_about_size_is_bounded_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    federation = still()
+    before = [state_of(member)["backbone.0.weight"] for member in federation.members().values()]
+    with caplog.at_level("WARNING", "hetfed_lightning"):
+        fit(federation, boasting(10**12), 2, BackboneAveraging(synchronise_start=False))
+    # a has 12 examples, b 16, and c weighs no more than they do together.
+    expected = sum(share * one.double() for share, one in zip([12 / 56, 16 / 56, 28 / 56], before, strict=True))
+    torch.testing.assert_close(state_of(federation["a"])["backbone.0.weight"].double(), expected, rtol=0, atol=1e-7)
+    (warning,) = [one.getMessage() for one in caplog.records]
+    assert warning.startswith("BackboneAveraging: c has 1000000000000 of 1000000000028 examples and weighs as 28 would")
+
+
+@pytest.mark.promise("size")
+@pytest.mark.parametrize("claimed", [-9, True, float("nan")])
+def test_what_is_no_size_is_refused_by_name(claimed: Any) -> None:
+    with pytest.raises(ValueError, match="participant 'c': expected a number of examples, whole and at least 0, got"):
+        fit(still(), boasting(claimed), 1, BackboneAveraging())
+
+
 def test_heads_stay_with_their_owners() -> None:
     federation = still()
     heads = [part(state_of(member), "head") for member in federation.members().values()]
@@ -111,6 +148,54 @@ def test_who_made_no_step_receives_but_does_not_contribute() -> None:
     )
     for weights in after:
         torch.testing.assert_close(weights, (before[0] + before[2]) / 2)
+
+
+# Clipping
+
+
+class Away(Participant):
+    """Says that its weights are a million more than they are."""
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        with torch.no_grad():
+            self.get_parameter("backbone.0.weight").add_(1e6)
+
+
+def test_an_update_is_clipped_to_the_bound() -> None:
+    boosted = Away(nn.Sequential(nn.Linear(4, 5), nn.ReLU()), nn.Linear(5, 3), optimizer=sgd(0.0))
+    federation = Federation(still().members() | {"b": boosted})
+    averaging, seen = BackboneAveraging(weighting="uniform", max_update_norm=0.6), Snapshots()
+    trained = fit(federation, tiny_data(evaluated=False), 2, averaging, seen)
+    for start, end in zip(seen.starts, seen.ends, strict=True):
+        # Two of three stand still, and the third moves by 0.6: the mean moves by 0.2.
+        moved = part(end["a"], "backbone")["backbone.0.weight"] - part(start["a"], "backbone")["backbone.0.weight"]
+        assert float(moved.norm()) == pytest.approx(0.2, rel=1e-5)
+        assert equal(part(end["a"], "backbone"), part(end["b"], "backbone"))
+    assert trained.callback_metrics["federation/clipped"] == pytest.approx(1 / 3)
+
+
+def test_a_bound_that_nobody_reaches_changes_nothing() -> None:
+    ends = []
+    for bound in (None, 1e9):
+        federation = tiny_federation()
+        trained = fit(federation, tiny_data(evaluated=False), 2, BackboneAveraging(max_update_norm=bound))
+        ends.append(state_of(federation))
+        assert trained.callback_metrics.get("federation/clipped") == (None if bound is None else 0.0)
+    assert equal(*ends)
+
+
+def test_clipping_goes_on_after_a_checkpoint(tmp_path: Path) -> None:
+    ends = []
+    for stop in (None, 1):
+        federation, averaging = tiny_federation(), BackboneAveraging(max_update_norm=0.01)
+        trained = fit(federation, tiny_data(evaluated=False), stop or 2, averaging)
+        if stop:
+            trained.save_checkpoint(tmp_path / "one.ckpt")
+            federation = tiny_federation()
+            again = BackboneAveraging(max_update_norm=0.01)
+            fit(federation, tiny_data(evaluated=False), 2, again, ckpt_path=tmp_path / "one.ckpt")
+        ends.append(state_of(federation))
+    assert equal(*ends)
 
 
 # When
@@ -287,6 +372,8 @@ def test_state_round_trip() -> None:
         ({"proximal": -0.1}, "proximal: expected a finite weight of at least 0, got -0.1"),
         ({"proximal": float("inf")}, "got inf"),
         ({"proximal": float("nan")}, "got nan"),
+        ({"max_update_norm": 0.0}, "max_update_norm: expected a finite norm above 0, got 0.0"),
+        ({"max_update_norm": 1.0, "synchronise_start": False}, "with synchronise_start=False the first round has none"),
         ({"weighting": "sample"}, "expected 'samples', 'uniform' or weights by name, got 'sample'"),
     ],
 )

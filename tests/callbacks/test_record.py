@@ -133,6 +133,14 @@ def test_numbers_that_are_none_survive_a_round_trip(tmp_path: Path) -> None:
     assert found.test["test_r2/b"] == 0.5
 
 
+def test_a_record_of_before_anybody_was_left_out_is_read(tmp_path: Path) -> None:
+    path = Record("a", "1").write(tmp_path)
+    content = json.loads(path.read_text())
+    del content["left_out"]
+    path.write_text(json.dumps(content))
+    assert Record.read(tmp_path).left_out == []
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -148,6 +156,7 @@ def test_numbers_that_are_none_survive_a_round_trip(tmp_path: Path) -> None:
         ({"residuals": {"a": [[1.0], [2.0, 3.0]]}}, "'residuals' of 'a': expected two lists of one length"),
         ({"agreement": {"names": ["a", "b"], "matrix": [[1.0]]}}, "'agreement': expected a square matrix"),
         ({"label_counts": {"a": ["few"]}}, "'label_counts' of 'a'"),
+        ({"left_out": [{"round": "first", "participant": "a", "reason": ""}]}, "'left_out': expected a whole number"),
         ("without", r"nothing under 'participants'"),
     ],
 )  # fmt: skip

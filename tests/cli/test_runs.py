@@ -246,3 +246,14 @@ def test_a_checkpoint_is_read_as_weights_alone(
     assert hetfed(capsys, *command).code == 0
     assert hetfed(capsys, *command, "--weights_only", "false").code == 0
     assert seen == [True, False]
+
+
+@pytest.mark.promise("finite")
+def test_too_few_left_is_told_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny(("hospital_a", "hospital_b"))
+    config["model"]["min_participants"] = 2
+    rate = "--model.participants.hospital_b.init_args.optimizer.init_args.lr"
+    ended = hetfed(capsys, "fit", "-c", written(config), rate, "1e38")
+    assert ended.code == 1
+    assert "hetfed: error: Round 0: 1 of 2 participants is left to go on with, min_participants=2 are" in ended.err
+    assert "Traceback" not in ended.err

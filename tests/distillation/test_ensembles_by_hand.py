@@ -12,12 +12,14 @@ from torch import Tensor
 
 from hetfed_lightning.distillation import (
     ClassPriorWeighted,
+    ClippedLogits,
     MeanLogits,
     MeanProbabilities,
     MedianProbabilities,
     OutputKind,
     SampleWeighted,
     Teachers,
+    TrimmedProbabilities,
     ValidationWeighted,
     soften,
 )
@@ -136,12 +138,67 @@ def test_median_probabilities_agree_with_numpy(count: int, seed: int) -> None:
     np.testing.assert_allclose(target.numpy(), median / median.sum(axis=-1, keepdims=True), rtol=1e-12)
 
 
+def test_trimmed_probabilities() -> None:
+    # One of four dropped at each side: (0.6 + 0.7) / 2 and (0.3 + 0.4) / 2.
+    expect(TrimmedProbabilities(0.25)(saying([0.6, 0.4], [0.7, 0.3], [0.9, 0.1], [0.2, 0.8]), 1.0), 0.65, 0.35)
+    # Of three classes: 0.5, 0.3 and 0.1 are left of three teachers, divided by their sum 0.9.
+    teachers = saying([0.5, 0.4, 0.1], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8])
+    expect(TrimmedProbabilities(0.1)(teachers, 1.0), 5 / 9, 3 / 9, 1 / 9)
+    expect(TrimmedProbabilities(0.25)(saying([1.0], [3.0], [5.0], [1e9], kind="regression"), 1.0), 4.0)
+
+
+@given(st.integers(1, 8), st.integers(0, 1000))
+def test_trimmed_lies_between_mean_and_median(count: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count, 4, 3, generator=generator, dtype=torch.float64)
+    teachers = Teachers(logits, "multiclass", tuple(map(str, range(count))))
+    torch.testing.assert_close(TrimmedProbabilities(0.0)(teachers, 2.0), MeanProbabilities()(teachers, 2.0))
+    torch.testing.assert_close(TrimmedProbabilities(0.499)(teachers, 2.0), MedianProbabilities()(teachers, 2.0))
+
+
+def test_clipped_logits() -> None:
+    # Sizes sqrt(2) * (1, 2, 500): the usual one is the second's, to which the third is cut.
+    # Means: (1 + 2 - 2) / 3 = 1/3 and -1/3.
+    logits = torch.tensor([[1.0, -1.0], [3.0, -1.0], [-400.0, 600.0]], dtype=torch.float64)[:, None, :]
+    target = ClippedLogits()(Teachers(logits, "multiclass", ("a", "b", "c")), 2.0)
+    expect(target, *torch.softmax(torch.tensor([1 / 6, -1 / 6]), dim=0).tolist())
+    # One by one where classes do not compete: 4 is cut to 2 (label 0), -9 to -5 (label 1).
+    logits = torch.tensor([[1.0, 3.0], [2.0, 5.0], [4.0, -9.0]], dtype=torch.float64)[:, None, :]
+    target = ClippedLogits()(Teachers(logits, "multilabel", ("a", "b", "c")), 1.0)
+    expect(target, *torch.sigmoid(torch.tensor([5 / 3, 1.0], dtype=torch.float64)).tolist())
+
+
+def test_clipped_logits_do_not_see_a_shift_nor_a_size_beyond_the_usual() -> None:
+    logits = torch.randn(5, 7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    louder = logits.clone()
+    louder[0] = 1e3 * (louder[0] - louder[0].mean(-1, keepdim=True)) + 17.0
+    loudest = louder.clone()
+    loudest[0] *= 1e300
+    names = tuple("abcde")
+    loud, shrill = (ClippedLogits()(Teachers(one, "multiclass", names), 2.0) for one in (louder, loudest))
+    torch.testing.assert_close(loud, shrill)
+    shifted = ClippedLogits()(Teachers(logits + 5.0, "multiclass", names), 2.0)
+    torch.testing.assert_close(shifted, ClippedLogits()(Teachers(logits, "multiclass", names), 2.0))
+
+
+def test_refuses_what_has_no_usual_size() -> None:
+    with pytest.raises(ValueError, match="ClippedLogits expects logits, got regression: use Median"):
+        ClippedLogits()(saying([1.0], [2.0], kind="regression"), 1.0)
+
+
+@pytest.mark.parametrize("trim", [-0.1, 0.5, math.nan])
+def test_refuses_to_trim_everybody(trim: float) -> None:
+    with pytest.raises(ValueError, match=rf"trim in \[0, 0.5\).*got {trim}: .*MedianProbabilities"):
+        TrimmedProbabilities(trim)
+
+
 def test_three_liars_of_ten() -> None:
     # Sure of class 1 with logits a thousand times larger: they own the mean of logits, not the median.
     logits = torch.tensor([[2.0, 0.0]] * 7 + [[0.0, 2000.0]] * 3)[:, None, :]
     teachers = Teachers(logits, "multiclass", tuple(map(str, range(10))))
     assert MeanLogits()(teachers, 2.0).argmax().item() == 1
-    assert MedianProbabilities()(teachers, 2.0).argmax().item() == 0
+    for robust in (MedianProbabilities(), TrimmedProbabilities(0.3), ClippedLogits()):
+        assert robust(teachers, 2.0).argmax().item() == 0
 
 
 def test_refuses_scores_that_are_losses_by_name() -> None:

@@ -65,10 +65,12 @@ def known(teachers: Teachers) -> dict[str, Tensor]:
 def test_the_walk_finds_the_ensembles() -> None:
     assert {
         "ClassPriorWeighted",
+        "ClippedLogits",
         "MeanLogits",
         "MeanProbabilities",
         "MedianProbabilities",
         "SampleWeighted",
+        "TrimmedProbabilities",
         "ValidationWeighted",
     } <= ENSEMBLES.keys()
 

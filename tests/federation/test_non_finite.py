@@ -9,7 +9,17 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, Participant, Phase
+from hetfed_lightning import (
+    BackboneAveraging,
+    EnsembleDistillation,
+    FederatedCallback,
+    Federation,
+    Participant,
+    Phase,
+    RunRecord,
+)
+from hetfed_lightning.inspection import TooFewParticipantsError
+from hetfed_lightning.records import Record
 from tests.federations import Snapshots, equal, fit, sgd, tiny_data, tiny_federation
 
 pytestmark = pytest.mark.promise("finite")
@@ -45,6 +55,19 @@ class Faulty(Participant):
         return outputs
 
 
+class Rows(FederatedCallback):
+    """Keeps what is logged, round by round."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.rows.append({key: float(value) for key, value in trainer.callback_metrics.items()})
+
+    def of(self, tag: str) -> list[float | None]:
+        return [row.get(tag) for row in self.rows]
+
+
 def member(name: str, where: str = "nowhere") -> Faulty:
     torch.manual_seed(ord(name))
     made = Faulty(nn.Sequential(nn.Linear(4, 5), nn.ReLU()), nn.Linear(5, 3), optimizer=sgd(momentum=0.9))
@@ -57,11 +80,14 @@ def federation(where: str = "nowhere", faulty: str = "b") -> Federation:
 
 
 @pytest.mark.parametrize("where", ["weights", "gradient", "loss", "logits"])
-def test_one_of_four_is_named_left_out_and_put_back(where: str, caplog: pytest.LogCaptureFixture) -> None:
-    made, seen = federation(where), Snapshots()
+def test_one_of_four_is_named_left_out_and_put_back(
+    where: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    made, seen, rows = federation(where), Snapshots(), Rows()
     distilling = [EnsembleDistillation()] if where == "logits" else []
+    record = RunRecord(str(tmp_path))
     with caplog.at_level(logging.WARNING, "hetfed_lightning"):
-        trained = fit(made, tiny_data(NAMES), 3, *distilling, BackboneAveraging(), seen)
+        trained = fit(made, tiny_data(NAMES), 3, *distilling, BackboneAveraging(), seen, rows, record)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     reason = {"loss": "loss is", "logits": "predictions on the public set are"}.get(where, "weights are")
     assert warning.startswith(f"Round 1: participant 'b' is left out, its {reason} not finite; it returns")
@@ -71,7 +97,11 @@ def test_one_of_four_is_named_left_out_and_put_back(where: str, caplog: pytest.L
     assert torch.equal(seen.ends[1]["b"]["head.weight"], seen.starts[1]["b"]["head.weight"])
     assert torch.equal(seen.ends[1]["b"]["backbone.0.weight"], seen.ends[1]["a"]["backbone.0.weight"])
     assert not torch.equal(seen.ends[2]["b"]["head.weight"], seen.ends[1]["b"]["head.weight"])
-    assert trained.callback_metrics["federation/quarantined"] == 0  # it is back in round 2
+    assert rows.of("quarantined/b") == [None, 1.0, 0.0]  # it is back in round 2
+    (left_out,) = Record.read(tmp_path).left_out
+    assert (left_out["round"], left_out["participant"]) == (2, "b")  # counted from 1, as on the axis of charts
+    assert left_out["reason"].startswith(f"its {reason} not finite")
+    assert trained.callback_metrics["federation/quarantined"] == 0
 
 
 @pytest.mark.parametrize("phase", [Phase.GUARD, Phase.DISTILLATION, Phase.AVERAGING])
@@ -148,12 +178,74 @@ def test_nobody_left_is_an_error_with_names(where: str) -> None:
         fit(made, tiny_data(NAMES), 2, BackboneAveraging())
 
 
+class Unlucky(FederatedCallback):
+    """Spoils another participant in every round, its weights by turns with NaN and infinity."""
+
+    phase = Phase.GUARD
+
+    def on_round_end(self, trainer: Any, federation: Federation, round_index: int) -> None:
+        name = list(federation.members())[round_index % len(federation.members())]
+        with torch.no_grad():
+            federation[name].head.weight.fill_((NAN, float("inf"))[round_index % 2])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("weighting", ["samples", {"a": 1.0, "b": 0.0, "c": 1.0, "d": 1.0}])
+def test_twenty_rounds_in_each_of_which_another_is_spoilt(weighting: Any, tally: Any) -> None:
+    made, seen = federation(), Snapshots()
+    for one in made.members().values():
+        one.shared = ("*",)
+    fit(made, tiny_data(NAMES), 20, Unlucky(), EnsembleDistillation(), BackboneAveraging(weighting=weighting), seen)
+    finite = [
+        all(torch.isfinite(tensor).all() for state in end.values() for tensor in state.values()) for end in seen.ends
+    ]
+    tally(tried=20, held=sum(finite))
+    assert all(finite)
+
+
+def test_too_few_left_is_an_error_with_names() -> None:
+    made = Federation({name: member(name, "weights" if name in "bc" else "nowhere") for name in NAMES})
+    made.min_participants = 3
+    with pytest.raises(
+        TooFewParticipantsError,
+        match=r"Round 1: 2 of 4 participants are left to go on with, min_participants=3 are needed \(b: .*c: its",
+    ):
+        fit(made, tiny_data(NAMES), 2, BackboneAveraging())
+    made = Federation({name: member(name, "weights" if name in "bc" else "nowhere") for name in NAMES})
+    made.min_participants = 2
+    fit(made, tiny_data(NAMES), 2, BackboneAveraging())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"min_participants": 0}, "min_participants: expected at least 1, got 0"),
+        ({"min_participants": 5}, r"Round 0 has 4 of 4 participants \(a, b, c, d; .*min_participants=5 are needed"),
+        ({"min_participants": 3, "participation": 0.5}, r"Round 0 has 2 of 4 .*participation=0\.5 say so"),
+    ],
+)
+def test_a_quorum_that_is_never_met_is_refused_before_training(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        fit(Federation({name: member(name) for name in NAMES}, **settings), tiny_data(NAMES), 2)
+
+
+def test_a_quorum_counts_who_has_joined() -> None:
+    made = Federation({name: member(name) for name in NAMES}, min_participants=4)
+    made["d"].joins_at = 2
+    with pytest.raises(ValueError, match=r"Round 0 has 3 of 4 participants \(a, b, c; joins_at"):
+        fit(made, tiny_data(NAMES), 3)
+    made["d"].joins_at, made["c"].leaves_at = 0, 2
+    fit(made, tiny_data(NAMES), 2)  # ends before c leaves
+    with pytest.raises(ValueError, match=r"Round 2 has 3 of 4 participants \(a, b, d"):
+        fit(made, tiny_data(NAMES), 3)
+
+
 def test_no_teacher_left_is_an_error_with_names() -> None:
     made = Federation({name: member(name, "logits") for name in NAMES})
     with pytest.raises(RuntimeError, match=r"Round 1: no teacher has finite predictions.*a, b, c, d"):
         fit(made, tiny_data(NAMES), 2, EnsembleDistillation())
 
 
+@pytest.mark.promise("unsaved")
 def test_a_checkpoint_holds_the_last_finite_state(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     # Step 8 is in the middle of round 1, where b is not finite and nobody has looked yet.
     made, seen = federation("weights"), Snapshots()
@@ -171,6 +263,7 @@ def test_a_checkpoint_holds_the_last_finite_state(tmp_path: Path, caplog: pytest
     assert [bool(saved["state"]) for saved in checkpoint["optimizer_states"]] == [True, False, True, True]
 
 
+@pytest.mark.promise("unsaved")
 def test_never_finite_is_never_saved(tmp_path: Path) -> None:
     made = tiny_federation()
     with torch.no_grad():

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, LinearSchedule, Participant
+from hetfed_lightning.aggregation import MultiKrum
 from tests.federations import equal, examples, fit, state_of, tiny_data, tiny_federation, tiny_participant
 
 pytestmark = pytest.mark.promise("bad settings")
@@ -261,6 +262,15 @@ def test_an_optimizer_that_is_made_already() -> None:
 def test_a_rule_by_its_name() -> None:
     with pytest.raises(TypeError, match=r"rule: expected a function .*, got 'median'"):
         BackboneAveraging("median")  # type: ignore[arg-type]
+
+
+def test_a_rule_that_needs_more_than_there_are() -> None:
+    refused(
+        tiny_federation("abcd"),
+        r"MultiKrum needs at least 5 participants, as it is set, but a, b, c, d, who share backbone.0.weight, are 4",
+        BackboneAveraging(MultiKrum(0.2)),
+        data=tiny_data("abcd"),
+    )
 
 
 def test_a_rule_that_returns_nothing() -> None:

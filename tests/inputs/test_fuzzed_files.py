@@ -17,6 +17,7 @@ from torch import nn
 
 from hetfed_lightning import Federation, Participant
 from hetfed_lightning.checkpointing.reading import read_checkpoint
+from hetfed_lightning.cli.configs import check_checkpoint
 from hetfed_lightning.data.sources import read_npz, read_table, read_tables
 from hetfed_lightning.data.sources.idx import read_idx
 from hetfed_lightning.data.sources.image_folder import read_image_folder
@@ -105,7 +106,12 @@ def taken_out(path: Path) -> None:
     Participant.load_from_checkpoint(path, "a", backbone=nn.Sequential(nn.Linear(4, 5)), head=nn.Linear(5, 3))
 
 
-WAYS = (read_checkpoint, loaded, taken_out, resumed, lambda path: without_member(read_checkpoint(path), "b"))
+def left(path: Path) -> None:
+    check_checkpoint(str(path))
+    without_member(read_checkpoint(path), "b")
+
+
+WAYS = (read_checkpoint, loaded, taken_out, resumed, left)
 
 
 @st.composite

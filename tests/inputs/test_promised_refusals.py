@@ -171,9 +171,10 @@ FILES: list[tuple[str, Change, list[str]]] = [
 
 
 def rows() -> Iterator[Any]:
-    for key, cases in (("bad data", DATA), ("bad settings", SETTINGS), ("bad files", FILES)):
+    of_data, of_settings = pytest.mark.promise("bad data"), pytest.mark.promise("bad settings")
+    for mark, cases in ((of_data, DATA), (of_settings, SETTINGS), (pytest.mark.promise("bad files"), FILES)):
         for name, change, words in cases:
-            yield pytest.param(change, words, id=name, marks=pytest.mark.promise(key))
+            yield pytest.param(change, words, id=name, marks=mark)
 
 
 @pytest.mark.parametrize(("change", "words"), list(rows()))

@@ -58,6 +58,7 @@ def halving(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRSche
     return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
 
 
+@pytest.mark.promise("skipped")
 def test_a_skipped_step_is_no_step() -> None:
     settings = {"lr_scheduler": halving, "lr_scheduler_interval": "step"}
     federation = tiny_federation(participant=settings)
@@ -73,6 +74,7 @@ def test_without_scaling_nothing_is_said_of_skipped_steps() -> None:
     assert "federation/skipped_steps" not in made.callback_metrics
 
 
+@pytest.mark.promise("skipped")
 def test_who_made_no_step_contributes_nothing() -> None:
     federation = tiny_federation()
     before, after = SnapshotsBefore(), Snapshots()
@@ -198,6 +200,7 @@ def test_stepping_by_hand_is_scaled_and_unscaled() -> None:
         assert not torch.equal(tensor, before[key])
 
 
+@pytest.mark.promise("skipped")
 def test_a_step_by_hand_that_is_skipped_does_not_count() -> None:
     federation = by_hand(overflow_at=(1,))
     fit(federation, tiny_data("ab"), 1, plugins=[float16()])

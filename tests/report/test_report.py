@@ -170,6 +170,13 @@ def test_a_comparison_has_gains_with_intervals(tmp_path: Path) -> None:
     assert "local only, mean" in found.words  # a line in the curves
 
 
+def test_who_was_left_out_is_told(tmp_path: Path) -> None:
+    entry = {"round": 7, "participant": "b", "reason": "its weights are not finite"}
+    found = Read(reported(tmp_path, brief(left_out=[entry])))
+    assert {"Left out", "7", "its weights are not finite"} <= set(found.words)
+    assert "Left out" not in Read(reported(tmp_path, brief())).words
+
+
 def test_runs_stand_side_by_side_under_names_of_their_own(tmp_path: Path) -> None:
     for name in ("one", "two"):
         brief(history=[]).write(tmp_path / name)

@@ -42,7 +42,13 @@ class Run:
     """A fit, the checkpoints it left and everything it logged."""
 
     def __init__(
-        self, make: Callable[[], Setup], rounds: int, *, resume: Path | None = None, every: Any = None, **settings: Any
+        self,
+        make: Callable[[], Setup],
+        rounds: int,
+        *,
+        resume: Path | str | None = None,
+        every: Any = None,
+        **settings: Any,
     ) -> None:
         self.federation, data, callbacks = make()
         self.memory = Memory()

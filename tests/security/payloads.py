@@ -94,6 +94,7 @@ def payloads(whole: Path) -> Iterator[tuple[str, Path]]:
     """
     for form in (in_zip, in_legacy, in_tar, in_real, in_second):
         for name, code in codes().items():
-            path = Path(f"{form.__name__}_{name}.ckpt")
+            path = Path(form.__name__) / f"{name}.ckpt"  # Alone: a damaged one might be taken for another beside it.
+            path.parent.mkdir(exist_ok=True)
             form(path, code, whole)
-            yield path.stem, path
+            yield str(path), path

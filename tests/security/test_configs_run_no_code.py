@@ -211,6 +211,13 @@ def test_what_was_allowed_before_is_allowed_afterwards() -> None:
     assert (denying_import_path_entry("os.system"), denying_import_path_entry("json.loads")) == before
 
 
+def test_what_one_command_allows_the_next_does_not() -> None:
+    restrict_imports(["mine"])
+    assert denying_import_path_entry("mine.Net") is None
+    restrict_imports()
+    assert denying_import_path_entry("mine.Net") == "mine"
+
+
 CALLS = re.compile(
     r"(?<![\w.])(exec|eval|__import__)\s*\(|\b(import_module|import_optional|run_path|Popen|rmtree|unlink|urlopen|"
     r"from_pretrained|urlretrieve|load_state_dict_from_url|system)\s*\(|\bsubprocess\.|\brequests\.(get|post)|"

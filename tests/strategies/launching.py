@@ -58,6 +58,17 @@ def fork(world: int, folder: Path, run: Callable[[int], None]) -> list[BaseProce
     return list(processes)
 
 
+def codes(processes: Sequence[BaseProcess], seconds: float = 60) -> list[int | None]:
+    """How processes ended; None for one that had to be killed since it did not end."""
+    for process in processes:
+        process.join(seconds)
+    found = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+        process.join()
+    return found
+
+
 def results(folder: Path, world: int, layout: str, groups: int, scenarios: Sequence[str]) -> dict[str, list[Any]]:
     """What each rank's scenarios returned, by scenario and rank."""
 

@@ -37,6 +37,7 @@ def train_for_ever(kind: str, faulty: int, stuck_after: float) -> None:
     made.fit(tiny_federation(NAMES), datamodule=tiny_data(NAMES))
 
 
+@pytest.mark.promise("ranks")
 @pytest.mark.parametrize("faulty", [0, 1])
 @pytest.mark.parametrize(
     ("kind", "words"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hetfed_lightning.cli.outcomes import TITLES, Arm, by_seed, mean_of, of_metric, spread
 from hetfed_lightning.cli.report.markup import folded, paragraph, section, table, text
-from hetfed_lightning.cli.report.people import answers, curves, participants, traffic
+from hetfed_lightning.cli.report.people import answers, curves, left_out, participants, traffic
 from hetfed_lightning.cli.report.results import LABELS, results
 from hetfed_lightning.cli.report.sources import Subject, members
 
@@ -108,6 +108,7 @@ def _run(subject: Subject, name: str, index: int) -> str:
         + participants(record)
         + results(subject)
         + curves(subject)
+        + left_out(record)
         + traffic(record)
         + answers(record)
         + "</article>"

@@ -89,6 +89,17 @@ def curves(subject: Subject) -> str:
     return section("Over rounds", paragraph(note), grid(pieces))
 
 
+def left_out(record: Record) -> str:
+    """Who was left out of which round, and why; nothing where nobody was."""
+    rows = [[str(one["round"]), one["participant"], one["reason"]] for one in record.left_out]
+    caption = "Rounds that went on without a participant; it returned to the state it began them with"
+    return (
+        section("Left out", table(["round", "participant", "reason"], rows, caption=caption, words=True))
+        if rows
+        else ""
+    )
+
+
 def traffic(record: Record) -> str:
     """Bytes, agreement of the teachers, and what participants answer."""
     pieces = []
