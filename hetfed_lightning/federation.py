@@ -14,9 +14,12 @@ from hetfed_lightning.backward import go_backward, is_heard
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.progress import take_lightnings_place
 from hetfed_lightning.checkpointing.compact import compact
+from hetfed_lightning.checkpointing.harmless import LoadsHarmlessly
 from hetfed_lightning.checkpointing.plugin import make_safe
 from hetfed_lightning.checkpointing.resume import (
     check_architectures,
+    check_loops,
+    check_optimizers,
     own_parts,
     restore_by_name,
     resume_where_it_stood,
@@ -61,7 +64,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
+class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # type: ignore[misc]  # as its data
     """Participants that learn together, as one LightningModule.
 
     ``Trainer(max_epochs=R)`` means R rounds. What the participants share is said by the callbacks
@@ -134,6 +137,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         self.preemption: Preemption | None = None
         self._scheduled_rounds = 0
         self._saved_steps: dict[str, int] = {}
+        self._saved_optimizers: list[Any] = []
         self._saved: dict[str, Any] = {}
         self._before_validation = False
         self.backward_is_heard = True
@@ -237,6 +241,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         if stage == "fit":  # Comes before a checkpoint is read, which may set them again.
             self._scheduled_rounds = self.current_round
             self._saved_steps = {}
+            self._saved_optimizers = []
             # Lightning 2.6 asks torch 2.13 in a way that torch deprecates; a user can do nothing about it.
             warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
             # With every_n_train_steps; a federation's checkpoints are meant to hold what the steps have made.
@@ -256,6 +261,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
     def configure_optimizers(self) -> Any:
         """Every participant's optimizers and schedulers, in the order of the participants."""
         self.local = {name: LocalOptimization.of(participant) for name, participant in self.everyone().items()}
+        check_optimizers(self._saved_optimizers, self.local)
         for name, steps in self._saved_steps.items():
             self.local[name].progress = steps
         optimizers = [optimizer for local in self.local.values() for optimizer in local.optimizers]
@@ -282,6 +288,7 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         self.backward_is_heard = is_heard(self.trainer)
         take_up_accounts(self, self._saved)
         give_scales(self.local, self.trainer.precision_plugin, self._saved.get("scales", {}))
+        self._saved_optimizers = []
         super().on_fit_start()
 
     def on_train_start(self) -> None:
@@ -506,6 +513,8 @@ class Federation(KeepsRoster, LendsStorage, HandsOnHooks):
         check_architectures(checkpoint, self)
         take_on_precision(self)
         if self._trainer is not None and is_fitting(self.trainer):
+            check_loops(checkpoint, self.trainer)
+            self._saved_optimizers = checkpoint.get("optimizer_states", [])
             self._before_validation = resume_where_it_stood(checkpoint, self.trainer)
         saved = self._saved = checkpoint["federation"]
         for name, part in saved.get("own", {}).items():  # Older checkpoints have none.

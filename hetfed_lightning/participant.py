@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from hetfed_lightning.checkpointing.reading import read_checkpoint
+from hetfed_lightning.checkpointing.reading import check_form, read_checkpoint
 from hetfed_lightning.compilation import compile_backbone, settings_of
 from hetfed_lightning.counting import enter
 from hetfed_lightning.evaluated import Evaluated
@@ -458,6 +458,7 @@ class Participant(Borrower, L.LightningModule):
             ValueError: If the file is damaged, holds more than plain data, or has no such participant.
         """
         checkpoint = read_checkpoint(checkpoint_path, map_location=map_location)
+        check_form(checkpoint, checkpoint_path)
         module = cls(**kwargs)
         module.load_state_dict(participant_state(checkpoint["state_dict"], participant, str(checkpoint_path)))
         alone = checkpoint if participant is None else checkpoint.get("federation", {}).get("own", {}).get(participant)

@@ -15,7 +15,7 @@ from lightning.fabric.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, naming_faults
+from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, check_form, naming_faults, refuse_address
 from hetfed_lightning.checkpointing.sealing import DamagedFileError, is_sealed, write_checkpoint
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,8 @@ class SafeCheckpointIO(CheckpointIO):
       would have replaced stay. Errors of another kind (no permission) are raised, unless this process has written to
       that folder before. Outside of ``Trainer.fit`` all are raised.
 
-    Files that are not on a local or mounted disk (``s3://...``) are written and read by Lightning, without a hash.
+    Files that are not on a local or mounted disk (``s3://...``) are written by Lightning, without a hash, and are not
+    read: who knows what is there by now?
 
     Args:
         wrapped: A plugin that writes and reads in its own way. Its files carry no hash and are as whole as it makes
@@ -111,8 +112,10 @@ class SafeCheckpointIO(CheckpointIO):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            UnreadableCheckpointError: If it is damaged, or holds what may not be loaded.
+            UnreadableCheckpointError: If it is damaged, of another form, or holds what may not be loaded.
+            ValueError: If it is an address.
         """
+        refuse_address(path)
         try:
             return self._read(path, *args, **kwargs)
         except UnreadableCheckpointError as error:
@@ -136,7 +139,10 @@ class SafeCheckpointIO(CheckpointIO):
                 raise DamagedFileError("a link to a file that is not there")
             if file is not None and file.is_file():
                 is_sealed(file)
-            return self._inner.load_checkpoint(path, *args, **kwargs)
+            content = self._inner.load_checkpoint(path, *args, **kwargs)
+        if self.trainer is not None:
+            check_form(content, path)
+        return content
 
     def teardown(self) -> None:
         """As the plugin that it wraps."""

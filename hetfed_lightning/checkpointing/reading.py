@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from hetfed_lightning.checkpointing.form import form_problem
 from hetfed_lightning.checkpointing.sealing import DamagedFileError, is_sealed
 
 FAULTS = (RuntimeError, EOFError, OSError, UnpicklingError, ValueError, LookupError, TypeError, AttributeError)
@@ -38,6 +39,19 @@ class UnreadableCheckpointError(ValueError):
         super().__init__(f"{path} cannot be read: {found}. Use another checkpoint.")
 
 
+def refuse_address(path: Any) -> None:
+    """Refuse what is no file on this machine: nobody can say what will be behind an address when it is opened.
+
+    Raises:
+        ValueError: If ``path`` is an address, also one of a chain such as ``simplecache::s3://...``.
+    """
+    if "://" in str(path) or "::" in str(path):
+        raise ValueError(
+            f"{path}: expected a checkpoint file on this machine, got an address. Fetch it, look where it comes from, "
+            "and name the file."
+        )
+
+
 def read_checkpoint(path: str | Path | BinaryIO, *, map_location: Any = "cpu", **options: Any) -> dict[str, Any]:
     """A checkpoint's content, whose hash is checked; none of its code runs.
 
@@ -49,11 +63,23 @@ def read_checkpoint(path: str | Path | BinaryIO, *, map_location: Any = "cpu", *
     Raises:
         FileNotFoundError: If there is no such file.
         UnreadableCheckpointError: If it is damaged or holds more than weights and plain data.
+        ValueError: If it is an address.
     """
+    refuse_address(path)
     with naming_faults(path):
         is_sealed(path)
         content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, **options)
     return content
+
+
+def check_form(content: Any, path: Any) -> None:
+    """Refuse what was read from a file but is no checkpoint.
+
+    Raises:
+        UnreadableCheckpointError: Naming the file and what is missing.
+    """
+    if (problem := form_problem(content)) is not None:
+        raise UnreadableCheckpointError(path, ValueError(problem))
 
 
 @contextlib.contextmanager

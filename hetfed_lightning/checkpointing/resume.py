@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from torch import Tensor
 
+from hetfed_lightning.checkpointing.form import missing_part
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.lending import place_of
 from hetfed_lightning.optimization import match_by_name
@@ -160,6 +161,42 @@ def check_architectures(checkpoint: Mapping[str, Any], federation: Federation) -
                 f"The checkpoint is of another architecture: {participant.label} has {key} of shape "
                 f"{here.get(key, 'none')}, the checkpoint of shape {there.get(key, 'none')}. Make the participant as "
                 "it was when the checkpoint was saved (the run's config.yaml tells how)."
+            )
+
+
+def check_loops(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
+    """Refuse a checkpoint that does not tell how far its run had come, which Lightning takes for granted.
+
+    Raises:
+        ValueError: Naming what is missing.
+    """
+    if "loops" not in checkpoint:
+        return  # Of weights alone.
+    told = ("progress", "epoch_loop.state_dict")
+    progress = {key: value for key, value in trainer.fit_loop.state_dict().items() if key.endswith(told)}
+    missing = missing_part(checkpoint["loops"], {"fit_loop": progress | {"state_dict": {}}}, "loops")
+    if missing is not None:
+        raise ValueError(f"The checkpoint is damaged: {missing} is missing or of another kind. Use another checkpoint.")
+
+
+def check_optimizers(saved: Sequence[Mapping[str, Any]], local: Mapping[str, LocalOptimization]) -> None:
+    """Refuse optimizer states of other groups of parameters than the optimizers have.
+
+    Args:
+        saved: Of a checkpoint, in the order of the participants; empty where it has none.
+        local: The participants' optimizers.
+
+    Raises:
+        ValueError: Naming the participant.
+    """
+    owners = [(name, optimizer) for name, own in local.items() for optimizer in own.optimizers]
+    for (name, optimizer), state in zip(owners, saved, strict=False):
+        there = [len(group["params"]) for group in state["param_groups"]]
+        here = [len(group["params"]) for group in optimizer.param_groups]
+        if there != here:
+            raise ValueError(
+                f"participant {name!r}: its optimizer has groups of {here} parameters, that of the checkpoint {there}. "
+                "Make the optimizer as it was when the checkpoint was saved."
             )
 
 

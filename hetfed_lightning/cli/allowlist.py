@@ -1,16 +1,21 @@
 """What a configuration may name: a YAML file that somebody else wrote must not run code of its choice.
 
-Everything is denied but the packages below, and what ``--allow_import`` adds. The list is narrower than whole
-packages where they hold functions that run files or commands (``torch.hub``, ``torch.utils.cpp_extension``,
-``lightning.pytorch.cli.instantiate_class``).
+Everything is denied but the packages below, and what ``--allow_import`` adds. Whole packages would be too much: a path
+may name a function too, which is called with the arguments that stand below it, and some import a module by its name,
+run a file, delete a folder or fetch a model (``torch.hub``, ``lightning.pytorch.cli.instantiate_class``,
+``torchmetrics.text.BERTScore``). Nor is a configuration fetched from an address, as Lightning would do.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
+from pkgutil import iter_modules
 
+from jsonargparse import _common as jsonargparse_common
 from jsonargparse import set_parsing_settings
 
 ALLOWED = (
@@ -29,7 +34,33 @@ ALLOWED = (
     "torch.optim",
     "torchmetrics",
 )
-DENIED = ("*", "hetfed_lightning.cli")
+
+OPEN = frozenset(
+    {
+        *("aggregation", "backbones", "callbacks", "data", "distillation", "heads", "layers", "metrics", "strategies"),
+        *("federation", "generic_and_personal", "groups", "multi_input", "participant", "rounds", "schedules"),
+        *("tasks", "transfer"),
+    }
+)
+"""Modules of this package that hold what a configuration is made of; the others are closed."""
+
+DENIED = (
+    "*",
+    *(f"hetfed_lightning.{one.name}" for one in iter_modules([str(Path(__file__).parent.parent)])
+      if one.name not in OPEN),
+    "hetfed_lightning.data.optional",  # Imports a module by its name, as do the next three.
+    "lightning.fabric.plugins.precision.utils",
+    "torch.nn.attention",
+    "torch.nn.utils",
+    "lightning.pytorch.accelerators.cuda.get_nvidia_gpu_stats",  # Runs a program, as do launchers.
+    *(f"lightning.pytorch.strategies.{one}" for one in ("launchers", "deepspeed", "fsdp", "model_parallel", "xla")),
+    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint._link_checkpoint",  # Deletes a folder.
+    "lightning.pytorch.loggers.wandb.WandbLogger.download_artifact",  # Fetches and writes files, as metrics below do.
+    *(f"torchmetrics.{above}{domain}"
+      for above in ("", "functional.")
+      for domain in ("audio", "detection", "image", "multimodal", "text", "video")),
+    "torchmetrics.utilities",
+)  # fmt: skip
 
 
 def restrict_imports(extra: Sequence[str] = ()) -> None:
@@ -42,6 +73,27 @@ def restrict_imports(extra: Sequence[str] = ()) -> None:
     Raises:
         ValueError: If an entry is no dotted path, or would allow everything.
     """
+    _allow(extra)
+    set_parsing_settings(config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False)
+
+
+@contextmanager
+def restricted_imports(extra: Sequence[str] = ()) -> Iterator[None]:
+    """Allow these packages alone, and afterwards what was allowed before: for use inside of somebody's program."""
+    before = deepcopy(jsonargparse_common.parsing_settings)
+    try:
+        _allow(extra)
+        yield
+    finally:
+        jsonargparse_common.parsing_settings.clear()
+        jsonargparse_common.parsing_settings.update(before)
+
+
+def _allow(extra: Sequence[str]) -> None:
     if extra and str(Path.cwd()) not in sys.path:  # As `python -m` does; a console script starts without it.
         sys.path.append(str(Path.cwd()))
-    set_parsing_settings(import_path_denylist=list(DENIED), import_path_allowlist=[*ALLOWED, *extra])
+    allowed = [*ALLOWED, *extra]
+    # jsonargparse adds to what it has: what an earlier command of this process allowed is taken back.
+    before: dict[str, bool] = jsonargparse_common.parsing_settings["import_path_verdicts"]
+    stale = [path for path, may_be_named in before.items() if may_be_named and path not in allowed]
+    set_parsing_settings(import_path_denylist=[*DENIED, *stale], import_path_allowlist=allowed)

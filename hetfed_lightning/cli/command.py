@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from hetfed_lightning.callbacks import FederatedProgressBar, FederationMonitor, RunRecord
 from hetfed_lightning.cli.allowlist import restrict_imports
+from hetfed_lightning.cli.blame import naming_participants
 from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs, split_arguments
 from hetfed_lightning.cli.hints import check_participants
 from hetfed_lightning.cli.predictions import write_predictions
@@ -31,6 +32,11 @@ log = logging.getLogger(__name__)
 
 RESERVED = ("best", "last", "hpc", "registry")
 """What ``--ckpt_path`` may say instead of a file."""
+
+SEEDS = 2**32
+"""How many there are; NumPy takes no others."""
+
+MOST_THREADS = 1024
 
 DESCRIPTION = """Heterogeneous federated learning on PyTorch Lightning. `hetfed fit -c configs/digits.yaml` trains a
 federation. Beside the subcommands below, `hetfed compare` trains federation, local only and centralised on the same
@@ -79,7 +85,11 @@ class FederatedCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what belongs to the process."""
+        """Add what belongs to the process; no value may be the name of another file to read, which nobody checked."""
+        for action in parser._actions:
+            if hasattr(action, "_enable_path"):
+                action._enable_path = False
+                action.sub_add_kwargs["sub_configs"] = False  # type: ignore[attr-defined]  # of jsonargparse's own
         parser.add_argument(
             "--threads",
             type=PositiveInt | None,
@@ -96,7 +106,7 @@ class FederatedCLI(LightningCLI):
         if found.configs:
             config = load_configs(found.configs, found.participants)
             check_participants(config)
-            if config.get("weights_only") not in {None, True}:
+            if config.get("weights_only") is not None and config["weights_only"] is not True:
                 raise ConfigError(
                     "weights_only: a configuration may not switch it off, since the checkpoint could then run any "
                     "code. If you trust it, pass --weights_only false."
@@ -109,16 +119,18 @@ class FederatedCLI(LightningCLI):
                 f"--model.participants.{found.participants[0][0]}: give the configuration with -c as well."
             )
         self.config = parser.parse_args([*command, *arguments])
-        self._guard_checkpoint(self.config.get(command[0]) if command else None, resuming=command == ["fit"])
+        settings = self.config.get(command[0]) if command else self.config
+        _check_numbers(settings)
+        self._guard_checkpoint(settings if command else None, resuming=command == ["fit"])
 
     @staticmethod
     def _guard_checkpoint(settings: Any, *, resuming: bool) -> None:
-        """Check the file before anything is made. Lightning would run the code in one that it fetches by URL."""
+        """Check the file before anything is made. Lightning would fetch one from an address, and run its code."""
         if settings is None or "ckpt_path" not in settings:
             return
         path = settings.ckpt_path
-        if path not in {None, *RESERVED} and "://" not in str(path) and settings.weights_only is not False:
-            check_checkpoint(str(path), resuming=resuming)
+        if path is not None and path not in RESERVED:
+            check_checkpoint(str(path), resuming=resuming, trusted=settings.weights_only is False)
         if settings.weights_only is None:
             settings.weights_only = True
 
@@ -134,7 +146,8 @@ class FederatedCLI(LightningCLI):
         for kind in (FederationMonitor, RunRecord):
             if kind.__name__ not in configured:
                 self.trainer_defaults["callbacks"].append(kind(config=resolved))
-        super().instantiate_classes()
+        with naming_participants(self._get(self.config, "model")):
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Make the Trainer; what the configuration sets takes the place of the defaults."""
@@ -233,3 +246,12 @@ class FederatedCLI(LightningCLI):
         folder = self.folder / "predictions"
         for path in write_predictions(predictions, names, folder) if self.trainer.is_global_zero else ():
             log.info("Predictions: %s", path)
+
+
+def _check_numbers(settings: Any) -> None:
+    """Refuse what a library would refuse later, without naming the key."""
+    seed, threads = settings.get("seed_everything"), settings.get("threads")
+    if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < SEEDS:
+        raise ConfigError(f"seed_everything: expected an integer from 0 to {SEEDS - 1}, got {seed}.")
+    if threads is not None and threads > MOST_THREADS:
+        raise ConfigError(f"threads: expected an integer from 1 to {MOST_THREADS}, got {threads}.")

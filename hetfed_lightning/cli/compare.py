@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 from hetfed_lightning.callbacks import RunRecord
+from hetfed_lightning.cli.blame import naming_participants
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.groups import settings_by_member
@@ -92,7 +93,8 @@ local_only]'`."""
         if "seed" in config.data.init_args:
             config.data.init_args.seed = seed
         L.seed_everything(seed, verbose=False)
-        made = self.parser.instantiate(config)
+        with naming_participants(self.config.model):
+            made = self.parser.instantiate(config)
         federation, data = made.model, made.data
         trainer = self._trainer(made.trainer, arm, self._record(config, arm, seed))
         names = tuple(federation.participants)

@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from hetfed_lightning.checkpointing.harmless import check_harmless
 from hetfed_lightning.checkpointing.plugin import intact_files
-from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, read_checkpoint
+from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, refuse_address
+from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.groups import full_form, short_form, template_of
 from hetfed_lightning.cli.merging import merge, with_value
+from hetfed_lightning.cli.reach import check_reach
+from hetfed_lightning.cli.strict_yaml import read_config, read_yaml
 from hetfed_lightning.data.names import did_you_mean
 
+__all__ = ["Arguments", "ConfigError", "check_checkpoint", "load_configs", "read_config", "split_arguments"]
+
 PARTICIPANTS = "model.participants"
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names file, participant or key."""
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key stands once and ``1e-3`` is a number."""
-
-
-def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, int] = {}
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        line = key_node.start_mark.line + 1
-        if key in seen:
-            raise ConfigError(f"{loader.name}: the key {key!r} stands in line {seen[key]} and again in line {line}.")
-        seen[key] = line
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)(?:[eE][-+]?[0-9]+)$"),
-    list("-+.0123456789"),
-)
 
 
 @dataclass
@@ -108,7 +83,9 @@ def load_configs(paths: Sequence[str], overrides: Sequence[tuple[str, str]] = ()
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        merged = merge(merged, short_form(read_config(path)))
+        config = read_config(path)
+        check_reach(config, path)
+        merged = merge(merged, short_form(config))
     model = merged.get("model")
     participants = model.get("participants") if isinstance(model, dict) else None
     if isinstance(participants, dict):
@@ -125,7 +102,7 @@ def load_configs(paths: Sequence[str], overrides: Sequence[tuple[str, str]] = ()
             raise ConfigError(
                 f"--{PARTICIPANTS}.{dotted}: no participant {name!r}{did_you_mean(name, participants or ())}."
             )
-        value = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
+        value = read_yaml(text, f"--{PARTICIPANTS}.{dotted}")
         if keys == ["count"] and isinstance(settings, dict):
             participants[name] = settings | {"count": value}
         else:
@@ -133,52 +110,29 @@ def load_configs(paths: Sequence[str], overrides: Sequence[tuple[str, str]] = ()
     return full_form(merged)
 
 
-def read_config(path: str) -> dict[str, Any]:
-    """One configuration file.
+def check_checkpoint(path: str, *, resuming: bool = False, trusted: bool = False) -> None:
+    """Refuse a checkpoint that is an address, is missing, is not whole, or holds more than weights.
 
-    Raises:
-        ConfigError: If it is missing, is not UTF-8, is not YAML, repeats a key, or is no mapping.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"{path}: no such configuration file.")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path}: expected UTF-8 text, found byte 0x{text_byte(error):02x} at {error.start}."
-        ) from error
-    try:
-        loader = _StrictLoader(text)
-        loader.name = path
-        config = loader.get_single_data()
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path}: expected keys such as trainer, model and data, found {type(config).__name__}.")
-    return config
-
-
-def check_checkpoint(path: str, *, resuming: bool = False) -> None:
-    """Refuse a checkpoint file that is missing, is not whole, or holds more than weights; none of its code runs.
+    None of its code runs.
 
     Args:
         path: The file.
         resuming: Whether training goes on from it, or from another one in its folder if it is damaged.
+        trusted: Whether it may hold what runs code.
 
     Raises:
         ConfigError: Naming the file.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f"--ckpt_path: no such file: {path}")
     try:
-        read_checkpoint(path, map_location="meta", mmap=True)  # The index alone, not the tensors.
-    except UnreadableCheckpointError as error:
-        if resuming and error.is_damaged and any(intact_files(Path(path).parent, Path(path))):
+        refuse_address(path)
+        if not Path(path).is_file():
+            raise ConfigError(f"--ckpt_path: no such file: {path}")
+        if not trusted:
+            check_harmless(path)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        damaged = isinstance(error, UnreadableCheckpointError) and error.is_damaged
+        if resuming and damaged and any(intact_files(Path(path).parent, Path(path))):
             return
         raise ConfigError(f"--ckpt_path: {error}") from error
-
-
-def text_byte(error: UnicodeDecodeError) -> int:
-    """The byte at which decoding failed."""
-    return error.object[error.start]

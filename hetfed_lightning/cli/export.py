@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.reading import read_checkpoint
-from hetfed_lightning.cli.allowlist import restrict_imports
-from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs
+from hetfed_lightning.cli.allowlist import restrict_imports, restricted_imports
+from hetfed_lightning.cli.blame import FAULTS, made
+from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs, read_config
 from hetfed_lightning.cli.groups import settings_by_member
-from hetfed_lightning.cli.hints import check_participants
+from hetfed_lightning.cli.hints import check_participants, explained
+from hetfed_lightning.cli.reach import check_reach
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.participant import Participant, participant_state
 
@@ -43,7 +46,8 @@ def export_command(arguments: Sequence[str]) -> None:
     check_participants(config)
     folder = export_participant(config, options.ckpt_path, options.participant, Path(options.output))
     log.info("Exported %s to %s: %s, %s", options.participant, folder, WEIGHTS, CONFIG)
-    log.info("In Python: hetfed_lightning.cli.load_participant(%r)", str(folder))
+    own = f", allow_import={options.allow_import}" if options.allow_import else ""
+    log.info("In Python: hetfed_lightning.cli.load_participant(%r%s)", str(folder), own)
 
 
 def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder: Path) -> Path:
@@ -63,8 +67,8 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
     state = participant_state(checkpoint["state_dict"], name, ckpt_path)
     settings = json.loads(json.dumps(everyone[name]))
     try:
-        _made(settings).load_state_dict(state)  # What is written must load.
-    except RuntimeError as error:
+        made(settings).load_state_dict(state)  # What is written must load.
+    except FAULTS as error:
         raise ConfigError(
             f"participant {name!r} of the configuration is not the one in {ckpt_path}: {error}. Use the config.yaml of "
             "the run that saved the checkpoint."
@@ -74,15 +78,25 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
     return folder
 
 
-def load_participant(folder: str | Path) -> Participant:
-    """The participant of an exported folder, with its weights, outside of any federation."""
-    participant = _made(yaml.safe_load((Path(folder) / CONFIG).read_text(encoding="utf-8")))
-    participant.load_state_dict(load_file(Path(folder) / WEIGHTS))
-    return participant
+def load_participant(folder: str | Path, allow_import: Sequence[str] = ()) -> Participant:
+    """The participant of an exported folder, with its weights, outside of any federation.
 
+    Args:
+        folder: What ``hetfed export`` wrote.
+        allow_import: Packages that its configuration may name, beside those that every configuration may.
 
-def _made(settings: Any) -> Participant:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--participant", type=Participant)
-    participant: Participant = parser.instantiate(parser.parse_object({"participant": settings})).participant
+    Raises:
+        ConfigError: If a file is missing or damaged, or names what it may not.
+    """
+    settings, weights = read_config(str(Path(folder) / CONFIG)), Path(folder) / WEIGHTS
+    check_reach(settings, str(Path(folder) / CONFIG))
+    try:
+        with restricted_imports(allow_import):
+            participant: Participant = made(settings)
+    except (ArgumentError, *FAULTS) as error:
+        raise ConfigError(f"{Path(folder) / CONFIG}: {explained(str(error), 'allow_import=')}") from error
+    try:
+        participant.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        raise ConfigError(f"{weights}: it is damaged, or of another participant ({error}). Export again.") from error
     return participant

@@ -19,7 +19,7 @@ _PATHS = {GROUP, "hetfed_lightning.groups.ParticipantGroup"}
 
 def is_group(settings: Any) -> bool:
     """Whether a participant's settings are those of a group, in the form that the parser takes."""
-    return isinstance(settings, Mapping) and settings.get("class_path") in _PATHS
+    return isinstance(settings, Mapping) and str(settings.get("class_path")) in _PATHS
 
 
 def short_form(config: dict[str, Any]) -> dict[str, Any]:

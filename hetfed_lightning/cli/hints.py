@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 from jsonargparse import ArgumentError, ArgumentParser
 
+from hetfed_lightning.cli.allowlist import ALLOWED
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.groups import is_group
 from hetfed_lightning.data import FederatedDataModule
@@ -105,20 +106,25 @@ def condensed(message: str) -> str:
     return "\n  ".join([*before, *(line for item in meant for line in condensed(item).split("\n")), *after])
 
 
-def explained(message: str) -> str:
-    """A parser's message, shortened, with what was probably meant."""
+def explained(message: str, option: str = "--allow_import ") -> str:
+    """A parser's message, shortened, with what was probably meant.
+
+    Args:
+        message: Of jsonargparse.
+        option: By which what a configuration may not name can be allowed.
+    """
     full, message = message, condensed(message)
-    hint = _hint(full)
+    hint = _hint(full, option)
     return message if hint is None else hint if hint.startswith("'") else f"{message}{hint}"
 
 
-def _hint(message: str) -> str | None:
+def _hint(message: str, option: str) -> str | None:
     """What was probably meant, to be added to a message; a whole sentence where imports are denied."""
     denied = _DENIED.search(message)
     if denied:
         return (
             f"{denied[1]!r} may not be named by a configuration, which could run any code by it. If you trust it, "
-            f"pass --allow_import {denied[1].split('.')[0]}."
+            f"pass {option}{_least(denied[1])}."
         )
     missing = _NO_ATTRIBUTE.search(message)
     if missing:
@@ -129,6 +135,12 @@ def _hint(message: str) -> str | None:
         hint = did_you_mean(key, _parameters_near(message))
         return hint if "did you mean" in hint else None
     return None
+
+
+def _least(path: str) -> str:
+    """The least to allow: a package of the user's own as a whole, of one that is open in part this name alone."""
+    package = path.split(".", maxsplit=1)[0]
+    return path if package in {one.split(".", maxsplit=1)[0] for one in ALLOWED} else package
 
 
 def _parameters_near(message: str) -> list[str]:

@@ -20,6 +20,7 @@ from hetfed_lightning.callbacks.sharing import SEPARATOR
 from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
+from hetfed_lightning.cli.blame import naming_participants
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, read_config, split_arguments
 from hetfed_lightning.cli.groups import settings_by_member
@@ -75,7 +76,8 @@ rounds, the others stay as they are, and OUTPUT receives a checkpoint and a conf
         checkpoint = read_checkpoint(ckpt_path)
         name = self._newcomer(members_of(checkpoint), ckpt_path)
         L.seed_everything(self.config.seed_everything, verbose=False)
-        made = self.parser.instantiate(self.config.clone())
+        with naming_participants(self.config.model):
+            made = self.parser.instantiate(self.config.clone())
         _check_private(made.trainer.get("callbacks"), made.model[name])
         source, distillation = _trained(made.model, made.trainer, checkpoint, name, ckpt_path)
         federation, data = Federation({name: _taken_out(made.model, name)}, seed=made.model.seed), made.data

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
+from hetfed_lightning.cli.blame import FAULTS, first_lines
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.compare import CompareCLI
 from hetfed_lightning.cli.configs import ConfigError
@@ -65,11 +66,19 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get(DEBUG):
             raise
         return _refuse(str(error), TOO_FEW)
-    except (ValueError, TypeError, OSError, MisconfigurationException) as error:
+    except (OSError, MisconfigurationException, *FAULTS) as error:
         if Federation.trained_in_this_process or os.environ.get(DEBUG):
             raise
-        return _refuse(condensed(str(error)))
+        return _refuse(_told(error))
     return 0
+
+
+def _told(error: Exception) -> str:
+    """An error in a sentence; of those that speak of the program rather than of its input, the kind too."""
+    message = condensed(first_lines(str(error)))
+    if isinstance(error, ValueError | TypeError | OSError | MisconfigurationException) and message:
+        return message
+    return f"{type(error).__name__}: {message} ({DEBUG}=1 shows where)"
 
 
 def _execute(command: str, rest: list[str]) -> None:

@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, TensorDataset, default_collate
 
+from hetfed_lightning.checkpointing.harmless import LoadsHarmlessly
 from hetfed_lightning.data.blocks import RoundBatch
 from hetfed_lightning.data.conversion import Converted
 from hetfed_lightning.data.errors import DataError
@@ -24,6 +25,9 @@ from hetfed_lightning.data.residence import Resident, home_of
 
 GLOBAL = "global"
 """Key of the loader of everyone's data beside those of the participants."""
+
+LARGEST_BATCH = 2**31 - 1
+"""Examples; torch counts no further everywhere."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class FederatedData:
     global_test: Dataset[Any] | None = None
 
 
-class FederatedDataModule(L.LightningDataModule):
+class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: ignore[misc]  # takes no hparams_file
     """Loaders of a federation's data; pass it data, or subclass it and override :meth:`load`.
 
     Args:
@@ -97,6 +101,8 @@ class FederatedDataModule(L.LightningDataModule):
         for size in [*sizes, eval_batch_size]:
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise DataError(f"batch_size: expected an integer of at least 1, got {size!r}.")
+            if size > LARGEST_BATCH:
+                raise DataError(f"batch_size: expected at most {LARGEST_BATCH}, got {size}.")
         if num_workers < 0:
             raise DataError(f"num_workers: expected 0 or more, got {num_workers}.")
         self.batch_size = batch_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 
 import numpy as np
@@ -41,6 +40,8 @@ def split_train_val_test(
             class labels to go by.
     """
     shares = _checked_shares(fractions)
+    if isinstance(samples, Tensor) and samples.ndim == 0:
+        raise DataError(f"expected labels of shape (n,), or a number of samples, got a tensor of shape () ({samples})")
     num_samples = len(samples) if isinstance(samples, Tensor) else operator.index(samples)
     parts = int((shares > 0).sum())
     if num_samples < parts:
@@ -48,8 +49,8 @@ def split_train_val_test(
             f"cannot split {num_samples} sample(s) into {parts} parts of at least one each (fractions "
             f"{fractions}): add samples or set a fraction to 0"
         )
-    if seed < 0:
-        raise DataError(f"expected a seed of 0 or more, got {seed}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise DataError(f"expected an integer seed of 0 or more, got {seed!r}")
     generator = np.random.default_rng(seed)
     members = [generator.permutation(group) for group in _groups(samples, num_samples, stratify=stratify)]
     counts = _at_least_one(_shared_out(np.array([len(group) for group in members]), shares), shares)
@@ -61,7 +62,7 @@ def split_train_val_test(
 def _checked_shares(fractions: tuple[float, float, float]) -> NDArray[np.float64]:
     if len(fractions) != 3:
         raise DataError(f"expected three fractions (training, validation, test), got {fractions}")
-    if not all(math.isfinite(share) and 0 <= share <= 1 for share in fractions):
+    if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in fractions):
         raise DataError(f"expected fractions in [0, 1], got {fractions}")
     if abs(sum(fractions) - 1) > 1e-6:
         raise DataError(

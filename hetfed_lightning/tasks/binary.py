@@ -103,6 +103,8 @@ class BinaryTask(Task):
         """Anything but 0 and 1, or a head of more than one output."""
         if width != 1:
             return f"expected a head with 1 output for a binary task, got {width} (use task 'multiclass' for classes)"
+        if flat(target).ndim != 1:
+            return f"expected one target per example, got targets of shape {tuple(target.shape)}"
         return zero_one_problem(target)
 
     def class_counts(self, target: Tensor, width: int) -> Tensor | None:

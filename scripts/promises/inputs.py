@@ -2,6 +2,120 @@
 
 from __future__ import annotations
 
-from scripts.promises.promise import Promise
+from scripts.promises.promise import Mutation, Promise
 
-PROMISES: tuple[Promise, ...] = ()
+_TABLE = "tests/inputs/test_promised_refusals.py"
+_DATA = ("tests/inputs/test_bad_data.py", _TABLE)
+_SETTINGS = ("tests/inputs/test_bad_participants.py", _TABLE)
+
+PROMISES: tuple[Promise, ...] = (
+    Promise(
+        "bad data",
+        "data that does not fit is refused before training, by participant, with what was found and what was expected",
+        "image size, feature width, heads; labels out of range, negative, float, text, of one class; no sample, one, "
+        "less than a batch; NaN and infinity; a batch of one for BatchNorm: in Python and by command",
+        (
+            Mutation(
+                "hetfed_lightning/preflight.py",
+                '        _check_targets(participant, "its training set"',
+                '        0 and _check_targets(participant, "its training set"',
+                _DATA,
+            ),
+            Mutation("hetfed_lightning/preflight.py", "        _check_last_batch(participant, source)\n", "", _DATA),
+            Mutation("hetfed_lightning/data/examples.py", "    if count:\n", "    if count < 0:\n", _DATA),
+        ),
+    ),
+    Promise(
+        "bad settings",
+        "settings that cannot be are refused before training, by participant and key",
+        "unknown keys, wrong types, names, temperatures, no public set, label spaces, nothing in common, newcomers' "
+        "heads, batch sizes, widths below 0 and beyond memory: in Python and by command",
+        (
+            Mutation(
+                "hetfed_lightning/cli/hints.py",
+                'raise ConfigError(f"{label}: {explained(str(error))}") from error',
+                "pass",
+                _SETTINGS,
+            ),
+            Mutation("hetfed_lightning/cli/blame.py", "in _everyone(model).items():", "in ():", _SETTINGS),
+            Mutation(
+                "hetfed_lightning/callbacks/backbone_averaging.py",
+                "        if not self.groups:\n",
+                "        if False:\n",
+                _SETTINGS,
+            ),
+        ),
+    ),
+    Promise(
+        "bad files",
+        "files that cannot be read are refused before training, by file, line, column or key",
+        "tables and archives that are missing, empty, cut off, in another encoding, ragged, with text, gaps or too "
+        "large numbers; configurations with keys twice, dates, sets, Python objects, depth and repetition without end",
+        (
+            Mutation(
+                "hetfed_lightning/cli/strict_yaml.py", "        if key in seen:\n", "        if False:\n", (_TABLE,)
+            ),
+            Mutation(
+                "hetfed_lightning/cli/strict_yaml.py",
+                "    if size > MOST or depth > DEEPEST:\n",
+                "    if False:\n",
+                (_TABLE,),
+            ),
+            Mutation(
+                "hetfed_lightning/cli/strict_yaml.py",
+                "        if len(node.value) > MOST:\n",
+                "        if False:\n",
+                (_TABLE,),
+            ),
+            Mutation(
+                "hetfed_lightning/data/sources/frames.py", "    if len(frame) == 0:\n", "    if False:\n", (_TABLE,)
+            ),
+        ),
+    ),
+    Promise(
+        "other checkpoint",
+        "a checkpoint of another federation is refused by name; one in another order is put in order",
+        "participants added, removed, renamed, reordered, of another architecture; files that are cut off, empty, "
+        "missing or made by another program: in Python and by command",
+        (
+            Mutation(
+                "hetfed_lightning/checkpointing/resume.py",
+                "    if missing or added:\n",
+                "    if False:\n",
+                ("tests/resume/test_other_checkpoints.py", _TABLE),
+            ),
+            Mutation(
+                "hetfed_lightning/checkpointing/form.py",
+                "        if key not in content:\n",
+                "        if False:\n",
+                ("tests/resume/test_other_checkpoints.py", _TABLE),
+            ),
+        ),
+    ),
+    Promise(
+        "fuzzed",
+        "whatever is given is dealt with or refused in a sentence of ours, never by a bare error from inside a library",
+        "configurations, checkpoints (bytes and form), tables, archives, images, records, partitions, splits, states, "
+        "answers, inputs and labels with anything in them, drawn by hypothesis",
+        (
+            Mutation(
+                "hetfed_lightning/cli/reach.py",
+                "    _check_classes(config, (), path)\n",
+                "",
+                ("tests/inputs/test_fuzzed_configs.py",),
+            ),
+            Mutation(
+                "hetfed_lightning/checkpointing/form.py",
+                "        if not isinstance(value, Tensor) and not key.endswith(EXTRA):\n",
+                "        if False:\n",
+                ("tests/inputs/test_fuzzed_files.py",),
+            ),
+            Mutation(
+                "hetfed_lightning/data/splits.py",
+                "    if isinstance(samples, Tensor) and samples.ndim == 0:\n",
+                "    if False:\n",
+                ("tests/inputs/test_fuzzed_tensors.py",),
+            ),
+        ),
+    ),
+)

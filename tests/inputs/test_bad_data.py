@@ -24,6 +24,8 @@ from tests.federations import (
     trainer,
 )
 
+pytestmark = pytest.mark.promise("bad data")
+
 NAN, INF = float("nan"), float("inf")
 
 

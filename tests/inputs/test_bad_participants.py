@@ -13,6 +13,8 @@ from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation
 from hetfed_lightning.aggregation import MultiKrum
 from tests.federations import equal, examples, fit, state_of, tiny_data, tiny_federation, tiny_participant
 
+pytestmark = pytest.mark.promise("bad settings")
+
 NAN, INF = float("nan"), float("inf")
 
 

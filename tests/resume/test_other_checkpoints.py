@@ -44,6 +44,7 @@ def abc(tmp_path: Path) -> Path:
         ("xyz", r"Missing here: a, b, c\. Not in it: x, y, z\."),
     ],
 )
+@pytest.mark.promise("other checkpoint")
 def test_other_participants_are_told_by_name(names: str, words: str, abc: Path) -> None:
     federation = tiny_federation(names)
     before = state_of(federation)
@@ -59,6 +60,7 @@ def test_other_participants_are_told_by_name(names: str, words: str, abc: Path) 
         (None, tiny_participant, r"it has a, b\. Not in it: student"),
     ],
 )
+@pytest.mark.promise("other checkpoint")
 def test_a_student_on_one_side_alone_is_told(
     there: Callable[[], Participant] | None, here: Callable[[], Participant] | None, words: str, tmp_path: Path
 ) -> None:
@@ -67,6 +69,7 @@ def test_a_student_on_one_side_alone_is_told(
         fit(tiny_federation("ab", student=here and here()), tiny_data("ab"), 2, EnsembleDistillation(), ckpt_path=path)
 
 
+@pytest.mark.promise("other checkpoint")
 def test_a_checkpoint_of_no_federation_is_refused(tmp_path: Path) -> None:
     alone = trainer(1)
     alone.fit(tiny_participant(), loader(), loader())
@@ -75,6 +78,7 @@ def test_a_checkpoint_of_no_federation_is_refused(tmp_path: Path) -> None:
         fit(tiny_federation("ab"), tiny_data("ab"), 2, ckpt_path=tmp_path / "alone.ckpt")
 
 
+@pytest.mark.promise("other checkpoint")
 def test_a_checkpoint_of_another_architecture_names_the_tensor(abc: Path) -> None:
     words = r"another architecture: participant 'a' has backbone\.0\.weight of shape \(6, 4\), .* of shape \(5, 4\)"
     with pytest.raises(ValueError, match=words):
@@ -160,6 +164,7 @@ def test_a_participant_trained_alone_loads_without_a_name(tmp_path: Path) -> Non
     assert equal(state_of(participant), state_of(loaded))
 
 
+@pytest.mark.promise("exported alone")
 def test_what_is_taken_out_holds_itself_alone(tmp_path: Path) -> None:
     # The neighbour has 4 * 100_000 weights of 4 bytes; the participant 43 weights, which zip with names in 4 kB.
     federation = Federation({"a": tiny_participant(), "giant": tiny_participant(hidden=100_000)})
@@ -175,6 +180,7 @@ def test_what_is_taken_out_holds_itself_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
+@pytest.mark.promise("other checkpoint")
 def test_a_truncated_checkpoint_is_named(kept: float, abc: Path) -> None:
     content = abc.read_bytes()
     abc.write_bytes(content[: int(kept if kept > 1 else kept * len(content))])
@@ -195,6 +201,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["fit", "validate", "test", "predict"])
 @pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+@pytest.mark.promise("other checkpoint")
 def test_the_trainer_names_a_truncated_checkpoint(method: str, kept: float, abc: Path) -> None:
     content = abc.read_bytes()
     abc.write_bytes(content[: int(kept * len(content))])
@@ -205,6 +212,7 @@ def test_the_trainer_names_a_truncated_checkpoint(method: str, kept: float, abc:
     assert equal(before, state_of(federation))
 
 
+@pytest.mark.promise("other checkpoint")
 def test_a_missing_checkpoint_is_told_as_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.ckpt"):
         fit(tiny_federation("ab"), tiny_data("ab"), 2, ckpt_path=tmp_path / "none.ckpt")

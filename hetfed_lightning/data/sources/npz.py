@@ -92,7 +92,7 @@ def _opened(path: Path) -> Iterator[NpzFile]:
             yield archive
     except DataError:
         raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read, the archive is damaged or cut off ({error})") from error
 
 

@@ -1,0 +1,62 @@
+"""Whose settings an error comes from that says nothing of it, as those of torch do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.groups import is_group
+from hetfed_lightning.cli.hints import explained
+from hetfed_lightning.groups import ParticipantGroup
+from hetfed_lightning.participant import Participant
+
+FAULTS = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, AttributeError, ImportError, MemoryError)
+"""What classes raise of arguments that are no good to them."""
+
+
+@contextmanager
+def naming_participants(model: Any) -> Iterator[None]:
+    """Make of an error of this block one that names the participant who cannot be made, where that is the reason.
+
+    Args:
+        model: Settings of the federation.
+
+    Raises:
+        ConfigError: Naming the participant.
+    """
+    try:
+        yield
+    except FAULTS as error:
+        for name, settings in _everyone(model).items():
+            try:
+                made(settings)
+            except FAULTS as reason:
+                message = explained(first_lines(str(reason))) or type(reason).__name__
+                raise ConfigError(f"participant {name!r}: {message}") from error
+        raise
+
+
+def made(settings: Any) -> Any:
+    """The participant (or group of them) of parsed settings."""
+    parser = ArgumentParser(exit_on_error=False)
+    plain = settings.as_dict() if isinstance(settings, Namespace) else settings
+    parser.add_argument("--participant", type=ParticipantGroup if is_group(plain) else Participant)
+    return parser.instantiate(parser.parse_object({"participant": plain})).participant
+
+
+def first_lines(message: str) -> str:
+    """A message without the addresses in the machine's code that torch adds."""
+    return re.split(r"\n\s*Exception raised from", message, maxsplit=1)[0].rstrip()
+
+
+def _everyone(model: Any) -> dict[str, Any]:
+    plain = model.as_dict() if isinstance(model, Namespace) else model
+    if not isinstance(plain, Mapping):
+        return {}
+    student = {} if plain.get("student") is None else {"student": plain["student"]}
+    return {**(plain.get("participants") or {}), **student}

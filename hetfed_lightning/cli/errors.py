@@ -1,0 +1,7 @@
+"""The error of the command line that is told as one sentence."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names file, participant or key."""
