@@ -8,6 +8,7 @@ from hetfed_lightning.callbacks import (
     FederatedProgressBar,
     FederationMonitor,
     Inheritance,
+    PrivateAveraging,
     RunRecord,
 )
 from hetfed_lightning.checkpointing.plugin import SafeCheckpointIO
@@ -17,6 +18,7 @@ from hetfed_lightning.generic_and_personal import GenericAndPersonal
 from hetfed_lightning.groups import ParticipantGroup
 from hetfed_lightning.multi_input import MultiInputParticipant
 from hetfed_lightning.participant import Participant
+from hetfed_lightning.privacy import DPSGD
 from hetfed_lightning.rounds import FederatedCallback, Phase
 from hetfed_lightning.schedules import CosineSchedule, LinearSchedule
 from hetfed_lightning.strategies import FederatedStrategy
@@ -26,6 +28,7 @@ from hetfed_lightning.transfer import Transfer
 __version__ = "0.1.0"
 
 __all__ = [
+    "DPSGD",
     "BackboneAveraging",
     "BinaryTask",
     "CosineSchedule",
@@ -45,6 +48,7 @@ __all__ = [
     "Participant",
     "ParticipantGroup",
     "Phase",
+    "PrivateAveraging",
     "RegressionTask",
     "RunRecord",
     "SafeCheckpointIO",

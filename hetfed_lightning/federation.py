@@ -46,6 +46,8 @@ from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.preemption import Preemption
 from hetfed_lightning.preflight import check_data, check_members, check_names, check_trainer
+from hetfed_lightning.preflight_privacy import check_gradients, check_privacy, take_up_accounts
+from hetfed_lightning.private_steps import epsilons, give_privacy
 from hetfed_lightning.roster import KeepsRoster
 from hetfed_lightning.rounds import FederatedCallback, RoundClock, federated_callbacks
 from hetfed_lightning.scaling import give_scales, skipped_steps
@@ -201,7 +203,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
     def work_of(self, name: str) -> LocalWork:
         """A participant's work in every round."""
         participant = self[name]
-        return LocalWork(participant.local_epochs, participant.step_budget)
+        return LocalWork(participant.local_epochs, participant.step_budget, participant.privacy is not None)
 
     def limit_batches(self, batches: int) -> int:
         """``limit_train_batches`` applied to one participant: a share of *its* batches, at least one."""
@@ -274,13 +276,17 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         """Fit transforms and tasks; refuse data that does not fit the participants, before anything is trained."""
         check_hooks(self.everyone())
         check_names(self.members(), self.federated_data)
+        check_privacy(self)
         for name, participant in self.members().items():
             fit_to_own_data(participant, self.federated_data.data.train[name])
         check_data(self, self.federated_data)
+        give_privacy(self)
+        check_gradients(self)
         self.ranks.prepare()
         for callback in federated_callbacks(self.trainer):
             callback.prepare(self.trainer, self)
         self.backward_is_heard = is_heard(self.trainer)
+        take_up_accounts(self, self._saved)
         give_scales(self.local, self.trainer.precision_plugin, self._saved.get("scales", {}))
         self._saved_optimizers = []
         super().on_fit_start()
@@ -373,6 +379,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             "bytes_down": self.bytes_down,
         }
         figures |= skipped_steps(self.local)
+        self.log_round(epsilons(self.members()))
         self.log_round({f"federation/{name}": float(value) for name, value in figures.items()} | self._left_out())
         self._publish("train")
         self.round_is_open = False

@@ -34,6 +34,7 @@ def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: in
         with (
             federation.ranks.timing([name], federation.device),
             federation.local[name].scaled(federation.trainer.precision_plugin),
+            federation.local[name].collecting(),
         ):
             _step(federation, participant, batch, batch_idx)
     except Exception as error:
@@ -57,6 +58,11 @@ def _step(federation: Federation, participant: Participant, batch: Any, batch_id
         if loss is not None:
             for callback in federation.adding:
                 term = callback.local_loss(federation, participant, batch_idx)
+                if term is not None and local.private is not None:
+                    raise RuntimeError(
+                        f"{type(callback).__name__} adds a term to the loss that is no mean over the batch's examples: "
+                        "their gradients cannot be told apart, and DP-SGD protects nobody. Leave out one of the two."
+                    )
                 loss = loss if term is None else loss + term
             weight = federation.ranks.weight(participant.name or "", batch_idx)
             loss = loss if weight == 1 else loss * weight

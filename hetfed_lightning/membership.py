@@ -10,7 +10,7 @@ from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.optimization import match_by_name
 from hetfed_lightning.participant import STUDENT
 
-_KEYED = ("optimizers", "schedulers", "steps", "scales", "own")
+_KEYED = ("optimizers", "schedulers", "steps", "scales", "privacy", "own")
 """Entries of a checkpoint's federation that hold something by participant."""
 
 

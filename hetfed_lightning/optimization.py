@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hetfed_lightning.participant import Participant
+    from hetfed_lightning.private_steps import PrivateSteps
 
 _NOTHING = nullcontext()
 
@@ -62,6 +63,7 @@ class LocalOptimization:
         scale: What its losses are scaled by in half precision; None where they are not.
         landed: Optimizer steps in this round that changed the weights.
         skipped: Steps in this round that did not, since a gradient was infinite.
+        private: Makes its gradients private before each step; None where they are not.
     """
 
     participant: Participant
@@ -70,6 +72,7 @@ class LocalOptimization:
     scale: LossScale | None = None
     landed: int = 0
     skipped: int = 0
+    private: PrivateSteps | None = None
     _scaled: list[Any] = field(default_factory=list, init=False)
     _pending: int = field(default=0, init=False)
     _steps: int = field(default=0, init=False)
@@ -144,6 +147,8 @@ class LocalOptimization:
         """Sum, unscale, clip, step, clear. A step that the scale skips (an infinite gradient) counts as none."""
         self._pending = 0
         participant, scale = self.participant, self.scale
+        if self.private is not None and self.private.is_collecting:
+            self.private.make_private()
         if reduction is not None:
             reduction(participant.trainable_parameters())
         for optimizer in self.optimizers:
@@ -191,6 +196,10 @@ class LocalOptimization:
         if not self._scaled:
             self._scaled = [ScaledOptimizer(optimizer, self.scale) for optimizer in self.optimizers]
         return self._scaled
+
+    def collecting(self) -> AbstractContextManager[None]:
+        """Around a local step: a context in which gradients are collected by example, if they are to be private."""
+        return _NOTHING if self.private is None else self.private.collecting()
 
     def scaled(self, precision: Precision) -> AbstractContextManager[None]:
         """A context in which the trainer's precision plugin scales by this participant's scale, if by any."""

@@ -23,6 +23,7 @@ from hetfed_lightning.evaluated import Evaluated
 from hetfed_lightning.layers.transforms import InvertibleTransform, TransformByName
 from hetfed_lightning.lending import Borrower
 from hetfed_lightning.precision import converted, default_optimizer
+from hetfed_lightning.privacy import DPSGD, Ledger
 from hetfed_lightning.tasks import Task, TaskName, as_task
 from hetfed_lightning.transfer import Transfer, slow_down
 
@@ -83,6 +84,8 @@ class Participant(Borrower, L.LightningModule):
         step_budget: At most this many batches in a round; None for no limit.
         gradient_clip_val: Largest norm of its gradients; None for no clipping.
         accumulate_grad_batches: Batches per optimizer step, at least 1.
+        privacy: Trains with DP-SGD, so that little can be told of any one of its examples (`docs/privacy.md`); None
+            trains as usual. Inside a federation alone.
         compile: Whether a fit runs the backbone through ``torch.compile``, or settings for it such as
             ``{"mode": "max-autotune"}``. A subclass with an ``on_fit_start`` calls that of its base.
 
@@ -110,6 +113,7 @@ class Participant(Borrower, L.LightningModule):
         step_budget: int | None = None,
         gradient_clip_val: float | None = None,
         accumulate_grad_batches: int = 1,
+        privacy: DPSGD | None = None,
         compile: bool | dict[str, Any] = False,  # noqa: A002 - as torch calls it
     ) -> None:
         super().__init__()
@@ -149,6 +153,8 @@ class Participant(Borrower, L.LightningModule):
         self.step_budget = step_budget
         self.gradient_clip_val = gradient_clip_val
         self.accumulate_grad_batches = accumulate_grad_batches
+        self.privacy = privacy
+        self.ledger = Ledger()
         self.compile_settings = settings_of(compile)
         self._name: str | None = None
         self._host: weakref.ref[Host] | None = None
@@ -192,7 +198,16 @@ class Participant(Borrower, L.LightningModule):
     # Training and evaluation
 
     def on_fit_start(self) -> None:
-        """Compile the backbone, if ``compile`` asks for it."""
+        """Compile the backbone, if ``compile`` asks for it.
+
+        Raises:
+            RuntimeError: If it has privacy settings and no federation, where its steps would not be private.
+        """
+        if self.privacy is not None and self.host is None:
+            raise RuntimeError(
+                f"{self.label}: privacy is a federation's business; alone in a Trainer it would train without noise. "
+                "Train Federation({'name': participant}), or set privacy to None."
+            )
         if self.compile_settings is not None:
             compile_backbone(self.backbone, self.compile_settings, self.label, self.device)
 

@@ -249,7 +249,7 @@ def outputs_of(participant: Participant, inputs: Any, what: str) -> Tensor:
     participant.eval()
     try:
         with torch.no_grad(), participant.trainer.precision_plugin.forward_context():
-            outputs = participant(participant.transformed(_as_trained(participant, inputs)))
+            outputs = participant(participant.transformed(as_trained(participant, inputs)))
     except Exception as error:
         hint = ""
         if "dtype" in str(error) and isinstance(inputs, Tensor):
@@ -296,7 +296,7 @@ def _check_last_batch(participant: Participant, source: Source) -> None:
     network = nn.ModuleList([deepcopy(participant.backbone), deepcopy(participant.head)]).train()
     try:
         with torch.no_grad(), participant.trainer.precision_plugin.forward_context():
-            network[1](network[0](participant.transformed(_as_trained(participant, inputs))))
+            network[1](network[0](participant.transformed(as_trained(participant, inputs))))
     except ValueError as error:
         raise ValueError(
             f"{participant.label}: {source.num_samples} examples in batches of {source.batch_size} leave a batch of "
@@ -311,16 +311,17 @@ def _first_batch_of(participant: Participant, what: str, dataset: Any) -> Any:
         raise ValueError(f"{participant.label}: the first example of {what} cannot be read: {error}") from error
 
 
-def first_batch(dataset: Any) -> Any:
-    """A batch of the first example alone."""
+def first_batch(dataset: Any, count: int = 1) -> Any:
+    """A batch of the first ``count`` examples, or of as many as there are."""
+    count = min(count, len(dataset))
     if isinstance(dataset, Examples):
-        inputs, targets = dataset.batch(torch.arange(1))
+        inputs, targets = dataset.batch(torch.arange(count))
         return inputs if targets is None else (inputs, targets)
-    sample = dataset[0]
-    return default_collate([tuple(sample) if isinstance(sample, list) else sample])
+    samples = [dataset[index] for index in range(count)]
+    return default_collate([tuple(sample) if isinstance(sample, list) else sample for sample in samples])
 
 
-def _as_trained(participant: Participant, inputs: Any) -> Any:
+def as_trained(participant: Participant, inputs: Any) -> Any:
     """Inputs on the participant's device, in the precision in which the trainer hands them over."""
     moved = participant.transfer_batch_to_device(inputs, participant.device, 0)
     return participant.trainer.precision_plugin.convert_input(moved)

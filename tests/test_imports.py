@@ -41,6 +41,7 @@ RULES = [
     Rule("aggregation", PURE, only=("torch",)),
     Rule("distillation", PURE, only=("torch", f"{PACKAGE}.aggregation")),
     Rule("metrics", PURE, only=("torch", "torchmetrics", "scipy", f"{PACKAGE}.aggregation", f"{PACKAGE}.distillation")),
+    Rule("privacy", PURE, only=("torch", "dp_accounting", "opacus", f"{PACKAGE}.aggregation")),
     Rule("layers", PLAIN, only=("torch",)),
     Rule("backbones", PLAIN, only=("torch", f"{PACKAGE}.layers")),
     Rule("heads", PLAIN, only=("torch", f"{PACKAGE}.layers")),

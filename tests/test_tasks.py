@@ -64,6 +64,7 @@ def test_multilabel_loss_is_the_mean_over_labels_and_samples() -> None:
     torch.testing.assert_close(MultilabelTask().loss(outputs, target), expected)
 
 
+@pytest.mark.promise("broadcast")
 @pytest.mark.parametrize("shape", [(3,), (3, 1)])
 def test_regression_loss_does_not_broadcast(shape: tuple[int, ...]) -> None:
     outputs, target = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([1.0, 1.0, 1.0]).reshape(shape)

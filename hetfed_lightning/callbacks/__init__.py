@@ -6,6 +6,7 @@ from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.inheritance import Inheritance
 from hetfed_lightning.callbacks.monitor import FederationMonitor
+from hetfed_lightning.callbacks.private_averaging import PrivateAveraging
 from hetfed_lightning.callbacks.progress import FederatedProgressBar
 from hetfed_lightning.callbacks.record import RunRecord
 
@@ -15,5 +16,6 @@ __all__ = [
     "FederatedProgressBar",
     "FederationMonitor",
     "Inheritance",
+    "PrivateAveraging",
     "RunRecord",
 ]

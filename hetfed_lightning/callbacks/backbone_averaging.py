@@ -250,41 +250,50 @@ class BackboneAveraging(FederatedCallback):
             return
         active = federation.active_names(round_index)
         contributors = [name for name in federation.contributors() if federation.local[name].landed > 0]
-        divergences: list[float] = []
-        clipped: list[bool] = []
+        figures: dict[str, list[float]] = defaultdict(list)
         for group in self.groups:
             senders = [name for name in contributors if name in group]
-            if not senders:
+            aggregate = self._merged(federation, group, senders, round_index, figures)
+            if aggregate is None:
                 continue
-            # Views: a rule leaves the states as they are, and copies of all of them cost as much as their mean.
-            states: list[State] = list(federation.fleets.views(federation, senders, group.keys).values())
-            weights = self._weights(federation, senders)
-            check_states(states, weights, senders)
-            sent = states
-            states = self._clipped(group, states, senders)
-            clipped += [ours is not theirs for ours, theirs in zip(states, sent, strict=True)]
-            aggregate = self._aggregate(states, weights, round_index)
-            if len(senders) > 1:
-                divergences.append(state_divergence(states, centre=aggregate))
-            shared = self._served(group, aggregate, federation[senders[0]])
+            shared = self._served(group, aggregate, federation[group.members[0]])
             self._refuse_non_finite(shared, senders, round_index)
             self._shared.replace(federation, group, shared, round_index)
             size = payload_bytes(shared)
             federation.bytes_up += size * len(senders)
             federation.bytes_down += size * sum(name in group for name in active)
-        if divergences:
-            federation.log_round({"federation/divergence": sum(divergences) / len(divergences)})
-        if self.max_update_norm is not None and clipped:
-            federation.log_round({"federation/clipped": sum(clipped) / len(clipped)})
+        if figures:
+            federation.log_round({f"federation/{key}": sum(one) / len(one) for key, one in figures.items()})
         for name in active:
             self._tidy(federation, name)
 
-    def _clipped(self, group: SharingGroup, states: list[State], senders: list[str]) -> list[State]:
-        if self.max_update_norm is None:
-            return states
-        # A checkpoint's shared state lies on the CPU.
-        previous = {key: self._shared[group][key].to(tensor.device) for key, tensor in states[0].items()}
-        return clip_updates(states, previous, self.max_update_norm, senders)
+    def _merged(
+        self,
+        federation: Federation,
+        group: SharingGroup,
+        senders: list[str],
+        round_index: int,
+        figures: dict[str, list[float]],
+    ) -> dict[str, Tensor] | None:
+        """What the rule makes of the senders' states; None where there is nothing to share."""
+        if not senders:
+            return None
+        # Views: a rule leaves the states as they are, and copies of all of them cost as much as their mean.
+        states: list[State] = list(federation.fleets.views(federation, senders, group.keys).values())
+        weights = self._weights(federation, senders)
+        check_states(states, weights, senders)
+        if self.max_update_norm is not None:
+            sent = states
+            states = clip_updates(sent, self._previous(group, sent[0]), self.max_update_norm, senders)
+            figures["clipped"] += [float(one is not other) for one, other in zip(states, sent, strict=True)]
+        aggregate = self._aggregate(states, weights, round_index)
+        if len(senders) > 1:
+            figures["divergence"].append(state_divergence(states, centre=aggregate))
+        return aggregate
+
+    def _previous(self, group: SharingGroup, like: State) -> dict[str, Tensor]:
+        """What the group last shared; a checkpoint's lies on the CPU."""
+        return {key: self._shared[group][key].to(tensor.device) for key, tensor in like.items()}
 
     def _weights(self, federation: Federation, names: list[str]) -> Tensor:
         if self.weighting == "uniform":

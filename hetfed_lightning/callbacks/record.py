@@ -107,12 +107,16 @@ class RunRecord(FederatedCallback):
         if self.record is None:
             return
         federation: Federation = pl_module  # type: ignore[assignment]
-        shared = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("federation/")}
+        shared = {key: float(value) for key, value in trainer.callback_metrics.items() if self._is_kept(key)}
         values = {key: value for key, value in (self._round | shared).items() if not math.isnan(value)}
         self.record.history.append({"round": federation.current_round, "values": values})
         self._round = {}
         if perf_counter() >= self._next_write:
             self._write()
+
+    def _is_kept(self, key: str) -> bool:
+        kind, _, name = key.partition("/")
+        return kind == "federation" or (kind == "epsilon" and name in self._names)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note what the trained participants answer."""

@@ -13,6 +13,7 @@ from hetfed_lightning.checkpointing.form import missing_part
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.lending import place_of
 from hetfed_lightning.optimization import match_by_name
+from hetfed_lightning.private_steps import saved_accounts
 
 if TYPE_CHECKING:
     import lightning as L
@@ -31,6 +32,7 @@ def saved_participants(local: Mapping[str, LocalOptimization], scheduled_rounds:
         "schedulers": {name: len(own.schedules) for name, own in local.items()},
         "steps": {name: own.progress for name, own in local.items()},
         "scales": {name: own.scale.state_dict() for name, own in local.items() if own.scale is not None},
+        "privacy": saved_accounts(local),
         "scheduled_rounds": scheduled_rounds,
     }
 

@@ -15,7 +15,8 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from hetfed_lightning.callbacks import EnsembleDistillation, Inheritance
+from hetfed_lightning.callbacks import EnsembleDistillation, Inheritance, PrivateAveraging
+from hetfed_lightning.callbacks.sharing import SEPARATOR
 from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
@@ -77,6 +78,7 @@ rounds, the others stay as they are, and OUTPUT receives a checkpoint and a conf
         L.seed_everything(self.config.seed_everything, verbose=False)
         with naming_participants(self.config.model):
             made = self.parser.instantiate(self.config.clone())
+        _check_private(made.trainer.get("callbacks"), made.model[name])
         source, distillation = _trained(made.model, made.trainer, checkpoint, name, ckpt_path)
         federation, data = Federation({name: _taken_out(made.model, name)}, seed=made.model.seed), made.data
         _restrict(data, name, tuple(members_of(checkpoint)))
@@ -197,12 +199,36 @@ def _trained(
             ) from error
     callbacks = trainer.get("callbacks") or []
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        if isinstance(callback, PrivateAveraging):
+            _hold_what_was_released(source, checkpoint.get("callbacks", {}).get(callback.state_key))
+            return source, None
         if isinstance(callback, EnsembleDistillation):
             state = checkpoint.get("callbacks", {}).get(callback.state_key)
             if state is not None:
                 callback.load_state_dict(state)
             return source, callback
     return source, None
+
+
+def _hold_what_was_released(source: Federation, state: Mapping[str, Any] | None) -> None:
+    """What participants have learned since the last noised release is theirs alone, and not for a newcomer."""
+    for group, tensors in (state or {}).get("shared", {}).items():
+        for name in group.split(SEPARATOR):
+            source[name].load_state_of(tensors)
+
+
+def _check_private(callbacks: Any, newcomer: Participant) -> None:
+    """Refuse lessons of a federation whose participants are protected: answers carry no noise.
+
+    Raises:
+        ConfigError: With what to set instead.
+    """
+    private = any(isinstance(one, PrivateAveraging) for one in (callbacks if isinstance(callbacks, list) else []))
+    if private and newcomer.transfer is not None and newcomer.transfer.distillation_epochs:
+        raise ConfigError(
+            f"{newcomer.label}: transfer.distillation_epochs: the federation's averages are private, and answers "
+            "that would teach a newcomer carry no noise. Set it to 0: the newcomer begins with the shared weights."
+        )
 
 
 def _taken_out(everyone: Federation, name: str) -> Participant:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from hetfed_lightning.data.blocks import BlockSource, RoundBatch, alike
 from hetfed_lightning.data.examples import Examples
+from hetfed_lightning.privacy.noise import random_positions
 from hetfed_lightning.seeding import seed_sample, stream_generator, stream_seed
 
 Batch = Any
@@ -25,10 +26,14 @@ Batch = Any
 
 @dataclass(frozen=True)
 class LocalWork:
-    """How much a participant does in a round: passes over its data, and at most so many batches."""
+    """How much a participant does in a round: passes over its data, and at most so many batches.
+
+    Where ``poisson``, each example is in a batch on its own, drawn from the system's entropy: DP-SGD counts on it.
+    """
 
     local_epochs: int = 1
     step_budget: int | None = None
+    poisson: bool = False
 
 
 class Hosting(Protocol):
@@ -85,6 +90,11 @@ class Source:
         """Batches in one pass."""
         full, rest = divmod(self.num_samples, self.batch_size)
         return full if self.drop_last or rest == 0 else full + 1
+
+    @property
+    def sampling_probability(self) -> float:
+        """With which an example is in a Poisson sample of ``batch_size`` on average."""
+        return min(1.0, self.batch_size / self.num_samples)
 
     def length_of(self, step: int) -> int:
         """Examples in a batch of a round, counted from 0 over all passes."""
@@ -199,6 +209,9 @@ class RoundLoader:
         """Indices of a participant's batches in a round, one tensor a batch."""
         source, work = self.sources[name], self.schedule.work_of(name)
         batches: list[Tensor] = []
+        if work.poisson:
+            steps, total = source.batches_per_epoch * work.local_epochs, source.num_samples
+            return [random_positions(total, source.sampling_probability) for _ in range(steps)]
         for epoch in range(work.local_epochs):
             generator = stream_generator(self.schedule.seed, "order", round_index, name, epoch)
             order = torch.randperm(source.num_samples, generator=generator)

@@ -62,8 +62,14 @@ class Fleets(SeatedFleets):
         self.chosen = {kind: engine for kind, engine in chosen.items() if self.wanted in {"auto", engine}}
 
     def take_seats(self, federation: Federation) -> None:
-        """Seat everyone as the round left them, for its validation, ahead of which a checkpoint was made."""
-        self.open_round(federation, federation.trained_here(federation.current_round), terms=False)
+        """Seat everyone as the round left them, for its validation, ahead of which a checkpoint was made.
+
+        Where not everyone is sampled, who borrows what it shares has left its seat for that.
+        """
+        round_index = federation.current_round
+        all_train = len(federation.active_names(round_index)) == len(federation.joined(round_index))
+        seated = [one for one in federation.trained_here(round_index) if all_train or not federation[one].loans]
+        self.open_round(federation, seated, terms=False)
         for kind, fleet in self._fleets.items():
             if kind in self.chosen and fleet.engine is None:
                 fleet.engine = engine_named(self.chosen[kind], fleet, _sample_of(federation, fleet))

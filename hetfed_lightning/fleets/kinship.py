@@ -46,6 +46,8 @@ def obstacle(participant: Participant, local: LocalOptimization) -> str | None:
     for method in OWN_STEP:
         if getattr(getattr(participant, method), "__func__", None) is not getattr(Participant, method):
             return f"{type(participant).__name__}.{method} is its own"
+    if participant.privacy is not None:
+        return "its gradients are made private example by example"
     if not participant.automatic_optimization:
         return "it steps its optimizers itself"
     if participant.accumulate_grad_batches > 1:

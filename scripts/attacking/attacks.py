@@ -48,6 +48,11 @@ class Round:
 Attack = Callable[[Round], Tensor]
 
 
+def own_work(seen: Round) -> Tensor:
+    """What it has learned: no attack."""
+    return seen.own
+
+
 def sign_flip(seen: Round) -> Tensor:
     """Its update turned round."""
     return 2 * seen.start - seen.own

@@ -34,7 +34,7 @@ from scripts.attacking.teachers import LIES, School
 NOBODY, ABSENT = "nobody", "stay away"
 
 ATTACKS: Mapping[str, attacks.Attack] = {
-    NOBODY: attacks.flipping_labels,
+    NOBODY: attacks.own_work,
     ABSENT: attacks.free_riding,
     "sign flip": attacks.sign_flip,
     "x100": attacks.scaling,

@@ -34,6 +34,10 @@ DEFENCES = {
     "claimed sizes bounded": ("hetfed_lightning.callbacks.backbone_averaging", "BackboneAveraging._by_samples"),
     "averages looked at": ("hetfed_lightning.callbacks.backbone_averaging", "BackboneAveraging._refuse_non_finite"),
     "checkpoints without what is not finite": ("hetfed_lightning.federation", "without_poison"),
+    "checkpoints hashed": ("hetfed_lightning.checkpointing.sealing", "_Follower.end"),
+    "checkpoints on the disk before they have their name": ("os", "fsync"),
+    "leftovers of killed saves looked for": ("hetfed_lightning.checkpointing.atomic", "remove_leftovers"),
+    "signals looked for": ("hetfed_lightning.federation", "Federation._end_if_told"),
 }
 """What each does, and where it is called."""
 

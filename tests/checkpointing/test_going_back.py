@@ -134,7 +134,7 @@ def test_the_command_line_goes_back_where_it_trains_and_nowhere_else(
     assert f"Training goes on from {tmp_path / 'run' / 'epoch=0.ckpt'}, the newest intact one there." in ended.out
     for path in (tmp_path / "run").iterdir():
         if path != damaged:
-            damage(path)
+            path.unlink()
     ended = hetfed(capsys, "fit", "-c", written(config), "--trainer.max_epochs", "3", "--ckpt_path", damaged)
     assert ended.code == 2
     assert f"--ckpt_path: {damaged} cannot be read" in ended.err

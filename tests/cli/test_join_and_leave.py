@@ -114,6 +114,51 @@ def test_a_new_architecture_joins_by_what_it_is_taught(capsys: CAPSYS, run_folde
     assert Path("elsewhere/federation.ckpt").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.promise("private")
+def test_the_account_of_private_averages_survives_who_joins_and_leaves(
+    capsys: CAPSYS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = tiny()
+    put(config, "trainer.enable_checkpointing", True)
+    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs"}}
+    put(config, "trainer.logger", logger)
+    noise = {"noise_multiplier": 2.0, "max_update_norm": 1.0, "delta": 0.001, "server_optimizer": None}
+    put(
+        config,
+        "trainer.callbacks",
+        [
+            {"class_path": "hetfed_lightning.PrivateAveraging", "init_args": noise},
+            {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"filename": "last"}},
+        ],
+    )
+    assert hetfed(capsys, "fit", "-c", written(config)).code == 0
+    path = next(Path("runs").rglob("last.ckpt"))
+    taught = written(newcomer(transfer={"distillation_epochs": 1}), "taught.yaml")
+    ended = hetfed(capsys, "join", "--ckpt_path", path, "-c", taught)
+    assert ended.code == 2
+    assert "'hospital_c': transfer.distillation_epochs: the federation's averages are private" in ended.err
+    assert hetfed(capsys, "join", "--ckpt_path", path, "-c", written(newcomer(), "new.yaml")).code == 0
+    rounds = ("--trainer.max_epochs", "3")
+    joined = "joined/federation.ckpt"
+    ended = hetfed(capsys, "fit", "-c", "joined/config.yaml", "--ckpt_path", joined, *rounds)
+    assert ended.code == 0, ended.err
+    last = max(Path("runs").rglob("*.ckpt"), key=lambda one: one.stat().st_mtime)
+    before = releases(path)
+    assert releases(last) == {"hospital_a": 3, "hospital_b": 3, "hospital_c": 3 - before["hospital_a"]}
+    arguments = ("--ckpt_path", last, "--participant", "hospital_a", "--output", "left")
+    assert hetfed(capsys, "leave", *arguments).code == 0
+    assert releases(Path("left/federation.ckpt")) == releases(last)
+
+
+def releases(path: Path) -> dict[str, int]:
+    """How often each participant's update was released, by a checkpoint."""
+    callbacks = read_checkpoint(path)["callbacks"]
+    state = next(one for key, one in callbacks.items() if "PrivateAveraging" in key)
+    return {name: sum(count for *_, count in events) for name, events in state["releases"]}
+
+
 def test_what_cannot_join_or_leave_is_told(capsys: CAPSYS, run_folder: Path, tmp_path: Path) -> None:
     checkpoint = run_folder / "last.ckpt"
     new = written(newcomer(), "new.yaml")

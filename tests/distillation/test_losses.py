@@ -182,6 +182,7 @@ def test_the_teacher_is_a_constant_however_it_was_made(kind: OutputKind) -> None
     assert bool(torch.isfinite(gradient(distillation_loss(student, frozen, 1.0, kind), student)).all())
 
 
+@pytest.mark.promise("broadcast")
 @pytest.mark.parametrize("loss", [kd_loss, soft_target_loss, binary_soft_target_loss])
 @pytest.mark.parametrize("shape", [(4, 3), (1, 1), (4,), (4, 1, 1)])
 def test_refuses_shapes_that_would_broadcast(

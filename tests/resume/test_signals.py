@@ -195,9 +195,16 @@ def test_the_command_line_says_how_to_go_on(tmp_path: Path, capsys: pytest.Captu
 # Several processes
 
 
-@pytest.mark.parametrize("told", [0, 1])
-@pytest.mark.parametrize(("hook", "count"), [("on_train_batch_start", 7), ("on_validation_start", 1)])
-def test_all_ranks_stop_where_one_is_told(told: int, hook: str, count: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("hook", "count", "told"),
+    [
+        ("on_train_batch_start", 7, 1),
+        ("on_validation_start", 1, 0),
+        pytest.param("on_train_batch_start", 7, 0, marks=pytest.mark.slow),
+        pytest.param("on_validation_start", 1, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_all_ranks_stop_where_one_is_told(hook: str, count: int, told: int, tmp_path: Path) -> None:
     straight = Run(make(), ROUNDS)
 
     def run(rank: int) -> None:

@@ -16,7 +16,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import StepLR
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation, Participant
+from hetfed_lightning import (
+    BackboneAveraging,
+    EnsembleDistillation,
+    FederatedDataModule,
+    Federation,
+    Participant,
+    PrivateAveraging,
+)
 from hetfed_lightning.data import Examples
 from tests.federations import Listed, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 
@@ -117,6 +124,15 @@ def quarantine(folder: Path, settings: Settings) -> Result:
     made = trainer(2, BackboneAveraging(), EnsembleDistillation(), logger=logger, **settings())
     made.fit(federation, datamodule=data)
     return outcome(federation, made) | {"quarantined": dict(federation.guard.quarantined)}
+
+
+def private(folder: Path, settings: Settings) -> Result:
+    """Noise that no seed names: every rank has to receive the same."""
+    federation = tiny_federation(("a", "b", "c", "d"), engine="sequential", participant={"optimizer": sgd(0.0)})
+    averaging = PrivateAveraging(noise_multiplier=2.0, max_update_norm=0.5, delta=1e-3)
+    made = trainer(2, averaging, **settings())
+    made.fit(federation, datamodule=tiny_data(("a", "b", "c", "d")))
+    return outcome(federation, made) | {"releases": averaging.releases}
 
 
 def saving(folder: Path, settings: Settings) -> Result:
@@ -245,6 +261,7 @@ SCENARIOS: dict[str, Callable[..., Result]] = {
         averaging_and_phase,
         mixed_student_participation,
         quarantine,
+        private,
         saving,
         resuming,
         split_batches,

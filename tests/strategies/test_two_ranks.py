@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.strategies.launching import results
 from tests.strategies.scenarios import SCENARIOS, after_exchange, differences
@@ -25,7 +26,7 @@ def divided(alone: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     """Participants divided over two ranks; the checkpoints that are resumed are those of one device."""
     folder = tmp_path_factory.mktemp("divided")
     shutil.copytree(alone["folder"] / "saved", folder / "saved")
-    found: dict[str, Any] = results(folder, 2, "participant", 0, [*TOGETHER, "resuming", "moving", "fleets"])
+    found: dict[str, Any] = results(folder, 2, "participant", 0, [*TOGETHER, "private", "resuming", "moving", "fleets"])
     shutil.rmtree(folder / "saved")
     return found | {"folder": folder}
 
@@ -44,6 +45,16 @@ def test_divided_participants_end_as_on_one_device_on_every_rank(
 ) -> None:
     for found in divided[scenario]:
         assert not differences(alone[scenario], found)
+
+
+@pytest.mark.promise("private")
+def test_noise_is_drawn_once_for_all_ranks(divided: dict[str, Any]) -> None:
+    first, second = divided["private"]
+    assert not differences(first, second)
+    assert first["releases"] == dict.fromkeys("abcd", 2)
+    # Participants of both ranks received the same numbers, before the ranks exchanged theirs at the end.
+    held = [first["states"][name]["backbone.0.weight"] for name in "abcd"]
+    assert all(torch.equal(held[0], other) for other in held)
 
 
 def test_fleets_of_each_rank_end_as_the_whole_fleet(alone: dict[str, Any], divided: dict[str, Any]) -> None:

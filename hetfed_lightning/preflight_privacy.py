@@ -1,0 +1,198 @@
+"""What would void DP-SGD, refused with its reason before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.plugins.precision import DoublePrecision, Precision
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.distillation import ClassPriorWeighted
+from hetfed_lightning.fleets.kinship import OWN_STEP, gives_example_losses
+from hetfed_lightning.layers import Fittable
+from hetfed_lightning.participant import Participant, split_batch
+from hetfed_lightning.preflight import as_trained, first_batch
+from hetfed_lightning.privacy import Ledger
+from hetfed_lightning.privacy.dpsgd import PerExampleGradients, refused_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hetfed_lightning.federation import Federation
+
+TRIED = 4
+"""Examples whose gradients are compared, in a batch and alone."""
+
+
+def check_privacy(federation: Federation) -> None:
+    """Refuse settings under which the noise does not hide one example.
+
+    Raises:
+        ValueError: Naming the participant, what was found and what to change.
+    """
+    private = {name: one for name, one in federation.members().items() if one.privacy is not None}
+    if not private:
+        return
+    for participant in private.values():
+        fault = next(_faults(federation, participant), None)
+        if fault is not None:
+            raise ValueError(f"{participant.label}: privacy=DPSGD(...) is not possible here: {fault}")
+
+
+def _faults(federation: Federation, participant: Participant) -> Iterator[str]:
+    yield from _faults_of_run(federation)
+    yield from _faults_of_steps(federation, participant)
+    yield from _faults_of_network(participant)
+    if any(isinstance(one, Fittable) for one in (participant.transform, participant.target_transform)):
+        yield (
+            "its transform is fitted to all of its data, without noise. Take one with constants known beforehand, such "
+            "as the range of a sensor."
+        )
+    if participant.task.wants_fit:
+        yield "its task weighs classes by how often its data has them, without noise. Leave class_weights out."
+    if not gives_example_losses(participant.task):
+        yield f"{type(participant.task).__name__} has no loss by example. Give it example_losses."
+
+
+def _faults_of_run(federation: Federation) -> Iterator[str]:
+    trainer = federation.trainer
+    if trainer.world_size > 1:
+        yield "its steps are accounted for in one process. Use devices=1."
+    if type(trainer.precision_plugin) not in {Precision, DoublePrecision}:
+        yield f"precision {trainer.precision_plugin.precision} rounds gradients before they are clipped. Use '32-true'."
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
+        if isinstance(callback, BackboneAveraging) and callback.proximal:
+            yield (
+                f"{type(callback).__name__}(proximal={callback.proximal:g}) adds to its loss what is no mean over "
+                "examples. Leave it out."
+            )
+        if isinstance(callback, EnsembleDistillation):
+            if callback.mode == "mixed":
+                yield "EnsembleDistillation(mode='mixed') adds to its loss what is no mean over examples. Use 'phase'."
+            if isinstance(callback.ensemble, ClassPriorWeighted):
+                yield "ClassPriorWeighted tells how often its data has each class. Use MeanProbabilities."
+
+
+def _faults_of_steps(federation: Federation, participant: Participant) -> Iterator[str]:
+    for method in OWN_STEP:
+        if getattr(getattr(participant, method), "__func__", None) is not getattr(Participant, method):
+            yield f"{type(participant).__name__}.{method} is its own, and what it does with examples is not known."
+    if not participant.automatic_optimization:
+        yield "it steps its optimizers itself. Use automatic optimization."
+    if participant.accumulate_grad_batches > 1:
+        yield "accumulate_grad_batches: every batch is a step that is accounted for. Raise batch_size instead."
+    if participant.compile_settings is not None:
+        yield "compile: a compiled backbone does not hand out gradients by example. Leave it out."
+    if any(one.follows_metric for one in federation.local[participant.name or ""].schedules):
+        yield "its scheduler follows a metric without noise. Take one that follows rounds or steps."
+
+
+def _faults_of_network(participant: Participant) -> Iterator[str]:
+    inside = {id(one) for part in (participant.backbone, participant.head) for one in part.parameters()}
+    for key, parameter in participant.named_parameters():
+        if parameter.requires_grad and id(parameter) not in inside:
+            yield f"{key} is trained and lies in neither backbone nor head. Put it into one of them."
+    for key, module in participant.named_modules():
+        if isinstance(module, _BatchNorm):
+            yield (
+                f"{key} ({type(module).__name__}) mixes the examples of a batch and keeps statistics of them. Use "
+                "GroupNorm or LayerNorm."
+            )
+    for line in refused_layers(participant.backbone, participant.head):
+        yield f"Opacus refuses a layer: {line}"
+
+
+def check_gradients(federation: Federation) -> None:
+    """Compare what Opacus finds for some examples in a batch with the gradient of each alone.
+
+    Raises:
+        ValueError: If they differ: something in the network or the loss mixes examples.
+    """
+    for name, participant in federation.members().items():
+        if participant.privacy is None:
+            continue
+        batch = first_batch(federation.federated_data.source(name).dataset, TRIED)
+        inputs, target = split_batch(participant.on_after_batch_transfer(as_trained(participant, batch), 0))
+        _check_weights(participant, participant(inputs), federation.federated_data.train_targets(name))
+        training = {module: module.training for module in participant.modules()}
+        try:
+            fault = _mixes(participant, inputs, target)
+        except Exception as error:
+            error.add_note(f"{participant.label}: gradients by example, which privacy=DPSGD(...) needs")
+            raise
+        finally:
+            for module, was in training.items():
+                module.training = was
+            participant.zero_grad()
+        if fault is not None:
+            raise ValueError(
+                f"{participant.label}: privacy=DPSGD(...) is not possible here: the gradient of an example depends on "
+                f"the others in its batch ({fault}). Look for layers that mix examples, and for a loss that is no mean."
+            )
+
+
+def _check_weights(participant: Participant, outputs: Tensor, targets: Tensor) -> None:
+    """Refuse a loss that divides by the weights of the whole batch."""
+    zeros = outputs.detach().new_zeros(len(targets), *outputs.shape[1:])
+    _, weights = participant.task.example_losses(zeros, targets.to(outputs.device))
+    if not torch.equal(weights, torch.ones_like(weights)):
+        raise ValueError(
+            f"{participant.label}: privacy=DPSGD(...) is not possible here: {type(participant.task).__name__} weighs "
+            "examples and divides by the weights of the whole batch, on which every gradient then depends. Leave out "
+            "class_weights."
+        )
+
+
+def _mixes(participant: Participant, inputs: Any, target: Tensor) -> str | None:
+    participant.train()
+    for module in participant.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()  # It draws other numbers for other shapes.
+    parameters = participant.trainable_parameters()
+    collecting = PerExampleGradients(participant.backbone, participant.head)
+    with collecting.attached():
+        outputs = participant(inputs)
+        participant.task.loss(outputs, target).backward()
+        together = collecting.of(parameters)
+    for place in range(len(target)):
+        participant.zero_grad()
+        one = _picked(inputs, place)
+        participant.task.loss(participant(one), target[place : place + 1]).backward()
+        for parameter, found in zip(parameters, together, strict=True):
+            alone = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            if not torch.allclose(found[place], alone, rtol=1e-3, atol=1e-5 + 1e-3 * float(alone.abs().max())):
+                return f"by {float((found[place] - alone).abs().max()):.3g}"
+    return None
+
+
+def _picked(inputs: Any, place: int) -> Any:
+    if isinstance(inputs, dict):
+        return {key: value[place : place + 1] for key, value in inputs.items()}
+    return inputs[place : place + 1]
+
+
+def take_up_accounts(federation: Federation, saved: Mapping[str, Any]) -> None:
+    """Go on with the accounts of a checkpoint.
+
+    Args:
+        federation: About to train.
+        saved: The federation's part of the checkpoint; empty without one.
+
+    Raises:
+        ValueError: If a participant's steps were not private in the checkpoint.
+    """
+    for name, participant in federation.members().items():
+        if participant.privacy is None or not saved:
+            continue
+        accounts = saved.get("privacy", {})
+        if name not in accounts and saved["steps"].get(name, 0):
+            raise ValueError(
+                f"{participant.label}: it was trained without privacy in the checkpoint, and noise from here on hides "
+                "nothing of that. Start a new run without ckpt_path."
+            )
+        participant.ledger = Ledger(accounts.get(name, []))

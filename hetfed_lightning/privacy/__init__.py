@@ -1,0 +1,22 @@
+"""Differential privacy: clipping, noise and the account of both, as pure functions of tensors and numbers.
+
+What schedules them lies elsewhere: :class:`hetfed_lightning.PrivateAveraging` protects participants,
+``Participant(privacy=DPSGD(...))`` the examples of one. `docs/privacy.md` says against whom.
+"""
+
+from __future__ import annotations
+
+from hetfed_lightning.privacy.accountant import Ledger, epsilon_of
+from hetfed_lightning.privacy.dpsgd import DPSGD, private_gradients
+from hetfed_lightning.privacy.noise import private_noise, seeded_noise
+from hetfed_lightning.privacy.private_mean import private_mean
+
+__all__ = [
+    "DPSGD",
+    "Ledger",
+    "epsilon_of",
+    "private_gradients",
+    "private_mean",
+    "private_noise",
+    "seeded_noise",
+]

@@ -1,0 +1,139 @@
+"""What was released so far, and the epsilon that it comes to: the arithmetic is that of Google's dp-accounting."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+Events = tuple[tuple[float, float, int], ...]
+"""Gaussian mechanisms as (sampling probability, noise multiplier, how often)."""
+
+
+class Ledger:
+    """Counts releases, each of a Gaussian mechanism, perhaps on a Poisson sample.
+
+    Args:
+        events: As :meth:`state` gives them.
+    """
+
+    def __init__(self, events: Iterable[Sequence[float]] = ()) -> None:
+        self._counts: dict[tuple[float, float], int] = {}
+        for probability, multiplier, count in events:
+            self.add(multiplier, int(count), probability=probability)
+
+    def add(self, noise_multiplier: float, count: int = 1, *, probability: float = 1.0) -> None:
+        """Note releases.
+
+        Args:
+            noise_multiplier: Standard deviation of the noise over the largest influence that one has, above 0.
+            count: How many, at least 0.
+            probability: With which one was in each, in (0, 1]; below 1 only where who was in it stays secret.
+        """
+        key = (float(probability), float(noise_multiplier))
+        if count:
+            self._counts[key] = self._counts.get(key, 0) + count
+
+    def after(self, noise_multiplier: float, count: int = 1) -> Ledger:
+        """What it would be after more releases."""
+        more = Ledger(self.state())
+        more.add(noise_multiplier, count)
+        return more
+
+    @property
+    def releases(self) -> int:
+        """How many were noted."""
+        return sum(self._counts.values())
+
+    def epsilon(self, delta: float) -> float:
+        """Return the epsilon of all releases together, at ``delta``."""
+        return epsilon_of(tuple(sorted((*key, count) for key, count in self._counts.items())), delta)
+
+    def state(self) -> list[list[float]]:
+        """The releases as plain data: probability, noise multiplier, count."""
+        return [[probability, multiplier, count] for (probability, multiplier), count in sorted(self._counts.items())]
+
+
+@lru_cache(maxsize=256)
+def epsilon_of(events: Events, delta: float) -> float:
+    """Return the epsilon of Gaussian mechanisms composed, by their privacy loss distributions.
+
+    One is in the data or not: neighbours differ by one participant (one example in DP-SGD) added or removed.
+
+    Args:
+        events: Sampling probability, noise multiplier and count of each kind of release.
+        delta: In (0, 1).
+
+    Returns:
+        Epsilon, rounded up where the distributions were made discrete; 0 without a release.
+
+    Raises:
+        ImportError: If dp-accounting is not installed; the message names what to install.
+
+    Reference:
+        Doroshenko, Ghazi, Kamath, Kumar, Manurangsi (2022), Connect the dots: tighter discrete approximations of
+        privacy loss distributions.
+    """
+    if not events:
+        return 0.0
+    dp, pld = _accounting()
+    accountant = pld.PLDAccountant(value_discretization_interval=_interval(events))
+    for probability, multiplier, count in events:
+        event = dp.GaussianDpEvent(multiplier)
+        accountant.compose(event if probability == 1 else dp.PoissonSampledDpEvent(probability, event), count)
+    return float(accountant.get_epsilon(delta))
+
+
+def check_budget(noise_multiplier: float, delta: float, max_epsilon: float | None = None) -> None:
+    """Refuse settings that are no settings of differential privacy, and say what is missing to account for it.
+
+    Args:
+        noise_multiplier: Above 0, finite.
+        delta: In (0, 1).
+        max_epsilon: Above 0, or None for no limit.
+
+    Raises:
+        ValueError: If one is out of its range.
+        ImportError: If dp-accounting is not installed.
+    """
+    for name, value in (("noise_multiplier", noise_multiplier), ("max_epsilon", max_epsilon)):
+        if value is not None and not (_is_number(value) and 0 < value < math.inf):
+            raise ValueError(f"{name}: expected a finite number above 0, got {value!r}.")
+    if not (_is_number(delta) and 0 < delta < 1):
+        raise ValueError(
+            f"delta: expected a probability in (0, 1), below one over the number of those protected, got {delta!r}."
+        )
+    _accounting()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _interval(events: Events) -> float:
+    """A step of the privacy loss that gives it some ten thousand values, wide or narrow as it is."""
+    mean = sum(count * min(1.0, probability) ** 2 / multiplier**2 for probability, multiplier, count in events)
+    return min(max(1e-3, mean / 2e5), max(1e-6, (mean / 2 + 10 * math.sqrt(mean)) / 2e4))
+
+
+def _accounting() -> tuple[Any, Any]:
+    try:
+        return importlib.import_module("dp_accounting"), importlib.import_module("dp_accounting.pld")
+    except ImportError as error:
+        raise ImportError(
+            f"Differential privacy is accounted for by dp-accounting, which could not be imported ({error}): "
+            "pip install 'hetfed-lightning[privacy]'",
+            name="dp_accounting",
+        ) from error
+
+
+def ledgers_of(state: Iterable[Sequence[Any]]) -> dict[str, Ledger]:
+    """Ledgers by name, of what :func:`state_of_ledgers` gave."""
+    return {name: Ledger(events) for name, events in state}
+
+
+def state_of_ledgers(ledgers: Mapping[str, Ledger]) -> list[list[Any]]:
+    """Ledgers as plain data: pairs of a name and its releases."""
+    return [[name, ledger.state()] for name, ledger in ledgers.items()]
