@@ -224,6 +224,8 @@ CALLS = re.compile(
     r"\bpickle\.load|\btorch\.load\(|\bhub\.load|\bnltk\.download|\bos\.(remove|exec\w*)\(|\bjit\.load\("
 )
 LOOKED_AT = {
+    "hetfed_lightning.privacy.accountant._accounting": "imports dp-accounting",
+    "hetfed_lightning.privacy.dpsgd._opacus": "imports Opacus",
     "torch.nn.functional.interpolate": "imports a module of torch by a name that stands in it",
     "torch.nn.functional.max_pool3d_with_indices": "the same",
     "torch.nn.functional.pad": "the same",
