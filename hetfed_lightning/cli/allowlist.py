@@ -39,7 +39,7 @@ OPEN = frozenset(
     {
         *("aggregation", "backbones", "callbacks", "data", "distillation", "heads", "layers", "metrics", "strategies"),
         *("federation", "generic_and_personal", "groups", "multi_input", "participant", "rounds", "schedules"),
-        *("tasks", "transfer"),
+        *("privacy", "tasks", "transfer"),
     }
 )
 """Modules of this package that hold what a configuration is made of; the others are closed."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from scripts.promises.promise import Mutation, Promise
 
 _TABLE = "tests/inputs/test_promised_refusals.py"
-_DATA = ("tests/inputs/test_bad_data.py", _TABLE)
-_SETTINGS = ("tests/inputs/test_bad_participants.py", _TABLE)
+_ROW = "test_it_is_refused_before_training"
+_FILE = "test_a_configuration_that_is_none"
 
 PROMISES: tuple[Promise, ...] = (
     Promise(
@@ -19,10 +19,20 @@ PROMISES: tuple[Promise, ...] = (
                 "hetfed_lightning/preflight.py",
                 '        _check_targets(participant, "its training set"',
                 '        0 and _check_targets(participant, "its training set"',
-                _DATA,
+                ("tests/inputs/test_bad_data.py::test_labels_that_are_no_classes",),
             ),
-            Mutation("hetfed_lightning/preflight.py", "        _check_last_batch(participant, source)\n", "", _DATA),
-            Mutation("hetfed_lightning/data/examples.py", "    if count:\n", "    if count < 0:\n", _DATA),
+            Mutation(
+                "hetfed_lightning/preflight.py",
+                "        _check_last_batch(participant, source)\n",
+                "",
+                ("tests/inputs/test_bad_data.py::test_batchnorm_with_a_batch_of_one",),
+            ),
+            Mutation(
+                "hetfed_lightning/data/examples.py",
+                "    if count:\n",
+                "    if count < 0:\n",
+                ("tests/inputs/test_bad_data.py::test_numbers_that_are_not_finite",),
+            ),
         ),
     ),
     Promise(
@@ -35,14 +45,19 @@ PROMISES: tuple[Promise, ...] = (
                 "hetfed_lightning/cli/hints.py",
                 'raise ConfigError(f"{label}: {explained(str(error))}") from error',
                 "pass",
-                _SETTINGS,
+                (f"{_TABLE}::{_ROW}[unknown key of a participant]",),
             ),
-            Mutation("hetfed_lightning/cli/blame.py", "in _everyone(model).items():", "in ():", _SETTINGS),
+            Mutation(
+                "hetfed_lightning/cli/blame.py",
+                "in _everyone(model).items():",
+                "in ():",
+                (f"{_TABLE}::{_ROW}[a width below 0]",),
+            ),
             Mutation(
                 "hetfed_lightning/callbacks/backbone_averaging.py",
                 "        if not self.groups:\n",
                 "        if False:\n",
-                _SETTINGS,
+                (f"{_TABLE}::{_ROW}[nothing in common]",),
             ),
         ),
     ),
@@ -53,22 +68,28 @@ PROMISES: tuple[Promise, ...] = (
         "large numbers; configurations with keys twice, dates, sets, Python objects, depth and repetition without end",
         (
             Mutation(
-                "hetfed_lightning/cli/strict_yaml.py", "        if key in seen:\n", "        if False:\n", (_TABLE,)
+                "hetfed_lightning/cli/strict_yaml.py",
+                "        if key in seen:\n",
+                "        if False:\n",
+                (f"{_TABLE}::{_FILE}[a participant twice]",),
             ),
             Mutation(
                 "hetfed_lightning/cli/strict_yaml.py",
                 "    if size > MOST or depth > DEEPEST:\n",
                 "    if False:\n",
-                (_TABLE,),
+                (f"{_TABLE}::{_FILE}[repeated repetitions]",),
             ),
             Mutation(
                 "hetfed_lightning/cli/strict_yaml.py",
                 "        if len(node.value) > MOST:\n",
                 "        if False:\n",
-                (_TABLE,),
+                (f"{_TABLE}::{_FILE}[merged merges]",),
             ),
             Mutation(
-                "hetfed_lightning/data/sources/frames.py", "    if len(frame) == 0:\n", "    if False:\n", (_TABLE,)
+                "hetfed_lightning/data/sources/frames.py",
+                "    if len(frame) == 0:\n",
+                "    if False:\n",
+                (f"{_TABLE}::{_ROW}[header alone]",),
             ),
         ),
     ),
@@ -82,13 +103,13 @@ PROMISES: tuple[Promise, ...] = (
                 "hetfed_lightning/checkpointing/resume.py",
                 "    if missing or added:\n",
                 "    if False:\n",
-                ("tests/resume/test_other_checkpoints.py", _TABLE),
+                ("tests/resume/test_other_checkpoints.py::test_other_participants_are_told_by_name",),
             ),
             Mutation(
                 "hetfed_lightning/checkpointing/form.py",
                 "        if key not in content:\n",
                 "        if False:\n",
-                ("tests/resume/test_other_checkpoints.py", _TABLE),
+                (f"{_TABLE}::test_a_checkpoint_of_another_federation[nobody's]",),
             ),
         ),
     ),

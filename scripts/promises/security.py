@@ -10,8 +10,9 @@ _DPSGD = "hetfed_lightning/privacy/dpsgd.py"
 _FEDERATION = "hetfed_lightning/federation.py"
 _PARTICIPANTS = "tests/callbacks/test_private_averaging.py"
 _EXAMPLES = "tests/privacy/test_dpsgd.py"
-_CONFIGS = ("tests/security/test_configs_run_no_code.py",)
-_CHECKPOINTS = ("tests/security/test_checkpoints_run_no_code.py",)
+_CONFIGS = "tests/security/test_configs_run_no_code.py"
+_CHECKPOINTS = "tests/security/test_checkpoints_run_no_code.py"
+_LEAVES = "tests/security/test_what_leaves.py"
 
 PROMISES: tuple[Promise, ...] = (
     Promise(
@@ -137,14 +138,54 @@ PROMISES: tuple[Promise, ...] = (
         "os.system, Popen, runpy, eval, importing functions, addresses and other files, as class, text, list and "
         "mapping, at every parameter of every class that may be named and at every key",
         (
-            Mutation("hetfed_lightning/cli/allowlist.py", '    "*",\n', "", _CONFIGS),
-            Mutation("hetfed_lightning/cli/allowlist.py", '    "torch.nn.attention",\n', "", _CONFIGS),
-            Mutation("hetfed_lightning/cli/allowlist.py", '"image", "multimodal", "text",', '"multimodal",', _CONFIGS),
-            Mutation("hetfed_lightning/cli/allowlist.py", "config_read_mode_fsspec_enabled=False", "", _CONFIGS),
-            Mutation("hetfed_lightning/cli/reach.py", "if _INSIDE.fullmatch(value):", "if False:", _CONFIGS),
-            Mutation("hetfed_lightning/cli/reach.py", "if keys[-1] in FOLDERS and", "if False and", _CONFIGS),
-            Mutation("hetfed_lightning/cli/command.py", '["sub_configs"] = False', '["sub_configs"] = True', _CONFIGS),
-            Mutation("hetfed_lightning/cli/export.py", "with restricted_imports(allow_import):", "if True:", _CONFIGS),
+            Mutation(
+                "hetfed_lightning/cli/allowlist.py",
+                '    "*",\n',
+                "",
+                (f"{_CONFIGS}::test_no_key_of_a_configuration_runs_anything",),
+            ),
+            Mutation(
+                "hetfed_lightning/cli/allowlist.py",
+                '    "torch.nn.attention",\n',
+                "",
+                (f"{_CONFIGS}::test_nothing_that_may_be_named_runs_files_or_fetches",),
+            ),
+            Mutation(
+                "hetfed_lightning/cli/allowlist.py",
+                '"image", "multimodal", "text",',
+                '"multimodal",',
+                (f"{_CONFIGS}::test_nothing_that_may_be_named_runs_files_or_fetches",),
+            ),
+            Mutation(
+                "hetfed_lightning/cli/allowlist.py",
+                "config_read_mode_fsspec_enabled=False",
+                "",
+                (f"{_CONFIGS}::test_no_address_is_read_by_an_option",),
+            ),
+            Mutation(
+                "hetfed_lightning/cli/reach.py",
+                "if _INSIDE.fullmatch(value):",
+                "if False:",
+                (f"{_CONFIGS}::test_nothing_inside_of_a_class_may_be_named",),
+            ),
+            Mutation(
+                "hetfed_lightning/cli/reach.py",
+                "if keys[-1] in FOLDERS and",
+                "if False and",
+                (f"{_CONFIGS}::test_results_are_not_sent_to_an_address",),
+            ),
+            Mutation(
+                "hetfed_lightning/cli/command.py",
+                '["sub_configs"] = False',
+                '["sub_configs"] = True',
+                (f"{_CONFIGS}::test_no_file_is_read_that_a_configuration_names",),
+            ),
+            Mutation(
+                "hetfed_lightning/cli/export.py",
+                "with restricted_imports(allow_import):",
+                "if True:",
+                (f"{_CONFIGS}::test_an_exported_participant_names_what_it_may",),
+            ),
         ),
     ),
     Promise(
@@ -157,22 +198,25 @@ PROMISES: tuple[Promise, ...] = (
                 "hetfed_lightning/checkpointing/reading.py",
                 "weights_only=True, **options",
                 '**options | {"weights_only": False, "mmap": False}',
-                _CHECKPOINTS,
+                (f"{_CHECKPOINTS}::test_no_pickle_runs",),
             ),
             Mutation(
                 "hetfed_lightning/checkpointing/reading.py",
                 'if "://" in str(path) or "::" in str(path):',
                 "if False:",
-                _CHECKPOINTS,
+                (f"{_CHECKPOINTS}::test_no_address_is_asked",),
             ),
             Mutation(
-                "hetfed_lightning/checkpointing/harmless.py", "and _INSTANTIATOR in part", "and False", _CHECKPOINTS
+                "hetfed_lightning/checkpointing/harmless.py",
+                "and _INSTANTIATOR in part",
+                "and False",
+                (f"{_CHECKPOINTS}::test_no_function_is_called_by_the_name_that_hyperparameters_have",),
             ),
             Mutation(
                 "hetfed_lightning/checkpointing/harmless.py",
                 "        refuse_address(checkpoint_path)\n",
                 "",
-                _CHECKPOINTS,
+                (f"{_CHECKPOINTS}::test_no_address_is_asked_by_who_trusts_it",),
             ),
         ),
     ),
@@ -185,13 +229,13 @@ PROMISES: tuple[Promise, ...] = (
                 "hetfed_lightning/participant.py",
                 "                    state[key] = value.clone()\n",
                 "                    pass\n",
-                ("tests/security/test_what_leaves.py",),
+                (_LEAVES,),
             ),
             Mutation(
                 "hetfed_lightning/participant.py",
                 '            state["_modules"] = deepcopy(state["_modules"])\n',
                 "            pass\n",
-                ("tests/security/test_what_leaves.py",),
+                (_LEAVES,),
             ),
         ),
     ),
@@ -204,7 +248,7 @@ PROMISES: tuple[Promise, ...] = (
                 "hetfed_lightning/participant.py",
                 "return [key for key in keys if any(_matches(key, pattern) for pattern in self.shared)]",
                 "return keys",
-                ("tests/security/test_what_leaves.py",),
+                (_LEAVES,),
             ),
         ),
     ),

@@ -82,8 +82,9 @@ def check_refused(ended: Ended, executions: list[str]) -> None:
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.promise("config code")
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("as_class", [True, False], ids=["class_path", "dotted"])
+@pytest.mark.parametrize("as_class", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["class_path", "dotted"])
 def test_no_parameter_imports_a_module(
     capsys: pytest.CaptureFixture[str], executions: list[str], place: str, as_class: bool
 ) -> None:
@@ -95,8 +96,11 @@ def test_no_parameter_imports_a_module(
         assert f"--allow_import {MODULE}" in ended.err
 
 
+@pytest.mark.promise("config code")
 @pytest.mark.parametrize("payload", PAYLOADS)
-@pytest.mark.parametrize("place", [f"{A}.init_args.transform", f"{CALLBACK}.init_args.rule"])
+@pytest.mark.parametrize(
+    "place", [f"{A}.init_args.transform", pytest.param(f"{CALLBACK}.init_args.rule", marks=pytest.mark.slow)]
+)
 def test_nothing_dangerous_can_be_named(
     capsys: pytest.CaptureFixture[str], executions: list[str], place: str, payload: str
 ) -> None:

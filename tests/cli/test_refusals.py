@@ -46,6 +46,7 @@ A = "model.participants.hospital_a.init_args"
         ("weights_only", False, ["--weights_only false"]),
     ],
 )  # fmt: skip
+@pytest.mark.promise("bad settings")
 def test_settings_that_cannot_be(capsys: pytest.CaptureFixture[str], key: str, value: Any, words: list[str]) -> None:
     config = tiny()
     put(config, key, value)

@@ -170,11 +170,21 @@ FILES: list[tuple[str, Change, list[str]]] = [
 ]  # fmt: skip
 
 
+BY_DEFAULT = frozenset(
+    {
+        *("image size", "label out of range", "a batch of one", "a width below 0", "a seed below 0"),
+        *("batch_size beyond counting", "missing table", "Latin-1", "zero bytes", "pickled objects"),
+    }
+)
+"""What is tried by every run of the tests. The others are refused in Python by tests that every run has."""
+
+
 def rows() -> Iterator[Any]:
     of_data, of_settings = pytest.mark.promise("bad data"), pytest.mark.promise("bad settings")
-    for mark, cases in ((of_data, DATA), (of_settings, SETTINGS), (pytest.mark.promise("bad files"), FILES)):
+    for of_kind, cases in ((of_data, DATA), (of_settings, SETTINGS), (pytest.mark.promise("bad files"), FILES)):
         for name, change, words in cases:
-            yield pytest.param(change, words, id=name, marks=mark)
+            marks = [of_kind] if name in BY_DEFAULT else [of_kind, pytest.mark.slow]
+            yield pytest.param(change, words, id=name, marks=marks)
 
 
 @pytest.mark.parametrize(("change", "words"), list(rows()))
@@ -191,6 +201,7 @@ def test_it_is_refused_before_training(capsys: pytest.CaptureFixture[str], chang
     assert not Federation.trained_in_this_process
 
 
+@pytest.mark.slow
 @pytest.mark.promise("bad data")
 def test_one_class_alone_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny()
@@ -244,6 +255,9 @@ def renamed(config: dict[str, Any]) -> None:
     everyone["clinic"] = everyone.pop("hospital_b")
 
 
+TWINS = pytest.mark.slow
+"""For what tests in Python hold as well."""
+
 CHECKPOINTS: list[tuple[str, Change, list[str]]] = [
     ("added", setting("model.participants.newcomer", participant()), ["Not in it: newcomer"]),
     ("removed", lambda config: config["model"]["participants"].pop("hospital_b"), ["Missing here: hospital_b"]),
@@ -279,7 +293,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.promise("other checkpoint")
-@pytest.mark.parametrize(("change", "words"), [pytest.param(*row[1:], id=row[0]) for row in CHECKPOINTS])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param(*row[1:], id=row[0], marks=[] if row[0] in {"renamed", "nobody's"} else TWINS)
+        for row in CHECKPOINTS
+    ],
+)
 def test_a_checkpoint_of_another_federation(
     capsys: pytest.CaptureFixture[str], run: Path, change: Change, words: list[str]
 ) -> None:
@@ -294,6 +314,7 @@ def test_a_checkpoint_of_another_federation(
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.slow
 @pytest.mark.promise("other checkpoint")
 def test_an_order_of_ones_own(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     config = tiny(("hospital_b", "hospital_a"))

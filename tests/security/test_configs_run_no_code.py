@@ -109,8 +109,8 @@ def test_no_parameter_of_any_class_runs_anything(full: bool, tally: Tally) -> No
     restrict_imports()
     places = [(one, parameter) for one in classes() for parameter in parameters(one)]
     cases = [(*place, payload) for payload in PAYLOADS for place in places]
-    if not full:  # Every 97th: other classes with each payload.
-        cases = list(islice(cases, 0, None, 97))
+    if not full:  # Every 397th: other classes with each payload.
+        cases = list(islice(cases, 0, None, 397))
     bad = []
     for one, parameter, payload in cases:
         if parameter in FOLDERS and isinstance(payload, str) and "://" in payload:
@@ -137,14 +137,14 @@ KEYS = (
 def test_no_key_of_a_configuration_runs_anything(capsys: pytest.CaptureFixture[str], full: bool, tally: Tally) -> None:
     cases = [(key, payload) for payload in PAYLOADS for key in KEYS]
     bad = []
-    for key, payload in cases if full else cases[::93]:
+    for key, payload in cases if full else cases[::131]:
         config = tiny()
         put(config, key, payload)
         with watched() as events:
             ended = hetfed(capsys, "fit", "-c", written(config), "--trainer.fast_dev_run", "1")
         if harmed(events) or ended.code != 2 or "Traceback" in ended.err:
             bad.append((key, payload, ended, events))
-    tried = len(cases if full else cases[::93])
+    tried = len(cases if full else cases[::131])
     tally(tried=tried, held=tried - len(bad))
     assert not bad
 
@@ -224,6 +224,8 @@ CALLS = re.compile(
     r"\bpickle\.load|\btorch\.load\(|\bhub\.load|\bnltk\.download|\bos\.(remove|exec\w*)\(|\bjit\.load\("
 )
 LOOKED_AT = {
+    "hetfed_lightning.privacy.accountant._accounting": "imports dp-accounting",
+    "hetfed_lightning.privacy.dpsgd._opacus": "imports Opacus",
     "torch.nn.functional.interpolate": "imports a module of torch by a name that stands in it",
     "torch.nn.functional.max_pool3d_with_indices": "the same",
     "torch.nn.functional.pad": "the same",
