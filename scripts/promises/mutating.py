@@ -60,7 +60,20 @@ def _tried(mutation: Mutation, tree: Path) -> str:
 
 
 def _pass(tests: tuple[str, ...], tree: Path) -> bool:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", "-m", "", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-n0",
+        "--no-header",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "",
+        *tests,
+    ]
     try:
         ended = subprocess.run(  # noqa: S603 - our own tests
             command, cwd=tree, check=False, env=environment_of(tree), capture_output=True, timeout=SECONDS

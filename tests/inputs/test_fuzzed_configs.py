@@ -132,7 +132,7 @@ def test_anything_in_a_configuration(full: bool, tally: Tally) -> None:
     RIGHT.update(tiny())
     tried, bad = [0], []
 
-    @settings(max_examples=3000 if full else 8, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=1500 if full else 8, suppress_health_check=list(HealthCheck), database=None)
     @given(changed())
     def check(text: str) -> None:
         tried[0] += 1
