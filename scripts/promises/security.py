@@ -158,7 +158,7 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 "hetfed_lightning/cli/allowlist.py",
-                "config_read_mode_fsspec_enabled=False",
+                "config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False",
                 "",
                 (f"{_CONFIGS}::test_no_address_is_read_by_an_option",),
             ),
