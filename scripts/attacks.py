@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--data", nargs="+", choices=DATA, help="all if not given")
     parser.add_argument("--output", type=Path, default=Path("runs/attacks"))
-    parser.add_argument("--page", type=Path, help="a page whose tables are to be made anew")
+    parser.add_argument("--page", type=Path, help="a page whose tables are to be made anew, with a CSV")
     options = parser.parse_args()
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -87,6 +87,10 @@ def main() -> None:
     if options.page:
         machine = f"{os.cpu_count()} cores, {describe('cpu', 1)}"
         options.page.write_text(page(options.page.read_text(encoding="utf-8"), text, machine), encoding="utf-8")
+        with options.page.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow([*Cell._fields, "figure"])
+            writer.writerows([*cell, f"{figure:.5f}"] for cell, figure in figures.items())
 
 
 if __name__ == "__main__":

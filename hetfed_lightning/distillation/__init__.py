@@ -10,6 +10,7 @@ from __future__ import annotations
 from hetfed_lightning.distillation.class_prior_weighted import ClassPriorWeighted
 from hetfed_lightning.distillation.clipped_logits import ClippedLogits
 from hetfed_lightning.distillation.ensemble import Ensemble
+from hetfed_lightning.distillation.geometric_median_probabilities import GeometricMedianProbabilities
 from hetfed_lightning.distillation.losses import (
     binary_soft_target_loss,
     distillation_loss,
@@ -31,6 +32,7 @@ __all__ = [
     "ClassPriorWeighted",
     "ClippedLogits",
     "Ensemble",
+    "GeometricMedianProbabilities",
     "MeanLogits",
     "MeanProbabilities",
     "MedianProbabilities",

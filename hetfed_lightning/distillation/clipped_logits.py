@@ -1,7 +1,7 @@
 """Mean of the teachers' logits, each teacher's cut to the size that is usual among them.
 
 In the plain mean of logits a teacher whose logits are a thousand times larger is the ensemble. Here it counts as one of
-K, however large. It stands liars who are outvoted; against more of them use `MedianProbabilities`.
+K, however large. Several who agree on what is wrong it does not stand: see `GeometricMedianProbabilities`.
 """
 
 from __future__ import annotations

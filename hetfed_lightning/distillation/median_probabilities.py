@@ -1,7 +1,7 @@
 """Median of the teachers' probabilities: stands lying teachers below one half.
 
 Where teachers have seen different classes it also silences the one that knows: use `ClassPriorWeighted`
-there.
+there, or `GeometricMedianProbabilities` where they may lie.
 """
 
 from __future__ import annotations

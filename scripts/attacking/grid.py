@@ -21,6 +21,7 @@ from hetfed_lightning.distillation import (
     ClassPriorWeighted,
     ClippedLogits,
     Ensemble,
+    GeometricMedianProbabilities,
     MeanLogits,
     MeanProbabilities,
     MedianProbabilities,
@@ -61,6 +62,7 @@ ENSEMBLES: Mapping[str, Callable[[], Ensemble]] = {
     "by class counts": ClassPriorWeighted,
     "trimmed probabilities": lambda: TrimmedProbabilities(0.3),
     "median of probabilities": MedianProbabilities,
+    "geometric median of probabilities": GeometricMedianProbabilities,
 }
 
 DATA = ("digits-iid", "digits-skewed", "hospitals", "teachers-iid", "teachers-skewed")

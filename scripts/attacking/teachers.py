@@ -51,9 +51,10 @@ LIES: dict[str, tuple[Lie, ...]] = {
     "1 wrong x1000": (loud_and_wrong,),
     "1 right x1000": (loud,),
     "1 NaN": (not_a_number,),
-    "3 wrong, 1 x1000, 1 NaN": (wrong, wrong, loud_and_wrong, loud, not_a_number),
+    "3 wrong (1 x1000), 1 NaN": (wrong, wrong, loud_and_wrong, not_a_number),
+    "3 wrong (1 x1000), 1 right x1000, 1 NaN": (wrong, wrong, loud_and_wrong, loud, not_a_number),
 }
-"""What the first teachers do; the others are honest. Of the last five three are wrong, one of these loudly."""
+"""What the first teachers do; the others are honest."""
 
 
 class Liar(Participant):

@@ -131,13 +131,19 @@ PROMISES = (
     Promise(
         "teachers",
         "lying teachers do not mislead the student",
-        "3 of 10 sure and wrong, one of these x1000, one right x1000, one NaN: ensembles of median and trimmed "
-        "probabilities, and a student, within 2 points of nobody lying",
+        "3 of 10 sure and wrong, one of these x1000, another right x1000: median, geometric median and trimmed mean of "
+        "probabilities within 2 points of nobody lying; 3 sure and wrong, one x1000, another NaN: a student",
         (
             Mutation(
                 "hetfed_lightning/distillation/median_probabilities.py",
                 "return renormalise((ascending[(count - 1) // 2] + ascending[count // 2]) / 2, teachers.kind)",
                 "return renormalise(ascending.mean(dim=0), teachers.kind)",
+                ("tests/distillation/test_lying_teachers.py::test_an_ensemble_is_as_right_as_if_nobody_lied",),
+            ),
+            Mutation(
+                "hetfed_lightning/distillation/geometric_median_probabilities.py",
+                "return pull / pull.sum(dim=0)",
+                "return torch.full_like(pull, 1 / len(pull))",
                 ("tests/distillation/test_lying_teachers.py::test_an_ensemble_is_as_right_as_if_nobody_lied",),
             ),
             Mutation(

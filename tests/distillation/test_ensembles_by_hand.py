@@ -13,6 +13,7 @@ from torch import Tensor
 from hetfed_lightning.distillation import (
     ClassPriorWeighted,
     ClippedLogits,
+    GeometricMedianProbabilities,
     MeanLogits,
     MeanProbabilities,
     MedianProbabilities,
@@ -37,6 +38,10 @@ def saying(
 
 def expect(actual: Tensor, *row: float) -> None:
     torch.testing.assert_close(actual, torch.tensor([row], dtype=torch.float64))
+
+
+def expect_close(actual: Tensor, *row: float) -> None:
+    torch.testing.assert_close(actual, torch.tensor([row], dtype=torch.float64), rtol=1e-3, atol=1e-3)
 
 
 def test_mean_probabilities() -> None:
@@ -156,6 +161,40 @@ def test_trimmed_lies_between_mean_and_median(count: int, seed: int) -> None:
     torch.testing.assert_close(TrimmedProbabilities(0.499)(teachers, 2.0), MedianProbabilities()(teachers, 2.0))
 
 
+def test_geometric_median_probabilities() -> None:
+    # On a line it is the median, here of three and of values.
+    expect_close(GeometricMedianProbabilities()(saying([0.6, 0.4], [0.7, 0.3], [0.01, 0.99]), 1.0), 0.6, 0.4)
+    expect_close(GeometricMedianProbabilities()(saying([1.0], [3.0], [1e9], kind="regression"), 1.0), 3.0)
+    # Three who are sure of another class each: the centre of the triangle.
+    corners = [0.98, 0.01, 0.01], [0.01, 0.98, 0.01], [0.01, 0.01, 0.98]
+    expect_close(GeometricMedianProbabilities()(saying(*corners), 1.0), 1 / 3, 1 / 3, 1 / 3)
+
+
+def test_the_geometric_median_hears_who_the_median_silences() -> None:
+    # Of three classes each of five teachers rules out another one or two: all medians are small, and which is largest
+    # says little; whole answers lie nearest to class 0, which two are sure of.
+    teachers = saying(
+        [0.96, 0.02, 0.02], [0.96, 0.02, 0.02], [0.02, 0.96, 0.02], [0.02, 0.02, 0.96], [0.36, 0.32, 0.32]
+    )
+    assert GeometricMedianProbabilities()(teachers, 1.0).argmax().item() == 0
+
+
+@given(st.integers(2, 9), st.integers(0, 1000))
+def test_no_answer_has_a_smaller_sum_of_distances(count: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(count, 4, 3, generator=generator, dtype=torch.float64)
+    teachers = Teachers(logits, "multiclass", tuple(map(str, range(count))))
+    answers = soften(logits, 1.0, "multiclass")
+
+    def sums(target: Tensor) -> Tensor:
+        distances: Tensor = torch.linalg.vector_norm(answers - target, dim=-1)
+        return distances.sum(dim=0)
+
+    found = sums(GeometricMedianProbabilities()(teachers, 1.0))
+    for other in (*answers, MeanProbabilities()(teachers, 1.0), MedianProbabilities()(teachers, 1.0)):
+        assert bool((found <= sums(other) * (1 + 5e-3)).all())
+
+
 def test_clipped_logits() -> None:
     # Sizes sqrt(2) * (1, 2, 500): the usual one is the second's, to which the third is cut.
     # Means: (1 + 2 - 2) / 3 = 1/3 and -1/3.
@@ -197,7 +236,8 @@ def test_three_liars_of_ten() -> None:
     logits = torch.tensor([[2.0, 0.0]] * 7 + [[0.0, 2000.0]] * 3)[:, None, :]
     teachers = Teachers(logits, "multiclass", tuple(map(str, range(10))))
     assert MeanLogits()(teachers, 2.0).argmax().item() == 1
-    for robust in (MedianProbabilities(), TrimmedProbabilities(0.3), ClippedLogits()):
+    robust_ones = MedianProbabilities(), GeometricMedianProbabilities(), TrimmedProbabilities(0.3), ClippedLogits()
+    for robust in robust_ones:
         assert robust(teachers, 2.0).argmax().item() == 0
 
 

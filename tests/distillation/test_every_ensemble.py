@@ -66,6 +66,7 @@ def test_the_walk_finds_the_ensembles() -> None:
     assert {
         "ClassPriorWeighted",
         "ClippedLogits",
+        "GeometricMedianProbabilities",
         "MeanLogits",
         "MeanProbabilities",
         "MedianProbabilities",

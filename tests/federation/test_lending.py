@@ -357,7 +357,7 @@ def test_a_borrowed_buffer_that_was_moved_is_one_for_each() -> None:
 def test_ten_thousand_participants_take_the_memory_of_their_heads(tmp_path: Path) -> None:
     one = Participant(nn.Linear(784, 200), nn.Linear(200, 10), optimizer=sgd())
     backbone, head = bytes_held(one.backbone), bytes_held(one.head)
-    federation = Federation({"s": ParticipantGroup(10_000, one)}, participation=0.01, engine="sequential")
+    federation = apart(Federation({"s": ParticipantGroup(10_000, one)}, participation=0.01, engine="sequential"))
     held = Held()
     inputs, targets = torch.randn(8, 784), torch.arange(8)
     same = Examples(inputs, targets)
