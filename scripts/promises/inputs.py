@@ -123,7 +123,7 @@ PROMISES: tuple[Promise, ...] = (
                 "hetfed_lightning/cli/reach.py",
                 "    _check_classes(config, (), path)\n",
                 "",
-                ("tests/inputs/test_fuzzed_configs.py",),
+                ("tests/inputs/test_fuzzed_configs.py::test_what_was_found_in_a_configuration",),
             ),
             Mutation(
                 "hetfed_lightning/checkpointing/form.py",

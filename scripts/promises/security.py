@@ -142,7 +142,7 @@ PROMISES: tuple[Promise, ...] = (
                 "hetfed_lightning/cli/allowlist.py",
                 '    "*",\n',
                 "",
-                (f"{_CONFIGS}::test_no_key_of_a_configuration_runs_anything",),
+                ("tests/cli/test_allowlist.py::test_no_parameter_imports_a_module",),
             ),
             Mutation(
                 "hetfed_lightning/cli/allowlist.py",
@@ -158,7 +158,7 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 "hetfed_lightning/cli/allowlist.py",
-                "config_read_mode_fsspec_enabled=False",
+                "config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False",
                 "",
                 (f"{_CONFIGS}::test_no_address_is_read_by_an_option",),
             ),

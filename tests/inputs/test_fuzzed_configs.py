@@ -128,6 +128,13 @@ def answer(text: str) -> str | None:
     return None
 
 
+@pytest.mark.parametrize("value", [{"class_path": ["a"]}, {"class_path": {"a": 1}}, {"class_path": None}])
+def test_what_was_found_in_a_configuration(value: Any) -> None:
+    config = tiny()
+    config["model"]["participants"]["hospital_a"]["init_args"]["head"] = value
+    assert answer(yaml.safe_dump(config)) is None
+
+
 def test_anything_in_a_configuration(full: bool, tally: Tally) -> None:
     RIGHT.update(tiny())
     tried, bad = [0], []

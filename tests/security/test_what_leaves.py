@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import Tensor
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Participant
 from hetfed_lightning.aggregation import weighted_mean
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.cli.export import load_participant
@@ -30,46 +31,53 @@ def content(*tensors: Tensor) -> list[bytes]:
     return [one.detach().cpu().contiguous().numpy().tobytes() for one in tensors if one.numel() > 1]
 
 
-@pytest.fixture
-def fleet() -> Federation:
-    """Twelve of one architecture, trained as one stack, and nothing shared: every tensor is somebody's own."""
-    names = [f"p{place}" for place in range(12)]
-    federation = tiny_federation(names, engine="batched", participant={"shared": (), "optimizer": SGD})
-    fit(federation, tiny_data(names), 1)
-    return federation
-
-
 def saved(value: Any) -> bytes:
     file = io.BytesIO()
     torch.save(value, file)
     return file.getvalue()
 
 
+WAYS: dict[str, Callable[[Participant], bytes]] = {
+    "state": lambda one: saved(one.state_dict()),
+    "module": saved,
+    "pickle": pickle.dumps,
+    "copy": lambda one: pickle.dumps(deepcopy(one)),
+    "state of a copy": lambda one: saved(deepcopy(one).state_dict()),
+    "state_of": lambda one: saved(one.state_of(list(one.state_dict()))),
+}
+
+
+class WrittenInAFleet(L.Callback):
+    """Writes every participant in every way after a step, while all of them are views of one stack."""
+
+    def __init__(self) -> None:
+        self.tried = 0
+        self.bad: list[tuple[str, str]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        del trainer, outputs, batch
+        if batch_idx:
+            return
+        members = pl_module.members()
+        own = {name: content(*one.parameters()) for name, one in members.items()}
+        for name, one in members.items():
+            assert one.head.weight.untyped_storage().nbytes() > one.head.weight.nbytes
+            others = [part for other, parts in own.items() if other != name for part in parts]
+            for way, write in WAYS.items():
+                found = write(one)
+                self.tried += 1
+                if any(part in found for part in others) or not all(part in found for part in own[name]):
+                    self.bad.append((name, way))
+
+
 @pytest.mark.promise("exported alone")
-@pytest.mark.parametrize(
-    "written_as",
-    [
-        lambda one: saved(one.state_dict()),
-        saved,
-        pickle.dumps,
-        lambda one: pickle.dumps(deepcopy(one)),
-        lambda one: saved(one.state_of(one.shared_keys() or list(one.state_dict()))),
-        lambda one: saved(deepcopy(one).state_dict()),
-    ],
-    ids=["state", "module", "pickle", "copy", "state_of", "state of a copy"],
-)
-def test_a_member_of_a_fleet_is_written_alone(
-    fleet: Federation, written_as: Callable[[Any], bytes], tally: Tally
-) -> None:
-    held = 0
-    members = fleet.members()
-    for name, participant in members.items():
-        found = written_as(participant)
-        others = [one for other, member in members.items() if other != name for one in content(*member.parameters())]
-        own = content(*participant.parameters())
-        held += all(one in found for one in own) and not any(one in found for one in others)
-    tally(tried=len(members), held=held)
-    assert held == len(members)
+def test_a_member_of_a_fleet_is_written_alone(tally: Tally) -> None:
+    names, written_alone = [f"p{place}" for place in range(12)], WrittenInAFleet()
+    federation = tiny_federation(names, engine="batched", participant={"shared": (), "optimizer": SGD})
+    fit(federation, tiny_data(names), 1, written_alone)
+    tally(tried=written_alone.tried, held=written_alone.tried - len(written_alone.bad))
+    assert written_alone.tried == 12 * len(WAYS)
+    assert not written_alone.bad
 
 
 @pytest.mark.promise("exported alone")
