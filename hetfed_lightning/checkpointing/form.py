@@ -35,7 +35,10 @@ FEDERATION: Mapping[str, type] = {
     "metrics": Mapping,
     "own": Mapping,
     "engines": Mapping,
+    "privacy": Mapping,
 }
+OF_A_FEDERATION = ("optimizers", "schedulers", "steps", "scheduled_rounds")
+"""What every version has written."""
 NEEDED = ("state_dict", "pytorch-lightning_version")
 
 
@@ -52,6 +55,9 @@ def form_problem(content: Any) -> str | None:
             return f"there is no {key!r} in it"
     if ("optimizer_states" in content) != ("lr_schedulers" in content):
         return "expected 'optimizer_states' and 'lr_schedulers', got one of them"
+    for key in OF_A_FEDERATION if isinstance(content.get("federation"), Mapping) else ():
+        if key not in content["federation"]:
+            return f"there is no 'federation.{key}' in it"
     problem = _kinds(content, PARTS, "") or _kinds(content.get("federation", {}), FEDERATION, "federation.")
     return problem or _in_state(content["state_dict"]) or _in_optimizers(content.get("optimizer_states", ()))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +39,9 @@ def naming_participants(model: Any) -> Iterator[None]:
                 made(settings)
             except FAULTS as reason:
                 message = explained(first_lines(str(reason))) or type(reason).__name__
+                empty = ", ".join(_nulls(settings, ()))
+                if empty:
+                    message = f"null stands under {empty}: give a value, or leave the key out for its default."
                 raise ConfigError(f"participant {name!r}: {message}") from error
         raise
 
@@ -52,6 +57,30 @@ def made(settings: Any) -> Any:
 def first_lines(message: str) -> str:
     """A message without the addresses in the machine's code that torch adds."""
     return re.split(r"\n\s*Exception raised from", message, maxsplit=1)[0].rstrip()
+
+
+def _nulls(settings: Any, above: tuple[str, ...]) -> Iterator[str]:
+    """Keys below which nothing stands though something has to: null is not their default."""
+    settings = settings.as_dict() if isinstance(settings, Namespace) else settings
+    if not isinstance(settings, Mapping):
+        return
+    module, _, name = str(settings.get("class_path", "")).rpartition(".")
+    arguments = settings.get("init_args")
+    if isinstance(arguments, Mapping):
+        known = _defaults_of(getattr(sys.modules.get(module), name, None))
+        for key, value in arguments.items():
+            if value is None and key in known and known[key] is not None:
+                yield ".".join((*above, key))
+    for key, value in settings.items():
+        yield from _nulls(value, above if key == "init_args" else (*above, str(key)))
+
+
+def _defaults_of(made_by: Any) -> Mapping[str, Any]:
+    """Defaults of what a class is made of, by name; nothing where it does not say."""
+    try:
+        return {name: one.default for name, one in inspect.signature(made_by).parameters.items()}
+    except (TypeError, ValueError):
+        return {}
 
 
 def _everyone(model: Any) -> dict[str, Any]:

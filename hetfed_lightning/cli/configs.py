@@ -83,7 +83,7 @@ def load_configs(paths: Sequence[str], overrides: Sequence[tuple[str, str]] = ()
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        config = read_config(path)
+        config = _without_empty_arguments(read_config(path))
         check_reach(config, path)
         merged = merge(merged, short_form(config))
     model = merged.get("model")
@@ -108,6 +108,19 @@ def load_configs(paths: Sequence[str], overrides: Sequence[tuple[str, str]] = ()
         else:
             participants[name] = with_value(settings, keys, value)
     return full_form(merged)
+
+
+def _without_empty_arguments(tree: Any) -> Any:
+    """The same, where ``init_args:`` with nothing below it means no arguments."""
+    if isinstance(tree, list):
+        return [_without_empty_arguments(one) for one in tree]
+    if not isinstance(tree, dict):
+        return tree
+    return {
+        key: _without_empty_arguments(value)
+        for key, value in tree.items()
+        if not (key == "init_args" and value is None and "class_path" in tree)
+    }
 
 
 def check_checkpoint(path: str, *, resuming: bool = False, trusted: bool = False) -> None:

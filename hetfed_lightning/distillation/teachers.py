@@ -80,6 +80,8 @@ class Teachers:
                 f"expected {field} of shape {shape} beside {self.kind} logits of shape "
                 f"{tuple(self.logits.shape)}, got {tuple(values.shape)}: give one row per teacher"
             )
+        if values.is_complex():
+            raise ValueError(f"expected {field} that are real numbers, got {values.dtype}: give one number per teacher")
         wrong = ~torch.isfinite(values) if negative else ~torch.isfinite(values) | (values < 0)
         broken = wrong.reshape(len(self.names), -1).any(dim=1).tolist()
         at_fault = [name for name, bad in zip(self.names, broken, strict=True) if bad]

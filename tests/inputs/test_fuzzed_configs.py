@@ -135,6 +135,20 @@ def test_what_was_found_in_a_configuration(value: Any) -> None:
     assert answer(yaml.safe_dump(config)) is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"in_features": 4, "hidden": None, "out_features": 5}, "null stands under backbone.hidden"),
+        (None, "participant 'hospital_a'"),  # no arguments, and so a width that the data have not
+    ],
+)
+def test_nothing_where_something_has_to_stand(arguments: Any, words: str) -> None:
+    config = tiny()
+    config["model"]["participants"]["hospital_a"]["init_args"]["backbone"]["init_args"] = arguments
+    assert answer(yaml.safe_dump(config)) is None
+    assert words in LAST[0]
+
+
 def test_anything_in_a_configuration(full: bool, tally: Tally) -> None:
     RIGHT.update(tiny())
     tried, bad = [0], []

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hetfed_lightning import Federation, Participant
+from hetfed_lightning.checkpointing.form import form_problem
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.cli.configs import check_checkpoint
 from hetfed_lightning.data.sources import read_npz, read_table, read_tables
@@ -170,6 +171,16 @@ def test_checkpoints_of_another_form(whole: Path, full: bool, tally: Tally) -> N
         st.sampled_from(places(right)), st.sampled_from([DROPPED, *PLAIN]), st.sampled_from([1, 2, 3, 3, 3, 4])
     )
     told(tally, *faults(check, cases, 2000 if full else 40, "formed.ckpt", "participant '", "The checkpoint"))
+
+
+@pytest.mark.parametrize("key", ["optimizers", "schedulers", "steps", "scheduled_rounds", "privacy"])
+def test_a_part_of_a_federation_that_is_missing_or_of_another_kind(whole: Path, key: str) -> None:
+    content = read_checkpoint(whole)
+    if key == "privacy":
+        content["federation"][key] = "text"
+    else:
+        del content["federation"][key]
+    assert f"'federation.{key}'" in str(form_problem(content))
 
 
 DROPPED = object()

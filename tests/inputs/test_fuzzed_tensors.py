@@ -126,3 +126,8 @@ def test_inputs_and_labels(full: bool, tally: Tally) -> None:
     cases = st.tuples(st.one_of(tensors(), right), st.one_of(LABELS, LABELS, tensors()), tasks, st.integers(1, 3))
     told(tally, *faults(check, cases, 1000 if full else 30, "participant 'a'"))
     assert issubclass(DataError, ValueError)
+
+
+def test_complex_numbers_of_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected samples that are real numbers, got torch\.complex64"):
+        Teachers(torch.zeros(1, 2, 3), "multiclass", ("a",), samples=torch.ones(1, dtype=torch.complex64))
