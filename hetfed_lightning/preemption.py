@@ -75,7 +75,7 @@ class Preemption:
         if file is None:
             log.warning("SIGTERM: the run ends. There is no ModelCheckpoint that says where to save it.")
             return
-        trainer.save_checkpoint(file)
+        trainer.save_checkpoint(file, weights_only=False)
         if trainer.is_global_zero and (os.path.exists(file) or "://" in file):  # noqa: PTH110 - it may be an address
             self.file = file
             log.warning("SIGTERM: the run ends. Trainer.fit(ckpt_path=%r) goes on with its next batch.", file)
