@@ -154,6 +154,12 @@ def test_the_bar_writes_no_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 # ------------------------------------------------------------------------------------- where there is none
 
 
+@pytest.fixture(autouse=True)
+def _no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of notebooks, in the same process, have imported what tells that one is open."""
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+
+
 def test_without_a_terminal_a_round_is_one_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     federation = tiny_federation()
     made = run(federation, FederatedProgressBar(), num_sanity_val_steps=1)
