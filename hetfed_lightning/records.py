@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from hetfed_lightning.checkpointing.atomic import write_atomically
 
 FILE = "record.json"
 """Its name in the run's folder."""
@@ -91,17 +92,9 @@ class Record:
 
     def write(self, folder: Path) -> Path:
         """Write the file, which is whole at any time: the old one stays until the new one is complete."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path, beside = folder / FILE, folder / f".{FILE}.{os.getpid()}"
+        path = folder / FILE
         content = {"format": FORMAT} | {key: _plain(value) for key, value in asdict(self).items()}
-        try:
-            with beside.open("w", encoding="utf-8") as file:
-                json.dump(content, file, allow_nan=False, separators=(",", ":"))
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_atomically(path, json.dumps(content, allow_nan=False, separators=(",", ":")))
         return path
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,12 +15,15 @@ import lightning as L
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.monitor import MAX_PARTICIPANTS, FederationMonitor
 from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
+from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.records import MAX_LEFT_OUT, Record
 from hetfed_lightning.rounds import FederatedCallback, Phase
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation
     from hetfed_lightning.participant import Stage
+
+log = logging.getLogger(__name__)
 
 SHARE = 0.02
 """Share of a run's time that writing may take: a long record of many participants is not written every round."""
@@ -155,7 +159,12 @@ class RunRecord(FederatedCallback):
     def _write(self) -> None:
         if self.record is not None and self._to is not None:
             began = perf_counter()
-            self.record.write(self._to)
+            try:
+                self.record.write(self._to)
+            except OSError as error:
+                if error.errno not in PASSING:
+                    raise
+                log.warning("The record in %s could not be written: %s. Training goes on.", self._to, error.strerror)
             ended = perf_counter()
             self._next_write = ended + (ended - began) / SHARE
 

@@ -1,5 +1,6 @@
 """A run's record against the run's own numbers, and files that are none."""
 
+import errno
 import json
 import math
 from pathlib import Path
@@ -122,6 +123,21 @@ def test_a_run_that_fails_leaves_what_it_had(tmp_path: Path) -> None:
     record = Record.read(tmp_path)
     assert (record.finished, [one["round"] for one in record.history]) == (False, [1])
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+@pytest.mark.promise("full")
+def test_a_full_disk_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(record: Record, folder: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Record, "write", full)
+    with caplog.at_level("WARNING", "hetfed_lightning"):
+        made = trainer(2, RunRecord(str(tmp_path)))
+        made.fit(tiny_federation(), datamodule=tiny_data())
+    assert made.current_epoch == 2
+    assert "could not be written: No space left on device. Training goes on." in caplog.text
 
 
 def test_numbers_that_are_none_survive_a_round_trip(tmp_path: Path) -> None:
