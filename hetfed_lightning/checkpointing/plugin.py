@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.io import CheckpointIO, TorchCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -173,8 +174,10 @@ def make_safe(trainer: L.Trainer) -> None:
     outermost = strategy._checkpoint_io
     if isinstance(outermost, _WrappingCheckpointIO):  # Writes in a thread, or the like, by means of another.
         inside = outermost
+        _remove_in_turn(inside)
         while isinstance(inside.checkpoint_io, _WrappingCheckpointIO):
             inside = inside.checkpoint_io
+            _remove_in_turn(inside)
         if not isinstance(inside.checkpoint_io, SafeCheckpointIO):
             inside._checkpoint_io = _safe(inside.checkpoint_io)
             inside._base_checkpoint_io_configured = True
@@ -183,6 +186,25 @@ def make_safe(trainer: L.Trainer) -> None:
         strategy.checkpoint_io = found = _safe(outermost)
     if isinstance(found, SafeCheckpointIO):
         found.trainer = trainer
+
+
+def _remove_in_turn(plugin: _WrappingCheckpointIO) -> None:
+    """Where a thread writes, have it remove as well: else a file that is still to be written would be left behind."""
+    if not isinstance(plugin, AsyncCheckpointIO):
+        return
+
+    def remove(path: Any) -> None:
+        try:
+            type(plugin).remove_checkpoint(plugin, path)
+        except OSError as error:
+            plugin._error = error  # Raised at the next file and at the end, as errors of writing are.
+
+    def remove_in_turn(path: Any) -> None:
+        plugin._ensure_setup()
+        if plugin._executor is not None:
+            plugin._executor.submit(remove, path)
+
+    vars(plugin)["remove_checkpoint"] = remove_in_turn
 
 
 def _safe(plugin: CheckpointIO | None) -> CheckpointIO:

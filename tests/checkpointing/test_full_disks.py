@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,18 @@ def test_whatever_the_strategy_files_are_sealed(settings: dict[str, Any], tmp_pa
     trained(tmp_path, **settings)
     assert all(is_sealed(path) for path in tmp_path.glob("*.ckpt"))
     assert len(list(tmp_path.glob("*.ckpt"))) == 2
+
+
+def test_a_thread_that_writes_slowly_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = vars(sealing)["write_all"]
+
+    def slowly(file: Any, view: memoryview) -> None:
+        time.sleep(0.02)
+        written(file, view)
+
+    monkeypatch.setattr(sealing, "write_all", slowly)
+    trained(tmp_path, plugins=[AsyncCheckpointIO()])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch=3-step=16.ckpt", "last.ckpt"]
 
 
 def test_a_link_to_the_newest(tmp_path: Path) -> None:
