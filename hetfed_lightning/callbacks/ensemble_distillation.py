@@ -196,8 +196,7 @@ class EnsembleDistillation(FederatedCallback):
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """In ``"mixed"`` mode, ask the teachers before the local steps."""
         del trainer
-        self._targets = None
-        self._order = {}
+        self.set_targets(None)
         mutual, _ = self._learners(federation)
         if self.mode == "mixed" and mutual and self.is_due(round_index):
             newcomers = federation.newcomers(round_index)
@@ -237,6 +236,15 @@ class EnsembleDistillation(FederatedCallback):
             with taught(federation[name], round_index):
                 phase.alone(federation[name])
         federation.ranks.synchronise(list(pupils))
+
+    def set_targets(self, targets: Tensor | None) -> None:
+        """Open a round.
+
+        Args:
+            targets: What its local steps learn beside their own labels, softened, shape ``(P, C)``; None for nothing.
+        """
+        self._targets = targets
+        self._order = {}
 
     def adds_to_loss(self, federation: Federation) -> bool:
         """Whether the participants learn from each other in their local steps of this round."""
