@@ -1,8 +1,8 @@
 """The engine's client: what its process does with one message is one order for this site's participant.
 
-The node's configuration says who it is (``--node-config 'participant="hospital_a" config="/.../site.yaml"
-state-dir="/.../state"'``). In the engine's simulation, where nodes have numbers alone, the run's configuration names the
-folder of all sites instead (``sites="/.../sites"``), and states are kept below ``state-dir`` there.
+The node's configuration says who it is: ``--node-config 'participant="hospital_a" config="/.../site.yaml"
+state-dir="/.../state"'``. In the engine's simulation nodes have numbers alone, and the run's configuration names the
+folder of all sites (``sites="/.../sites"``); each keeps its states below ``state-dir`` there, or in its own folder.
 """
 
 from __future__ import annotations

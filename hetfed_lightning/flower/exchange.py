@@ -108,7 +108,8 @@ class Exchange:
         return {node: found.get(node, late) for node in content}
 
     def _pushed(self, messages: list[Message]) -> list[str]:
-        return [str(number or "") for number in self._grid.push_messages(messages)] if messages else []
+        """The engine's number of each message, empty where it took none; one by one, since some grids skip those."""
+        return ["".join(filter(None, self._grid.push_messages([message]))) for message in messages]
 
 
 def _content(answer: Message) -> RecordDict | Fault:
