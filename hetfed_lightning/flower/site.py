@@ -10,14 +10,12 @@ from typing import Any
 
 import lightning as L
 
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.flower.description import Description, describe
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.site_round import Act, Pause, SiteEnd, SiteRound, own_figures
 from hetfed_lightning.flower.site_store import Place, SiteStore, Stage
-from hetfed_lightning.participant import Participant
 from hetfed_lightning.rounds import FederatedCallback
 
 log = logging.getLogger(__name__)
@@ -100,6 +98,8 @@ class Site:
                 self._begin(order, order.begin, store)
             if order.learn is not None:
                 self._learn(order, order.learn, store)
+            if order.begin is None and order.learn is None and order.keys:
+                self._offer(order, store)
             self.reply.samples = self._taken().data.num_samples(self._name)
         return self.reply
 
@@ -174,6 +174,16 @@ class Site:
 
         self._fit(order, place, store, started=learn, end=Place(round_index, Stage.LEARNED))
 
+    def _offer(self, order: Order, store: SiteStore) -> None:
+        """Send what is shared as it is: somebody has to begin."""
+
+        def offer(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
+            del trainer
+            clock.offer(federation)
+            raise Pause
+
+        self._fit(order, store.newest(), store, started=offer)
+
     # One fit
 
     def _fit(
@@ -212,6 +222,3 @@ def _go_to(trainer: L.Trainer, round_index: int) -> None:
     progress = trainer.fit_loop.epoch_progress
     for counters in (progress.total, progress.current):
         counters.ready = counters.started = counters.processed = counters.completed = round_index  # type: ignore[attr-defined]
-
-
-__all__ = ["QUIET", "BackboneAveraging", "Participant", "Site", "SiteError", "SiteParts"]
