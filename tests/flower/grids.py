@@ -1,4 +1,4 @@
-"""An engine in this process: sites are called directly, every message is kept, and faults happen as they are told to."""
+"""An engine in this process: sites are called directly, messages are kept, and faults happen as they are told to."""
 
 from __future__ import annotations
 
