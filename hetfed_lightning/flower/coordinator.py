@@ -160,7 +160,6 @@ class Coordinator:
             unfit = self._unfit(new)
             if fit := [name for name in new if name not in unfit]:
                 log.info("Round %d: %s joins.", round_index, ", ".join(fit))
-                self._stale |= set(fit)
                 self._arrange()
             joined = self.roll.joined(round_index)
             absent = [name for name in joined if name not in self.roll.connected]
@@ -195,6 +194,7 @@ class Coordinator:
         joined = self.roll.joined(round_index)
         active = sampled(joined, round_index, self.config.participation, self.config.seed) if joined else []
         newcomers = self.roll.newcomers(round_index)
+        self._stale |= set(newcomers)
         figures: dict[str, float] = {}
         volume = [0, 0]
         targets, lessons = self._ask_before(round_index, joined, newcomers, figures, volume)

@@ -102,7 +102,8 @@ class Exchange:
 
         send(content)
         looked = began
-        while pending and (now := time.monotonic()) - began < deadline:
+        while pending:
+            now = time.monotonic()
             for answer in self._grid.pull_messages(list(pending)):
                 node = pending.pop(answer.metadata.reply_to_message_id, None)
                 if node is not None:
@@ -119,6 +120,8 @@ class Exchange:
                 found |= {
                     node: Fault("its node is no longer connected") for node in again.values() if node not in activated
                 }
+            if pending and now - began >= deadline:
+                break
             if pending:
                 self._wait(POLL)
         late = Fault(f"no answer within {deadline:g} s (deadline)")

@@ -28,6 +28,9 @@ QUIET: dict[str, Any] = {
 }
 """A site's Trainer lives for one message: what it measures is told to the coordinator, who logs it."""
 
+DESCRIPTION = "description"
+"""Stands for a run where none has begun."""
+
 
 class SiteError(RuntimeError):
     """An order that this site cannot carry out; the message names site, round and reason."""
@@ -64,6 +67,7 @@ class Site:
         self._make = make
         self._folder = folder
         self._parts: SiteParts | None = None
+        self._times: tuple[int, int | None] = (0, None)
         self.reply = Reply("", 0)
 
     # Orders
@@ -77,8 +81,9 @@ class Site:
             found.append(describe(self._taken().callbacks, trainer, federation))
             raise Pause
 
-        self._fit(Order("describe"), None, SiteStore(self._folder, "describe"), started=look)
-        return found[0]
+        self._fit(Order(DESCRIPTION), None, SiteStore(self._folder, DESCRIPTION), started=look)
+        joins_at, leaves_at = self._times
+        return replace(found[0], joins_at=joins_at, leaves_at=leaves_at)
 
     def carry_out(self, order: Order) -> Reply:
         """Do what is asked.
@@ -132,7 +137,7 @@ class Site:
         end = Place(round_index, Stage.FINISHED)
         self._fit(order, place, store, started=validate, end=end)
         parts = self._taken()
-        trainer = L.Trainer(**QUIET | dict(parts.settings), max_epochs=parts.rounds)
+        trainer = _trainer(parts, parts.rounds, SiteRound(order, self.reply, parts.callbacks, lambda _: None))
         trainer.validate(parts.federation, datamodule=parts.data, ckpt_path=store.path_of(end), verbose=False)
         self.reply.metrics = own_figures(trainer.callback_metrics, [self._name])
         self.reply.finished = round_index
@@ -155,8 +160,10 @@ class Site:
             place = Place(place.round_index, Stage.FINISHED)
 
         def move(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
-            del clock, federation
+            del clock
             _go_to(trainer, round_index)
+            if place is None:  # A newcomer's schedules begin with its first round.
+                federation.begin_schedules(round_index)
 
         self._fit(order, place, store, started=move, end=Place(round_index, Stage.TRAINED))
 
@@ -196,10 +203,12 @@ class Site:
                 store.write(end, trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
 
         parts = self._parts = self._make()
+        for participant in parts.federation.members().values():
+            self._times = participant.joins_at, participant.leaves_at
+            participant.joins_at, participant.leaves_at = 0, None  # The coordinator knows the round for both.
         clock = SiteRound(order, self.reply, parts.callbacks, save, started=started)
-        settings = QUIET | dict(parts.settings)
-        settings["callbacks"] = [*settings.get("callbacks", []), clock, SiteEnd(self.reply, save)]
-        trainer = L.Trainer(**settings, max_epochs=max(parts.rounds, (end.round_index if end else 0) + 1))
+        rounds = max(parts.rounds, (end.round_index if end else 0) + 1)
+        trainer = _trainer(parts, rounds, clock, SiteEnd(self.reply, save))
         path = None if place is None else store.path_of(place)
         try:
             trainer.fit(parts.federation, datamodule=parts.data, ckpt_path=path)
@@ -215,6 +224,12 @@ class Site:
         if self._parts is None:
             self._parts = self._make()
         return self._parts
+
+
+def _trainer(parts: SiteParts, rounds: int, *callbacks: L.Callback) -> L.Trainer:
+    settings = QUIET | dict(parts.settings)
+    settings["callbacks"] = [*settings.get("callbacks", []), *callbacks]
+    return L.Trainer(**settings, max_epochs=rounds)
 
 
 def _go_to(trainer: L.Trainer, round_index: int) -> None:

@@ -109,7 +109,7 @@ class Deployed:
 
     def coordinator(self, *, resume: bool = False, **settings: Any) -> Coordinator:
         """A coordinator that goes as far as there is something to wait for, without waiting."""
-        known: dict[str, Any] = {"deadline": 0.2, "wait": 0.05} | dict(self.settings) | settings
+        known: dict[str, Any] = {"deadline": 30.0, "wait": 0.05} | dict(self.settings) | settings
         config = ServerConfig(
             self.folder / "server.yaml", tuple(self.names), self.rounds, callbacks=list(self.callbacks()), **known
         )

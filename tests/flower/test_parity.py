@@ -48,10 +48,6 @@ SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     "mixed alone": (lambda: [EnsembleDistillation(mode="mixed", start_round=0)], {}),
     "phase": (lambda: [EnsembleDistillation(ValidationWeighted()), BackboneAveraging()], {}),
     "phase alone, own optimizer": (lambda: [EnsembleDistillation(optimizer=sgd(0.05), every_n_rounds=2)], {}),
-    "both": (
-        lambda: [EnsembleDistillation(mode="mixed"), EnsembleDistillation(weight=0.5), BackboneAveraging()],
-        {},
-    ),
     "sampled": (lambda: [BackboneAveraging()], {"settings": {"participation": 0.5}, "rounds": 5}),
     "sampled, mixed": (
         lambda: [EnsembleDistillation(mode="mixed"), BackboneAveraging()],
