@@ -356,7 +356,7 @@ class Coordinator:
         return Order(
             self.run_id,
             finish=round_index - 1 if closes else None,
-            quarantined=self._blamed.get(name, "") if closes else "",
+            left_out=self._blamed.get(name, "") if closes else "",
             answer=answer,
             shared={place: state for place, state in shared.items() if state},
         )

@@ -146,7 +146,7 @@ def _read(content: RecordDict, reader: Callable[[RecordDict], Any]) -> Any:
     try:
         return reader(content)
     except RecordsError as error:
-        return Fault(f"its answer cannot be read: {shortened(str(error))}")
+        return Fault(f"its answer cannot be read: {shortened(str(error)).rstrip('.')}")
 
 
 def shortened(text: str, most: int = 300) -> str:

@@ -36,7 +36,7 @@ def order_content(order: Order) -> RecordDict:
         {
             "run": order.run,
             "finish": NONE if order.finish is None else order.finish,
-            "quarantined": order.quarantined,
+            "left_out": order.left_out,
             "answer": order.answer,
             "begin": NONE if order.begin is None else order.begin,
             "answer_after": order.answer_after,
@@ -64,7 +64,7 @@ def order_of(content: RecordDict) -> Order:
     return Order(
         run=_of_type(found, "run", str),
         finish=_round(found, "finish"),
-        quarantined=_of_type(found, "quarantined", str),
+        left_out=_of_type(found, "left_out", str),
         answer=_of_type(found, "answer", bool),
         begin=_round(found, "begin"),
         answer_after=_of_type(found, "answer_after", bool),

@@ -15,7 +15,7 @@ class Order:
     Attributes:
         run: Which run; states of other runs are not touched.
         finish: The round to close: receive ``shared``, validate; None for none.
-        quarantined: Why the coordinator left the site out of the round that it closes; empty if it did not.
+        left_out: Why the coordinator left the site out of the round that it closes, for its log; empty if it did not.
         answer: Whether to answer the public set before the next round begins.
         begin: The round to train in; None for none.
         answer_after: Whether to answer the public set after the local steps.
@@ -30,7 +30,7 @@ class Order:
 
     run: str
     finish: int | None = None
-    quarantined: str = ""
+    left_out: str = ""
     answer: bool = False
     begin: int | None = None
     answer_after: bool = False

@@ -95,6 +95,8 @@ class Site:
         store = SiteStore(self._folder, order.run)
         with store.alone():
             self.reply = Reply(self._name, 0)
+            if order.left_out:
+                log.warning("Round %s: the coordinator left %s out: %s.", order.finish, self._name, order.left_out)
             if order.finish is not None:
                 self._finish(order, order.finish, store)
             if order.answer:
@@ -125,7 +127,7 @@ class Site:
     def _catch_up(self, order: Order, round_index: int, store: SiteStore, place: Place | None) -> None:
         """Close a round that the site has not trained in, because it was not drawn or was not there."""
         if place is not None and place.stage != Stage.FINISHED:
-            self._finish(replace(order, quarantined=""), place.round_index, store)
+            self._finish(order, place.round_index, store)
             place = Place(place.round_index, Stage.FINISHED)
 
         def validate(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
@@ -156,7 +158,7 @@ class Site:
         """Take the local steps of a round."""
         place = store.newest(before=Place(round_index, Stage.TRAINED))
         if place is not None and place.stage != Stage.FINISHED:  # A round that it never heard the end of.
-            self._finish(replace(order, quarantined=""), place.round_index, store)
+            self._finish(order, place.round_index, store)
             place = Place(place.round_index, Stage.FINISHED)
 
         def move(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:

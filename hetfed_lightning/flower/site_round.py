@@ -124,9 +124,6 @@ class SiteRound(RoundClock):
     def close(self, federation: Federation, round_index: int) -> None:
         """Receive what is shared at a round's end, and note what was measured while training."""
         self.reopen(federation, round_index)
-        for name in federation.members():
-            if self.order.quarantined and name not in federation.guard.quarantined:
-                federation.quarantine(name, self.order.quarantined)
         self.receive(federation)
         for callback in self.averaging.values():
             for name in federation.active_names(round_index) if callback.is_due(round_index) else ():
