@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
-from hetfed_lightning.callbacks.monitor import MAX_PARTICIPANTS, FederationMonitor
+from hetfed_lightning.callbacks.monitor import FederationMonitor
+from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS
 from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.records import MAX_LEFT_OUT, Record
