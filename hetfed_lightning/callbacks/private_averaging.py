@@ -10,12 +10,13 @@ from torch import Tensor
 
 from hetfed_lightning.aggregation import AggregationFunction, AggregationRule, State, check_states, weighted_mean
 from hetfed_lightning.aggregation.clipping import check_max_norm
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging, Sent
 from hetfed_lightning.callbacks.private_checks import check_company, check_settings
 from hetfed_lightning.callbacks.sharing import listed
 from hetfed_lightning.privacy import Ledger, private_mean, private_noise, seeded_noise
 from hetfed_lightning.privacy.accountant import check_budget, ledgers_of, state_of_ledgers
 from hetfed_lightning.seeding import stream_seed
+from hetfed_lightning.strategies.ranks import Ranks
 
 if TYPE_CHECKING:
     import lightning as L
@@ -91,6 +92,7 @@ class PrivateAveraging(BackboneAveraging):
         self._ledgers: dict[str, Ledger] = {}
         self._was_rehearsed = False
         self._is_checked = False
+        self._ranks, self._draws, self._device = Ranks(), True, torch.device("cpu")
 
     # Before training
 
@@ -104,6 +106,7 @@ class PrivateAveraging(BackboneAveraging):
         """Refuse what would void the guarantee."""
         super().prepare(trainer, federation)
         check_company(trainer, self)
+        self._ranks, self._draws, self._device = federation.ranks, trainer.is_global_zero, federation.device
         count = len(federation.members())
         if self.delta * count >= 1:
             log.warning(
@@ -138,7 +141,7 @@ class PrivateAveraging(BackboneAveraging):
     def _check_shared(self, federation: Federation, round_index: int) -> None:
         joined = federation.joined(round_index)
         begun = [group for group in self.groups if any(name in group for name in joined)]
-        missing = [group for group in begun if group not in self._shared]
+        missing = [group for group in begun if group not in self.shared]
         if missing:
             raise ValueError(
                 f"The checkpoint has no noised state of {listed(missing[0].members)}: it was made without "
@@ -155,6 +158,11 @@ class PrivateAveraging(BackboneAveraging):
                 f"delta={self.delta:g} and would be {after:.3g} after it. Raise noise_multiplier or max_epsilon."
             )
         self._is_checked = True
+
+    def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Let go of the run's processes: a copy of this must not bring them along."""
+        super().teardown(trainer, pl_module, stage)
+        self._ranks = Ranks()
 
     # The round
 
@@ -188,50 +196,46 @@ class PrivateAveraging(BackboneAveraging):
             "" if self.noise_seed is None else ", rehearsed: nobody is protected",
         )  # fmt: skip
 
-    def _merged(
-        self,
-        federation: Federation,
-        group: SharingGroup,
-        senders: list[str],
-        round_index: int,
-        figures: dict[str, list[float]],
-    ) -> dict[str, Tensor] | None:
+    def _sent(self, federation: Federation, group: SharingGroup, senders: list[str], round_index: int) -> Sent:
+        """Of those who were expected, what is trained: frozen parameters are not released."""
+        expected = [name for name in federation.active_names(round_index) if name in group]
+        moving = _moving(federation, group, expected)
+        states = federation.fleets.views(federation, senders, moving)
+        return Sent(round_index, states, {}, tuple(expected), frozenset(moving))
+
+    def _merged(self, group: SharingGroup, sent: Sent, figures: dict[str, list[float]]) -> dict[str, Tensor] | None:
         """The noised mean over all who were expected; figures of what was sent would tell of it without noise."""
         del figures
-        expected = self._expected(federation, group, round_index)
-        if not expected:
+        if not sent.expected:
             return None
-        before = {key: tensor.to(federation.device) for key, tensor in self._shared[group].items()}
-        moving = _moving(federation, group, expected)
-        states: list[State] = list(federation.fleets.views(federation, senders, moving).values())
-        previous = {key: before[key] for key in moving}
+        before = {key: tensor.to(self._device) for key, tensor in self.shared[group].items()}
+        previous = {key: before[key] for key in group.keys if key in sent.parameters}
+        senders = list(sent.states)
+        states: list[State] = [{key: state[key] for key in previous} for state in sent.states.values()]
         if states:
             check_states([previous, *states], torch.ones(len(states) + 1), ["what was shared", *senders])
         size = sum(tensor.numel() for tensor in previous.values())
-        noise = _Cut(self._noise(federation, group, size, round_index))
+        noise = _Cut(self._noise(group, size, sent.round_index))
         released = private_mean(
             states,
             previous,
-            participants=len(expected),
+            participants=len(sent.expected),
             max_norm=self._bound,
             noise_multiplier=self.noise_multiplier,
             noise=noise,
             names=senders,
         )
-        for name in expected:
+        for name in sent.expected:
             self._ledgers.setdefault(name, Ledger()).add(self.noise_multiplier)
         self._was_rehearsed |= self.noise_seed is not None
         return {key: released.get(key, before[key].clone()) for key in group.keys}
 
-    def _noise(self, federation: Federation, group: SharingGroup, count: int, round_index: int) -> Tensor:
+    def _noise(self, group: SharingGroup, count: int, round_index: int) -> Tensor:
         """One draw for all processes: two would tell more than their mean."""
         if self.noise_seed is not None:
             return seeded_noise(count, stream_seed(self.noise_seed, "noise", round_index, group.name))
-        drawn = {"noise": private_noise(count)} if federation.trainer.is_global_zero else {}
-        return federation.ranks.gathered(drawn, ["noise"])["noise"]
-
-    def _expected(self, federation: Federation, group: SharingGroup, round_index: int) -> list[str]:
-        return [name for name in federation.active_names(round_index) if name in group]
+        drawn = {"noise": private_noise(count)} if self._draws else {}
+        return self._ranks.gathered(drawn, ["noise"])["noise"]
 
     # The account
 
