@@ -32,6 +32,10 @@ clientapp = "hetfed_lightning.flower.client_app:app"
 config = {config}
 run-dir = {run_dir}
 resume = false
+# For the engine's simulation, whose nodes have numbers alone: the folder of all sites, and one for their states (beside
+# each site.yaml if empty).
+sites = {sites}
+state-dir = ""
 {more}"""
 
 
@@ -49,6 +53,7 @@ def app_text(source: Source, folder: Path) -> str:
         publisher=_quoted(PUBLISHER),
         config=_quoted(str(folder / "server" / "server.yaml")),
         run_dir=_quoted(str(folder / "run")),
+        sites=_quoted(str(folder / "sites")),
         more=more,
     )
 

@@ -184,7 +184,7 @@ def readme_text(source: Source, folder: Path) -> str:
 def _leaves(source: Source) -> str:
     """What is sent, a line each."""
     sent = [
-        "what its participant shares (each parameter that others have too)",
+        "what its participant shares and others have too",
         "its metrics and its number of examples",
     ]
     ensembles = [one.ensemble for one in source.callbacks if isinstance(one, EnsembleDistillation)]

@@ -125,18 +125,12 @@ def _faults_of_model(source: Source) -> Iterator[str]:
         )
     if federation.student is not None and not source.distils:
         yield "model.student: nobody teaches it; add EnsembleDistillation to trainer.callbacks, or take it out"
-    for name, participant in federation.members().items():
-        key = f"model.participants.{name}"
-        if participant.transfer is not None and participant.transfer.distillation_epochs:
-            yield (
-                f"{key}.transfer.distillation_epochs: a newcomer would ask those who were there before, whom it cannot "
-                "reach; set it to 0"
-            )
+    for name in source.names:
         monitor = _monitor_of(source.members[name])
         if monitor is not None and "/" in monitor and not monitor.endswith(f"/{name}"):
             yield (
-                f"{key}.lr_scheduler: it follows {monitor!r}, which its site does not know; follow one of its own, "
-                "such as val_loss"
+                f"model.participants.{name}.lr_scheduler: it follows {monitor!r}, which its site does not know; "
+                "follow one of its own, such as val_loss"
             )
 
 
