@@ -168,7 +168,7 @@ class PrivateAveraging(BackboneAveraging):
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Release each group's noised mean, note it, and stop where the next one would exceed the budget."""
-        if (round_index + 1) % self.every_n_rounds:
+        if not self.is_due(round_index):
             return
         if self._exceeds(federation, round_index):  # A Trainer with min_epochs goes on after it was told to stop.
             log.warning("Round %d: nothing is shared, since max_epsilon=%g is spent.", round_index, self.max_epsilon)

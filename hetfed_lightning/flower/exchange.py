@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 POLL = 0.2
 """Seconds between two looks for answers; the engine's own loop looks every 3."""
 
+LOOK = 2.0
+"""Seconds between two looks for nodes that were started again."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -82,34 +85,55 @@ class Exchange:
         return found
 
     def _send(self, content: Mapping[int, tuple[str, RecordDict]], deadline: float) -> dict[int, RecordDict | Fault]:
-        messages = [
-            Message(records, dst_node_id=node, message_type=kind, ttl=deadline)
-            for node, (kind, records) in content.items()
-        ]
         names = {node: name for name, node in self.nodes.items()}
         began = time.monotonic()
-        sent = self._pushed(messages)
-        found: dict[int, RecordDict | Fault] = {
-            message.metadata.dst_node_id: Fault("the engine took no message for it: is its node registered?")
-            for message, number in zip(messages, sent, strict=True)
-            if not number
-        }
-        pending = {number: m.metadata.dst_node_id for m, number in zip(messages, sent, strict=True) if number}
-        while pending and time.monotonic() - began < deadline:
+        found: dict[int, RecordDict | Fault] = {}
+        pending: dict[str, int] = {}
+        activated = self._activated()
+
+        def send(nodes: Iterable[int]) -> None:
+            for node in nodes:
+                kind, records = content[node]
+                number = self._pushed(Message(records, dst_node_id=node, message_type=kind, ttl=deadline))
+                if number:
+                    pending[number] = node
+                else:
+                    found[node] = Fault("the engine took no message for it: is its node registered?")
+
+        send(content)
+        looked = began
+        while pending:
+            now = time.monotonic()
             for answer in self._grid.pull_messages(list(pending)):
                 node = pending.pop(answer.metadata.reply_to_message_id, None)
-                if node is None:
-                    continue
-                found[node] = _content(answer)
-                self.spent[names.get(node, str(node))] = time.monotonic() - began
+                if node is not None:
+                    found[node] = _content(answer)
+                    self.spent[names.get(node, str(node))] = time.monotonic() - began
+            if pending and now - looked >= LOOK:
+                looked, before = now, activated
+                activated = self._activated()
+                again = {n: node for n, node in pending.items() if activated.get(node) != before.get(node)}
+                for number, node in again.items():
+                    log.info("%s has been started again and is asked once more.", names.get(node, node))
+                    del pending[number]
+                send([node for node in again.values() if node in activated])
+                found |= {
+                    node: Fault("its node is no longer connected") for node in again.values() if node not in activated
+                }
+            if pending and now - began >= deadline:
+                break
             if pending:
                 self._wait(POLL)
         late = Fault(f"no answer within {deadline:g} s (deadline)")
         return {node: found.get(node, late) for node in content}
 
-    def _pushed(self, messages: list[Message]) -> list[str]:
-        """The engine's number of each message, empty where it took none; one by one, since some grids skip those."""
-        return ["".join(filter(None, self._grid.push_messages([message]))) for message in messages]
+    def _activated(self) -> dict[int, str]:
+        """When each connected node was started; a message that a node took before it was killed is lost."""
+        return {node.node_id: node.last_activated_at for node in self._grid.get_nodes() if node.status == "online"}
+
+    def _pushed(self, message: Message) -> str:
+        """The engine's number of a message; empty where it took none."""
+        return "".join(filter(None, self._grid.push_messages([message])))
 
 
 def _content(answer: Message) -> RecordDict | Fault:
@@ -122,7 +146,7 @@ def _read(content: RecordDict, reader: Callable[[RecordDict], Any]) -> Any:
     try:
         return reader(content)
     except RecordsError as error:
-        return Fault(f"its answer cannot be read: {shortened(str(error))}")
+        return Fault(f"its answer cannot be read: {shortened(str(error)).rstrip('.')}")
 
 
 def shortened(text: str, most: int = 300) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any, get_type_hints
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
 
 from hetfed_lightning.flower.description import Description
 from hetfed_lightning.flower.orders import Order, Reply
@@ -35,10 +36,9 @@ def order_content(order: Order) -> RecordDict:
         {
             "run": order.run,
             "finish": NONE if order.finish is None else order.finish,
-            "quarantined": order.quarantined,
+            "left_out": order.left_out,
             "answer": order.answer,
             "begin": NONE if order.begin is None else order.begin,
-            "newcomer": order.newcomer,
             "answer_after": order.answer_after,
             "learn": NONE if order.learn is None else order.learn,
         }
@@ -48,8 +48,9 @@ def order_content(order: Order) -> RecordDict:
     records: Records = {"order": settings}
     for place, state in order.shared.items():
         pack(records, f"shared.{place}", state)
-    for place, targets in order.targets.items():
-        pack(records, f"targets.{place}", {"targets": targets})
+    for name, lessons in (("targets", order.targets), ("lessons", order.lessons)):
+        for place, targets in lessons.items():
+            pack(records, f"{name}.{place}", {"targets": targets})
     return RecordDict(records)
 
 
@@ -60,19 +61,18 @@ def order_of(content: RecordDict) -> Order:
         RecordsError: If they hold none.
     """
     found = _config(content, "order")
-    targets = {place: unpack(content, f"targets.{place}") for place in range(MOST_PLACES)}
     return Order(
         run=_of_type(found, "run", str),
         finish=_round(found, "finish"),
-        quarantined=_of_type(found, "quarantined", str),
+        left_out=_of_type(found, "left_out", str),
         answer=_of_type(found, "answer", bool),
         begin=_round(found, "begin"),
-        newcomer=_of_type(found, "newcomer", bool),
         answer_after=_of_type(found, "answer_after", bool),
         learn=_round(found, "learn"),
         keys={place: tuple(map(str, found[key])) for place in range(MOST_PLACES) if (key := f"keys.{place}") in found},  # type: ignore[arg-type]
         shared={place: state for place in range(MOST_PLACES) if (state := unpack(content, f"shared.{place}"))},
-        targets={place: one["targets"] for place, one in targets.items() if one},
+        targets=_targets(content, "targets"),
+        lessons=_targets(content, "lessons"),
     )
 
 
@@ -199,6 +199,11 @@ def _layouts(name: str, found: Any) -> dict[str, tuple[tuple[int, ...], str]]:
             raise RecordsError(f"description: {name}: expected a shape of {key!r}, got {shape!r}.")
         layouts[str(key)] = (tuple(shape), str(dtype))
     return layouts
+
+
+def _targets(content: RecordDict, name: str) -> dict[int, Tensor]:
+    found = {place: unpack(content, f"{name}.{place}") for place in range(MOST_PLACES)}
+    return {place: one["targets"] for place, one in found.items() if "targets" in one}
 
 
 def _config(content: RecordDict, name: str) -> ConfigRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hetfed_lightning.flower.site import SiteParts
 from hetfed_lightning.flower.site_config import read_site
+from hetfed_lightning.rounds import FederatedCallback
 
 
 def parts_of(config: str, participant: str) -> SiteParts:
@@ -19,4 +20,5 @@ def parts_of(config: str, participant: str) -> SiteParts:
     found = read_site(config, participant)
     settings = dict(found.trainer)
     rounds = settings.pop("max_epochs", None) or 1
-    return SiteParts(found.federation, found.data, settings, found.callbacks, rounds)
+    callbacks = [one for one in found.callbacks if isinstance(one, FederatedCallback)]
+    return SiteParts(found.federation, found.data, settings, callbacks, rounds)
