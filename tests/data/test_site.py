@@ -79,7 +79,7 @@ def test_everybody_elses_data_is_let_go_of() -> None:
 
 
 def test_shares_of_a_pool_follow_the_order_of_everyone() -> None:
-    names = ("x", "y", "z")
+    names = ("z", "x", "y")
     whole = DigitsDataModule(public_size=30, seed=3).load(names)
     for name in names:
         found = SiteDataModule(DigitsDataModule(public_size=30, seed=3), name, names).data
