@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hetfed_lightning.flower.site import SiteParts
 from hetfed_lightning.flower.site_config import read_site
 from hetfed_lightning.rounds import FederatedCallback
 
 
-def parts_of(config: str, participant: str) -> SiteParts:
+def parts_of(config: str, participant: str, allow_import: Sequence[str] = ()) -> SiteParts:
     """What a ``site.yaml`` makes.
 
     Args:
         config: The file.
         participant: Whose it has to be.
+        allow_import: Packages that it may name beside those that every configuration may.
 
     Raises:
         ConfigError: Naming the file and the key.
     """
-    found = read_site(config, participant)
+    found = read_site(config, participant, allow_import)
     settings = dict(found.trainer)
     rounds = settings.pop("max_epochs", None) or 1
     callbacks = [one for one in found.callbacks if isinstance(one, FederatedCallback)]
