@@ -27,14 +27,15 @@ class Board:
         folder: Where TensorBoard looks for them.
         first_round: The round that comes next, from 0; what the folder has of it and of later ones is forgotten.
         tags: What earlier rounds have logged, which has its charts.
+        shown: Contents of pages and pictures that an earlier process has written, by name.
     """
 
-    def __init__(self, folder: Path, first_round: int, tags: Iterable[str]) -> None:
+    def __init__(self, folder: Path, first_round: int, tags: Iterable[str], shown: Mapping[str, object]) -> None:
         before = any(folder.glob("*tfevents*"))
         self._events = EventFile(folder, purge_step=first_round + 1 if before else None)
         self._tags = set(tags)
         self._laid_out: Layout = {}
-        self._shown: dict[str, object] = {}
+        self._shown = dict(shown) if before else {}
         if not plots.available():
             log.info("No pictures for TensorBoard: they need matplotlib (pip install 'hetfed-lightning[plots]').")
 
