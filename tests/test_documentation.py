@@ -1,6 +1,7 @@
 """The configurations, links and commands in README and docs are of this repository."""
 
 import re
+import tomllib
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
+from hetfed_lightning.cli.installed import GROUP
 from hetfed_lightning.cli.run import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EVERY_COMMAND = {*COMMANDS, *PROJECT["entry-points"][GROUP]}
 
 each_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 
@@ -52,4 +57,4 @@ def test_files_and_commands_are_there(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     files = re.findall(r"\b(?:configs|scripts|notebooks)/[\w./]+\.(?:yaml|py|sh|ipynb)", text)
     assert not [file for file in files if not (ROOT / file).exists()]
-    assert not [word for word in re.findall(r"^hetfed (\w+)", text, re.MULTILINE) if word not in COMMANDS]
+    assert not [word for word in re.findall(r"^hetfed (\w+)", text, re.MULTILINE) if word not in EVERY_COMMAND]

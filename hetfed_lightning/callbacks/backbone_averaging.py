@@ -227,6 +227,10 @@ class BackboneAveraging(FederatedCallback):
                     "settings, or take coordinate_median or GeometricMedian, which stand 1 faulty one of 3."
                 )
 
+    def is_due(self, round_index: int) -> bool:
+        """Whether a round averages at its end."""
+        return (round_index + 1) % self.every_n_rounds == 0
+
     def shareable(self, participant: Participant) -> dict[str, Tensor]:
         """What a participant offers to average: views of what it shares, running statistics only if they take part."""
         state = participant.view_of()
@@ -285,7 +289,7 @@ class BackboneAveraging(FederatedCallback):
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Aggregate each group and give the result to all of it who have joined."""
         del trainer
-        if (round_index + 1) % self.every_n_rounds:
+        if not self.is_due(round_index):
             return
         active = federation.active_names(round_index)
         contributors = [name for name in federation.contributors() if federation.local[name].landed > 0]

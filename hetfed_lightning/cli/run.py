@@ -14,11 +14,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
 from hetfed_lightning.cli.blame import FAULTS, first_lines
-from hetfed_lightning.cli.command import FederatedCLI
+from hetfed_lightning.cli.command import DESCRIPTION, FederatedCLI
 from hetfed_lightning.cli.compare import CompareCLI
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.export import export_command
 from hetfed_lightning.cli.hints import condensed, explained
+from hetfed_lightning.cli.installed import described, installed_commands, load_command
 from hetfed_lightning.cli.join import join_command
 from hetfed_lightning.cli.leave import leave_command
 from hetfed_lightning.cli.report.command import report_command
@@ -36,6 +37,7 @@ OWN: Mapping[str, Callable[[Sequence[str]], object]] = {
 }
 """Commands that are not LightningCLI's."""
 COMMANDS = ("fit", "validate", "test", "predict", "compare", *OWN)
+"""Without those that are installed beside them, which are looked for when none of these is meant."""
 DEBUG = "HETFED_DEBUG"
 NOISE = ("Tip:", "already configured with model summary callbacks")
 """Of what Lightning tells at every start, what a user did not ask for and can do nothing about."""
@@ -49,15 +51,18 @@ def run(arguments: Sequence[str]) -> int:
 
     Returns:
         The exit code: 0; 2 for input that cannot be used; 1 where too few participants were left to go on. Other errors
-        after training began are raised as they are, and all of them if the environment sets ``HETFED_DEBUG``.
+        after training began are raised as they are, and all of them if the environment sets ``HETFED_DEBUG``. An
+        installed command's own exit code.
     """
     _speak()
     Federation.trained_in_this_process = False  # By this command, when several run in one process.
     command, *rest = arguments or ["--help"]
     if not command.startswith("-") and command not in COMMANDS:
-        return _refuse(f"no command {command!r}{did_you_mean(command, COMMANDS)}.")
+        installed = installed_commands()
+        if command not in installed:
+            return _refuse(f"no command {command!r}{did_you_mean(command, (*COMMANDS, *installed))}.")
     try:
-        _execute(command, rest)
+        return _execute(command, rest)
     except ArgumentError as error:
         return _refuse(explained(str(error)))
     except ConfigError as error:
@@ -70,7 +75,6 @@ def run(arguments: Sequence[str]) -> int:
         if Federation.trained_in_this_process or os.environ.get(DEBUG):
             raise
         return _refuse(_told(error))
-    return 0
 
 
 def _told(error: Exception) -> str:
@@ -81,15 +85,28 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {message} ({DEBUG}=1 shows where)"
 
 
-def _execute(command: str, rest: list[str]) -> None:
+def _execute(command: str, rest: list[str]) -> int:
     if command == "--version":
         sys.stdout.write(f"hetfed {version('hetfed-lightning')}\n")
     elif command == "compare":
         CompareCLI(rest, run=False).compare()
     elif command in OWN:
         OWN[command](rest)
-    else:
+    elif command in {"-h", "--help"}:
+        _HelpfulCLI([command])
+    elif command.startswith("-") or command in COMMANDS:
         FederatedCLI([command, *rest])
+    else:
+        return load_command(installed_commands()[command])(rest) or 0
+    return 0
+
+
+class _HelpfulCLI(FederatedCLI):
+    """The same, knowing what is installed beside it: that takes imports, for which only a reader of the help waits."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self.description = DESCRIPTION + described()
+        super().__init__(args)
 
 
 def _refuse(message: str, code: int = BAD_INPUT) -> int:

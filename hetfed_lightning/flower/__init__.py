@@ -1,1 +1,1 @@
-"""Federations between institutions: the same participants, rules and ensembles, with Flower as the engine between."""
+"""Federations between institutions, on the Flower engine: an extra, which nothing else of the package imports."""

@@ -15,29 +15,30 @@ class Order:
     Attributes:
         run: Which run; states of other runs are not touched.
         finish: The round to close: receive ``shared``, validate; None for none.
-        quarantined: Why the coordinator left the site out of the round that it closes; empty if it did not.
+        left_out: Why the coordinator left the site out of the round that it closes, for its log; empty if it did not.
         answer: Whether to answer the public set before the next round begins.
         begin: The round to train in; None for none.
-        newcomer: Whether that is the site's first round in a federation that has begun.
         answer_after: Whether to answer the public set after the local steps.
         learn: The round at whose end to learn from ``targets``; None for none.
         keys: What to send at the end, by averaging callback's place; empty where the round does not average, or others
             have to be heard first.
         shared: What is shared, by key, for each averaging callback of the configuration by its place.
-        targets: What the ensemble says of the public set, softened, for each distilling callback by its place.
+        targets: What the ensemble says of the public set, softened, for each distilling callback by its place: learned
+            in the local steps of the round that begins, or at the end of the one named by ``learn``.
+        lessons: The same, learned by a newcomer before its first local step.
     """
 
     run: str
     finish: int | None = None
-    quarantined: str = ""
+    left_out: str = ""
     answer: bool = False
     begin: int | None = None
-    newcomer: bool = False
     answer_after: bool = False
     learn: int | None = None
     keys: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     shared: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
     targets: Mapping[int, Tensor] = field(default_factory=dict)
+    lessons: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass

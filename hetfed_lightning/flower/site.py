@@ -10,14 +10,12 @@ from typing import Any
 
 import lightning as L
 
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.flower.description import Description, describe
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.site_round import Act, Pause, SiteEnd, SiteRound, own_figures
 from hetfed_lightning.flower.site_store import Place, SiteStore, Stage
-from hetfed_lightning.participant import Participant
 from hetfed_lightning.rounds import FederatedCallback
 
 log = logging.getLogger(__name__)
@@ -29,6 +27,9 @@ QUIET: dict[str, Any] = {
     "num_sanity_val_steps": 0,
 }
 """A site's Trainer lives for one message: what it measures is told to the coordinator, who logs it."""
+
+DESCRIPTION = "description"
+"""Stands for a run where none has begun."""
 
 
 class SiteError(RuntimeError):
@@ -66,6 +67,7 @@ class Site:
         self._make = make
         self._folder = folder
         self._parts: SiteParts | None = None
+        self._times: tuple[int, int | None] = (0, None)
         self.reply = Reply("", 0)
 
     # Orders
@@ -79,8 +81,9 @@ class Site:
             found.append(describe(self._taken().callbacks, trainer, federation))
             raise Pause
 
-        self._fit(Order("describe"), None, SiteStore(self._folder, "describe"), started=look)
-        return found[0]
+        self._fit(Order(DESCRIPTION), None, SiteStore(self._folder, DESCRIPTION), started=look)
+        joins_at, leaves_at = self._times
+        return replace(found[0], joins_at=joins_at, leaves_at=leaves_at)
 
     def carry_out(self, order: Order) -> Reply:
         """Do what is asked.
@@ -92,6 +95,8 @@ class Site:
         store = SiteStore(self._folder, order.run)
         with store.alone():
             self.reply = Reply(self._name, 0)
+            if order.left_out:
+                log.warning("Round %s: the coordinator left %s out: %s.", order.finish, self._name, order.left_out)
             if order.finish is not None:
                 self._finish(order, order.finish, store)
             if order.answer:
@@ -100,6 +105,8 @@ class Site:
                 self._begin(order, order.begin, store)
             if order.learn is not None:
                 self._learn(order, order.learn, store)
+            if order.begin is None and order.learn is None and order.keys:
+                self._offer(order, store)
             self.reply.samples = self._taken().data.num_samples(self._name)
         return self.reply
 
@@ -120,7 +127,7 @@ class Site:
     def _catch_up(self, order: Order, round_index: int, store: SiteStore, place: Place | None) -> None:
         """Close a round that the site has not trained in, because it was not drawn or was not there."""
         if place is not None and place.stage != Stage.FINISHED:
-            self._finish(replace(order, quarantined=""), place.round_index, store)
+            self._finish(order, place.round_index, store)
             place = Place(place.round_index, Stage.FINISHED)
 
         def validate(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
@@ -132,7 +139,7 @@ class Site:
         end = Place(round_index, Stage.FINISHED)
         self._fit(order, place, store, started=validate, end=end)
         parts = self._taken()
-        trainer = L.Trainer(**QUIET | dict(parts.settings), max_epochs=parts.rounds)
+        trainer = _trainer(parts, parts.rounds, SiteRound(order, self.reply, parts.callbacks, lambda _: None))
         trainer.validate(parts.federation, datamodule=parts.data, ckpt_path=store.path_of(end), verbose=False)
         self.reply.metrics = own_figures(trainer.callback_metrics, [self._name])
         self.reply.finished = round_index
@@ -151,12 +158,14 @@ class Site:
         """Take the local steps of a round."""
         place = store.newest(before=Place(round_index, Stage.TRAINED))
         if place is not None and place.stage != Stage.FINISHED:  # A round that it never heard the end of.
-            self._finish(replace(order, quarantined=""), place.round_index, store)
+            self._finish(order, place.round_index, store)
             place = Place(place.round_index, Stage.FINISHED)
 
         def move(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
-            del clock, federation
+            del clock
             _go_to(trainer, round_index)
+            if place is None:  # A newcomer's schedules begin with its first round.
+                federation.begin_schedules(round_index)
 
         self._fit(order, place, store, started=move, end=Place(round_index, Stage.TRAINED))
 
@@ -174,6 +183,16 @@ class Site:
 
         self._fit(order, place, store, started=learn, end=Place(round_index, Stage.LEARNED))
 
+    def _offer(self, order: Order, store: SiteStore) -> None:
+        """Send what is shared as it is: somebody has to begin."""
+
+        def offer(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
+            del trainer
+            clock.offer(federation)
+            raise Pause
+
+        self._fit(order, store.newest(), store, started=offer)
+
     # One fit
 
     def _fit(
@@ -186,10 +205,12 @@ class Site:
                 store.write(end, trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
 
         parts = self._parts = self._make()
+        for participant in parts.federation.members().values():
+            self._times = participant.joins_at, participant.leaves_at
+            participant.joins_at, participant.leaves_at = 0, None  # The coordinator knows the round for both.
         clock = SiteRound(order, self.reply, parts.callbacks, save, started=started)
-        settings = QUIET | dict(parts.settings)
-        settings["callbacks"] = [*settings.get("callbacks", []), clock, SiteEnd(self.reply, save)]
-        trainer = L.Trainer(**settings, max_epochs=max(parts.rounds, (end.round_index if end else 0) + 1))
+        rounds = max(parts.rounds, (end.round_index if end else 0) + 1)
+        trainer = _trainer(parts, rounds, clock, SiteEnd(self.reply, save))
         path = None if place is None else store.path_of(place)
         try:
             trainer.fit(parts.federation, datamodule=parts.data, ckpt_path=path)
@@ -207,11 +228,14 @@ class Site:
         return self._parts
 
 
+def _trainer(parts: SiteParts, rounds: int, *callbacks: L.Callback) -> L.Trainer:
+    settings = QUIET | dict(parts.settings)
+    settings["callbacks"] = [*settings.get("callbacks", []), *callbacks]
+    return L.Trainer(**settings, max_epochs=rounds)
+
+
 def _go_to(trainer: L.Trainer, round_index: int) -> None:
     """Have the fit go on with another round; schedulers catch up as it opens."""
     progress = trainer.fit_loop.epoch_progress
     for counters in (progress.total, progress.current):
         counters.ready = counters.started = counters.processed = counters.completed = round_index  # type: ignore[attr-defined]
-
-
-__all__ = ["QUIET", "BackboneAveraging", "Participant", "Site", "SiteError", "SiteParts"]

@@ -80,9 +80,8 @@ class SiteRound(RoundClock):
         federation.open_round(federation.current_round)
         self.receive(federation)
         for place, callback in self.distilling.items():
-            callback.set_targets(None if self.order.newcomer else self.order.targets.get(place))
-        if self.order.newcomer:
-            self._take_lessons(federation)
+            callback.set_targets(self.order.targets.get(place))
+        self._take_lessons(federation)
         federation.adding = [one for one in self._all() if one.adds_to_loss(federation)]
         federation.fleets.open_round(federation, federation.trained_here(federation.current_round))
 
@@ -125,12 +124,9 @@ class SiteRound(RoundClock):
     def close(self, federation: Federation, round_index: int) -> None:
         """Receive what is shared at a round's end, and note what was measured while training."""
         self.reopen(federation, round_index)
-        for name in federation.members():
-            if self.order.quarantined and name not in federation.guard.quarantined:
-                federation.quarantine(name, self.order.quarantined)
         self.receive(federation)
         for callback in self.averaging.values():
-            for name in federation.active_names(round_index):
+            for name in federation.active_names(round_index) if callback.is_due(round_index) else ():
                 callback.tidy(federation, name)
         federation.log_round(learning_rates(federation, federation.active_names(round_index)))
         federation.close_round()
@@ -156,20 +152,27 @@ class SiteRound(RoundClock):
 
     def pause(self, trainer: L.Trainer, federation: Federation) -> None:
         """Keep the state, say what is asked for, and leave the fit."""
-        for name, participant in federation.members().items():
+        for name in federation.members():
             self.safe = federation.guard.safe_state(name)
             self.reply.quarantined = federation.guard.quarantined.get(name, self.reply.quarantined)
-            if not self.reply.quarantined:
-                self.reply.shared = {
-                    place: {key: tensor.cpu() for key, tensor in participant.state_of(keys).items()}
-                    for place, keys in self.order.keys.items()
-                }
+            if not self.reply.quarantined and federation.local[name].landed == 0:
+                self.reply.quarantined = "it took no step"
         self.save(trainer)
+        if not self.reply.quarantined:
+            self.offer(federation)
         raise Pause
+
+    def offer(self, federation: Federation) -> None:
+        """Send what the order asks for of what is shared."""
+        for participant in federation.members().values():
+            self.reply.shared = {
+                place: {key: tensor.cpu() for key, tensor in participant.state_of(keys).items()}
+                for place, keys in self.order.keys.items()
+            }
 
     def _take_lessons(self, federation: Federation) -> None:
         round_index = federation.current_round
-        for place, targets in self.order.targets.items():
+        for place, targets in self.order.lessons.items():
             pupils = {
                 name: one.transfer.distillation_epochs
                 for name, one in federation.members().items()

@@ -11,7 +11,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, read_checkpoint
+from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import DamagedFileError, is_sealed, write_checkpoint
 
 KEPT_ROUNDS = 2
@@ -105,6 +105,3 @@ class SiteStore:
             if other > place or other.round_index <= place.round_index - KEPT_ROUNDS:
                 self.path_of(other).unlink(missing_ok=True)
         return path
-
-
-__all__ = ["KEPT_ROUNDS", "Place", "SiteStore", "Stage", "UnreadableCheckpointError"]

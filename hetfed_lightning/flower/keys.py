@@ -1,0 +1,133 @@
+"""``hetfed deploy keys``: certificates and keys for trying a deployment out, and what takes their place in earnest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
+
+from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.flower.certificates import (
+    Certificate,
+    make_authority,
+    make_node_key,
+    make_server_certificate,
+    write_private,
+)
+from hetfed_lightning.flower.folder import KeyFolder, site_names
+
+log = logging.getLogger(__name__)
+
+README = """# Keys of this deployment: for trying it out
+
+| file | what | who needs it |
+|---|---|---|
+| `ca.pem` | certificate of a test authority | every site, to know the coordinator by |
+| `ca-key.pem` | its private key | nobody, unless another server certificate is made |
+| `server.pem`, `server-key.pem` | the coordinator's certificate and private key | the coordinator |
+| `NAME.key` | private key of the site NAME | that site alone |
+| `NAME.pub` | its public key | the coordinator, who registers it |
+
+Private files have the mode 600. All were made on one machine, which is why they are good for trying out only.
+
+## In production
+
+- Server certificate: of your institution's authority or a public one, for the name by which sites reach the
+  coordinator. Its private key is made on the coordinator's machine and stays there. 90 days or less, renewed by a
+  program (ACME); restart the SuperLink after a renewal: it reads the files once. Sites trust the authority, so that
+  nothing changes there.
+- Site keys: each site makes its own, `ssh-keygen -t ecdsa -b 384 -N "" -f NAME.key`, and sends `NAME.key.pub` to the
+  coordinator by a channel on which it is known (a call, a signed letter), never the private key. The coordinator
+  registers it: `flwr supernode register NAME.key.pub CONNECTION --name NAME`.
+- Rotation: once a year, and at once when a key may have been seen or somebody leaves who had it. Register the new key,
+  `flwr supernode unregister` the old one, restart the site. A key that is unregistered is refused from then on.
+- Lost keys: whoever has a site's private key is that site for the coordinator, and receives what it receives.
+- The SuperLink's one port serves sites (`/v1/fleet/`) and whoever starts runs or registers keys (`/v1/control/`,
+  `/v1/runtime/`), and asks the latter for nothing. Let nothing but `/v1/fleet/` be reached from outside.
+"""
+
+
+def keys_command(arguments: Sequence[str]) -> None:
+    """``hetfed deploy keys DEPLOYMENT``: a test authority, a server certificate and a key for every site.
+
+    Raises:
+        ConfigError: If all of them are there already, or the folder is no deployment.
+    """
+    parser = ArgumentParser(prog="hetfed deploy keys", description=keys_command.__doc__, exit_on_error=False)
+    parser.add_argument("deployment", help="Folder that `hetfed deploy init` has written.")
+    parser.add_argument(
+        "--host", action="append", default=[], help="Name or address by which sites reach the coordinator; repeatable."
+    )
+    parser.add_argument("--days", type=PositiveInt, default=90, help="Until the server certificate expires.")
+    parser.add_argument("--overwrite", action="store_true", help="Make all anew. Sites need the new files then.")
+    options = parser.parse_args(list(arguments))
+    deployment = Path(options.deployment)
+    made = make_keys(deployment, hosts=options.host, days=options.days, overwrite=options.overwrite)
+    if not made:
+        raise ConfigError(f"{deployment / 'keys'}: all keys are there. To make them anew, pass --overwrite.")
+    log.info("Made in %s: %s", deployment / "keys", ", ".join(path.name for path in made))
+    log.info("For trying out only: %s says what to use in production.", deployment / "keys" / "README.md")
+
+
+def make_keys(
+    deployment: Path, *, hosts: Sequence[str] = (), days: float = 90.0, overwrite: bool = False
+) -> list[Path]:
+    """Make the keys that are missing; what is there is kept.
+
+    Args:
+        deployment: Its folder, with a folder for each site.
+        hosts: Names and addresses of the coordinator's machine beside those of loopback.
+        days: Until the server certificate expires.
+        overwrite: Make all of them anew.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ConfigError: If there are no sites, or the authority's files are of different pairs.
+    """
+    sites, folder = site_names(deployment), KeyFolder(deployment / "keys")
+    folder.path.mkdir(mode=0o700, exist_ok=True)
+    if overwrite:
+        for path in [*folder.path.glob("*.pem"), *folder.path.glob("*.key"), *folder.path.glob("*.pub")]:
+            path.unlink()
+    made: list[Path] = []
+
+    def write(public: Path, content: bytes, private: Path, secret: bytes) -> None:
+        private.unlink(missing_ok=True)  # half a pair is of no use
+        write_private(private, secret)
+        public.write_bytes(content)
+        made.extend([public, private])
+
+    if not (_has_authority(folder) or _has_server(folder)):
+        authority = make_authority()
+        write(folder.authority, authority.pem, folder.authority_key, authority.key_pem)
+    if not _has_server(folder):
+        server = make_server_certificate(_read_authority(folder), hosts, days=days)
+        write(folder.server, server.pem, folder.server_key, server.key_pem)
+    for site in sites:
+        if not (folder.private(site).exists() and folder.public(site).exists()):
+            private, public = make_node_key()
+            write(folder.public(site), public, folder.private(site), private)
+    if made:
+        (folder.path / "README.md").write_text(README, encoding="utf-8")
+    return made
+
+
+def _has_authority(folder: KeyFolder) -> bool:
+    return folder.authority.exists() and folder.authority_key.exists()
+
+
+def _has_server(folder: KeyFolder) -> bool:
+    """Whether the coordinator's files are there, be they of another authority."""
+    return folder.server.exists() and folder.server_key.exists() and folder.authority.exists()
+
+
+def _read_authority(folder: KeyFolder) -> Certificate:
+    try:
+        return Certificate.read(folder.authority, folder.authority_key)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
