@@ -39,7 +39,7 @@ class Journal:
 
     Rounds are counted from 0 and logged as steps from 1, as those of a fit. A disk that is full, or fails, costs a
     warning: the events that it did not take are written with those of the next round. A run that goes on writes into
-    the folder it wrote to before; its rounds from the one on in which it goes on are forgotten there.
+    the folder it wrote to before; what that has of rounds that are closed again is forgotten.
 
     Args:
         folder: Where to write.
@@ -77,7 +77,7 @@ class Journal:
         Args:
             descriptions: What sites told, by name: of all, or of newcomers alone.
             callbacks: Of the configuration, those that act between participants; they know their groups.
-            first_round: The round that comes next.
+            first_round: The round that comes next; the one before may still have to be closed.
 
         Raises:
             OSError: If nothing can be written to the folder, for another reason than a full disk.
@@ -195,7 +195,8 @@ class Journal:
         Args:
             reason: Why the run ends, in a sentence.
         """
-        log.error("The run ends after %d of %d rounds: %s", self._rounds_closed(), self._record.rounds, reason)
+        rounds, why = self._rounds_closed(), reason or "an error that says nothing, or a signal."
+        log.error("The run ends after %d of %d rounds: %s", rounds, self._record.rounds, why)
         self._has_written = True
         self._end()
 
@@ -217,6 +218,7 @@ class Journal:
             board.picture(
                 drawn, found, lambda: plots.teacher_agreement(found["names"], found["matrix"]), self._rounds_closed()
             )
+        board.settle()
         self._save(board)
 
     # Where it goes
