@@ -19,16 +19,16 @@ class SiteDataModule(FederatedDataModule):
     """What one participant has of another data module, to the example: its own sets, and those that are everyone's.
 
     Of a module that deals one pool out, or knows several institutions, the participant gets the share that it has where
-    all of them train in one process. Everybody else's data is read for that and let go of: this is for trying a
-    federation out. An institution gives the module that reads its own files.
+    all of them train in one process. Everybody else's data is read for that and let go of, so this is for trying a
+    federation out. An institution gives a module that reads its own files, and no ``everyone``.
 
     Args:
         data: Loads everyone's data, or this participant's alone. Its batch sizes, workers and transforms hold here.
         participant: Whose data it is.
         everyone: Names of all participants, in the order in which they stand in the federation: data that is dealt out
-            follows them. None for this participant alone.
-        public: File of the public set that all have (:func:`~hetfed_lightning.data.sources.public_bytes`); None takes
-            that of ``data``.
+            follows them. None where ``data`` is this participant's alone; the public set is then in a file.
+        public: File of the public set (:func:`~hetfed_lightning.data.sources.public_bytes`); None takes that of
+            ``data``, if that is everyone's.
 
     Raises:
         DataError: If ``participant`` is not among ``everyone``, or ``data`` changes batches on their way to the device;
@@ -58,12 +58,11 @@ class SiteDataModule(FederatedDataModule):
                     f"SiteDataModule: {type(data).__name__} has a {hook} of its own, which would not be called: change "
                     "inputs by Participant(transform=...) instead."
                 )
-        names = (participant,) if everyone is None else tuple(everyone)
-        if participant not in names:
-            raise DataError(f"everyone: {participant!r} is not among {', '.join(names)}.")
+        if everyone is not None and participant not in everyone:
+            raise DataError(f"everyone: {participant!r} is not among {', '.join(everyone)}.")
         self.inner = data
         self.participant = participant
-        self.everyone = names
+        self.everyone = None if everyone is None else tuple(everyone)
         self.public = public
 
     def prepare_data(self) -> None:
@@ -77,7 +76,7 @@ class SiteDataModule(FederatedDataModule):
                 f"SiteDataModule: its data is that of {self.participant!r}, but the federation has "
                 f"{', '.join(participants)}."
             )
-        self.inner.replace_data(self.inner.load(self.everyone))
+        self.inner.replace_data(self.inner.load(self.everyone or (self.participant,)))
         whole = self.inner.data
         if self.participant not in whole.train:
             raise DataError(
@@ -89,10 +88,15 @@ class SiteDataModule(FederatedDataModule):
             self._own(whole.train),
             self._own(whole.val),
             self._own(whole.test),
-            whole.public if self.public is None else read_public(self.public),
+            self._public(whole),
             whole.global_val,
             whole.global_test,
         )
+
+    def _public(self, whole: FederatedData) -> Dataset[Any] | None:
+        if self.public is not None:
+            return read_public(self.public)
+        return None if self.everyone is None else whole.public
 
     def _own(self, sets: Mapping[str, Dataset[Any]]) -> dict[str, Dataset[Any]]:
         return {self.participant: sets[self.participant]} if self.participant in sets else {}

@@ -1,8 +1,9 @@
 """The engine's client: what its process does with one message is one order for this site's participant.
 
 The node's configuration says who it is: ``--node-config 'participant="hospital_a" config="/.../site.yaml"
-state-dir="/.../state"'``. In the engine's simulation nodes have numbers alone, and the run's configuration names the
-folder of all sites (``sites="/.../sites"``); each keeps its states below ``state-dir`` there, or in its own folder.
+state-dir="/.../state"'``, and ``allow-import="my_package,other"`` where the file names classes of the site's
+own. In the engine's simulation nodes have numbers alone, and the run's configuration names the folder of all sites
+(``sites="/.../sites"``); each keeps its states below ``state-dir`` there, or in its own folder.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def site_of(node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
     for key, value in (("participant", name), ("config", config), ("state-dir", state)):
         if not value:
             raise NodeConfigError(f"the node's configuration has no {key!r}: start the node with --node-config.")
-    return Site(lambda: parts_of(config, name), state)
+    allowed = [one.strip() for one in str(node.get("allow-import", "")).split(",") if one.strip()]
+    return Site(parts_of(config, name, allowed), state)
 
 
 def _be_quiet() -> None:

@@ -13,9 +13,12 @@ from hetfed_lightning.cli.blame import FAULTS, first_lines
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.hints import explained
 
+OPTION = "--allow_import "
+"""By which the command line allows more packages."""
+
 
 @contextmanager
-def naming_file(path: Path, option: str = "--allow_import ") -> Iterator[None]:
+def naming_file(path: Path, option: str = OPTION) -> Iterator[None]:
     """Make of an error of this block one that begins with the name of the file that is read.
 
     Args:
@@ -32,5 +35,5 @@ def naming_file(path: Path, option: str = "--allow_import ") -> Iterator[None]:
             yield
     except (ArgumentError, OSError, *FAULTS) as error:
         message = first_lines(str(error)) or type(error).__name__
-        message = message if isinstance(error, ConfigError) else explained(message, option)
+        message = message.replace(OPTION, option) if isinstance(error, ConfigError) else explained(message, option)
         raise ConfigError(message if message.startswith(str(path)) else f"{path}: {message}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from flwr.app import Context
@@ -21,13 +22,14 @@ def main(grid: Grid, context: Context) -> None:
     """Lead a federation, as the run's configuration says.
 
     Keys: ``config``, the path of ``server.yaml``; ``run-dir``, the folder of the run; ``resume``, whether to go on
-    where the run in that folder stopped.
+    where the run in that folder stopped; ``allow-import``, packages that the file may name, with commas between them.
 
     Raises:
         RunConfigError: Naming the key.
     """
     _speak()
-    lead(grid, *run_settings(context))
+    allowed = str(context.run_config.get("allow-import", ""))
+    lead(grid, *run_settings(context), allow_import=[one.strip() for one in allowed.split(",") if one.strip()])
 
 
 def run_settings(context: Context) -> tuple[Path, Path, bool]:
@@ -48,7 +50,7 @@ def run_settings(context: Context) -> tuple[Path, Path, bool]:
     return paths[0], paths[1], resume
 
 
-def lead(grid: Grid, config_path: Path, folder: Path, resume: bool) -> None:
+def lead(grid: Grid, config_path: Path, folder: Path, resume: bool, *, allow_import: Sequence[str] = ()) -> None:
     """Lead a federation through its rounds.
 
     Args:
@@ -56,6 +58,7 @@ def lead(grid: Grid, config_path: Path, folder: Path, resume: bool) -> None:
         config_path: Of ``server.yaml``.
         folder: Of the run.
         resume: Whether to go on where it stopped.
+        allow_import: Packages that the configuration may name.
 
     Raises:
         RunConfigError: If there is nothing to go on from, or a run that would be overwritten.
@@ -65,7 +68,7 @@ def lead(grid: Grid, config_path: Path, folder: Path, resume: bool) -> None:
     from hetfed_lightning.flower.journal import Journal
     from hetfed_lightning.flower.server_config import read_server_config
 
-    config = read_server_config(config_path)
+    config = read_server_config(config_path, allow_import)
     there = (folder / STATE).is_file()
     if resume and not there:
         raise RunConfigError(f"resume: {folder} has no {STATE}; the run did not end a round. Start it without resume.")
