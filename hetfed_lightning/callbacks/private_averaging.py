@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation
 
 log = logging.getLogger(__name__)
+
+
+class Calendar(Protocol):
+    """Whoever knows who takes part when."""
+
+    def active_names(self, round_index: int) -> list[str]:
+        """Participants that train in a round."""
 
 
 class PrivateAveraging(BackboneAveraging):
@@ -105,9 +112,16 @@ class PrivateAveraging(BackboneAveraging):
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
         """Refuse what would void the guarantee."""
         super().prepare(trainer, federation)
-        check_company(trainer, self)
+        check_company(trainer.callbacks, self)  # type: ignore[attr-defined]  # the Trainer sets it at run time
         self._ranks, self._draws, self._device = federation.ranks, trainer.is_global_zero, federation.device
-        count = len(federation.members())
+        self.check_promise(len(federation.members()))
+
+    def check_promise(self, count: int) -> None:
+        """Say what weakens the guarantee for so many participants, and refuse a run whose noise anybody can draw.
+
+        Raises:
+            ValueError: If a rehearsal is to become earnest.
+        """
         if self.delta * count >= 1:
             log.warning(
                 "PrivateAveraging: delta=%g allows that one of %d participants is given away altogether; choose it "
@@ -129,13 +143,13 @@ class PrivateAveraging(BackboneAveraging):
         """As the base class, once what went before is known to have been private."""
         if round_index > 0:
             self._check_shared(federation, round_index - 1)
-        self._check_first(federation, round_index)
+        self.check_first(federation, round_index)
         super().on_round_start(trainer, federation, round_index)
 
     def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """As the base class, where the checkpoint holds a shared state."""
         self._check_shared(federation, round_index)
-        self._check_first(federation, round_index)
+        self.check_first(federation, round_index)
         super().on_round_resume(trainer, federation, round_index)
 
     def _check_shared(self, federation: Federation, round_index: int) -> None:
@@ -148,11 +162,15 @@ class PrivateAveraging(BackboneAveraging):
                 "PrivateAveraging, or by another group of participants. Start a new run without ckpt_path."
             )
 
-    def _check_first(self, federation: Federation, round_index: int) -> None:
-        """As training begins or is resumed; from then on a budget that is spent ends it."""
+    def check_first(self, calendar: Calendar, round_index: int) -> None:
+        """As training begins or is resumed; from then on a budget that is spent ends it.
+
+        Raises:
+            ValueError: If the next release exceeds the budget.
+        """
         following = self._next_release(round_index)
-        if not self._is_checked and self._exceeds(federation, following):
-            after = self._epsilon_after(federation, following)
+        if not self._is_checked and self.exceeds(calendar, following):
+            after = self._epsilon_after(calendar, following)
             raise ValueError(
                 f"max_epsilon={self.max_epsilon:g} does not allow the next release: epsilon is {self.epsilon:.3g} at "
                 f"delta={self.delta:g} and would be {after:.3g} after it. Raise noise_multiplier or max_epsilon."
@@ -170,21 +188,31 @@ class PrivateAveraging(BackboneAveraging):
         """Release each group's noised mean, note it, and stop where the next one would exceed the budget."""
         if not self.is_due(round_index):
             return
-        if self._exceeds(federation, round_index):  # A Trainer with min_epochs goes on after it was told to stop.
+        if self.exceeds(federation, round_index):  # A Trainer with min_epochs goes on after it was told to stop.
             log.warning("Round %d: nothing is shared, since max_epsilon=%g is spent.", round_index, self.max_epsilon)
             trainer.should_stop = True
             return
         super().on_round_end(trainer, federation, round_index)
+        federation.log_round(self.figures())
+        if self.is_spent(federation, round_index):
+            trainer.should_stop = True
+
+    def figures(self) -> dict[str, float]:
+        """What the releases so far have cost, by tag."""
         named = "epsilon" if self.noise_seed is None else "epsilon_rehearsed"
-        federation.log_round({f"federation/{named}": self.epsilon})
+        return {f"federation/{named}": self.epsilon}
+
+    def is_spent(self, calendar: Calendar, round_index: int) -> bool:
+        """Whether no release may follow that of a round; if so, that is said."""
         following = self._next_release(round_index + 1)
-        if self._exceeds(federation, following):
+        if self.exceeds(calendar, following):
             log.warning(
                 "Training ends after round %d: epsilon is %.3g at delta=%g, and would be %.3g after the next release; "
                 "max_epsilon=%g.",
-                round_index, self.epsilon, self.delta, self._epsilon_after(federation, following), self.max_epsilon,
+                round_index, self.epsilon, self.delta, self._epsilon_after(calendar, following), self.max_epsilon,
             )  # fmt: skip
-            trainer.should_stop = True
+            return True
+        return False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Say what it came to."""
@@ -253,13 +281,14 @@ class PrivateAveraging(BackboneAveraging):
         """The first round from this one that averages."""
         return round_index + (-(round_index + 1)) % self.every_n_rounds
 
-    def _exceeds(self, federation: Federation, round_index: int) -> bool:
-        return self.max_epsilon is not None and self._epsilon_after(federation, round_index) > self.max_epsilon
+    def exceeds(self, calendar: Calendar, round_index: int) -> bool:
+        """Whether the release of a round would bring a participant above ``max_epsilon``."""
+        return self.max_epsilon is not None and self._epsilon_after(calendar, round_index) > self.max_epsilon
 
-    def _epsilon_after(self, federation: Federation, round_index: int) -> float:
+    def _epsilon_after(self, calendar: Calendar, round_index: int) -> float:
         """What epsilon will be once a round has averaged."""
         found = self.epsilon
-        for name in federation.active_names(round_index):
+        for name in calendar.active_names(round_index):
             more = sum(name in group for group in self.groups)
             after = self._ledgers.get(name, Ledger()).after(self.noise_multiplier, more)
             found = max(found, after.epsilon(self.delta))

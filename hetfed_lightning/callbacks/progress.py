@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
-from hetfed_lightning.callbacks.monitor import headline_summaries
+from hetfed_lightning.callbacks.headlines import headline_summaries, headlines
 from hetfed_lightning.rounds import FederatedCallback
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
         del trainer
         if stage != "val":
             return
-        summaries = headline_summaries(federation, stage, values)
+        summaries = headline_summaries(headlines(federation.members()), stage, values)
         several = len({headline for headline, _ in summaries}) > 1
         self._headline, self._worst = {}, {}
         for (headline, everyone), summary in summaries.items():

@@ -87,6 +87,7 @@ class Coordinator:
         """Who has not closed the round before yet."""
         self._stale: set[str] = set()
         """Who may have missed something."""
+        self._is_spent = False
         self._pending: dict[str, Any] = {}
         """What is to be written of the round before, once its figures are there."""
         self._metrics: dict[str, float] = {}
@@ -105,8 +106,10 @@ class Coordinator:
         """
         try:
             self._gather()
-            for round_index in range(self.next_round, self.config.rounds):
-                self._round(round_index)
+            for pool in self.pools:
+                pool.may_begin(self, self.next_round, self.callbacks, len(self.roll.descriptions))
+            while self.next_round < self.config.rounds and not self._is_spent:
+                self._round(self.next_round)
             self._close_last()
         except BaseException as error:
             self.journal.fail(str(error))
@@ -114,6 +117,11 @@ class Coordinator:
         self.journal.finish()
 
     # Who is there
+
+    def active_names(self, round_index: int) -> list[str]:
+        """Who trains in a round: those who have joined, or the sample of them that ``participation`` asks for."""
+        joined = self.roll.joined(round_index)
+        return sampled(joined, round_index, self.config.participation, self.config.seed) if joined else []
 
     def _gather(self) -> None:
         """Wait for the sites, and refuse those that do not fit."""
@@ -192,7 +200,7 @@ class Coordinator:
         self.left, self._metrics = {}, {}
         self._look(round_index)
         joined = self.roll.joined(round_index)
-        active = sampled(joined, round_index, self.config.participation, self.config.seed) if joined else []
+        active = self.active_names(round_index)
         newcomers = self.roll.newcomers(round_index)
         self._stale |= set(newcomers)
         figures: dict[str, float] = {}
@@ -215,6 +223,7 @@ class Coordinator:
             figures |= found
             volume[0] += up
             volume[1] += down
+            self._is_spent |= pool.is_spent(self, round_index)
         figures |= {
             "federation/participants": float(len(replies)),
             "federation/quarantined": float(len(self.left)),
@@ -437,6 +446,7 @@ class Coordinator:
             "blamed": self._blamed,
             "open": sorted(self._open),
             "stale": sorted(self._stale),
+            "spent": self._is_spent,
         }
         write_checkpoint(content, self._file)
 
@@ -448,6 +458,6 @@ class Coordinator:
             pool.load_state_dict(state)
         for place, lesson in self.lessons.items():
             lesson.load_state_dict(saved["lessons"][place])
-        self._pending, self._blamed = saved["pending"], saved["blamed"]
+        self._pending, self._blamed, self._is_spent = saved["pending"], saved["blamed"], saved["spent"]
         self._open, self._stale = set(saved["open"]), set(saved["stale"])
         log.info("Going on with round %d of run %s.", self.next_round, self.run_id)

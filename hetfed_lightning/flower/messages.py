@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Any, get_type_hints
 
@@ -22,9 +22,6 @@ WORK = "train"
 
 NONE = -1
 """Stands for no round."""
-
-MOST_PLACES = 100
-"""More callbacks than anybody has: a message may not have us count forever."""
 
 LARGEST = 10_000_000
 """Characters of a description; one of a network of 10,000 tensors has a tenth of it."""
@@ -69,8 +66,8 @@ def order_of(content: RecordDict) -> Order:
         begin=_round(found, "begin"),
         answer_after=_of_type(found, "answer_after", bool),
         learn=_round(found, "learn"),
-        keys={place: tuple(map(str, found[key])) for place in range(MOST_PLACES) if (key := f"keys.{place}") in found},  # type: ignore[arg-type]
-        shared={place: state for place in range(MOST_PLACES) if (state := unpack(content, f"shared.{place}"))},
+        keys={place: tuple(map(str, found[f"keys.{place}"])) for place in _places(found, "keys")},  # type: ignore[arg-type]
+        shared={place: unpack(content, f"shared.{place}") for place in _places(content, "shared")},
         targets=_targets(content, "targets"),
         lessons=_targets(content, "lessons"),
     )
@@ -115,7 +112,7 @@ def reply_of(content: RecordDict) -> Reply:
         finished=_round(found, "finished"),
         quarantined=_of_type(found, "quarantined", str),
         answers=answers.get("outputs"),
-        shared={place: state for place in range(MOST_PLACES) if (state := unpack(content, f"shared.{place}"))},
+        shared={place: unpack(content, f"shared.{place}") for place in _places(content, "shared")},
     )
 
 
@@ -202,8 +199,14 @@ def _layouts(name: str, found: Any) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def _targets(content: RecordDict, name: str) -> dict[int, Tensor]:
-    found = {place: unpack(content, f"{name}.{place}") for place in range(MOST_PLACES)}
+    found = {place: unpack(content, f"{name}.{place}") for place in _places(content, name)}
     return {place: one["targets"] for place, one in found.items() if "targets" in one}
+
+
+def _places(names: Iterable[str], kind: str) -> list[int]:
+    """Places of callbacks among names like ``shared.0`` and ``shared.0.counters``."""
+    parts = [name.split(".") for name in names]
+    return sorted({int(one[1]) for one in parts if one[0] == kind and len(one) > 1 and one[1].isdecimal()})
 
 
 def _config(content: RecordDict, name: str) -> ConfigRecord:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import lightning as L
 from torch import Tensor
 
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging, Sent, means
+from hetfed_lightning.callbacks.private_averaging import Calendar, PrivateAveraging
+from hetfed_lightning.callbacks.private_checks import check_company
 from hetfed_lightning.callbacks.sharing import SharingGroup
 from hetfed_lightning.flower.description import Description, empty_state
 from hetfed_lightning.metrics import payload_bytes
@@ -103,13 +106,12 @@ class Pooling:
         for group in self.callback.groups:
             senders = {name: one[self.place] for name, one in states.items() if name in group}
             asked = tuple(name for name in expected if name in group)
-            of_first = descriptions[group.members[0]]
             sent = Sent(
                 round_index,
                 {name: {key: state[key] for key in group.keys} for name, state in senders.items()},
                 {name: descriptions[name].samples for name in senders},
                 asked,
-                frozenset(of_first.parameters),
+                self._parameters(group, asked, descriptions),
             )
             shared = self.callback.combine(group, sent, figures)
             if shared is not None:
@@ -117,7 +119,41 @@ class Pooling:
                 self.fresh.add(group.name)
                 up += payload_bytes(shared) * len(senders)
                 down += payload_bytes(shared) * len(asked)
-        return means({key: values for key, values in figures.items() if values}), up, down
+        return means({key: values for key, values in figures.items() if values}) | self._spent(), up, down
+
+    def _parameters(
+        self, group: SharingGroup, asked: Sequence[str], descriptions: Mapping[str, Description]
+    ) -> frozenset[str]:
+        """Keys that are no buffers; where averages are private, what is trained by somebody who was asked."""
+        if isinstance(self.callback, PrivateAveraging):
+            return frozenset(key for name in asked for key in descriptions[name].trained)
+        return frozenset(descriptions[group.members[0]].parameters)
+
+    # Privacy
+
+    def _spent(self) -> dict[str, float]:
+        return self.callback.figures() if isinstance(self.callback, PrivateAveraging) else {}
+
+    def may_begin(self, calendar: Calendar, round_index: int, company: Sequence[L.Callback], count: int) -> None:
+        """Refuse what would void a private average.
+
+        Args:
+            calendar: Who takes part when.
+            round_index: The first round.
+            company: All callbacks of the configuration.
+            count: Of participants.
+
+        Raises:
+            ValueError: With the reason.
+        """
+        if isinstance(self.callback, PrivateAveraging):
+            check_company(company, self.callback)
+            self.callback.check_promise(count)
+            self.callback.check_first(calendar, round_index)
+
+    def is_spent(self, calendar: Calendar, round_index: int) -> bool:
+        """Whether averaging once more would exceed the budget of private averages; if so, that is said."""
+        return isinstance(self.callback, PrivateAveraging) and self.callback.is_spent(calendar, round_index)
 
     # Resuming
 

@@ -60,7 +60,7 @@ def unpack(content: RecordDict, name: str) -> dict[str, Tensor]:
     casts = content.config_records.get(CASTS, ConfigRecord())
     found: dict[str, Tensor] = {}
     for record in (name, name + COUNTERS):
-        for key, array in content.array_records.get(record, ArrayRecord()).items():
+        for key, array in (content.array_records.get(record) or {}).items():
             try:
                 whole = torch.from_numpy(np.array(array.numpy()))
                 cast = casts.get(f"{name}/{key}")

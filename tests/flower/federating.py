@@ -100,7 +100,7 @@ class Deployed:
             participant = self.everyone()[name]
             participant.detach()
             data, whole = self.data(self.names), self.data(self.names).data
-            sets = {key: {name: getattr(whole, key)[name]} for key in ("train", "val", "test")}
+            sets: Any = {key: {name: getattr(whole, key)[name]} for key in ("train", "val", "test")}
             data.replace_data(replace(whole, **sets))
             federation = Federation({name: participant}, engine="sequential")
             return SiteParts(federation, data, {"accelerator": "cpu"}, self.callbacks(), self.rounds)

@@ -123,12 +123,13 @@ def test_answers_that_cannot_be_used(mode: Any, answers: Any, tmp_path: Path) ->
 def test_a_site_with_data_that_is_not_finite_leaves_itself_out_and_keeps_its_state(tmp_path: Path) -> None:
     """As in one process: it returns to the state that it began the round with, and receives what is shared."""
 
-    def poisoned(names: Any) -> Any:
+    def with_infinity(names: Any) -> Any:
         made = tiny_data(names)
-        made.data.train["b"].inputs[3] = torch.inf
+        poisoned: Any = made.data.train["b"]
+        poisoned.inputs[3] = torch.inf
         return made
 
-    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, data=poisoned)
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, data=with_infinity)
     states, _ = deployed.in_one_fit()
     leader = deployed.lead(min_participants=2)
     found = deployed.states(leader.run_id)

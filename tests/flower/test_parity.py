@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Transfer
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, PrivateAveraging, Transfer
 from hetfed_lightning.aggregation import coordinate_median
 from hetfed_lightning.distillation import ClassPriorWeighted, ValidationWeighted
 from tests.federations import equal, sgd
@@ -70,6 +70,16 @@ SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
             "settings": {"joins_at": {"c": 2}},
         },
     ),
+    "private": (
+        lambda: [PrivateAveraging(noise_multiplier=1.0, max_update_norm=0.1, delta=0.01, noise_seed=3)],
+        {},
+    ),
+    "private, a budget for two rounds": (
+        lambda: [
+            PrivateAveraging(noise_multiplier=1.0, max_update_norm=0.1, delta=0.01, noise_seed=3, max_epsilon=4.0)
+        ],
+        {},
+    ),
     "leaves": (lambda: [BackboneAveraging()], {"own": {"b": {"leaves_at": 2}}}),
 }
 
@@ -79,11 +89,12 @@ def test_states_and_figures_are_those_of_one_fit(named: str, tmp_path: Path) -> 
     callbacks, settings = SETTINGS[named]
     deployed = Deployed("abc", callbacks, tmp_path, **settings)
     states, metrics = deployed.in_one_fit()
+    rounds = 2 if "budget" in named else deployed.rounds
     leader = deployed.lead()
     found = deployed.states(leader.run_id)
     here = [name for name in "abc" if deployed.everyone()[name].is_member(deployed.rounds - 1)]
     assert all(equal(found[name], states[name]) for name in here)
-    assert deployed.notes.rounds == list(range(deployed.rounds))
+    assert deployed.notes.rounds == list(range(rounds))
     assert not any(deployed.notes.left_out)
     last = deployed.notes.metrics[-1] | deployed.notes.figures[-1]
     known = {key: value for key, value in metrics.items() if key in last and "bytes" not in key}
