@@ -168,6 +168,12 @@ def test_a_site_has_nothing_of_another(config: str, request: pytest.FixtureReque
             assert not any(torch.equal(own[key], theirs[key]) for key in drawn)
 
 
+def test_participants_keep_their_order(cities: Path) -> None:
+    order = ["minneapolis", "birmingham", "washington"]
+    assert read(cities / "server/server.yaml")["sites"] == order
+    assert read(cities / "sites/washington/site.yaml")["data"]["init_args"]["everyone"] == order
+
+
 def test_settings_by_name_are_a_sites_own(cities: Path) -> None:
     found = {
         name: read(cities / "sites" / name / "site.yaml")["data"]["init_args"]["data"]["init_args"]["batch_size"]
