@@ -15,7 +15,7 @@ from tests.flower.deployments import empty_deployment
 ROOT = Path(__file__).resolve().parents[2]
 EMPTY_APP = ROOT / "scripts" / "empty_app"
 CLIENT_APP = "empty_app.client_app:app"
-IMPORTED_FROM = os.pathsep.join([str(EMPTY_APP), str(ROOT)])
+IMPORTED_FROM = os.pathsep.join([str(EMPTY_APP), os.environ.get("PYTHONPATH") or str(ROOT)])
 
 
 def empty_engine(
