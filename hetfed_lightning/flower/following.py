@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import signal
 import sys
 import threading
@@ -20,8 +21,9 @@ log = logging.getLogger(__name__)
 
 FAILED = 1
 INTERRUPTED = 128 + signal.SIGINT
-NOISE = ("Start `flwr-serverapp` process", "Successfully installed ", "WARNING : ", "INFO : ")
-"""Of what the ServerApp's process says, what is of the engine."""
+NOISE = re.compile(r"(?:INFO|WARNING|DEBUG)\s*:(?:\s|$)|.*(?:Start `flwr-serverapp` process|Successfully installed )")
+"""Begins what the ServerApp's process says and is of the engine; what it says of errors is shown."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _GLANCE = 0.2
 """Seconds between two looks at the processes."""
 _GIVEN_UP = 2.0
@@ -124,7 +126,7 @@ class _Lines:
         """Show the lines that a piece completes."""
         *lines, self._rest = (self._rest + piece).split("\n")
         for line in lines:
-            if not any(noise in line for noise in NOISE):
+            if not NOISE.match(_COLOURS.sub("", line)):
                 sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
