@@ -51,28 +51,33 @@ def write_config(path: Path, names: Sequence[str], rounds: int) -> Path:
     return path
 
 
-def set_server(deployment: Path, model: Mapping[str, Any] | None = None, **settings: Any) -> None:
-    """Change what the coordinator's file says."""
+def set_server(deployment: Path, settings: Mapping[str, Any]) -> None:
+    """Change what the coordinator's file says, by dotted keys."""
     path = deployment / "server" / "server.yaml"
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    found |= settings
-    found["model"] |= model or {}
+    for key, value in settings.items():
+        *above, last = key.split(".")
+        inner = found
+        for one in above:
+            inner = inner[one]
+        inner[last] = value
     path.write_text(yaml.safe_dump(found, sort_keys=False), encoding="utf-8")
 
 
-class Command:
-    """A command line of `hetfed` that runs, all of whose processes can be found by a word in their environment."""
+HETFED = (sys.executable, "-c", "import sys; from hetfed_lightning.cli import main; sys.exit(main())")
 
-    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
+
+class Command:
+    """A command that runs, all of whose processes can be found by a word in their environment."""
+
+    def __init__(self, folder: Path, *command: str, **variables: str) -> None:
         self.word = uuid.uuid4().hex
         self.said, self.complained = folder / f"{self.word}.out", folder / f"{self.word}.err"
         environment = os.environ | {"PYTHONPATH": str(ROOT), "HETFED_TEST": self.word, **variables}
         environment.pop(MARK, None)
-        program = "import sys; from hetfed_lightning.cli import main; sys.exit(main())"
         with self.said.open("wb") as said, self.complained.open("wb") as complained:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", program, *arguments],
-                stdout=said, stderr=complained, cwd=folder, env=environment,
+                command, stdout=said, stderr=complained, cwd=folder, env=environment
             )  # fmt: skip
 
     @property
@@ -115,12 +120,12 @@ def command_line(pid: int) -> str:
 
 
 def hetfed(folder: Path, *arguments: str, seconds: float = 120) -> str:
-    """What a command said that went through.
+    """What a command of `hetfed` said that went through.
 
     Raises:
         AssertionError: If it did not.
     """
-    command = Command(folder, *arguments)
+    command = Command(folder, *HETFED, *arguments)
     try:
         assert command.wait(seconds) == 0, command.output
     finally:

@@ -12,6 +12,7 @@ import pytest
 from hetfed_lightning.checkpointing.sealing import is_sealed
 from tests.flower.events import scalars
 from tests.flower.loopback import (
+    HETFED,
     Command,
     command_line,
     distance,
@@ -61,7 +62,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     deployment, fitted = folder / "deployment", folder / "fitted"
     hetfed(folder, "deploy", "init", config, "-o", str(deployment))
     began = time.monotonic()
-    command = Command(folder, "deploy", "local", str(deployment))
+    command = Command(folder, *HETFED, "deploy", "local", str(deployment))
     try:
         seen: dict[int, str] = {}
         while command.process.poll() is None and time.monotonic() - began < LIMIT:
