@@ -70,7 +70,7 @@ def test_a_fault_costs_the_site_one_round(fault: str, tmp_path: Path, caplog: py
     assert [list(left) for left in deployed.notes.left_out] == [[], ["b"], []]
     said = [message for message in caplog.messages if "left out" in message]
     assert len(said) == 1
-    assert said[0].startswith("Round 1: b is left out: ")
+    assert said[0].startswith("Round 2: b is left out: ")
     assert re.search(reason, said[0])
     assert [one["federation/participants"] for one in deployed.notes.figures] == [3, 2, 3]
     assert [one["federation/quarantined"] for one in deployed.notes.figures] == [0, 1, 0]
@@ -141,10 +141,10 @@ def test_too_few_end_the_run_by_name(tmp_path: Path) -> None:
     deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, settings={"deadline": 0.2})
     deployed.grid.faults = {name: in_round(lambda _: None) for name in "bc"}
     with pytest.raises(
-        TooFewParticipantsError, match=r"Round 1: 1 of 3 .* \(b: no answer within 0.2 s.*; c: no answer"
+        TooFewParticipantsError, match=r"Round 2: 1 of 3 .* \(b: no answer within 0.2 s.*; c: no answer"
     ):
         deployed.lead(min_participants=2)
-    assert "Round 1" in deployed.notes.ended
+    assert "Round 2" in deployed.notes.ended
     # Once they are mended it goes on, and with the same numbers as if nothing had been.
     deployed.grid.faults = {}
     leader = deployed.lead(resume=True, min_participants=2)
@@ -177,6 +177,17 @@ def test_sites_that_do_not_fit_end_the_run_before_training(tmp_path: Path) -> No
     assert not [kind for _, kind, _, _ in deployed.grid.sent if kind == "train"]
 
 
+def test_an_architecture_that_was_not_agreed_on_is_told_by_key(tmp_path: Path) -> None:
+    deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
+    promised = {"backbone.0.weight": ((5, 4), "float32"), "backbone.0.bias": ((6,), "float32")}
+    with pytest.raises(DisagreementError) as caught:
+        deployed.lead(layouts={"b": promised})
+    lines = str(caught.value).splitlines()
+    assert lines[1].split() == ["coordinator", "b"]
+    assert lines[2].split() == ["shared", "backbone.0.bias", "(6,)", "float32", "(5,)", "float32"]
+    assert len(lines) == 4
+
+
 def test_a_site_that_is_away_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, rounds=5)
 
@@ -187,7 +198,7 @@ def test_a_site_that_is_away_comes_back(tmp_path: Path, caplog: pytest.LogCaptur
     deployed.grid.hooks.append(away)
     leader = deployed.lead()
     assert [list(one) for one in deployed.notes.left_out] == [[], [], ["b"], ["b"], []]
-    assert "Round 2: b is left out: its node is not connected." in caplog.text
+    assert "Round 3: b is left out: its node is not connected." in caplog.text
     states = deployed.states(leader.run_id)
     assert equal(*({key: states[name][key] for key in states["a"] if "backbone" in key} for name in "ab"))
     assert "val_accuracy/b" in deployed.notes.metrics[-1]

@@ -48,7 +48,7 @@ def without(value: Any, *keys: str) -> Any:
 
 def test_the_files_of_digits(digits: Path) -> None:
     sites = [f"sites/hospital_{letter}" for letter in "abcd"]
-    expected = ["README.md", "app/pyproject.toml", "server/server.yaml"]
+    expected = ["README.md", "app/pyproject.toml", "server/server.yaml", "server/shared.json"]
     expected += [
         f"{site}/{name}" for site in sites for name in ("public.safetensors", "site.yaml", "start.safetensors")
     ]
@@ -137,6 +137,7 @@ def test_the_server_of_a_student_has_it_and_the_public_set(tmp_path: Path) -> No
     assert [name for name in files(folder) if name.startswith("server/")] == [
         "server/public.safetensors",
         "server/server.yaml",
+        "server/shared.json",
         "server/start.safetensors",
     ]
     assert "student" not in read(folder / "sites/hospital_a/site.yaml")["model"]

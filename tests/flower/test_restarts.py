@@ -35,7 +35,7 @@ def mixed() -> list[BackboneAveraging | EnsembleDistillation]:
 
 
 @pytest.mark.parametrize("callbacks", [averaging, phase, mixed])
-@pytest.mark.parametrize("place", [3, 7, 10, 14])
+@pytest.mark.parametrize("place", [8, *(pytest.param(place, marks=pytest.mark.slow) for place in (3, 10, 14))])
 def test_a_killed_coordinator_goes_on(callbacks: Callbacks, place: int, tmp_path: Path) -> None:
     """Killed at some message; sites may have carried out orders that nobody will ever ask for the outcome of."""
     settings = {"participants": {"optimizer": sgd(momentum=0.9)}, "rounds": ROUNDS}
