@@ -177,10 +177,10 @@ class EnsembleDistillation(FederatedCallback):
         if class_counts is not None:
             self._class_counts[name] = class_counts
 
-    def _learners(self, federation: Federation) -> tuple[bool, bool]:
-        """Whether the participants learn, and whether the student does."""
+    def learners(self, *, has_student: bool) -> tuple[bool, bool]:
+        """Whether the participants learn, and whether the student does, if there is one."""
         if self.students == "auto":
-            return federation.student is None, federation.student is not None
+            return not has_student, has_student
         return self.students in {"mutual", "both"}, self.students in {"student", "both"}
 
     def is_due(self, round_index: int) -> bool:
@@ -197,7 +197,7 @@ class EnsembleDistillation(FederatedCallback):
         """In ``"mixed"`` mode, ask the teachers before the local steps."""
         del trainer
         self.set_targets(None)
-        mutual, _ = self._learners(federation)
+        mutual, _ = self.learners(has_student=federation.student is not None)
         if self.mode == "mixed" and mutual and self.is_due(round_index):
             newcomers = federation.newcomers(round_index)
             teachers = [name for name in self._readers(federation.joined(round_index)) if name not in newcomers]
@@ -272,7 +272,7 @@ class EnsembleDistillation(FederatedCallback):
         """In ``"phase"`` mode, and for the student, ask the teachers now and distil."""
         del trainer
         self._targets = None
-        mutual, student = self._learners(federation)
+        mutual, student = self.learners(has_student=federation.student is not None)
         teachers = self._readers(federation.contributors())
         names = teachers if mutual and self.mode == "phase" else []
         names = names + ([STUDENT] if student else [])

@@ -23,18 +23,24 @@ _FLAGS = tag("quarantined", "")
 class Board:
     """Events of one process, which go on with those of an earlier one; nothing is written before :meth:`save`.
 
+    What an earlier process has written of rounds that are made again is forgotten. Which these are is told by the first
+    row: its round may have been written just before that process was killed. Until then what is new is held back.
+
     Args:
         folder: Where TensorBoard looks for them.
-        first_round: The round that comes next, from 0; what the folder has of it and of later ones is forgotten.
+        first_round: The round that comes next, from 0; the one before may still be written.
         tags: What earlier rounds have logged, which has its charts.
+        shown: Contents of pages and pictures that an earlier process has written, by name.
     """
 
-    def __init__(self, folder: Path, first_round: int, tags: Iterable[str]) -> None:
+    def __init__(self, folder: Path, first_round: int, tags: Iterable[str], shown: Mapping[str, object]) -> None:
         before = any(folder.glob("*tfevents*"))
-        self._events = EventFile(folder, purge_step=first_round + 1 if before else None)
+        self._events = EventFile(folder)
+        self._holds_back = before
+        self._next_step = first_round + 1
         self._tags = set(tags)
         self._laid_out: Layout = {}
-        self._shown: dict[str, object] = {}
+        self._shown = dict(shown) if before else {}
         if not plots.available():
             log.info("No pictures for TensorBoard: they need matplotlib (pip install 'hetfed-lightning[plots]').")
 
@@ -46,6 +52,8 @@ class Board:
             step: The horizontal axis: rounds that have been trained.
             names: The participants, who have a line each.
         """
+        self._next_step = min(self._next_step, step)
+        self.settle()
         self._events.scalars(values, step)
         self._tags |= {key for key in values if not key.startswith(_FLAGS)}
         layout = chart_layout(self._tags, names)
@@ -75,12 +83,19 @@ class Board:
             log.warning("The picture %s could not be drawn.", name, exc_info=True)
 
     def save(self) -> None:
-        """Write what was added.
+        """Write what was added, unless it is held back.
 
         Raises:
             OSError: If that cannot be done; it is kept for the next time.
         """
-        self._events.flush()
+        if not self._holds_back:
+            self._events.flush()
+
+    def settle(self) -> None:
+        """Hold nothing back any longer."""
+        if self._holds_back:
+            self._holds_back = False
+            self._events.forget_from(self._next_step)
 
     def _is_new(self, name: str, content: object) -> bool:
         known, self._shown[name] = self._shown.get(name), content

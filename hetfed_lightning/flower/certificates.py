@@ -84,25 +84,26 @@ def make_authority(days: float = 365.0) -> Certificate:
 
 
 def make_server_certificate(
-    authority: Certificate, hosts: Iterable[str] = (), *, days: float = 90.0, begins: datetime | None = None
+    authority: Certificate, hosts: Iterable[str] = LOOPBACK, *, days: float = 90.0, begins: datetime | None = None
 ) -> Certificate:
     """A certificate for the coordinator's machine under all of its names.
 
     Args:
         authority: Who signs it.
-        hosts: Names and addresses by which sites reach it, beside those of this machine.
+        hosts: Names and addresses by which sites reach it.
         days: Until it expires.
         begins: From when on it is valid; by default five minutes ago, since clocks differ.
     """
     key = ec.generate_private_key(CURVE())
-    names = list(dict.fromkeys([*LOOPBACK, *hosts]))
     usage = x509.KeyUsage(
         digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
         key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
     )  # fmt: skip
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hetfed test server")])
     builder = _builder(subject, authority.certificate.subject, key, begins or datetime.now(UTC) - _CLOCK_SKEW, days)
-    builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(one) for one in names]), critical=False)
+    builder = builder.add_extension(
+        x509.SubjectAlternativeName([_general_name(one) for one in dict.fromkeys(hosts)]), critical=False
+    )
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(usage, critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

@@ -77,7 +77,7 @@ def site_of(node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
         if not value:
             raise NodeConfigError(f"the node's configuration has no {key!r}: start the node with --node-config.")
     allowed = [one.strip() for one in str(node.get("allow-import", "")).split(",") if one.strip()]
-    return Site(lambda: parts_of(config, name, allowed), state)
+    return Site(parts_of(config, name, allowed), state)
 
 
 def _be_quiet() -> None:

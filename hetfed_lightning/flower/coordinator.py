@@ -29,8 +29,10 @@ from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.pooling import Pooling
 from hetfed_lightning.flower.roll import Roll
 from hetfed_lightning.flower.server_config import ServerConfig
+from hetfed_lightning.flower.student import Student
 from hetfed_lightning.inspection import TooFewParticipantsError
 from hetfed_lightning.metrics import payload_bytes
+from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.roster import sampled
 from hetfed_lightning.rounds import FederatedCallback
 
@@ -87,10 +89,12 @@ class Coordinator:
         """Who has not closed the round before yet."""
         self._stale: set[str] = set()
         """Who may have missed something."""
+        self.student = None if config.student is None else Student(config, folder)
         self._is_spent = False
         self._pending: dict[str, Any] = {}
         """What is to be written of the round before, once its figures are there."""
         self._metrics: dict[str, float] = {}
+        self._metrics_of_student: dict[str, float] = {}
         self._file = folder / STATE
         self._wait = wait
         self.layouts: Mapping[str, Mapping[str, Layout]] = {}
@@ -158,7 +162,8 @@ class Coordinator:
             counts = Tensor(one.class_counts) if one.class_counts else None
             for lesson in self.lessons.values():
                 lesson.meet(name, one.samples, counts)
-        self.journal.introduce(self.roll.descriptions, self.callbacks, self.next_round)
+        everyone = self.roll.descriptions | ({} if self.student is None else {STUDENT: self.student.describe()})
+        self.journal.introduce(everyone, self.callbacks, self.next_round)
 
     def _look(self, round_index: int) -> None:
         """Greet newcomers, name those who are gone, wait while too few are there."""
@@ -197,7 +202,7 @@ class Coordinator:
 
     def _round(self, round_index: int) -> None:
         began = time.monotonic()
-        self.left, self._metrics = {}, {}
+        self.left, self._metrics, self._metrics_of_student = {}, {}, {}
         self._look(round_index)
         joined = self.roll.joined(round_index)
         active = self.active_names(round_index)
@@ -207,12 +212,16 @@ class Coordinator:
         volume = [0, 0]
         targets, lessons = self._ask_before(round_index, joined, newcomers, figures, volume)
         self._give_start(joined)
-        phase = [place for place, one in self.lessons.items() if one.mode == "phase" and one.is_due(round_index)]
-        replies = self._train(round_index, joined, active, targets, lessons, phase)
+        learners = {place: one.learners(has_student=self.student is not None) for place, one in self._due(round_index)}
+        phase = [place for place, (mutual, _) in learners.items() if mutual and self.lessons[place].mode == "phase"]
+        alone = [place for place, (_, student) in learners.items() if student]
+        replies = self._train(round_index, joined, active, targets, lessons, phase, asked=bool(phase or alone))
         volume[1] += sum(payload_bytes(one) for one in targets.values()) * len(replies)
         self._publish()
-        if phase:
-            replies = self._learn(round_index, replies, phase, figures, volume)
+        if phase or alone:
+            replies = self._learn(round_index, replies, phase, alone, figures, volume)
+        elif self.student is not None:
+            self._metrics_of_student = self.student.learn(self.run_id, round_index, {}).metrics
         self._refuse_too_few_left(round_index, active, replies)
         due = [pool for pool in self.pools if pool.callback.is_due(round_index)]
         states = {name: replies[name].shared for name in active if name in replies}
@@ -234,6 +243,7 @@ class Coordinator:
             "round": round_index,
             "figures": figures,
             "left": dict(self.left),
+            "student": self._metrics_of_student,
             "seconds": time.monotonic() - began,
         }
         self._blamed = {name: reason for name, reason in self.left.items() if name in active}
@@ -251,7 +261,12 @@ class Coordinator:
         volume: list[int],
     ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """What the ensembles say before a round: to all who learn in their local steps, and to newcomers."""
-        mixed = [place for place, one in self.lessons.items() if one.mode == "mixed" and one.is_due(round_index)]
+        has_student = self.student is not None
+        mixed = [
+            place
+            for place, one in self._due(round_index)
+            if one.mode == "mixed" and one.learners(has_student=has_student)[0]
+        ]
         eager = [name for name in newcomers if self.roll.descriptions[name].lessons and self._reads(name)]
         here = [name for name in joined if name not in newcomers and name not in self.left]
         teachers = [name for name in here if self._reads(name)]
@@ -295,6 +310,8 @@ class Coordinator:
         targets: Mapping[int, Tensor],
         lessons: Mapping[int, Tensor],
         phase: Sequence[int],
+        *,
+        asked: bool,
     ) -> dict[str, Reply]:
         """Have the round's participants take their local steps, and the others close the round before."""
         orders = {}
@@ -304,14 +321,14 @@ class Coordinator:
                 continue
             order = self._closing(name, round_index)
             if name in active:
-                waits = bool(phase) and self._reads(name)
-                keys = {} if waits else self._keys(name, round_index)
+                reads = self._reads(name)
+                keys = {} if phase and reads else self._keys(name, round_index)
                 order = replace(
                     order,
                     begin=round_index,
-                    answer_after=waits,
+                    answer_after=asked and reads,
                     keys=keys,
-                    targets=targets if self._reads(name) else {},
+                    targets=targets if reads else {},
                     lessons=lessons if name in newcomers and self.roll.descriptions[name].lessons else {},
                 )
             if order.finish is not None or order.begin is not None:
@@ -324,24 +341,34 @@ class Coordinator:
         round_index: int,
         replies: Mapping[str, Reply],
         phase: Sequence[int],
+        alone: Sequence[int],
         figures: dict[str, float],
         volume: list[int],
     ) -> dict[str, Reply]:
-        """Combine what was answered after the local steps, and have those learn from it who answered."""
+        """Combine what was answered after the local steps; those learn from it who answered, and the student."""
         answers = self._answers(replies, volume)
         if not answers:
             return dict(replies)
         kind = self._kind(answers)
-        targets = {place: self.lessons[place].combine(answers, kind, round_index) for place in phase}
-        for place in phase:
+        targets = {}
+        for place in dict.fromkeys([*phase, *alone]):
+            targets[place] = self.lessons[place].combine(answers, kind, round_index)
             figures |= self.lessons[place].figures()
+        if self.student is not None:
+            learned = self.student.learn(self.run_id, round_index, {place: targets[place] for place in alone})
+            self._metrics_of_student = learned.metrics
+            if learned.quarantined:
+                self._leave_out(STUDENT, learned.quarantined)
+        if not phase:
+            return dict(replies)
+        own = {place: targets[place] for place in phase}
         orders = {
-            name: Order(self.run_id, learn=round_index, keys=self._keys(name, round_index), targets=targets)
+            name: Order(self.run_id, learn=round_index, keys=self._keys(name, round_index), targets=own)
             for name in answers
         }
-        volume[1] += sum(payload_bytes(one) for one in targets.values()) * len(orders)
-        learned = self._carry_out(orders)
-        return {name: learned.get(name, reply) for name, reply in replies.items() if name not in self.left}
+        volume[1] += sum(payload_bytes(one) for one in own.values()) * len(orders)
+        found = self._carry_out(orders)
+        return {name: found.get(name, reply) for name, reply in replies.items() if name not in self.left}
 
     def _close_last(self) -> None:
         """Have everyone receive what the last round has made, and validate."""
@@ -410,6 +437,9 @@ class Coordinator:
         volume[0] += payload_bytes(list(found.values()))
         return found
 
+    def _due(self, round_index: int) -> list[tuple[int, EnsembleDistillation]]:
+        return [(place, one) for place, one in self.lessons.items() if one.is_due(round_index)]
+
     def _kind(self, answers: Mapping[str, Tensor]) -> Any:
         return self.roll.descriptions[next(iter(answers))].kind
 
@@ -433,7 +463,8 @@ class Coordinator:
         for lesson in self.lessons.values():
             lesson.note_scores(headlines, self._metrics)
         done, self._pending = self._pending, {}
-        self.journal.close_round(done["round"], done["figures"], self._metrics, done["left"], done["seconds"])
+        metrics = self._metrics | done["student"]
+        self.journal.close_round(done["round"], done["figures"], metrics, done["left"], done["seconds"])
 
     def _save(self) -> None:
         content = {

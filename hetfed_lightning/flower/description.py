@@ -15,7 +15,7 @@ import torch
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.roles import label_counts, roles
-from hetfed_lightning.participant import output_width
+from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import outputs_of
 from hetfed_lightning.rounds import FederatedCallback
 
@@ -88,7 +88,7 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
         trainer: In a fit that has begun.
         federation: Of one.
     """
-    (name, participant), *_ = federation.members().items()
+    (name, participant), *_ = subjects(federation).items()
     data = federation.federated_data
     averaging = {place: one for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
     offered = {place: layouts(one.shareable(participant)) for place, one in averaging.items()}
@@ -100,8 +100,8 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
         reads = participant.reads_any_of(inputs)
         width = output_width(outputs_of(participant, inputs, "the public set")) if reads else 0
     weighs = any(isinstance(one, EnsembleDistillation) and "class_counts" in one.ensemble.needs for one in callbacks)
-    counts = label_counts(federation, 1).get(name) if weighs else None
-    role = asdict(roles(trainer, federation, 1)[0])
+    counts = label_counts(federation, 1).get(name) if weighs and name != STUDENT else None
+    role = asdict(next(one for one in roles(trainer, federation, 2) if one.name == name))
     return Description(
         participant=name,
         seed=federation.seed,
@@ -115,7 +115,7 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
         public_size=data.num_public,
         public_hash=public_hash(federation) if data.num_public else "",
         reads_public=reads,
-        samples=data.num_samples(name),
+        samples=0 if name == STUDENT else data.num_samples(name),
         class_counts=() if counts is None else tuple(int(count) for count in counts),
         joins_at=participant.joins_at,
         leaves_at=participant.leaves_at,
@@ -123,6 +123,11 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
         role={key: value for key, value in role.items() if key not in {"name", "shared_bytes", "shared_with"}},
         versions=versions(),
     )
+
+
+def subjects(federation: Federation) -> dict[str, Participant]:
+    """Whom a federation of one is about, by name: the student where there is one."""
+    return federation.members() if federation.student is None else {STUDENT: federation.student}
 
 
 def layouts(state: Mapping[str, Tensor]) -> dict[str, Layout]:

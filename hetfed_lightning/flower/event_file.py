@@ -35,18 +35,18 @@ class EventFile:
 
     Args:
         folder: Where TensorBoard looks for it; made if it is not there.
-        purge_step: Events of older files of the folder that have this step or a later one are to be forgotten; None
-            keeps them all.
     """
 
-    def __init__(self, folder: Path, *, purge_step: int | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._path: Path | None = None
         self._written = 0
         self._head = _record(Event(file_version=FORMAT))
         self._pending = b""
-        if purge_step is not None:
-            self._add(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def forget_from(self, step: int) -> None:
+        """Have readers forget what older files of the folder hold of a step and later ones; before the first flush."""
+        self._head += _record(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Numbers by tag, all as one event."""

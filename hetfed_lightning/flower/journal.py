@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 from hetfed_lightning import __version__, plots
@@ -32,13 +31,15 @@ log = logging.getLogger(__name__)
 _NOT_RECORDED = re.compile(r"(lr(_\d+)?|quarantined)/")
 """Logged every round, but of no use to a report."""
 
+_LABELS = "federation/label_distribution"
+
 
 class Journal:
     """Tells how a federation between institutions fares. The coordinator has no models, only what sites say.
 
     Rounds are counted from 0 and logged as steps from 1, as those of a fit. A disk that is full, or fails, costs a
     warning: the events that it did not take are written with those of the next round. A run that goes on writes into
-    the folder it wrote to before; its rounds from the one on in which it goes on are forgotten there.
+    the folder it wrote to before; what that has of rounds that are closed again is forgotten.
 
     Args:
         folder: Where to write.
@@ -54,8 +55,12 @@ class Journal:
     ) -> None:
         self.folder = Path(folder)
         fresh = Record(name, __version__, config, arm, seed, rounds)
-        self._record = _gone_on_with(self.folder, fresh) or fresh
-        self._begins_anew = self._record is fresh
+        found = _gone_on_with(self.folder, fresh)
+        self._record, self._begins_anew = found or fresh, found is None
+        # Pages of an earlier process that stand there.
+        self._shown = {"config": configuration_page(self._record.config), _LABELS: dict(self._record.label_counts)}
+        self._record.version, self._record.config, self._record.rounds = fresh.version, fresh.config, fresh.rounds
+        self._record.finished = False
         self._board: Board | None = None
         self._has_written = False
         self._people: dict[str, Description] = {}
@@ -72,7 +77,7 @@ class Journal:
         Args:
             descriptions: What sites told, by name: of all, or of newcomers alone.
             callbacks: Of the configuration, those that act between participants; they know their groups.
-            first_round: The round that comes next.
+            first_round: The round that comes next; the one before may still have to be closed.
 
         Raises:
             OSError: If nothing can be written to the folder, for another reason than a full disk.
@@ -92,9 +97,7 @@ class Journal:
         board.page("federation/sharing", sharing_page(reports), first_round)
         if record.label_counts:
             counts = dict(record.label_counts)
-            board.picture(
-                "federation/label_distribution", counts, lambda: plots.label_distribution(counts), first_round
-            )
+            board.picture(_LABELS, counts, lambda: plots.label_distribution(counts), first_round)
         self._save(board)
 
     def _opened(self, first_round: int) -> Board:
@@ -108,7 +111,8 @@ class Journal:
                 record.participants, record.label_counts, record.agreement = {}, {}, {}
             for one in record.history:
                 self._latest |= one["values"]
-            self._board = Board(self.folder, first_round, self._latest)
+            shown = {} if self._begins_anew or first_round == 0 else self._shown
+            self._board = Board(self.folder, first_round, self._latest, shown)
         return self._board
 
     def _forget_from(self, round_index: int) -> None:
@@ -191,11 +195,9 @@ class Journal:
         Args:
             reason: Why the run ends, in a sentence.
         """
-        rounds = self._rounds_closed()
-        log.error("The run ends after %d of %d rounds: %s", rounds, self._record.rounds, reason)
+        rounds, why = self._rounds_closed(), reason or "an error that says nothing, or a signal."
+        log.error("The run ends after %d of %d rounds: %s", rounds, self._record.rounds, why)
         self._has_written = True
-        if self._board is not None:
-            self._board.page("federation/failure", f"After {rounds} rounds: {reason}", rounds)
         self._end()
 
     def table(self) -> str:
@@ -216,6 +218,7 @@ class Journal:
             board.picture(
                 drawn, found, lambda: plots.teacher_agreement(found["names"], found["matrix"]), self._rounds_closed()
             )
+        board.settle()
         self._save(board)
 
     # Where it goes
@@ -251,7 +254,7 @@ class Journal:
 
 
 def _gone_on_with(folder: Path, fresh: Record) -> Record | None:
-    """The record in a folder if it is one of the same run, with the settings of now."""
+    """The record in a folder if it is one of the same run."""
     try:
         found = Record.read(folder)
     except RecordError as error:
@@ -260,7 +263,7 @@ def _gone_on_with(folder: Path, fresh: Record) -> Record | None:
         return None
     if (found.name, found.seed, found.arm) != (fresh.name, fresh.seed, fresh.arm):
         return None
-    return replace(found, version=fresh.version, config=fresh.config, rounds=fresh.rounds, finished=False)
+    return found
 
 
 def _set_aside(path: Path) -> None:

@@ -11,6 +11,7 @@ from jsonargparse.typing import PositiveInt
 
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.flower.certificates import (
+    LOOPBACK,
     Certificate,
     make_authority,
     make_node_key,
@@ -106,7 +107,7 @@ def make_keys(
         authority = make_authority()
         write(folder.authority, authority.pem, folder.authority_key, authority.key_pem)
     if not _has_server(folder):
-        server = make_server_certificate(_read_authority(folder), hosts, days=days)
+        server = make_server_certificate(_read_authority(folder), [*LOOPBACK, *hosts], days=days)
         write(folder.server, server.pem, folder.server_key, server.key_pem)
     for site in sites:
         if not (folder.private(site).exists() and folder.public(site).exists()):

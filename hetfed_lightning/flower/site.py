@@ -12,10 +12,11 @@ import lightning as L
 
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.federation import Federation
-from hetfed_lightning.flower.description import Description, describe
+from hetfed_lightning.flower.description import Description, describe, subjects
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.site_round import Act, Pause, SiteEnd, SiteRound, own_figures
 from hetfed_lightning.flower.site_store import Place, SiteStore, Stage
+from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.rounds import FederatedCallback
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class Site:
                 self._learn(order, order.learn, store)
             if order.begin is None and order.learn is None and order.keys:
                 self._offer(order, store)
-            self.reply.samples = self._taken().data.num_samples(self._name)
+            self.reply.samples = 0 if self._name == STUDENT else self._taken().data.num_samples(self._name)
         return self.reply
 
     def _finish(self, order: Order, round_index: int, store: SiteStore) -> None:
@@ -220,7 +221,7 @@ class Site:
 
     @property
     def _name(self) -> str:
-        return next(iter(self._taken().federation.members()))
+        return next(iter(subjects(self._taken().federation)))
 
     def _taken(self) -> SiteParts:
         if self._parts is None:

@@ -14,9 +14,11 @@ from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.monitor import learning_rates
 from hetfed_lightning.callbacks.sharing import SharingGroup
+from hetfed_lightning.flower.description import subjects
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.inspection import quarantine_non_finite
+from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.rounds import FederatedCallback, RoundClock
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ class SiteRound(RoundClock):
     def learn(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Learn from the ensemble at a round's end, and pause."""
         self.reopen(federation, round_index)
-        names = [name for name in federation.members() if name not in federation.guard.quarantined]
+        names = [name for name in subjects(federation) if name not in federation.guard.quarantined]
         for place, targets in self.order.targets.items():
             self.distilling[place].learn(federation, names, targets.to(federation.device), round_index)
         quarantine_non_finite(federation)
@@ -128,14 +130,14 @@ class SiteRound(RoundClock):
         for callback in self.averaging.values():
             for name in federation.active_names(round_index) if callback.is_due(round_index) else ():
                 callback.tidy(federation, name)
-        federation.log_round(learning_rates(federation, federation.active_names(round_index)))
+        federation.log_round(learning_rates(federation, list(subjects(federation))))
         federation.close_round()
 
     def reopen(self, federation: Federation, round_index: int) -> None:
         """Go on with the round that the state was saved in."""
         federation.open_round(round_index, resumed=True)
         if self.safe is not None:
-            federation.guard.hold(dict.fromkeys(federation.members(), self.safe))
+            federation.guard.hold(dict.fromkeys(subjects(federation), self.safe))
 
     def answer(self, federation: Federation) -> None:
         """Answer the public set."""
@@ -152,10 +154,10 @@ class SiteRound(RoundClock):
 
     def pause(self, trainer: L.Trainer, federation: Federation) -> None:
         """Keep the state, say what is asked for, and leave the fit."""
-        for name in federation.members():
+        for name in subjects(federation):
             self.safe = federation.guard.safe_state(name)
             self.reply.quarantined = federation.guard.quarantined.get(name, self.reply.quarantined)
-            if not self.reply.quarantined and federation.local[name].landed == 0:
+            if not self.reply.quarantined and name != STUDENT and federation.local[name].landed == 0:
                 self.reply.quarantined = "it took no step"
         self.save(trainer)
         if not self.reply.quarantined:
@@ -209,7 +211,7 @@ class SiteEnd(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Keep the state and the figures, and leave the fit."""
         federation: Federation = pl_module
-        self.reply.metrics = own_figures(trainer.callback_metrics, list(federation.members()))
+        self.reply.metrics = own_figures(trainer.callback_metrics, list(subjects(federation)))
         self.reply.finished = federation.current_round - 1
         self.save(trainer)
         raise Pause

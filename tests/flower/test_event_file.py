@@ -6,16 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hetfed_lightning.checkpointing.atomic import write_all
 from hetfed_lightning.flower.event_file import EventFile
+from tests.flower.events import read
 
 WRITE = "hetfed_lightning.flower.event_file.write_all"
-
-
-def read(folder: Path) -> EventAccumulator:
-    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0, "images": 0}).Reload()
 
 
 def steps(folder: Path, tag: str) -> list[tuple[int, float]]:
@@ -93,7 +89,8 @@ def test_two_files_of_one_second_are_two_and_the_later_one_takes_back_steps(tmp_
     for step in (1, 2, 3):
         first.scalars({"loss/a": float(step)}, step)
     first.flush()
-    second = EventFile(tmp_path, purge_step=2)
+    second = EventFile(tmp_path)
+    second.forget_from(2)
     second.scalars({"loss/a": 20.0}, 2)
     second.flush()
     assert len(list(tmp_path.iterdir())) == 2

@@ -1,0 +1,1 @@
+"""The engine's processes: how they are started, watched and stopped. Nothing here learns."""

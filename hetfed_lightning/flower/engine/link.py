@@ -1,0 +1,110 @@
+"""The SuperLink as a process of this machine."""
+
+from __future__ import annotations
+
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from hetfed_lightning.flower.engine.control import Control
+from hetfed_lightning.flower.engine.process import Process
+from hetfed_lightning.flower.engine.settings import LOOPBACK, free_ports
+from hetfed_lightning.flower.folder import KeyFolder
+
+PROGRAM = Path(__file__).with_name("superlink.py")
+_TRIES = 3
+
+
+class StartError(RuntimeError):
+    """A process of the engine did not come up; the message names it and its log."""
+
+
+class SuperLink:
+    """The coordinator's process: carries messages, admits registered keys, starts the ServerApp.
+
+    Args:
+        folder: For its database and its log.
+        environment: Its variables.
+        keys: Certificates; None for plain text, in which no key is asked for.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], keys: KeyFolder | None) -> None:
+        self.keys = keys
+        (self.port,) = free_ports(1)
+        self._folder = folder
+        self.process = Process("SuperLink", [], environment, folder / "superlink.log")
+
+    @property
+    def address(self) -> str:
+        """``host:port`` of all of its services."""
+        return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def command(self) -> list[str]:
+        """What is started. ``-P``: the program's folder is no place to import from."""
+        common = [
+            sys.executable, "-P", str(PROGRAM), "--host", LOOPBACK, "--port", str(self.port),
+            "--database", str(self._folder / "superlink.db"), "--disable-runtime-dependency-installation",
+        ]  # fmt: skip
+        if self.keys is None:
+            return [*common, "--insecure"]
+        return [
+            *common, "--ssl-ca-certfile", str(self.keys.authority), "--ssl-certfile", str(self.keys.server),
+            "--ssl-keyfile", str(self.keys.server_key), "--enable-supernode-auth",
+        ]  # fmt: skip
+
+    def start(self, seconds: float = 60.0) -> None:
+        """Start it and wait until it answers.
+
+        Args:
+            seconds: After which it is given up.
+
+        Raises:
+            StartError: If it ends or does not answer, with the end of its log.
+        """
+        for attempt in range(_TRIES):
+            self.process.command = self.command
+            self.process.start()
+            if self._answers(seconds):
+                return
+            if self.process.is_alive:
+                self.process.kill()
+                raise StartError(f"The SuperLink did not answer within {seconds:.0f} s, see {self.process.log}.")
+            taken = "address already in use" in self.process.tail(20)
+            if not taken or attempt == _TRIES - 1:
+                break
+            (self.port,) = free_ports(1)
+        raise StartError(
+            f"The SuperLink ended with code {self.process.exit_code}, see {self.process.log}:\n{self.process.tail()}"
+        )
+
+    def control(self) -> Control:
+        """A connection as its operator."""
+        return Control(self.address, None if self.keys is None else self.keys.authority)
+
+    def _answers(self, seconds: float) -> bool:
+        """Whether it answers, asked until it does or has ended."""
+        deadline = time.monotonic() + seconds
+        while self.process.is_alive and time.monotonic() < deadline:
+            if is_healthy(self.address, None if self.keys is None else self.keys.authority):
+                return True
+            time.sleep(0.05)
+        return False
+
+
+def is_healthy(address: str, authority: Path | None) -> bool:
+    """Whether a SuperLink answers, over TLS if an authority is given."""
+    context = None if authority is None else ssl.create_default_context(cafile=str(authority))
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if context is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    scheme = "http" if authority is None else "https"
+    try:
+        with urllib.request.build_opener(*handlers).open(f"{scheme}://{address}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False

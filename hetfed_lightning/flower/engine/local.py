@@ -1,0 +1,187 @@
+"""A whole deployment on this machine: its processes, and each of them to be killed and started again."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from hetfed_lightning.flower.certificates import write_private
+from hetfed_lightning.flower.engine.control import Control
+from hetfed_lightning.flower.engine.link import StartError, SuperLink
+from hetfed_lightning.flower.engine.marks import end_marked
+from hetfed_lightning.flower.engine.node import SuperNode
+from hetfed_lightning.flower.engine.process import Process, Watchdog
+from hetfed_lightning.flower.engine.settings import environment, free_ports
+from hetfed_lightning.flower.folder import KeyFolder
+
+log = logging.getLogger(__name__)
+
+
+class LocalEngine:
+    """SuperLink, SuperNodes and the executor of their tasks, on loopback.
+
+    Leaving it as a context ends everything that it started, however that came about.
+
+    Args:
+        folder: For logs, the database and the engine's own files.
+        sites: What each site's tasks are told, by name.
+        keys: Certificates and keys; None for plain text.
+        app: ``MODULE:NAME`` of the ClientApp that sites run; None to have the engine start a program for every message,
+            with the app that was submitted.
+        variables: More variables for all processes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sites: Mapping[str, Mapping[str, str]],
+        *,
+        keys: KeyFolder | None,
+        app: str | None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.keys = keys
+        self.mark = uuid.uuid4().hex
+        self.variables = environment(folder / "home", self.mark) | dict(variables or {})
+        self.superlink = SuperLink(folder, self.variables, keys)
+        self._secret = folder / "secret" if app is not None else None
+        self._sites = {name: dict(config) for name, config in sites.items()}
+        self._app = app
+        self.nodes: dict[str, SuperNode] = {}
+        self.node_ids: dict[str, int] = {}
+        self.executor: Process | None = None
+        self._watchdog: Watchdog | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything; nodes connect by themselves.
+
+        Raises:
+            StartError: If the SuperLink does not come up.
+        """
+        self._watchdog = Watchdog(self.mark)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._secret is not None:
+            self._secret.unlink(missing_ok=True)
+            write_private(self._secret, secrets.token_bytes(32))
+        for (name, config), port in zip(self._sites.items(), free_ports(len(self._sites)), strict=True):
+            self.nodes[name] = self._node(name, config, port)
+        if self._app is not None:
+            self.executor = self._executor(self._app)
+            self.executor.start()  # first: it imports for seconds
+        self.superlink.start()
+        for node in self.nodes.values():
+            node.superlink = self.superlink.address  # its port is known now
+        self.register(list(self.nodes))
+        for name in self.nodes:
+            self.nodes[name].start()
+
+    def register(self, names: Sequence[str]) -> None:
+        """Admit the keys of sites, each under its participant's name."""
+        if self.keys is None:
+            return
+        with self.control() as control:
+            for name in names:
+                self.node_ids[name] = control.register(self.keys.public(name), name)
+
+    def control(self) -> Control:
+        """A connection as the SuperLink's operator."""
+        return self.superlink.control()
+
+    def kill_node(self, name: str) -> None:
+        """End a site's SuperNode at once; what its task does ends with it."""
+        self.nodes[name].process.kill()
+
+    def restart_node(self, name: str) -> None:
+        """Start a site's SuperNode again, after it ended or was killed."""
+        node = self.nodes[name]
+        if name in self.node_ids:
+            node.release(self.node_ids[name])
+        node.start()
+
+    def kill_superlink(self) -> None:
+        """End the SuperLink at once, and the ServerApp with it."""
+        self.superlink.process.kill()
+
+    def restart_superlink(self) -> None:
+        """Start the SuperLink again, at the same address and with the nodes that it knew."""
+        self.superlink.start()
+
+    def look_after(self) -> list[str]:
+        """Start again what has ended and is not the SuperLink.
+
+        Returns:
+            A sentence for each.
+        """
+        told = []
+        for name, node in self.nodes.items():
+            if not node.process.is_alive:
+                told.append(f"{name}: its SuperNode {_ended(node.process)}; it is started again.")
+                self.restart_node(name)
+        if self.executor is not None and not self.executor.is_alive:
+            told.append(f"The executor of the sites' tasks {_ended(self.executor)}; it is started again.")
+            self.executor.start()
+        return told
+
+    def stop(self, patience: float = 6.0) -> None:
+        """End everything: first by asking, and what does not end in time at once.
+
+        Args:
+            patience: Seconds to wait for all of them together.
+        """
+        processes = [node.process for node in self.nodes.values()]
+        processes += [self.superlink.process, *([self.executor] if self.executor is not None else [])]
+        try:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait(patience)
+        finally:
+            end_marked(self.mark)
+            for process in processes:
+                process.wait(1.0)
+            if self._watchdog is not None:
+                self._watchdog.dismiss()
+                self._watchdog = None
+
+    def _node(self, name: str, config: Mapping[str, str], port: int) -> SuperNode:
+        file = self.folder / f"{name}.log"
+        keys = self.keys
+        if keys is None:
+            return SuperNode(name, self.superlink.address, self.variables, file, config, port, secret=self._secret)
+        return SuperNode(
+            name, self.superlink.address, self.variables, file, config, port,
+            authority=keys.authority, key=keys.private(name), secret=self._secret,
+        )  # fmt: skip
+
+    def _executor(self, app: str) -> Process:
+        command = [sys.executable, "-m", "hetfed_lightning.flower.engine.executor"]
+        command += ["--secret", str(self._secret), "--app", app]
+        for name, node in self.nodes.items():
+            command += ["--node", f"{node.runtime}={self.folder / f'{name}.log'}"]
+        return Process("executor of the sites' tasks", command, self.variables, self.folder / "executor.log")
+
+
+def _ended(process: Process) -> str:
+    code = process.exit_code
+    how = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+    return f"{how} (see {process.log})"
+
+
+__all__ = ["LocalEngine", "StartError"]

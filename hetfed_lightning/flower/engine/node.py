@@ -1,0 +1,112 @@
+"""A site's SuperNode as a process of this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from hetfed_lightning.flower.engine.process import Process
+from hetfed_lightning.flower.engine.settings import LOOPBACK
+
+PROGRAM = Path(__file__).with_name("supernode.py")
+
+
+class SuperNode:
+    """A site's process: takes messages from the SuperLink and brings back answers.
+
+    Args:
+        name: Of the site.
+        superlink: ``host:port``.
+        environment: Its variables.
+        log: Its log.
+        config: What the site's tasks are told: ``participant``, ``config``, ``state-dir``.
+        port: Of loopback, at which its tasks are given out.
+        authority: Certificate by which the SuperLink is known; None for plain text.
+        key: The site's private key; None for plain text.
+        secret: File with the word by which an executor may take its tasks; without one the engine starts a program for
+            each task.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        superlink: str,
+        environment: Mapping[str, str],
+        log: Path,
+        config: Mapping[str, str],
+        port: int,
+        *,
+        authority: Path | None = None,
+        key: Path | None = None,
+        secret: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.superlink = superlink
+        self.config = dict(config)
+        self.authority = authority
+        self.key = key
+        self.secret = secret
+        self.port = port
+        self.process = Process(f"SuperNode of {name}", [], environment, log)
+
+    @property
+    def runtime(self) -> str:
+        """``host:port`` at which its tasks are given out, on this machine alone."""
+        return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def command(self) -> list[str]:
+        """What is started. ``-P``: the program's folder is no place to import from."""
+        config = " ".join(f"{name}={json.dumps(value)}" for name, value in self.config.items())
+        command = [
+            sys.executable, "-P", str(PROGRAM), "--superlink", self.superlink,
+            "--host", LOOPBACK, "--port", str(self.port), "--node-config", config,
+        ]  # fmt: skip
+        command += ["--insecure"] if self.authority is None else ["--root-certificates", str(self.authority)]
+        if self.key is not None:
+            command += ["--auth-supernode-private-key", str(self.key)]
+        if self.secret is not None:
+            command += ["--isolation", "process", "--superexec-auth-secret-file", str(self.secret)]
+        return command
+
+    def start(self) -> None:
+        """Start it. It connects by itself, as soon as the SuperLink answers."""
+        self.process.command = self.command
+        self.process.start()
+
+    def release(self, node_id: int) -> None:
+        """Tell the SuperLink that the node is gone, as one that is killed cannot.
+
+        Without it a node is taken for present until a minute after its last sign of life, and nobody is let in with its
+        key before.
+
+        Args:
+            node_id: Number that the SuperLink gave to the key.
+        """
+        if self.key is None or self.authority is None:
+            return
+        private = load_ssh_private_key(self.key.read_bytes(), None)
+        if not isinstance(private, ec.EllipticCurvePrivateKey):
+            raise TypeError(f"{self.key}: expected a key of an elliptic curve, got {type(private).__name__}.")
+        signed: list[ProtobufClientInterceptor] = [
+            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+            NodeAuthHttpInterceptor(private, private.public_key()),
+        ]
+        certificate = self.authority.read_bytes()
+        with (
+            suppress(httpx.HTTPError),  # it is gone already, or the SuperLink is
+            FleetHttpClient.from_server_address(self.superlink, False, certificate, interceptors=signed) as client,
+        ):
+            client.DeactivateNode(DeactivateNodeRequest(node_id=node_id))

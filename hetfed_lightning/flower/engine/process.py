@@ -1,0 +1,137 @@
+"""A process that is watched, leaves a log, and never outlives its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from hetfed_lightning.flower.engine import marks
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+"""Loaded beforehand: between fork and exec nothing may be imported."""
+
+
+class Process:
+    """A program with a log file, in a session of its own so that Ctrl-C reaches the parent alone.
+
+    Args:
+        name: For messages.
+        command: Program and arguments.
+        environment: All of its variables.
+        log: File that what it says is added to.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.name = name
+        self.command = list(command)
+        self.environment = dict(environment)
+        self.log = log
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, from the main thread: it dies with the thread that started it.
+
+        Raises:
+            RuntimeError: If it runs already.
+        """
+        if self.is_alive:
+            raise RuntimeError(f"{self.name} runs already, as process {self.pid}.")
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._running = subprocess.Popen(  # noqa: S603  # programs of this package and of the engine
+                self.command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  # two system calls, prepared beforehand
+            )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs. Asking takes a dead one out of the process table, where others would see it as alive."""
+        return self._running is not None and self._running.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Its number.
+
+        Raises:
+            RuntimeError: If it was never started.
+        """
+        return self._started().pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; below zero by a signal, None while it runs."""
+        return self._started().poll()
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        if self.is_alive:
+            self._started().terminate()
+
+    def kill(self) -> None:
+        """End it and what it has started at once, as a power cut would."""
+        if self.is_alive:
+            marks.end([self.pid, *marks.descendants(self.pid)])
+            self._started().wait()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ended within the time."""
+        if self._running is None:
+            return True
+        with suppress(subprocess.TimeoutExpired):
+            self._running.wait(timeout=seconds)
+        return not self.is_alive
+
+    def stop(self, patience: float = 6.0) -> None:
+        """Ask it to end, and end it if it does not."""
+        self.terminate()
+        if not self.wait(patience):
+            self.kill()
+
+    def tail(self, lines: int = 5) -> str:
+        """The last lines of its log that say anything."""
+        if not self.log.is_file():
+            return ""
+        said = [line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        return "\n".join(said[-lines:])
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._running is None:
+            raise RuntimeError(f"{self.name} was not started.")
+        return self._running
+
+
+def _die_with_parent() -> None:
+    """Between fork and exec: have the kernel end this process when its parent is gone, however that came."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Watchdog:
+    """Ends everything under a mark when this process is gone, by whatever it ended.
+
+    Args:
+        mark: Value of :data:`~hetfed_lightning.flower.engine.marks.MARK`.
+    """
+
+    def __init__(self, mark: str) -> None:
+        self._running = subprocess.Popen(  # noqa: S603  # a program of this package
+            [sys.executable, "-P", "-S", marks.__file__, mark],
+            stdin=subprocess.PIPE,
+            env={},
+            start_new_session=True,
+        )
+
+    def dismiss(self) -> None:
+        """Let it go, after all has ended."""
+        with suppress(BrokenPipeError):
+            self._running.communicate(marks.DONE)

@@ -1,0 +1,66 @@
+"""What the engine's processes are started with: nothing calls out, nothing is installed, their files are their own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+
+from hetfed_lightning.flower.engine.marks import MARK
+
+LOOPBACK = "127.0.0.1"
+SILENT: Mapping[str, str] = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Switches off each of the engine's ways of calling out: usage events, update checks, installation of dependencies."""
+POLL = 0.1
+"""Seconds between two looks for a task. The engine's default is 1, which every message would wait for."""
+
+
+def environment(home: Path, mark: str) -> dict[str, str]:
+    """Variables for a process of the engine: those of this process, with its own home and without calling out.
+
+    Args:
+        home: Folder in which the engine keeps what it installs and notes.
+        mark: Value of :data:`~hetfed_lightning.flower.engine.marks.MARK`.
+    """
+    found = dict(os.environ)
+    found.update(SILENT)
+    found.update(
+        {
+            MARK: mark,
+            "FLWR_HOME": str(home),
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(POLL),
+            # The engine starts its programs by name.
+            "PATH": os.pathsep.join([sysconfig.get_path("scripts"), found.get("PATH", os.defpath)]),
+            "PYTHONUNBUFFERED": "1",
+            # Lightning counts GPUs at import; without this that would leave CUDA unusable in a forked process.
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+        }
+    )
+    found.update(without_proxy(found))
+    return found
+
+
+def without_proxy(variables: Mapping[str, str]) -> dict[str, str]:
+    """Settings by which loopback is spoken to directly, since the engine's client obeys a machine's proxy."""
+    given = variables.get("NO_PROXY") or variables.get("no_proxy") or ""
+    names = ",".join(filter(None, [given, LOOPBACK, "localhost", "::1"]))
+    return {"NO_PROXY": names, "no_proxy": names}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback, all different, that nobody listens at now; who loses a race for one has to ask again."""
+    found = [socket.socket() for _ in range(count)]
+    try:
+        for one in found:
+            one.bind((LOOPBACK, 0))
+        return [one.getsockname()[1] for one in found]
+    finally:
+        for one in found:
+            one.close()

@@ -1,0 +1,149 @@
+"""A run of an app on an engine of this machine: what it says is shown, and who drops out is started again."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from hetfed_lightning.flower.engine.control import Control, Outcome, RefusedError
+from hetfed_lightning.flower.engine.link import StartError
+from hetfed_lightning.flower.engine.local import LocalEngine
+
+log = logging.getLogger(__name__)
+
+FAILED = 1
+INTERRUPTED = 128 + signal.SIGINT
+NOISE = ("Start `flwr-serverapp` process", "Successfully installed ", "WARNING : ", "INFO : ")
+"""Of what the ServerApp's process says, what is of the engine."""
+_GLANCE = 0.2
+"""Seconds between two looks at the processes."""
+_GIVEN_UP = 2.0
+"""Seconds for a SuperLink that no longer answers to be gone."""
+
+
+class SuperLinkEndedError(RuntimeError):
+    """The SuperLink ended while a run went on; the message says where its log is."""
+
+
+def run_app(engine: LocalEngine, app: Path, config: Mapping[str, str | float | bool]) -> int:
+    """Start an engine, run an app on it to its end, show what it says, and stop everything.
+
+    Args:
+        engine: Not yet started.
+        app: Folder of the app.
+        config: Its run configuration.
+
+    Returns:
+        The exit code: 0 if the run went through, 1 if not, 130 if it was interrupted.
+    """
+    with _terminated_by_exception():
+        try:
+            with engine, engine.control() as control:
+                outcome = follow(engine, control, control.start_run(app, config))
+        except (StartError, RefusedError, SuperLinkEndedError) as error:
+            return _failed(str(error))
+        except KeyboardInterrupt:
+            return _failed("interrupted; everything is stopped.", INTERRUPTED)
+    return 0 if outcome.is_success else _failed(outcome.error or f"the run was {outcome.sub_status}.")
+
+
+def follow(engine: LocalEngine, control: Control, run: int) -> Outcome:
+    """Show what a run's ServerApp says until it has ended, and look after the processes meanwhile.
+
+    Raises:
+        SuperLinkEndedError: If the SuperLink ended before.
+    """
+    said: queue.Queue[str | None] = queue.Queue()
+    lines = _Lines()
+    _listen(control, run, said)
+    while True:
+        piece = _next(said)
+        if piece:
+            lines.show(piece)
+        if not engine.superlink.process.is_alive:
+            raise SuperLinkEndedError(_ended(engine))
+        if piece is None:
+            outcome = _outcome(engine, control, run)
+            if outcome.is_finished:
+                return outcome
+            _listen(control, run, said)
+        for sentence in engine.look_after():
+            log.warning("%s", sentence)
+
+
+def _listen(control: Control, run: int, said: queue.Queue[str | None]) -> None:
+    """Have a thread put what is said into a queue, None when no more will come."""
+
+    def listen() -> None:
+        try:
+            for piece in control.logs(run):
+                said.put(piece)
+        except RefusedError as error:
+            log.debug("%s", error)
+        finally:
+            said.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
+
+
+def _next(said: queue.Queue[str | None]) -> str | None:
+    """What was said next, nothing if nobody speaks, None if nobody will."""
+    try:
+        return said.get(timeout=_GLANCE)
+    except queue.Empty:
+        return ""
+
+
+def _outcome(engine: LocalEngine, control: Control, run: int) -> Outcome:
+    try:
+        return control.outcome(run)
+    except RefusedError as error:
+        if engine.superlink.process.wait(_GIVEN_UP):
+            raise SuperLinkEndedError(_ended(engine)) from error
+        raise
+
+
+def _ended(engine: LocalEngine) -> str:
+    return f"the SuperLink ended while the run went on, see {engine.superlink.process.log}."
+
+
+class _Lines:
+    """Pieces of a log, shown as whole lines and without what the engine says of itself."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def show(self, piece: str) -> None:
+        """Show the lines that a piece completes."""
+        *lines, self._rest = (self._rest + piece).split("\n")
+        for line in lines:
+            if not any(noise in line for noise in NOISE):
+                sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+def _failed(sentence: str, code: int = FAILED) -> int:
+    sys.stderr.write(f"hetfed: error: {sentence}\n")
+    return code
+
+
+@contextmanager
+def _terminated_by_exception() -> Iterator[None]:
+    """Let SIGTERM end the block as an exception, so that everything is stopped on the way out."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        del frame
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,83 @@
+"""``hetfed deploy local``: a whole deployment on this machine, from the keys to the last round."""
+
+from __future__ import annotations
+
+import logging
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.flower.engine.executor import APP
+from hetfed_lightning.flower.engine.local import LocalEngine
+from hetfed_lightning.flower.folder import SERVER, SITE, KeyFolder, site_names
+from hetfed_lightning.flower.following import run_app
+from hetfed_lightning.flower.keys import make_keys
+
+log = logging.getLogger(__name__)
+
+ALLOW_IMPORT = "allow-import"
+
+
+def local_command(arguments: Sequence[str]) -> int:
+    """``hetfed deploy local DEPLOYMENT``: coordinator and sites on this machine, with certificates and keys.
+
+    Returns:
+        0 if the run went through, 1 if not.
+
+    Raises:
+        ConfigError: If the folder is no deployment, or there is no run to resume.
+    """
+    parser = ArgumentParser(prog="hetfed deploy local", description=local_command.__doc__, exit_on_error=False)
+    parser.add_argument("deployment", help="Folder that `hetfed deploy init` has written.")
+    parser.add_argument("--output", type=str | None, default=None, help="Folder of runs; by default DEPLOYMENT/runs.")
+    parser.add_argument("--resume", action="store_true", help="Go on from the last completed round of the last run.")
+    parser.add_argument(
+        "--insecure", action="store_true", help="Plain text, and no keys: whoever reaches the port takes part."
+    )
+    options = parser.parse_args(list(arguments))
+    deployment = Path(options.deployment).resolve()
+    sites = site_names(deployment)
+    run = _run_folder(Path(options.output or deployment / "runs").resolve(), resume=options.resume)
+    keys = None
+    if options.insecure:
+        log.warning("--insecure: everything travels in plain text, and any node is let in.")
+    else:
+        if make_keys(deployment):
+            log.info("Keys for trying out are in %s.", deployment / "keys")
+        keys = KeyFolder(deployment / "keys")
+    told = {name: _site_config(deployment, run, name) for name in sites}
+    config: dict[str, str | bool] = {
+        "config": str(deployment / "server" / SERVER),
+        "run-dir": str(run),
+        "resume": options.resume,
+    }
+    log.info("Run: %s (logs of all processes: %s)", run, run / "engine")
+    engine = LocalEngine(run / "engine", told, keys=keys, app=APP)
+    return run_app(engine, deployment / "app", config)
+
+
+def _site_config(deployment: Path, run: Path, name: str) -> dict[str, str]:
+    """What the tasks of a site are told; what its configuration may name is what the server's may."""
+    app = tomllib.loads((deployment / "app" / "pyproject.toml").read_text(encoding="utf-8"))
+    allowed = app["tool"]["flwr"]["app"].get("config", {}).get(ALLOW_IMPORT)
+    found = {
+        "participant": name,
+        "config": str(deployment / "sites" / name / SITE),
+        "state-dir": str(run / "sites" / name),
+    }
+    return found | ({ALLOW_IMPORT: allowed} if allowed else {})
+
+
+def _run_folder(folder: Path, *, resume: bool) -> Path:
+    """The folder of a new run, or of the last one if it is to be resumed."""
+    numbers = [int(path.name.removeprefix("version_")) for path in folder.glob("version_*") if path.name[8:].isdigit()]
+    if resume:
+        if not numbers:
+            raise ConfigError(f"--resume: there is no run in {folder}.")
+        return folder / f"version_{max(numbers)}"
+    run = folder / f"version_{max(numbers, default=-1) + 1}"
+    run.mkdir(parents=True)
+    return run
