@@ -48,7 +48,7 @@ def shortened(config: str, folder: Path) -> str:
         "hospitals",
         *(
             pytest.param(one, marks=pytest.mark.slow)
-            for one in ("digits_fedavg", "digits_student", "hospitals_distilled")
+            for one in ("cities", "digits_fedavg", "digits_student", "hospitals_distilled")
         ),
     ],
 )

@@ -361,6 +361,23 @@ def test_what_belongs_to_the_server_goes_there(tmp_path: Path, monkeypatch: pyte
     assert list(read(folder / "sites/hospital_b/site.yaml")["model"]) == ["seed", "participants"]
 
 
+def test_who_learns_is_written_out_where_there_is_a_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # "auto" is the student where there is one, and a site does not know of it.
+    monkeypatch.chdir(tmp_path)
+    config = tiny()
+    config["trainer"]["callbacks"] = "hetfed_lightning.EnsembleDistillation"
+    folder = deployed(written(config), Path("mutual"))
+    assert read(folder / "sites/hospital_a/site.yaml")["trainer"]["callbacks"] == [
+        {"class_path": "hetfed_lightning.EnsembleDistillation"}
+    ]
+    config["model"]["student"] = config["model"]["participants"]["hospital_a"]
+    folder = deployed(written(config), Path("taught"))
+    for path in (folder / "sites/hospital_a/site.yaml", folder / "server/server.yaml"):
+        assert read(path)["trainer"]["callbacks"] == [
+            {"class_path": "hetfed_lightning.EnsembleDistillation", "init_args": {"students": "student"}}
+        ]
+
+
 def test_several_files_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first, second = written(tiny()), written({"trainer": {"max_epochs": 4}}, "more.yaml")
