@@ -404,6 +404,10 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self._saved = {}
         self.ranks.end_round()
 
+    def begin_schedules(self, round_index: int) -> None:
+        """Take a round for the first that schedulers count."""
+        self._scheduled_rounds = round_index
+
     def _step_epoch_schedulers(self) -> None:
         metrics = self._saved.get("metrics", {}) | self.trainer.callback_metrics
         for name, local in self.local.items():

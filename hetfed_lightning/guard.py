@@ -100,6 +100,10 @@ class FiniteGuard:
             if name not in unsafe
         }
 
+    def hold(self, states: Mapping[str, dict[str, Tensor]]) -> None:
+        """Take other states for those that the round began with, as where it goes on in another process."""
+        self._safe |= states
+
     def safe_state(self, name: str) -> dict[str, Tensor] | None:
         """The participant's last finite state, or None if it never had one."""
         return self._safe.get(name)

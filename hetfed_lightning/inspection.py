@@ -26,6 +26,19 @@ def inspect(federation: Federation, *, losses: bool = False) -> None:
     Raises:
         TooFewParticipantsError: If too few are left.
     """
+    quarantine_non_finite(federation, losses=losses)
+    active, left = federation.active_names(federation.current_round), federation.contributors()
+    if active and len(left) < federation.min_participants:
+        raise TooFewParticipantsError(_too_few(federation, len(left), len(active)))
+
+
+def quarantine_non_finite(federation: Federation, *, losses: bool = False) -> None:
+    """Take participants out of the round whose weights are not finite, however few are left.
+
+    Args:
+        federation: In a round.
+        losses: Whether to look at the losses of the local steps as well.
+    """
     looked_at = [*federation.contributors(), *([] if federation.student is None else [STUDENT])]
     views = federation.fleets.views(federation, looked_at)
     for name in names_of_non_finite({name: state.values() for name, state in views.items()}):
@@ -35,9 +48,6 @@ def inspect(federation: Federation, *, losses: bool = False) -> None:
         found = names_of_non_finite({name: noted(tag("train_loss", name)) for name in federation.contributors()})
         for name in federation.ranks.agreed(found):
             federation.quarantine(name, "its loss is not finite")
-    active, left = federation.active_names(federation.current_round), federation.contributors()
-    if active and len(left) < federation.min_participants:
-        raise TooFewParticipantsError(_too_few(federation, len(left), len(active)))
 
 
 def _too_few(federation: Federation, left: int, active: int) -> str:

@@ -74,6 +74,22 @@ class Record:
     where: str = ""
     agreement: dict[str, Any] = field(default_factory=dict)
 
+    def leave_out(self, round_index: int, reasons: Mapping[str, str]) -> None:
+        """Note who was left out of a round, counted from 0, and why."""
+        entries = [
+            {"round": round_index + 1, "participant": name, "reason": reason} for name, reason in reasons.items()
+        ]
+        self.left_out += entries[: max(0, MAX_LEFT_OUT - len(self.left_out))]
+
+    def close_round(self, round_index: int, values: Mapping[str, float]) -> None:
+        """Note a round's figures by tag, the round counted from 0; what is NaN is left out."""
+        known = {key: value for key, value in values.items() if not math.isnan(value)}
+        self.history.append({"round": round_index + 1, "values": known})
+
+    def note_agreement(self, names: Sequence[str], matrix: Sequence[Sequence[float]]) -> None:
+        """Note how much teachers agreed, a row for each of the names."""
+        self.agreement = {"names": list(names), "matrix": [list(row) for row in matrix]}
+
     def series(self, metric: str) -> dict[str, list[tuple[float, float]]]:
         """(round, value) of a participants' metric, such as ``"val_accuracy"``, by participant; NaN is left out."""
         return {name: found for name in self.participants if (found := self.points(f"{metric}/{name}"))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import lightning as L
@@ -70,11 +71,24 @@ class Roster:
             return self.joined(members, round_index)
         asked = round_index, participation, seed
         if self._active is None or self._active[0] != asked or not self._remembers:
-            names = self.joined(members, round_index)
-            count = max(1, round(participation * len(names)))
-            order = randperm(len(names), generator=stream_generator(seed, "participation", round_index))
-            self._active = asked, [names[index] for index in sorted(order[:count].tolist())]
+            self._active = asked, sampled(self.joined(members, round_index), round_index, participation, seed)
         return list(self._active[1])
+
+
+def sampled(names: Sequence[str], round_index: int, participation: float, seed: int) -> list[str]:
+    """Who trains in a round: the share ``participation`` of ``names``, at least one, in their order.
+
+    Args:
+        names: Those who have joined, at least one.
+        round_index: The round.
+        participation: A fraction in (0, 1].
+        seed: The federation's; with the round it names the stream that the sample is drawn from.
+    """
+    if participation == 1:
+        return list(names)
+    count = max(1, round(participation * len(names)))
+    order = randperm(len(names), generator=stream_generator(seed, "participation", round_index))
+    return [names[index] for index in sorted(order[:count].tolist())]
 
 
 class KeepsRoster(L.LightningModule):

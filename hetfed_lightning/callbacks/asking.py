@@ -36,7 +36,7 @@ def finite_answers(federation: Federation, names: Sequence[str], round_index: in
     Raises:
         RuntimeError: If nobody is left.
     """
-    said = _answers(federation, list(filter(federation.ranks.measures, names)))
+    said = own_answers(federation, list(filter(federation.ranks.measures, names)))
     asked: dict[str, Tensor] = {}
     for name, logits in federation.ranks.gathered(said, names).items():
         if is_finite([logits]):
@@ -50,7 +50,17 @@ def finite_answers(federation: Federation, names: Sequence[str], round_index: in
     return asked
 
 
-def _answers(federation: Federation, names: Sequence[str]) -> dict[str, Tensor]:
+@torch.no_grad()
+def own_answers(federation: Federation, names: Sequence[str]) -> dict[str, Tensor]:
+    """Outputs of participants who are here on the whole public set, as they come.
+
+    Args:
+        federation: In a run.
+        names: Teachers.
+
+    Returns:
+        Shape ``(P, C)`` each, by name, in float32 at least.
+    """
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     modes = {name: federation[name].training for name in names}
     for name in names:

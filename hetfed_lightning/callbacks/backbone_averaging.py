@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -40,6 +41,30 @@ if TYPE_CHECKING:
     from hetfed_lightning.participant import Participant
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What members of a group sent at the end of a round, and what is known of them.
+
+    Attributes:
+        round_index: The round.
+        states: By name, in the order of the federation.
+        counts: Training examples of each sender.
+        expected: Who was asked; a participant that is not among the senders was quarantined, or did not answer.
+        parameters: Keys that are parameters rather than buffers; there may be others' among them.
+    """
+
+    round_index: int
+    states: Mapping[str, State]
+    counts: Mapping[str, int]
+    expected: tuple[str, ...]
+    parameters: frozenset[str]
+
+
+def means(figures: Mapping[str, list[float]]) -> dict[str, float]:
+    """Figures of a federation's groups as its own, by tag."""
+    return {f"federation/{key}": sum(one) / len(one) for key, one in figures.items()}
 
 
 class BackboneAveraging(FederatedCallback):
@@ -133,7 +158,7 @@ class BackboneAveraging(FederatedCallback):
         self.max_update_norm = max_update_norm
         self.groups: list[SharingGroup] = []
         self.report = ""
-        self._shared = SharedStates()
+        self.shared = SharedStates()
         self._servers: dict[str, ServerOptimizer] = {}
         self._server_states: dict[str, Any] = {}
         self._proximal = Proximal()
@@ -151,7 +176,25 @@ class BackboneAveraging(FederatedCallback):
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
         """Find who shares what with whom, and say so once."""
         del trainer
-        states = {name: self._shareable(participant) for name, participant in federation.members().items()}
+        states = {name: self.shareable(participant) for name, participant in federation.members().items()}
+        personal = {
+            name: {key: tensor for key, tensor in participant.view_of().items() if key not in states[name]}
+            for name, participant in federation.members().items()
+        }
+        self.arrange(states, personal)
+        self._proximal.open_round(0, [])
+        self._server_states, self._servers = self.state_dict()["servers"], {}
+
+    def arrange(self, states: Mapping[str, State], personal: Mapping[str, State]) -> None:
+        """Find the groups, and say so; tensors may be on the device ``"meta"``, since only their layout is looked at.
+
+        Args:
+            states: What each participant would share, by name.
+            personal: The rest of each participant's state.
+
+        Raises:
+            ValueError: If nobody has anything in common, a rule needs more participants, or a weight is missing.
+        """
         self.groups = sharing_groups(states)
         if not self.groups:
             offered = "; ".join(
@@ -163,21 +206,15 @@ class BackboneAveraging(FederatedCallback):
             )
         self._check_least()
         if isinstance(self.weighting, dict):
-            for name in federation.members():
+            for name in states:
                 if of_member(self.weighting, name) is None:
                     raise ValueError(
                         f"weighting: no weight for participant {name!r}; it has {', '.join(self.weighting)}."
                     )
-        personal = {
-            name: {key: tensor for key, tensor in participant.view_of().items() if key not in states[name]}
-            for name, participant in federation.members().items()
-        }
         self.report = sharing_report(states, personal, self.groups)
         log.info("%s", self.report)
         for line in split_layers(states, self.groups):
             log.warning("%s", line)
-        self._proximal.open_round(0, [])
-        self._server_states, self._servers = self.state_dict()["servers"], {}
 
     def _check_least(self) -> None:
         """Refuse a rule that could not be applied, even if all of a group took part."""
@@ -190,7 +227,12 @@ class BackboneAveraging(FederatedCallback):
                     "settings, or take coordinate_median or GeometricMedian, which stand 1 faulty one of 3."
                 )
 
-    def _shareable(self, participant: Participant) -> dict[str, Tensor]:
+    def is_due(self, round_index: int) -> bool:
+        """Whether a round averages at its end."""
+        return (round_index + 1) % self.every_n_rounds == 0
+
+    def shareable(self, participant: Participant) -> dict[str, Tensor]:
+        """What a participant offers to average: views of what it shares, running statistics only if they take part."""
         state = participant.view_of()
         left_out = set() if self.buffers == "average" else participant.buffer_keys()
         return {key: state[key] for key in participant.shared_keys() if key not in left_out}
@@ -201,31 +243,32 @@ class BackboneAveraging(FederatedCallback):
         """Give one start to all, and the shared state to newcomers."""
         del trainer
         for group in self.groups:
-            if group in self._shared:
+            if group in self.shared:
                 receivers = [name for name in federation.newcomers(round_index) if name in group]
-                federation.bytes_down += payload_bytes(self._shared[group]) * len(receivers)
+                federation.bytes_down += payload_bytes(self.shared[group]) * len(receivers)
             elif self.synchronise_start:
                 receivers = [name for name in federation.joined(round_index) if name in group]
                 if not receivers:
                     continue
-                self._shared.begin(group, federation[receivers[0]].state_of(group.keys))
-                federation.bytes_down += payload_bytes(self._shared[group]) * (len(receivers) - 1)
+                self.shared.begin(group, federation[receivers[0]].state_of(group.keys))
+                federation.bytes_down += payload_bytes(self.shared[group]) * (len(receivers) - 1)
             else:
                 continue
-            self._shared.hand_out(federation, group, receivers, round_index)
-        self._set_anchors(federation)
+            self.shared.hand_out(federation, group, receivers, round_index)
+        self.set_anchors(federation)
 
     def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Find the anchors again; the shared state came with the checkpoint."""
         del trainer, round_index
-        self._set_anchors(federation)
+        self.set_anchors(federation)
 
-    def _set_anchors(self, federation: Federation) -> None:
-        groups = [group for group in self.groups if group in self._shared] if self.proximal else []
+    def set_anchors(self, federation: Federation) -> None:
+        """Hold participants near what is shared now, if there is a proximal term."""
+        groups = [group for group in self.groups if group in self.shared] if self.proximal else []
         device = federation.device  # A checkpoint's shared state lies on the CPU.
         self._proximal.open_round(
             self.proximal,
-            [(group, {key: tensor.to(device) for key, tensor in self._shared[group].items()}) for group in groups],
+            [(group, {key: tensor.to(device) for key, tensor in self.shared[group].items()}) for group in groups],
         )
 
     def adds_to_loss(self, federation: Federation) -> bool:
@@ -246,68 +289,92 @@ class BackboneAveraging(FederatedCallback):
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Aggregate each group and give the result to all of it who have joined."""
         del trainer
-        if (round_index + 1) % self.every_n_rounds:
+        if not self.is_due(round_index):
             return
         active = federation.active_names(round_index)
         contributors = [name for name in federation.contributors() if federation.local[name].landed > 0]
         figures: dict[str, list[float]] = defaultdict(list)
         for group in self.groups:
             senders = [name for name in contributors if name in group]
-            aggregate = self._merged(federation, group, senders, round_index, figures)
-            if aggregate is None:
+            shared = self.combine(group, self._sent(federation, group, senders, round_index), figures)
+            if shared is None:
                 continue
-            shared = self._served(group, aggregate, federation[group.members[0]])
-            self._refuse_non_finite(shared, senders, round_index)
-            self._shared.replace(federation, group, shared, round_index)
+            self.shared.replace(federation, group, shared, round_index)
             size = payload_bytes(shared)
             federation.bytes_up += size * len(senders)
             federation.bytes_down += size * sum(name in group for name in active)
         if figures:
-            federation.log_round({f"federation/{key}": sum(one) / len(one) for key, one in figures.items()})
+            federation.log_round(means(figures))
         for name in active:
-            self._tidy(federation, name)
+            self.tidy(federation, name)
 
-    def _merged(
-        self,
-        federation: Federation,
-        group: SharingGroup,
-        senders: list[str],
-        round_index: int,
-        figures: dict[str, list[float]],
-    ) -> dict[str, Tensor] | None:
+    def _sent(self, federation: Federation, group: SharingGroup, senders: list[str], round_index: int) -> Sent:
+        """What members have to share. Views: a rule leaves states as they are, and copies cost what their mean does."""
+        first = federation[group.members[0]]
+        return Sent(
+            round_index,
+            federation.fleets.views(federation, senders, group.keys),
+            {name: federation.federated_data.num_samples(name) for name in senders},
+            tuple(senders),
+            frozenset(name for name, _ in first.named_parameters()),
+        )
+
+    def combine(self, group: SharingGroup, sent: Sent, figures: dict[str, list[float]]) -> dict[str, Tensor] | None:
+        """What a group shares next, wherever its members are: weights, bounds, rule and server optimizer.
+
+        Args:
+            group: Whose members they are.
+            sent: What they sent; every state has the group's keys.
+            figures: Receives ``"clipped"`` and ``"divergence"``.
+
+        Returns:
+            Tensors of their own by key; None where nobody sent anything.
+
+        Raises:
+            ValueError: If the rule does not give what it is to give.
+            RuntimeError: If something that is not finite comes of what is finite.
+        """
+        aggregate = self._merged(group, sent, figures)
+        if aggregate is None:
+            return None
+        shared = self._served(group, aggregate, sent.parameters)
+        self._refuse_non_finite(shared, list(sent.states), sent.round_index)
+        return shared
+
+    def _merged(self, group: SharingGroup, sent: Sent, figures: dict[str, list[float]]) -> dict[str, Tensor] | None:
         """What the rule makes of the senders' states; None where there is nothing to share."""
+        senders, states = list(sent.states), list(sent.states.values())
         if not senders:
             return None
-        # Views: a rule leaves the states as they are, and copies of all of them cost as much as their mean.
-        states: list[State] = list(federation.fleets.views(federation, senders, group.keys).values())
-        weights = self._weights(federation, senders)
+        weights = self._weights(sent)
         check_states(states, weights, senders)
         if self.max_update_norm is not None:
-            sent = states
-            states = clip_updates(sent, self._previous(group, sent[0]), self.max_update_norm, senders)
-            figures["clipped"] += [float(one is not other) for one, other in zip(states, sent, strict=True)]
-        aggregate = self._aggregate(states, weights, round_index)
+            whole = states
+            states = clip_updates(whole, self._previous(group, whole[0]), self.max_update_norm, senders)
+            figures["clipped"] += [float(one is not other) for one, other in zip(states, whole, strict=True)]
+        aggregate = self._aggregate(states, weights, sent.round_index)
         if len(senders) > 1:
             figures["divergence"].append(state_divergence(states, centre=aggregate))
         return aggregate
 
     def _previous(self, group: SharingGroup, like: State) -> dict[str, Tensor]:
         """What the group last shared; a checkpoint's lies on the CPU."""
-        return {key: self._shared[group][key].to(tensor.device) for key, tensor in like.items()}
+        return {key: self.shared[group][key].to(tensor.device) for key, tensor in like.items()}
 
-    def _weights(self, federation: Federation, names: list[str]) -> Tensor:
+    def _weights(self, sent: Sent) -> Tensor:
         if self.weighting == "uniform":
-            weights = [1.0] * len(names)
+            weights = [1.0] * len(sent.states)
         elif self.weighting == "samples":
-            return self._by_samples(federation, names)
+            return self._by_samples(sent)
         else:
             assert isinstance(self.weighting, dict)  # noqa: S101 - narrows the type; the constructor checked it
-            weights = [float(of_member(self.weighting, name) or 0.0) for name in names]
+            weights = [float(of_member(self.weighting, name) or 0.0) for name in sent.states]
         return torch.tensor(weights, dtype=torch.float64)
 
-    def _by_samples(self, federation: Federation, names: list[str]) -> Tensor:
+    def _by_samples(self, sent: Sent) -> Tensor:
         """Numbers of examples, none more than ``max_share`` of all; said once by name."""
-        counts = [sample_count(federation.federated_data.num_samples(name), name) for name in names]
+        names = list(sent.states)
+        counts = [sample_count(sent.counts[name], name) for name in names]
         claimed = torch.tensor(counts, dtype=torch.float64)
         weights = bounded_weights(claimed, self.max_share)
         for name, count, weight in zip(names, claimed.tolist(), weights.tolist(), strict=True):
@@ -320,12 +387,13 @@ class BackboneAveraging(FederatedCallback):
                 )  # fmt: skip
         return weights
 
-    def _served(self, group: SharingGroup, aggregate: dict[str, Tensor], participant: Participant) -> dict[str, Tensor]:
-        if self.server_optimizer is None or group not in self._shared:
+    def _served(
+        self, group: SharingGroup, aggregate: dict[str, Tensor], parameters: frozenset[str]
+    ) -> dict[str, Tensor]:
+        if self.server_optimizer is None or group not in self.shared:
             return aggregate
-        previous = self._shared[group]
+        previous = self.shared[group]
         if group.name not in self._servers:
-            parameters = {name for name, _ in participant.named_parameters()}
             # A checkpoint's shared state lies on the CPU.
             here = {key: previous[key].to(aggregate[key].device) for key in group.keys if key in parameters}
             server = ServerOptimizer(here, self.server_optimizer)
@@ -366,7 +434,8 @@ class BackboneAveraging(FederatedCallback):
             "sent was; nobody received it. Lower the server optimizer's learning rate, or mend the rule."
         )
 
-    def _tidy(self, federation: Federation, name: str) -> None:
+    def tidy(self, federation: Federation, name: str) -> None:
+        """Have running statistics and momenta of a participant start afresh, if that is asked for."""
         if self.buffers == "reset":
             for module in federation[name].modules():
                 if isinstance(module, _NormBase):
@@ -380,11 +449,11 @@ class BackboneAveraging(FederatedCallback):
     def state_dict(self) -> dict[str, Any]:
         """The shared states and the server optimizers."""
         servers = {name: server.optimizer.state_dict() for name, server in self._servers.items()}
-        return {"shared": self._shared.state_dict(), "servers": self._server_states | servers}
+        return {"shared": self.shared.state_dict(), "servers": self._server_states | servers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
-        self._shared.load_state_dict(state_dict["shared"])
+        self.shared.load_state_dict(state_dict["shared"])
         self._server_states = dict(state_dict["servers"])
         self._servers = {}
 

@@ -162,18 +162,29 @@ class EnsembleDistillation(FederatedCallback):
                     "participants that distil must have one task and one label space."
                 )
             if name != STUDENT:
-                self._samples[name] = data.num_samples(name)
                 counts = participant.task.class_counts(data.train_targets(name), width)
-                if counts is not None:
-                    self._class_counts[name] = counts
+                self.meet(name, data.num_samples(name), counts)
 
-    def _learners(self, federation: Federation) -> tuple[bool, bool]:
-        """Whether the participants learn, and whether the student does."""
+    def meet(self, name: str, samples: int, class_counts: Tensor | None) -> None:
+        """Note what ensembles weigh a teacher by.
+
+        Args:
+            name: The teacher's.
+            samples: Its training examples.
+            class_counts: The same by class, shape ``(C,)``; None where its task knows no classes.
+        """
+        self._samples[name] = samples
+        if class_counts is not None:
+            self._class_counts[name] = class_counts
+
+    def learners(self, *, has_student: bool) -> tuple[bool, bool]:
+        """Whether the participants learn, and whether the student does, if there is one."""
         if self.students == "auto":
-            return federation.student is None, federation.student is not None
+            return not has_student, has_student
         return self.students in {"mutual", "both"}, self.students in {"student", "both"}
 
-    def _due(self, round_index: int) -> bool:
+    def is_due(self, round_index: int) -> bool:
+        """Whether a round distils."""
         return round_index >= self.start_round and (round_index - self.start_round) % self.every_n_rounds == 0
 
     def _readers(self, names: Iterable[str]) -> list[str]:
@@ -185,10 +196,9 @@ class EnsembleDistillation(FederatedCallback):
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """In ``"mixed"`` mode, ask the teachers before the local steps."""
         del trainer
-        self._targets = None
-        self._order = {}
-        mutual, _ = self._learners(federation)
-        if self.mode == "mixed" and mutual and self._due(round_index):
+        self.set_targets(None)
+        mutual, _ = self.learners(has_student=federation.student is not None)
+        if self.mode == "mixed" and mutual and self.is_due(round_index):
             newcomers = federation.newcomers(round_index)
             teachers = [name for name in self._readers(federation.joined(round_index)) if name not in newcomers]
             if teachers:
@@ -209,12 +219,32 @@ class EnsembleDistillation(FederatedCallback):
             return
         targets = self._ask(federation, teachers, round_index)
         federation.bytes_down += payload_bytes(targets) * len(pupils)
+        self.teach(federation, pupils, targets, round_index)
+
+    def teach(self, federation: Federation, pupils: Mapping[str, int], targets: Tensor, round_index: int) -> None:
+        """Have newcomers learn, held still as their ``transfer`` says.
+
+        Args:
+            federation: In the round in which they join.
+            pupils: Passes over the public set by name.
+            targets: What the ensemble says of each public example, softened, shape ``(P, C)``.
+            round_index: The round.
+        """
         for name in filter(federation.ranks.hosts, pupils):
             lesson = self._lesson(federation, targets, round_index)
             phase = LearningPhase(lesson, round_index, pupils[name], self.batch_size, self.optimizer)
             with taught(federation[name], round_index):
                 phase.alone(federation[name])
         federation.ranks.synchronise(list(pupils))
+
+    def set_targets(self, targets: Tensor | None) -> None:
+        """Open a round.
+
+        Args:
+            targets: What its local steps learn beside their own labels, softened, shape ``(P, C)``; None for nothing.
+        """
+        self._targets = targets
+        self._order = {}
 
     def adds_to_loss(self, federation: Federation) -> bool:
         """Whether the participants learn from each other in their local steps of this round."""
@@ -242,15 +272,26 @@ class EnsembleDistillation(FederatedCallback):
         """In ``"phase"`` mode, and for the student, ask the teachers now and distil."""
         del trainer
         self._targets = None
-        mutual, student = self._learners(federation)
+        mutual, student = self.learners(has_student=federation.student is not None)
         teachers = self._readers(federation.contributors())
         names = teachers if mutual and self.mode == "phase" else []
         names = names + ([STUDENT] if student else [])
-        if not names or not teachers or not self._due(round_index):
+        if not names or not teachers or not self.is_due(round_index):
             return
         targets = self._ask(federation, teachers, round_index)
         names = [name for name in names if name not in federation.guard.quarantined]
         federation.bytes_down += payload_bytes(targets) * sum(name != STUDENT for name in names)
+        self.learn(federation, names, targets, round_index)
+
+    def learn(self, federation: Federation, names: Sequence[str], targets: Tensor, round_index: int) -> None:
+        """Have participants, or the student, pass over the public set.
+
+        Args:
+            federation: In a round.
+            names: Who learns.
+            targets: What the ensemble says of each public example, softened, shape ``(P, C)``.
+            round_index: The round.
+        """
         left = dict.fromkeys(filter(federation.ranks.hosts, names))
         phase = self._phase(federation, targets, round_index)
         for fleet in federation.fleets.learners(left):
@@ -296,15 +337,30 @@ class EnsembleDistillation(FederatedCallback):
 
     # The teachers
 
-    @torch.no_grad()
     def _ask(self, federation: Federation, names: list[str], round_index: int) -> Tensor:
         """Softened targets of the ensemble on the whole public set, shape ``(N, C)``."""
         asked = finite_answers(federation, names, round_index)
-        teachers = self.teachers(asked, federation[next(iter(asked))].task.kind)
-        federation.bytes_up += payload_bytes(teachers.logits)
-        self.agreement = (tuple(asked), agreement_matrix(teachers.logits, teachers.kind).cpu())
-        federation.log_round({"federation/teacher_agreement": mean_agreement(self.agreement[1])})
+        federation.bytes_up += payload_bytes(list(asked.values()))
+        targets = self.combine(asked, federation[next(iter(asked))].task.kind, round_index)
+        federation.log_round(self.figures())
+        return targets
+
+    @torch.no_grad()
+    def combine(self, answers: Mapping[str, Tensor], kind: OutputKind, round_index: int) -> Tensor:
+        """What the ensemble makes of its teachers' answers, wherever they are: softened targets, shape ``(P, C)``.
+
+        Args:
+            answers: Outputs on the public set by name, shape ``(P, C)`` each, finite.
+            kind: Of outputs.
+            round_index: The round, which names the temperature.
+        """
+        teachers = self.teachers(answers, kind)
+        self.agreement = (tuple(answers), agreement_matrix(teachers.logits, teachers.kind).cpu())
         return self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
+
+    def figures(self) -> dict[str, float]:
+        """How much those who were asked last agree, by tag; empty before."""
+        return {} if self.agreement is None else {"federation/teacher_agreement": mean_agreement(self.agreement[1])}
 
     def teachers(self, answers: Mapping[str, Tensor], kind: OutputKind) -> Teachers:
         """Answers beside what is known of those who gave them, as ensembles take them.
@@ -332,8 +388,17 @@ class EnsembleDistillation(FederatedCallback):
         """Keep each participant's own validation score, for ensembles that weigh by it."""
         if stage != "val" or trainer.sanity_checking:
             return
-        for name, participant in federation.members().items():
-            score = values.get(f"val_{participant.task.headline}/{name}")
+        self.note_scores({name: one.task.headline for name, one in federation.members().items()}, values)
+
+    def note_scores(self, headlines: Mapping[str, str], values: Mapping[str, float]) -> None:
+        """Note each teacher's validation score.
+
+        Args:
+            headlines: The headline metric of each participant, by name.
+            values: Figures by tag, such as ``"val_accuracy/hospital_a"``; of who has none the last one stays.
+        """
+        for name, headline in headlines.items():
+            score = values.get(f"val_{headline}/{name}")
             if score is not None and score == score:  # noqa: PLR0124 - NaN where a metric could not be computed
                 self._scores[name] = min(1.0, max(0.0, score))
 

@@ -8,12 +8,9 @@ and at the end of a fit, so that a log grows by numbers only, however many round
 from __future__ import annotations
 
 import logging
-import math
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lightning as L
 import torch
@@ -24,10 +21,17 @@ from hetfed_lightning import plots
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.examined import Examined, examine
+from hetfed_lightning.callbacks.headlines import headline_summaries, headlines, summary_figures
+from hetfed_lightning.callbacks.pages import (
+    MAX_PARTICIPANTS,
+    chart_layout,
+    configuration_page,
+    participants_table,
+    results_table,
+    sharing_page,
+)
 from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
-from hetfed_lightning.callbacks.sharing import readable_bytes
 from hetfed_lightning.ledger import tag
-from hetfed_lightning.metrics import FairnessSummary, summarise
 from hetfed_lightning.rounds import FederatedCallback, Phase
 
 if TYPE_CHECKING:
@@ -38,14 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Layout = dict[str, dict[str, list[Any]]]
-"""Charts by category and title, each ``["Multiline", [tag, ...]]``, as ``add_custom_scalars`` takes them."""
-
-MAX_PARTICIPANTS = 200
-"""Participants with a row in a table, a line in a chart and a row in the picture of labels; the first ones."""
-
-_SECONDS = "federation/seconds_per_round"
-_SUMMARY = re.compile(r"federation/(?P<stage>[a-z]+)_(?:global_)?(?P<headline>.+)_(?P<figure>mean|worst|std|jain)")
+SECONDS = "federation/seconds_per_round"
 
 
 class FederationMonitor(FederatedCallback):
@@ -84,11 +81,9 @@ class FederationMonitor(FederatedCallback):
             self._tags.update(values)
         if stage == "train":
             return
-        for (headline, everyone), summary in headline_summaries(federation, stage, values).items():
-            base = f"federation/{stage}_{'global_' if everyone else ''}{headline}"
-            _log_numbers(federation, {f"{base}_mean": summary.mean}, prog_bar=stage == "val")
-            rest = {f"{base}_worst": summary.worst, f"{base}_std": summary.std, f"{base}_jain": summary.jain}
-            _log_numbers(federation, rest)
+        means, rest = summary_figures(headline_summaries(headlines(federation.members()), stage, values), stage)
+        federation.log_round(means, prog_bar=stage == "val")
+        federation.log_round(rest)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -111,8 +106,8 @@ class FederationMonitor(FederatedCallback):
         # Past Lightning's own log: a time differs from run to run, and what can be monitored should not.
         seconds = perf_counter() - self._round_began
         for logger in trainer.loggers:
-            logger.log_metrics({_SECONDS: seconds}, step=round_index + 1)
-        self._tags.add(_SECONDS)
+            logger.log_metrics({SECONDS: seconds}, step=round_index + 1)
+        self._tags.add(SECONDS)
 
     # Text, charts and pictures, for TensorBoard
 
@@ -122,13 +117,13 @@ class FederationMonitor(FederatedCallback):
         writers = _writers(trainer)
         if not writers:
             return
-        pages = {"federation/participants": participants_table(trainer, federation)}
+        everyone = roles(trainer, federation, MAX_PARTICIPANTS)
+        pages = {"federation/participants": participants_table(everyone, len(federation.everyone()))}
         if self.config:
-            pages["config"] = f"```yaml\n{self.config.strip()}\n```"
+            pages["config"] = configuration_page(self.config)
         reports = [callback.report for callback in of_type(trainer, BackboneAveraging) if callback.report]
         if reports:
-            # As a list, whose lines TensorBoard wraps.
-            pages["federation/sharing"] = "\n\n".join(report.replace("\n  ", "\n\n* ") for report in reports)
+            pages["federation/sharing"] = sharing_page(reports)
         for writer in writers:
             for name, text in pages.items():
                 writer.add_text(name, text)
@@ -185,30 +180,6 @@ class FederationMonitor(FederatedCallback):
         return self._examined
 
 
-def headline_summaries(
-    federation: Federation, stage: Stage, values: Mapping[str, float]
-) -> dict[tuple[str, bool], FairnessSummary]:
-    """Summary of the headline metric over the participants, by metric and whether it is on everyone's data.
-
-    Args:
-        federation: Whose participants they are.
-        stage: ``"val"`` or ``"test"``.
-        values: The participants' figures by tag; those who have none are left out.
-    """
-    members = federation.members()
-    summaries = {}
-    for everyone in (False, True):
-        for headline, higher in {p.task.headline: p.task.higher_is_better for p in members.values()}.items():
-            found = {
-                name: values[key]
-                for name in members
-                if (key := tag(f"{stage}_{headline}", name, everyone=everyone)) in values
-            }
-            if found:
-                summaries[headline, everyone] = summarise(found, higher_is_better=higher)
-    return summaries
-
-
 def learning_rates(federation: Federation, names: Iterable[str]) -> dict[str, float]:
     """Learning rates of some participants by tag: ``lr/hospital_a``, or ``lr_1``, ``lr_2`` for groups of parameters."""
     rates = {}
@@ -217,108 +188,6 @@ def learning_rates(federation: Federation, names: Iterable[str]) -> dict[str, fl
         for number, group in enumerate(groups, start=1):
             rates[tag("lr" if len(groups) == 1 else f"lr_{number}", name)] = float(group["lr"])
     return rates
-
-
-def chart_layout(tags: Iterable[str], names: Sequence[str]) -> Layout:
-    """Charts for the page "Custom Scalars": one per metric with a line per participant, then the federation's own.
-
-    Args:
-        tags: What has been logged; a metric needs one participant's tag to get a chart for all, since others may
-            join later.
-        names: The participants, and the student if there is one.
-    """
-    tags, known, names = set(tags), set(names), names[:MAX_PARTICIPANTS]
-    metrics = {key.rpartition("/")[0] for key in tags if key.rpartition("/")[2] in known} - {""}
-    # What people look for first: validation, own before global, the metric before the loss; learning rates last.
-    order = sorted(
-        metrics,
-        key=lambda metric: (not metric.startswith("val_"), metric.startswith("lr"), "loss" in metric, metric),
-    )
-    of_participants = {metric: [tag(metric, name) for name in names] for metric in order}
-    of_all: dict[str, list[str]] = defaultdict(list)
-    shared = [key for key in tags if key.startswith("federation/") and not key.startswith("federation/test_")]
-    for key in sorted(shared, key=_chart_order):
-        of_all[_chart_of(key)].append(key)
-    return {
-        category: {title: ["Multiline", [_pattern(key, lines) for key in lines]] for title, lines in charts.items()}
-        for category, charts in (("participants", of_participants), ("federation", of_all))
-        if charts
-    }
-
-
-def _chart_order(key: str) -> tuple[Any, ...]:
-    """Validation first, mean before worst, then the rest by name."""
-    match = _SUMMARY.fullmatch(key)
-    figures_first = ("mean", "worst", "std", "jain")
-    return (0, match["headline"], figures_first.index(match["figure"]), key) if match else (1, key)
-
-
-def _chart_of(key: str) -> str:
-    """Title of the chart that a tag of the federation belongs to."""
-    match = _SUMMARY.fullmatch(key)
-    if match:
-        figure = "mean and worst" if match["figure"] in {"mean", "worst"} else match["figure"]
-        return f"{match['stage']}_{match['headline']}: {figure}"
-    name = key.removeprefix("federation/")
-    together = {"bytes_up": "bytes per round", "bytes_down": "bytes per round", "quarantined": "participants"}
-    return together.get(name, name)
-
-
-def _pattern(key: str, lines: Sequence[str]) -> str:
-    """TensorBoard reads a line's tag as the beginning of a regular expression: ``site_1`` would find ``site_10``."""
-    ends = any(other != key and other.startswith(key) for other in lines)
-    return re.escape(key) + ("$" if ends else "")
-
-
-def participants_table(trainer: L.Trainer, federation: Federation) -> str:
-    """Who takes part and with what, a Markdown table."""
-    rows = [
-        [
-            one.name.replace("_", r"\_"),
-            one.architecture,
-            one.optimizer,
-            f"{one.weights:,}",
-            readable_bytes(one.shared_bytes),
-            *(["-"] * 3 if one.is_student else [f"{one.examples:,}", str(one.local_epochs), str(one.joins_at)]),
-        ]
-        for one in roles(trainer, federation, MAX_PARTICIPANTS)
-    ]
-    # Short, and names without the narrow type of code: TensorBoard makes the columns equally wide.
-    head = "name", "architecture", "optimizer", "weights", "shared", "examples", "epochs", "joins"
-    return _markdown(head, rows) + _and_more(len(federation.everyone()))
-
-
-def _and_more(count: int) -> str:
-    return f"\n\nand {count - MAX_PARTICIPANTS:,} more" if count > MAX_PARTICIPANTS else ""
-
-
-def results_table(values: Mapping[str, float], names: Sequence[str]) -> str:
-    """Test results, a Markdown table with a row per participant and a column per metric.
-
-    Args:
-        values: Results by tag.
-        names: The participants, and the student if there is one, in order.
-    """
-    known = set(names)
-    metrics = list(dict.fromkeys(key.rpartition("/")[0] for key in values if key.rpartition("/")[2] in known))
-    rows = [
-        [f"`{name}`", *(_cell(values.get(tag(metric, name), math.nan)) for metric in metrics)]
-        for name in names[:MAX_PARTICIPANTS]
-    ]
-    return _markdown(["participant", *metrics], rows) + _and_more(len(names))
-
-
-def _cell(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4g}"
-
-
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _log_numbers(federation: Federation, values: Mapping[str, float], *, prog_bar: bool = False) -> None:
-    federation.log_round({key: value for key, value in values.items() if not math.isnan(value)}, prog_bar=prog_bar)
 
 
 def _writers(trainer: L.Trainer) -> list[SummaryWriter]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from hetfed_lightning.aggregation import AggregationFunction, AggregationRule, State, check_states, weighted_mean
 from hetfed_lightning.aggregation.clipping import check_max_norm
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging, Sent
 from hetfed_lightning.callbacks.private_checks import check_company, check_settings
 from hetfed_lightning.callbacks.sharing import listed
 from hetfed_lightning.privacy import Ledger, private_mean, private_noise, seeded_noise
 from hetfed_lightning.privacy.accountant import check_budget, ledgers_of, state_of_ledgers
 from hetfed_lightning.seeding import stream_seed
+from hetfed_lightning.strategies.ranks import Ranks
 
 if TYPE_CHECKING:
     import lightning as L
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation
 
 log = logging.getLogger(__name__)
+
+
+class Calendar(Protocol):
+    """Whoever knows who takes part when."""
+
+    def active_names(self, round_index: int) -> list[str]:
+        """Participants that train in a round."""
 
 
 class PrivateAveraging(BackboneAveraging):
@@ -91,6 +99,7 @@ class PrivateAveraging(BackboneAveraging):
         self._ledgers: dict[str, Ledger] = {}
         self._was_rehearsed = False
         self._is_checked = False
+        self._ranks, self._draws, self._device = Ranks(), True, torch.device("cpu")
 
     # Before training
 
@@ -103,8 +112,16 @@ class PrivateAveraging(BackboneAveraging):
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
         """Refuse what would void the guarantee."""
         super().prepare(trainer, federation)
-        check_company(trainer, self)
-        count = len(federation.members())
+        check_company(trainer.callbacks, self)  # type: ignore[attr-defined]  # the Trainer sets it at run time
+        self._ranks, self._draws, self._device = federation.ranks, trainer.is_global_zero, federation.device
+        self.check_promise(len(federation.members()))
+
+    def check_promise(self, count: int) -> None:
+        """Say what weakens the guarantee for so many participants, and refuse a run whose noise anybody can draw.
+
+        Raises:
+            ValueError: If a rehearsal is to become earnest.
+        """
         if self.delta * count >= 1:
             log.warning(
                 "PrivateAveraging: delta=%g allows that one of %d participants is given away altogether; choose it "
@@ -126,57 +143,76 @@ class PrivateAveraging(BackboneAveraging):
         """As the base class, once what went before is known to have been private."""
         if round_index > 0:
             self._check_shared(federation, round_index - 1)
-        self._check_first(federation, round_index)
+        self.check_first(federation, round_index)
         super().on_round_start(trainer, federation, round_index)
 
     def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """As the base class, where the checkpoint holds a shared state."""
         self._check_shared(federation, round_index)
-        self._check_first(federation, round_index)
+        self.check_first(federation, round_index)
         super().on_round_resume(trainer, federation, round_index)
 
     def _check_shared(self, federation: Federation, round_index: int) -> None:
         joined = federation.joined(round_index)
         begun = [group for group in self.groups if any(name in group for name in joined)]
-        missing = [group for group in begun if group not in self._shared]
+        missing = [group for group in begun if group not in self.shared]
         if missing:
             raise ValueError(
                 f"The checkpoint has no noised state of {listed(missing[0].members)}: it was made without "
                 "PrivateAveraging, or by another group of participants. Start a new run without ckpt_path."
             )
 
-    def _check_first(self, federation: Federation, round_index: int) -> None:
-        """As training begins or is resumed; from then on a budget that is spent ends it."""
+    def check_first(self, calendar: Calendar, round_index: int) -> None:
+        """As training begins or is resumed; from then on a budget that is spent ends it.
+
+        Raises:
+            ValueError: If the next release exceeds the budget.
+        """
         following = self._next_release(round_index)
-        if not self._is_checked and self._exceeds(federation, following):
-            after = self._epsilon_after(federation, following)
+        if not self._is_checked and self.exceeds(calendar, following):
+            after = self._epsilon_after(calendar, following)
             raise ValueError(
                 f"max_epsilon={self.max_epsilon:g} does not allow the next release: epsilon is {self.epsilon:.3g} at "
                 f"delta={self.delta:g} and would be {after:.3g} after it. Raise noise_multiplier or max_epsilon."
             )
         self._is_checked = True
 
+    def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Let go of the run's processes: a copy of this must not bring them along."""
+        super().teardown(trainer, pl_module, stage)
+        self._ranks = Ranks()
+
     # The round
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Release each group's noised mean, note it, and stop where the next one would exceed the budget."""
-        if (round_index + 1) % self.every_n_rounds:
+        if not self.is_due(round_index):
             return
-        if self._exceeds(federation, round_index):  # A Trainer with min_epochs goes on after it was told to stop.
+        if self.exceeds(federation, round_index):  # A Trainer with min_epochs goes on after it was told to stop.
             log.warning("Round %d: nothing is shared, since max_epsilon=%g is spent.", round_index, self.max_epsilon)
             trainer.should_stop = True
             return
         super().on_round_end(trainer, federation, round_index)
+        federation.log_round(self.figures())
+        if self.is_spent(federation, round_index):
+            trainer.should_stop = True
+
+    def figures(self) -> dict[str, float]:
+        """What the releases so far have cost, by tag."""
         named = "epsilon" if self.noise_seed is None else "epsilon_rehearsed"
-        federation.log_round({f"federation/{named}": self.epsilon})
+        return {f"federation/{named}": self.epsilon}
+
+    def is_spent(self, calendar: Calendar, round_index: int) -> bool:
+        """Whether no release may follow that of a round; if so, that is said."""
         following = self._next_release(round_index + 1)
-        if self._exceeds(federation, following):
+        if self.exceeds(calendar, following):
             log.warning(
                 "Training ends after round %d: epsilon is %.3g at delta=%g, and would be %.3g after the next release; "
                 "max_epsilon=%g.",
-                round_index, self.epsilon, self.delta, self._epsilon_after(federation, following), self.max_epsilon,
+                round_index, self.epsilon, self.delta, self._epsilon_after(calendar, following), self.max_epsilon,
             )  # fmt: skip
-            trainer.should_stop = True
+            return True
+        return False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Say what it came to."""
@@ -188,50 +224,46 @@ class PrivateAveraging(BackboneAveraging):
             "" if self.noise_seed is None else ", rehearsed: nobody is protected",
         )  # fmt: skip
 
-    def _merged(
-        self,
-        federation: Federation,
-        group: SharingGroup,
-        senders: list[str],
-        round_index: int,
-        figures: dict[str, list[float]],
-    ) -> dict[str, Tensor] | None:
+    def _sent(self, federation: Federation, group: SharingGroup, senders: list[str], round_index: int) -> Sent:
+        """Of those who were expected, what is trained: frozen parameters are not released."""
+        expected = [name for name in federation.active_names(round_index) if name in group]
+        moving = _moving(federation, group, expected)
+        states = federation.fleets.views(federation, senders, moving)
+        return Sent(round_index, states, {}, tuple(expected), frozenset(moving))
+
+    def _merged(self, group: SharingGroup, sent: Sent, figures: dict[str, list[float]]) -> dict[str, Tensor] | None:
         """The noised mean over all who were expected; figures of what was sent would tell of it without noise."""
         del figures
-        expected = self._expected(federation, group, round_index)
-        if not expected:
+        if not sent.expected:
             return None
-        before = {key: tensor.to(federation.device) for key, tensor in self._shared[group].items()}
-        moving = _moving(federation, group, expected)
-        states: list[State] = list(federation.fleets.views(federation, senders, moving).values())
-        previous = {key: before[key] for key in moving}
+        before = {key: tensor.to(self._device) for key, tensor in self.shared[group].items()}
+        previous = {key: before[key] for key in group.keys if key in sent.parameters}
+        senders = list(sent.states)
+        states: list[State] = [{key: state[key] for key in previous} for state in sent.states.values()]
         if states:
             check_states([previous, *states], torch.ones(len(states) + 1), ["what was shared", *senders])
         size = sum(tensor.numel() for tensor in previous.values())
-        noise = _Cut(self._noise(federation, group, size, round_index))
+        noise = _Cut(self._noise(group, size, sent.round_index))
         released = private_mean(
             states,
             previous,
-            participants=len(expected),
+            participants=len(sent.expected),
             max_norm=self._bound,
             noise_multiplier=self.noise_multiplier,
             noise=noise,
             names=senders,
         )
-        for name in expected:
+        for name in sent.expected:
             self._ledgers.setdefault(name, Ledger()).add(self.noise_multiplier)
         self._was_rehearsed |= self.noise_seed is not None
         return {key: released.get(key, before[key].clone()) for key in group.keys}
 
-    def _noise(self, federation: Federation, group: SharingGroup, count: int, round_index: int) -> Tensor:
+    def _noise(self, group: SharingGroup, count: int, round_index: int) -> Tensor:
         """One draw for all processes: two would tell more than their mean."""
         if self.noise_seed is not None:
             return seeded_noise(count, stream_seed(self.noise_seed, "noise", round_index, group.name))
-        drawn = {"noise": private_noise(count)} if federation.trainer.is_global_zero else {}
-        return federation.ranks.gathered(drawn, ["noise"])["noise"]
-
-    def _expected(self, federation: Federation, group: SharingGroup, round_index: int) -> list[str]:
-        return [name for name in federation.active_names(round_index) if name in group]
+        drawn = {"noise": private_noise(count)} if self._draws else {}
+        return self._ranks.gathered(drawn, ["noise"])["noise"]
 
     # The account
 
@@ -249,13 +281,14 @@ class PrivateAveraging(BackboneAveraging):
         """The first round from this one that averages."""
         return round_index + (-(round_index + 1)) % self.every_n_rounds
 
-    def _exceeds(self, federation: Federation, round_index: int) -> bool:
-        return self.max_epsilon is not None and self._epsilon_after(federation, round_index) > self.max_epsilon
+    def exceeds(self, calendar: Calendar, round_index: int) -> bool:
+        """Whether the release of a round would bring a participant above ``max_epsilon``."""
+        return self.max_epsilon is not None and self._epsilon_after(calendar, round_index) > self.max_epsilon
 
-    def _epsilon_after(self, federation: Federation, round_index: int) -> float:
+    def _epsilon_after(self, calendar: Calendar, round_index: int) -> float:
         """What epsilon will be once a round has averaged."""
         found = self.epsilon
-        for name in federation.active_names(round_index):
+        for name in calendar.active_names(round_index):
             more = sum(name in group for group in self.groups)
             after = self._ledgers.get(name, Ledger()).after(self.noise_multiplier, more)
             found = max(found, after.epsilon(self.delta))

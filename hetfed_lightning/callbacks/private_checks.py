@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from hetfed_lightning.aggregation import weighted_mean
@@ -13,9 +14,6 @@ from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.inheritance import Inheritance
 from hetfed_lightning.rounds import FederatedCallback, Phase
-
-if TYPE_CHECKING:
-    import lightning as L
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +57,17 @@ def check_settings(rule: Any, weighting: Any, buffers: str) -> None:
         )
 
 
-def check_company(trainer: L.Trainer, private: BackboneAveraging) -> None:
+def check_company(callbacks: Iterable[L.Callback], private: BackboneAveraging) -> None:
     """Refuse callbacks that let something out without noise; tell of those whose choices depend on private metrics.
 
     Args:
-        trainer: Of the run.
+        callbacks: Of the run.
         private: The averaging that is accounted for.
 
     Raises:
         ValueError: Naming the callback and the reason.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
+    for callback in callbacks:
         for kind, reason in VOID.items():
             if callback is not private and isinstance(callback, kind):
                 raise ValueError(f"PrivateAveraging beside {type(callback).__name__} protects nobody: {reason}.")

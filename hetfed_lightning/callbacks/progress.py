@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
-from hetfed_lightning.callbacks.monitor import headline_summaries
+from hetfed_lightning.callbacks.headlines import headline_summaries, headlines
 from hetfed_lightning.rounds import FederatedCallback
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 REDRAWN = 0.05
 """Seconds between two drawings of a bar: an eye sees no more, and drawing costs as much as a small fleet's step."""
+
+
+DEFAULTS: Mapping[type, int] = {TQDMProgressBar: 1, RichProgressBar: 100}
+"""What Lightning brings by itself, which depends on whether rich is installed, and its refresh rate then."""
 
 
 class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
@@ -71,7 +75,7 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
         del trainer
         if stage != "val":
             return
-        summaries = headline_summaries(federation, stage, values)
+        summaries = headline_summaries(headlines(federation.members()), stage, values)
         several = len({headline for headline, _ in summaries}) > 1
         self._headline, self._worst = {}, {}
         for (headline, everyone), summary in summaries.items():
@@ -151,7 +155,7 @@ def take_lightnings_place(trainer: L.Trainer) -> list[FederatedProgressBar]:
         Ours for it, if there was one.
     """
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    plain = [one for one in callbacks if type(one) is TQDMProgressBar and one.refresh_rate == 1]
+    plain = [one for one in callbacks if getattr(one, "refresh_rate", None) == DEFAULTS.get(type(one), -1)]
     for one in plain:
         callbacks.remove(one)
     return [FederatedProgressBar() for _ in plain]

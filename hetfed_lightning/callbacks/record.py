@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lightning as L
 
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
-from hetfed_lightning.callbacks.monitor import MAX_PARTICIPANTS, FederationMonitor
+from hetfed_lightning.callbacks.monitor import FederationMonitor
+from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS
 from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
 from hetfed_lightning.checkpointing.plugin import PASSING
-from hetfed_lightning.records import MAX_LEFT_OUT, Record
+from hetfed_lightning.records import Record
 from hetfed_lightning.rounds import FederatedCallback, Phase
 
 if TYPE_CHECKING:
@@ -87,12 +86,8 @@ class RunRecord(FederatedCallback):
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Note who was left out of the round."""
         del trainer
-        if self.record is None:
-            return
-        for name, reason in federation.guard.quarantined.items():
-            if len(self.record.left_out) < MAX_LEFT_OUT:
-                entry = {"round": round_index + 1, "participant": name, "reason": reason}
-                self.record.left_out.append(entry)
+        if self.record is not None:
+            self.record.leave_out(round_index, federation.guard.quarantined)
 
     def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
         """Note the participants' figures."""
@@ -112,8 +107,7 @@ class RunRecord(FederatedCallback):
             return
         federation: Federation = pl_module  # type: ignore[assignment]
         shared = {key: float(value) for key, value in trainer.callback_metrics.items() if self._is_kept(key)}
-        values = {key: value for key, value in (self._round | shared).items() if not math.isnan(value)}
-        self.record.history.append({"round": federation.current_round, "values": values})
+        self.record.close_round(federation.current_round - 1, self._round | shared)
         self._round = {}
         if perf_counter() >= self._next_write:
             self._write()
@@ -135,7 +129,7 @@ class RunRecord(FederatedCallback):
         for callback in of_type(trainer, EnsembleDistillation):
             if callback.agreement is not None:
                 names, matrix = callback.agreement
-                self.record.agreement = {"names": list(names), "matrix": matrix.tolist()}
+                self.record.note_agreement(names, matrix.tolist())
         self.record.finished = True
         self._write()
 
@@ -153,7 +147,7 @@ class RunRecord(FederatedCallback):
     def _describe(self, trainer: L.Trainer, federation: Federation) -> None:
         record = self.record
         if record is not None:
-            record.participants = {one.name: _row(asdict(one)) for one in roles(trainer, federation, MAX_PARTICIPANTS)}
+            record.participants = {one.name: one.row() for one in roles(trainer, federation, MAX_PARTICIPANTS)}
             self._names = set(record.participants)
 
     def _write(self) -> None:
@@ -167,7 +161,3 @@ class RunRecord(FederatedCallback):
                 log.warning("The record in %s could not be written: %s. Training goes on.", self._to, error.strerror)
             ended = perf_counter()
             self._next_write = ended + (ended - began) / SHARE
-
-
-def _row(role: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in role.items() if key != "name"} | {"shared_with": list(role["shared_with"])}

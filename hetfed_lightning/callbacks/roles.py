@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -58,19 +59,54 @@ class Role:
         """Whether it is the unified model, which has no data."""
         return self.name == STUDENT
 
+    def row(self) -> dict[str, Any]:
+        """Everything but the name, as plain data for a run's record."""
+        found = asdict(self) | {"shared_with": list(self.shared_with)}
+        del found["name"]
+        return found
+
+
+@dataclass(frozen=True)
+class Partnership:
+    """What one participant averages.
+
+    Attributes:
+        size: Bytes each way in a round.
+        partners: With whom, in order of the federation; the first ones.
+    """
+
+    size: int = 0
+    partners: tuple[str, ...] = ()
+
+
+def partnerships(groups: Iterable[tuple[Sequence[str], int]], limit: int) -> dict[str, Partnership]:
+    """Who averages with whom, of those who average something.
+
+    Args:
+        groups: Members and bytes of what they share, for every group of every averaging callback.
+        limit: How many of a group's members are named as partners, the first ones.
+    """
+    sizes: dict[str, int] = defaultdict(int)
+    partners: dict[str, dict[str, None]] = defaultdict(dict)
+    for members, size in groups:
+        few = dict.fromkeys(members[:limit])
+        for name in members:
+            sizes[name] += size
+            if name in few:
+                partners[name] |= few
+    return {
+        name: Partnership(size, tuple(one for one in partners[name] if one != name)) for name, size in sizes.items()
+    }
+
 
 def roles(trainer: L.Trainer, federation: Federation, limit: int) -> list[Role]:
     """The first ``limit`` participants and what they do; as it is once a fit has begun."""
-    averaged: dict[str, int] = defaultdict(int)
-    partners: dict[str, dict[str, None]] = defaultdict(dict)
-    for callback in of_type(trainer, BackboneAveraging):
-        for group in callback.groups:
-            size = payload_bytes(federation[group.members[0]].state_of(group.keys))
-            few = dict.fromkeys(group.members[:limit])
-            for name in group.members:
-                averaged[name] += size
-                if name in few:
-                    partners[name] |= few
+    groups = [
+        (group.members, payload_bytes(federation[group.members[0]].state_of(group.keys)))
+        for callback in of_type(trainer, BackboneAveraging)
+        for group in callback.groups
+    ]
+    averaged = partnerships(groups, limit)
     members, data = federation.members(), federation.federated_data
     return [
         Role(
@@ -78,8 +114,8 @@ def roles(trainer: L.Trainer, federation: Federation, limit: int) -> list[Role]:
             architecture(participant),
             " + ".join(map(_optimizer, federation.local[name].optimizers)) if name in federation.local else "",
             sum(parameter.numel() for parameter in participant.parameters()),
-            averaged[name],
-            tuple(other for other in partners[name] if other != name),
+            averaged.get(name, Partnership()).size,
+            averaged.get(name, Partnership()).partners,
             data.num_samples(name) if name in members else 0,
             participant.local_epochs,
             participant.joins_at,

@@ -19,9 +19,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from hetfed_lightning.callbacks import FederatedProgressBar, FederationMonitor, RunRecord
 from hetfed_lightning.cli.allowlist import restrict_imports
 from hetfed_lightning.cli.blame import naming_participants
-from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs, split_arguments
+from hetfed_lightning.cli.configs import Arguments, ConfigError, check_checkpoint, load_configs, split_arguments
 from hetfed_lightning.cli.hints import check_participants
 from hetfed_lightning.cli.predictions import write_predictions
+from hetfed_lightning.cli.reach import read_no_other_file
 from hetfed_lightning.cli.tables import participants_table
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.module import GLOBAL
@@ -86,10 +87,7 @@ class FederatedCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what belongs to the process; no value may be the name of another file to read, which nobody checked."""
-        for action in parser._actions:
-            if hasattr(action, "_enable_path"):
-                action._enable_path = False
-                action.sub_add_kwargs["sub_configs"] = False  # type: ignore[attr-defined]  # of jsonargparse's own
+        read_no_other_file(parser)
         parser.add_argument(
             "--threads",
             type=PositiveInt | None,
@@ -104,7 +102,7 @@ class FederatedCLI(LightningCLI):
         restrict_imports(found.allow_import)
         arguments = found.rest
         if found.configs:
-            config = load_configs(found.configs, found.participants)
+            config = self.read_configs(found)
             check_participants(config)
             if config.get("weights_only") is not None and config["weights_only"] is not True:
                 raise ConfigError(
@@ -122,6 +120,10 @@ class FederatedCLI(LightningCLI):
         settings = self.config.get(command[0]) if command else self.config
         _check_numbers(settings)
         self._guard_checkpoint(settings if command else None, resuming=command == ["fit"])
+
+    def read_configs(self, found: Arguments) -> dict[str, Any]:
+        """The configuration of the files that a command line names."""
+        return load_configs(found.configs, found.participants)
 
     @staticmethod
     def _guard_checkpoint(settings: Any, *, resuming: bool) -> None:

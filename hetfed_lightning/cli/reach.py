@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from jsonargparse import ArgumentParser
+
 from hetfed_lightning.cli.allowlist import ALLOWED
 from hetfed_lightning.cli.errors import ConfigError
 
@@ -48,6 +50,14 @@ def check_reach(config: dict[str, Any], path: str) -> None:
                 f"{path}: {'.'.join(keys)}: {value!r} may not be named by a configuration: it is private, or belongs "
                 "to a class. Name a class."
             )
+
+
+def read_no_other_file(parser: ArgumentParser) -> None:
+    """Have no value of a parser's arguments be the name of another file to read, which nobody checked."""
+    for action in parser._actions:
+        if hasattr(action, "_enable_path"):
+            action._enable_path = False
+            action.sub_add_kwargs["sub_configs"] = False  # type: ignore[attr-defined]  # of jsonargparse's own
 
 
 def _check_classes(value: Any, keys: tuple[str, ...], path: str) -> None:

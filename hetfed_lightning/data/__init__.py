@@ -12,6 +12,8 @@ from hetfed_lightning.data.image_and_genes import Hospital, ImageAndGenesDataMod
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule
 from hetfed_lightning.data.partitioned import PartitionedDataModule, Pool
 from hetfed_lightning.data.partitions import IID, Dirichlet, Natural, Partition, Pathological, QuantitySkew
+from hetfed_lightning.data.public import PublicDataModule
+from hetfed_lightning.data.site import SiteDataModule
 from hetfed_lightning.data.sources.hospitals import HospitalInputs
 
 __all__ = [
@@ -37,6 +39,8 @@ __all__ = [
     "PartitionedDataModule",
     "Pathological",
     "Pool",
+    "PublicDataModule",
     "QuantitySkew",
+    "SiteDataModule",
     "TableDataModule",
 ]

@@ -103,6 +103,8 @@ class TableDataModule(NamedDataModule):
         features: Input columns; by participant where they record different ones; None for all others,
             which must be numbers. They go in as they are: scale them beforehand or in the participant's transform.
         kind: ``"class"`` or ``"value"``.
+        classes: Names of all classes, in order, where the target is text; None for those of everyone who is read,
+            sorted. Who reads its own file alone, which may lack some, has to say.
         missing: ``"mean"`` fills gaps by the participant's mean, ``"drop"`` drops rows; None refuses them.
         settings: As for :class:`NamedDataModule`.
     """
@@ -115,6 +117,7 @@ class TableDataModule(NamedDataModule):
         participant_column: str | None = None,
         features: list[str] | dict[str, list[str]] | None = None,
         kind: Literal["class", "value"] = "class",
+        classes: list[str] | None = None,
         missing: Literal["mean", "drop"] | None = None,
         **settings: Any,
     ) -> None:
@@ -128,11 +131,13 @@ class TableDataModule(NamedDataModule):
         self.participant_column = participant_column
         self.features = features
         self.kind = kind
+        self.classes = classes
         self.missing = missing
 
     def load_participants(self) -> Mapping[str, Dataset[Any]]:
         """Read the table or tables."""
         options: dict[str, Any] = {"features": self.features, "kind": self.kind, "missing": self.missing}
+        options["classes"] = self.classes
         if self.participant_column is not None and isinstance(self.path, str):
             return read_table(self.path, self.target, self.participant_column, **options)
         return read_tables(self.path, self.target, **options)
@@ -145,6 +150,7 @@ class ImageFolderDataModule(NamedDataModule):
         folder: The folder of participants.
         image_size: Height and width in pixels to resize to.
         mode: ``"L"`` for one channel, ``"RGB"`` for three.
+        classes: Names of all classes, in order; None for those of everyone whose folder is there, sorted.
         settings: As for :class:`NamedDataModule`.
     """
 
@@ -154,13 +160,15 @@ class ImageFolderDataModule(NamedDataModule):
         *,
         image_size: int | tuple[int, int] | None = None,
         mode: Literal["L", "RGB"] = "RGB",
+        classes: list[str] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
         self.folder = folder
         self.image_size = image_size
         self.mode: Literal["L", "RGB"] = mode
+        self.classes = classes
 
     def load_participants(self) -> Mapping[str, Dataset[Any]]:
         """Find the images."""
-        return read_image_folder(self.folder, self.image_size, self.mode)
+        return read_image_folder(self.folder, self.image_size, self.mode, classes=self.classes)

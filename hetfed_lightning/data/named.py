@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.labels import labels_of
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule, pooled, take
+from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.data.partitioned import shuffled
 from hetfed_lightning.data.splits import split_train_val_test
 
@@ -29,6 +30,7 @@ class NamedDataModule(FederatedDataModule):
         global_sets: Whether the participants' validation and test sets are pooled for everyone; their inputs must
             have one shape.
         seed: Of the split.
+        participants: Whose data is read, in this order; None for all that there are.
         settings: As for :class:`FederatedDataModule`: ``batch_size``, ``num_workers`` and so on.
     """
 
@@ -41,6 +43,7 @@ class NamedDataModule(FederatedDataModule):
         public_size: int = 0,
         global_sets: bool = False,
         seed: int = 0,
+        participants: list[str] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
@@ -54,6 +57,7 @@ class NamedDataModule(FederatedDataModule):
         self.public_size = public_size
         self.global_sets = global_sets
         self.seed = seed
+        self.names = participants
 
     @abstractmethod
     def load_participants(self) -> Mapping[str, Dataset[Any]]:
@@ -62,7 +66,7 @@ class NamedDataModule(FederatedDataModule):
     def load(self, participants: tuple[str, ...]) -> FederatedData:
         """Cut each participant's examples; the names are the data's own."""
         del participants
-        everyone = self.load_participants()
+        everyone = self._wanted(self.load_participants())
         share = -(-self.public_size // len(everyone))
         train, val, test, public = {}, {}, {}, {}
         for name, dataset in everyone.items():
@@ -88,6 +92,14 @@ class NamedDataModule(FederatedDataModule):
             global_val=pooled(val) if self.global_sets and val else None,
             global_test=pooled(test) if self.global_sets and test else None,
         )
+
+    def _wanted(self, found: Mapping[str, Dataset[Any]]) -> Mapping[str, Dataset[Any]]:
+        if self.names is None:
+            return found
+        for name in self.names:
+            if name not in found:
+                raise DataError(f"participants: there is no data of {name!r}{did_you_mean(name, found)}.")
+        return {name: found[name] for name in self.names}
 
     def _cut(self, dataset: Dataset[Any]) -> tuple[Tensor, Tensor, Tensor]:
         count = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length

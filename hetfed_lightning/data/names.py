@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from hetfed_lightning.data.errors import DataError
 
-__all__ = ["did_you_mean", "of_member", "refuse_twin_names"]
+__all__ = ["checked_classes", "did_you_mean", "of_member", "refuse_twin_names"]
 
 T = TypeVar("T")
 
@@ -70,6 +70,24 @@ def refuse_twin_names(names: Iterable[str], what: str, where: str) -> None:
                 f"and {name!r}: rename one, or spell both alike if they are one {what}"
             )
         seen[_folded(name)] = name
+
+
+def checked_classes(classes: Sequence[str], found: Iterable[str], where: str) -> list[str]:
+    """Names of all classes, in order, among which are those that were found.
+
+    Args:
+        classes: The names.
+        found: Names of classes in the data.
+        where: They were found, for the message.
+
+    Raises:
+        DataError: If two names are alike, or a class that was found is not among them.
+    """
+    refuse_twin_names(classes, "class", "classes")
+    for name in found:
+        if name not in classes:
+            raise DataError(f"classes: {where} has a class {name!r} that is not named{did_you_mean(name, classes)}")
+    return list(classes)
 
 
 def _folded(name: str) -> str:

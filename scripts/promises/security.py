@@ -54,7 +54,7 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 _AVERAGING,
-                "check_company(trainer, self)",
+                "check_company(trainer.callbacks, self)",
                 "",
                 (f"{_PARTICIPANTS}::test_callbacks_that_void_it_are_refused",),
             ),
@@ -72,7 +72,7 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 _AVERAGING,
-                "        if self._exceeds(federation, following):\n            log",
+                "        if self.exceeds(calendar, following):\n            log",
                 "        if False:\n            log",
                 (f"{_PARTICIPANTS}::test_the_budget_ends_training_before_it_is_exceeded",),
             ),

@@ -27,13 +27,9 @@ from hetfed_lightning import (
     Participant,
 )
 from hetfed_lightning.callbacks.examined import examine
-from hetfed_lightning.callbacks.monitor import (
-    chart_layout,
-    headline_summaries,
-    participants_table,
-    results_table,
-)
-from hetfed_lightning.callbacks.roles import label_counts
+from hetfed_lightning.callbacks.headlines import headline_summaries, headlines
+from hetfed_lightning.callbacks.pages import chart_layout, participants_table, results_table
+from hetfed_lightning.callbacks.roles import label_counts, roles
 from hetfed_lightning.data import Examples
 from tests.federations import (
     equal,
@@ -139,7 +135,7 @@ def test_a_summary_follows_the_direction_of_the_metric() -> None:
     participants = {name: tiny_participant() for name in "ab"}
     for participant in participants.values():
         participant.task.headline, participant.task.higher_is_better = "loss", False
-    summaries = headline_summaries(Federation(participants), "val", {"val_loss/a": 1.0, "val_loss/b": 3.0})
+    summaries = headline_summaries(headlines(participants), "val", {"val_loss/a": 1.0, "val_loss/b": 3.0})
     assert summaries["loss", False].worst_name == "b"
     assert ("loss", True) not in summaries
 
@@ -224,7 +220,7 @@ def test_the_table_of_participants_by_hand() -> None:
     federation = Federation(participants, student=tiny_participant(seed=3))
     averaging = BackboneAveraging()
     made = fit(federation, tiny_data(), 1, averaging)
-    lines = participants_table(made, federation).splitlines()
+    lines = participants_table(roles(made, federation, 200), 4).splitlines()
     assert lines[0] == "| name | architecture | optimizer | weights | shared | examples | epochs | joins |"
     # 4 * 5 + 5 + 5 * 3 + 3 = 43 parameters, of which (4 * 5 + 5) * 4 B = 100 B are shared by a and b;
     # with 7 hidden units 4 * 7 + 7 + 7 * 3 + 3 = 59, shared with nobody.

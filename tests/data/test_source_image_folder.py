@@ -41,6 +41,15 @@ def test_classes_are_numbered_alike_for_all_participants(folder: Path) -> None:
     assert torch.equal(torch.as_tensor(labels_of(found["a"])), found["a"].targets)
 
 
+def test_classes_are_numbered_as_they_are_named(folder: Path) -> None:
+    found = read_image_folder(folder, classes=["dog", "cow", "cat", "ant"])
+    assert found["a"].classes == ("dog", "cow", "cat", "ant")
+    assert found["a"].targets.tolist() == [3, 0, 0]
+    assert found["b"].targets.tolist() == [2]
+    with pytest.raises(DataError, match=r"has a class 'cat' that is not named; did you mean 'cats'\?"):
+        read_image_folder(folder, classes=["ant", "cats", "dog"])
+
+
 def test_an_image_is_channels_first_between_zero_and_one(folder: Path) -> None:
     image, target = read_image_folder(folder)["a"][0]
     assert (image.shape, image.dtype) == ((3, 4, 6), torch.float32)

@@ -127,6 +127,33 @@ def test_rows_with_gaps_are_dropped(tmp_path: Path) -> None:
     assert everything(tables["b"])[0].tolist() == [[100, 0]]
 
 
+def test_who_has_some_of_the_classes_numbers_them_as_everyone_does(tmp_path: Path) -> None:
+    text = "x,sick\n1,well\n2,dead\n"
+    assert everything(read_tables([write(tmp_path / "a.csv", text)], "sick")["a"])[1].tolist() == [1, 0]
+    tables = read_tables([tmp_path / "a.csv"], "sick", classes=["well", "ill", "dead"])
+    assert everything(tables["a"])[1].tolist() == [0, 2]
+    assert tables.classes == ("well", "ill", "dead")
+    tables = read(tmp_path, "ward,x,sick\na,1,well\n", classes=["ill", "well"])
+    assert everything(tables["a"])[1].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (["ill", "wel"], "classes: the target has a class 'well' that is not named; did you mean 'wel'?"),
+        (["ill", "well", "Well"], "classes: two class names are the same, or differ in case or outer spaces only"),
+    ],
+    ids=["missing", "twice"],
+)
+def test_names_of_classes_that_do_not_fit_are_refused(tmp_path: Path, classes: list[str], words: str) -> None:
+    with pytest.raises(DataError, match=words.replace("?", r"\?")):
+        read(tmp_path, "ward,x,sick\na,1,well\n", classes=classes)
+
+
+def test_names_of_classes_leave_numbers_alone(tmp_path: Path) -> None:
+    assert everything(read(tmp_path, WARDS, classes=["x", "y", "z"])["b"])[1].tolist() == [1, 2]
+
+
 def test_a_class_of_dropped_rows_is_none(tmp_path: Path) -> None:
     assert read(tmp_path, "ward,x,sick\na,1,yes\na,,never\n", missing="drop").classes == ("yes",)
 

@@ -191,6 +191,13 @@ def test_a_run_that_measured_nothing_has_a_page(tmp_path: Path) -> None:
     assert "had not come to its end: 0 rounds" in reported(tmp_path, bare)
 
 
+def test_a_headline_that_nobody_has_leaves_the_other_metrics(tmp_path: Path) -> None:
+    words = " ".join(Read(reported(tmp_path, brief(test={"test_f1/a": 0.375, "test_f1/b": 0.625}))).words)
+    assert "Nobody has been measured by accuracy." in words
+    for cell in ("By f1", "0.375", "0.500"):
+        assert cell in words
+
+
 def test_the_command(tmp_path: Path) -> None:
     brief(history=[]).write(tmp_path / "run")
     assert run(["report", str(tmp_path / "run"), "-o", str(tmp_path / "new" / "page.html"), "--title", "For you"]) == 0

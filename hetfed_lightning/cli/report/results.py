@@ -51,6 +51,8 @@ def _of_metric(subject: Subject, outcomes: list[Outcome], *, judged: bool = True
     metrics = ", ".join(dict.fromkeys(one.metric for one in outcomes))
     arms = [arm for arm in ARMS if any(one.arm == arm for one in outcomes)]
     scopes: list[Scope] = [scope for scope in TITLES if any(not math.isnan(getattr(one, scope)) for one in outcomes)]
+    if not scopes:
+        return paragraph(f"Nobody has been measured by {metrics}.") if metrics else ""
     compared = {"federation", "local_only"} <= set(arms)
     groups = [(name, [name]) for name in names] + ([("mean", names)] if len(names) > 1 else [])
     groups += [(STUDENT, students)] if students else []

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from hetfed_lightning.data.conversion import as_tensor
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.labels import require_class_labels
-from hetfed_lightning.data.names import refuse_twin_names
+from hetfed_lightning.data.names import checked_classes, refuse_twin_names
 from hetfed_lightning.data.optional import import_optional
 
 __all__ = ["ImageFiles", "read_image_folder"]
@@ -115,6 +115,7 @@ def read_image_folder(
     image_size: int | tuple[int, int] | None = None,
     mode: Literal["L", "RGB"] = "RGB",
     check: bool = True,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, ImageFiles]:
     """Return the image files of each participant.
 
@@ -126,14 +127,16 @@ def read_image_folder(
         mode: ``"L"`` for one channel, ``"RGB"`` for three.
         check: Open every file once now, without decoding it, to refuse damaged files and differing sizes
             before training starts.
+        classes: Names of all classes, in order; None for those that are there.
 
     Returns:
         Image files under the name of each participant, in alphabetical order. All number their classes alike:
-        by the sorted names of all class folders of all participants.
+        by ``classes``, or else the sorted names of all class folders of all participants.
 
     Raises:
         DataError: If the folder is missing, has no participant, a participant has no image or has images
-            outside of a class, two names differ in case only, or (with ``check``) a file is damaged.
+            outside of a class, a class is not in ``classes``, two names differ in case only, or (with ``check``) a file
+            is damaged.
         ImportError: If Pillow is not installed.
     """
     folder = Path(folder)
@@ -143,9 +146,10 @@ def read_image_folder(
     if not participants:
         raise DataError(f"{folder}: expected a folder per participant (<participant>/<class>/*.png), got none")
     by_class = {participant.name: _folders(participant) for participant in participants}
-    classes = sorted({path.name for paths in by_class.values() for path in paths})
+    there = sorted({path.name for paths in by_class.values() for path in paths})
     refuse_twin_names(by_class, "participant", str(folder))
-    refuse_twin_names(classes, "class", str(folder))
+    refuse_twin_names(there, "class", str(folder))
+    classes = there if classes is None else checked_classes(classes, there, str(folder))
     found = {}
     for participant in participants:
         stray = [path for path in sorted(participant.iterdir()) if _is_image(path)]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
-from hetfed_lightning.data.names import refuse_twin_names
+from hetfed_lightning.data.names import checked_classes, refuse_twin_names
 from hetfed_lightning.data.partitions.natural import natural_partition
 from hetfed_lightning.data.sources.columns import (
     Columns,
@@ -23,7 +23,7 @@ from hetfed_lightning.data.sources.columns import (
 )
 from hetfed_lightning.data.sources.frames import read_frame, require_columns
 
-__all__ = ["Tables", "read_table", "read_tables"]
+__all__ = ["Tables", "read_table", "read_tables", "table_files"]
 
 _TABLE_NAMES = ("*.csv", "*.csv.gz", "*.parquet", "*.pq")
 
@@ -55,6 +55,7 @@ def read_table(
     kind: Literal["class", "value"] = "class",
     missing: Literal["mean", "drop"] | None = None,
     separator: str = ",",
+    classes: Sequence[str] | None = None,
 ) -> Tables:
     """Return the examples of each participant of one table.
 
@@ -71,6 +72,7 @@ def read_table(
             travels; it is taken over all its rows, those that are later split off for a test included. None
             refuses.
         separator: Between columns of a CSV file.
+        classes: Names of all classes, in order, where labels are text; None for those that are there, sorted.
 
     Returns:
         Examples under the name of each participant, in alphabetical order; inputs float32 of shape
@@ -78,8 +80,8 @@ def read_table(
 
     Raises:
         DataError: If the file is missing, empty, unreadable or not UTF-8; a column is missing, is text or
-            holds missing or infinite values; a label is negative or fractional; two participants differ in
-            case only.
+            holds missing or infinite values; a label is negative, fractional or not in ``classes``; two
+            participants differ in case only.
         ImportError: If pandas (or pyarrow, for parquet) is not installed.
     """
     path = Path(path)
@@ -92,7 +94,7 @@ def read_table(
     except DataError as error:
         raise DataError(f"{path}, column {participant_column!r}: {error}") from error
     rows = [Rows(name, path, frame.iloc[index.numpy()], target) for name, index in positions.items()]
-    return _as_tables(rows, features, kind, missing, participant_column)
+    return _as_tables(rows, features, kind, missing, participant_column, classes=classes)
 
 
 def read_tables(
@@ -102,6 +104,7 @@ def read_tables(
     kind: Literal["class", "value"] = "class",
     missing: Literal["mean", "drop"] | None = None,
     separator: str = ",",
+    classes: Sequence[str] | None = None,
 ) -> Tables:
     """Return the examples of each participant, one file each. Files may differ in their columns.
 
@@ -113,6 +116,7 @@ def read_tables(
         kind: As for :func:`read_table`.
         missing: As for :func:`read_table`.
         separator: As for :func:`read_table`.
+        classes: As for :func:`read_table`.
 
     Returns:
         Examples under the name of each participant, in alphabetical order, or in the order of a mapping.
@@ -122,11 +126,11 @@ def read_tables(
         ImportError: If pandas (or pyarrow, for parquet) is not installed.
     """
     everyones = []
-    for name, path in _named_paths(paths).items():
+    for name, path in table_files(paths).items():
         frame = read_frame(path, separator)
         require_columns(path, frame, [target])
         everyones.append(Rows(name, path, frame, target))
-    return _as_tables(everyones, features, kind, missing)
+    return _as_tables(everyones, features, kind, missing, classes=classes)
 
 
 def _as_tables(
@@ -135,6 +139,8 @@ def _as_tables(
     kind: Literal["class", "value"],
     missing: Literal["mean", "drop"] | None,
     participant_column: str | None = None,
+    *,
+    classes: Sequence[str] | None = None,
 ) -> Tables:
     if kind not in {"class", "value"}:
         raise DataError(f"expected kind 'class' or 'value', got {kind!r}")
@@ -143,17 +149,26 @@ def _as_tables(
     check_by_name(features, [rows.participant for rows in everyones])
     selected = {rows.participant: select_features(rows, features, participant_column) for rows in everyones}
     read = [read_inputs(rows, selected[rows.participant], missing) for rows in everyones]
-    classes = class_names([rows for _, rows in read]) if kind == "class" else None
+    there = class_names([rows for _, rows in read]) if kind == "class" else None
+    named = None if there is None else there if classes is None else checked_classes(classes, there, "the target")
     examples = {
-        rows.participant: Examples(inputs, read_values(rows) if kind == "value" else read_labels(rows, classes))
+        rows.participant: Examples(inputs, read_values(rows) if kind == "value" else read_labels(rows, named))
         for inputs, rows in read
     }
-    return Tables(examples, selected, classes)
+    return Tables(examples, selected, named)
 
 
-def _named_paths(
+def table_files(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]],
 ) -> dict[str, Path]:
+    """Return the file of each participant.
+
+    Args:
+        paths: As for :func:`read_tables`.
+
+    Raises:
+        DataError: If there is no file, or two files have the same stem.
+    """
     if isinstance(paths, Mapping):
         where, named = "the files given", [(name, Path(path)) for name, path in paths.items()]
     elif isinstance(paths, str | os.PathLike) and not Path(paths).is_dir():

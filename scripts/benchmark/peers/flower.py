@@ -18,7 +18,7 @@ from scripts.benchmark.rounds import PairClock
 from scripts.benchmark.workloads import Data, Workload
 
 
-class Watched(FedAvg):  # type: ignore[misc]
+class Watched(FedAvg):
     """Tells the clock of rounds."""
 
     def __init__(self, clock: PairClock, participants: int) -> None:
@@ -49,7 +49,7 @@ def train(workload: Workload, data: dict[str, Data], rounds: int, clock: PairClo
     clock.record.workers = workers
     server = ServerApp()
 
-    @server.main()  # type: ignore[untyped-decorator]
+    @server.main()
     def main(grid: Any, context: Any) -> None:
         del context
         strategy = Watched(clock, workload.participants)

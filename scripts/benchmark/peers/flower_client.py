@@ -10,7 +10,7 @@ import functools
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch.nn import functional
 
@@ -28,7 +28,7 @@ def client_of(name: str) -> Any:
     """The client of a workload."""
     app = ClientApp()
 
-    @app.train()  # type: ignore[untyped-decorator]
+    @app.train()
     def train_one(message: Any, context: Any) -> Any:
         torch.set_num_threads(1)
         workload = named(name)
@@ -40,7 +40,7 @@ def client_of(name: str) -> Any:
             optimizer.zero_grad()
             functional.cross_entropy(network(inputs[batch]), targets[batch]).backward()
             optimizer.step()
-        content = {
+        content: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
             "arrays": ArrayRecord(network.state_dict()),
             "metrics": MetricRecord({"num-examples": len(targets)}),
         }

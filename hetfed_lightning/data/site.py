@@ -1,0 +1,102 @@
+"""One participant's part of a federation's data, as it stands where that participant trains by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from hetfed_lightning.data.errors import DataError
+from hetfed_lightning.data.module import FederatedData, FederatedDataModule
+from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.sources.public import read_public
+
+ON_THE_WAY = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+class SiteDataModule(FederatedDataModule):
+    """What one participant has of another data module, to the example: its own sets, and those that are everyone's.
+
+    Of a module that deals one pool out, or knows several institutions, the participant gets the share that it has where
+    all of them train in one process. Everybody else's data is read for that and let go of, so this is for trying a
+    federation out. An institution gives a module that reads its own files, and no ``everyone``.
+
+    Args:
+        data: Loads everyone's data, or this participant's alone. Its batch sizes, workers and transforms hold here.
+        participant: Whose data it is.
+        everyone: Names of all participants, in the order in which they stand in the federation: data that is dealt out
+            follows them. None where ``data`` is this participant's alone; the public set is then in a file.
+        public: File of the public set (:func:`~hetfed_lightning.data.sources.public_bytes`); None takes that of
+            ``data``, if that is everyone's.
+
+    Raises:
+        DataError: If ``participant`` is not among ``everyone``, or ``data`` changes batches on their way to the device;
+            when loaded, if there is no training set for it.
+    """
+
+    def __init__(
+        self,
+        data: FederatedDataModule,
+        participant: str,
+        everyone: Sequence[str] | None = None,
+        *,
+        public: str | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size=data.batch_size,
+            eval_batch_size=data.eval_batch_size,
+            num_workers=data.num_workers,
+            drop_last=data.drop_last,
+            collate_fn=data.collate_fn,
+            pin_memory=data.pin_memory,
+            resident=data.resident,
+        )
+        for hook in ON_THE_WAY:
+            if getattr(type(data), hook) is not getattr(FederatedDataModule, hook):
+                raise DataError(
+                    f"SiteDataModule: {type(data).__name__} has a {hook} of its own, which would not be called: change "
+                    "inputs by Participant(transform=...) instead."
+                )
+        if everyone is not None and participant not in everyone:
+            raise DataError(f"everyone: {participant!r} is not among {', '.join(everyone)}.")
+        self.inner = data
+        self.participant = participant
+        self.everyone = None if everyone is None else tuple(everyone)
+        self.public = public
+
+    def prepare_data(self) -> None:
+        """As the module inside."""
+        self.inner.prepare_data()
+
+    def load(self, participants: tuple[str, ...]) -> FederatedData:
+        """Load everyone's data and keep what is this participant's, and what is everyone's."""
+        if participants not in {(), (self.participant,)}:
+            raise DataError(
+                f"SiteDataModule: its data is that of {self.participant!r}, but the federation has "
+                f"{', '.join(participants)}."
+            )
+        self.inner.replace_data(self.inner.load(self.everyone or (self.participant,)))
+        whole = self.inner.data
+        if self.participant not in whole.train:
+            raise DataError(
+                f"{type(self.inner).__name__} has no training set for {self.participant!r}"
+                f"{did_you_mean(self.participant, whole.train)}."
+            )
+        self.inner._data = None  # Everybody else's data is let go of.
+        return FederatedData(
+            self._own(whole.train),
+            self._own(whole.val),
+            self._own(whole.test),
+            self._public(whole),
+            whole.global_val,
+            whole.global_test,
+        )
+
+    def _public(self, whole: FederatedData) -> Dataset[Any] | None:
+        if self.public is not None:
+            return read_public(self.public)
+        return None if self.everyone is None else whole.public
+
+    def _own(self, sets: Mapping[str, Dataset[Any]]) -> dict[str, Dataset[Any]]:
+        return {self.participant: sets[self.participant]} if self.participant in sets else {}

@@ -1,0 +1,87 @@
+"""The engine's client: what its process does with one message is one order for this site's participant.
+
+The node's configuration says who it is: ``--node-config 'participant="hospital_a" config="/.../site.yaml"
+state-dir="/.../state"'``, and ``allow-import="my_package,other"`` where the file names classes of the site's
+own. In the engine's simulation nodes have numbers alone, and the run's configuration names the folder of all sites
+(``sites="/.../sites"``); each keeps its states below ``state-dir`` there, or in its own folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from hetfed_lightning.flower.messages import (
+    description_content,
+    order_of,
+    reply_content,
+)
+
+if TYPE_CHECKING:
+    from hetfed_lightning.flower.site import Site
+
+app = ClientApp()
+
+
+class NodeConfigError(ValueError):
+    """A node's configuration that does not say whose node it is; the message names the key and what to set."""
+
+
+@app.query("describe")
+def describe(message: Message, context: Context) -> Message:
+    """What this site brings along."""
+    return Message(_answered(lambda site: description_content(site.describe()), context), reply_to=message)
+
+
+@app.train()
+def work(message: Message, context: Context) -> Message:
+    """Carry out an order."""
+    order = order_of(message.content)
+    return Message(_answered(lambda site: reply_content(site.carry_out(order)), context), reply_to=message)
+
+
+def _answered(act: Any, context: Context) -> RecordDict:
+    _be_quiet()
+    result: RecordDict = act(site_of(context.node_config, context.run_config))
+    return result
+
+
+def site_of(node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
+    """The site that a node's configuration names.
+
+    Args:
+        node: The node's configuration.
+        run: The run's, which serves simulations.
+
+    Raises:
+        NodeConfigError: If it names none.
+    """
+    from hetfed_lightning.flower.site import Site
+    from hetfed_lightning.flower.site_parts import parts_of
+
+    name, config, state = (str(node.get(key, "")) for key in ("participant", "config", "state-dir"))
+    if not name and "partition-id" in node and run.get("sites"):
+        folders = sorted(path for path in Path(str(run["sites"])).iterdir() if (path / "site.yaml").is_file())
+        place = int(node["partition-id"])
+        if place >= len(folders):
+            raise NodeConfigError(f"the simulation has a node {place}, but there are {len(folders)} sites.")
+        name, config = folders[place].name, str(folders[place] / "site.yaml")
+        state = str(Path(str(run.get("state-dir") or run["sites"])) / name / "state")
+    for key, value in (("participant", name), ("config", config), ("state-dir", state)):
+        if not value:
+            raise NodeConfigError(f"the node's configuration has no {key!r}: start the node with --node-config.")
+    allowed = [one.strip() for one in str(node.get("allow-import", "")).split(",") if one.strip()]
+    return Site(parts_of(config, name, allowed), state)
+
+
+def _be_quiet() -> None:
+    """A process for every message: what Lightning says at each start would be said hundreds of times."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=UserWarning, module="lightning")

@@ -1,0 +1,494 @@
+"""Rounds between institutions: whom to ask for what, in which order, and what to make of the answers.
+
+The order of a round is that of one process (:mod:`hetfed_lightning.rounds`), cut where sites have to hear of each
+other. With averaging alone that is one message a round and site: it closes the round before and trains the next. With
+an ensemble it is two: answers to the public set go up, what was made of them goes down.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.checkpointing.reading import read_checkpoint
+from hetfed_lightning.checkpointing.sealing import write_checkpoint
+from hetfed_lightning.flower.agreement import disagreements, refuse_disagreements, table
+from hetfed_lightning.flower.checks import fault_of, usable_metrics
+from hetfed_lightning.flower.description import Layout
+from hetfed_lightning.flower.exchange import Exchange, Fault
+from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.pooling import Pooling
+from hetfed_lightning.flower.roll import Roll
+from hetfed_lightning.flower.server_config import ServerConfig
+from hetfed_lightning.flower.student import Student
+from hetfed_lightning.inspection import TooFewParticipantsError
+from hetfed_lightning.metrics import payload_bytes
+from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.roster import sampled
+from hetfed_lightning.rounds import FederatedCallback
+
+if TYPE_CHECKING:
+    from hetfed_lightning.flower.journal import Journal
+
+log = logging.getLogger(__name__)
+
+STATE = "coordinator.ckpt"
+"""What the coordinator keeps, in the run's folder: enough to go on after the last round that ended."""
+
+PAUSE = 1.0
+"""Seconds between two looks for sites that are not there."""
+
+
+class Coordinator:
+    """Leads a federation of sites through its rounds.
+
+    Args:
+        config: The server's configuration.
+        exchange: What passes between it and the sites.
+        journal: Where it writes what happened.
+        folder: The run's, where its state is kept.
+        resume: Whether to go on where the run in ``folder`` stopped.
+        wait: Called with seconds while sites are waited for.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        exchange: Exchange,
+        journal: Journal,
+        folder: Path,
+        *,
+        resume: bool = False,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.config = config
+        self.exchange = exchange
+        self.journal = journal
+        self.callbacks = [one for one in config.callbacks if isinstance(one, FederatedCallback)]
+        self.pools = [
+            Pooling(place, one) for place, one in enumerate(self.callbacks) if isinstance(one, BackboneAveraging)
+        ]
+        self.lessons = {place: one for place, one in enumerate(self.callbacks) if isinstance(one, EnsembleDistillation)}
+        self.roll = Roll(config.sites, exchange, config.deadline)
+        self.run_id = uuid.uuid4().hex
+        self.next_round = 0
+        self.left: dict[str, str] = {}
+        """Who is out of the round in progress, and why."""
+        self._blamed: dict[str, str] = {}
+        """The same of the round before, for those who have still to hear of it."""
+        self._open: set[str] = set()
+        """Who has not closed the round before yet."""
+        self._stale: set[str] = set()
+        """Who may have missed something."""
+        self.student = None if config.student is None else Student(config, folder)
+        self._is_spent = False
+        self._pending: dict[str, Any] = {}
+        """What is to be written of the round before, once its figures are there."""
+        self._metrics: dict[str, float] = {}
+        self._metrics_of_student: dict[str, float] = {}
+        self._file = folder / STATE
+        self._wait = wait
+        self.layouts: Mapping[str, Mapping[str, Layout]] = {}
+        if resume:
+            self._load()
+
+    def lead(self) -> None:
+        """Go through all rounds.
+
+        Raises:
+            DisagreementError: If the sites do not fit together; nothing was trained.
+            TooFewParticipantsError: If fewer than ``min_participants`` are there, or left in a round.
+        """
+        try:
+            self._gather()
+            for pool in self.pools:
+                pool.may_begin(self, self.next_round, self.callbacks, len(self.roll.descriptions))
+            while self.next_round < self.config.rounds and not self._is_spent:
+                self._round(self.next_round)
+            self._close_last()
+        except BaseException as error:
+            self.journal.fail(str(error))
+            raise
+        self.journal.finish()
+
+    # Who is there
+
+    def active_names(self, round_index: int) -> list[str]:
+        """Who trains in a round: those who have joined, or the sample of them that ``participation`` asks for."""
+        joined = self.roll.joined(round_index)
+        return sampled(joined, round_index, self.config.participation, self.config.seed) if joined else []
+
+    def _gather(self) -> None:
+        """Wait for the sites, and refuse those that do not fit."""
+        began = time.monotonic()
+        while True:
+            self.roll.look(self.next_round)
+            wanted = [name for name in self.config.sites if self.config.joins_at.get(name, 0) <= self.next_round]
+            missing = [name for name in wanted if name not in self.roll.connected]
+            if not missing:
+                break
+            if time.monotonic() - began >= self.config.wait:
+                self._refuse_too_few(len(self.roll.connected), missing)
+                log.warning("Going on without %s, not there after %g s.", ", ".join(missing), self.config.wait)
+                break
+            self._wait(PAUSE)
+        known = self.roll.descriptions
+        refuse_disagreements(disagreements(known, self.callbacks, self.config.seed, self.layouts))
+        self._arrange()
+        log.info("%d sites: %s.", len(known), ", ".join(known))
+
+    def _refuse_too_few(self, found: int, missing: Sequence[str]) -> None:
+        least = self.config.min_participants
+        if found < least:
+            raise TooFewParticipantsError(
+                f"Round {self.next_round}: {found} sites are connected after {self.config.wait:g} s, "
+                f"min_participants={least} are needed. Not there: {', '.join(missing) or 'nobody else is known'}. Look "
+                "at the logs of their nodes: is the address reachable, the certificate trusted, the key registered?"
+            )
+
+    def _arrange(self) -> None:
+        for pool in self.pools:
+            pool.arrange(self.roll.descriptions)
+        for name, one in self.roll.descriptions.items():
+            counts = Tensor(one.class_counts) if one.class_counts else None
+            for lesson in self.lessons.values():
+                lesson.meet(name, one.samples, counts)
+        everyone = self.roll.descriptions | ({} if self.student is None else {STUDENT: self.student.describe()})
+        self.journal.introduce(everyone, self.callbacks, self.next_round)
+
+    def _look(self, round_index: int) -> None:
+        """Greet newcomers, name those who are gone, wait while too few are there."""
+        began = time.monotonic()
+        while True:
+            new = self.roll.look(round_index)
+            unfit = self._unfit(new)
+            if fit := [name for name in new if name not in unfit]:
+                log.info("Round %d: %s joins.", round_index, ", ".join(fit))
+                self._arrange()
+            joined = self.roll.joined(round_index)
+            absent = [name for name in joined if name not in self.roll.connected]
+            if len(joined) - len(absent) >= min(self.config.min_participants, len(joined)) and len(joined) > len(
+                absent
+            ):
+                break
+            if time.monotonic() - began >= self.config.wait:
+                self._refuse_too_few(len(joined) - len(absent), absent)
+                break
+            self._wait(PAUSE)
+        for name in absent:
+            self._leave_out(name, "its node is not connected")
+
+    def _unfit(self, new: Sequence[str]) -> list[str]:
+        unfit = []
+        for name in new:
+            others = {key: one for key, one in self.roll.descriptions.items() if key not in new or key == name}
+            found = disagreements(others, self.callbacks, self.config.seed, self.layouts)
+            if found:
+                log.warning("%s cannot join, since it does not fit:\n%s", name, table(found))
+                unfit.append(name)
+        self.roll.forget(unfit)
+        return unfit
+
+    # A round
+
+    def _round(self, round_index: int) -> None:
+        began = time.monotonic()
+        self.left, self._metrics, self._metrics_of_student = {}, {}, {}
+        self._look(round_index)
+        joined = self.roll.joined(round_index)
+        active = self.active_names(round_index)
+        newcomers = self.roll.newcomers(round_index)
+        self._stale |= set(newcomers)
+        figures: dict[str, float] = {}
+        volume = [0, 0]
+        targets, lessons = self._ask_before(round_index, joined, newcomers, figures, volume)
+        self._give_start(joined)
+        learners = {place: one.learners(has_student=self.student is not None) for place, one in self._due(round_index)}
+        phase = [place for place, (mutual, _) in learners.items() if mutual and self.lessons[place].mode == "phase"]
+        alone = [place for place, (_, student) in learners.items() if student]
+        replies = self._train(round_index, joined, active, targets, lessons, phase, asked=bool(phase or alone))
+        volume[1] += sum(payload_bytes(one) for one in targets.values()) * len(replies)
+        self._publish()
+        if phase or alone:
+            replies = self._learn(round_index, replies, phase, alone, figures, volume)
+        elif self.student is not None:
+            self._metrics_of_student = self.student.learn(self.run_id, round_index, {}).metrics
+        self._refuse_too_few_left(round_index, active, replies)
+        due = [pool for pool in self.pools if pool.callback.is_due(round_index)]
+        states = {name: replies[name].shared for name in active if name in replies}
+        for pool in self.pools:
+            pool.fresh = set()
+        for pool in due:
+            found, up, down = pool.aggregate(round_index, states, active, self.roll.descriptions)
+            figures |= found
+            volume[0] += up
+            volume[1] += down
+            self._is_spent |= pool.is_spent(self, round_index)
+        figures |= {
+            "federation/participants": float(len(replies)),
+            "federation/quarantined": float(len(self.left)),
+            "federation/bytes_up": float(volume[0]),
+            "federation/bytes_down": float(volume[1]),
+        }
+        self._pending = {
+            "round": round_index,
+            "figures": figures,
+            "left": dict(self.left),
+            "student": self._metrics_of_student,
+            "seconds": time.monotonic() - began,
+        }
+        self._blamed = {name: reason for name, reason in self.left.items() if name in active}
+        self._stale |= set(self.left)
+        self._open = set(joined)
+        self.next_round = round_index + 1
+        self._save()
+
+    def _ask_before(
+        self,
+        round_index: int,
+        joined: Sequence[str],
+        newcomers: Sequence[str],
+        figures: dict[str, float],
+        volume: list[int],
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """What the ensembles say before a round: to all who learn in their local steps, and to newcomers."""
+        has_student = self.student is not None
+        mixed = [
+            place
+            for place, one in self._due(round_index)
+            if one.mode == "mixed" and one.learners(has_student=has_student)[0]
+        ]
+        eager = [name for name in newcomers if self.roll.descriptions[name].lessons and self._reads(name)]
+        here = [name for name in joined if name not in newcomers and name not in self.left]
+        teachers = [name for name in here if self._reads(name)]
+        if not teachers or not (mixed or (eager and self.lessons)):
+            return {}, {}
+        orders = {name: self._closing(name, round_index, answer=name in teachers) for name in here}
+        answers = self._answers(self._carry_out(orders), volume)
+        self._publish()
+        if not answers:
+            raise TooFewParticipantsError(
+                f"Round {round_index}: no site has answered the public set ({self._reasons()})."
+            )
+        targets, lessons = {}, {}
+        for place, callback in self.lessons.items():
+            if place in mixed or eager:
+                said = callback.combine(answers, self._kind(answers), round_index)
+                figures |= callback.figures()
+                if place in mixed:
+                    targets[place] = said
+                if eager:
+                    lessons[place] = said
+        return targets, lessons
+
+    def _give_start(self, joined: Sequence[str]) -> None:
+        """Have groups begin with the weights of their first member who is here."""
+        for pool in self.pools:
+            while found := pool.without_start([name for name in joined if name not in self.left]):
+                name, groups = next(iter(found.items()))
+                keys = tuple(key for group in groups for key in group.keys)
+                order = Order(self.run_id, keys={pool.place: keys})
+                reply = self._carry_out({name: order}).get(name)
+                for group in groups if reply is not None else ():
+                    pool.begin(group, reply.shared[pool.place])  # type: ignore[union-attr]
+                self._stale |= set(joined)
+
+    def _train(
+        self,
+        round_index: int,
+        joined: Sequence[str],
+        active: Sequence[str],
+        targets: Mapping[int, Tensor],
+        lessons: Mapping[int, Tensor],
+        phase: Sequence[int],
+        *,
+        asked: bool,
+    ) -> dict[str, Reply]:
+        """Have the round's participants take their local steps, and the others close the round before."""
+        orders = {}
+        newcomers = self.roll.newcomers(round_index)
+        for name in joined:
+            if name in self.left:
+                continue
+            order = self._closing(name, round_index)
+            if name in active:
+                reads = self._reads(name)
+                keys = {} if phase and reads else self._keys(name, round_index)
+                order = replace(
+                    order,
+                    begin=round_index,
+                    answer_after=asked and reads,
+                    keys=keys,
+                    targets=targets if reads else {},
+                    lessons=lessons if name in newcomers and self.roll.descriptions[name].lessons else {},
+                )
+            if order.finish is not None or order.begin is not None:
+                orders[name] = order
+        replies = self._carry_out(orders)
+        return {name: reply for name, reply in replies.items() if name in active}
+
+    def _learn(
+        self,
+        round_index: int,
+        replies: Mapping[str, Reply],
+        phase: Sequence[int],
+        alone: Sequence[int],
+        figures: dict[str, float],
+        volume: list[int],
+    ) -> dict[str, Reply]:
+        """Combine what was answered after the local steps; those learn from it who answered, and the student."""
+        answers = self._answers(replies, volume)
+        if not answers:
+            return dict(replies)
+        kind = self._kind(answers)
+        targets = {}
+        for place in dict.fromkeys([*phase, *alone]):
+            targets[place] = self.lessons[place].combine(answers, kind, round_index)
+            figures |= self.lessons[place].figures()
+        if self.student is not None:
+            learned = self.student.learn(self.run_id, round_index, {place: targets[place] for place in alone})
+            self._metrics_of_student = learned.metrics
+            if learned.quarantined:
+                self._leave_out(STUDENT, learned.quarantined)
+        if not phase:
+            return dict(replies)
+        own = {place: targets[place] for place in phase}
+        orders = {
+            name: Order(self.run_id, learn=round_index, keys=self._keys(name, round_index), targets=own)
+            for name in answers
+        }
+        volume[1] += sum(payload_bytes(one) for one in own.values()) * len(orders)
+        found = self._carry_out(orders)
+        return {name: found.get(name, reply) for name, reply in replies.items() if name not in self.left}
+
+    def _close_last(self) -> None:
+        """Have everyone receive what the last round has made, and validate."""
+        self.left, self._metrics = {}, {}
+        self.roll.look(self.next_round)
+        absent = [name for name in self._open if name not in self.roll.connected]
+        for name in absent:
+            self._leave_out(name, "its node is not connected")
+        names = [name for name in self.roll.descriptions if name in self._open and name not in self.left]
+        self._carry_out({name: self._closing(name, self.next_round) for name in names})
+        self._publish()
+
+    # Orders and what comes of them
+
+    def _closing(self, name: str, round_index: int, *, answer: bool = False) -> Order:
+        """The order by which a site closes the round before, if it has not."""
+        closes = name in self._open
+        shared: dict[int, dict[str, Tensor]] = {}
+        if closes or name in self._stale:
+            shared = {pool.place: pool.state_for(name, fresh=name not in self._stale) for pool in self.pools}
+        return Order(
+            self.run_id,
+            finish=round_index - 1 if closes else None,
+            left_out=self._blamed.get(name, "") if closes else "",
+            answer=answer,
+            shared={place: state for place, state in shared.items() if state},
+        )
+
+    def _carry_out(self, orders: Mapping[str, Order]) -> dict[str, Reply]:
+        """Send orders; who does not do as it is asked is out of the round."""
+        usable = {}
+        for name, answer in self.exchange.carry_out(orders, self.config.deadline).items():
+            if isinstance(answer, Fault):
+                self._leave_out(name, answer.reason)
+                continue
+            order = orders[name]
+            if answer.finished is not None and answer.finished == order.finish:
+                self._open.discard(name)
+                self._metrics |= usable_metrics(answer)
+            fault = fault_of(answer, order, self.roll.descriptions[name])
+            if fault:
+                self._leave_out(name, fault)
+                continue
+            self._stale.discard(name)
+            usable[name] = answer
+        return usable
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        if name not in self.left:
+            self.left[name] = reason
+            log.warning("Round %d: %s is left out: %s.", self.next_round, name, reason)
+
+    def _refuse_too_few_left(self, round_index: int, active: Sequence[str], replies: Mapping[str, Reply]) -> None:
+        if active and len(replies) < self.config.min_participants:
+            raise TooFewParticipantsError(
+                f"Round {round_index}: {len(replies)} of {len(active)} participants are left to go on with, "
+                f"min_participants={self.config.min_participants} are needed ({self._reasons()}). The round before is "
+                "kept: mend the sites named and go on with resume."
+            )
+
+    def _reasons(self) -> str:
+        return "; ".join(f"{name}: {reason}" for name, reason in self.left.items())
+
+    def _answers(self, replies: Mapping[str, Reply], volume: list[int]) -> dict[str, Tensor]:
+        found = {name: one.answers for name, one in replies.items() if one.answers is not None}
+        volume[0] += payload_bytes(list(found.values()))
+        return found
+
+    def _due(self, round_index: int) -> list[tuple[int, EnsembleDistillation]]:
+        return [(place, one) for place, one in self.lessons.items() if one.is_due(round_index)]
+
+    def _kind(self, answers: Mapping[str, Tensor]) -> Any:
+        return self.roll.descriptions[next(iter(answers))].kind
+
+    def _reads(self, name: str) -> bool:
+        return self.roll.descriptions[name].reads_public
+
+    def _keys(self, name: str, round_index: int) -> dict[int, tuple[str, ...]]:
+        return {
+            pool.place: keys
+            for pool in self.pools
+            if pool.callback.is_due(round_index) and (keys := pool.keys_of(name))
+        }
+
+    # What is written
+
+    def _publish(self) -> None:
+        """Write the round before, whose figures have come with the answers to this round's first orders."""
+        if not self._pending:
+            return
+        headlines = {name: str(one.role["headline"]) for name, one in self.roll.descriptions.items()}
+        for lesson in self.lessons.values():
+            lesson.note_scores(headlines, self._metrics)
+        done, self._pending = self._pending, {}
+        metrics = self._metrics | done["student"]
+        self.journal.close_round(done["round"], done["figures"], metrics, done["left"], done["seconds"])
+
+    def _save(self) -> None:
+        content = {
+            "run": self.run_id,
+            "next_round": self.next_round,
+            "roll": self.roll.state_dict(),
+            "pools": [pool.state_dict() for pool in self.pools],
+            "lessons": {place: one.state_dict() for place, one in self.lessons.items()},
+            "pending": self._pending,
+            "blamed": self._blamed,
+            "open": sorted(self._open),
+            "stale": sorted(self._stale),
+            "spent": self._is_spent,
+        }
+        write_checkpoint(content, self._file)
+
+    def _load(self) -> None:
+        saved = read_checkpoint(self._file)
+        self.run_id, self.next_round = saved["run"], saved["next_round"]
+        self.roll.load_state_dict(saved["roll"])
+        for pool, state in zip(self.pools, saved["pools"], strict=True):
+            pool.load_state_dict(state)
+        for place, lesson in self.lessons.items():
+            lesson.load_state_dict(saved["lessons"][place])
+        self._pending, self._blamed, self._is_spent = saved["pending"], saved["blamed"], saved["spent"]
+        self._open, self._stale = set(saved["open"]), set(saved["stale"])
+        log.info("Going on with round %d of run %s.", self.next_round, self.run_id)

@@ -1,0 +1,188 @@
+"""What a site brings along, told before anything is trained, and a table of who differs in what."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.callbacks.roles import label_counts, roles
+from hetfed_lightning.participant import STUDENT, output_width
+from hetfed_lightning.preflight import outputs_of
+from hetfed_lightning.rounds import FederatedCallback
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.participant import Participant
+
+Layout = tuple[tuple[int, ...], str]
+"""Shape and dtype of a tensor."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a site tells of its participant and its data.
+
+    Attributes:
+        participant: Its name.
+        seed: Of its random streams.
+        callbacks: Classes of the callbacks that act between participants, in order.
+        offered: Layout of what it would average, by key, for each averaging callback by its place.
+        personal: Layout of the rest of its state, by key: for the report of what stays at home.
+        parameters: Keys that are parameters rather than buffers.
+        trained: Those of them that require a gradient.
+        kind: Of its outputs, such as ``"multiclass"``.
+        width: Outputs per example.
+        public_size: Examples of the public set.
+        public_hash: SHA-256 of the public set's inputs; empty without one.
+        reads_public: Whether it can answer it.
+        samples: Training examples.
+        class_counts: The same by class where an ensemble weighs by it; empty otherwise.
+        joins_at: The round in which it joins.
+        leaves_at: The round in which it leaves; None for never.
+        lessons: Passes over the public set as it joins.
+        role: What records and reports tell of it.
+        versions: Of hetfed-lightning, torch, lightning and Python.
+    """
+
+    participant: str
+    seed: int
+    callbacks: tuple[str, ...]
+    offered: Mapping[int, Mapping[str, Layout]]
+    personal: Mapping[str, Layout]
+    parameters: tuple[str, ...]
+    trained: tuple[str, ...]
+    kind: str
+    width: int
+    public_size: int
+    public_hash: str
+    reads_public: bool
+    samples: int
+    class_counts: tuple[int, ...]
+    joins_at: int
+    leaves_at: int | None
+    lessons: int
+    role: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def is_member(self, round_index: int) -> bool:
+        """Whether it takes part in a round: it has joined, and has not left."""
+        return self.joins_at <= round_index and (self.leaves_at is None or round_index < self.leaves_at)
+
+
+def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federation: Federation) -> Description:
+    """What the only participant of a federation brings along.
+
+    Args:
+        callbacks: Of the configuration, those that act between participants.
+        trainer: In a fit that has begun.
+        federation: Of one.
+    """
+    (name, participant), *_ = subjects(federation).items()
+    data = federation.federated_data
+    averaging = {place: one for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
+    offered = {place: layouts(one.shareable(participant)) for place, one in averaging.items()}
+    parameters = dict(participant.named_parameters())
+    shared = set().union(*offered.values()) if offered else set()
+    reads, width = False, 0
+    if data.num_public:
+        inputs = data.public_inputs(torch.arange(1))
+        reads = participant.reads_any_of(inputs)
+        width = output_width(outputs_of(participant, inputs, "the public set")) if reads else 0
+    weighs = any(isinstance(one, EnsembleDistillation) and "class_counts" in one.ensemble.needs for one in callbacks)
+    counts = label_counts(federation, 1).get(name) if weighs and name != STUDENT else None
+    role = asdict(next(one for one in roles(trainer, federation, 2) if one.name == name))
+    return Description(
+        participant=name,
+        seed=federation.seed,
+        callbacks=tuple(type(one).__name__ for one in callbacks),
+        offered=offered,
+        personal={key: one for key, one in layouts(participant.view_of()).items() if key not in shared},
+        parameters=tuple(parameters),
+        trained=tuple(key for key, one in parameters.items() if one.requires_grad),
+        kind=participant.task.kind,
+        width=width,
+        public_size=data.num_public,
+        public_hash=public_hash(federation) if data.num_public else "",
+        reads_public=reads,
+        samples=0 if name == STUDENT else data.num_samples(name),
+        class_counts=() if counts is None else tuple(int(count) for count in counts),
+        joins_at=participant.joins_at,
+        leaves_at=participant.leaves_at,
+        lessons=_lessons(participant),
+        role={key: value for key, value in role.items() if key not in {"name", "shared_bytes", "shared_with"}},
+        versions=versions(),
+    )
+
+
+def subjects(federation: Federation) -> dict[str, Participant]:
+    """Whom a federation of one is about, by name: the student where there is one."""
+    return federation.members() if federation.student is None else {STUDENT: federation.student}
+
+
+def layouts(state: Mapping[str, Tensor]) -> dict[str, Layout]:
+    """Shape and dtype of every tensor, by key."""
+    return {key: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for key, tensor in state.items()}
+
+
+def empty_state(layout: Mapping[str, Layout]) -> dict[str, Tensor]:
+    """Tensors of a layout that hold nothing, on the device ``"meta"``."""
+    return {key: torch.empty(shape, dtype=dtype_of(name), device="meta") for key, (shape, name) in layout.items()}
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """A dtype by its name in torch.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(  # noqa: TRY004 - it came from elsewhere as text
+            f"expected the name of a dtype of torch, got {name!r}."
+        )
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of what numbers depend on."""
+    found = {name: version(name) for name in ("hetfed-lightning", "torch", "lightning")}
+    return found | {"python": platform.python_version()}
+
+
+def public_hash(federation: Federation) -> str:
+    """SHA-256 of the public set's inputs in their order, as the data has them."""
+    data, digest = federation.federated_data, hashlib.sha256()
+    for indices in torch.arange(data.num_public).split(512):
+        _feed(digest, data.public_inputs(indices))
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, inputs: Any) -> None:
+    if isinstance(inputs, torch.Tensor):
+        whole = inputs.detach().cpu().contiguous()
+        digest.update(f"{tuple(whole.shape)} {whole.dtype}".encode())
+        digest.update(whole.flatten().view(torch.uint8).numpy().tobytes() if whole.numel() else b"")
+    elif isinstance(inputs, Mapping):
+        for key in sorted(inputs):
+            digest.update(str(key).encode())
+            _feed(digest, inputs[key])
+    elif isinstance(inputs, Sequence) and not isinstance(inputs, str):
+        for one in inputs:
+            _feed(digest, one)
+    else:
+        digest.update(repr(inputs).encode())
+
+
+def _lessons(participant: Participant) -> int:
+    return 0 if participant.transfer is None else participant.transfer.distillation_epochs

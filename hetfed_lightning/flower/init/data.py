@@ -1,0 +1,144 @@
+"""Of the data of a federation, what one site needs to be told to have the same examples as in one process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.data import (
+    CarParksDataModule,
+    CitiesDataModule,
+    HospitalsDataModule,
+    ImageFolderDataModule,
+    PartitionedDataModule,
+    TableDataModule,
+)
+from hetfed_lightning.data.named import NamedDataModule
+from hetfed_lightning.data.names import of_member
+from hetfed_lightning.data.sources.table import table_files
+from hetfed_lightning.flower.init.source import Source
+from hetfed_lightning.flower.paths import absolute, paths_in, with_paths
+
+PUBLIC = "public.safetensors"
+SITE_DATA = "hetfed_lightning.data.SiteDataModule"
+
+SETTINGS_BY_NAME = ("batch_size", "transforms")
+"""Arguments of every data module that may be given by participant."""
+
+DEALT = (PartitionedDataModule, HospitalsDataModule, CitiesDataModule, CarParksDataModule)
+"""Modules that have everyone's data inside of them: a site has the share that falls to it among all."""
+
+_NUMBER = re.compile(r"_\d+$")
+
+
+def site_data(source: Source, name: str, classes: Sequence[str] | None = None) -> dict[str, Any]:
+    """Settings of a site's data module.
+
+    Args:
+        source: The federation.
+        name: The participant.
+        classes: Names of all classes, where sites would number those that they have; None elsewhere.
+    """
+    inner = deepcopy(source.written["data"])
+    arguments = inner["init_args"] = dict(inner.get("init_args") or {})
+    inner = with_paths(inner, lambda path: absolute(path, Path.cwd()))
+    arguments = inner["init_args"]
+    alone = not is_dealt(source)
+    for key in arguments if alone else SETTINGS_BY_NAME:
+        if key in arguments:
+            arguments[key] = own_part(arguments[key], name, source.names)
+    if isinstance(source.data, TableDataModule) and source.data.participant_column is None:
+        arguments["path"] = _own_table(source.data.path, name)
+    if isinstance(source.data, NamedDataModule):
+        arguments["participants"] = [name]
+        if source.data.global_sets:
+            arguments["global_sets"] = False  # Nobody has everyone's test set.
+        if source.data.public_size:
+            arguments["public_size"] = -(-source.data.public_size // len(source.names))
+    if classes is not None:
+        arguments["classes"] = list(classes)
+    outer: dict[str, Any] = {"participant": name}
+    if not alone:
+        outer["everyone"] = list(source.names)
+    if source.distils:
+        outer["public"] = PUBLIC
+    return {"class_path": SITE_DATA, "init_args": outer | {"data": inner}}
+
+
+def is_dealt(source: Source) -> bool:
+    """Whether a site reads everyone's data to find its share, which is for trying a federation out."""
+    if isinstance(source.data, DEALT):
+        return True
+    if isinstance(source.data, NamedDataModule):
+        return False
+    arguments = source.written["data"].get("init_args") or {}
+    return not any(_is_by_name(value, source.names) for key, value in arguments.items() if key not in SETTINGS_BY_NAME)
+
+
+def class_names(source: Source) -> list[str] | None:
+    """Names of all classes, where a site that has its own data alone would number them otherwise than others do.
+
+    Raises:
+        ConfigError: If they are not given, and the data cannot be read here.
+    """
+    data = source.data
+    if not isinstance(data, TableDataModule | ImageFolderDataModule) or data.classes is not None:
+        return None
+    if isinstance(data, TableDataModule) and data.kind == "value":
+        return None
+    try:
+        found: Any = data.load_participants()
+    except (ValueError, OSError, ImportError) as error:
+        raise ConfigError(
+            f"data.init_args.classes: name all classes, since every site would number those that it has; they could "
+            f"not be read here: {error}"
+        ) from error
+    known = found.classes if isinstance(data, TableDataModule) else next(iter(found.values())).classes
+    return None if known is None else list(known)
+
+
+def own_part(value: Any, name: str, everyone: Sequence[str]) -> Any:
+    """Of settings by participant, those of one; whatever else stays as it is.
+
+    Args:
+        value: Of an argument.
+        name: The participant; a group's settings become its own.
+        everyone: Names of all participants.
+    """
+    if not _is_by_name(value, everyone):
+        return value
+    found = of_member(value, name)
+    return {} if found is None else {name: found}
+
+
+def local_paths(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Paths that hold on the machine where the deployment was made, after their keys; the public set is not one."""
+    return [(key, path) for key, path in paths_in(settings, ("data",)) if path != PUBLIC]
+
+
+def _is_by_name(value: Any, everyone: Sequence[str]) -> bool:
+    """Whether a mapping has participants' or their groups' names as keys, and no others."""
+    if not isinstance(value, Mapping) or not value:
+        return False
+    groups = {_NUMBER.sub("", name) for name in everyone}
+    return all(key in everyone or key in groups for key in value)
+
+
+def _own_table(path: Any, name: str) -> dict[str, str]:
+    """The table of one participant, by its name."""
+    if isinstance(path, Mapping):
+        found = {str(key): str(one) for key, one in path.items()}
+    else:
+        try:
+            found = {key: str(one) for key, one in table_files(path).items()}
+        except ValueError as error:
+            raise ConfigError(
+                f"data.init_args.path: {error}; name each participant's file, path: {{{name}: patients.csv}}"
+            ) from error
+    if name not in found:
+        raise ConfigError(f"data.init_args.path: there is no table of {name!r}, there are {', '.join(found)}")
+    return {name: absolute(found[name], Path.cwd())}

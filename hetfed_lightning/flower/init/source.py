@@ -1,0 +1,148 @@
+"""The federation that is to be deployed: its configuration as written, and what ``hetfed fit`` would make of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from torch import Tensor
+
+from hetfed_lightning.callbacks import EnsembleDistillation
+from hetfed_lightning.cli.blame import naming_participants
+from hetfed_lightning.cli.command import FederatedCLI
+from hetfed_lightning.cli.configs import Arguments
+from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.groups import settings_by_member
+from hetfed_lightning.data import FederatedDataModule
+from hetfed_lightning.data.examples import Inputs
+from hetfed_lightning.federation import Federation
+from hetfed_lightning.flower.deployable import as_list
+from hetfed_lightning.flower.reading import naming_file
+from hetfed_lightning.preflight import check_names
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A federation in one configuration.
+
+    Attributes:
+        path: The configuration's file, the last of several.
+        written: What stands in it, groups in the form that the parser takes.
+        parsed: The same with every default.
+        members: Settings of each participant as written, by name.
+        federation: With the weights that ``hetfed fit`` begins with.
+        callbacks: Of the Trainer, in their order.
+        data: Not loaded yet.
+        allow_import: Packages that it may name.
+    """
+
+    path: Path
+    written: Mapping[str, Any]
+    parsed: Namespace
+    members: Mapping[str, Mapping[str, Any]]
+    federation: Federation
+    callbacks: list[Any]
+    data: FederatedDataModule
+    allow_import: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The participants, in their order."""
+        return tuple(self.members)
+
+    @property
+    def distils(self) -> bool:
+        """Whether there is a distillation, which needs a public set that all have."""
+        return any(isinstance(one, EnsembleDistillation) for one in self.callbacks)
+
+    def public_inputs(self) -> Inputs:
+        """Everyone's public set, in order.
+
+        Raises:
+            ConfigError: If the data cannot be read here, or has none.
+        """
+        try:
+            self.data.prepare_data()
+            self.data.replace_data(self.data.load(self.names))
+            check_names(self.federation.members(), self.data)
+            count = self.data.num_public
+            inputs = self.data.public_inputs(torch.arange(count)) if count else None
+        except (ValueError, OSError, RuntimeError, ImportError, LookupError) as error:
+            raise ConfigError(
+                f"data: the public set could not be read here: {error}. Sites and server need the same, so the data "
+                "that it is taken from has to be readable where the deployment is made."
+            ) from error
+        if inputs is None:
+            raise ConfigError(
+                "data: EnsembleDistillation needs a public set, and the data module has none: give it one (public_size "
+                "in the built-in data modules)."
+            )
+        named = inputs.values() if isinstance(inputs, dict) else [inputs]
+        if not all(isinstance(one, Tensor) for one in named):
+            raise ConfigError(f"data: the public set has to be tensors, found {type(inputs).__name__}.")
+        return inputs  # type: ignore[no-any-return]  # public_inputs gives what a data set of any kind has
+
+
+class SourceCLI(FederatedCLI):
+    """Options of a configuration that is deployed; makes nothing until it is told to.
+
+    Attributes:
+        written: The configuration as it stands in the files.
+    """
+
+    prog = "hetfed deploy init"
+    written: dict[str, Any]
+
+    def read_configs(self, found: Arguments) -> dict[str, Any]:
+        """The configuration, of which a copy is kept."""
+        config = super().read_configs(found)
+        self.written = _copied(config)
+        return config
+
+    def instantiate_classes(self) -> None:
+        """Nothing yet."""
+        self.set_threads()
+
+
+def read_source(configs: Sequence[str], allow_import: Sequence[str] = ()) -> Source:
+    """Read a federation as ``hetfed fit`` does, its weights drawn in the same order from the same seed.
+
+    Args:
+        configs: Files, merged deeply.
+        allow_import: Packages that they may name beside those that every configuration may.
+
+    Raises:
+        ConfigError: Naming the file, and the participant or the key.
+    """
+    path = Path(configs[-1])
+    with naming_file(path):
+        arguments = [part for one in configs for part in ("-c", one)]
+        arguments += [part for one in allow_import for part in ("--allow_import", one)]
+        cli = SourceCLI(arguments, run=False)  # Seeds the process.
+        with naming_participants(cli.config.model):
+            made = cli.parser.instantiate(cli.config.clone())
+        federation: Federation = made.model
+        settings = settings_by_member(cli.written["model"]["participants"])
+        members = {name: _copied(settings[name]) for name in federation.members()}
+        written = cli.written | {"data": _with_class_path(cli.written.get("data"))}
+        return Source(
+            path, written, cli.config, members, federation, as_list(made.trainer.get("callbacks")), made.data,
+            tuple(allow_import),
+        )  # fmt: skip
+
+
+def _copied(config: Any) -> Any:
+    """The same, with nothing in it twice: what anchors repeat is written out."""
+    return json.loads(json.dumps(config))
+
+
+def _with_class_path(settings: Any) -> Any:
+    return {"class_path": settings, "init_args": {}} if isinstance(settings, str) else settings

@@ -1,0 +1,57 @@
+"""YAML for people: sections in a chosen order, each below what there is to say of it."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+WIDTH = 116
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists are indented below their key, as people write them."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        """Indent lists too."""
+        del indentless
+        super().increase_indent(flow, False)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write out what stands twice."""
+        del data
+        return True
+
+
+def yaml_text(sections: Mapping[str, Any], remarks: Mapping[str, str], head: str) -> str:
+    """A YAML document with comments.
+
+    Args:
+        sections: Values by key, in order; what is None is left out.
+        remarks: What stands above a key; paragraphs are separated by line breaks, those that begin with spaces are kept
+            as they are.
+        head: What stands above all.
+    """
+    parts = [commented(head)]
+    for key, value in sections.items():
+        if value is None:
+            continue
+        remark = remarks.get(key)
+        parts.append(("\n" + commented(remark) if remark else "") + _dumped({key: value}))
+    return "".join(parts)
+
+
+def commented(text: str) -> str:
+    """Lines of comments, wrapped."""
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        lines += [paragraph] if paragraph.startswith(" ") or not paragraph else textwrap.wrap(paragraph, WIDTH)
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+
+
+def _dumped(value: Mapping[str, Any]) -> str:
+    # Numbers of the parser's own kinds become plain ones.
+    return yaml.dump(json.loads(json.dumps(value)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)

@@ -1,0 +1,97 @@
+"""What a coordinator tells of its sites: their own words, of the kinds that records and pages take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.callbacks.headlines import Headline
+from hetfed_lightning.callbacks.roles import Partnership, Role, partnerships
+from hetfed_lightning.flower.description import Description, empty_state
+from hetfed_lightning.metrics import payload_bytes
+from hetfed_lightning.rounds import FederatedCallback
+
+MAX_TEXT = 200
+"""Characters that a site may say of itself in one cell of a table."""
+
+_NOT_IN_CELLS = re.compile(r"[|<>`\x00-\x1f\x7f]+")
+
+
+def roles_of(
+    descriptions: Mapping[str, Description], callbacks: Sequence[FederatedCallback], limit: int
+) -> dict[str, Role]:
+    """The first ``limit`` participants and what they do, by name.
+
+    Args:
+        descriptions: What sites told, by name.
+        callbacks: Of the configuration, those that act between participants; they know their groups.
+        limit: How many to tell of, and to name as somebody's partners.
+    """
+    averaged = partnerships(_shared(descriptions, callbacks), limit)
+    return {
+        name: _role(name, descriptions[name], averaged.get(name, Partnership())) for name in [*descriptions][:limit]
+    }
+
+
+def headlines_of(descriptions: Mapping[str, Description]) -> dict[str, Headline]:
+    """The headline metric of every participant that names one, by name."""
+    return {
+        name: Headline(metric, one.role.get("higher_is_better") is not False)
+        for name, one in descriptions.items()
+        if (metric := _text(one.role.get("headline")))
+    }
+
+
+def label_counts_of(descriptions: Mapping[str, Description], limit: int) -> dict[str, list[int]]:
+    """Training examples per class by name, of the first participants that told them."""
+    return {
+        name: [_whole(count) for count in descriptions[name].class_counts]
+        for name in [*descriptions][:limit]
+        if descriptions[name].class_counts
+    }
+
+
+def _shared(
+    descriptions: Mapping[str, Description], callbacks: Sequence[FederatedCallback]
+) -> list[tuple[Sequence[str], int]]:
+    """Members of every group and the bytes of what they share, as one of them described it."""
+    found: list[tuple[Sequence[str], int]] = []
+    for place, callback in enumerate(callbacks):
+        for group in callback.groups if isinstance(callback, BackboneAveraging) else ():
+            for offered in (descriptions[name].offered for name in group.members if name in descriptions):
+                layout = offered.get(place, {})
+                if all(key in layout for key in group.keys):
+                    state = empty_state({key: layout[key] for key in group.keys})
+                    found.append((group.members, payload_bytes(state)))
+                    break
+    return found
+
+
+def _role(name: str, described: Description, averaged: Partnership) -> Role:
+    told = described.role
+    return Role(
+        _text(name),
+        _text(told.get("architecture")),
+        _text(told.get("optimizer")),
+        _whole(told.get("weights")),
+        averaged.size,
+        averaged.partners,
+        _whole(described.samples),
+        _whole(told.get("local_epochs")),
+        _whole(described.joins_at),
+        _text(described.kind),
+        _text(told.get("headline")),
+        told.get("higher_is_better") is not False,
+    )
+
+
+def _text(value: Any) -> str:
+    """A site's text, which is to stay in its cell."""
+    return _NOT_IN_CELLS.sub(" ", value)[:MAX_TEXT].strip() if isinstance(value, str) else ""
+
+
+def _whole(value: Any) -> int:
+    """A site's number, 0 where it is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0

@@ -1,0 +1,234 @@
+"""Orders, replies and descriptions as the content of the engine's messages: all that ever travels is written here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from typing import Any, get_type_hints
+
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from hetfed_lightning.flower.description import Description
+from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.records import Records, RecordsError, pack, unpack
+
+DESCRIBE = "query.describe"
+"""Type of the first message: what does a site bring along?"""
+
+WORK = "train"
+"""Type of every other message: an order."""
+
+NONE = -1
+"""Stands for no round."""
+
+LARGEST = 10_000_000
+"""Characters of a description; one of a network of 10,000 tensors has a tenth of it."""
+
+
+def order_content(order: Order) -> RecordDict:
+    """An order as records."""
+    settings = ConfigRecord(
+        {
+            "run": order.run,
+            "finish": NONE if order.finish is None else order.finish,
+            "left_out": order.left_out,
+            "answer": order.answer,
+            "begin": NONE if order.begin is None else order.begin,
+            "answer_after": order.answer_after,
+            "learn": NONE if order.learn is None else order.learn,
+        }
+    )
+    for place, keys in order.keys.items():
+        settings[f"keys.{place}"] = list(keys)
+    records: Records = {"order": settings}
+    for place, state in order.shared.items():
+        pack(records, f"shared.{place}", state)
+    for name, lessons in (("targets", order.targets), ("lessons", order.lessons)):
+        for place, targets in lessons.items():
+            pack(records, f"{name}.{place}", {"targets": targets})
+    return RecordDict(records)
+
+
+def order_of(content: RecordDict) -> Order:
+    """The order that records hold.
+
+    Raises:
+        RecordsError: If they hold none.
+    """
+    found = _config(content, "order")
+    return Order(
+        run=_of_type(found, "run", str),
+        finish=_round(found, "finish"),
+        left_out=_of_type(found, "left_out", str),
+        answer=_of_type(found, "answer", bool),
+        begin=_round(found, "begin"),
+        answer_after=_of_type(found, "answer_after", bool),
+        learn=_round(found, "learn"),
+        keys={place: tuple(map(str, found[f"keys.{place}"])) for place in _places(found, "keys")},  # type: ignore[arg-type]
+        shared={place: unpack(content, f"shared.{place}") for place in _places(content, "shared")},
+        targets=_targets(content, "targets"),
+        lessons=_targets(content, "lessons"),
+    )
+
+
+def reply_content(reply: Reply) -> RecordDict:
+    """A reply as records."""
+    records: Records = {
+        "reply": ConfigRecord(
+            {
+                "participant": reply.participant,
+                "finished": NONE if reply.finished is None else reply.finished,
+                "quarantined": reply.quarantined,
+            }
+        ),
+        "samples": MetricRecord({"num-examples": reply.samples}),
+    }
+    if reply.metrics:
+        records["metrics"] = MetricRecord(dict(reply.metrics))
+    if reply.answers is not None:
+        pack(records, "answers", {"outputs": reply.answers})
+    for place, state in reply.shared.items():
+        pack(records, f"shared.{place}", state)
+    return RecordDict(records)
+
+
+def reply_of(content: RecordDict) -> Reply:
+    """The reply that records hold.
+
+    Raises:
+        RecordsError: If they hold none.
+    """
+    found = _config(content, "reply")
+    samples = content.metric_records.get("samples", MetricRecord()).get("num-examples")
+    if isinstance(samples, bool) or not isinstance(samples, int):
+        raise RecordsError(f"samples: expected a whole number under 'num-examples', got {samples!r}.")
+    answers = unpack(content, "answers")
+    return Reply(
+        participant=_of_type(found, "participant", str),
+        samples=samples,
+        metrics={str(key): _number(key, value) for key, value in content.metric_records.get("metrics", {}).items()},
+        finished=_round(found, "finished"),
+        quarantined=_of_type(found, "quarantined", str),
+        answers=answers.get("outputs"),
+        shared={place: unpack(content, f"shared.{place}") for place in _places(content, "shared")},
+    )
+
+
+def description_content(description: Description) -> RecordDict:
+    """A description as records: it is looked at by people too, so it is text."""
+    return RecordDict({"description": ConfigRecord({"json": json.dumps(asdict(description))})})
+
+
+def description_of(content: RecordDict) -> Description:
+    """The description that records hold.
+
+    Raises:
+        RecordsError: If they hold none, or one of another form; the message names the entry.
+    """
+    text = _of_type(_config(content, "description"), "json", str)
+    if len(text) > LARGEST:
+        raise RecordsError(f"description: expected at most {LARGEST} characters, got {len(text)}.")
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise RecordsError(f"description: no JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise RecordsError(f"description: expected entries by name, got {type(found).__name__}.")
+    names = [one.name for one in fields(Description)]
+    for name in names:
+        if name not in found:
+            raise RecordsError(f"description: {name!r} is missing.")
+    read = {name: found[name] for name in names}
+    try:
+        return Description(
+            **read
+            | {
+                "callbacks": tuple(_strings("callbacks", read["callbacks"])),
+                "offered": {int(place): _layouts("offered", one) for place, one in read["offered"].items()},
+                "personal": _layouts("personal", read["personal"]),
+                "parameters": tuple(_strings("parameters", read["parameters"])),
+                "trained": tuple(_strings("trained", read["trained"])),
+                "class_counts": tuple(_counts(read["class_counts"])),
+                "role": dict(read["role"]),
+                "versions": {str(key): str(value) for key, value in read["versions"].items()},
+            }
+            | {
+                "leaves_at": read["leaves_at"]
+                if read["leaves_at"] is None
+                else _checked("leaves_at", read["leaves_at"], int)
+            }
+            | {key: _checked(key, read[key], kind) for key, kind in _SIMPLE.items()}
+        )
+    except (TypeError, AttributeError, ValueError) as error:
+        raise RecordsError(f"description: {error}") from error
+
+
+_SIMPLE: Mapping[str, type] = {
+    name: kind for name, kind in get_type_hints(Description).items() if kind in {str, int, bool}
+}
+
+
+def _checked(name: str, value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise RecordsError(f"description: expected {kind.__name__} under {name!r}, got {value!r}.")
+    return value
+
+
+def _strings(name: str, values: Any) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+        raise RecordsError(f"description: expected a list of names under {name!r}.")
+    return values
+
+
+def _counts(values: Any) -> list[int]:
+    if not isinstance(values, list) or not all(type(one) is int and one >= 0 for one in values):
+        raise RecordsError("description: expected whole numbers from 0 under 'class_counts'.")
+    return values
+
+
+def _layouts(name: str, found: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    layouts = {}
+    for key, value in found.items():
+        shape, dtype = value
+        if not all(type(one) is int and one >= 0 for one in shape):
+            raise RecordsError(f"description: {name}: expected a shape of {key!r}, got {shape!r}.")
+        layouts[str(key)] = (tuple(shape), str(dtype))
+    return layouts
+
+
+def _targets(content: RecordDict, name: str) -> dict[int, Tensor]:
+    found = {place: unpack(content, f"{name}.{place}") for place in _places(content, name)}
+    return {place: one["targets"] for place, one in found.items() if "targets" in one}
+
+
+def _places(names: Iterable[str], kind: str) -> list[int]:
+    """Places of callbacks among names like ``shared.0`` and ``shared.0.counters``."""
+    parts = [name.split(".") for name in names]
+    return sorted({int(one[1]) for one in parts if one[0] == kind and len(one) > 1 and one[1].isdecimal()})
+
+
+def _config(content: RecordDict, name: str) -> ConfigRecord:
+    if name not in content.config_records:
+        raise RecordsError(f"expected a record {name!r}, found {', '.join(content) or 'none'}.")
+    return content.config_records[name]
+
+
+def _of_type(found: ConfigRecord, key: str, kind: type) -> Any:
+    if type(found.get(key)) is not kind:
+        raise RecordsError(f"expected {kind.__name__} under {key!r}, got {found.get(key)!r}.")
+    return found[key]
+
+
+def _round(found: ConfigRecord, key: str) -> int | None:
+    value: int = _of_type(found, key, int)
+    if value < NONE:
+        raise RecordsError(f"expected a round under {key!r}, got {value}.")
+    return None if value == NONE else value
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RecordsError(f"metrics: expected a number under {key!r}, got {value!r}.")
+    return float(value)

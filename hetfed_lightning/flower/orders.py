@@ -1,0 +1,64 @@
+"""What a coordinator asks of a site, and what the site answers: plain data, whatever carries it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a site is to do, in the order of the attributes.
+
+    Attributes:
+        run: Which run; states of other runs are not touched.
+        finish: The round to close: receive ``shared``, validate; None for none.
+        left_out: Why the coordinator left the site out of the round that it closes, for its log; empty if it did not.
+        answer: Whether to answer the public set before the next round begins.
+        begin: The round to train in; None for none.
+        answer_after: Whether to answer the public set after the local steps.
+        learn: The round at whose end to learn from ``targets``; None for none.
+        keys: What to send at the end, by averaging callback's place; empty where the round does not average, or others
+            have to be heard first.
+        shared: What is shared, by key, for each averaging callback of the configuration by its place.
+        targets: What the ensemble says of the public set, softened, for each distilling callback by its place: learned
+            in the local steps of the round that begins, or at the end of the one named by ``learn``.
+        lessons: The same, learned by a newcomer before its first local step.
+    """
+
+    run: str
+    finish: int | None = None
+    left_out: str = ""
+    answer: bool = False
+    begin: int | None = None
+    answer_after: bool = False
+    learn: int | None = None
+    keys: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    shared: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    targets: Mapping[int, Tensor] = field(default_factory=dict)
+    lessons: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Reply:
+    """What a site has to say after an order, and nothing else of what it knows.
+
+    Attributes:
+        participant: Its name.
+        samples: Its training examples.
+        metrics: Figures of the round that it closed, by tag.
+        finished: The round that it closed; None for none.
+        quarantined: Why it left itself out of the round; empty if it did not.
+        answers: Outputs on the public set, shape ``(P, C)``; None where it was not asked.
+        shared: What it shares, by key, for each averaging callback by its place.
+    """
+
+    participant: str
+    samples: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    finished: int | None = None
+    quarantined: str = ""
+    answers: Tensor | None = None
+    shared: dict[int, dict[str, Tensor]] = field(default_factory=dict)

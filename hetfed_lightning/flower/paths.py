@@ -1,0 +1,68 @@
+"""Paths in the configuration of data: relative to the file that names them, wherever a process was started."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+_PATH = re.compile(r"(?:.+_)?(?:path|paths|folder|folders|file|files|dir|directory|root)|public")
+
+
+def with_paths(config: Any, change: Callable[[str], str]) -> Any:
+    """A copy of a configuration in which paths are changed: texts below keys such as ``path`` and ``image_folder``.
+
+    Args:
+        config: Of a data module: ``class_path`` and ``init_args``.
+        change: Called with each path.
+    """
+    return _changed(config, change, is_path=False)
+
+
+def paths_in(config: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Every path in a configuration, after the dotted key under which it stands.
+
+    Args:
+        config: Of a data module.
+        keys: Above it.
+    """
+    yield from _found(config, keys, is_path=False)
+
+
+def absolute(path: str, folder: Path) -> str:
+    """A path that does not depend on the working folder.
+
+    Args:
+        path: Absolute, or relative to ``folder``; ``~`` is the home of who runs the process.
+        folder: Of the file in which it stands.
+    """
+    return str(folder / Path(path).expanduser())
+
+
+def _names_path(key: str) -> bool:
+    return key != "class_path" and _PATH.fullmatch(key) is not None
+
+
+def _changed(value: Any, change: Callable[[str], str], *, is_path: bool) -> Any:
+    if isinstance(value, dict):
+        return {key: _changed(one, change, is_path=_below(key, value, is_path=is_path)) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_changed(one, change, is_path=is_path) for one in value]
+    return change(value) if is_path and isinstance(value, str) else value
+
+
+def _found(value: Any, keys: tuple[str, ...], *, is_path: bool) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from _found(one, (*keys, str(key)), is_path=_below(key, value, is_path=is_path))
+    elif isinstance(value, list):
+        for place, one in enumerate(value):
+            yield from _found(one, (*keys, str(place)), is_path=is_path)
+    elif is_path and isinstance(value, str):
+        yield ".".join(keys), value
+
+
+def _below(key: Any, mapping: dict[Any, Any], *, is_path: bool) -> bool:
+    """Whether texts below a key are paths: they are if it says so, or stands (as a participant) below one that does."""
+    return _names_path(str(key)) or (is_path and "class_path" not in mapping and key != "class_path")

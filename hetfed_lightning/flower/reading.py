@@ -1,0 +1,39 @@
+"""Errors of a deployment's files, with the file's name before them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jsonargparse import ArgumentError
+
+from hetfed_lightning.cli.blame import FAULTS, first_lines
+from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.hints import explained
+
+OPTION = "--allow_import "
+"""By which the command line allows more packages."""
+
+
+@contextmanager
+def naming_file(path: Path, option: str = OPTION) -> Iterator[None]:
+    """Make of an error of this block one that begins with the name of the file that is read.
+
+    Args:
+        path: The file.
+        option: By which what it may not name can be allowed, for messages.
+
+    Raises:
+        ConfigError: For whatever was wrong with the file.
+    """
+    try:
+        with warnings.catch_warnings():
+            # The process has arguments of its own, and they are another program's.
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within")
+            yield
+    except (ArgumentError, OSError, *FAULTS) as error:
+        message = first_lines(str(error)) or type(error).__name__
+        message = message.replace(OPTION, option) if isinstance(error, ConfigError) else explained(message, option)
+        raise ConfigError(message if message.startswith(str(path)) else f"{path}: {message}") from error

@@ -1,0 +1,242 @@
+"""One institution's participant: trained on its own data by its own Trainer, which stops wherever others are heard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from hetfed_lightning.data.module import FederatedDataModule
+from hetfed_lightning.federation import Federation
+from hetfed_lightning.flower.description import Description, describe, subjects
+from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.site_round import Act, Pause, SiteEnd, SiteRound, own_figures
+from hetfed_lightning.flower.site_store import Place, SiteStore, Stage
+from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.rounds import FederatedCallback
+
+log = logging.getLogger(__name__)
+
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+"""A site's Trainer lives for one message: what it measures is told to the coordinator, who logs it."""
+
+DESCRIPTION = "description"
+"""Stands for a run where none has begun."""
+
+
+class SiteError(RuntimeError):
+    """An order that this site cannot carry out; the message names site, round and reason."""
+
+
+@dataclass(frozen=True)
+class SiteParts:
+    """What a site's configuration makes.
+
+    Attributes:
+        federation: Of one participant, with nothing that a run has left in it.
+        data: Its data.
+        settings: Of its Trainer; those of ``QUIET`` are set by default.
+        callbacks: The configuration's callbacks that act between participants, in its order.
+        rounds: Rounds of the whole run.
+    """
+
+    federation: Federation
+    data: FederatedDataModule
+    settings: Mapping[str, Any]
+    callbacks: Sequence[FederatedCallback]
+    rounds: int
+
+
+class Site:
+    """Carries out orders. Between two of them everything that matters is on disk: each may be another process.
+
+    Args:
+        make: Makes the parts, new ones at each call, for an order may take several fits.
+        folder: The site's ``state-dir``.
+    """
+
+    def __init__(self, make: Callable[[], SiteParts], folder: str | Path) -> None:
+        self._make = make
+        self._folder = folder
+        self._parts: SiteParts | None = None
+        self._times: tuple[int, int | None] = (0, None)
+        self.reply = Reply("", 0)
+
+    # Orders
+
+    def describe(self) -> Description:
+        """What this site brings along; fits what is to be fitted to its own data, and trains nothing."""
+        found: list[Description] = []
+
+        def look(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
+            del clock
+            found.append(describe(self._taken().callbacks, trainer, federation))
+            raise Pause
+
+        self._fit(Order(DESCRIPTION), None, SiteStore(self._folder, DESCRIPTION), started=look)
+        joins_at, leaves_at = self._times
+        return replace(found[0], joins_at=joins_at, leaves_at=leaves_at)
+
+    def carry_out(self, order: Order) -> Reply:
+        """Do what is asked.
+
+        Raises:
+            SiteError: If the site's state does not allow it.
+            OSError: If the state cannot be kept; the one before stays.
+        """
+        store = SiteStore(self._folder, order.run)
+        with store.alone():
+            self.reply = Reply(self._name, 0)
+            if order.left_out:
+                log.warning("Round %s: the coordinator left %s out: %s.", order.finish, self._name, order.left_out)
+            if order.finish is not None:
+                self._finish(order, order.finish, store)
+            if order.answer:
+                self._answer(order, store)
+            if order.begin is not None:
+                self._begin(order, order.begin, store)
+            if order.learn is not None:
+                self._learn(order, order.learn, store)
+            if order.begin is None and order.learn is None and order.keys:
+                self._offer(order, store)
+            self.reply.samples = 0 if self._name == STUDENT else self._taken().data.num_samples(self._name)
+        return self.reply
+
+    def _finish(self, order: Order, round_index: int, store: SiteStore) -> None:
+        """Close a round: receive what is shared, validate."""
+        end = Place(round_index, Stage.FINISHED)
+        place = store.newest(before=end)
+        if place is None or place.round_index < round_index:
+            self._catch_up(order, round_index, store, place)
+            return
+
+        def close(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
+            del trainer
+            clock.close(federation, round_index)
+
+        self._fit(order, place, store, started=close, end=end)
+
+    def _catch_up(self, order: Order, round_index: int, store: SiteStore, place: Place | None) -> None:
+        """Close a round that the site has not trained in, because it was not drawn or was not there."""
+        if place is not None and place.stage != Stage.FINISHED:
+            self._finish(order, place.round_index, store)
+            place = Place(place.round_index, Stage.FINISHED)
+
+        def validate(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
+            _go_to(trainer, round_index + 1)
+            clock.receive(federation)
+            clock.save(trainer)
+            raise Pause
+
+        end = Place(round_index, Stage.FINISHED)
+        self._fit(order, place, store, started=validate, end=end)
+        parts = self._taken()
+        trainer = _trainer(parts, parts.rounds, SiteRound(order, self.reply, parts.callbacks, lambda _: None))
+        trainer.validate(parts.federation, datamodule=parts.data, ckpt_path=store.path_of(end), verbose=False)
+        self.reply.metrics = own_figures(trainer.callback_metrics, [self._name])
+        self.reply.finished = round_index
+
+    def _answer(self, order: Order, store: SiteStore) -> None:
+        """Answer the public set between two rounds."""
+
+        def answer(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
+            del trainer
+            clock.answer(federation)
+            raise Pause
+
+        self._fit(order, store.newest(), store, started=answer)
+
+    def _begin(self, order: Order, round_index: int, store: SiteStore) -> None:
+        """Take the local steps of a round."""
+        place = store.newest(before=Place(round_index, Stage.TRAINED))
+        if place is not None and place.stage != Stage.FINISHED:  # A round that it never heard the end of.
+            self._finish(order, place.round_index, store)
+            place = Place(place.round_index, Stage.FINISHED)
+
+        def move(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
+            del clock
+            _go_to(trainer, round_index)
+            if place is None:  # A newcomer's schedules begin with its first round.
+                federation.begin_schedules(round_index)
+
+        self._fit(order, place, store, started=move, end=Place(round_index, Stage.TRAINED))
+
+    def _learn(self, order: Order, round_index: int, store: SiteStore) -> None:
+        """Learn from the ensemble at a round's end."""
+        place = Place(round_index, Stage.TRAINED)
+        if place not in store.places():
+            raise SiteError(
+                f"Round {round_index}: participant {self._name!r} is to learn at the round's end, and has no state of "
+                f"its local steps in {store.folder}. It takes part again in the next round."
+            )
+
+        def learn(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
+            clock.learn(trainer, federation, round_index)
+
+        self._fit(order, place, store, started=learn, end=Place(round_index, Stage.LEARNED))
+
+    def _offer(self, order: Order, store: SiteStore) -> None:
+        """Send what is shared as it is: somebody has to begin."""
+
+        def offer(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
+            del trainer
+            clock.offer(federation)
+            raise Pause
+
+        self._fit(order, store.newest(), store, started=offer)
+
+    # One fit
+
+    def _fit(
+        self, order: Order, place: Place | None, store: SiteStore, *, started: Act, end: Place | None = None
+    ) -> None:
+        """Go on from a place until something pauses the fit."""
+
+        def save(trainer: L.Trainer) -> None:
+            if end is not None:
+                store.write(end, trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
+
+        parts = self._parts = self._make()
+        for participant in parts.federation.members().values():
+            self._times = participant.joins_at, participant.leaves_at
+            participant.joins_at, participant.leaves_at = 0, None  # The coordinator knows the round for both.
+        clock = SiteRound(order, self.reply, parts.callbacks, save, started=started)
+        rounds = max(parts.rounds, (end.round_index if end else 0) + 1)
+        trainer = _trainer(parts, rounds, clock, SiteEnd(self.reply, save))
+        path = None if place is None else store.path_of(place)
+        try:
+            trainer.fit(parts.federation, datamodule=parts.data, ckpt_path=path)
+        except Pause:
+            return
+        raise SiteError(f"participant {self._name!r}: {order} ended without a pause; this is a fault of ours.")
+
+    @property
+    def _name(self) -> str:
+        return next(iter(subjects(self._taken().federation)))
+
+    def _taken(self) -> SiteParts:
+        if self._parts is None:
+            self._parts = self._make()
+        return self._parts
+
+
+def _trainer(parts: SiteParts, rounds: int, *callbacks: L.Callback) -> L.Trainer:
+    settings = QUIET | dict(parts.settings)
+    settings["callbacks"] = [*settings.get("callbacks", []), *callbacks]
+    return L.Trainer(**settings, max_epochs=rounds)
+
+
+def _go_to(trainer: L.Trainer, round_index: int) -> None:
+    """Have the fit go on with another round; schedulers catch up as it opens."""
+    progress = trainer.fit_loop.epoch_progress
+    for counters in (progress.total, progress.current):
+        counters.ready = counters.started = counters.processed = counters.completed = round_index  # type: ignore[attr-defined]

@@ -1,0 +1,37 @@
+"""From a site's configuration to what it trains, made anew for every fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
+
+from hetfed_lightning.flower.site import SiteParts
+from hetfed_lightning.flower.site_config import read_site
+from hetfed_lightning.rounds import FederatedCallback
+
+
+def parts_of(config: str, participant: str, allow_import: Sequence[str] = ()) -> Callable[[], SiteParts]:
+    """Makes what a ``site.yaml`` says, as often as it is asked: the file is read once, and data are loaded once.
+
+    Args:
+        config: The file.
+        participant: Whose it has to be.
+        allow_import: Packages that it may name beside those that every configuration may.
+    """
+
+    @cache
+    def read() -> SiteParts:
+        found = read_site(config, participant, allow_import)
+        settings = dict(found.trainer)
+        rounds = settings.pop("max_epochs", None) or 1
+        callbacks = [one for one in found.callbacks if isinstance(one, FederatedCallback)]
+        return SiteParts(found.federation, found.data, settings, callbacks, rounds)
+
+    def make() -> SiteParts:
+        parts = read()
+        federation, callbacks = deepcopy((parts.federation, parts.callbacks))
+        return replace(parts, federation=federation, callbacks=callbacks)
+
+    return make

@@ -1,0 +1,222 @@
+"""A round as a site lives it: it stops wherever others have to be heard, and goes on in another process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from hetfed_lightning.callbacks.asking import own_answers
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.callbacks.monitor import learning_rates
+from hetfed_lightning.callbacks.sharing import SharingGroup
+from hetfed_lightning.flower.description import subjects
+from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.guard import is_finite
+from hetfed_lightning.inspection import quarantine_non_finite
+from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.rounds import FederatedCallback, RoundClock
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hetfed_lightning.federation import Federation
+
+
+class Pause(Exception):  # noqa: N818 - it is no error
+    """The site has done what can be done without the others; what is to be kept has been kept."""
+
+
+Act = Callable[["SiteRound", L.Trainer, "Federation"], None]
+"""Something that a site does at a place of its fit."""
+
+
+class SiteRound(RoundClock):
+    """Carries out one part of an order inside of a fit of a federation of one, and pauses it.
+
+    The callbacks of the configuration that act between participants are not among the Trainer's: what they do at a site
+    (terms of the loss, learning, starting afresh) is called here, and what they do with what was sent elsewhere.
+
+    Args:
+        order: Of which it is a part.
+        reply: Receives what others are to know.
+        callbacks: Those of the configuration, in its order.
+        save: Called with the Trainer where the state is to be kept.
+        started: Called before the first batch, as the state has been restored.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        reply: Reply,
+        callbacks: Sequence[FederatedCallback],
+        save: Callable[[L.Trainer], None],
+        *,
+        started: Act | None = None,
+    ) -> None:
+        self.order = order
+        self.reply = reply
+        self.averaging = {place: one for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
+        self.distilling = {place: one for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
+        self.save = save
+        self.started = started
+        self.safe: dict[str, Tensor] | None = None
+
+    # Where it acts
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """The state is as it was saved."""
+        if self.started is not None:
+            self.started(self, trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Open the round at its first batch."""
+        del trainer, batch, batch_idx
+        federation: Federation = pl_module
+        if federation.round_is_open:
+            return
+        federation.open_round(federation.current_round)
+        self.receive(federation)
+        for place, callback in self.distilling.items():
+            callback.set_targets(self.order.targets.get(place))
+        self._take_lessons(federation)
+        federation.adding = [one for one in self._all() if one.adds_to_loss(federation)]
+        federation.fleets.open_round(federation, federation.trained_here(federation.current_round))
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Pause at the round's last batch, and have others know what the order asks for."""
+        del outputs, batch, batch_idx
+        if not trainer.is_last_batch:
+            return
+        federation: Federation = pl_module
+        federation.finish_local_work()
+        quarantine_non_finite(federation, losses=True)
+        if self.order.answer_after:
+            self.answer(federation)
+        self.pause(trainer, federation)
+
+    # What it does
+
+    def receive(self, federation: Federation) -> None:
+        """Take over what is shared, and hold on to it if a proximal term asks for that."""
+        for name, participant in federation.members().items():
+            for place, callback in self.averaging.items():
+                state = self.order.shared.get(place)
+                if not state:
+                    continue
+                group = SharingGroup((name,), tuple(state))
+                participant.load_state_of(state)
+                callback.groups = [group]
+                callback.shared.begin(group, {key: participant.view_of([key])[key].clone() for key in state})
+                callback.set_anchors(federation)
+
+    def learn(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        """Learn from the ensemble at a round's end, and pause."""
+        self.reopen(federation, round_index)
+        names = [name for name in subjects(federation) if name not in federation.guard.quarantined]
+        for place, targets in self.order.targets.items():
+            self.distilling[place].learn(federation, names, targets.to(federation.device), round_index)
+        quarantine_non_finite(federation)
+        self.pause(trainer, federation)
+
+    def close(self, federation: Federation, round_index: int) -> None:
+        """Receive what is shared at a round's end, and note what was measured while training."""
+        self.reopen(federation, round_index)
+        self.receive(federation)
+        for callback in self.averaging.values():
+            for name in federation.active_names(round_index) if callback.is_due(round_index) else ():
+                callback.tidy(federation, name)
+        federation.log_round(learning_rates(federation, list(subjects(federation))))
+        federation.close_round()
+
+    def reopen(self, federation: Federation, round_index: int) -> None:
+        """Go on with the round that the state was saved in."""
+        federation.open_round(round_index, resumed=True)
+        if self.safe is not None:
+            federation.guard.hold(dict.fromkeys(subjects(federation), self.safe))
+
+    def answer(self, federation: Federation) -> None:
+        """Answer the public set."""
+        for name in federation.members():
+            if name in federation.guard.quarantined:
+                return
+            said = own_answers(federation, [name])[name]
+            if is_finite([said]):
+                self.reply.answers = said.cpu()
+            elif federation.round_is_open:
+                federation.quarantine(name, "its predictions on the public set are not finite")
+            else:
+                self.reply.quarantined = "its predictions on the public set are not finite"
+
+    def pause(self, trainer: L.Trainer, federation: Federation) -> None:
+        """Keep the state, say what is asked for, and leave the fit."""
+        for name in subjects(federation):
+            self.safe = federation.guard.safe_state(name)
+            self.reply.quarantined = federation.guard.quarantined.get(name, self.reply.quarantined)
+            if not self.reply.quarantined and name != STUDENT and federation.local[name].landed == 0:
+                self.reply.quarantined = "it took no step"
+        self.save(trainer)
+        if not self.reply.quarantined:
+            self.offer(federation)
+        raise Pause
+
+    def offer(self, federation: Federation) -> None:
+        """Send what the order asks for of what is shared."""
+        for participant in federation.members().values():
+            self.reply.shared = {
+                place: {key: tensor.cpu() for key, tensor in participant.state_of(keys).items()}
+                for place, keys in self.order.keys.items()
+            }
+
+    def _take_lessons(self, federation: Federation) -> None:
+        round_index = federation.current_round
+        for place, targets in self.order.lessons.items():
+            pupils = {
+                name: one.transfer.distillation_epochs
+                for name, one in federation.members().items()
+                if one.transfer is not None and one.transfer.distillation_epochs
+            }
+            self.distilling[place].teach(federation, pupils, targets.to(federation.device), round_index)
+
+    def _all(self) -> list[FederatedCallback]:
+        return [*self.distilling.values(), *self.averaging.values()]
+
+    # What it keeps
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state that the round began with, to which a quarantine goes back."""
+        return {"safe": self.safe}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on with it."""
+        self.safe = state_dict["safe"]
+
+
+class SiteEnd(Checkpoint):
+    """Pauses when a round has been closed, after every other callback.
+
+    Args:
+        reply: Receives what was measured.
+        save: Called with the Trainer.
+    """
+
+    def __init__(self, reply: Reply, save: Callable[[L.Trainer], None]) -> None:
+        self.reply = reply
+        self.save = save
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Keep the state and the figures, and leave the fit."""
+        federation: Federation = pl_module
+        self.reply.metrics = own_figures(trainer.callback_metrics, list(subjects(federation)))
+        self.reply.finished = federation.current_round - 1
+        self.save(trainer)
+        raise Pause
+
+
+def own_figures(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    """Of all figures those of some participants, whose tags end with their names."""
+    return {key: float(torch.as_tensor(value)) for key, value in values.items() if key.rpartition("/")[2] in names}

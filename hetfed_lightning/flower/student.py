@@ -1,0 +1,88 @@
+"""The unified student, who lives at the coordinator: it learns there from what the sites answered, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from hetfed_lightning.data.examples import Examples
+from hetfed_lightning.data.module import FederatedData, FederatedDataModule
+from hetfed_lightning.federation import Federation
+from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.site import Site, SiteParts
+from hetfed_lightning.participant import Participant
+from hetfed_lightning.rounds import FederatedCallback
+
+if TYPE_CHECKING:
+    from hetfed_lightning.flower.description import Description
+    from hetfed_lightning.flower.server_config import ServerConfig
+
+TEACHERS = "teachers"
+"""Stands for the sites in the student's federation, which has to have a participant: a number that nobody hears."""
+
+
+class Student:
+    """Trains the student as a site trains its participant, in this process and on the coordinator's disk.
+
+    Args:
+        config: The server's, with a student and a public set.
+        folder: The run's, where the student's states are kept.
+    """
+
+    def __init__(self, config: ServerConfig, folder: Path) -> None:
+        self._site = Site(lambda: _parts(config), folder / "student")
+
+    def describe(self) -> Description:
+        """What records tell of it, and whether it can answer the public set."""
+        return self._site.describe()
+
+    def learn(self, run: str, round_index: int, targets: Mapping[int, Tensor]) -> Reply:
+        """Pass a round.
+
+        Args:
+            run: Which run.
+            round_index: The round.
+            targets: What the ensembles say, softened, by the callback's place; empty where the round does not distil.
+
+        Returns:
+            Its figures.
+        """
+        self._site.carry_out(Order(run, begin=round_index))
+        quarantined = ""
+        if targets:
+            quarantined = self._site.carry_out(Order(run, learn=round_index, targets=targets)).quarantined
+        closed = self._site.carry_out(Order(run, finish=round_index))
+        closed.quarantined = quarantined
+        return closed
+
+
+def _parts(config: ServerConfig) -> SiteParts:
+    student, data = config.student, config.data
+    if student is None or data is None:
+        raise ValueError("The server's configuration has no student or no public set.")
+    settings = {key: value for key, value in config.trainer.items() if key != "max_epochs"}
+    teachers = Participant(nn.Linear(1, 1), task="regression", shared=())
+    federation = Federation({TEACHERS: teachers}, deepcopy(student), seed=config.seed, engine="sequential")
+    callbacks = [deepcopy(one) for one in config.callbacks if isinstance(one, FederatedCallback)]
+    return SiteParts(federation, _StudentData(data), settings, callbacks, config.rounds)
+
+
+class _StudentData(FederatedDataModule):
+    """The public set, everyone's sets if the coordinator has them, and one number for whom nobody hears."""
+
+    def __init__(self, inside: FederatedDataModule) -> None:
+        super().__init__(eval_batch_size=inside.eval_batch_size, collate_fn=inside.collate_fn)
+        self._inside = inside
+
+    def load(self, participants: tuple[str, ...]) -> FederatedData:
+        """The one number, and what is everyone's."""
+        found = self._inside.load(participants)
+        number = Examples(torch.zeros(1, 1), torch.zeros(1, 1))
+        return FederatedData(
+            {TEACHERS: number}, {}, {}, found.public, global_val=found.global_val, global_test=found.global_test
+        )

@@ -1,0 +1,86 @@
+"""Shipped configurations, deployed: three rounds between sites give the numbers of ``hetfed fit`` of the same file."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hetfed_lightning.checkpointing.reading import read_checkpoint
+from hetfed_lightning.cli.run import run
+from hetfed_lightning.flower.client_app import site_of
+from hetfed_lightning.flower.init import init_command
+from hetfed_lightning.flower.server_app import lead
+from hetfed_lightning.participant import participant_state
+from hetfed_lightning.records import Record
+from tests.flower.deployed import CONFIGS
+from tests.flower.grids import FakeGrid
+
+ROUNDS = 3
+
+
+def deployed(config: str, folder: Path, *options: str) -> FakeGrid:
+    """The sites that ``hetfed deploy init`` makes of a configuration."""
+    init_command([config, "-o", str(folder), *options])
+    sites = {}
+    for path in sorted((folder / "sites").iterdir()):
+        node = {"participant": path.name, "config": str(path / "site.yaml"), "state-dir": str(path / "state")}
+        sites[path.name] = site_of(node, {})
+    return FakeGrid(sites)
+
+
+def shortened(config: str, folder: Path) -> str:
+    """A configuration of three rounds in which participants train one after another: fleets round otherwise."""
+    text = Path(config).read_text(encoding="utf-8")
+    found = [line for line in text.splitlines() if line.strip().startswith("max_epochs:")]
+    assert len(found) == 1
+    text = text.replace(found[0], f"  max_epochs: {ROUNDS}").replace("\nmodel:\n", "\nmodel:\n  engine: sequential\n")
+    path = folder / Path(config).name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "digits",
+        "hospitals",
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in ("digits_fedavg", "digits_student", "hospitals_distilled")
+        ),
+    ],
+)
+def test_three_rounds(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = shortened(str(CONFIGS / f"{config}.yaml"), tmp_path)
+    grid = deployed(path, tmp_path / "deployment")
+    with monkeypatch.context() as inside:
+        inside.chdir(tmp_path)
+        assert run(["fit", "-c", path, "--trainer.logger.init_args.save_dir", "runs"]) == 0
+    logging.getLogger("hetfed_lightning").handlers.clear()
+    lead(grid, tmp_path / "deployment" / "server" / "server.yaml", tmp_path / "run", False)
+    (checkpoint,) = (tmp_path / "runs").rglob("*.ckpt")
+    state = read_checkpoint(checkpoint)["state_dict"]
+    found: dict[str, Any] = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert found["finished"]
+    folders = {name: Path(str(site._folder)) for name, site in grid.sites.items()}
+    if "student" in config:
+        folders["student"] = tmp_path / "run" / "student"
+    for name, folder in folders.items():
+        (last,) = folder.rglob(f"round-{ROUNDS - 1:06d}-finished.ckpt")
+        here = participant_state(read_checkpoint(last)["state_dict"], name, "site")
+        there = participant_state(state, name, "fit")
+        assert here.keys() == there.keys()
+        difference = max(float((here[key].double() - there[key].double()).abs().max()) for key in here)
+        assert difference <= 1e-6
+    local, between = Record.read(next((tmp_path / "runs").rglob("record.json"))), Record.read(tmp_path / "run")
+    assert [one["round"] for one in between.history] == [one["round"] for one in local.history]
+    for one, other in zip(between.history, local.history, strict=True):
+        # Bytes are counted where they pass; the coordinator has no data to measure a student on.
+        told = {
+            key: value
+            for key, value in other["values"].items()
+            if not key.startswith("federation/bytes") and not (key.startswith("val_") and key.endswith("/student"))
+        }
+        assert {key: one["values"][key] for key in told} == pytest.approx(told, abs=1e-6)

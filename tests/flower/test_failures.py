@@ -1,0 +1,242 @@
+"""A site that fails costs itself one round, by name; the others go on, and too few end the run in time."""
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Error, RecordDict
+
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation
+from hetfed_lightning.flower.agreement import DisagreementError
+from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.inspection import TooFewParticipantsError
+from tests.federations import equal, tiny_data
+from tests.flower.federating import Deployed
+
+ROUND = 1
+"""In which a site fails."""
+
+
+def in_round(alter: Callable[[Reply], Any]) -> Callable[[Order, Reply], Any]:
+    """A fault in one round alone."""
+    return lambda order, reply: alter(reply) if ROUND in (order.begin, order.learn) else reply
+
+
+def with_state(reply: Reply, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Reply:
+    return replace(reply, shared={place: change(dict(state)) for place, state in reply.shared.items()})
+
+
+def nan(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: torch.full_like(tensor, torch.nan) for key, tensor in state.items()}
+
+
+FAULTS: dict[str, tuple[Callable[[Reply], Any], str]] = {
+    "error": (lambda _: Error(1, "CUDA out of\nmemory"), r"its node reports an error \(CUDA out of memory\)"),
+    "slow": (lambda _: None, r"no answer within 0\.5 s \(deadline\)"),
+    "NaN": (lambda reply: with_state(reply, nan), "its weights are not finite"),
+    "a key less": (lambda reply: with_state(reply, lambda one: dict([*one.items()][1:])), "no backbone.0.weight"),
+    "a key more": (
+        lambda reply: with_state(reply, lambda one: one | {"head.weight": torch.ones(1)}),
+        "'head.weight', which it did not describe",
+    ),
+    "another shape": (
+        lambda reply: with_state(reply, lambda one: {key: tensor[:1] for key, tensor in one.items()}),
+        r"backbone.0.weight of shape \(1, 4\)",
+    ),
+    "another dtype": (
+        lambda reply: with_state(reply, lambda one: {key: tensor.double() for key, tensor in one.items()}),
+        "float64",
+    ),
+    "no state": (lambda reply: replace(reply, shared={}), "no backbone.0.weight and 1 more missing"),
+    "its size": (lambda reply: replace(reply, samples=10**12), "claims 1000000000000 training examples, and had 16"),
+    "another's name": (lambda reply: replace(reply, participant="a"), "it answers for 'a'"),
+    "another's figures": (lambda reply: replace(reply, metrics={"val_accuracy/a": 1.0}), "'val_accuracy/a'"),
+    "no records": (lambda _: RecordDict(), "its answer cannot be read: expected a record 'reply', found none"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_costs_the_site_one_round(fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    alter, reason = FAULTS[fault]
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, settings={"deadline": 0.5})
+    deployed.grid.faults["b"] = in_round(alter)
+    with caplog.at_level(logging.WARNING):
+        leader = deployed.lead(min_participants=2)
+    assert [list(left) for left in deployed.notes.left_out] == [[], ["b"], []]
+    said = [message for message in caplog.messages if "left out" in message]
+    assert len(said) == 1
+    assert said[0].startswith("Round 1: b is left out: ")
+    assert re.search(reason, said[0])
+    assert [one["federation/participants"] for one in deployed.notes.figures] == [3, 2, 3]
+    assert [one["federation/quarantined"] for one in deployed.notes.figures] == [0, 1, 0]
+    states = deployed.states(leader.run_id)
+    shared = {
+        name: {key: one for key, one in state.items() if key.startswith("backbone")} for name, state in states.items()
+    }
+    assert equal(shared["a"], shared["b"])
+    assert all(torch.isfinite(one).all() for state in states.values() for one in state.values())
+
+
+def test_what_a_round_without_the_site_gives_is_the_mean_of_the_others(tmp_path: Path) -> None:
+    deployed = Deployed("abc", lambda: [BackboneAveraging(weighting="uniform")], tmp_path, rounds=1)
+    sent: dict[str, Any] = {}
+
+    def keep(name: str) -> Callable[[Order, Reply], Any]:
+        def alter(order: Order, reply: Reply) -> Any:
+            if order.begin == 0:
+                sent[name] = reply.shared[0]
+            return with_state(reply, nan) if name == "b" and order.begin == 0 else reply
+
+        return alter
+
+    deployed.grid.faults = {name: keep(name) for name in "abc"}
+    leader = deployed.lead()
+    found = deployed.states(leader.run_id)["b"]
+    for key in sent["a"]:
+        assert torch.allclose(found[key], (sent["a"][key] + sent["c"][key]) / 2)
+
+
+@pytest.mark.parametrize(
+    "answers", [None, torch.full((10, 3), torch.nan), torch.ones(10, 4), torch.ones(9, 3), torch.ones(10, 3).long()]
+)
+@pytest.mark.parametrize("mode", ["mixed", "phase"])
+def test_answers_that_cannot_be_used(mode: Any, answers: Any, tmp_path: Path) -> None:
+    deployed = Deployed("abc", lambda: [EnsembleDistillation(mode=mode)], tmp_path)
+    deployed.grid.faults["b"] = lambda order, reply: (
+        replace(reply, answers=answers)
+        if ROUND in (order.begin, None if order.finish is None else order.finish + 1) and reply.answers is not None
+        else reply
+    )
+    leader = deployed.lead(min_participants=2)
+    left = [list(one) for one in deployed.notes.left_out]
+    assert left[0] == left[2] == []
+    assert left[1] == ["b"]
+    assert all(torch.isfinite(one).all() for state in deployed.states(leader.run_id).values() for one in state.values())
+
+
+@pytest.mark.filterwarnings("ignore:.*non-finite.*")
+def test_a_site_with_data_that_is_not_finite_leaves_itself_out_and_keeps_its_state(tmp_path: Path) -> None:
+    """As in one process: it returns to the state that it began the round with, and receives what is shared."""
+
+    def with_infinity(names: Any) -> Any:
+        made = tiny_data(names)
+        poisoned: Any = made.data.train["b"]
+        poisoned.inputs[3] = torch.inf
+        return made
+
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, data=with_infinity)
+    states, _ = deployed.in_one_fit()
+    leader = deployed.lead(min_participants=2)
+    found = deployed.states(leader.run_id)
+    assert all(equal(found[name], states[name]) for name in "abc")
+    assert all("not finite" in one["b"] for one in deployed.notes.left_out)
+
+
+def test_too_few_end_the_run_by_name(tmp_path: Path) -> None:
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, settings={"deadline": 0.2})
+    deployed.grid.faults = {name: in_round(lambda _: None) for name in "bc"}
+    with pytest.raises(
+        TooFewParticipantsError, match=r"Round 1: 1 of 3 .* \(b: no answer within 0.2 s.*; c: no answer"
+    ):
+        deployed.lead(min_participants=2)
+    assert "Round 1" in deployed.notes.ended
+    # Once they are mended it goes on, and with the same numbers as if nothing had been.
+    deployed.grid.faults = {}
+    leader = deployed.lead(resume=True, min_participants=2)
+    states, _ = deployed.in_one_fit()
+    found = deployed.states(leader.run_id)
+    assert all(equal(found[name], states[name]) for name in "abc")
+
+
+def test_too_few_at_the_start(tmp_path: Path) -> None:
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
+    deployed.grid.online = {"a"}
+    with pytest.raises(TooFewParticipantsError, match=r"1 sites are connected after .* Not there: b, c"):
+        deployed.lead(min_participants=2)
+
+
+def test_sites_that_do_not_fit_end_the_run_before_training(tmp_path: Path) -> None:
+    def another(names: Any) -> Any:
+        made = tiny_data(names)
+        made.data.public.inputs[0] += 1  # type: ignore[union-attr]
+        return made
+
+    deployed = Deployed("abc", lambda: [EnsembleDistillation(), BackboneAveraging()], tmp_path)
+    other = Deployed("abc", lambda: [EnsembleDistillation(), BackboneAveraging()], tmp_path / "other", data=another)
+    deployed.grid.sites["b"] = other.grid.sites["b"]
+    with pytest.raises(DisagreementError) as caught:
+        deployed.lead()
+    lines = str(caught.value).splitlines()
+    assert lines[1].split() == ["a", "b", "c"]
+    assert lines[2].startswith("public set")
+    assert not [kind for _, kind, _, _ in deployed.grid.sent if kind == "train"]
+
+
+def test_a_site_that_is_away_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, rounds=5)
+
+    def away(name: str, order: Order) -> None:
+        if name == "c" and order.begin is not None:
+            deployed.grid.online = set("ac") if order.begin in (1, 2) else set("abc")
+
+    deployed.grid.hooks.append(away)
+    leader = deployed.lead()
+    assert [list(one) for one in deployed.notes.left_out] == [[], [], ["b"], ["b"], []]
+    assert "Round 2: b is left out: its node is not connected." in caplog.text
+    states = deployed.states(leader.run_id)
+    assert equal(*({key: states[name][key] for key in states["a"] if "backbone" in key} for name in "ab"))
+    assert "val_accuracy/b" in deployed.notes.metrics[-1]
+
+
+def test_a_newcomer_that_nobody_expected(tmp_path: Path) -> None:
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
+    deployed.grid.online = set("ab")
+    deployed.grid.hooks.append(lambda _, order: deployed.grid.online.add("c") if order.begin == 1 else None)
+    made = deployed.coordinator()
+    made.roll.order.remove("c")
+    object.__setattr__(made.config, "sites", ("a", "b"))
+    made.lead()
+    assert deployed.notes.introduced[-1] == ["a", "b", "c"]
+    first = next(order for name, kind, order, _ in deployed.grid.sent if name == "c" and kind == "train")
+    assert first.config_records["order"]["begin"] == 2
+    assert "shared.0" in first.array_records
+    assert {"val_accuracy/a", "val_accuracy/c"} <= deployed.notes.metrics[-1].keys()
+
+
+@pytest.mark.parametrize("claim", ["another's", "a second"])
+def test_a_node_that_claims_to_be_another(claim: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
+    deployed.grid.sites["d"] = deployed.grid.sites["a"]
+    deployed.grid.started["d"] = "1"
+    deployed.grid.online.add("d")
+    if claim == "another's":
+        deployed.grid.registered["d"] = "d"
+    deployed.lead()
+    assert "turned away: it claims to be 'a'" in caplog.text
+    assert [name for name, kind, _, _ in deployed.grid.sent if name == "d"] == ["d"]
+
+
+def test_a_node_that_was_started_again_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hetfed_lightning.flower.exchange.LOOK", 0.0)
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
+    lost: list[int] = []
+
+    def once(order: Order, reply: Reply) -> Any:
+        if order.begin == ROUND and not lost:
+            lost.append(1)
+            deployed.grid.started["b"] = "2"
+            return None
+        return reply
+
+    states, _ = deployed.in_one_fit()
+    deployed.grid.faults["b"] = once
+    leader = deployed.lead()
+    found = deployed.states(leader.run_id)
+    assert lost
+    assert not any(deployed.notes.left_out)
+    assert all(equal(found[name], states[name]) for name in "abc")
