@@ -81,6 +81,8 @@ class LocalEngine:
         """
         self._watchdog = Watchdog(self.mark)
         self.folder.mkdir(parents=True, exist_ok=True)
+        for old in self.folder.glob("superlink.db*"):  # It serves restarts of this engine's SuperLink alone.
+            old.unlink()
         if self._secret is not None:
             self._secret.unlink(missing_ok=True)
             write_private(self._secret, secrets.token_bytes(32))
