@@ -230,7 +230,8 @@ class Site:
 
 
 def _trainer(parts: SiteParts, rounds: int, *callbacks: L.Callback) -> L.Trainer:
-    settings = QUIET | dict(parts.settings)
+    # A configuration that is silent about something has it as None.
+    settings = QUIET | {key: value for key, value in parts.settings.items() if value is not None}
     settings["callbacks"] = [*settings.get("callbacks", []), *callbacks]
     return L.Trainer(**settings, max_epochs=rounds)
 

@@ -36,8 +36,8 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 _AVERAGING,
-                "participants=len(expected),",
-                "participants=max(1, len(states)),",
+                "participants=len(sent.expected),",
+                "participants=max(1, len(sent.states)),",
                 (f"{_PARTICIPANTS}::test_who_is_quarantined_counts_as_no_update_and_pays",),
             ),
             Mutation(
@@ -60,7 +60,7 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 _AVERAGING,
-                'federation.ranks.gathered(drawn, ["noise"])["noise"]',
+                'self._ranks.gathered(drawn, ["noise"])["noise"]',
                 "private_noise(count)",
                 ("tests/strategies/test_two_ranks.py::test_noise_is_drawn_once_for_all_ranks",),
             ),
@@ -175,7 +175,7 @@ PROMISES: tuple[Promise, ...] = (
                 (f"{_CONFIGS}::test_results_are_not_sent_to_an_address",),
             ),
             Mutation(
-                "hetfed_lightning/cli/command.py",
+                "hetfed_lightning/cli/reach.py",
                 '["sub_configs"] = False',
                 '["sub_configs"] = True',
                 (f"{_CONFIGS}::test_no_file_is_read_that_a_configuration_names",),
