@@ -17,6 +17,8 @@ from hetfed_lightning.records import Record
 from tests.flower.deployed import CONFIGS
 from tests.flower.grids import FakeGrid
 
+pytestmark = pytest.mark.promise("parity")
+
 ROUNDS = 3
 
 

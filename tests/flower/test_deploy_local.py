@@ -19,7 +19,7 @@ from hetfed_lightning.records import Record
 from tests.cli.commands import tiny, written
 from tests.flower.deployed import deployed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.promise("restarts")]
 
 SITES = ("hospital_a", "hospital_b")
 

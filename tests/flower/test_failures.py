@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,13 @@ from flwr.app import Error, RecordDict
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.flower.agreement import DisagreementError
+from hetfed_lightning.flower.exchange import Exchange, Fault
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.inspection import TooFewParticipantsError
 from tests.federations import equal, tiny_data
 from tests.flower.federating import Deployed
+
+pytestmark = pytest.mark.promise("sites")
 
 ROUND = 1
 """In which a site fails."""
@@ -151,6 +155,21 @@ def test_too_few_end_the_run_by_name(tmp_path: Path) -> None:
     states, _ = deployed.in_one_fit()
     found = deployed.states(leader.run_id)
     assert all(equal(found[name], states[name]) for name in "abc")
+
+
+def test_a_deadline_is_kept(tmp_path: Path) -> None:
+    """By a clock of the test's own, which goes on by a second at every look."""
+    deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
+    deployed.grid.faults["b"] = lambda order, reply: None
+    looks: list[float] = []
+    exchange = Exchange(deployed.grid, looks.append)
+    exchange.nodes = {"b": deployed.grid.node_of("b")}
+    began = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: began + len(looks))
+        found = exchange.carry_out({"b": Order("r", keys={0: ("backbone.0.bias",)})}, 5.0)
+    assert found == {"b": Fault("no answer within 5 s (deadline)")}
+    assert len(looks) == 5
 
 
 def test_too_few_at_the_start(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from hetfed_lightning.flower.site_store import Place, SiteStore, Stage
 from tests.federations import equal, sgd
 from tests.flower.federating import Callbacks, Deployed
 
+pytestmark = pytest.mark.promise("restarts")
+
 ROUNDS = 4
 
 
