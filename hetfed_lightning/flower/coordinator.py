@@ -24,12 +24,13 @@ from hetfed_lightning.checkpointing.sealing import write_checkpoint
 from hetfed_lightning.flower.agreement import disagreements, refuse_disagreements, table
 from hetfed_lightning.flower.checks import fault_of, usable_metrics
 from hetfed_lightning.flower.description import Layout
-from hetfed_lightning.flower.exchange import Exchange, Fault
+from hetfed_lightning.flower.exchange import Exchange
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.pooling import Pooling
 from hetfed_lightning.flower.roll import Roll
 from hetfed_lightning.flower.server_config import ServerConfig
 from hetfed_lightning.flower.student import Student
+from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.inspection import TooFewParticipantsError
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.participant import STUDENT

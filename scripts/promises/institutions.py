@@ -81,9 +81,9 @@ PROMISES: tuple[Promise, ...] = (
                 (f"{_FAULT}[another's figures]",),
             ),
             Mutation(
-                "hetfed_lightning/flower/exchange.py",
-                "pending and now - began >= deadline:",
-                "pending and now - began >= 9 * deadline:",
+                "hetfed_lightning/flower/volley.py",
+                "if now - began >= self._deadline:",
+                "if now - began >= 9 * self._deadline:",
                 ("tests/flower/test_failures.py::test_a_deadline_is_kept",),
             ),
             Mutation(

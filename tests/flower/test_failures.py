@@ -14,8 +14,9 @@ from flwr.app import Error, RecordDict
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.flower.agreement import DisagreementError
-from hetfed_lightning.flower.exchange import Exchange, Fault
+from hetfed_lightning.flower.exchange import Exchange
 from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.inspection import TooFewParticipantsError
 from tests.federations import equal, tiny_data
 from tests.flower.federating import Deployed
@@ -157,6 +158,29 @@ def test_too_few_end_the_run_by_name(tmp_path: Path) -> None:
     assert all(equal(found[name], states[name]) for name in "abc")
 
 
+@pytest.mark.parametrize(("away", "left"), [("a while", []), ("for good", ["b"]), ("at each order", ["b"])])
+def test_a_node_that_drops_out_and_comes_back_is_asked_again(
+    away: str, left: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hetfed_lightning.flower.volley.LOOK", 0.0)
+    monkeypatch.setattr("hetfed_lightning.flower.volley.GRACE", 0.3)
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
+    asked: list[int] = []
+
+    def drop(order: Order, reply: Reply) -> Any:
+        if order.begin != ROUND or (away == "a while" and asked):
+            return reply
+        asked.append(1)
+        if away == "for good":
+            deployed.grid.online.discard("b")
+        return Error(5, "node is unavailable")
+
+    deployed.grid.faults["b"] = drop
+    deployed.lead()
+    assert list(deployed.notes.left_out[ROUND]) == left
+    assert len(asked) == {"a while": 1, "for good": 1, "at each order": 3}[away]
+
+
 def test_a_deadline_is_kept(tmp_path: Path) -> None:
     """By a clock of the test's own, which goes on by a second at every look."""
     deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
@@ -244,15 +268,16 @@ def test_a_node_that_claims_to_be_another(claim: str, tmp_path: Path, caplog: py
     deployed.grid.sites["d"] = deployed.grid.sites["a"]
     deployed.grid.started["d"] = "1"
     deployed.grid.online.add("d")
-    if claim == "another's":
+    if claim == "another's":  # Whose own node is away.
         deployed.grid.registered["d"] = "d"
+        deployed.grid.online.remove("a")
     deployed.lead()
     assert "turned away: it claims to be 'a'" in caplog.text
     assert [name for name, kind, _, _ in deployed.grid.sent if name == "d"] == ["d"]
 
 
 def test_a_node_that_was_started_again_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hetfed_lightning.flower.exchange.LOOK", 0.0)
+    monkeypatch.setattr("hetfed_lightning.flower.volley.LOOK", 0.0)
     deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
     lost: list[int] = []
 
