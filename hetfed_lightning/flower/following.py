@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 FAILED = 1
 INTERRUPTED = 128 + signal.SIGINT
-NOISE = re.compile(r"(?:INFO|WARNING|DEBUG)\s*:(?:\s|$)|.*(?:Start `flwr-serverapp` process|Successfully installed )")
-"""Begins what the ServerApp's process says and is of the engine; what it says of errors is shown."""
+FAILURE = "ServerApp raised an exception"
+_OF_THE_ENGINE = re.compile(r"(INFO|DEBUG|WARNING|ERROR) *:|Successfully installed ")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _GLANCE = 0.2
 """Seconds between two looks at the processes."""
@@ -63,7 +63,7 @@ def follow(engine: LocalEngine, control: Control, run: int) -> Outcome:
         SuperLinkEndedError: If the SuperLink ended before.
     """
     said: queue.Queue[str | None] = queue.Queue()
-    lines = _Lines()
+    lines = _Lines(engine.folder / "serverapp.log")
     _listen(control, run, said)
     while True:
         piece = _next(said)
@@ -117,16 +117,26 @@ def _ended(engine: LocalEngine) -> str:
 
 
 class _Lines:
-    """Pieces of a log, shown as whole lines and without what the engine says of itself."""
+    """Pieces of a log: all of them go into a file, and a person is shown what is not of the engine itself.
 
-    def __init__(self) -> None:
+    Args:
+        file: Of the ServerApp, which has no other.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
         self._rest = ""
+        self._failed = False
 
     def show(self, piece: str) -> None:
         """Show the lines that a piece completes."""
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(piece)
         *lines, self._rest = (self._rest + piece).split("\n")
         for line in lines:
-            if not NOISE.match(_COLOURS.sub("", line)):
+            plain = _COLOURS.sub("", line)
+            self._failed |= FAILURE in plain  # Its traceback follows; its sentence is told at the end.
+            if not self._failed and not _OF_THE_ENGINE.match(plain):
                 sys.stdout.write(line + "\n")
         sys.stdout.flush()
 

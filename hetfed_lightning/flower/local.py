@@ -48,7 +48,7 @@ def local_command(arguments: Sequence[str]) -> int:
         if make_keys(deployment):
             log.info("Keys for trying out are in %s.", deployment / "keys")
         keys = KeyFolder(deployment / "keys")
-    told = {name: _site_config(deployment, run, name) for name in sites}
+    told = {name: site_config(deployment, run, name) for name in sites}
     config: dict[str, str | bool] = {
         "config": str(deployment / "server" / SERVER),
         "run-dir": str(run),
@@ -59,7 +59,7 @@ def local_command(arguments: Sequence[str]) -> int:
     return run_app(engine, deployment / "app", config)
 
 
-def _site_config(deployment: Path, run: Path, name: str) -> dict[str, str]:
+def site_config(deployment: Path, run: Path, name: str) -> dict[str, str]:
     """What the tasks of a site are told; what its configuration may name is what the server's may."""
     app = tomllib.loads((deployment / "app" / "pyproject.toml").read_text(encoding="utf-8"))
     allowed = app["tool"]["flwr"]["app"].get("config", {}).get(ALLOW_IMPORT)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hetfed_lightning.flower.description import Description
-from hetfed_lightning.flower.exchange import Exchange, Fault
+from hetfed_lightning.flower.exchange import Exchange
+from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.participant import STUDENT
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,8 @@ from hetfed_lightning.records import Record
 from tests.flower.deployed import CONFIGS
 from tests.flower.grids import FakeGrid
 
+pytestmark = pytest.mark.promise("parity")
+
 ROUNDS = 3
 
 
@@ -48,7 +50,7 @@ def shortened(config: str, folder: Path) -> str:
         "hospitals",
         *(
             pytest.param(one, marks=pytest.mark.slow)
-            for one in ("digits_fedavg", "digits_student", "hospitals_distilled")
+            for one in ("cities", "digits_fedavg", "digits_student", "hospitals_distilled")
         ),
     ],
 )

@@ -12,6 +12,8 @@ from hetfed_lightning.distillation import ClassPriorWeighted, ValidationWeighted
 from tests.federations import equal, sgd
 from tests.flower.federating import Callbacks, Deployed
 
+pytestmark = pytest.mark.promise("parity")
+
 
 def adam(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=0.1)
@@ -62,6 +64,14 @@ SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     "joins later": (
         lambda: [EnsembleDistillation(mode="mixed"), BackboneAveraging()],
         {"own": {"c": {"joins_at": 1}}, "settings": {"joins_at": {"c": 1}}},
+    ),
+    "joins later, schedule": (
+        lambda: [BackboneAveraging()],
+        {
+            "participants": {"lr_scheduler": halved},
+            "own": {"c": {"joins_at": 1}},
+            "settings": {"joins_at": {"c": 1}},
+        },
     ),
     "joins with lessons": (
         lambda: [EnsembleDistillation(), BackboneAveraging()],

@@ -15,6 +15,7 @@ from hetfed_lightning.flower.engine.process import Process
 from hetfed_lightning.flower.engine.settings import LOOPBACK, free_ports
 from hetfed_lightning.flower.folder import KeyFolder
 
+# Run with -P: its folder is no place to import from.
 PROGRAM = Path(__file__).with_name("superlink.py")
 _TRIES = 3
 
@@ -26,6 +27,9 @@ class StartError(RuntimeError):
 class SuperLink:
     """The coordinator's process: carries messages, admits registered keys, starts the ServerApp.
 
+    Attributes:
+        program: What is started; ``["flower-superlink"]`` is the engine's own.
+
     Args:
         folder: For its database and its log.
         environment: Its variables.
@@ -34,6 +38,7 @@ class SuperLink:
 
     def __init__(self, folder: Path, environment: Mapping[str, str], keys: KeyFolder | None) -> None:
         self.keys = keys
+        self.program = [sys.executable, "-P", str(PROGRAM)]
         (self.port,) = free_ports(1)
         self._folder = folder
         self.process = Process("SuperLink", [], environment, folder / "superlink.log")
@@ -45,9 +50,9 @@ class SuperLink:
 
     @property
     def command(self) -> list[str]:
-        """What is started. ``-P``: the program's folder is no place to import from."""
+        """What is started."""
         common = [
-            sys.executable, "-P", str(PROGRAM), "--host", LOOPBACK, "--port", str(self.port),
+            *self.program, "--host", LOOPBACK, "--port", str(self.port),
             "--database", str(self._folder / "superlink.db"), "--disable-runtime-dependency-installation",
         ]  # fmt: skip
         if self.keys is None:
