@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
 from hetfed_lightning.flower.agreement import disagreements, refuse_disagreements, table
@@ -489,7 +490,15 @@ class Coordinator:
             "stale": sorted(self._stale),
             "spent": self._is_spent,
         }
-        write_checkpoint(content, self._file)
+        try:
+            write_checkpoint(content, self._file)
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            log.warning(
+                "%s could not be written: %s. The run goes on; until it can be, resuming goes further back.",
+                self._file, error.strerror,
+            )  # fmt: skip
 
     def _load(self) -> None:
         saved = read_checkpoint(self._file)

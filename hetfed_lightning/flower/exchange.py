@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import RecordDict
@@ -14,6 +15,19 @@ from hetfed_lightning.flower.messages import DESCRIBE, WORK, description_of, ord
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.records import RecordsError
 from hetfed_lightning.flower.volley import Fault, Volley, online_nodes, shortened
+
+
+@dataclass(frozen=True)
+class Node:
+    """What the engine knows of a node that is connected.
+
+    Attributes:
+        registered: The name that its key was registered under; empty for none.
+        since: When it was started.
+    """
+
+    registered: str
+    since: str
 
 
 class Exchange:
@@ -30,9 +44,9 @@ class Exchange:
         self.nodes: dict[str, int] = {}
         """The node of each participant that has described itself."""
 
-    def online(self) -> dict[int, str]:
-        """Nodes that are connected, and the name that each was registered with; empty for none."""
-        return {node: one.name for node, one in online_nodes(self._grid).items()}
+    def online(self) -> dict[int, Node]:
+        """Nodes that are connected, by number."""
+        return {number: Node(one.name, one.last_activated_at) for number, one in online_nodes(self._grid).items()}
 
     def describe(self, nodes: Iterable[int], deadline: float) -> dict[int, Description | Fault]:
         """What sites bring along, by node.

@@ -39,8 +39,15 @@ PROMISES: tuple[Promise, ...] = (
     Promise(
         "travels",
         "nothing leaves a site but what it shares, its answers to the public set, its figures and its counts",
-        "every message of a run looked at: records, keys, shapes; damaged and foreign records refused by name",
+        "every message of a run looked at: records, keys, shapes; damaged and foreign records refused by name; a "
+        "coordinator that asks for heads, or sends them",
         (
+            Mutation(
+                "hetfed_lightning/flower/site_round.py",
+                '                self._check_keys(place, participant, keys, "asks for")\n',
+                "                pass\n",
+                ("tests/flower/test_coordinators_that_lie.py::test_it_is_refused",),
+            ),
             Mutation(
                 "hetfed_lightning/flower/site_round.py",
                 "participant.state_of(keys).items()",
