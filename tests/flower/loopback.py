@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.flower.engine.marks import MARK, descendants, end
+from hetfed_lightning.participant import participant_state
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTICIPANT = {
@@ -141,9 +142,7 @@ def record_of(run: Path) -> dict[str, Any]:
 
 def state_of_fit(checkpoint: Path, name: str) -> dict[str, Tensor]:
     """A participant's tensors in a checkpoint of `hetfed fit` or of a site."""
-    start = f"participants.{name}."
-    state = read_checkpoint(checkpoint)["state_dict"]
-    return {key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)}
+    return participant_state(read_checkpoint(checkpoint)["state_dict"], name, str(checkpoint))
 
 
 def state_of_site(run: Path, name: str) -> dict[str, Tensor]:

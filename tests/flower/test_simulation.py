@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.cli.run import run
 from hetfed_lightning.flower.client_app import NodeConfigError, site_of
 from hetfed_lightning.flower.init import init_command
-from hetfed_lightning.participant import participant_state
-from tests.flower.loopback import distance, set_server, write_config
+from tests.flower.loopback import distance, set_server, state_of_fit, write_config
 from tests.flower.simulated import simulate
 
 NAMES = ("north", "east", "south")
@@ -38,9 +36,7 @@ def test_every_site_has_a_node_and_the_numbers_are_those_of_one_fit(deployment: 
     (fitted,) = (tmp_path / "fit").rglob("last.ckpt")
     for name in NAMES:
         (last,) = (deployment / "sites" / name / "state").glob(f"*/round-{ROUNDS - 1:06d}-finished.ckpt")
-        here = participant_state(read_checkpoint(last)["state_dict"], name, "site")
-        there = participant_state(read_checkpoint(fitted)["state_dict"], name, "fit")
-        assert distance(here, there) <= 1e-6
+        assert distance(state_of_fit(last, name), state_of_fit(fitted, name)) <= 1e-6
 
 
 def test_a_node_too_many_is_told_and_costs_nothing(

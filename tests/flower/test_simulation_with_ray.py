@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.flower.engine.settings import SILENT, free_ports
-from hetfed_lightning.participant import participant_state
 from tests.flower.deployed import CONFIGS
-from tests.flower.loopback import Command, distance, hetfed, record_of
+from tests.flower.loopback import Command, distance, hetfed, record_of, state_of_fit
 from tests.flower.test_configurations import ROUNDS, shortened
 
 pytestmark = pytest.mark.slow
@@ -47,6 +45,4 @@ def test_three_rounds_of_digits_are_those_of_one_fit(tmp_path: Path) -> None:
     (fitted,) = (tmp_path / "runs").rglob("last.ckpt")
     for name in SITES:
         (last,) = (deployment / "sites" / name / "state").glob(f"*/round-{ROUNDS - 1:06d}-finished.ckpt")
-        here = participant_state(read_checkpoint(last)["state_dict"], name, "site")
-        there = participant_state(read_checkpoint(fitted)["state_dict"], name, "fit")
-        assert distance(here, there) <= 1e-6
+        assert distance(state_of_fit(last, name), state_of_fit(fitted, name)) <= 1e-6
