@@ -120,7 +120,7 @@ def check_keys(keys: KeyFolder, sites: Sequence[str], host: str) -> None:
             keys.authority: f"the certificate of the authority by which sites know the coordinator ({test})",
             keys.server: f"the coordinator's certificate ({test})",
             keys.server_key: f"the private key of the coordinator's certificate ({test})",
-            **{keys.public(name): f"the public key that site {name} sends, its NAME.key.pub" for name in sites},
+            **{keys.public(name): f"the public key that {name} sends, its {name}.key.pub" for name in sites},
         }
     )
     check_private(keys.server_key)

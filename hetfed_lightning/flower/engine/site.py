@@ -97,7 +97,8 @@ class SiteEngine:
             if process not in self._again:
                 pause = PAUSE if process.age < PAUSE * 2 else 0.0
                 self._again[process] = time.monotonic() + pause
-                if not pause or process is self.executor:
+                is_new_coordinator = process.exit_code == 0  # It ends so where its number is not known any more.
+                if process is self.executor or not (pause or is_new_coordinator):
                     told.append(
                         f"{process.name} ended with code {process.exit_code} (see {process.log}); it is started again."
                     )
