@@ -101,7 +101,10 @@ def take_part(engine: SiteEngine, coordinator: str) -> None:
     lines = SiteLines(engine.folder, coordinator)
     with engine:
         while True:
-            for sentence in [*lines.new(), *engine.look_after()]:
+            happened = list(lines.new())
+            if ended := engine.look_after():
+                lines.forget()  # that the next process connects is news again
+            for sentence in [*happened, *ended]:
                 sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {sentence}\n")
             sys.stdout.flush()
             time.sleep(_GLANCE)

@@ -61,6 +61,10 @@ class SiteLines:
             if line.startswith(OURS):
                 yield line.removeprefix(OURS)
 
+    def forget(self) -> None:
+        """Say what is so again, even if it is what was said last."""
+        self._last = ""
+
     def _of_node(self, line: str) -> str:
         """What a line of the SuperNode means; nothing for most of them."""
         if "SuperNode ID:" in line or "Connection successful" in line:

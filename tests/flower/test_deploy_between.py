@@ -1,10 +1,13 @@
 """``hetfed deploy coordinator`` and ``site`` as programs: a site comes late, the coordinator ends and comes back."""
 
+import http.client
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -36,9 +39,9 @@ class Command:
     def said(self) -> str:
         return self._log.read_text(encoding="utf-8")
 
-    def says(self, words: str, times: int = 1) -> None:
+    def says(self, words: str, times: int = 1, seconds: float = 90) -> None:
         """Wait until it has said something so often."""
-        wait_until(lambda: self.said.count(words) >= times, 90, f"{words!r} in {self.said}")
+        wait_until(lambda: self.said.count(words) >= times, seconds, f"{words!r} in {self.said}")
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.running.send_signal(number)
@@ -65,6 +68,15 @@ def supernode_of(command: Command) -> int:
     return next(
         pid for pid in descendants(command.running.pid) if b"supernode.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
+
+
+def status(deployment: Path, port: int, path: str) -> int:
+    """How the coordinator answers to a call that a proxy of its machine passes on from elsewhere."""
+    context = ssl.create_default_context(cafile=str(deployment / "keys" / "ca.pem"))
+    with closing(http.client.HTTPSConnection("127.0.0.1", port, context=context)) as call:
+        call.request("POST" if "control" in path else "GET", path, headers={"X-Forwarded-For": "10.1.2.3"})
+        with call.getresponse() as answer:
+            return answer.status
 
 
 def test_a_late_site_a_killed_node_and_a_coordinator_that_comes_back(
@@ -97,9 +109,13 @@ def test_a_late_site_a_killed_node_and_a_coordinator_that_comes_back(
     set_rounds(deployment, 500)
     second = coordinator("second", "--resume")
     second.says("Round 3/500 · 2 of 2 participants")
+    assert status(deployment, port, "/health") == 200
+    assert status(deployment, port, "/v1/control/list-runs") == 403
+    connected = early.said.count("Connected with")
+    os.kill(supernode_of(early), signal.SIGKILL)
+    early.says("Connected with", connected + 1, seconds=40)  # and not after the minute that an absent node has
     assert second.end() == 128 + signal.SIGTERM
 
-    os.kill(supernode_of(early), signal.SIGKILL)
     set_rounds(deployment, len(Record.read(deployment / "runs" / "version_0").history) + 1)
     third = coordinator("third", "--resume")
     assert third.running.wait(timeout=120) == 0, third.said

@@ -203,6 +203,9 @@ def test_a_site_says_what_happens_once_and_in_plain_words(tmp_path: Path) -> Non
     assert said(tasks, "INFO : noise\nhetfed: Done: round 1 trained (1.0 s).\n") == ["Done: round 1 trained (1.0 s)."]
     assert said(node, retry) == ["The connection with the coordinator"]
     assert said(node, "Connection successful after 3 seconds and 2 tries.\n") == ["Connected with the coordinator"]
+    assert said(node, "INFO : SuperNode ID: 2\n") == []
+    lines.forget()
+    assert said(node, "INFO : SuperNode ID: 2\n") == ["Connected with the coordinator"]
     assert said(node, "ERROR : SSL/TLS handshake error detected.\n") == ["The coordinator"]
     assert said(node, "[code: 2004] Failed to activate SuperNode.\n") == ["The coordinator"]
 

@@ -61,6 +61,7 @@ class SiteEngine:
         self.executor = Process("The executor of the tasks", [], self._variables, folder / EXECUTOR_LOG)
         self._app = app
         self._again: dict[Process, float] = {}
+        self._told = ""
         self._watchdog: Watchdog | None = None
 
     def __enter__(self) -> Self:
@@ -97,11 +98,13 @@ class SiteEngine:
             if process not in self._again:
                 pause = PAUSE if process.age < PAUSE * 2 else 0.0
                 self._again[process] = time.monotonic() + pause
-                is_new_coordinator = process.exit_code == 0  # It ends so where its number is not known any more.
-                if process is self.executor or not (pause or is_new_coordinator):
-                    told.append(
-                        f"{process.name} ended with code {process.exit_code} (see {process.log}); it is started again."
-                    )
+                sentence = (
+                    f"{process.name} ended with code {process.exit_code} (see {process.log}); it is started again."
+                )
+                # With 0 a node ends where a new coordinator does not know its number, which is as it should be.
+                if process.exit_code and (process.exit_code < 0 or sentence != self._told):
+                    told.append(sentence)
+                    self._told = sentence
             if time.monotonic() >= self._again[process]:
                 del self._again[process]
                 self._restart(process)
