@@ -19,17 +19,19 @@ from torch import Tensor
 
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
 from hetfed_lightning.flower.agreement import disagreements, refuse_disagreements, table
 from hetfed_lightning.flower.checks import fault_of, usable_metrics
 from hetfed_lightning.flower.description import Layout
-from hetfed_lightning.flower.exchange import Exchange, Fault
+from hetfed_lightning.flower.exchange import Exchange
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.pooling import Pooling
 from hetfed_lightning.flower.roll import Roll
 from hetfed_lightning.flower.server_config import ServerConfig
 from hetfed_lightning.flower.student import Student
+from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.inspection import TooFewParticipantsError
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.participant import STUDENT
@@ -488,7 +490,15 @@ class Coordinator:
             "stale": sorted(self._stale),
             "spent": self._is_spent,
         }
-        write_checkpoint(content, self._file)
+        try:
+            write_checkpoint(content, self._file)
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            log.warning(
+                "%s could not be written: %s. The run goes on; until it can be, resuming goes further back.",
+                self._file, error.strerror,
+            )  # fmt: skip
 
     def _load(self) -> None:
         saved = read_checkpoint(self._file)

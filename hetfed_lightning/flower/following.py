@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -56,8 +56,14 @@ def run_app(engine: LocalEngine, app: Path, config: Mapping[str, str | float | b
     return 0 if outcome.is_success else _failed(outcome.error or f"the run was {outcome.sub_status}.")
 
 
-def follow(engine: LocalEngine, control: Control, run: int) -> Outcome:
+def follow(engine: LocalEngine, control: Control, run: int, meanwhile: Callable[[], object] = lambda: None) -> Outcome:
     """Show what a run's ServerApp says until it has ended, and look after the processes meanwhile.
+
+    Args:
+        engine: Whose processes.
+        control: A connection to its SuperLink.
+        run: The engine's number of it.
+        meanwhile: Called several times a second, before the processes are looked after.
 
     Raises:
         SuperLinkEndedError: If the SuperLink ended before.
@@ -69,6 +75,7 @@ def follow(engine: LocalEngine, control: Control, run: int) -> Outcome:
         piece = _next(said)
         if piece:
             lines.show(piece)
+        meanwhile()
         if not engine.superlink.process.is_alive:
             raise SuperLinkEndedError(_ended(engine))
         if piece is None:

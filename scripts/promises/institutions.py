@@ -39,8 +39,15 @@ PROMISES: tuple[Promise, ...] = (
     Promise(
         "travels",
         "nothing leaves a site but what it shares, its answers to the public set, its figures and its counts",
-        "every message of a run looked at: records, keys, shapes; damaged and foreign records refused by name",
+        "every message of a run looked at: records, keys, shapes; damaged and foreign records refused by name; a "
+        "coordinator that asks for heads, or sends them",
         (
+            Mutation(
+                "hetfed_lightning/flower/site_round.py",
+                '                self._check_keys(place, participant, keys, "asks for")\n',
+                "                pass\n",
+                ("tests/flower/test_coordinators_that_lie.py::test_it_is_refused",),
+            ),
             Mutation(
                 "hetfed_lightning/flower/site_round.py",
                 "participant.state_of(keys).items()",
@@ -81,9 +88,9 @@ PROMISES: tuple[Promise, ...] = (
                 (f"{_FAULT}[another's figures]",),
             ),
             Mutation(
-                "hetfed_lightning/flower/exchange.py",
-                "pending and now - began >= deadline:",
-                "pending and now - began >= 9 * deadline:",
+                "hetfed_lightning/flower/volley.py",
+                "if now - began >= self._deadline:",
+                "if now - began >= 9 * self._deadline:",
                 ("tests/flower/test_failures.py::test_a_deadline_is_kept",),
             ),
             Mutation(

@@ -14,8 +14,9 @@ from flwr.app import Error, RecordDict
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.flower.agreement import DisagreementError
-from hetfed_lightning.flower.exchange import Exchange, Fault
+from hetfed_lightning.flower.exchange import Exchange
 from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.inspection import TooFewParticipantsError
 from tests.federations import equal, tiny_data
 from tests.flower.federating import Deployed
@@ -157,6 +158,29 @@ def test_too_few_end_the_run_by_name(tmp_path: Path) -> None:
     assert all(equal(found[name], states[name]) for name in "abc")
 
 
+@pytest.mark.parametrize(("away", "left"), [("a while", []), ("for good", ["b"]), ("at each order", ["b"])])
+def test_a_node_that_drops_out_and_comes_back_is_asked_again(
+    away: str, left: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hetfed_lightning.flower.volley.LOOK", 0.0)
+    monkeypatch.setattr("hetfed_lightning.flower.volley.GRACE", 0.3)
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
+    asked: list[int] = []
+
+    def drop(order: Order, reply: Reply) -> Any:
+        if order.begin != ROUND or (away == "a while" and asked):
+            return reply
+        asked.append(1)
+        if away == "for good":
+            deployed.grid.online.discard("b")
+        return Error(5, "node is unavailable")
+
+    deployed.grid.faults["b"] = drop
+    deployed.lead()
+    assert list(deployed.notes.left_out[ROUND]) == left
+    assert len(asked) == {"a while": 1, "for good": 1, "at each order": 3}[away]
+
+
 def test_a_deadline_is_kept(tmp_path: Path) -> None:
     """By a clock of the test's own, which goes on by a second at every look."""
     deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
@@ -244,15 +268,16 @@ def test_a_node_that_claims_to_be_another(claim: str, tmp_path: Path, caplog: py
     deployed.grid.sites["d"] = deployed.grid.sites["a"]
     deployed.grid.started["d"] = "1"
     deployed.grid.online.add("d")
-    if claim == "another's":
+    if claim == "another's":  # Whose own node is away.
         deployed.grid.registered["d"] = "d"
+        deployed.grid.online.remove("a")
     deployed.lead()
     assert "turned away: it claims to be 'a'" in caplog.text
     assert [name for name, kind, _, _ in deployed.grid.sent if name == "d"] == ["d"]
 
 
 def test_a_node_that_was_started_again_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hetfed_lightning.flower.exchange.LOOK", 0.0)
+    monkeypatch.setattr("hetfed_lightning.flower.volley.LOOK", 0.0)
     deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
     lost: list[int] = []
 
@@ -270,3 +295,68 @@ def test_a_node_that_was_started_again_is_asked_again(tmp_path: Path, monkeypatc
     assert lost
     assert not any(deployed.notes.left_out)
     assert all(equal(found[name], states[name]) for name in "abc")
+
+
+def test_a_node_that_was_turned_away_is_asked_again_once_it_was_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, rounds=4)
+    deployed.grid.registered["c"] = "d"
+
+    def mend(name: str, order: Order) -> None:
+        del name
+        if order.begin == 1:
+            deployed.grid.registered["c"], deployed.grid.started["c"] = "c", "2"
+
+    deployed.grid.hooks.append(mend)
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO, "hetfed_lightning"):
+        patch.setattr("hetfed_lightning.flower.roll.PATIENCE", 0.0)
+        deployed.lead()
+    assert caplog.text.count("is turned away") == 1
+    assert "Round 3: c joins." in caplog.text
+    assert "val_accuracy/c" in deployed.notes.metrics[-1]
+
+
+def test_a_node_that_cannot_describe_itself_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
+
+    def broken() -> Any:
+        raise FileNotFoundError("patients.csv: no such file")
+
+    deployed.grid.sites["c"]._make = broken
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hetfed_lightning.flower.roll.PATIENCE", 0.0)
+        deployed.lead()
+    assert caplog.text.count("c does not describe itself: its node reports an error") == 1
+    assert "patients.csv: no such file" in caplog.text
+
+
+def test_a_full_disk_at_the_coordinator_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
+
+    def full(content: Any, path: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hetfed_lightning.flower.coordinator.write_checkpoint", full)
+        deployed.lead()
+    assert deployed.notes.ended == "finished"
+    assert "coordinator.ckpt could not be written: No space left on device" in caplog.text
+
+
+def test_a_full_disk_at_a_site_costs_it_the_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from hetfed_lightning.flower import site_store
+
+    deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
+    write = vars(site_store)["write_checkpoint"]
+
+    def full_at_b(content: Any, path: Path) -> None:
+        if path.parent.parent.name == "b" and path.name == "round-000001-trained.ckpt":
+            raise OSError(28, "No space left on device")
+        write(content, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site_store, "write_checkpoint", full_at_b)
+        deployed.lead()
+    assert [list(one) for one in deployed.notes.left_out] == [[], ["b"], []]
+    assert "No space left on device" in caplog.text

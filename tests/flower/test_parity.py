@@ -47,6 +47,10 @@ SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     ),
     "averaging, no common start": (lambda: [BackboneAveraging(synchronise_start=False)], {}),
     "mixed": (lambda: [EnsembleDistillation(ClassPriorWeighted(), mode="mixed"), BackboneAveraging()], {}),
+    "mixed, proximal, every second round": (
+        lambda: [EnsembleDistillation(mode="mixed"), BackboneAveraging(proximal=0.5, every_n_rounds=2)],
+        {"rounds": 4},
+    ),
     "mixed alone": (lambda: [EnsembleDistillation(mode="mixed", start_round=0)], {}),
     "phase": (lambda: [EnsembleDistillation(ValidationWeighted()), BackboneAveraging()], {}),
     "phase alone, own optimizer": (lambda: [EnsembleDistillation(optimizer=sgd(0.05), every_n_rounds=2)], {}),
