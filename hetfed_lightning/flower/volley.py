@@ -26,6 +26,9 @@ GRACE = 20.0
 ASKED = 3
 """How often a node is asked: one that ends whenever it is asked would be asked until the deadline."""
 
+_EXPIRED = frozenset({ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE})
+"""What the engine says of a message that outlived its time, which is the deadline."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -72,7 +75,7 @@ class Volley:
 
     def fly(self) -> dict[int, RecordDict | Fault]:
         """Send, and gather until everybody has answered or the deadline has passed."""
-        began = looked = time.monotonic()
+        self._began = looked = time.monotonic()
         self._activated = self._activations()
         self._send(self._content)
         while self._pending or self._away:
@@ -81,7 +84,7 @@ class Volley:
             if (self._pending or self._away) and now - looked >= LOOK:
                 looked = now
                 self._look(now)
-            if now - began >= self._deadline:
+            if now - self._began >= self._deadline:
                 break
             if self._pending or self._away:
                 self._wait(POLL)
@@ -108,6 +111,8 @@ class Volley:
             if not answer.has_error():
                 self._found[node] = answer.content
                 continue
+            if answer.error.code in _EXPIRED and now - self._began >= self._deadline - LOOK:
+                continue  # The engine has seen the deadline pass before us.
             fault = Fault(f"its node reports an error ({shortened(answer.error.reason or str(answer.error.code))})")
             if answer.error.code == ErrorCode.NODE_UNAVAILABLE and self._asked[node] < ASKED:
                 self._away[node] = now, fault

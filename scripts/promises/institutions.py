@@ -89,8 +89,8 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 "hetfed_lightning/flower/volley.py",
-                "if now - began >= self._deadline:",
-                "if now - began >= 9 * self._deadline:",
+                "if now - self._began >= self._deadline:",
+                "if now - self._began >= 9 * self._deadline:",
                 ("tests/flower/test_failures.py::test_a_deadline_is_kept",),
             ),
             Mutation(

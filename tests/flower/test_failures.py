@@ -196,6 +196,19 @@ def test_a_deadline_is_kept(tmp_path: Path) -> None:
     assert len(looks) == 5
 
 
+@pytest.mark.parametrize(
+    ("deadline", "reason"),
+    [(1.0, "no answer within 1 s (deadline)"), (60.0, "its node reports an error (may have expired)")],
+)
+def test_a_message_that_the_engine_lets_expire_was_late(deadline: float, reason: str, tmp_path: Path) -> None:
+    deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
+    deployed.grid.faults["b"] = lambda order, reply: Error(3, "may have expired")
+    exchange = Exchange(deployed.grid)
+    exchange.nodes = {"b": deployed.grid.node_of("b")}
+    found = exchange.carry_out({"b": Order("r", keys={0: ("backbone.0.bias",)})}, deadline)
+    assert found == {"b": Fault(reason)}
+
+
 def test_too_few_at_the_start(tmp_path: Path) -> None:
     deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
     deployed.grid.online = {"a"}
