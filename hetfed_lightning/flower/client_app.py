@@ -9,6 +9,7 @@ own. In the engine's simulation nodes have numbers alone, and the run's configur
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ from hetfed_lightning.flower.messages import (
 if TYPE_CHECKING:
     from hetfed_lightning.flower.site import Site
 
+log = logging.getLogger(__name__)
+
 app = ClientApp()
 
 
@@ -36,19 +39,27 @@ class NodeConfigError(ValueError):
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
     """What this site brings along."""
-    return Message(_answered(lambda site: description_content(site.describe()), context), reply_to=message)
+    content = _answered(lambda site: description_content(site.describe()), context)
+    log.info("The coordinator was told what this site brings along.")
+    return Message(content, reply_to=message)
 
 
 @app.train()
 def work(message: Message, context: Context) -> Message:
     """Carry out an order."""
-    order = order_of(message.content)
-    return Message(_answered(lambda site: reply_content(site.carry_out(order)), context), reply_to=message)
+    order, begin = order_of(message.content), time.monotonic()
+    content = _answered(lambda site: reply_content(site.carry_out(order)), context)
+    log.info("Done: %s (%.1f s).", order.summary, time.monotonic() - begin)
+    return Message(content, reply_to=message)
 
 
 def _answered(act: Any, context: Context) -> RecordDict:
     _be_quiet()
-    result: RecordDict = act(site_of(context.node_config, context.run_config))
+    try:
+        result: RecordDict = act(site_of(context.node_config, context.run_config))
+    except Exception as error:
+        log.error("An order could not be carried out: %s", error)  # noqa: TRY400  # the engine logs the traceback
+        raise
     return result
 
 

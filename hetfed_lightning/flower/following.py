@@ -45,7 +45,7 @@ def run_app(engine: LocalEngine, app: Path, config: Mapping[str, str | float | b
     Returns:
         The exit code: 0 if the run went through, 1 if not, 130 if it was interrupted.
     """
-    with _terminated_by_exception():
+    with terminated_by_exception():
         try:
             with engine, engine.control() as control:
                 outcome = follow(engine, control, control.start_run(app, config))
@@ -154,7 +154,7 @@ def _failed(sentence: str, code: int = FAILED) -> int:
 
 
 @contextmanager
-def _terminated_by_exception() -> Iterator[None]:
+def terminated_by_exception() -> Iterator[None]:
     """Let SIGTERM end the block as an exception, so that everything is stopped on the way out."""
 
     def leave(number: int, frame: FrameType | None) -> None:

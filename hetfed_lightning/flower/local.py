@@ -40,7 +40,7 @@ def local_command(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     deployment = Path(options.deployment).resolve()
     sites = site_names(deployment)
-    run = _run_folder(Path(options.output or deployment / "runs").resolve(), resume=options.resume)
+    run = run_folder(Path(options.output or deployment / "runs").resolve(), resume=options.resume)
     keys = None
     if options.insecure:
         log.warning("--insecure: everything travels in plain text, and any node is let in.")
@@ -71,8 +71,12 @@ def site_config(deployment: Path, run: Path, name: str) -> dict[str, str]:
     return found | ({ALLOW_IMPORT: allowed} if allowed else {})
 
 
-def _run_folder(folder: Path, *, resume: bool) -> Path:
-    """The folder of a new run, or of the last one if it is to be resumed."""
+def run_folder(folder: Path, *, resume: bool) -> Path:
+    """The folder of a new run, or of the last one if it is to be resumed.
+
+    Raises:
+        ConfigError: If there is none to resume.
+    """
     numbers = [int(path.name.removeprefix("version_")) for path in folder.glob("version_*") if path.name[8:].isdigit()]
     if resume:
         if not numbers:

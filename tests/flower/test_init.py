@@ -244,6 +244,12 @@ def test_the_page_has_a_command_for_everyone(hospitals: Path) -> None:
     for name in ("cleveland", "hungary", "switzerland", "va_long_beach"):
         assert f"flwr supernode register keys/{name}.pub hetfed --name {name}" in page
         assert f"""--node-config 'participant="{name}" config="/PATH/site.yaml" state-dir="/PATH/STATE"'""" in page
+    folder = str(hospitals)
+    assert f"hetfed deploy coordinator {folder} --host 0.0.0.0 --port 8000 --resume\n" in page
+    assert "hetfed deploy site FOLDER --coordinator COORDINATOR:8000\n" in page
+    main_way, _, own_commands = page.partition("## With the engine's own commands")
+    assert not any(word in main_way for word in ("flwr", "flower-"))
+    assert "runs whatever program the coordinator submits" in own_commands
     assert "--enable-supernode-auth --disable-runtime-dependency-installation" in page
     assert "flwr run app hetfed --stream --run-config 'resume=true'" in page
     for variable in ("FLWR_TELEMETRY_ENABLED=0", "FLWR_DISABLE_UPDATE_CHECK=1"):

@@ -1,4 +1,4 @@
-"""A whole deployment on this machine: its processes, and each of them to be killed and started again."""
+"""An engine of this machine, with all of its sites or without: its processes, each to be started again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hetfed_lightning.flower.engine.link import StartError, SuperLink
 from hetfed_lightning.flower.engine.marks import end_marked
 from hetfed_lightning.flower.engine.node import SuperNode
 from hetfed_lightning.flower.engine.process import Process, Watchdog
-from hetfed_lightning.flower.engine.settings import environment, free_ports
+from hetfed_lightning.flower.engine.settings import LOOPBACK, environment, free_ports, without_proxy
 from hetfed_lightning.flower.folder import KeyFolder
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,9 @@ class LocalEngine:
         app: ``MODULE:NAME`` of the ClientApp that sites run; None to have the engine start a program for every message,
             with the app that was submitted.
         variables: More variables for all processes.
+        host: At which the SuperLink listens.
+        port: The same; None for one that is free.
+        elsewhere: Names of sites whose processes are on other machines; their keys are admitted.
     """
 
     def __init__(
@@ -47,12 +50,17 @@ class LocalEngine:
         keys: KeyFolder | None,
         app: str | None,
         variables: Mapping[str, str] | None = None,
+        host: str = LOOPBACK,
+        port: int | None = None,
+        elsewhere: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.keys = keys
         self.mark = uuid.uuid4().hex
         self.variables = environment(folder / "home", self.mark) | dict(variables or {})
-        self.superlink = SuperLink(folder, self.variables, keys)
+        self.variables |= without_proxy(self.variables, host)
+        self.superlink = SuperLink(folder, self.variables, keys, host=host, port=port)
+        self._elsewhere = tuple(elsewhere)
         self._secret = folder / "secret" if app is not None else None
         self._app = app
         ports = zip(sites.items(), free_ports(len(sites)), strict=True)
@@ -92,7 +100,7 @@ class LocalEngine:
         self.superlink.start()
         for node in self.nodes.values():
             node.superlink = self.superlink.address  # its port is known now
-        self.register(list(self.nodes))
+        self.register([*self.nodes, *self._elsewhere])
         for node in self.nodes.values():
             node.start()
 

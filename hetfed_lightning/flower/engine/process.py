@@ -70,6 +70,11 @@ class Process:
         return self._running is not None and self._running.poll() is None
 
     @property
+    def age(self) -> float:
+        """Seconds since it was started last."""
+        return time.monotonic() - self._started_at
+
+    @property
     def pid(self) -> int:
         """Its number.
 
