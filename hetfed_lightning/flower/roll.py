@@ -33,6 +33,8 @@ class Roll:
         self._exchange = exchange
         self._deadline = deadline
         self._turned_away: set[int] = set()
+        self._told: dict[int, str] = {}
+        """What was last said of a node that does not describe itself: it is asked again and again."""
 
     def look(self, round_index: int) -> list[str]:
         """Find out who is connected, and have those describe themselves who are new.
@@ -53,7 +55,9 @@ class Roll:
         found: list[str] = []
         for node, answer in self._exchange.describe(nodes, self._deadline).items():
             if isinstance(answer, Fault):
-                log.warning("Node %s (%s): %s.", node, online[node] or "without a name", answer.reason)
+                if self._told.get(node) != answer.reason:
+                    log.warning("Node %s (%s): %s.", node, online[node] or "without a name", answer.reason)
+                self._told[node] = answer.reason
                 continue
             name = answer.participant
             reason = self._objection(name, online[node])
