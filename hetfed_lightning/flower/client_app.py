@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 
 from hetfed_lightning.flower.messages import (
     description_content,
@@ -39,28 +40,35 @@ class NodeConfigError(ValueError):
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
     """What this site brings along."""
-    content = _answered(lambda site: description_content(site.describe()), context)
-    log.info("The coordinator was told what this site brings along.")
-    return Message(content, reply_to=message)
+    answer = _answer(message, context, lambda site: description_content(site.describe()))
+    if not answer.has_error():
+        log.info("The coordinator was told what this site brings along.")
+    return answer
 
 
 @app.train()
 def work(message: Message, context: Context) -> Message:
     """Carry out an order."""
-    order, begin = order_of(message.content), time.monotonic()
-    content = _answered(lambda site: reply_content(site.carry_out(order)), context)
-    log.info("Done: %s (%.1f s).", order.summary, time.monotonic() - begin)
-    return Message(content, reply_to=message)
+    order, began = order_of(message.content), time.monotonic()
+    answer = _answer(message, context, lambda site: reply_content(site.carry_out(order)))
+    if not answer.has_error():
+        log.info("Done: %s (%.1f s).", order.summary, time.monotonic() - began)
+    return answer
 
 
-def _answered(act: Any, context: Context) -> RecordDict:
+def _answer(message: Message, context: Context, act: Callable[[Site], RecordDict]) -> Message:
+    """What an act answers, or of which kind its error was.
+
+    What an error says stays in this site's log: it may quote the data, as "'Smith' in row 4" of a table does.
+    """
     _be_quiet()
     try:
-        result: RecordDict = act(site_of(context.node_config, context.run_config))
+        content = act(site_of(context.node_config, context.run_config))
     except Exception as error:
-        log.error("An order could not be carried out: %s", error)  # noqa: TRY400  # the engine logs the traceback
-        raise
-    return result
+        log.exception("An order could not be carried out; the coordinator is told of the kind of error alone.")
+        reason = f"{type(error).__name__}; the site's own log says more"
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+    return Message(content, reply_to=message)
 
 
 def site_of(node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
