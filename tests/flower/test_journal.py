@@ -223,7 +223,6 @@ def test_a_round_is_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         metrics = {"val_accuracy/a": 0.9, "val_accuracy/b": 0.85, "val_accuracy/hospital_d": 0.71}
         made.close_round(2, {}, metrics, {"c": "it did not answer within 60 s"}, 12.34)
     assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
-        ("WARNING", "Round 3: c was left out: it did not answer within 60 s"),
         ("INFO", "Round 3/15 · 3 of 4 participants · val_accuracy mean 0.82, worst 0.71 (hospital_d) · 12.3 s"),
     ]
 
