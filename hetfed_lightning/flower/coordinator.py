@@ -80,7 +80,7 @@ class Coordinator:
             Pooling(place, one) for place, one in enumerate(self.callbacks) if isinstance(one, BackboneAveraging)
         ]
         self.lessons = {place: one for place, one in enumerate(self.callbacks) if isinstance(one, EnsembleDistillation)}
-        self.roll = Roll(config.sites, exchange, config.deadline)
+        self.roll = Roll(config.sites, exchange, min(config.deadline, config.wait))
         self.run_id = uuid.uuid4().hex
         self.next_round = 0
         self.left: dict[str, str] = {}
@@ -160,7 +160,7 @@ class Coordinator:
 
     def _arrange(self) -> None:
         for pool in self.pools:
-            pool.arrange(self.roll.descriptions)
+            pool.arrange(self.roll.descriptions, is_whole=set(self.config.sites) <= self.roll.descriptions.keys())
         for name, one in self.roll.descriptions.items():
             counts = Tensor(one.class_counts) if one.class_counts else None
             for lesson in self.lessons.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from hetfed_lightning.callbacks.private_checks import check_company
 from hetfed_lightning.callbacks.sharing import SharingGroup
 from hetfed_lightning.flower.description import Description, empty_state
 from hetfed_lightning.metrics import payload_bytes
+
+log = logging.getLogger(__name__)
 
 States = Mapping[str, Mapping[int, Mapping[str, Tensor]]]
 """What participants sent: by name, by place of the averaging callback, by key."""
@@ -33,17 +36,28 @@ class Pooling:
         self.fresh: set[str] = set()
         """Groups whose state is of the last round that ended."""
 
-    def arrange(self, descriptions: Mapping[str, Description]) -> None:
+    def arrange(self, descriptions: Mapping[str, Description], *, is_whole: bool = True) -> None:
         """Find the groups of those who are known; where they change, what they share goes on.
+
+        Args:
+            descriptions: By participant.
+            is_whole: Whether nobody is missing; if somebody is, those who are there may have nothing in common for now.
 
         Raises:
             ValueError: If nobody has anything in common, or the rule needs more participants.
         """
         before, state = self.callback.groups, self.callback.state_dict()
-        self.callback.arrange(
-            {name: empty_state(one.offered[self.place]) for name, one in descriptions.items()},
-            {name: empty_state(one.personal) for name, one in descriptions.items()},
-        )
+        try:
+            self.callback.arrange(
+                {name: empty_state(one.offered[self.place]) for name, one in descriptions.items()},
+                {name: empty_state(one.personal) for name, one in descriptions.items()},
+            )
+        except ValueError as error:
+            if is_whole:
+                raise
+            self.callback.groups = before
+            log.warning("For now nothing new is averaged, since not all sites are there: %s", error)
+            return
         shared, servers, fresh = {}, {}, set()
         for group in self.callback.groups:
             kin = next((old for old in before if _continues(group, old) and old.name in state["shared"]), None)
@@ -105,6 +119,8 @@ class Pooling:
         up = down = 0
         for group in self.callback.groups:
             senders = {name: one[self.place] for name, one in states.items() if name in group}
+            if not any(name in descriptions for name in group.members):
+                continue
             asked = tuple(name for name in expected if name in group)
             sent = Sent(
                 round_index,
@@ -127,7 +143,7 @@ class Pooling:
         """Keys that are no buffers; where averages are private, what is trained by somebody who was asked."""
         if isinstance(self.callback, PrivateAveraging):
             return frozenset(key for name in asked for key in descriptions[name].trained)
-        return frozenset(descriptions[group.members[0]].parameters)
+        return frozenset(next(descriptions[name] for name in group.members if name in descriptions).parameters)
 
     # Privacy
 

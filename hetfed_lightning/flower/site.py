@@ -211,14 +211,15 @@ class Site:
             self._times = participant.joins_at, participant.leaves_at
             participant.joins_at, participant.leaves_at = 0, None  # The coordinator knows the round for both.
         clock = SiteRound(order, self.reply, parts.callbacks, save, started=started)
-        rounds = max(parts.rounds, (end.round_index if end else 0) + 1)
+        # A coordinator may lead more rounds than this file says: there has to be one left to pause in.
+        rounds = max(parts.rounds, (end.round_index if end else 0) + 1, (place.round_index if place else 0) + 2)
         trainer = _trainer(parts, rounds, clock, SiteEnd(self.reply, save))
         path = None if place is None else store.path_of(place)
         try:
             trainer.fit(parts.federation, datamodule=parts.data, ckpt_path=path)
         except Pause:
             return
-        raise SiteError(f"participant {self._name!r}: {order} ended without a pause; this is a fault of ours.")
+        raise SiteError(f"participant {self._name!r}: {order.summary} ended without a pause; this is a fault of ours.")
 
     @property
     def _name(self) -> str:

@@ -16,6 +16,7 @@ from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.flower.agreement import DisagreementError
 from hetfed_lightning.flower.exchange import Exchange
 from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.site import Site
 from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.inspection import TooFewParticipantsError
 from tests.federations import equal, tiny_data
@@ -260,6 +261,19 @@ def test_a_site_that_is_away_comes_back(tmp_path: Path, caplog: pytest.LogCaptur
     assert "val_accuracy/b" in deployed.notes.metrics[-1]
 
 
+def test_those_who_are_there_go_on_though_they_have_nothing_in_common(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other half of a pair is missing as the run begins, and comes later."""
+    deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
+    deployed.grid.online = {"a"}
+    deployed.grid.hooks.append(lambda _, order: deployed.grid.online.add("b") if order.begin == 0 else None)
+    deployed.lead()
+    assert "For now nothing new is averaged, since not all sites are there" in caplog.text
+    assert [one["federation/participants"] for one in deployed.notes.figures] == [1, 2, 2]
+    assert "federation/divergence" in deployed.notes.figures[-1]
+
+
 def test_a_newcomer_that_nobody_expected(tmp_path: Path) -> None:
     deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
     deployed.grid.online = set("ab")
@@ -373,3 +387,16 @@ def test_a_full_disk_at_a_site_costs_it_the_round(tmp_path: Path, caplog: pytest
         deployed.lead()
     assert [list(one) for one in deployed.notes.left_out] == [[], ["b"], []]
     assert "No space left on device" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["mixed", "phase"])
+def test_a_coordinator_leads_more_rounds_than_the_sites_files_say(mode: Any, tmp_path: Path) -> None:
+    deployed = Deployed("abc", lambda: [EnsembleDistillation(mode=mode), BackboneAveraging()], tmp_path, rounds=4)
+    for name in "abc":
+        make = deployed.parts_of(name)
+        deployed.grid.sites[name] = Site(lambda make=make: replace(make(), rounds=2), tmp_path / name)  # type: ignore[misc]
+    states, _ = deployed.in_one_fit()
+    leader = deployed.lead()
+    found = deployed.states(leader.run_id)
+    assert not any(deployed.notes.left_out)
+    assert all(equal(found[name], states[name]) for name in "abc")
