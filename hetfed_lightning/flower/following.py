@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ FAILED = 1
 INTERRUPTED = 128 + signal.SIGINT
 NOISE = ("Start `flwr-serverapp` process", "Successfully installed ", "WARNING : ", "INFO : ")
 """Of what the ServerApp's process says, what is of the engine."""
+_COLOURS = re.compile(r"\x1b\[\d*m")
 _GLANCE = 0.2
 """Seconds between two looks at the processes."""
 _GIVEN_UP = 2.0
@@ -124,7 +126,8 @@ class _Lines:
         """Show the lines that a piece completes."""
         *lines, self._rest = (self._rest + piece).split("\n")
         for line in lines:
-            if not any(noise in line for noise in NOISE):
+            plain = _COLOURS.sub("", line)
+            if not any(noise in plain for noise in NOISE):
                 sys.stdout.write(line + "\n")
         sys.stdout.flush()
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+log = logging.getLogger(__name__)
+
 app = ServerApp()
 
 
@@ -80,6 +82,14 @@ def lead(grid: Grid, config_path: Path, folder: Path, resume: bool, *, allow_imp
     text = config_path.read_text(encoding="utf-8")
     journal = Journal(folder, config=text, name=folder.name, seed=config.seed, rounds=config.rounds)
     Coordinator(config, Exchange(grid), journal, folder, resume=resume).lead()
+    if table := journal.table():
+        log.info("\nValidation (own: each participant's own data; global: everyone's)\n\n%s\n", table)
+    else:
+        log.info(
+            "Nobody was measured: sites have no validation sets. `hetfed test` at a site measures on its test set."
+        )
+    log.info("Logs: tensorboard --logdir %s", folder)
+    log.info("Report: hetfed report %s -o report.html", folder)
 
 
 def _speak() -> None:
