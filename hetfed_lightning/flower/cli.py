@@ -12,6 +12,8 @@ from hetfed_lightning.data.names import did_you_mean
 COMMANDS = {
     "init": ("hetfed_lightning.flower.init", "init_command", "writes what the coordinator and each site need"),
     "keys": ("hetfed_lightning.flower.keys", "keys_command", "makes certificates and keys for trying it out"),
+    "coordinator": ("hetfed_lightning.flower.coordinator_command", "coordinator_command", "leads a run between sites"),
+    "site": ("hetfed_lightning.flower.site_command", "site_command", "takes part in runs, with this site's data"),
     "local": ("hetfed_lightning.flower.local", "local_command", "runs all of it on this machine"),
 }
 """Module, function, and what it does."""
@@ -19,7 +21,7 @@ NEEDED = ("flwr", "cryptography")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """A federation between institutions: `init CONFIG` writes the files, `keys` and `local` try them out.
+    """A federation between institutions: `init CONFIG` writes it, `local` tries it, `coordinator` and `site` run it.
 
     Args:
         arguments: Command line after ``hetfed deploy``.

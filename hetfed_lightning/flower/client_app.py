@@ -9,6 +9,7 @@ own. In the engine's simulation nodes have numbers alone, and the run's configur
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,13 +40,20 @@ class NodeConfigError(ValueError):
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
     """What this site brings along."""
-    return _answer(message, context, lambda site: description_content(site.describe()))
+    answer = _answer(message, context, lambda site: description_content(site.describe()))
+    if not answer.has_error():
+        log.info("The coordinator was told what this site brings along.")
+    return answer
 
 
 @app.train()
 def work(message: Message, context: Context) -> Message:
     """Carry out an order."""
-    return _answer(message, context, lambda site: reply_content(site.carry_out(order_of(message.content))))
+    order, began = order_of(message.content), time.monotonic()
+    answer = _answer(message, context, lambda site: reply_content(site.carry_out(order)))
+    if not answer.has_error():
+        log.info("Done: %s (%.1f s).", order.summary, time.monotonic() - began)
+    return answer
 
 
 def _answer(message: Message, context: Context, act: Callable[[Site], RecordDict]) -> Message:
@@ -57,7 +65,7 @@ def _answer(message: Message, context: Context, act: Callable[[Site], RecordDict
     try:
         content = act(site_of(context.node_config, context.run_config))
     except Exception as error:
-        log.exception("The coordinator hears that this failed, and not why.")
+        log.exception("An order could not be carried out; the coordinator is told of the kind of error alone.")
         reason = f"{type(error).__name__}; the site's own log says more"
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
     return Message(content, reply_to=message)

@@ -19,17 +19,19 @@ from torch import Tensor
 
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
 from hetfed_lightning.flower.agreement import disagreements, refuse_disagreements, table
 from hetfed_lightning.flower.checks import fault_of, usable_metrics
 from hetfed_lightning.flower.description import Layout
-from hetfed_lightning.flower.exchange import Exchange, Fault
+from hetfed_lightning.flower.exchange import Exchange
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.pooling import Pooling
 from hetfed_lightning.flower.roll import Roll
 from hetfed_lightning.flower.server_config import ServerConfig
 from hetfed_lightning.flower.student import Student
+from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.inspection import TooFewParticipantsError
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.participant import STUDENT
@@ -97,7 +99,7 @@ class Coordinator:
         self._metrics_of_student: dict[str, float] = {}
         self._file = folder / STATE
         self._wait = wait
-        self.layouts: Mapping[str, Mapping[str, Layout]] = {}
+        self.layouts: Mapping[str, Mapping[str, Layout]] = config.layouts
         if resume:
             self._load()
 
@@ -130,6 +132,7 @@ class Coordinator:
     def _gather(self) -> None:
         """Wait for the sites, and refuse those that do not fit."""
         began = time.monotonic()
+        log.info("Waiting for %s, at most %g s.", ", ".join(self.config.sites), self.config.wait)
         while True:
             self.roll.look(self.next_round)
             wanted = [name for name in self.config.sites if self.config.joins_at.get(name, 0) <= self.next_round]
@@ -150,7 +153,7 @@ class Coordinator:
         least = self.config.min_participants
         if found < least:
             raise TooFewParticipantsError(
-                f"Round {self.next_round}: {found} sites are connected after {self.config.wait:g} s, "
+                f"Round {self.next_round + 1}: {found} sites are connected after {self.config.wait:g} s, "
                 f"min_participants={least} are needed. Not there: {', '.join(missing) or 'nobody else is known'}. Look "
                 "at the logs of their nodes: is the address reachable, the certificate trusted, the key registered?"
             )
@@ -172,7 +175,7 @@ class Coordinator:
             new = self.roll.look(round_index)
             unfit = self._unfit(new)
             if fit := [name for name in new if name not in unfit]:
-                log.info("Round %d: %s joins.", round_index, ", ".join(fit))
+                log.info("Round %d: %s joins.", round_index + 1, ", ".join(fit))
                 self._arrange()
             joined = self.roll.joined(round_index)
             absent = [name for name in joined if name not in self.roll.connected]
@@ -211,7 +214,7 @@ class Coordinator:
         figures: dict[str, float] = {}
         volume = [0, 0]
         targets, lessons = self._ask_before(round_index, joined, newcomers, figures, volume)
-        self._give_start(joined)
+        volume[1] += self._give_start(joined, newcomers)
         learners = {place: one.learners(has_student=self.student is not None) for place, one in self._due(round_index)}
         phase = [place for place, (mutual, _) in learners.items() if mutual and self.lessons[place].mode == "phase"]
         alone = [place for place, (_, student) in learners.items() if student]
@@ -277,7 +280,7 @@ class Coordinator:
         self._publish()
         if not answers:
             raise TooFewParticipantsError(
-                f"Round {round_index}: no site has answered the public set ({self._reasons()})."
+                f"Round {round_index + 1}: no site has answered the public set ({self._reasons()})."
             )
         targets, lessons = {}, {}
         for place, callback in self.lessons.items():
@@ -290,17 +293,25 @@ class Coordinator:
                     lessons[place] = said
         return targets, lessons
 
-    def _give_start(self, joined: Sequence[str]) -> None:
-        """Have groups begin with the weights of their first member who is here."""
+    def _give_start(self, joined: Sequence[str], newcomers: Sequence[str]) -> int:
+        """Have groups begin with the weights of their first member who is here.
+
+        Returns:
+            Bytes that go down for that, and to newcomers.
+        """
+        down = 0
         for pool in self.pools:
+            down += sum(payload_bytes(pool.state_for(name, fresh=False)) for name in newcomers)
             while found := pool.without_start([name for name in joined if name not in self.left]):
                 name, groups = next(iter(found.items()))
                 keys = tuple(key for group in groups for key in group.keys)
-                order = Order(self.run_id, keys={pool.place: keys})
-                reply = self._carry_out({name: order}).get(name)
+                reply = self._carry_out({name: Order(self.run_id, keys={pool.place: keys})}).get(name)
                 for group in groups if reply is not None else ():
                     pool.begin(group, reply.shared[pool.place])  # type: ignore[union-attr]
+                    receivers = [other for other in joined if other in group and other != name]
+                    down += payload_bytes(pool.callback.shared[group]) * len(receivers)
                 self._stale |= set(joined)
+        return down
 
     def _train(
         self,
@@ -419,12 +430,12 @@ class Coordinator:
     def _leave_out(self, name: str, reason: str) -> None:
         if name not in self.left:
             self.left[name] = reason
-            log.warning("Round %d: %s is left out: %s.", self.next_round, name, reason)
+            log.warning("Round %d: %s is left out: %s.", self.next_round + 1, name, reason)
 
     def _refuse_too_few_left(self, round_index: int, active: Sequence[str], replies: Mapping[str, Reply]) -> None:
         if active and len(replies) < self.config.min_participants:
             raise TooFewParticipantsError(
-                f"Round {round_index}: {len(replies)} of {len(active)} participants are left to go on with, "
+                f"Round {round_index + 1}: {len(replies)} of {len(active)} participants are left to go on with, "
                 f"min_participants={self.config.min_participants} are needed ({self._reasons()}). The round before is "
                 "kept: mend the sites named and go on with resume."
             )
@@ -479,7 +490,15 @@ class Coordinator:
             "stale": sorted(self._stale),
             "spent": self._is_spent,
         }
-        write_checkpoint(content, self._file)
+        try:
+            write_checkpoint(content, self._file)
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            log.warning(
+                "%s could not be written: %s. The run goes on; until it can be, resuming goes further back.",
+                self._file, error.strerror,
+            )  # fmt: skip
 
     def _load(self) -> None:
         saved = read_checkpoint(self._file)
@@ -491,4 +510,4 @@ class Coordinator:
             lesson.load_state_dict(saved["lessons"][place])
         self._pending, self._blamed, self._is_spent = saved["pending"], saved["blamed"], saved["spent"]
         self._open, self._stale = set(saved["open"]), set(saved["stale"])
-        log.info("Going on with round %d of run %s.", self.next_round, self.run_id)
+        log.info("Going on with round %d of %d.", self.next_round + 1, self.config.rounds)

@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 FAILED = 1
 INTERRUPTED = 128 + signal.SIGINT
-NOISE = ("Start `flwr-serverapp` process", "Successfully installed ", "WARNING : ", "INFO : ")
-"""Of what the ServerApp's process says, what is of the engine."""
-_COLOURS = re.compile(r"\x1b\[\d*m")
+FAILURE = "ServerApp raised an exception"
+_OF_THE_ENGINE = re.compile(r"(INFO|DEBUG|WARNING|ERROR) *:|Successfully installed ")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _GLANCE = 0.2
 """Seconds between two looks at the processes."""
 _GIVEN_UP = 2.0
@@ -45,7 +45,7 @@ def run_app(engine: LocalEngine, app: Path, config: Mapping[str, str | float | b
     Returns:
         The exit code: 0 if the run went through, 1 if not, 130 if it was interrupted.
     """
-    with _terminated_by_exception():
+    with terminated_by_exception():
         try:
             with engine, engine.control() as control:
                 outcome = follow(engine, control, control.start_run(app, config))
@@ -56,19 +56,26 @@ def run_app(engine: LocalEngine, app: Path, config: Mapping[str, str | float | b
     return 0 if outcome.is_success else _failed(outcome.error or f"the run was {outcome.sub_status}.")
 
 
-def follow(engine: LocalEngine, control: Control, run: int) -> Outcome:
+def follow(engine: LocalEngine, control: Control, run: int, meanwhile: Callable[[], object] = lambda: None) -> Outcome:
     """Show what a run's ServerApp says until it has ended, and look after the processes meanwhile.
+
+    Args:
+        engine: Whose processes.
+        control: A connection to its SuperLink.
+        run: The engine's number of it.
+        meanwhile: Called several times a second, before the processes are looked after.
 
     Raises:
         SuperLinkEndedError: If the SuperLink ended before.
     """
     said: queue.Queue[str | None] = queue.Queue()
-    lines = _Lines()
+    lines = _Lines(engine.folder / "serverapp.log")
     _listen(control, run, said)
     while True:
         piece = _next(said)
         if piece:
             lines.show(piece)
+        meanwhile()
         if not engine.superlink.process.is_alive:
             raise SuperLinkEndedError(_ended(engine))
         if piece is None:
@@ -117,17 +124,26 @@ def _ended(engine: LocalEngine) -> str:
 
 
 class _Lines:
-    """Pieces of a log, shown as whole lines and without what the engine says of itself."""
+    """Pieces of a log: all of them go into a file, and a person is shown what is not of the engine itself.
 
-    def __init__(self) -> None:
+    Args:
+        file: Of the ServerApp, which has no other.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
         self._rest = ""
+        self._failed = False
 
     def show(self, piece: str) -> None:
         """Show the lines that a piece completes."""
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(piece)
         *lines, self._rest = (self._rest + piece).split("\n")
         for line in lines:
             plain = _COLOURS.sub("", line)
-            if not any(noise in plain for noise in NOISE):
+            self._failed |= FAILURE in plain  # Its traceback follows; its sentence is told at the end.
+            if not self._failed and not _OF_THE_ENGINE.match(plain):
                 sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
@@ -138,7 +154,7 @@ def _failed(sentence: str, code: int = FAILED) -> int:
 
 
 @contextmanager
-def _terminated_by_exception() -> Iterator[None]:
+def terminated_by_exception() -> Iterator[None]:
     """Let SIGTERM end the block as an exception, so that everything is stopped on the way out."""
 
     def leave(number: int, frame: FrameType | None) -> None:

@@ -163,8 +163,6 @@ class Journal:
         self._record.close_round(round_index, kept | of_all)
         self._latest |= kept
         board.row(own | of_all | flags | times, round_index + 1, self._names())
-        for name, reason in left_out.items():
-            log.warning("Round %d: %s was left out: %s", round_index + 1, name, reason)
         here = round(of_all["federation/participants"])
         line = round_line(
             round_index, self._record.rounds, participants=here, asked=here + len(left_out),

@@ -38,17 +38,19 @@ Private files have the mode 600. All were made on one machine, which is why they
 ## In production
 
 - Server certificate: of your institution's authority or a public one, for the name by which sites reach the
-  coordinator. Its private key is made on the coordinator's machine and stays there. 90 days or less, renewed by a
-  program (ACME); restart the SuperLink after a renewal: it reads the files once. Sites trust the authority, so that
-  nothing changes there.
+  coordinator, and for 127.0.0.1, by which the run's own programs call it; where the authority does not give that,
+  `hetfed deploy coordinator --host NAME` has them use the name. Its private key is made on the coordinator's machine
+  and stays there. 90 days or less, renewed by a program (ACME); files are read when `hetfed deploy coordinator`
+  starts. Sites trust the authority (`ca.pem`), so that nothing changes there.
 - Site keys: each site makes its own, `ssh-keygen -t ecdsa -b 384 -N "" -f NAME.key`, and sends `NAME.key.pub` to the
   coordinator by a channel on which it is known (a call, a signed letter), never the private key. The coordinator
-  registers it: `flwr supernode register NAME.key.pub CONNECTION --name NAME`.
-- Rotation: once a year, and at once when a key may have been seen or somebody leaves who had it. Register the new key,
-  `flwr supernode unregister` the old one, restart the site. A key that is unregistered is refused from then on.
+  keeps it as `NAME.pub` in this folder: `hetfed deploy coordinator` registers what is here, and nothing else.
+- Rotation: once a year, and at once when a key may have been seen or somebody leaves who had it. Put the new `NAME.pub`
+  in the place of the old one, start the coordinator and the site again. The old key is refused from then on.
 - Lost keys: whoever has a site's private key is that site for the coordinator, and receives what it receives.
-- The SuperLink's one port serves sites (`/v1/fleet/`) and whoever starts runs or registers keys (`/v1/control/`,
-  `/v1/runtime/`), and asks the latter for nothing. Let nothing but `/v1/fleet/` be reached from outside.
+- The engine's own SuperLink has one port for sites (`/v1/fleet/`) and for whoever starts runs or registers keys
+  (`/v1/control/`, `/v1/runtime/`), and asks the latter for nothing. `hetfed deploy coordinator` serves them to its own
+  machine alone; where `flower-superlink` is used, let nothing but `/v1/fleet/` be reached from outside.
 """
 
 

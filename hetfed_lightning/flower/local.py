@@ -40,7 +40,7 @@ def local_command(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     deployment = Path(options.deployment).resolve()
     sites = site_names(deployment)
-    run = _run_folder(Path(options.output or deployment / "runs").resolve(), resume=options.resume)
+    run = run_folder(Path(options.output or deployment / "runs").resolve(), resume=options.resume)
     keys = None
     if options.insecure:
         log.warning("--insecure: everything travels in plain text, and any node is let in.")
@@ -48,7 +48,7 @@ def local_command(arguments: Sequence[str]) -> int:
         if make_keys(deployment):
             log.info("Keys for trying out are in %s.", deployment / "keys")
         keys = KeyFolder(deployment / "keys")
-    told = {name: _site_config(deployment, run, name) for name in sites}
+    told = {name: site_config(deployment, run, name) for name in sites}
     config: dict[str, str | bool] = {
         "config": str(deployment / "server" / SERVER),
         "run-dir": str(run),
@@ -62,7 +62,7 @@ def local_command(arguments: Sequence[str]) -> int:
     return code
 
 
-def _site_config(deployment: Path, run: Path, name: str) -> dict[str, str]:
+def site_config(deployment: Path, run: Path, name: str) -> dict[str, str]:
     """What the tasks of a site are told; what its configuration may name is what the server's may."""
     app = tomllib.loads((deployment / "app" / "pyproject.toml").read_text(encoding="utf-8"))
     allowed = app["tool"]["flwr"]["app"].get("config", {}).get(ALLOW_IMPORT)
@@ -74,8 +74,12 @@ def _site_config(deployment: Path, run: Path, name: str) -> dict[str, str]:
     return found | ({ALLOW_IMPORT: allowed} if allowed else {})
 
 
-def _run_folder(folder: Path, *, resume: bool) -> Path:
-    """The folder of a new run, or of the last one if it is to be resumed."""
+def run_folder(folder: Path, *, resume: bool) -> Path:
+    """The folder of a new run, or of the last one if it is to be resumed.
+
+    Raises:
+        ConfigError: If there is none to resume.
+    """
     numbers = [int(path.name.removeprefix("version_")) for path in folder.glob("version_*") if path.name[8:].isdigit()]
     if resume:
         if not numbers:

@@ -40,6 +40,17 @@ class Order:
     targets: Mapping[int, Tensor] = field(default_factory=dict)
     lessons: Mapping[int, Tensor] = field(default_factory=dict)
 
+    @property
+    def summary(self) -> str:
+        """What was done when it is carried out, for the site's own log; rounds are counted from one."""
+        done = [
+            "" if self.finish is None else f"round {self.finish + 1} closed",
+            "the public set answered" if self.answer else "",
+            "" if self.begin is None else f"round {self.begin + 1} trained",
+            "" if self.learn is None else f"round {self.learn + 1} learned from the ensemble",
+        ]
+        return ", ".join(filter(None, done)) or "sent what is shared"
+
 
 @dataclass
 class Reply:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hetfed_lightning.flower.description import Description
-from hetfed_lightning.flower.exchange import Exchange, Fault
+from hetfed_lightning.flower.exchange import Exchange, Node
+from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.participant import STUDENT
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 10.0
+"""Seconds after which a node that could not describe itself is asked once more."""
 
 
 class Roll:
@@ -32,9 +37,9 @@ class Roll:
         self.connected: set[str] = set()
         self._exchange = exchange
         self._deadline = deadline
-        self._turned_away: set[int] = set()
-        self._told: dict[int, str] = {}
-        """What was last said of a node that does not describe itself: it is asked again and again."""
+        self._turned_away: dict[int, Node] = {}
+        self._said: dict[int, str] = {}
+        self._asked: dict[int, float] = {}
 
     def look(self, round_index: int) -> list[str]:
         """Find out who is connected, and have those describe themselves who are new.
@@ -47,34 +52,46 @@ class Roll:
         """
         online = self._exchange.online()
         known = {node: name for name, node in self._exchange.nodes.items() if name in self.descriptions}
-        new = [node for node in online if node not in known and node not in self._turned_away]
+        new = [node for node in online if node not in known and self._may_be_asked(node, online[node])]
         self.connected = {name for node, name in known.items() if node in online}
         return self._welcome(new, online, round_index) if new else []
 
-    def _welcome(self, nodes: Sequence[int], online: Mapping[int, str], round_index: int) -> list[str]:
+    def _may_be_asked(self, number: int, node: Node) -> bool:
+        """Who was turned away is asked again once it was started again; who failed to answer, after a while."""
+        if self._turned_away.get(number) == node:
+            return False
+        return time.monotonic() - self._asked.get(number, -PATIENCE) >= PATIENCE
+
+    def _welcome(self, numbers: Sequence[int], online: Mapping[int, Node], round_index: int) -> list[str]:
         found: list[str] = []
-        for node, answer in self._exchange.describe(nodes, self._deadline).items():
+        self._asked |= dict.fromkeys(numbers, time.monotonic())
+        for number, answer in self._exchange.describe(numbers, self._deadline).items():
+            node = online[number]
             if isinstance(answer, Fault):
-                if self._told.get(node) != answer.reason:
-                    log.warning("Node %s (%s): %s.", node, online[node] or "without a name", answer.reason)
-                self._told[node] = answer.reason
+                self._tell(number, f"{node.registered or f'Node {number}'} does not describe itself: {answer.reason}.")
                 continue
             name = answer.participant
-            reason = self._objection(name, online[node])
+            reason = self._objection(name, node.registered)
             if reason:
-                log.warning("Node %s is turned away: it claims to be %r, but %s.", node, name, reason)
-                self._turned_away.add(node)
+                self._tell(number, f"Node {number} is turned away: it claims to be {name!r}, but {reason}.")
+                self._turned_away[number] = node
                 continue
             if name not in self.descriptions:
                 found.append(name)
             if name not in self.order:
                 self.order.append(name)
-            self._exchange.nodes[name] = node
+            self._exchange.nodes[name] = number
             self.descriptions[name] = answer
             self.connected.add(name)
             self.joined_at.setdefault(name, max(answer.joins_at, round_index))
         self.descriptions = {name: self.descriptions[name] for name in self.order if name in self.descriptions}
         return [name for name in self.order if name in found]
+
+    def _tell(self, number: int, sentence: str) -> None:
+        """Warn, once for each thing that there is to say of a node."""
+        if self._said.get(number) != sentence:
+            self._said[number] = sentence
+            log.warning("%s", sentence)
 
     def _objection(self, name: str, registered: str) -> str:
         if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii() or name == STUDENT:
@@ -87,8 +104,11 @@ class Roll:
 
     def forget(self, names: Sequence[str]) -> None:
         """Turn sites away that do not fit."""
+        online = self._exchange.online()
         for name in names:
-            self._turned_away.add(self._exchange.nodes.pop(name))
+            number = self._exchange.nodes.pop(name)
+            if number in online:
+                self._turned_away[number] = online[number]
             del self.descriptions[name]
             self.joined_at.pop(name, None)
             self.connected.discard(name)

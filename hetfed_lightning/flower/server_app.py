@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+
+from hetfed_lightning.flower.speaking import speak
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def main(grid: Grid, context: Context) -> None:
     Raises:
         RunConfigError: Naming the key.
     """
-    _speak()
+    speak()
     allowed = str(context.run_config.get("allow-import", ""))
     lead(grid, *run_settings(context), allow_import=[one.strip() for one in allowed.split(",") if one.strip()])
 
@@ -88,16 +89,4 @@ def lead(grid: Grid, config_path: Path, folder: Path, resume: bool, *, allow_imp
         log.info(
             "Nobody was measured: sites have no validation sets. `hetfed test` at a site measures on its test set."
         )
-    log.info("Logs: tensorboard --logdir %s", folder)
-    log.info("Report: hetfed report %s -o report.html", folder)
-
-
-def _speak() -> None:
-    """Show the package's messages as plain lines, which the engine passes on."""
-    package = logging.getLogger("hetfed_lightning")
-    if not package.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        package.addHandler(handler)
-        package.setLevel(logging.INFO)
-        package.propagate = False
+    log.info("Logs: tensorboard --logdir %s\nReport: hetfed report %s", folder, folder)

@@ -20,6 +20,8 @@ from hetfed_lightning.cli.reach import read_no_other_file
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.flower.deployable import as_list, check_deployable
+from hetfed_lightning.flower.description import Layout
+from hetfed_lightning.flower.expected import SHARED, read_layouts
 from hetfed_lightning.flower.paths import absolute, with_paths
 from hetfed_lightning.flower.reading import naming_file
 from hetfed_lightning.flower.start import START, load_start
@@ -48,6 +50,8 @@ class ServerConfig:
         student: The unified model, with its initial weights; None without one.
         data: The public set alone, for the student; None without one. Not loaded yet.
         trainer: Arguments of ``lightning.Trainer`` for the student, callbacks apart.
+        layouts: Shape and dtype of what each participant is to share, by name and key, from the file beside this one;
+            who is not in it may share anything.
         deadline: Seconds that sites have for an exchange.
         wait: Seconds in which sites have to be there at the start.
     """
@@ -66,6 +70,7 @@ class ServerConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
     deadline: float = DEADLINE
     wait: float = WAIT
+    layouts: Mapping[str, Mapping[str, Layout]] = field(default_factory=dict)
 
 
 def read_server_config(path: str | Path, allow_import: Sequence[str] = ()) -> ServerConfig:
@@ -103,7 +108,7 @@ def read_server_config(path: str | Path, allow_import: Sequence[str] = ()) -> Se
         return ServerConfig(
             file, tuple(made.sites), settings["max_epochs"], model.seed, model.participation, model.min_participants,
             dict(model.joins_at), dict(model.leaves_at), callbacks, model.student, made.data, settings,
-            made.deadline, made.wait,
+            made.deadline, made.wait, read_layouts(file.parent / SHARED),
         )  # fmt: skip
 
 

@@ -97,7 +97,8 @@ class Site:
         with store.alone():
             self.reply = Reply(self._name, 0)
             if order.left_out:
-                log.warning("Round %s: the coordinator left %s out: %s.", order.finish, self._name, order.left_out)
+                closed = "A round" if order.finish is None else f"Round {order.finish + 1}"
+                log.warning("%s: the coordinator left %s out: %s.", closed, self._name, order.left_out)
             if order.finish is not None:
                 self._finish(order, order.finish, store)
             if order.answer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -25,10 +25,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hetfed_lightning.federation import Federation
+    from hetfed_lightning.participant import Participant
 
 
 class Pause(Exception):  # noqa: N818 - it is no error
     """The site has done what can be done without the others; what is to be kept has been kept."""
+
+
+class OrderError(ValueError):
+    """An order that this site will not carry out; the message names what it asks for."""
 
 
 Act = Callable[["SiteRound", L.Trainer, "Federation"], None]
@@ -65,6 +70,7 @@ class SiteRound(RoundClock):
         self.save = save
         self.started = started
         self.safe: dict[str, Tensor] | None = None
+        self.anchors: dict[int, dict[str, Tensor]] = {}
 
     # Where it acts
 
@@ -81,9 +87,11 @@ class SiteRound(RoundClock):
             return
         federation.open_round(federation.current_round)
         self.receive(federation)
+        targets = self._checked(federation, self.order.targets)
         for place, callback in self.distilling.items():
-            callback.set_targets(self.order.targets.get(place))
+            callback.set_targets(targets.get(place))
         self._take_lessons(federation)
+        self._set_anchors(federation)
         federation.adding = [one for one in self._all() if one.adds_to_loss(federation)]
         federation.fleets.open_round(federation, federation.trained_here(federation.current_round))
 
@@ -102,24 +110,44 @@ class SiteRound(RoundClock):
     # What it does
 
     def receive(self, federation: Federation) -> None:
-        """Take over what is shared, and hold on to it if a proximal term asks for that."""
+        """Take over what is shared.
+
+        Raises:
+            OrderError: If the coordinator sends what this site does not share, or numbers that are not finite.
+        """
         for name, participant in federation.members().items():
-            for place, callback in self.averaging.items():
-                state = self.order.shared.get(place)
-                if not state:
-                    continue
-                group = SharingGroup((name,), tuple(state))
+            for place, state in self.order.shared.items():
+                self._check_keys(place, participant, state, "sends")
+                if not is_finite(state.values()):
+                    raise OrderError(
+                        f"participant {name!r}: the shared state that the coordinator sends is not finite."
+                    )
                 participant.load_state_of(state)
-                callback.groups = [group]
-                callback.shared.begin(group, {key: participant.view_of([key])[key].clone() for key in state})
-                callback.set_anchors(federation)
+                if self.averaging[place].proximal:
+                    self.anchors[place] = participant.state_of(state)
+
+    def _check_keys(self, place: int, participant: Participant, keys: Iterable[str], does: str) -> None:
+        """Whatever a coordinator wants: what is personal stays personal."""
+        callback = self.averaging.get(place)
+        own = {} if callback is None else callback.shareable(participant)
+        if callback is None or (strange := [key for key in keys if key not in own]):
+            what = f"callback {place}" if callback is None else strange[0]
+            raise OrderError(f"{participant.label}: the coordinator {does} {what}, which this site does not share.")
+
+    def _set_anchors(self, federation: Federation) -> None:
+        """Hold the participant near what it received last, if a proximal term asks for that."""
+        for place, state in self.anchors.items():
+            callback = self.averaging[place]
+            callback.groups = [SharingGroup(tuple(federation.members()), tuple(state))]
+            callback.shared.begin(callback.groups[0], dict(state))
+            callback.set_anchors(federation)
 
     def learn(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Learn from the ensemble at a round's end, and pause."""
         self.reopen(federation, round_index)
         names = [name for name in subjects(federation) if name not in federation.guard.quarantined]
-        for place, targets in self.order.targets.items():
-            self.distilling[place].learn(federation, names, targets.to(federation.device), round_index)
+        for place, targets in self._checked(federation, self.order.targets).items():
+            self.distilling[place].learn(federation, names, targets, round_index)
         quarantine_non_finite(federation)
         self.pause(trainer, federation)
 
@@ -165,8 +193,14 @@ class SiteRound(RoundClock):
         raise Pause
 
     def offer(self, federation: Federation) -> None:
-        """Send what the order asks for of what is shared."""
+        """Send what the order asks for of what is shared.
+
+        Raises:
+            OrderError: If it asks for more than that.
+        """
         for participant in federation.members().values():
+            for place, keys in self.order.keys.items():
+                self._check_keys(place, participant, keys, "asks for")
             self.reply.shared = {
                 place: {key: tensor.cpu() for key, tensor in participant.state_of(keys).items()}
                 for place, keys in self.order.keys.items()
@@ -174,13 +208,30 @@ class SiteRound(RoundClock):
 
     def _take_lessons(self, federation: Federation) -> None:
         round_index = federation.current_round
-        for place, targets in self.order.lessons.items():
+        for place, targets in self._checked(federation, self.order.lessons).items():
             pupils = {
                 name: one.transfer.distillation_epochs
                 for name, one in federation.members().items()
                 if one.transfer is not None and one.transfer.distillation_epochs
             }
-            self.distilling[place].teach(federation, pupils, targets.to(federation.device), round_index)
+            self.distilling[place].teach(federation, pupils, targets, round_index)
+
+    def _checked(self, federation: Federation, targets: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """What an ensemble says, on the federation's device.
+
+        Raises:
+            OrderError: If nobody here learns from it, it is of another public set, or not finite.
+        """
+        count = federation.federated_data.num_public
+        for place, one in targets.items():
+            if place not in self.distilling:
+                raise OrderError(f"The coordinator sends targets for callback {place}, which does not distil here.")
+            if one.ndim != 2 or len(one) != count or not is_finite([one]):
+                raise OrderError(
+                    f"The coordinator sends targets of shape {tuple(one.shape)}; expected finite ones for the {count} "
+                    "examples of the public set."
+                )
+        return {place: one.to(federation.device) for place, one in targets.items()}
 
     def _all(self) -> list[FederatedCallback]:
         return [*self.distilling.values(), *self.averaging.values()]
@@ -188,12 +239,13 @@ class SiteRound(RoundClock):
     # What it keeps
 
     def state_dict(self) -> dict[str, Any]:
-        """The state that the round began with, to which a quarantine goes back."""
-        return {"safe": self.safe}
+        """The state that the round began with, to which a quarantine goes back, and what a proximal term holds to."""
+        return {"safe": self.safe, "anchors": self.anchors}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on with it."""
         self.safe = state_dict["safe"]
+        self.anchors = dict(state_dict["anchors"])
 
 
 class SiteEnd(Checkpoint):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from scripts.promises import inputs, models, runs, security
+from scripts.promises import inputs, institutions, models, runs, security
 from scripts.promises.promise import Promise
 
 AREAS: Mapping[str, tuple[Promise, ...]] = {
@@ -13,6 +13,7 @@ AREAS: Mapping[str, tuple[Promise, ...]] = {
     "Runs": runs.PROMISES,
     "Inputs": inputs.PROMISES,
     "Security": security.PROMISES,
+    "Institutions": institutions.PROMISES,
 }
 
 

@@ -77,7 +77,10 @@ class FakeGrid(Grid):
     def _answered(self, name: str, message: Message) -> Message | None:
         site = self.sites[name]
         if message.metadata.message_type == DESCRIBE:
-            return Message(description_content(site.describe()), reply_to=message)
+            try:
+                return Message(description_content(site.describe()), reply_to=message)
+            except Exception as error:  # noqa: BLE001 - as the engine does
+                return Message(Error(1, f"{type(error)}:<'{error}'>"), reply_to=message)
         order = order_of(message.content)
         for hook in self.hooks:
             hook(name, order)

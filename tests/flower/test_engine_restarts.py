@@ -10,7 +10,7 @@ from hetfed_lightning.flower.engine.control import Control
 from hetfed_lightning.flower.engine.local import LocalEngine
 from tests.flower.engines import EMPTY_APP, empty_engine, rounds, run_to_end, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.promise("restarts")]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,14 @@ from flwr.app import Error, RecordDict
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.flower.agreement import DisagreementError
+from hetfed_lightning.flower.exchange import Exchange
 from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.inspection import TooFewParticipantsError
 from tests.federations import equal, tiny_data
 from tests.flower.federating import Deployed
+
+pytestmark = pytest.mark.promise("sites")
 
 ROUND = 1
 """In which a site fails."""
@@ -70,7 +75,7 @@ def test_a_fault_costs_the_site_one_round(fault: str, tmp_path: Path, caplog: py
     assert [list(left) for left in deployed.notes.left_out] == [[], ["b"], []]
     said = [message for message in caplog.messages if "left out" in message]
     assert len(said) == 1
-    assert said[0].startswith("Round 1: b is left out: ")
+    assert said[0].startswith("Round 2: b is left out: ")
     assert re.search(reason, said[0])
     assert [one["federation/participants"] for one in deployed.notes.figures] == [3, 2, 3]
     assert [one["federation/quarantined"] for one in deployed.notes.figures] == [0, 1, 0]
@@ -141,16 +146,67 @@ def test_too_few_end_the_run_by_name(tmp_path: Path) -> None:
     deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, settings={"deadline": 0.2})
     deployed.grid.faults = {name: in_round(lambda _: None) for name in "bc"}
     with pytest.raises(
-        TooFewParticipantsError, match=r"Round 1: 1 of 3 .* \(b: no answer within 0.2 s.*; c: no answer"
+        TooFewParticipantsError, match=r"Round 2: 1 of 3 .* \(b: no answer within 0.2 s.*; c: no answer"
     ):
         deployed.lead(min_participants=2)
-    assert "Round 1" in deployed.notes.ended
+    assert "Round 2" in deployed.notes.ended
     # Once they are mended it goes on, and with the same numbers as if nothing had been.
     deployed.grid.faults = {}
     leader = deployed.lead(resume=True, min_participants=2)
     states, _ = deployed.in_one_fit()
     found = deployed.states(leader.run_id)
     assert all(equal(found[name], states[name]) for name in "abc")
+
+
+@pytest.mark.parametrize(("away", "left"), [("a while", []), ("for good", ["b"]), ("at each order", ["b"])])
+def test_a_node_that_drops_out_and_comes_back_is_asked_again(
+    away: str, left: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hetfed_lightning.flower.volley.LOOK", 0.0)
+    monkeypatch.setattr("hetfed_lightning.flower.volley.GRACE", 0.3)
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
+    asked: list[int] = []
+
+    def drop(order: Order, reply: Reply) -> Any:
+        if order.begin != ROUND or (away == "a while" and asked):
+            return reply
+        asked.append(1)
+        if away == "for good":
+            deployed.grid.online.discard("b")
+        return Error(5, "node is unavailable")
+
+    deployed.grid.faults["b"] = drop
+    deployed.lead()
+    assert list(deployed.notes.left_out[ROUND]) == left
+    assert len(asked) == {"a while": 1, "for good": 1, "at each order": 3}[away]
+
+
+def test_a_deadline_is_kept(tmp_path: Path) -> None:
+    """By a clock of the test's own, which goes on by a second at every look."""
+    deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
+    deployed.grid.faults["b"] = lambda order, reply: None
+    looks: list[float] = []
+    exchange = Exchange(deployed.grid, looks.append)
+    exchange.nodes = {"b": deployed.grid.node_of("b")}
+    began = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: began + len(looks))
+        found = exchange.carry_out({"b": Order("r", keys={0: ("backbone.0.bias",)})}, 5.0)
+    assert found == {"b": Fault("no answer within 5 s (deadline)")}
+    assert len(looks) == 5
+
+
+@pytest.mark.parametrize(
+    ("deadline", "reason"),
+    [(1.0, "no answer within 1 s (deadline)"), (60.0, "its node reports an error (may have expired)")],
+)
+def test_a_message_that_the_engine_lets_expire_was_late(deadline: float, reason: str, tmp_path: Path) -> None:
+    deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
+    deployed.grid.faults["b"] = lambda order, reply: Error(3, "may have expired")
+    exchange = Exchange(deployed.grid)
+    exchange.nodes = {"b": deployed.grid.node_of("b")}
+    found = exchange.carry_out({"b": Order("r", keys={0: ("backbone.0.bias",)})}, deadline)
+    assert found == {"b": Fault(reason)}
 
 
 def test_too_few_at_the_start(tmp_path: Path) -> None:
@@ -177,6 +233,17 @@ def test_sites_that_do_not_fit_end_the_run_before_training(tmp_path: Path) -> No
     assert not [kind for _, kind, _, _ in deployed.grid.sent if kind == "train"]
 
 
+def test_an_architecture_that_was_not_agreed_on_is_told_by_key(tmp_path: Path) -> None:
+    deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
+    promised = {"backbone.0.weight": ((5, 4), "float32"), "backbone.0.bias": ((6,), "float32")}
+    with pytest.raises(DisagreementError) as caught:
+        deployed.lead(layouts={"b": promised})
+    lines = str(caught.value).splitlines()
+    assert lines[1].split() == ["coordinator", "b"]
+    assert lines[2].split() == ["shared", "backbone.0.bias", "(6,)", "float32", "(5,)", "float32"]
+    assert len(lines) == 4
+
+
 def test_a_site_that_is_away_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, rounds=5)
 
@@ -187,7 +254,7 @@ def test_a_site_that_is_away_comes_back(tmp_path: Path, caplog: pytest.LogCaptur
     deployed.grid.hooks.append(away)
     leader = deployed.lead()
     assert [list(one) for one in deployed.notes.left_out] == [[], [], ["b"], ["b"], []]
-    assert "Round 2: b is left out: its node is not connected." in caplog.text
+    assert "Round 3: b is left out: its node is not connected." in caplog.text
     states = deployed.states(leader.run_id)
     assert equal(*({key: states[name][key] for key in states["a"] if "backbone" in key} for name in "ab"))
     assert "val_accuracy/b" in deployed.notes.metrics[-1]
@@ -214,15 +281,16 @@ def test_a_node_that_claims_to_be_another(claim: str, tmp_path: Path, caplog: py
     deployed.grid.sites["d"] = deployed.grid.sites["a"]
     deployed.grid.started["d"] = "1"
     deployed.grid.online.add("d")
-    if claim == "another's":
+    if claim == "another's":  # Whose own node is away.
         deployed.grid.registered["d"] = "d"
+        deployed.grid.online.remove("a")
     deployed.lead()
     assert "turned away: it claims to be 'a'" in caplog.text
     assert [name for name, kind, _, _ in deployed.grid.sent if name == "d"] == ["d"]
 
 
 def test_a_node_that_was_started_again_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hetfed_lightning.flower.exchange.LOOK", 0.0)
+    monkeypatch.setattr("hetfed_lightning.flower.volley.LOOK", 0.0)
     deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
     lost: list[int] = []
 
@@ -240,3 +308,68 @@ def test_a_node_that_was_started_again_is_asked_again(tmp_path: Path, monkeypatc
     assert lost
     assert not any(deployed.notes.left_out)
     assert all(equal(found[name], states[name]) for name in "abc")
+
+
+def test_a_node_that_was_turned_away_is_asked_again_once_it_was_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, rounds=4)
+    deployed.grid.registered["c"] = "d"
+
+    def mend(name: str, order: Order) -> None:
+        del name
+        if order.begin == 1:
+            deployed.grid.registered["c"], deployed.grid.started["c"] = "c", "2"
+
+    deployed.grid.hooks.append(mend)
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO, "hetfed_lightning"):
+        patch.setattr("hetfed_lightning.flower.roll.PATIENCE", 0.0)
+        deployed.lead()
+    assert caplog.text.count("is turned away") == 1
+    assert "Round 3: c joins." in caplog.text
+    assert "val_accuracy/c" in deployed.notes.metrics[-1]
+
+
+def test_a_node_that_cannot_describe_itself_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
+
+    def broken() -> Any:
+        raise FileNotFoundError("patients.csv: no such file")
+
+    deployed.grid.sites["c"]._make = broken
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hetfed_lightning.flower.roll.PATIENCE", 0.0)
+        deployed.lead()
+    assert caplog.text.count("c does not describe itself: its node reports an error") == 1
+    assert "patients.csv: no such file" in caplog.text
+
+
+def test_a_full_disk_at_the_coordinator_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
+
+    def full(content: Any, path: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hetfed_lightning.flower.coordinator.write_checkpoint", full)
+        deployed.lead()
+    assert deployed.notes.ended == "finished"
+    assert "coordinator.ckpt could not be written: No space left on device" in caplog.text
+
+
+def test_a_full_disk_at_a_site_costs_it_the_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from hetfed_lightning.flower import site_store
+
+    deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
+    write = vars(site_store)["write_checkpoint"]
+
+    def full_at_b(content: Any, path: Path) -> None:
+        if path.parent.parent.name == "b" and path.name == "round-000001-trained.ckpt":
+            raise OSError(28, "No space left on device")
+        write(content, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site_store, "write_checkpoint", full_at_b)
+        deployed.lead()
+    assert [list(one) for one in deployed.notes.left_out] == [[], ["b"], []]
+    assert "No space left on device" in caplog.text

@@ -21,7 +21,7 @@ from hetfed_lightning.flower.engine.settings import free_ports
 from hetfed_lightning.flower.folder import KeyFolder
 from tests.flower.engines import empty_engine, rounds, run_to_end, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.promise("identities")]
 
 REFUSED_WITHIN = 45.0
 """Seconds. A node that is refused ends by itself, so that its operator sees why."""

@@ -48,7 +48,7 @@ def without(value: Any, *keys: str) -> Any:
 
 def test_the_files_of_digits(digits: Path) -> None:
     sites = [f"sites/hospital_{letter}" for letter in "abcd"]
-    expected = ["README.md", "app/pyproject.toml", "server/server.yaml"]
+    expected = ["README.md", "app/pyproject.toml", "server/server.yaml", "server/shared.json"]
     expected += [
         f"{site}/{name}" for site in sites for name in ("public.safetensors", "site.yaml", "start.safetensors")
     ]
@@ -137,6 +137,7 @@ def test_the_server_of_a_student_has_it_and_the_public_set(tmp_path: Path) -> No
     assert [name for name in files(folder) if name.startswith("server/")] == [
         "server/public.safetensors",
         "server/server.yaml",
+        "server/shared.json",
         "server/start.safetensors",
     ]
     assert "student" not in read(folder / "sites/hospital_a/site.yaml")["model"]
@@ -243,6 +244,12 @@ def test_the_page_has_a_command_for_everyone(hospitals: Path) -> None:
     for name in ("cleveland", "hungary", "switzerland", "va_long_beach"):
         assert f"flwr supernode register keys/{name}.pub hetfed --name {name}" in page
         assert f"""--node-config 'participant="{name}" config="/PATH/site.yaml" state-dir="/PATH/STATE"'""" in page
+    folder = str(hospitals)
+    assert f"hetfed deploy coordinator {folder} --host 0.0.0.0 --port 8000 --resume\n" in page
+    assert "hetfed deploy site FOLDER --coordinator COORDINATOR:8000\n" in page
+    main_way, _, own_commands = page.partition("## With the engine's own commands")
+    assert not any(word in main_way for word in ("flwr", "flower-"))
+    assert "runs whatever program the coordinator submits" in own_commands
     assert "--enable-supernode-auth --disable-runtime-dependency-installation" in page
     assert "flwr run app hetfed --stream --run-config 'resume=true'" in page
     for variable in ("FLWR_TELEMETRY_ENABLED=0", "FLWR_DISABLE_UPDATE_CHECK=1"):
@@ -358,6 +365,23 @@ def test_what_belongs_to_the_server_goes_there(tmp_path: Path, monkeypatch: pyte
     assert site.federation["hospital_b"].joins_at == 2
     assert site.callbacks[0].weighting == {"hospital_b": 3.0}  # type: ignore[attr-defined]
     assert list(read(folder / "sites/hospital_b/site.yaml")["model"]) == ["seed", "participants"]
+
+
+def test_who_learns_is_written_out_where_there_is_a_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # "auto" is the student where there is one, and a site does not know of it.
+    monkeypatch.chdir(tmp_path)
+    config = tiny()
+    config["trainer"]["callbacks"] = "hetfed_lightning.EnsembleDistillation"
+    folder = deployed(written(config), Path("mutual"))
+    assert read(folder / "sites/hospital_a/site.yaml")["trainer"]["callbacks"] == [
+        {"class_path": "hetfed_lightning.EnsembleDistillation"}
+    ]
+    config["model"]["student"] = config["model"]["participants"]["hospital_a"]
+    folder = deployed(written(config), Path("taught"))
+    for path in (folder / "sites/hospital_a/site.yaml", folder / "server/server.yaml"):
+        assert read(path)["trainer"]["callbacks"] == [
+            {"class_path": "hetfed_lightning.EnsembleDistillation", "init_args": {"students": "student"}}
+        ]
 
 
 def test_several_files_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

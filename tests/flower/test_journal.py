@@ -216,7 +216,7 @@ def test_the_table_is_that_of_a_fit(local: tuple[Path, Any], tmp_path: Path) -> 
 # --------------------------------------------------------------------------------------------------- the log
 
 
-def test_a_round_is_a_line_and_who_is_left_out_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_round_is_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = begun(tmp_path, "a", "b", "c", "hospital_d", rounds=15)
     caplog.clear()
     with caplog.at_level(logging.INFO, "hetfed_lightning.flower"):

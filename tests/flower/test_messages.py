@@ -24,6 +24,8 @@ from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.records import CASTS, COUNTERS, Records, RecordsError, pack, unpack
 from tests.flower.federating import Deployed
 
+pytestmark = pytest.mark.promise("travels")
+
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
     torch.complex64, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool,

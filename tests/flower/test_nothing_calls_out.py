@@ -12,7 +12,7 @@ import pytest
 from hetfed_lightning.flower.engine.settings import SILENT
 from tests.flower.engines import ROOT, rounds
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.promise("identities")]
 
 AUDIT = Path(__file__).with_name("audit")
 HERE = re.compile(r"127\.\d+\.\d+\.\d+|::1|localhost|None|0\.0\.0\.0|::|")

@@ -12,6 +12,8 @@ from hetfed_lightning.distillation import ClassPriorWeighted, ValidationWeighted
 from tests.federations import equal, sgd
 from tests.flower.federating import Callbacks, Deployed
 
+pytestmark = pytest.mark.promise("parity")
+
 
 def adam(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=0.1)
@@ -45,6 +47,10 @@ SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     ),
     "averaging, no common start": (lambda: [BackboneAveraging(synchronise_start=False)], {}),
     "mixed": (lambda: [EnsembleDistillation(ClassPriorWeighted(), mode="mixed"), BackboneAveraging()], {}),
+    "mixed, proximal, every second round": (
+        lambda: [EnsembleDistillation(mode="mixed"), BackboneAveraging(proximal=0.5, every_n_rounds=2)],
+        {"rounds": 4},
+    ),
     "mixed alone": (lambda: [EnsembleDistillation(mode="mixed", start_round=0)], {}),
     "phase": (lambda: [EnsembleDistillation(ValidationWeighted()), BackboneAveraging()], {}),
     "phase alone, own optimizer": (lambda: [EnsembleDistillation(optimizer=sgd(0.05), every_n_rounds=2)], {}),
@@ -62,6 +68,14 @@ SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     "joins later": (
         lambda: [EnsembleDistillation(mode="mixed"), BackboneAveraging()],
         {"own": {"c": {"joins_at": 1}}, "settings": {"joins_at": {"c": 1}}},
+    ),
+    "joins later, schedule": (
+        lambda: [BackboneAveraging()],
+        {
+            "participants": {"lr_scheduler": halved},
+            "own": {"c": {"joins_at": 1}},
+            "settings": {"joins_at": {"c": 1}},
+        },
     ),
     "joins with lessons": (
         lambda: [EnsembleDistillation(), BackboneAveraging()],

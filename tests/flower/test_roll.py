@@ -6,21 +6,25 @@ from typing import Any
 
 import pytest
 
-from hetfed_lightning.flower.exchange import Fault
+from hetfed_lightning.flower.exchange import Node
 from hetfed_lightning.flower.roll import Roll
+from hetfed_lightning.flower.volley import Fault
 
 
-def test_a_site_that_cannot_describe_itself_is_named_once_for_each_reason(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_site_that_cannot_describe_itself_is_named_once_for_each_reason(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reasons = ["ConfigError", "ConfigError", "ConfigError", "DataError", "DataError"]
     exchange: Any = SimpleNamespace(
         nodes={},
-        online=lambda: {7: "hospital_a"},
+        online=lambda: {7: Node("hospital_a", "1")},
         describe=lambda nodes, deadline: {node: Fault(reasons[len(asked)]) for node in nodes},
     )
     asked: list[int] = []
     roll = Roll(["hospital_a"], exchange, 1.0)
+    monkeypatch.setattr("hetfed_lightning.flower.roll.PATIENCE", 0.0)
     with caplog.at_level(logging.WARNING):
         for _ in reasons:
             assert roll.look(0) == []
             asked.append(1)
-    assert caplog.messages == ["Node 7 (hospital_a): ConfigError.", "Node 7 (hospital_a): DataError."]
+    assert caplog.messages == [f"hospital_a does not describe itself: {kind}." for kind in ("ConfigError", "DataError")]

@@ -77,7 +77,7 @@ class Control:
 
     def __init__(self, address: str, authority: Path | None) -> None:
         self._address = address
-        with _direct():
+        with _direct(address.rpartition(":")[0]):
             self._client = ControlHttpClient.from_server_address(
                 server_address=address,
                 insecure=authority is None,
@@ -168,10 +168,10 @@ class Control:
 
 
 @contextmanager
-def _direct() -> Iterator[None]:
-    """While a client is made, have it take no proxy to loopback: it reads the environment then."""
+def _direct(host: str) -> Iterator[None]:
+    """While a client is made, have it take no proxy to this machine: it reads the environment then."""
     before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
-    os.environ.update(without_proxy(os.environ))
+    os.environ.update(without_proxy(os.environ, host))
     try:
         yield
     finally:

@@ -15,7 +15,9 @@ from hetfed_lightning.flower.engine.process import Process
 from hetfed_lightning.flower.engine.settings import LOOPBACK, free_ports
 from hetfed_lightning.flower.folder import KeyFolder
 
+# Run with -P: its folder is no place to import from.
 PROGRAM = Path(__file__).with_name("superlink.py")
+EVERYWHERE = "0.0.0.0"  # noqa: S104  # sites call from elsewhere, with keys
 _TRIES = 3
 
 
@@ -26,28 +28,45 @@ class StartError(RuntimeError):
 class SuperLink:
     """The coordinator's process: carries messages, admits registered keys, starts the ServerApp.
 
+    Attributes:
+        program: What is started; ``["flower-superlink"]`` is the engine's own.
+
     Args:
         folder: For its database and its log.
         environment: Its variables.
         keys: Certificates; None for plain text, in which no key is asked for.
+        host: Address of this machine at which it listens; ``0.0.0.0`` or ``::`` for all of them.
+        port: At which it listens; None for one that is free.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], keys: KeyFolder | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str],
+        keys: KeyFolder | None,
+        *,
+        host: str = LOOPBACK,
+        port: int | None = None,
+    ) -> None:
         self.keys = keys
-        (self.port,) = free_ports(1)
+        self.program = [sys.executable, "-P", str(PROGRAM)]
+        self.host = host
+        self._given_port = port
+        self.port = free_ports(1)[0] if port is None else port
         self._folder = folder
         self.process = Process("SuperLink", [], environment, folder / "superlink.log")
 
     @property
     def address(self) -> str:
-        """``host:port`` of all of its services."""
-        return f"{LOOPBACK}:{self.port}"
+        """``host:port`` of all of its services, as this machine calls them."""
+        host = local_host(self.host)
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     @property
     def command(self) -> list[str]:
-        """What is started. ``-P``: the program's folder is no place to import from."""
+        """What is started."""
         common = [
-            sys.executable, "-P", str(PROGRAM), "--host", LOOPBACK, "--port", str(self.port),
+            *self.program, "--host", self.host, "--port", str(self.port),
             "--database", str(self._folder / "superlink.db"), "--disable-runtime-dependency-installation",
         ]  # fmt: skip
         if self.keys is None:
@@ -75,6 +94,8 @@ class SuperLink:
                 self.process.kill()
                 raise StartError(f"The SuperLink did not answer within {seconds:.0f} s, see {self.process.log}.")
             taken = "address already in use" in self.process.tail(20)
+            if taken and self._given_port is not None:
+                raise StartError(f"--port {self.port}: another program of this machine listens there already.")
             if not taken or attempt == _TRIES - 1:
                 break
             (self.port,) = free_ports(1)
@@ -94,6 +115,11 @@ class SuperLink:
                 return True
             time.sleep(0.05)
         return False
+
+
+def local_host(host: str) -> str:
+    """The name by which this machine calls what listens at a host: the engine's own programs do so too."""
+    return {EVERYWHERE: LOOPBACK, "::": "::1"}.get(host, host)
 
 
 def is_healthy(address: str, authority: Path | None) -> bool:

@@ -1,4 +1,4 @@
-"""A whole deployment on this machine: its processes, and each of them to be killed and started again."""
+"""An engine of this machine, with all of its sites or without: its processes, each to be started again."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from hetfed_lightning.flower.engine.link import StartError, SuperLink
 from hetfed_lightning.flower.engine.marks import end_marked
 from hetfed_lightning.flower.engine.node import SuperNode
 from hetfed_lightning.flower.engine.process import Process, Watchdog
-from hetfed_lightning.flower.engine.settings import environment, free_ports
+from hetfed_lightning.flower.engine.settings import LOOPBACK, environment, free_ports, without_proxy
 from hetfed_lightning.flower.folder import KeyFolder
 
 log = logging.getLogger(__name__)
+
+QUICK_ENDS = 3
+"""How often in a row a process may end soon after its start before it is left out."""
 
 
 class LocalEngine:
@@ -34,6 +37,9 @@ class LocalEngine:
         app: ``MODULE:NAME`` of the ClientApp that sites run; None to have the engine start a program for every message,
             with the app that was submitted.
         variables: More variables for all processes.
+        host: At which the SuperLink listens.
+        port: The same; None for one that is free.
+        elsewhere: Names of sites whose processes are on other machines; their keys are admitted.
     """
 
     def __init__(
@@ -44,19 +50,25 @@ class LocalEngine:
         keys: KeyFolder | None,
         app: str | None,
         variables: Mapping[str, str] | None = None,
+        host: str = LOOPBACK,
+        port: int | None = None,
+        elsewhere: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.keys = keys
         self.mark = uuid.uuid4().hex
         self.variables = environment(folder / "home", self.mark) | dict(variables or {})
-        self.superlink = SuperLink(folder, self.variables, keys)
+        self.variables |= without_proxy(self.variables, host)
+        self.superlink = SuperLink(folder, self.variables, keys, host=host, port=port)
+        self._elsewhere = tuple(elsewhere)
         self._secret = folder / "secret" if app is not None else None
-        self._sites = {name: dict(config) for name, config in sites.items()}
         self._app = app
-        self.nodes: dict[str, SuperNode] = {}
+        ports = zip(sites.items(), free_ports(len(sites)), strict=True)
+        self.nodes = {name: self._node(name, config, port) for (name, config), port in ports}
         self.node_ids: dict[str, int] = {}
         self.executor: Process | None = None
         self._watchdog: Watchdog | None = None
+        self._given_up: list[Process] = []
 
     def __enter__(self) -> Self:
         try:
@@ -77,20 +89,20 @@ class LocalEngine:
         """
         self._watchdog = Watchdog(self.mark)
         self.folder.mkdir(parents=True, exist_ok=True)
+        for old in self.folder.glob("superlink.db*"):  # It serves restarts of this engine's SuperLink alone.
+            old.unlink()
         if self._secret is not None:
             self._secret.unlink(missing_ok=True)
             write_private(self._secret, secrets.token_bytes(32))
-        for (name, config), port in zip(self._sites.items(), free_ports(len(self._sites)), strict=True):
-            self.nodes[name] = self._node(name, config, port)
         if self._app is not None:
             self.executor = self._executor(self._app)
             self.executor.start()  # first: it imports for seconds
         self.superlink.start()
         for node in self.nodes.values():
             node.superlink = self.superlink.address  # its port is known now
-        self.register(list(self.nodes))
-        for name in self.nodes:
-            self.nodes[name].start()
+        self.register([*self.nodes, *self._elsewhere])
+        for node in self.nodes.values():
+            node.start()
 
     def register(self, names: Sequence[str]) -> None:
         """Admit the keys of sites, each under its participant's name."""
@@ -124,20 +136,28 @@ class LocalEngine:
         self.superlink.start()
 
     def look_after(self) -> list[str]:
-        """Start again what has ended and is not the SuperLink.
+        """Start again what has ended and is not the SuperLink, unless it does nothing but end.
 
         Returns:
             A sentence for each.
         """
-        told = []
+        told: list[str] = []
         for name, node in self.nodes.items():
-            if not node.process.is_alive:
-                told.append(f"{name}: its SuperNode {_ended(node.process)}; it is started again.")
+            if self._shall_restart(node.process, f"{name}: its SuperNode", told):
                 self.restart_node(name)
-        if self.executor is not None and not self.executor.is_alive:
-            told.append(f"The executor of the sites' tasks {_ended(self.executor)}; it is started again.")
+        if self.executor is not None and self._shall_restart(self.executor, "The executor of the sites' tasks", told):
             self.executor.start()
         return told
+
+    def _shall_restart(self, process: Process, who: str, told: list[str]) -> bool:
+        if process.is_alive or process in self._given_up:
+            return False
+        if process.quick_ends >= QUICK_ENDS:
+            self._given_up.append(process)
+            told.append(f"{who} {_ended(process)}, as it did {QUICK_ENDS} times before; it is left out.")
+            return False
+        told.append(f"{who} {_ended(process)}; it is started again.")
+        return True
 
     def stop(self, patience: float = 6.0) -> None:
         """End everything: first by asking, and what does not end in time at once.

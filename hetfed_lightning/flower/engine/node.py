@@ -20,11 +20,15 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from hetfed_lightning.flower.engine.process import Process
 from hetfed_lightning.flower.engine.settings import LOOPBACK
 
+# Run with -P: its folder is no place to import from.
 PROGRAM = Path(__file__).with_name("supernode.py")
 
 
 class SuperNode:
     """A site's process: takes messages from the SuperLink and brings back answers.
+
+    Attributes:
+        program: What is started; ``["flower-supernode"]`` is the engine's own.
 
     Args:
         name: Of the site.
@@ -53,6 +57,7 @@ class SuperNode:
         secret: Path | None = None,
     ) -> None:
         self.name = name
+        self.program = [sys.executable, "-P", str(PROGRAM)]
         self.superlink = superlink
         self.config = dict(config)
         self.authority = authority
@@ -68,10 +73,10 @@ class SuperNode:
 
     @property
     def command(self) -> list[str]:
-        """What is started. ``-P``: the program's folder is no place to import from."""
+        """What is started."""
         config = " ".join(f"{name}={json.dumps(value)}" for name, value in self.config.items())
         command = [
-            sys.executable, "-P", str(PROGRAM), "--superlink", self.superlink,
+            *self.program, "--superlink", self.superlink,
             "--host", LOOPBACK, "--port", str(self.port), "--node-config", config,
         ]  # fmt: skip
         command += ["--insecure"] if self.authority is None else ["--root-certificates", str(self.authority)]

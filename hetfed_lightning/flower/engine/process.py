@@ -6,12 +6,14 @@ import ctypes
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from hetfed_lightning.flower.engine import marks
 
+QUICK = 15.0
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 """Loaded beforehand: between fork and exec nothing may be imported."""
@@ -19,6 +21,9 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 class Process:
     """A program with a log file, in a session of its own so that Ctrl-C reaches the parent alone.
+
+    Attributes:
+        quick_ends: How often in a row it was started again within :data:`QUICK` seconds of its last start.
 
     Args:
         name: For messages.
@@ -33,6 +38,8 @@ class Process:
         self.environment = dict(environment)
         self.log = log
         self._running: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self.quick_ends = 0
 
     def start(self) -> None:
         """Start it, from the main thread: it dies with the thread that started it.
@@ -42,6 +49,9 @@ class Process:
         """
         if self.is_alive:
             raise RuntimeError(f"{self.name} runs already, as process {self.pid}.")
+        now = time.monotonic()
+        self.quick_ends = self.quick_ends + 1 if self._running is not None and now - self._started_at < QUICK else 0
+        self._started_at = now
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._running = subprocess.Popen(  # noqa: S603  # programs of this package and of the engine
@@ -58,6 +68,11 @@ class Process:
     def is_alive(self) -> bool:
         """Whether it runs. Asking takes a dead one out of the process table, where others would see it as alive."""
         return self._running is not None and self._running.poll() is None
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started last."""
+        return time.monotonic() - self._started_at
 
     @property
     def pid(self) -> int:

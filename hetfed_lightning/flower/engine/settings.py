@@ -39,6 +39,8 @@ def environment(home: Path, mark: str) -> dict[str, str]:
             # The engine starts its programs by name.
             "PATH": os.pathsep.join([sysconfig.get_path("scripts"), found.get("PATH", os.defpath)]),
             "PYTHONUNBUFFERED": "1",
+            # Whose word is taken for where a call came from: a stranger's would make him an operator.
+            "FORWARDED_ALLOW_IPS": LOOPBACK,
             # Lightning counts GPUs at import; without this that would leave CUDA unusable in a forked process.
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
         }
@@ -47,10 +49,15 @@ def environment(home: Path, mark: str) -> dict[str, str]:
     return found
 
 
-def without_proxy(variables: Mapping[str, str]) -> dict[str, str]:
-    """Settings by which loopback is spoken to directly, since the engine's client obeys a machine's proxy."""
+def without_proxy(variables: Mapping[str, str], *hosts: str) -> dict[str, str]:
+    """Settings by which this machine is spoken to directly, since the engine's client obeys a machine's proxy.
+
+    Args:
+        variables: Those that there are.
+        hosts: Names of this machine beside those of loopback.
+    """
     given = variables.get("NO_PROXY") or variables.get("no_proxy") or ""
-    names = ",".join(filter(None, [given, LOOPBACK, "localhost", "::1"]))
+    names = ",".join(dict.fromkeys(filter(None, [*given.split(","), LOOPBACK, "localhost", "::1", *hosts])))
     return {"NO_PROXY": names, "no_proxy": names}
 
 

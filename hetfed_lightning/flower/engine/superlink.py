@@ -36,22 +36,36 @@ class OperatorsOnlyHere:
         self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
     ) -> None:
         """Pass a call on or answer that it is forbidden."""
-        if scope["type"] == "lifespan" or scope["path"].startswith(FOR_SITES) or is_here(scope.get("client")):
+        is_open = scope["type"] == "lifespan" or scope["path"].startswith(FOR_SITES)
+        if is_open or is_here(scope.get("client"), scope.get("server")):
             await self.app(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
         await send({"type": "http.response.body", "body": b"Only /v1/fleet/ is served to other machines."})
 
 
-def is_here(client: tuple[str, int] | None) -> bool:
-    """Whether an address is of this machine. What has none comes by a socket file, and is."""
+def is_here(client: tuple[str, int] | None, server: tuple[str, int | None] | None = None) -> bool:
+    """Whether a call comes from this machine.
+
+    Args:
+        client: Address of who calls: of loopback, or the one at which the call arrived, since a machine that calls
+            one of its own addresses does so from there. What has none comes by a socket file, and is.
+        server: Address at which the call arrived.
+    """
     if client is None:
         return True
-    try:
-        address = ipaddress.ip_address(client[0])
-    except ValueError:
+    address = _address(client[0])
+    if address is None:
         return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    return address.is_loopback or (server is not None and address == _address(server[0]))
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ A program, not a module to be imported: the package's own imports would cost its
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from flwr.supercore.inflatable import inflatable_utils
 from flwr.supernode import start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
 
+LOST = 1
+"""Exit code where the SuperLink has given the node up; the engine's program would stay, connected to nothing."""
 LONGEST = 0.25
 """Seconds. Each look costs the SuperLink a signature's check, some milliseconds."""
 
@@ -83,6 +86,9 @@ def main() -> None:
     (inflatable_utils.pull_objects.__kwdefaults__ or {}).update(initial_backoff=0.05)
     sys.argv[0] = "flower-supernode"
     flower_supernode()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(LOST)  # a thread of its own server would keep it
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data.sources import public_bytes
+from hetfed_lightning.flower.expected import SHARED, layouts_text
 from hetfed_lightning.flower.init.app import app_text
 from hetfed_lightning.flower.init.data import PUBLIC, class_names, is_dealt, site_data
 from hetfed_lightning.flower.init.readme import readme_text
@@ -96,6 +97,7 @@ def deployment_files(source: Source, folder: Path) -> dict[str, bytes]:
         "README.md": readme_text(source, folder).encode(),
         "app/pyproject.toml": app_text(source, folder).encode(),
         "server/server.yaml": server_text(source).encode(),
+        f"server/{SHARED}": layouts_text(source.federation.members(), source.callbacks).encode(),
     }
     student = source.federation.student
     if student is not None:

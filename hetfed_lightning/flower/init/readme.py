@@ -42,14 +42,7 @@ Python 3.11 or later, and the same versions at the coordinator and all sites:
 
     pip install 'hetfed-lightning[flower]==$version'
 
-In every shell below, so that the engine calls nobody else and installs nothing:
-
-    export FLWR_TELEMETRY_ENABLED=0
-    export FLWR_DISABLE_UPDATE_CHECK=1
-    export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
-
-The coordinator's port 8000 has to be reached from the sites. A site calls out only; its SuperNode listens on
-127.0.0.1:9094 for its own programs (`--port` where two sites share a machine).
+The coordinator's port 8000 has to be reached from the sites. A site calls out only.
 
 ## Coordinator
 
@@ -57,40 +50,23 @@ COORDINATOR stands for the name by which sites reach this machine. What is calle
 
     hetfed deploy keys $folder --host COORDINATOR
 
-and `keys/README.md` says what takes its place in earnest. The commands are given in the folder of this page.
+and `keys/README.md` says what takes its place in earnest; `keys/NAME.pub` is what the site NAME has sent. Look through
+`server/server.yaml` (`deadline`, `wait`, `model.min_participants`), then lead a run:
 
-1. Look through `server/server.yaml`: `deadline`, `wait` and `model.min_participants`.
-2. Start the SuperLink, which carries the messages, and leave it running. Its port serves whoever starts runs as well,
-   and asks for no password there: let sites reach the paths below `/v1/fleet/` alone, by a reverse proxy.
+    hetfed deploy coordinator $folder --host 0.0.0.0 --port 8000
 
-       flower-superlink --host 0.0.0.0 --port 8000 --database superlink.db \\
-         --ssl-ca-certfile keys/ca.pem --ssl-certfile keys/server.pem --ssl-keyfile keys/server-key.pem \\
-         --enable-supernode-auth --disable-runtime-dependency-installation
+It waits for the sites, shows the rounds and ends with the run: exit code 0 if it went through. Results are in
+`runs/`, for `tensorboard --logdir`. After an interruption, go on from the last completed round:
 
-3. Give it a name in `~/.flwr/config.toml` (or `$$FLWR_HOME/config.toml`), with an absolute path:
+    hetfed deploy coordinator $folder --host 0.0.0.0 --port 8000 --resume
 
-       [superlink.$superlink]
-       address = "COORDINATOR:8000"
-       root-certificates = "/PATH/keys/ca.pem"
-
-4. Register every site's public key; nobody else is admitted:
-
-$register
-
-5. Once the sites are there, which `flwr supernode list $superlink` shows, start the run:
-
-       flwr run app $superlink --stream
-
-   `app/pyproject.toml` says where `server.yaml` is and where results go; to have them elsewhere,
-   `--run-config 'config="/PATH/server.yaml" run-dir="/PATH/run"'`. Then `tensorboard --logdir run`.
-6. After an interruption, go on from the last round that was completed:
-
-       flwr run app $superlink --stream --run-config 'resume=true'
+Everything is encrypted, registered keys alone are admitted, and runs are started from the coordinator's machine alone.
+A reverse proxy on that machine would make strangers look like its own callers: let it pass `/v1/fleet/` only.
 
 ## Each site
 
-Copy `sites/NAME/` to the site's machine, and `keys/ca.pem`, by which it knows the coordinator. The site makes its own
-key, keeps `NAME.key` and sends `NAME.key.pub` to the coordinator, who registers it (in the place of `keys/NAME.pub`):
+Copy `sites/NAME/` to the site's machine, and `keys/ca.pem` into it, by which the site knows the coordinator. There the
+site makes its own key, keeps `NAME.key` and sends `NAME.key.pub` to the coordinator, who keeps it as `keys/NAME.pub`:
 
     ssh-keygen -t ecdsa -b 384 -N "" -f NAME.key
 
@@ -99,10 +75,12 @@ key, keeps `NAME.key` and sends `NAME.key.pub` to the coordinator, who registers
 
        hetfed fit -c site.yaml --trainer.callbacks null --trainer.max_epochs 1 --trainer.default_root_dir trial
 
-3. Start the SuperNode and leave it running. STATE is a folder for what may not be lost between rounds, the head and the
-   optimizer; after an interruption the same command goes on. Paths are absolute.
+3. Take part, for as long as the site wants to; the coordinator is waited for, now and between runs:
 
-$supernodes
+       hetfed deploy site FOLDER --coordinator COORDINATOR:8000$allowed
+
+   FOLDER is that of `site.yaml`. What must not be lost between rounds, head and optimizer, is in FOLDER/state; after an
+   interruption the same command goes on. The site runs the program that is installed there, whatever is sent to it.
 
 ## Data of your own
 
@@ -124,19 +102,63 @@ of its patients, for instance:
 
 $trial## If something is wrong
 
-- A site is not shown as online: look at what its SuperNode prints. The usual reasons are a public key that is not
-  registered, another `ca.pem`, a clock that is wrong, or a proxy (`HTTPS_PROXY`).
+- A site is not admitted, or does not trust the coordinator: its command says which. The usual reasons are a public key
+  that is not in `keys/`, another `ca.pem`, a clock that is wrong, or a proxy (`HTTPS_PROXY`).
 - A run ends at once: sites and server are asked what they have before anything is trained, and the error says who
-  differs in what. `flwr list $superlink` has the run's number, and `flwr log NUMBER $superlink` shows what it said.
+  differs in what.
 - A site that is late, fails or sends what is no good costs itself that round, and is named.
-- To end a run: `flwr stop NUMBER $superlink`.
-- Without certificates, in a closed network and for tests alone: `--insecure` in their place at all of them, and
-  `insecure = true` in `config.toml`. Everybody is admitted then, and everything can be read on the way.
+- More than what is shown is in the logs: `runs/version_0/engine/` at the coordinator, `state/engine/` at a site.
+- Without certificates, in a closed network and for tests alone: `--insecure` at all of them. Everybody is admitted
+  then, and everything can be read on the way.
+
+## With the engine's own commands
+
+The same by Flower's programs, for whoever has them running already. Two things are open that are closed above:
+`flower-superlink` asks nobody who starts runs or registers keys for a password, so that its paths but `/v1/fleet/` have
+to be closed to other machines by a reverse proxy; and `flower-supernode` runs whatever program the coordinator submits.
+
+In every shell, so that the engine calls nobody else and installs nothing:
+
+    export FLWR_TELEMETRY_ENABLED=0
+    export FLWR_DISABLE_UPDATE_CHECK=1
+    export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
+
+The coordinator, in the folder of this page:
+
+1. The SuperLink, which carries the messages and is left running:
+
+       flower-superlink --host 0.0.0.0 --port 8000 --database superlink.db \\
+         --ssl-ca-certfile keys/ca.pem --ssl-certfile keys/server.pem --ssl-keyfile keys/server-key.pem \\
+         --enable-supernode-auth --disable-runtime-dependency-installation
+
+2. Its name in `~/.flwr/config.toml` (or `$$FLWR_HOME/config.toml`), with an absolute path:
+
+       [superlink.$superlink]
+       address = "COORDINATOR:8000"
+       root-certificates = "/PATH/keys/ca.pem"
+
+3. Every site's public key; nobody else is admitted:
+
+$register
+
+4. The run, once `flwr supernode list $superlink` shows the sites; `--run-config 'resume=true'` goes on with it:
+
+       flwr run app $superlink --stream
+       flwr run app $superlink --stream --run-config 'resume=true'
+
+   `app/pyproject.toml` says where `server.yaml` is and where results go; to have them elsewhere,
+   `--run-config 'config="/PATH/server.yaml" run-dir="/PATH/run"'`. `flwr list $superlink` has the run's number,
+   `flwr log NUMBER $superlink` shows what it said, `flwr stop NUMBER $superlink` ends it.
+
+Each site: the SuperNode, which listens on 127.0.0.1:9094 for its own programs (`--port` where two share a machine).
+STATE is a folder for what must not be lost. Paths are absolute.
+
+$supernodes
 """)
 
-SUPERNODE = Template("""       flower-supernode --superlink COORDINATOR:8000 --root-certificates ca.pem \\
-         --auth-supernode-private-key $name.key \\
-         --node-config 'participant="$name" config="/PATH/site.yaml" state-dir="/PATH/STATE"$more'
+SUPERNODE = Template("""    flower-supernode --superlink COORDINATOR:8000 --root-certificates ca.pem \\
+      --auth-supernode-private-key $name.key \\
+      --node-config 'participant="$name" config="/PATH/site.yaml" state-dir="/PATH/STATE"$more'
 """)
 
 TRIAL = """What `hetfed deploy init` wrote is a trial: every site reads everyone's data and keeps its share, so that the
@@ -157,7 +179,7 @@ def readme_text(source: Source, folder: Path) -> str:
     """
     names = source.names
     register = [f"       flwr supernode register keys/{name}.pub {SUPERLINK} --name {name}" for name in names]
-    allowed = f' allow-import="{",".join(source.allow_import)}"' if source.allow_import else ""
+    more = f' allow-import="{",".join(source.allow_import)}"' if source.allow_import else ""
     dealt = is_dealt(source)
     return PAGE.substitute(
         file=source.path.name,
@@ -170,12 +192,13 @@ def readme_text(source: Source, folder: Path) -> str:
         public=", `public.safetensors` (what everyone may see)" if source.distils else "",
         leaves=_leaves(source),
         register="\n".join(register),
+        allowed="".join(f" --allow_import {one}" for one in source.allow_import),
         data=(
             "It is that of a trial: see below."
             if dealt
             else "Paths are relative to the folder of that file; its comments list those to change."
         ),
-        supernodes="\n".join(SUPERNODE.substitute(name=name, more=allowed) for name in names).rstrip(),
+        supernodes="\n".join(SUPERNODE.substitute(name=name, more=more) for name in names).rstrip(),
         example_public="\n        public: public.safetensors" if source.distils else "",
         trial=TRIAL if dealt else "",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
+from hetfed_lightning.callbacks import EnsembleDistillation
 from hetfed_lightning.flower.deployable import DEPLOYABLE, as_list
 from hetfed_lightning.flower.init.data import is_dealt, local_paths, own_part
 from hetfed_lightning.flower.init.refusals import KEPT
@@ -57,18 +58,29 @@ def trainer_settings(source: Source) -> dict[str, Any]:
     return {"max_epochs": source.parsed.trainer.max_epochs} | kept | {"devices": 1}
 
 
-def callback_settings(source: Source) -> list[Any]:
-    """Settings of the callbacks that take part in rounds, as written, in their order."""
+def callback_settings(source: Source) -> list[dict[str, Any]]:
+    """Settings of the callbacks that take part in rounds, as written, in their order.
+
+    Who learns from the ensemble is written out where there is a student, of which a site does not know.
+    """
     written = as_list((source.written.get("trainer") or {}).get("callbacks"))
-    return [deepcopy(one) for one, made in zip(written, source.callbacks, strict=True) if type(made) in DEPLOYABLE]
+    found = []
+    for one, made in zip(written, source.callbacks, strict=True):
+        if type(made) not in DEPLOYABLE:
+            continue
+        settings: dict[str, Any] = {"class_path": one} if isinstance(one, str) else deepcopy(one)
+        if isinstance(made, EnsembleDistillation) and made.students == "auto" and source.federation.student is not None:
+            settings["init_args"] = (settings.get("init_args") or {}) | {"students": "student"}
+        found.append(settings)
+    return found
 
 
-def own_callbacks(source: Source, name: str) -> list[Any]:
+def own_callbacks(source: Source, name: str) -> list[dict[str, Any]]:
     """The same, and of what is given by participant the site's own."""
     found = callback_settings(source)
     for one in found:
-        if isinstance(one, dict) and isinstance(arguments := one.get("init_args"), dict):
-            one["init_args"] = {key: own_part(value, name, source.names) for key, value in arguments.items()}
+        if "init_args" in one:
+            one["init_args"] = {key: own_part(value, name, source.names) for key, value in one["init_args"].items()}
     return found
 
 

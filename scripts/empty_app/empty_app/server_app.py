@@ -6,7 +6,7 @@ import json
 import time
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.inflatable import inflatable_utils
 
@@ -23,7 +23,7 @@ def main(grid: Grid, context: Context) -> None:
             raise TimeoutError(f"expected {config['nodes']} nodes, found {len(nodes)}")
         time.sleep(0.1)
     print("NODES", json.dumps(sorted(node.name for node in nodes)), flush=True)
-    content = RecordDict({"work": ConfigRecord({"seconds": float(config["work"])})})
+    content = RecordDict()
     if config["megabytes"]:
         numbers = np.random.default_rng(0).normal(size=int(float(config["megabytes"]) * 2**18)).astype("float32")
         content["arrays"] = ArrayRecord({"numbers": Array(numbers)})

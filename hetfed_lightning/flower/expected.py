@@ -1,0 +1,55 @@
+"""What participants are to share as the configuration has it: a site that brings something else is told at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.flower.description import Layout, layouts
+from hetfed_lightning.participant import Participant
+from hetfed_lightning.rounds import FederatedCallback
+
+SHARED = "shared.json"
+"""Beside ``server.yaml``: by participant and key, shape and dtype."""
+
+
+def layouts_text(participants: Mapping[str, Participant], callbacks: Iterable[FederatedCallback]) -> str:
+    """The content of the file; a key on each line.
+
+    Args:
+        participants: By name.
+        callbacks: Of the configuration.
+    """
+    averaging = [one for one in callbacks if isinstance(one, BackboneAveraging)]
+    found = {
+        name: {key: layout for one in averaging for key, layout in layouts(one.shareable(participant)).items()}
+        for name, participant in participants.items()
+    }
+    blocks = []
+    for name, own in found.items():
+        lines = [f"    {json.dumps(key)}: {json.dumps(layout)}" for key, layout in own.items()]
+        blocks.append(f"  {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n  }")
+    return "{\n" + ",\n".join(blocks) + "\n}\n"
+
+
+def read_layouts(path: Path) -> dict[str, dict[str, Layout]]:
+    """What a file says; empty where there is none, and any architecture is welcome.
+
+    Raises:
+        ConfigError: If it is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            str(name): {str(key): (tuple(map(int, shape)), str(dtype)) for key, (shape, dtype) in own.items()}
+            for name, own in found.items()
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}: damaged ({error}). Write it anew with `hetfed deploy init`, or remove it."
+        ) from error

@@ -1,0 +1,90 @@
+"""What happens at a site, in plain lines: picked from the logs of the engine's processes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from hetfed_lightning.flower.engine.executor import OURS
+from hetfed_lightning.flower.engine.site import NODE_LOG, TASKS_LOG
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Tail:
+    """Lines that are added to a file from now on.
+
+    Args:
+        path: Of the file, which need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = path.stat().st_size if path.is_file() else 0
+        self._rest = b""
+
+    def new(self) -> list[str]:
+        """Those that were completed since the last call."""
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            read = file.read()
+        self._at += len(read)
+        *lines, self._rest = (self._rest + read).split(b"\n")
+        return [_COLOURS.sub("", line.decode("utf-8", errors="replace")) for line in lines]
+
+
+class SiteLines:
+    """Sentences for whoever runs the site; what stays as it is, is said once.
+
+    Args:
+        folder: Of the engine's logs.
+        coordinator: ``host:port``.
+    """
+
+    def __init__(self, folder: Path, coordinator: str) -> None:
+        self._node, self._tasks = Tail(folder / NODE_LOG), Tail(folder / TASKS_LOG)
+        self._coordinator = coordinator
+        self._last = ""
+        self._was_connected = False
+
+    def new(self) -> Iterator[str]:
+        """What happened since the last call."""
+        for line in self._node.new():
+            sentence = self._of_node(line)
+            if sentence and sentence != self._last:
+                self._last = sentence
+                yield sentence
+        for line in self._tasks.new():
+            if line.startswith(OURS):
+                yield line.removeprefix(OURS)
+
+    def forget(self) -> None:
+        """Say what is so again, even if it is what was said last."""
+        self._last = ""
+
+    def _of_node(self, line: str) -> str:
+        """What a line of the SuperNode means; nothing for most of them."""
+        if "SuperNode ID:" in line or "Connection successful" in line:
+            if "SuperNode ID:" not in line and not self._was_connected:
+                return ""  # its identity is yet to be looked at
+            self._was_connected = True
+            return f"Connected with the coordinator at {self._coordinator}."
+        if "retrying in" in line:
+            state = "is lost" if self._was_connected else "is not there yet"
+            return (
+                f"The connection with the coordinator at {self._coordinator} {state}; it is tried for again and again."
+            )
+        if "SSL/TLS handshake error" in line:
+            return (
+                f"The coordinator at {self._coordinator} is not trusted: its certificate is not of the authority in "
+                "ca.pem, has expired, or is for another host than this; or it is no coordinator. It is tried again."
+            )
+        if "Failed to activate SuperNode" in line or "must be registered" in line:
+            return (
+                f"The coordinator at {self._coordinator} does not admit this site: its public key is not registered "
+                "there, or another process of the site was there until a minute ago. It is tried again."
+            )
+        return ""

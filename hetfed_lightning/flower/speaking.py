@@ -1,0 +1,21 @@
+"""The package's messages as plain lines of a process whose output the engine passes on or a log keeps."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+
+def speak(mark: str = "") -> None:
+    """Show them, from now on and once.
+
+    Args:
+        mark: Before each of them.
+    """
+    package = logging.getLogger("hetfed_lightning")
+    if not package.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter(f"{mark}%(message)s"))
+        package.addHandler(handler)
+        package.setLevel(logging.INFO)
+        package.propagate = False

@@ -1,0 +1,155 @@
+"""Messages to several nodes and what comes back by a deadline: nodes that drop out and return are asked again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+
+log = logging.getLogger(__name__)
+
+POLL = 0.1
+"""Seconds between two looks for answers; the engine's own loop looks every 3."""
+
+LOOK = 2.0
+"""Seconds between two looks for nodes that were started again."""
+
+GRACE = 20.0
+"""Seconds in which a node that dropped out may come back and be asked again; it takes three to start."""
+
+ASKED = 3
+"""How often a node is asked: one that ends whenever it is asked would be asked until the deadline."""
+
+_EXPIRED = frozenset({ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE})
+"""What the engine says of a message that outlived its time, which is the deadline."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a site has not done what it was asked.
+
+    Attributes:
+        reason: A sentence's end, as in "hospital_a is left out: {reason}".
+    """
+
+    reason: str
+
+
+class Volley:
+    """One message to each of several nodes.
+
+    What a node was asked before it was killed is lost: the engine delivers a message once. It may have been carried out
+    all the same, which does no harm, since a site finds its way back to where an order begins.
+
+    Args:
+        grid: The engine's.
+        content: Type and content of the message, by node.
+        deadline: Seconds for all of them.
+        names: What messages call nodes.
+        wait: Called with seconds between two looks.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        content: Mapping[int, tuple[str, RecordDict]],
+        deadline: float,
+        names: Mapping[int, str],
+        wait: Callable[[float], object],
+    ) -> None:
+        self._grid = grid
+        self._content = content
+        self._deadline = deadline
+        self._names = names
+        self._wait = wait
+        self._found: dict[int, RecordDict | Fault] = {}
+        self._pending: dict[str, int] = {}
+        self._away: dict[int, tuple[float, Fault]] = {}
+        self._asked = dict.fromkeys(content, 0)
+
+    def fly(self) -> dict[int, RecordDict | Fault]:
+        """Send, and gather until everybody has answered or the deadline has passed."""
+        self._began = looked = time.monotonic()
+        self._activated = self._activations()
+        self._send(self._content)
+        while self._pending or self._away:
+            now = time.monotonic()
+            self._gather(now)
+            if (self._pending or self._away) and now - looked >= LOOK:
+                looked = now
+                self._look(now)
+            if now - self._began >= self._deadline:
+                break
+            if self._pending or self._away:
+                self._wait(POLL)
+        late = Fault(f"no answer within {self._deadline:g} s (deadline)")
+        gone = {node: fault for node, (_, fault) in self._away.items()}
+        return {node: self._found.get(node, gone.get(node, late)) for node in self._content}
+
+    def _send(self, nodes: Iterable[int]) -> None:
+        for node in nodes:
+            kind, records = self._content[node]
+            message = Message(records, dst_node_id=node, message_type=kind, ttl=self._deadline)
+            number = "".join(filter(None, self._grid.push_messages([message])))
+            self._asked[node] += 1
+            if number:
+                self._pending[number] = node
+            else:
+                self._found[node] = Fault("the engine took no message for it: is its node registered?")
+
+    def _gather(self, now: float) -> None:
+        for answer in self._grid.pull_messages(list(self._pending)) if self._pending else ():
+            node = self._pending.pop(answer.metadata.reply_to_message_id, None)
+            if node is None:
+                continue
+            if not answer.has_error():
+                self._found[node] = answer.content
+                continue
+            if answer.error.code in _EXPIRED and now - self._began >= self._deadline - LOOK:
+                continue  # The engine has seen the deadline pass before us.
+            fault = Fault(f"its node reports an error ({shortened(answer.error.reason or str(answer.error.code))})")
+            if answer.error.code == ErrorCode.NODE_UNAVAILABLE and self._asked[node] < ASKED:
+                self._away[node] = now, fault
+            else:
+                self._found[node] = fault
+
+    def _look(self, now: float) -> None:
+        """Ask those again who are back, and give those up who stay away."""
+        before, self._activated = self._activated, self._activations()
+        lost = [number for number, node in self._pending.items() if self._activated.get(node) != before.get(node)]
+        for number in lost:
+            node = self._pending.pop(number)
+            fault = Fault("its node is no longer connected")
+            if self._asked[node] < ASKED:
+                self._away[node] = now, fault
+            else:
+                self._found[node] = fault
+        for node, (since, fault) in list(self._away.items()):
+            if node in self._activated:
+                del self._away[node]
+                log.info("%s is back and is asked again.", self._names.get(node, f"Node {node}"))
+                self._send([node])
+            elif now - since >= GRACE:
+                del self._away[node]
+                self._found[node] = fault
+
+    def _activations(self) -> dict[int, str]:
+        """When each connected node was started."""
+        return {node: one.last_activated_at for node, one in online_nodes(self._grid).items()}
+
+
+def online_nodes(grid: Grid) -> dict[int, Any]:
+    """What the engine knows of each connected node, by its number."""
+    return {node.node_id: node for node in grid.get_nodes() if node.status == "online"}
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """A text that came from elsewhere, on one line and of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."

@@ -1,0 +1,144 @@
+"""What is promised between institutions: the same numbers, nothing else travels, faults stay where they are."""
+
+from __future__ import annotations
+
+from scripts.promises.promise import Mutation, Promise
+
+_PARITY = "tests/flower/test_parity.py::test_states_and_figures_are_those_of_one_fit"
+_FAULT = "tests/flower/test_failures.py::test_a_fault_costs_the_site_one_round"
+_COORDINATOR = "hetfed_lightning/flower/coordinator.py"
+_CHECKS = "hetfed_lightning/flower/checks.py"
+
+PROMISES: tuple[Promise, ...] = (
+    Promise(
+        "parity",
+        "a federation between institutions has the numbers of one process: states to the bit, figures within 1e-6",
+        "averaging, mixed and phase distillation, a student, sampling, newcomers, leaving, schedules, momentum, "
+        "private averages; six shipped configurations, three rounds",
+        (
+            Mutation(
+                "hetfed_lightning/flower/site.py",
+                "                federation.begin_schedules(round_index)\n",
+                "                pass\n",
+                (f"{_PARITY}[joins later, schedule]",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/site_round.py",
+                "if callback.is_due(round_index) else ()",
+                "",
+                (f"{_PARITY}[averaging, everything else]",),
+            ),
+            Mutation(
+                _COORDINATOR,
+                "            lesson.note_scores(headlines, self._metrics)\n",
+                "            pass\n",
+                (f"{_PARITY}[phase]",),
+            ),
+        ),
+    ),
+    Promise(
+        "travels",
+        "nothing leaves a site but what it shares, its answers to the public set, its figures and its counts",
+        "every message of a run looked at: records, keys, shapes; damaged and foreign records refused by name; a "
+        "coordinator that asks for heads, or sends them",
+        (
+            Mutation(
+                "hetfed_lightning/flower/site_round.py",
+                '                self._check_keys(place, participant, keys, "asks for")\n',
+                "                pass\n",
+                ("tests/flower/test_coordinators_that_lie.py::test_it_is_refused",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/site_round.py",
+                "participant.state_of(keys).items()",
+                "participant.state_of(participant.state_dict()).items()",
+                ("tests/flower/test_messages.py::test_nothing_else_travels",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/description.py",
+                "if weighs and name != STUDENT else None\n",
+                "if name != STUDENT else None\n",
+                ("tests/flower/test_messages.py::test_class_counts_are_told_only_where_an_ensemble_weighs_by_them",),
+            ),
+        ),
+    ),
+    Promise(
+        "sites",
+        "a site that fails costs itself one round, by name; too few end the run in time; who does not fit is told "
+        "before training",
+        "errors, silence beyond the deadline, NaN, keys, shapes, dtypes, sizes, names and figures of others, "
+        "answers; a public set, a version, an architecture that differ; nodes that claim to be others",
+        (
+            Mutation(
+                _CHECKS,
+                'return "its weights are not finite"',
+                'return ""',
+                (f"{_FAULT}[NaN]",),
+            ),
+            Mutation(
+                _CHECKS,
+                "    if reply.samples != description.samples:\n",
+                "    if False:\n",
+                (f"{_FAULT}[its size]",),
+            ),
+            Mutation(
+                _CHECKS,
+                '        if key.rpartition("/")[2] != reply.participant:\n',
+                "        if False:\n",
+                (f"{_FAULT}[another's figures]",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/volley.py",
+                "if now - self._began >= self._deadline:",
+                "if now - self._began >= 9 * self._deadline:",
+                ("tests/flower/test_failures.py::test_a_deadline_is_kept",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/roll.py",
+                "        if registered and registered != name:\n",
+                "        if False:\n",
+                ("tests/flower/test_failures.py::test_a_node_that_claims_to_be_another",),
+            ),
+            Mutation(
+                _COORDINATOR,
+                "refuse_disagreements(disagreements(",
+                "(lambda _: None)(disagreements(",
+                ("tests/flower/test_failures.py::test_sites_that_do_not_fit_end_the_run_before_training",),
+            ),
+        ),
+    ),
+    Promise(
+        "restarts",
+        "a site or a coordinator that is killed goes on where it was: no head is lost, at most one round is made again",
+        "kills at messages of every kind, with averaging, mixed and phase distillation; flipped bits in states; real "
+        "processes killed",
+        (
+            Mutation(
+                _COORDINATOR,
+                "        self.next_round = round_index + 1\n        self._save()\n",
+                "        self.next_round = round_index + 1\n",
+                ("tests/flower/test_restarts.py::test_a_killed_coordinator_goes_on",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/site_store.py",
+                "                if match and is_sealed(path):\n",
+                "                if match:\n",
+                ("tests/flower/test_restarts.py::test_a_damaged_state_is_as_if_it_were_not_there",),
+            ),
+        ),
+    ),
+    Promise(
+        "identities",
+        "no stranger is let in, and nothing calls out: real processes, TLS and keys",
+        "an unregistered key, no key, another authority at the site and at the server, an expired certificate, a key "
+        "used twice, plain text; a network namespace with loopback alone",
+        (
+            Mutation(
+                "hetfed_lightning/flower/engine/link.py",
+                ' "--enable-supernode-auth",',
+                "",
+                ("tests/flower/test_identities.py",),
+            ),
+        ),
+    ),
+)
