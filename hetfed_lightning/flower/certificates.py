@@ -111,6 +111,20 @@ def make_server_certificate(
     return Certificate(builder.sign(authority.key, hashes.SHA384()), key)
 
 
+def serves(certificate: Path, hosts: Iterable[str] = ()) -> bool:
+    """Whether a server's certificate is for all of some names and addresses, and has not expired.
+
+    Raises:
+        ValueError: If the file is no certificate.
+    """
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    try:
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    return all(_general_name(one) in names for one in hosts) and datetime.now(UTC) < found.not_valid_after_utc
+
+
 def make_node_key() -> tuple[bytes, bytes]:
     """A site's private and public key, both in OpenSSH's form: the engine reads no other."""
     key = ec.generate_private_key(CURVE())

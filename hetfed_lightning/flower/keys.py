@@ -16,6 +16,7 @@ from hetfed_lightning.flower.certificates import (
     make_authority,
     make_node_key,
     make_server_certificate,
+    serves,
     write_private,
 )
 from hetfed_lightning.flower.folder import KeyFolder, site_names
@@ -70,7 +71,10 @@ def keys_command(arguments: Sequence[str]) -> None:
     deployment = Path(options.deployment)
     made = make_keys(deployment, hosts=options.host, days=options.days, overwrite=options.overwrite)
     if not made:
-        raise ConfigError(f"{deployment / 'keys'}: all keys are there. To make them anew, pass --overwrite.")
+        raise ConfigError(
+            f"{deployment / 'keys'}: all keys are there, and the server's certificate is valid for every --host. To "
+            "make all of them anew, pass --overwrite."
+        )
     log.info("Made in %s: %s", deployment / "keys", ", ".join(path.name for path in made))
     log.info("For trying out only: %s says what to use in production.", deployment / "keys" / "README.md")
 
@@ -78,7 +82,7 @@ def keys_command(arguments: Sequence[str]) -> None:
 def make_keys(
     deployment: Path, *, hosts: Sequence[str] = (), days: float = 90.0, overwrite: bool = False
 ) -> list[Path]:
-    """Make the keys that are missing; what is there is kept.
+    """Make the keys that are missing; what is there is kept, unless the server's certificate lacks a host or expired.
 
     Args:
         deployment: Its folder, with a folder for each site.
@@ -108,7 +112,7 @@ def make_keys(
     if not (_has_authority(folder) or _has_server(folder)):
         authority = make_authority()
         write(folder.authority, authority.pem, folder.authority_key, authority.key_pem)
-    if not _has_server(folder):
+    if not (_has_server(folder) and _serves(folder, hosts)):
         server = make_server_certificate(_read_authority(folder), [*LOOPBACK, *hosts], days=days)
         write(folder.server, server.pem, folder.server_key, server.key_pem)
     for site in sites:
@@ -129,7 +133,20 @@ def _has_server(folder: KeyFolder) -> bool:
     return folder.server.exists() and folder.server_key.exists() and folder.authority.exists()
 
 
+def _serves(folder: KeyFolder, hosts: Sequence[str]) -> bool:
+    try:
+        return serves(folder.server, hosts)
+    except ValueError as error:
+        raise ConfigError(f"{folder.server}: expected a certificate: {error}") from error
+
+
 def _read_authority(folder: KeyFolder) -> Certificate:
+    if not _has_authority(folder):
+        raise ConfigError(
+            f"{folder.authority_key}: it is missing, and a server certificate in the place of {folder.server}, which "
+            "has expired or lacks a --host, has to be signed with it. Renew that certificate, or pass --overwrite to "
+            "make all keys anew; sites need the new files then."
+        )
     try:
         return Certificate.read(folder.authority, folder.authority_key)
     except ValueError as error:

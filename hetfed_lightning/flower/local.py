@@ -56,7 +56,10 @@ def local_command(arguments: Sequence[str]) -> int:
     }
     log.info("Run: %s (logs of all processes: %s)", run, run / "engine")
     engine = LocalEngine(run / "engine", told, keys=keys, app=APP)
-    return run_app(engine, deployment / "app", config)
+    code = run_app(engine, deployment / "app", config)
+    if code == 0:
+        log.info("States of the sites, with their models: %s", run / "sites")
+    return code
 
 
 def site_config(deployment: Path, run: Path, name: str) -> dict[str, str]:

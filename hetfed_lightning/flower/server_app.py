@@ -85,4 +85,8 @@ def lead(grid: Grid, config_path: Path, folder: Path, resume: bool, *, allow_imp
     Coordinator(config, Exchange(grid), journal, folder, resume=resume).lead()
     if table := journal.table():
         log.info("\nValidation (own: each participant's own data; global: everyone's)\n\n%s\n", table)
+    else:
+        log.info(
+            "Nobody was measured: sites have no validation sets. `hetfed test` at a site measures on its test set."
+        )
     log.info("Logs: tensorboard --logdir %s\nReport: hetfed report %s", folder, folder)

@@ -54,14 +54,24 @@ def shortened(config: str, folder: Path) -> str:
         ),
     ],
 )
-def test_three_rounds(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_rounds(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     path = shortened(str(CONFIGS / f"{config}.yaml"), tmp_path)
     grid = deployed(path, tmp_path / "deployment")
     with monkeypatch.context() as inside:
         inside.chdir(tmp_path)
         assert run(["fit", "-c", path, "--trainer.logger.init_args.save_dir", "runs"]) == 0
-    logging.getLogger("hetfed_lightning").handlers.clear()
-    lead(grid, tmp_path / "deployment" / "server" / "server.yaml", tmp_path / "run", False)
+    package = logging.getLogger("hetfed_lightning")
+    package.handlers.clear()
+    monkeypatch.setattr(package, "propagate", True)
+    with caplog.at_level(logging.INFO, logger=package.name):
+        lead(grid, tmp_path / "deployment" / "server" / "server.yaml", tmp_path / "run", False)
+    assert (
+        caplog.messages[-1]
+        == f"Logs: tensorboard --logdir {tmp_path / 'run'}\nReport: hetfed report {tmp_path / 'run'}"
+    )
+    assert caplog.messages[-2].startswith(("Nobody was measured", "\nValidation (own"))
     (checkpoint,) = (tmp_path / "runs").rglob("*.ckpt")
     state = read_checkpoint(checkpoint)["state_dict"]
     found: dict[str, Any] = json.loads((tmp_path / "run" / "record.json").read_text())

@@ -90,6 +90,25 @@ def test_nothing_is_overwritten_unless_asked_for(deployment: Path, keys: KeyFold
     assert [name for name in after if after[name] == before[name]] == ["README.md"]
 
 
+def test_a_server_certificate_is_made_anew_for_another_host_or_after_its_time(
+    deployment: Path, keys: KeyFolder
+) -> None:
+    make_keys(deployment)  # as `hetfed deploy local` does
+    before = {path.name: path.read_bytes() for path in keys.path.iterdir()}
+    assert make_keys(deployment, hosts=["localhost"]) == []
+    assert make_keys(deployment, hosts=["coordinator.example.org"]) == [keys.server, keys.server_key]
+    authority = Certificate.read(keys.authority, keys.authority_key)
+    assert verified(Certificate.read(keys.server, keys.server_key), authority, "coordinator.example.org")
+    after = {path.name: path.read_bytes() for path in keys.path.iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"server.pem", "server-key.pem"}
+    keys.server.write_bytes(make_server_certificate(authority, days=1e-9).pem)
+    assert make_keys(deployment) == [keys.server, keys.server_key]
+    keys.server.write_bytes(make_server_certificate(authority, days=1e-9).pem)
+    keys.authority_key.unlink()
+    with pytest.raises(ConfigError, match=r"ca-key.pem: it is missing.*has expired.*--overwrite"):
+        make_keys(deployment)
+
+
 def test_a_newcomer_gets_a_key_and_all_others_keep_theirs(deployment: Path, keys: KeyFolder) -> None:
     make_keys(deployment)
     before = {path.name: path.read_bytes() for path in keys.path.iterdir()}
