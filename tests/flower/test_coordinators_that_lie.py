@@ -40,7 +40,7 @@ def site(tmp_path: Path) -> Site:
         ({"lessons": {1: torch.ones(10, 3)}}, "callback 1, which does not distil"),
     ],
 )
-@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("trained", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_it_is_refused(changes: dict[str, Any], said: str, trained: bool, site: Site) -> None:
     order = Order("run", begin=0, keys={1: ("backbone.0.bias",)})
     if trained:

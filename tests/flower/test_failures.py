@@ -110,7 +110,7 @@ def test_what_a_round_without_the_site_gives_is_the_mean_of_the_others(tmp_path:
 @pytest.mark.parametrize(
     "answers", [None, torch.full((10, 3), torch.nan), torch.ones(10, 4), torch.ones(9, 3), torch.ones(10, 3).long()]
 )
-@pytest.mark.parametrize("mode", ["mixed", "phase"])
+@pytest.mark.parametrize("mode", ["mixed", pytest.param("phase", marks=pytest.mark.slow)])
 def test_answers_that_cannot_be_used(mode: Any, answers: Any, tmp_path: Path) -> None:
     deployed = Deployed("abc", lambda: [EnsembleDistillation(mode=mode)], tmp_path)
     deployed.grid.faults["b"] = lambda order, reply: (

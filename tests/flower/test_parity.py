@@ -98,7 +98,13 @@ SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("named", SETTINGS)
+SLOW = {"averaging, median", "mixed alone", "phase alone, own optimizer", "sampled, mixed", "accumulation", "private"}
+"""Left to `-m slow`: others have their parts."""
+
+
+@pytest.mark.parametrize(
+    "named", [pytest.param(one, marks=pytest.mark.slow) if one in SLOW else one for one in SETTINGS]
+)
 def test_states_and_figures_are_those_of_one_fit(named: str, tmp_path: Path) -> None:
     callbacks, settings = SETTINGS[named]
     deployed = Deployed("abc", callbacks, tmp_path, **settings)

@@ -24,6 +24,7 @@ def deployment(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_site_has_a_node_and_the_numbers_are_those_of_one_fit(deployment: Path, tmp_path: Path) -> None:
     backend = simulate(deployment, len(NAMES))
     assert set(backend.asked) == {0, 1, 2}
@@ -49,6 +50,7 @@ def test_a_node_too_many_is_told_and_costs_nothing(
     assert sorted(path.parent.parent.name for path in (tmp_path / "states").glob("*/state/*")) == sorted(NAMES)
 
 
+@pytest.mark.slow
 def test_a_node_too_few_is_gone_on_without_by_name(deployment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_server(deployment, {"trainer.max_epochs": 1, "wait": 1.0})
     simulate(deployment, len(NAMES) - 1)
