@@ -47,10 +47,9 @@ def shortened(config: str, folder: Path) -> str:
     "config",
     [
         "digits",
-        "hospitals",
         *(
             pytest.param(one, marks=pytest.mark.slow)
-            for one in ("cities", "digits_fedavg", "digits_student", "hospitals_distilled")
+            for one in ("hospitals", "cities", "digits_fedavg", "digits_student", "hospitals_distilled")
         ),
     ],
 )

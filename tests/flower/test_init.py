@@ -145,7 +145,9 @@ def test_the_server_of_a_student_has_it_and_the_public_set(tmp_path: Path) -> No
     assert {key.split(".")[0] for key in weights(folder / "server/start.safetensors")} == {"backbone", "head"}
 
 
-@pytest.mark.parametrize("config", ["digits", "hospitals", "cities"])
+@pytest.mark.parametrize(
+    "config", ["hospitals", *(pytest.param(one, marks=pytest.mark.slow) for one in ("digits", "cities"))]
+)
 def test_a_site_has_nothing_of_another(config: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(config)
     names = sorted(path.name for path in (folder / "sites").iterdir())

@@ -34,7 +34,7 @@ def written(deployed: Deployed) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kill", [0, 11])
+@pytest.mark.parametrize("kill", [11, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_run_leaves_what_a_fit_leaves(kill: int, tmp_path: Path) -> None:
     """Not killed, or after the first round was written and before that was noted: it is written again."""
     deployed = Deployed("abc", callbacks, tmp_path / "sites")
