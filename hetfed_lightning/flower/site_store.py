@@ -11,7 +11,6 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import DamagedFileError, is_sealed, write_checkpoint
 
 KEPT_ROUNDS = 2
@@ -83,14 +82,6 @@ class SiteStore:
         """The newest place, of those before another one; None where there is none."""
         found = [place for place in self.places() if before is None or place < before]
         return found[-1] if found else None
-
-    def read(self, place: Place) -> dict[str, Any]:
-        """The checkpoint of a place.
-
-        Raises:
-            UnreadableCheckpointError: If it is damaged, or holds more than plain data.
-        """
-        return read_checkpoint(self.path_of(place))
 
     def write(self, place: Place, content: Mapping[str, Any]) -> Path:
         """Save a state, which makes later ones worthless, and forget those of rounds long past.
