@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.participant import Participant
 
 _BY_HAND = "set automatic_optimization = False and step in training_step"
+_MODES = "every module returns to the mode it was in; set modes before training or in on_train_epoch_start"
 _TRANSFORM = "use Participant(transform=...) or on_after_batch_transfer"
 
 NEVER_CALLED: Mapping[str, str] = {
@@ -25,6 +26,12 @@ NEVER_CALLED: Mapping[str, str] = {
     "configure_model": "make the layers in the constructor",
     "lr_scheduler_step": _BY_HAND,
     "on_before_batch_transfer": _TRANSFORM,
+    "on_predict_model_eval": _MODES,
+    "on_test_model_eval": _MODES,
+    "on_test_model_train": _MODES,
+    "on_validation_model_eval": _MODES,
+    "on_validation_model_train": _MODES,
+    "on_validation_model_zero_grad": "its gradients are cleared after each step, or kept where they accumulate",
     "optimizer_step": _BY_HAND,
     "optimizer_zero_grad": _BY_HAND,
     "transfer_batch_to_device": _TRANSFORM,

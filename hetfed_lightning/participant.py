@@ -22,6 +22,7 @@ from hetfed_lightning.counting import enter
 from hetfed_lightning.evaluated import Evaluated
 from hetfed_lightning.layers.transforms import InvertibleTransform, TransformByName
 from hetfed_lightning.lending import Borrower
+from hetfed_lightning.modes import evaluating
 from hetfed_lightning.precision import converted, default_optimizer
 from hetfed_lightning.privacy import DPSGD, Ledger
 from hetfed_lightning.tasks import Task, TaskName, as_task
@@ -242,14 +243,10 @@ class Participant(Borrower, L.LightningModule):
             inputs: A batch as the participant's own data set has it, before ``transform``; on any device, in any
                 precision.
         """
-        training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
             inputs = converted(self.transfer_batch_to_device(inputs, self.device, 0), dtype)
             outputs = self(self.transformed(inputs))
-        finally:
-            self.train(training)
         return self.in_own_unit(self.task.predictions(outputs))
 
     def evaluate_batch(self, batch: Any, stage: Stage, evaluated: Evaluated | None = None) -> None:

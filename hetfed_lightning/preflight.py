@@ -26,6 +26,7 @@ from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import labels_of
 from hetfed_lightning.data.module import GLOBAL
 from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.modes import evaluating
 from hetfed_lightning.multi_input import missing_in_training
 from hetfed_lightning.participant import STUDENT, Participant, output_width, split_batch
 from hetfed_lightning.strategies.checks import check_callbacks
@@ -245,10 +246,8 @@ def outputs_of(participant: Participant, inputs: Any, what: str) -> Tensor:
     Raises:
         ValueError: If the participant cannot take them, naming it, their shapes and the fault.
     """
-    training = participant.training
-    participant.eval()
     try:
-        with torch.no_grad(), participant.trainer.precision_plugin.forward_context():
+        with evaluating(participant), torch.no_grad(), participant.trainer.precision_plugin.forward_context():
             outputs = participant(participant.transformed(as_trained(participant, inputs)))
     except Exception as error:
         hint = ""
@@ -258,8 +257,6 @@ def outputs_of(participant: Participant, inputs: Any, what: str) -> Tensor:
             f"{participant.label} cannot take {what}: inputs of shape {_shapes(inputs)} fail with "
             f"{type(error).__name__}: {error}.{hint}"
         ) from error
-    finally:
-        participant.train(training)
     if not isinstance(outputs, Tensor) or outputs.ndim == 0 or not outputs.is_floating_point():
         raise ValueError(
             f"{participant.label}: expected forward to give a tensor (B, C), got {type(outputs).__name__}."
@@ -293,7 +290,7 @@ def _check_last_batch(participant: Participant, source: Source) -> None:
     if not alone or not any(isinstance(module, _BatchNorm) for module in participant.modules()):
         return
     inputs, _ = split_batch(first_batch(source.dataset))
-    network = nn.ModuleList([deepcopy(participant.backbone), deepcopy(participant.head)]).train()
+    network = nn.ModuleList([deepcopy(participant.backbone), deepcopy(participant.head)])
     try:
         with torch.no_grad(), participant.trainer.precision_plugin.forward_context():
             network[1](network[0](participant.transformed(as_trained(participant, inputs))))

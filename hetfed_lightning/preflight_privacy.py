@@ -15,6 +15,7 @@ from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillatio
 from hetfed_lightning.distillation import ClassPriorWeighted
 from hetfed_lightning.fleets.kinship import OWN_STEP, gives_example_losses
 from hetfed_lightning.layers import Fittable
+from hetfed_lightning.modes import modes_of, restore
 from hetfed_lightning.participant import Participant, split_batch
 from hetfed_lightning.preflight import as_trained, first_batch
 from hetfed_lightning.privacy import Ledger
@@ -119,15 +120,14 @@ def check_gradients(federation: Federation) -> None:
         batch = first_batch(federation.federated_data.source(name).dataset, TRIED)
         inputs, target = split_batch(participant.on_after_batch_transfer(as_trained(participant, batch), 0))
         _check_weights(participant, participant(inputs), federation.federated_data.train_targets(name))
-        training = {module: module.training for module in participant.modules()}
+        modes = modes_of([participant])
         try:
             fault = _mixes(participant, inputs, target)
         except Exception as error:
             error.add_note(f"{participant.label}: gradients by example, which privacy=DPSGD(...) needs")
             raise
         finally:
-            for module, was in training.items():
-                module.training = was
+            restore(modes)
             participant.zero_grad()
         if fault is not None:
             raise ValueError(

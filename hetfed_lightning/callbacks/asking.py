@@ -10,6 +10,7 @@ from torch import Tensor
 from hetfed_lightning.callbacks.lesson import on_device, two_columns
 from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.guard import is_finite
+from hetfed_lightning.modes import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,10 +63,7 @@ def own_answers(federation: Federation, names: Sequence[str]) -> dict[str, Tenso
         Shape ``(P, C)`` each, by name, in float32 at least.
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
-    modes = {name: federation[name].training for name in names}
-    for name in names:
-        federation[name].eval()
-    with federation.trainer.precision_plugin.forward_context():
+    with evaluating(*map(federation.__getitem__, names)), federation.trainer.precision_plugin.forward_context():
         for indices in torch.arange(federation.federated_data.num_public).split(TEACHER_BATCH):
             inputs = on_device(federation, indices)
             together = federation.fleets.outputs(names, inputs)
@@ -73,6 +71,4 @@ def own_answers(federation: Federation, names: Sequence[str]) -> dict[str, Tenso
                 participant = federation[name]
                 outputs = together[name] if name in together else participant(participant.transformed(inputs))
                 parts[name].append(at_least_float32(two_columns(outputs)))
-    for name, training in modes.items():
-        federation[name].train(training)
     return {name: torch.cat(own) for name, own in parts.items()}

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusionMatrix
 
 from hetfed_lightning.data.module import GLOBAL
+from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participant import Participant, output_width, split_batch
 
 if TYPE_CHECKING:
@@ -87,13 +88,10 @@ def _ask(
     if kind not in {"multiclass", "binary", "regression"}:
         return
     name = participant.name or ""
-    training = participant.training
-    participant.eval()
-    with trainer.precision_plugin.forward_context():
+    with evaluating(participant), trainer.precision_plugin.forward_context():
         moved = trainer.strategy.batch_to_device(batch, participant.device)
         inputs, target = split_batch(participant.on_after_batch_transfer(moved, 0))
         outputs = participant(inputs)
-    participant.train(training)
     width = output_width(outputs)
     if target is None or width > (1 if kind == "regression" else MAX_CLASSES):
         return

@@ -16,6 +16,7 @@ from hetfed_lightning.callbacks.sharing import listed
 from hetfed_lightning.distillation import soften
 from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.metrics import payload_bytes
+from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participant import STUDENT, Participant, output_width
 from hetfed_lightning.preflight import outputs_of
 from hetfed_lightning.rounds import FederatedCallback, Phase
@@ -159,11 +160,7 @@ def _transfer_of(participant: Participant) -> Transfer:
 
 def _answer(teacher: Participant, inputs: Any) -> Tensor:
     """Outputs of a participant that belongs to no run, in evaluation mode."""
-    training = teacher.training
-    teacher.eval()
-    try:
+    with evaluating(teacher):
         inputs = teacher.transfer_batch_to_device(inputs, teacher.device, 0)
         outputs: Tensor = teacher(teacher.transformed(inputs))
-    finally:
-        teacher.train(training)
     return outputs

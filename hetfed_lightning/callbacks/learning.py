@@ -62,7 +62,6 @@ class LearningPhase:
         """
         federation, plugin = self.lesson.federation, self.lesson.federation.trainer.precision_plugin
         local = self._local_of(participant) if local is None else local
-        participant.train()
         for place, indices in self._batches(participant.name or ""):
             if place < since:
                 continue
@@ -105,8 +104,6 @@ class LearningPhase:
         optimizer = None if self.optimizer is None else _stacked(fleet, locals_)
         if self.optimizer is not None and optimizer is None:
             return False
-        for local in locals_:
-            local.participant.train()
         plugin = self.lesson.federation.trainer.precision_plugin
         for steps in zip(*(self._batches(one.name) for one in fleet.members), strict=True):
             place = steps[0][0]

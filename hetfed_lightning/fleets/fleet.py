@@ -19,6 +19,7 @@ from hetfed_lightning.fleets.terms import FleetTerm
 from hetfed_lightning.fleets.tolerance import output_tolerance
 from hetfed_lightning.fleets.wording import listed, shortly
 from hetfed_lightning.memory import hand_back
+from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participant import Participant
 
 log = logging.getLogger(__name__)
@@ -270,10 +271,8 @@ class Fleet:
     @staticmethod
     @torch.no_grad()
     def _as_evaluated(participant: Participant, inputs: Any, outputs: Tensor) -> bool:
-        training = participant.training
-        participant.eval()
-        alone = participant(inputs)
-        participant.train(training)
+        with evaluating(participant):
+            alone = participant(inputs)
         tolerance = output_tolerance(outputs.dtype, outputs.device)
         return bool(torch.allclose(outputs, alone, rtol=tolerance, atol=tolerance, equal_nan=True))
 
