@@ -438,6 +438,12 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         """Predictions of ``predict_with``, or of the participant whose data it is."""
         return predict(self, owner_of(self.trainer.predict_dataloaders, dataloader_idx), batch, batch_idx)
 
+    def on_validation_model_zero_grad(self) -> None:
+        """Before a validation, inside a round too: clear what no accumulation waits for."""
+        for local in self.local.values():
+            if not local.is_accumulating:
+                local.participant.zero_grad()
+
     def on_validation_epoch_start(self) -> None:
         """Seed the process: a validation that follows a resume draws what it would have drawn without."""
         seed_sample(stream_seed(self.seed, "validation", self.current_round))

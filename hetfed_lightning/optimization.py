@@ -105,6 +105,11 @@ class LocalOptimization:
         self.landed = self.skipped = 0
         self._pending = 0
 
+    @property
+    def is_accumulating(self) -> bool:
+        """Whether its gradients wait for further batches of an accumulation."""
+        return self._pending > 0
+
     def round_state(self) -> dict[str, Any]:
         """Where it stands in the round: steps that landed, and gradients that wait for an accumulation to end."""
         waiting = self.participant.named_parameters() if self._pending else ()

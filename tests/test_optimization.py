@@ -3,11 +3,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
+from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
-from hetfed_lightning import Participant
+from hetfed_lightning import Federation, Participant
 from hetfed_lightning.optimization import LocalOptimization, Schedule, match_by_name
+from tests.federations import fit, sgd, state_of, tiny_data, tiny_participant
 
 
 def configured(returned: Any, *, automatic: bool = True) -> LocalOptimization:
@@ -114,3 +116,26 @@ def test_items_follow_their_owner_into_another_order() -> None:
     assert match_by_name([1, 2, 3, 4], {"a": 1, "b": 0, "c": 3}, ["c", "a", "b"]) == [2, 3, 4, 1]
     assert match_by_name([1, 2], {"a": 1, "b": 1}, ["b"]) == [2]
     assert match_by_name([], {}, ["a"]) == []
+
+
+class Accumulates(Participant):
+    """Notes the gradient that waits as each batch begins."""
+
+    waiting: list[Tensor | None]
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        gradient = self.head.weight.grad
+        self.waiting.append(None if gradient is None else gradient.clone())  # type: ignore[operator]
+
+
+def test_a_validation_inside_a_round_leaves_gradients_that_wait() -> None:
+    ends = []
+    for settings in ({}, {"val_check_interval": 1}):
+        model = tiny_participant()
+        participant = Accumulates(model.backbone, model.head, optimizer=sgd(), accumulate_grad_batches=2)
+        participant.waiting = []
+        federation = Federation({"a": participant})
+        fit(federation, tiny_data("a", count=16), 1, **settings)
+        assert [one is None for one in participant.waiting] == [True, False, True, False]
+        ends.append(state_of(federation))
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
