@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
-from hetfed_lightning.flower.description import Description, Layout
+from hetfed_lightning.flower.arrays import Layout
+from hetfed_lightning.flower.description import Description
 from hetfed_lightning.rounds import FederatedCallback
 
 SHORT = 12

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from hetfed_lightning.flower.description import Description, Layout, layouts
+from hetfed_lightning.flower.arrays import Layout
+from hetfed_lightning.flower.description import Description, layouts
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.guard import is_finite
 

@@ -23,8 +23,8 @@ from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
 from hetfed_lightning.flower.agreement import disagreements, refuse_disagreements, table
+from hetfed_lightning.flower.arrays import Layout
 from hetfed_lightning.flower.checks import fault_of, usable_metrics
-from hetfed_lightning.flower.description import Layout
 from hetfed_lightning.flower.exchange import Exchange
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.pooling import Pooling

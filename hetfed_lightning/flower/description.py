@@ -15,6 +15,8 @@ import torch
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.roles import label_counts, roles
+from hetfed_lightning.flower.arrays import DTYPES, Layout
+from hetfed_lightning.flower.untrusted import shown
 from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import outputs_of
 from hetfed_lightning.rounds import FederatedCallback
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.federation import Federation
     from hetfed_lightning.participant import Participant
-
-Layout = tuple[tuple[int, ...], str]
-"""Shape and dtype of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -144,14 +143,11 @@ def dtype_of(name: str) -> torch.dtype:
     """A dtype by its name in torch.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If no tensor of that dtype can travel.
     """
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        raise ValueError(  # noqa: TRY004 - it came from elsewhere as text
-            f"expected the name of a dtype of torch, got {name!r}."
-        )
-    return found
+    if name not in DTYPES:
+        raise ValueError(f"expected the name of a dtype that can travel, got {shown(name)}.")
+    return DTYPES[name]
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.flower.description import Layout, layouts
+from hetfed_lightning.flower.arrays import Layout
+from hetfed_lightning.flower.description import layouts
 from hetfed_lightning.participant import Participant
 from hetfed_lightning.rounds import FederatedCallback
 

@@ -1,15 +1,14 @@
-"""Tensors as the engine's arrays and back, every bit and every dtype kept."""
+"""Tensors among the records of a message and back, every bit and every dtype kept."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from hetfed_lightning.flower.description import dtype_of
+from hetfed_lightning.flower.arrays import CAST, ArrayError, Layout, array_of, tensor_of
+from hetfed_lightning.flower.untrusted import is_name, shown
 
 COUNTERS = ".counters"
 """Ends the name of the record that holds integers and booleans: whoever averages a record of arrays averages numbers
@@ -17,9 +16,6 @@ with a fraction alone."""
 
 CASTS = "casts"
 """Name of the record that tells which arrays travel in another dtype than they have, and in which they are."""
-
-_CARRIER = torch.float32
-"""What a dtype that NumPy does not know travels as; all such dtypes of torch have fewer bits."""
 
 Records = dict[str, ArrayRecord | MetricRecord | ConfigRecord]
 
@@ -35,44 +31,65 @@ def pack(records: Records, name: str, tensors: Mapping[str, Tensor]) -> None:
         records: Receives them, under ``name`` those with a fraction and under ``name.counters`` integers and booleans.
         name: Of the record.
         tensors: By key, on any device.
+
+    Raises:
+        RecordsError: If a tensor is of a dtype that cannot travel.
     """
     apart: dict[str, dict[str, Array]] = {name: {}, name + COUNTERS: {}}
     casts = {}
     for key, tensor in tensors.items():
-        whole = tensor.detach().cpu().contiguous()
-        if not _numpy_knows(whole.dtype):
-            casts[f"{name}/{key}"] = str(whole.dtype).removeprefix("torch.")
-            whole = whole.to(_CARRIER)
+        if tensor.dtype in CAST:
+            casts[f"{name}/{key}"] = str(tensor.dtype).removeprefix("torch.")
         counted = not (tensor.is_floating_point() or tensor.is_complex())
-        apart[name + COUNTERS * counted][key] = Array(whole.numpy())
+        try:
+            apart[name + COUNTERS * counted][key] = array_of(tensor)
+        except ArrayError as error:
+            raise RecordsError(f"{name}: {key}: {error}.") from error
     records |= {record: ArrayRecord(arrays) for record, arrays in apart.items() if arrays}
     if casts:
         known = records.setdefault(CASTS, ConfigRecord())
         known.update(casts)  # type: ignore[arg-type]
 
 
-def unpack(content: RecordDict, name: str) -> dict[str, Tensor]:
+def unpack(content: RecordDict, name: str, expected: Mapping[str, Layout] | None = None) -> dict[str, Tensor]:
     """Take tensors out of a message; empty where it has none of that name.
 
+    What is expected is compared with what is there before anything is made of it, so that a message takes no more
+    memory than it came with.
+
+    Args:
+        content: As it arrived.
+        name: Of the record.
+        expected: Shape and dtype by key, all of which have to be there and no others; None takes any.
+
     Raises:
-        RecordsError: If an array cannot be read.
+        RecordsError: If an array cannot be read, or is not what was expected.
     """
     casts = content.config_records.get(CASTS, ConfigRecord())
+    arrays = {
+        key: (record, array)
+        for record in (name, name + COUNTERS)
+        for key, array in (content.array_records.get(record) or {}).items()
+    }
+    if expected is not None:
+        _check_keys(name, arrays.keys(), expected)
     found: dict[str, Tensor] = {}
-    for record in (name, name + COUNTERS):
-        for key, array in (content.array_records.get(record) or {}).items():
-            try:
-                whole = torch.from_numpy(np.array(array.numpy()))
-                cast = casts.get(f"{name}/{key}")
-                found[key] = whole if cast is None else whole.to(dtype_of(str(cast)))
-            except (ValueError, TypeError, EOFError, OSError) as error:
-                raise RecordsError(f"{record}: the array {key!r} cannot be read ({error}).") from error
+    for key, (record, array) in arrays.items():
+        if not is_name(key):
+            raise RecordsError(f"{record}: {shown(key)} is no name of an array.")
+        cast = casts.get(f"{name}/{key}")
+        if cast is not None and not isinstance(cast, str):
+            raise RecordsError(f"{CASTS}: expected the name of a dtype for {key!r}, got {shown(cast)}.")
+        try:
+            found[key] = tensor_of(array, None if expected is None else expected[key], cast=cast)
+        except ArrayError as error:
+            raise RecordsError(f"{record}: the array {key!r} cannot be read: it {error}.") from error
     return found
 
 
-def _numpy_knows(dtype: torch.dtype) -> bool:
-    try:
-        torch.empty(0, dtype=dtype).numpy()
-    except TypeError:
-        return False
-    return True
+def _check_keys(name: str, keys: Collection[str], expected: Mapping[str, Layout]) -> None:
+    if missing := [key for key in expected if key not in keys]:
+        more = f" and {len(missing) - 1} more missing" if len(missing) > 1 else ""
+        raise RecordsError(f"{name}: there is no {missing[0]}{more}.")
+    if surplus := next((key for key in keys if key not in expected), None):
+        raise RecordsError(f"{name}: there is {shown(surplus)}, which was not described.")

@@ -19,8 +19,8 @@ from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.reach import read_no_other_file
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.flower.arrays import Layout
 from hetfed_lightning.flower.deployable import as_list, check_deployable
-from hetfed_lightning.flower.description import Layout
 from hetfed_lightning.flower.expected import SHARED, read_layouts
 from hetfed_lightning.flower.paths import absolute, with_paths
 from hetfed_lightning.flower.reading import naming_file

@@ -108,6 +108,27 @@ PROMISES: tuple[Promise, ...] = (
         ),
     ),
     Promise(
+        "words",
+        "the other side's words are words: what cannot be read costs its site the round, by name; nothing is allocated "
+        "that is only declared; no text reaches a log, a table, a record or a page but on one short, printable line",
+        "arrays of ten million million numbers, of 5,000 digits, of code, of pickles; line breaks, escape sequences, "
+        "halves of pairs, 5 MB; any text (hypothesis)",
+        (
+            Mutation(
+                "hetfed_lightning/flower/arrays.py",
+                "    if taken != there:\n",
+                "    if False:\n",
+                ("tests/flower/test_arrays.py::test_a_lie_is_refused_and_allocates_nothing",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/untrusted.py",
+                "    return character.isprintable() and character not in _MARKUP\n",
+                "    return True\n",
+                ("tests/flower/test_untrusted.py::test_any_text_becomes_a_line",),
+            ),
+        ),
+    ),
+    Promise(
         "restarts",
         "a site or a coordinator that is killed goes on where it was: no head is lost, at most one round is made again",
         "kills at messages of every kind, with averaging, mixed and phase distillation; flipped bits in states; real "
