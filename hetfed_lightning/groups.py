@@ -11,6 +11,7 @@ from torch import nn
 
 from hetfed_lightning.lending import Loan
 from hetfed_lightning.participant import Participant
+from hetfed_lightning.preflight_layers import check_initialised
 
 _NUMBERED = re.compile(r"(?P<group>.+)_(?P<number>\d+)")
 
@@ -43,8 +44,13 @@ class ParticipantGroup:
         self.participant = participant
 
     def copies(self) -> Iterator[Participant]:
-        """New copies, one after another, ``count`` in all."""
+        """New copies, one after another, ``count`` in all.
+
+        Raises:
+            ValueError: If the participant has a lazy layer without weights, of which there is nothing to copy.
+        """
         original = self.participant
+        check_initialised(original, "ParticipantGroup(participant=...)")
         own = original.state_dict(keep_vars=True)
         keys = [key for key in original.shared_keys() if type(own[key]) is nn.Parameter]
         loan = Loan(original.state_of(keys))

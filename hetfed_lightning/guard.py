@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @torch.no_grad()
 def is_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every element of every floating-point tensor is finite (one synchronisation with the device).
+    """Whether every element of every floating-point or complex tensor is finite (one synchronisation with the device).
 
     A sum with an infinity or a NaN in it is never finite, and costs a fifteenth of looking at every element; that is
     left to sums that are not finite, since those of large numbers overflow.
@@ -30,7 +30,8 @@ def is_finite(tensors: Iterable[Tensor]) -> bool:
     Args:
         tensors: On one device; of any dtypes, of which integers and bools are passed over.
     """
-    floating = [tensor for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    held = [torch.view_as_real(one.resolve_conj()) if one.is_complex() else one for one in tensors]
+    floating = [tensor for tensor in held if tensor.is_floating_point() and tensor.numel()]
     if not floating or bool(torch.isfinite(torch.stack([tensor.sum() for tensor in floating])).all()):
         return True
     return all(bool(torch.isfinite(tensor).all()) for tensor in floating)

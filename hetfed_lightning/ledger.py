@@ -93,6 +93,16 @@ class Ledger:
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = defaultdict(_Entry)
         self._rows: list[_Row] = []
+        self._passing: dict[int, Metric] = {}
+
+    def reset_later(self, metric: Metric) -> None:
+        """Have a metric that is logged by step alone begin anew with the next reduction, as Lightning does."""
+        self._passing[id(metric)] = metric
+
+    def _reset_passing(self) -> None:
+        for metric in self._passing.values():
+            metric.reset()
+        self._passing.clear()
 
     def record(
         self,
@@ -149,6 +159,7 @@ class Ledger:
         self._enter_rows()
         reduced = _reduced(self._entries)
         self._entries.clear()
+        self._reset_passing()
         return reduced
 
     def take_notes(self) -> dict[str, Any]:
@@ -162,6 +173,7 @@ class Ledger:
             if entry.metric is not None:
                 entry.metric.reset()
         self._entries.clear()
+        self._reset_passing()
         return notes
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 class Loan:
@@ -127,8 +128,9 @@ class Borrower(nn.Module):
 def place_of(tensor: Tensor) -> tuple[Any, ...]:
     """Where a tensor lies in memory, and how: equal for tensors that are one and the same.
 
-    Of a tensor without memory of its own (empty, or on the meta device) it is the object's identity.
+    Of a tensor without one piece of memory (empty, sparse, of a lazy layer, or on the meta device) it is the object's
+    identity.
     """
-    if tensor.numel() == 0 or tensor.device.type == "meta":
+    if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.numel() == 0 or tensor.device.type == "meta":
         return ("nowhere", id(tensor))
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device

@@ -11,6 +11,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from tensorboard.compat.proto.summary_pb2 import Summary
+from torchmetrics import Metric
 
 from hetfed_lightning.ledger import Ledger, Reduced, batch_size_of, reduction_of, tag
 from hetfed_lightning.rounds import raise_event
@@ -81,6 +82,8 @@ class LogBook:
         if on_step and stage == "train":
             self.note_step(f"{name}_step/{participant.name}", value, prog_bar=prog_bar, logger=logger)
         if on_epoch is False:
+            if isinstance(value, Metric):
+                self.ledgers[stage].reset_later(value)
             return
         self.ledgers[stage].record(
             tag(name, cast("str", participant.name), everyone=federation.scope == "global"),
@@ -118,11 +121,18 @@ class LogBook:
                 )  # fmt: skip
 
     def note_step(self, key: str, value: Any, *, prog_bar: bool, logger: bool | None) -> None:
-        """A value of this batch, for loggers and progress bars."""
+        """A value of this batch, for loggers and progress bars; of a metric, what its last call gave."""
+        if isinstance(value, Metric):
+            value = value._forward_cache  # As Lightning does; `update` alone gives nothing.
+        if value is None:
+            return
         if prog_bar:
             self._bar.add(key)
         if logger is not False or prog_bar:
-            self._steps[key] = torch.as_tensor(value).detach()
+            noted = torch.as_tensor(value).detach()
+            if noted.numel() != 1:
+                raise ValueError(f"{key}: expected a number to log, got a tensor of shape {tuple(noted.shape)}.")
+            self._steps[key] = noted
 
     def write_steps(self, trainer: L.Trainer) -> None:
         """Give the loggers what was noted for this batch, every ``log_every_n_steps`` batches.

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hetfed_lightning.precision import warn_of_vanishing_eps
+from hetfed_lightning.preflight_steps import check_steps
 from hetfed_lightning.scaling import LossScale, ScaledOptimizer, scaled_by
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class LocalOptimization:
         """What ``participant.configure_optimizers()`` returns, in one form.
 
         Raises:
-            ValueError: If it returns several optimizers for automatic stepping, or something that is no optimizer.
+            ValueError: If it returns several optimizers for automatic stepping, one that cannot step the participant's
+                gradients, or something that is no optimizer.
         """
         try:
             configured = participant.configure_optimizers()
@@ -95,6 +97,7 @@ class LocalOptimization:
                 f"{participant.label}: configure_optimizers returned {len(optimizers)} optimizers; set "
                 "self.automatic_optimization = False in the participant and step them in its training_step."
             )
+        check_steps(participant, optimizers)
         for optimizer in optimizers:
             optimizer.zero_grad()
             warn_of_vanishing_eps(optimizer, participant.label)

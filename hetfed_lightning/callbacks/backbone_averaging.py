@@ -30,6 +30,7 @@ from hetfed_lightning.callbacks.sharing import SharingGroup, listed, sharing_gro
 from hetfed_lightning.data.names import of_member
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.metrics import payload_bytes, state_divergence
+from hetfed_lightning.preflight_steps import check_follows
 from hetfed_lightning.rounds import FederatedCallback, Phase
 
 if TYPE_CHECKING:
@@ -196,9 +197,12 @@ class BackboneAveraging(FederatedCallback):
             personal: The rest of each participant's state.
 
         Raises:
-            ValueError: If nobody has anything in common, a rule needs more participants, or a weight is missing.
+            ValueError: If nobody has anything in common, what they have is complex, a rule needs more participants, a
+                weight is missing, or the server optimizer needs a closure.
         """
         self.groups = sharing_groups(states)
+        _refuse_complex(states, self.groups)
+        check_follows("BackboneAveraging(server_optimizer=...)", self.server_optimizer)
         if not self.groups:
             offered = "; ".join(
                 f"{name} offers {', '.join(list(state)[:2]) or 'nothing'}" for name, state in states.items()
@@ -474,6 +478,19 @@ class BackboneAveraging(FederatedCallback):
         self.shared.load_state_dict(state_dict["shared"])
         self._server_states = dict(state_dict["servers"])
         self._servers = {}
+
+
+def _refuse_complex(states: Mapping[str, State], groups: list[SharingGroup]) -> None:
+    for group in groups:
+        name = group.members[0]
+        for key in group.keys:
+            if states[name][key].is_complex():
+                kind = states[name][key].dtype
+                raise ValueError(
+                    f"participant {name!r}: {key} is of {kind}, and no rule averages complex numbers. Keep it as a "
+                    "real tensor of shape (..., 2) and compute with torch.view_as_complex of it, or leave it out of "
+                    "Participant(shared=...)."
+                )
 
 
 def _check_weighting(weighting: str | Mapping[str, float]) -> None:

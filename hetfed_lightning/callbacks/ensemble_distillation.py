@@ -19,6 +19,7 @@ from hetfed_lightning.distillation import Ensemble, MeanProbabilities, OutputKin
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
 from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import outputs_of
+from hetfed_lightning.preflight_steps import check_follows
 from hetfed_lightning.rounds import FederatedCallback, Phase
 from hetfed_lightning.schedules import RoundSchedule, value_in
 from hetfed_lightning.seeding import stream_generator
@@ -134,6 +135,7 @@ class EnsembleDistillation(FederatedCallback):
         """Refuse teachers and students that cannot understand each other, and schedules that leave their range."""
         for round_index in range(trainer.max_epochs or 0):
             _check_settings(self.temperature, self.weight, round_index)
+        check_follows("EnsembleDistillation(optimizer=...)", self.optimizer)
         data = federation.federated_data
         if data.num_public == 0:
             raise ValueError(

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.lr_scheduler import StepLR
+from torchmetrics import MeanMetric
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation, Participant
 from tests.federations import examples, fit, tiny_data, tiny_federation, tiny_participant
@@ -208,3 +209,55 @@ def test_what_is_logged_has_to_be_a_number() -> None:
     made = tiny_participant()
     with pytest.raises(ValueError, match=r"image/a: expected a number to log, got a tensor of shape \(3,\)"):
         fit(Federation({"a": Wrong(made.backbone, made.head)}), tiny_data("a"), 1)
+
+
+class Measures(Participant):
+    """Logs a metric of its own as torchmetrics' pages show it."""
+
+    def __init__(self, **settings: Any) -> None:
+        made = tiny_participant()
+        super().__init__(made.backbone, made.head, optimizer=made.optimizer_factory)
+        self.mean_label = MeanMetric()
+        self.settings = settings
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.mean_label(batch[1].float())
+        self.log("label", self.mean_label, **self.settings)
+        return super().training_step(batch, batch_idx)
+
+
+def labels(count: int, seed: int) -> list[float]:
+    targets = examples(count, seed=seed).targets
+    assert targets is not None
+    return targets.tolist()
+
+
+@pytest.mark.parametrize("settings", [{"on_step": True, "on_epoch": True}, {"on_step": True}, {}])
+def test_a_metric_object_is_logged_by_round(settings: dict[str, Any]) -> None:
+    # Two rounds, so that a metric that was not reset would remember the first; means over all examples of a round.
+    made = fit(Federation({name: Measures(**settings) for name in "ab"}), tiny_data("ab"), 2)
+    for name, count, seed in (("a", 12, 0), ("b", 16, 1)):
+        own = labels(count, seed)
+        assert float(made.callback_metrics[f"label/{name}"]) == pytest.approx(sum(own) / len(own))
+
+
+def test_a_metric_object_by_step_is_that_of_the_batch(tmp_path: Path) -> None:
+    federation = Federation({"a": Measures(on_step=True, on_epoch=False)})
+    made = fit(federation, tiny_data("a"), 2, logger=CSVLogger(tmp_path, name="", version="run"), log_every_n_steps=1)
+    found = [float(row["label_step/a"]) for row in rows(tmp_path / "run") if row.get("label_step/a")]
+    assert "label/a" not in made.callback_metrics
+    assert len(found) == 6
+    # Every round sees each example once, in batches of four; a metric is reset as a round ends, as in a Trainer alone.
+    assert sum(found[:3]) / 3 == pytest.approx(sum(labels(12, 0)) / 12)
+    assert not federation["a"].mean_label.update_called  # type: ignore[union-attr]
+
+
+def test_a_step_that_is_no_number_is_refused() -> None:
+    class Several(Participant):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("two", torch.ones(2), on_step=True)
+            return super().training_step(batch, batch_idx)
+
+    made = tiny_participant()
+    with pytest.raises(ValueError, match=r"two_step/a: expected a number to log, got a tensor of shape \(2,\)"):
+        fit(Federation({"a": Several(made.backbone, made.head)}), tiny_data("a"), 1)
