@@ -50,9 +50,9 @@ from hetfed_lightning.preflight_layers import check_initialised
 from hetfed_lightning.preflight_privacy import check_gradients, check_privacy, take_up_accounts
 from hetfed_lightning.private_steps import epsilons, give_privacy
 from hetfed_lightning.roster import KeepsRoster
-from hetfed_lightning.rounds import FederatedCallback, RoundClock, federated_callbacks, raise_event
+from hetfed_lightning.rounds import FederatedCallback, RoundClock, federated_callbacks
 from hetfed_lightning.scaling import give_scales, skipped_steps
-from hetfed_lightning.seeding import seed_sample, stream_seed, streams_kept
+from hetfed_lightning.seeding import seed_sample, stream_seed
 from hetfed_lightning.storage import LendsStorage
 from hetfed_lightning.strategies.ranks import Ranks
 from hetfed_lightning.strategies.strategy import ranks_of
@@ -285,8 +285,8 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         give_privacy(self)
         check_gradients(self)
         self.ranks.prepare()
-        with streams_kept(self.device):
-            raise_event(self, "prepare", 0)
+        for callback in federated_callbacks(self.trainer):
+            callback.prepare(self.trainer, self)
         self.backward_is_heard = is_heard(self.trainer)
         take_up_accounts(self, self._saved)
         give_scales(self.local, self.trainer.precision_plugin, self._saved.get("scales", {}))
@@ -380,7 +380,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
         }
-        figures |= skipped_steps({name: self.local[name] for name in self.trained(self.opened_round)})
+        figures |= skipped_steps(self.local)
         self.log_round(epsilons(self.members()))
         self.log_round({f"federation/{name}": float(value) for name, value in figures.items()} | self._left_out())
         self._publish("train")

@@ -26,7 +26,10 @@ def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: in
         batch_idx: Its place in the round.
     """
     participant, round_index = federation[name], federation.current_round
-    seed_for(federation, participant, round_index, name, batch_idx, *federation.ranks.stream)
+    seed = stream_seed(federation.seed, round_index, name, batch_idx, *federation.ranks.stream)
+    if participant.transform is not None or type(participant) is not Participant:
+        seed_sample(seed)  # Code of the user's may draw from NumPy or `random`.
+    seed_torch(seed, federation.device)
     try:
         with (
             federation.ranks.timing([name], federation.device),
@@ -37,20 +40,6 @@ def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: in
     except Exception as error:
         error.add_note(f"{participant.label}, round {round_index}, batch {batch_idx}")
         raise
-
-
-def seed_for(federation: Federation, participant: Participant, *names: int | str) -> None:
-    """Seed what a participant's step may draw from.
-
-    Args:
-        federation: Whose seed it is.
-        participant: Whose step it is.
-        names: Of the stream beside that seed.
-    """
-    seed = stream_seed(federation.seed, *names)
-    if participant.transform is not None or type(participant) is not Participant:
-        seed_sample(seed)  # Code of the user's may draw from NumPy or `random`.
-    seed_torch(seed, federation.device)
 
 
 def _step(federation: Federation, participant: Participant, batch: Any, batch_idx: int) -> None:
@@ -66,12 +55,6 @@ def _step(federation: Federation, participant: Participant, batch: Any, batch_id
         local.count_step()
     else:
         loss = output.get("loss") if isinstance(output, Mapping) else output
-        if loss is None and reduction is not None:
-            raise RuntimeError(
-                "training_step returned None for its part of a batch that several processes split: whether the others "
-                "step is not known here. Return a loss of 0 instead, or let each participant have a process of its "
-                "own (as many devices as participants, or fewer)."
-            )
         if loss is not None:
             for callback in federation.adding:
                 term = callback.local_loss(federation, participant, batch_idx)
@@ -83,6 +66,6 @@ def _step(federation: Federation, participant: Participant, batch: Any, batch_id
                 loss = loss if term is None else loss + term
             weight = federation.ranks.weight(participant.name or "", batch_idx)
             loss = loss if weight == 1 else loss * weight
-        if loss is not None:
+        if loss is not None or reduction is not None:
             local.descend(loss, federation.backward_of, reduction)
     participant.on_train_batch_end(output, batch, batch_idx)

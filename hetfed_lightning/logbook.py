@@ -14,7 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torchmetrics import Metric
 
 from hetfed_lightning.ledger import Ledger, Reduced, batch_size_of, reduction_of, tag
-from hetfed_lightning.rounds import raise_event
+from hetfed_lightning.rounds import federated_callbacks
 
 if TYPE_CHECKING:
     import lightning as L
@@ -164,7 +164,8 @@ class LogBook:
         axis = {} if is_fitting(trainer) else {"step": Reduced(float(trained_rounds))}
         self.log(federation, reduced | axis)
         values = {key: entry.value for key, entry in reduced.items()}
-        raise_event(federation, "on_metrics", federation.current_round, stage, values, part=stage)
+        for callback in federated_callbacks(trainer):
+            callback.on_metrics(trainer, federation, stage, values)
         if stage == "val" and is_fitting(trainer):
             self.write(trainer, stage, trained_rounds)
 

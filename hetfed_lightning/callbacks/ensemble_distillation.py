@@ -219,8 +219,7 @@ class EnsembleDistillation(FederatedCallback):
         teachers = [name for name in self._readers(federation.joined(round_index)) if name not in names]
         if not pupils or not teachers:
             return
-        # Where the local steps distil too, the same teachers have just answered.
-        targets = self._ask(federation, teachers, round_index) if self._targets is None else self._targets
+        targets = self._ask(federation, teachers, round_index)
         federation.bytes_down += payload_bytes(targets) * len(pupils)
         self.teach(federation, pupils, targets, round_index)
 

@@ -72,8 +72,6 @@ def _of_answers(reply: Reply, order: Order, description: Description) -> str:
 def _of_shared(reply: Reply, order: Order, description: Description) -> str:
     if surplus := reply.shared.keys() - order.keys.keys():
         return f"it sends a shared state for callback {min(surplus)}, which nobody asked for"
-    if reply.idle:
-        return "it sends a shared state, and took no step" if reply.shared else ""
     for place, keys in order.keys.items():
         expected = {key: description.offered[place][key] for key in keys}
         fault = difference(expected, reply.shared.get(place, {}))

@@ -49,10 +49,17 @@ def describe(message: Message, context: Context) -> Message:
 @app.train()
 def work(message: Message, context: Context) -> Message:
     """Carry out an order."""
-    order, began = order_of(message.content), time.monotonic()
-    answer = _answer(message, context, lambda site: reply_content(site.carry_out(order)))
+    done, began = "", time.monotonic()
+
+    def carry_out(site: Site) -> RecordDict:
+        nonlocal done
+        order = order_of(message.content)
+        done = order.summary
+        return reply_content(site.carry_out(order))
+
+    answer = _answer(message, context, carry_out)
     if not answer.has_error():
-        log.info("Done: %s (%.1f s).", order.summary, time.monotonic() - began)
+        log.info("Done: %s (%.1f s).", done, time.monotonic() - began)
     return answer
 
 

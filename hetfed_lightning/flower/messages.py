@@ -81,7 +81,6 @@ def reply_content(reply: Reply) -> RecordDict:
                 "participant": reply.participant,
                 "finished": NONE if reply.finished is None else reply.finished,
                 "quarantined": reply.quarantined,
-                "idle": reply.idle,
             }
         ),
         "samples": MetricRecord({"num-examples": reply.samples}),
@@ -112,7 +111,6 @@ def reply_of(content: RecordDict) -> Reply:
         metrics={str(key): _number(key, value) for key, value in content.metric_records.get("metrics", {}).items()},
         finished=_round(found, "finished"),
         quarantined=_of_type(found, "quarantined", str),
-        idle=_of_type(found, "idle", bool),
         answers=answers.get("outputs"),
         shared={place: unpack(content, f"shared.{place}") for place in _places(content, "shared")},
     )

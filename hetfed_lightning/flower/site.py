@@ -13,9 +13,11 @@ import lightning as L
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.flower.description import Description, describe, subjects
+from hetfed_lightning.flower.order_checks import MORE_ROUNDS, check_rounds, most_repeats
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.site_round import Act, Pause, SiteEnd, SiteRound, own_figures
 from hetfed_lightning.flower.site_store import Place, SiteStore, Stage
+from hetfed_lightning.flower.untrusted import one_line
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.rounds import FederatedCallback
 
@@ -30,7 +32,7 @@ QUIET: dict[str, Any] = {
 """A site's Trainer lives for one message: what it measures is told to the coordinator, who logs it."""
 
 DESCRIPTION = "description"
-"""Stands for a run where none has begun."""
+"""Stands for a run where none has begun; no run may be called so."""
 
 
 class SiteError(RuntimeError):
@@ -54,6 +56,7 @@ class SiteParts:
     settings: Mapping[str, Any]
     callbacks: Sequence[FederatedCallback]
     rounds: int
+    most_rounds: int = 0
 
 
 class Site:
@@ -82,7 +85,7 @@ class Site:
             found.append(describe(self._taken().callbacks, trainer, federation))
             raise Pause
 
-        self._fit(Order(DESCRIPTION), None, SiteStore(self._folder, DESCRIPTION), started=look)
+        self._fit(Order(DESCRIPTION), None, None, started=look)
         joins_at, leaves_at = self._times
         return replace(found[0], joins_at=joins_at, leaves_at=leaves_at)
 
@@ -90,15 +93,18 @@ class Site:
         """Do what is asked.
 
         Raises:
+            OrderError: If it asks for what is not this coordinator's to decide; the site is as before.
             SiteError: If the site's state does not allow it.
             OSError: If the state cannot be kept; the one before stays.
         """
         store = SiteStore(self._folder, order.run)
+        check_rounds(order, self._name, self._taken().most_rounds or MORE_ROUNDS * self._taken().rounds)
         with store.alone():
             self.reply = Reply(self._name, 0)
+            self._check_pace(order, store)
             if order.left_out:
                 closed = "A round" if order.finish is None else f"Round {order.finish + 1}"
-                log.warning("%s: the coordinator left %s out: %s.", closed, self._name, order.left_out)
+                log.warning("%s: the coordinator left %s out: %s.", closed, self._name, one_line(order.left_out))
             if order.finish is not None:
                 self._finish(order, order.finish, store)
             if order.answer:
@@ -111,6 +117,15 @@ class Site:
                 self._offer(order, store)
             self.reply.samples = 0 if self._name == STUDENT else self._taken().data.num_samples(self._name)
         return self.reply
+
+    def _check_pace(self, order: Order, store: SiteStore) -> None:
+        """Refuse to go back, or to do the same again, without end."""
+        ends = _ends(order)
+        if ends:
+            store.check_return(ends[0], self._name)
+        newest = store.newest()
+        if not ends or (newest is not None and ends[-1] <= newest):
+            store.note_repeat(most_repeats(self._taken().rounds), self._name)
 
     def _finish(self, order: Order, round_index: int, store: SiteStore) -> None:
         """Close a round: receive what is shared, validate."""
@@ -198,12 +213,12 @@ class Site:
     # One fit
 
     def _fit(
-        self, order: Order, place: Place | None, store: SiteStore, *, started: Act, end: Place | None = None
+        self, order: Order, place: Place | None, store: SiteStore | None, *, started: Act, end: Place | None = None
     ) -> None:
         """Go on from a place until something pauses the fit."""
 
         def save(trainer: L.Trainer) -> None:
-            if end is not None:
+            if end is not None and store is not None:
                 store.write(end, trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
 
         parts = self._parts = self._make()
@@ -214,7 +229,7 @@ class Site:
         # A coordinator may lead more rounds than this file says: there has to be one left to pause in.
         rounds = max(parts.rounds, (end.round_index if end else 0) + 1, (place.round_index if place else 0) + 2)
         trainer = _trainer(parts, rounds, clock, SiteEnd(self.reply, save))
-        path = None if place is None else store.path_of(place)
+        path = None if place is None or store is None else store.path_of(place)
         try:
             trainer.fit(parts.federation, datamodule=parts.data, ckpt_path=path)
         except Pause:
@@ -236,6 +251,12 @@ def _trainer(parts: SiteParts, rounds: int, *callbacks: L.Callback) -> L.Trainer
     settings = QUIET | {key: value for key, value in parts.settings.items() if value is not None}
     settings["callbacks"] = [*settings.get("callbacks", []), *callbacks]
     return L.Trainer(**settings, max_epochs=rounds)
+
+
+def _ends(order: Order) -> list[Place]:
+    """Where the parts of an order lead, in their order."""
+    parts = ((order.finish, Stage.FINISHED), (order.begin, Stage.TRAINED), (order.learn, Stage.LEARNED))
+    return [Place(round_index, stage) for round_index, stage in parts if round_index is not None]
 
 
 def _go_to(trainer: L.Trainer, round_index: int) -> None:

@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 
+from hetfed_lightning.flower.order_checks import MORE_ROUNDS, UNSAID_ROUNDS
 from hetfed_lightning.flower.site import SiteParts
 from hetfed_lightning.flower.site_config import read_site
 from hetfed_lightning.rounds import FederatedCallback
@@ -25,9 +26,11 @@ def parts_of(config: str, participant: str, allow_import: Sequence[str] = ()) ->
     def read() -> SiteParts:
         found = read_site(config, participant, allow_import)
         settings = dict(found.trainer)
-        rounds = settings.pop("max_epochs", None) or 1
+        rounds = max(settings.pop("max_epochs", None) or 0, 0)
         callbacks = [one for one in found.callbacks if isinstance(one, FederatedCallback)]
-        return SiteParts(found.federation, found.data, settings, callbacks, rounds)
+        return SiteParts(
+            found.federation, found.data, settings, callbacks, rounds or 1, MORE_ROUNDS * rounds or UNSAID_ROUNDS
+        )
 
     def make() -> SiteParts:
         parts = read()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -15,6 +15,7 @@ from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillatio
 from hetfed_lightning.callbacks.monitor import learning_rates
 from hetfed_lightning.callbacks.sharing import SharingGroup
 from hetfed_lightning.flower.description import subjects
+from hetfed_lightning.flower.order_checks import OrderChecks
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.inspection import quarantine_non_finite
@@ -25,15 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hetfed_lightning.federation import Federation
-    from hetfed_lightning.participant import Participant
 
 
 class Pause(Exception):  # noqa: N818 - it is no error
     """The site has done what can be done without the others; what is to be kept has been kept."""
-
-
-class OrderError(ValueError):
-    """An order that this site will not carry out; the message names what it asks for."""
 
 
 Act = Callable[["SiteRound", L.Trainer, "Federation"], None]
@@ -69,13 +65,15 @@ class SiteRound(RoundClock):
         self.distilling = {place: one for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
         self.save = save
         self.started = started
+        self._checks = OrderChecks(callbacks)
         self.safe: dict[str, Tensor] | None = None
         self.anchors: dict[int, dict[str, Tensor]] = {}
 
     # Where it acts
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """The state is as it was saved."""
+        """The state is as it was saved: look at all of the order, then act."""
+        self._checks.check(pl_module, self.order)
         if self.started is not None:
             self.started(self, trainer, pl_module)
 
@@ -87,7 +85,7 @@ class SiteRound(RoundClock):
             return
         federation.open_round(federation.current_round)
         self.receive(federation)
-        targets = self._checked(federation, self.order.targets)
+        targets = _on(federation.device, self.order.targets)
         for place, callback in self.distilling.items():
             callback.set_targets(targets.get(place))
         self._take_lessons(federation)
@@ -110,29 +108,12 @@ class SiteRound(RoundClock):
     # What it does
 
     def receive(self, federation: Federation) -> None:
-        """Take over what is shared.
-
-        Raises:
-            OrderError: If the coordinator sends what this site does not share, or numbers that are not finite.
-        """
-        for name, participant in federation.members().items():
+        """Take over what is shared."""
+        for participant in federation.members().values():
             for place, state in self.order.shared.items():
-                self._check_keys(place, participant, state, "sends")
-                if not is_finite(state.values()):
-                    raise OrderError(
-                        f"participant {name!r}: the shared state that the coordinator sends is not finite."
-                    )
                 participant.load_state_of(state)
                 if self.averaging[place].proximal:
                     self.anchors[place] = participant.state_of(state)
-
-    def _check_keys(self, place: int, participant: Participant, keys: Iterable[str], does: str) -> None:
-        """Whatever a coordinator wants: what is personal stays personal."""
-        callback = self.averaging.get(place)
-        own = {} if callback is None else callback.shareable(participant)
-        if callback is None or (strange := [key for key in keys if key not in own]):
-            what = f"callback {place}" if callback is None else strange[0]
-            raise OrderError(f"{participant.label}: the coordinator {does} {what}, which this site does not share.")
 
     def _set_anchors(self, federation: Federation) -> None:
         """Hold the participant near what it received last, if a proximal term asks for that."""
@@ -146,7 +127,7 @@ class SiteRound(RoundClock):
         """Learn from the ensemble at a round's end, and pause."""
         self.reopen(federation, round_index)
         names = [name for name in subjects(federation) if name not in federation.guard.quarantined]
-        for place, targets in self._checked(federation, self.order.targets).items():
+        for place, targets in _on(federation.device, self.order.targets).items():
             self.distilling[place].learn(federation, names, targets, round_index)
         quarantine_non_finite(federation)
         self.pause(trainer, federation)
@@ -185,21 +166,16 @@ class SiteRound(RoundClock):
         for name in subjects(federation):
             self.safe = federation.guard.safe_state(name)
             self.reply.quarantined = federation.guard.quarantined.get(name, self.reply.quarantined)
-            self.reply.idle = name != STUDENT and federation.local[name].landed == 0
+            if not self.reply.quarantined and name != STUDENT and federation.local[name].landed == 0:
+                self.reply.quarantined = "it took no step"
         self.save(trainer)
-        if not self.reply.quarantined and not self.reply.idle:
+        if not self.reply.quarantined:
             self.offer(federation)
         raise Pause
 
     def offer(self, federation: Federation) -> None:
-        """Send what the order asks for of what is shared.
-
-        Raises:
-            OrderError: If it asks for more than that.
-        """
+        """Send what the order asks for of what is shared."""
         for participant in federation.members().values():
-            for place, keys in self.order.keys.items():
-                self._check_keys(place, participant, keys, "asks for")
             self.reply.shared = {
                 place: {key: tensor.cpu() for key, tensor in participant.state_of(keys).items()}
                 for place, keys in self.order.keys.items()
@@ -207,30 +183,13 @@ class SiteRound(RoundClock):
 
     def _take_lessons(self, federation: Federation) -> None:
         round_index = federation.current_round
-        for place, targets in self._checked(federation, self.order.lessons).items():
+        for place, targets in _on(federation.device, self.order.lessons).items():
             pupils = {
                 name: one.transfer.distillation_epochs
                 for name, one in federation.members().items()
                 if one.transfer is not None and one.transfer.distillation_epochs
             }
             self.distilling[place].teach(federation, pupils, targets, round_index)
-
-    def _checked(self, federation: Federation, targets: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """What an ensemble says, on the federation's device.
-
-        Raises:
-            OrderError: If nobody here learns from it, it is of another public set, or not finite.
-        """
-        count = federation.federated_data.num_public
-        for place, one in targets.items():
-            if place not in self.distilling:
-                raise OrderError(f"The coordinator sends targets for callback {place}, which does not distil here.")
-            if one.ndim != 2 or len(one) != count or not is_finite([one]):
-                raise OrderError(
-                    f"The coordinator sends targets of shape {tuple(one.shape)}; expected finite ones for the {count} "
-                    "examples of the public set."
-                )
-        return {place: one.to(federation.device) for place, one in targets.items()}
 
     def _all(self) -> list[FederatedCallback]:
         return [*self.distilling.values(), *self.averaging.values()]
@@ -271,3 +230,7 @@ class SiteEnd(Checkpoint):
 def own_figures(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
     """Of all figures those of some participants, whose tags end with their names."""
     return {key: float(torch.as_tensor(value)) for key, value in values.items() if key.rpartition("/")[2] in names}
+
+
+def _on(device: torch.device, targets: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    return {place: one.to(device) for place, one in targets.items()}

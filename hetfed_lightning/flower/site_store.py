@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.sealing import DamagedFileError, is_sealed, write_checkpoint
+from hetfed_lightning.flower.order_checks import OrderError
+from hetfed_lightning.flower.untrusted import shown
+
+log = logging.getLogger(__name__)
 
 KEPT_ROUNDS = 2
 """Rounds of which states are kept: a coordinator that was killed goes back by one."""
 
+MOST_RUNS = 100
+"""Runs of which a site keeps states: each new one would take more of its disk, and as much of its time."""
+
+MOST_RETURNS = 10
+"""Times that a run may go back behind a closed round; the states of each are kept."""
+
+RESERVED = frozenset({"description", "engine"})
+"""What else lies in a site's state folder, or stands for no run."""
+
+_RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+_REPEATS = "repeats"
+_ASIDE = "set_aside"
 _NAME = re.compile(r"round-(?P<round>\d+)-(?P<stage>trained|learned|finished)\.ckpt")
 
 
@@ -46,19 +64,38 @@ class Place:
 class SiteStore:
     """Checkpoints of one site in one run, each written atomically and sealed with its SHA-256.
 
+    What a closed round has made is never removed because an order goes back behind it: it is set aside.
+
     Args:
         folder: The site's ``state-dir``.
-        run: Which run; every run has a folder of its own in it, and those of earlier runs stay.
+        run: Which run; each has a folder of its own.
+
+    Raises:
+        OrderError: If the run's name is none that a folder may have.
     """
 
     def __init__(self, folder: str | Path, run: str) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", run):
-            raise ValueError(f"run: expected letters, digits, '_' and '-', got {run!r}.")
+        if not _RUN.fullmatch(run) or run.lower() in RESERVED:
+            raise OrderError(
+                f"run: expected letters, digits, '_' and '-', 64 at most, the first no '-', and none of "
+                f"{', '.join(sorted(RESERVED))}, got {shown(run)}."
+            )
         self.folder = Path(folder) / run
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait until no other process works on this state: a late order may be at work when the next one comes."""
+        """Wait until no other process works on this state: a late order may be at work when the next one comes.
+
+        Raises:
+            OrderError: If the run is a new one, and the site has states of ``MOST_RUNS`` others.
+        """
+        if not self.folder.exists():
+            others = {path.parent for path in self.folder.parent.glob("*/.lock")}
+            if len(others) >= MOST_RUNS:
+                raise OrderError(
+                    f"run {self.folder.name}: this site keeps states of {len(others)} runs in {self.folder.parent}, "
+                    f"and {MOST_RUNS} is the most. Move folders of runs away that are no longer needed."
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -84,7 +121,7 @@ class SiteStore:
         return found[-1] if found else None
 
     def write(self, place: Place, content: Mapping[str, Any]) -> Path:
-        """Save a state, which makes later ones worthless, and forget those of rounds long past.
+        """Save a state, take away later ones, and forget those of rounds long past.
 
         Raises:
             OSError: If the disk is full or fails; older states stay.
@@ -92,7 +129,93 @@ class SiteStore:
         path = self.path_of(place)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_checkpoint(dict(content), path)
+        self.take_back(place)
+        base = self._closed_before(place)  # What this state has gone on from, however long ago.
         for other in self.places():
-            if other > place or other.round_index <= place.round_index - KEPT_ROUNDS:
+            if other < place and other != base and other.round_index <= place.round_index - KEPT_ROUNDS:
                 self.path_of(other).unlink(missing_ok=True)
         return path
+
+    def check_return(self, place: Place, name: str) -> None:
+        """Refuse to go back behind a closed round once more, if that was done often.
+
+        Args:
+            place: Where the run is to go on from.
+            name: The participant's.
+
+        Raises:
+            OrderError: Naming participant and round.
+        """
+        count = len(list((self.folder / _ASIDE).glob("*/")))
+        if count >= MOST_RETURNS and self._holds_more(self._later(place)):
+            raise OrderError(
+                f"participant {name!r}: the coordinator goes back to round {place.round_index + 1} of run "
+                f"{self.folder.name}, and has gone back behind a closed round {count} times. What was learned there is "
+                f"in {self.folder / _ASIDE}; move it away if the coordinator is to go back once more."
+            )
+
+    def take_back(self, place: Place) -> None:
+        """Take later states out of the way: of a round in progress, which is begun again, or of closed rounds.
+
+        What belongs to closed rounds is kept below ``set_aside``: nobody but the site's operator removes it.
+        """
+        later = self._later(place)
+        if not self._holds_more(later):
+            for one in later:
+                self.path_of(one).unlink(missing_ok=True)
+            return
+        aside = self._new_folder()
+        for one in later:
+            self.path_of(one).rename(aside / self.path_of(one).name)
+        log.warning(
+            "Run %s goes back to round %d, which the coordinator asks for. What was learned after it is kept in %s.",
+            self.folder.name, place.round_index + 1, aside,
+        )  # fmt: skip
+
+    def _later(self, place: Place) -> list[Place]:
+        return [one for one in self.places() if one > place]
+
+    def _closed_before(self, place: Place) -> Place | None:
+        closed = [one for one in self.places() if one < place and one.stage == Stage.FINISHED]
+        return closed[-1] if closed else None
+
+    def _holds_more(self, later: Sequence[Place]) -> bool:
+        """Whether states hold more than the beginning of a round that can be begun again from what stays."""
+        if not later:
+            return False
+        is_open = all(one.round_index == later[0].round_index and one.stage != Stage.FINISHED for one in later)
+        return not is_open or (later[0].round_index > 0 and self._closed_before(later[0]) is None)
+
+    def _new_folder(self) -> Path:
+        number = 1
+        while True:
+            folder = self.folder / _ASIDE / f"{number:04d}"
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                number += 1
+            else:
+                return folder
+
+    def note_repeat(self, most: int, name: str) -> None:
+        """Count an order that brings the run no further.
+
+        Args:
+            most: How many there may be.
+            name: The participant's.
+
+        Raises:
+            OrderError: If there were as many before.
+        """
+        path = self.folder / _REPEATS
+        try:
+            count = int(path.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            count = 0
+        if count >= most:
+            raise OrderError(
+                f"participant {name!r}: the coordinator has sent {count} orders in run {self.folder.name} that bring "
+                f"it no further, and this site carries out no more than {most} of them. If it is to be trusted, as "
+                f"after many restarts, remove {path}."
+            )
+        write_atomically(path, f"{count + 1}\n")

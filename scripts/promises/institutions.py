@@ -8,6 +8,8 @@ _PARITY = "tests/flower/test_parity.py::test_states_and_figures_are_those_of_one
 _FAULT = "tests/flower/test_failures.py::test_a_fault_costs_the_site_one_round"
 _COORDINATOR = "hetfed_lightning/flower/coordinator.py"
 _CHECKS = "hetfed_lightning/flower/checks.py"
+_ORDER_CHECKS = "hetfed_lightning/flower/order_checks.py"
+_LIES = "tests/flower/test_coordinators_that_lie.py"
 
 PROMISES: tuple[Promise, ...] = (
     Promise(
@@ -40,13 +42,26 @@ PROMISES: tuple[Promise, ...] = (
         "travels",
         "nothing leaves a site but what it shares, its answers to the public set, its figures and its counts",
         "every message of a run looked at: records, keys, shapes; damaged and foreign records refused by name; a "
-        "coordinator that asks for heads, or sends them",
+        "coordinator that asks for heads or sends them, or states and targets of another dtype, shape or magnitude, "
+        "or names rounds of 10^6 to 2^62",
         (
             Mutation(
-                "hetfed_lightning/flower/site_round.py",
+                _ORDER_CHECKS,
                 '                self._check_keys(place, participant, keys, "asks for")\n',
                 "                pass\n",
-                ("tests/flower/test_coordinators_that_lie.py::test_it_is_refused",),
+                (f"{_LIES}::test_it_is_refused",),
+            ),
+            Mutation(
+                _ORDER_CHECKS,
+                "            if wanted != found:\n",
+                "            if False:\n",
+                (f"{_LIES}::test_it_is_refused",),
+            ),
+            Mutation(
+                _ORDER_CHECKS,
+                "        if found is None or 0 <= found < most:\n",
+                "        if True:\n",
+                (f"{_LIES}::test_it_is_refused",),
             ),
             Mutation(
                 "hetfed_lightning/flower/site_round.py",
@@ -59,6 +74,32 @@ PROMISES: tuple[Promise, ...] = (
                 "if weighs and name != STUDENT else None\n",
                 "if name != STUDENT else None\n",
                 ("tests/flower/test_messages.py::test_class_counts_are_told_only_where_an_ensemble_weighs_by_them",),
+            ),
+        ),
+    ),
+    Promise(
+        "learned",
+        "a coordinator cannot delete what a site has learned, nor keep it busy without end",
+        "orders to begin again after three rounds, one back, far ahead and back; the same orders over and over; runs "
+        "without number",
+        (
+            Mutation(
+                "hetfed_lightning/flower/site_store.py",
+                "        if not self._holds_more(later):\n",
+                "        if True:\n",
+                (f"{_LIES}::test_no_order_deletes_what_was_learned",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/site_store.py",
+                "            if other < place and other != base and",
+                "            if other < place and",
+                (f"{_LIES}::test_no_order_deletes_what_was_learned[far ahead, then back]",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/site_store.py",
+                "        if count >= most:\n",
+                "        if False:\n",
+                (f"{_LIES}::test_orders_that_lead_nowhere_are_counted",),
             ),
         ),
     ),

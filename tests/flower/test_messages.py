@@ -92,13 +92,12 @@ def test_orders_and_replies_arrive_as_they_were() -> None:
         {"val_loss/a": 0.5, "val_auroc/a": float("nan")},
         2,
         "why",
-        True,
         torch.ones(3, 2),
         {0: {"n": torch.tensor(3)}},
     )
     back = reply_of(reply_content(reply))
     assert str(back.metrics) == str(reply.metrics)
-    for name in ("participant", "samples", "finished", "quarantined", "idle", "answers", "shared"):
+    for name in ("participant", "samples", "finished", "quarantined", "answers", "shared"):
         _same(getattr(back, name), getattr(reply, name))
     _same(order_of(order_content(Order("r"))), Order("r"))
 
@@ -184,7 +183,7 @@ def test_nothing_else_travels(tmp_path: Path) -> None:
         assert down.config_records["order"].keys() <= {
             "run", "finish", "left_out", "answer", "begin", "answer_after", "learn", "keys.1",
         }  # fmt: skip
-        assert up.config_records["reply"].keys() == {"participant", "finished", "quarantined", "idle"}
+        assert up.config_records["reply"].keys() == {"participant", "finished", "quarantined"}
         assert up.metric_records["samples"].keys() == {"num-examples"}
         for content in (down, up):
             for record, arrays in content.array_records.items():

@@ -139,7 +139,9 @@ def test_runs_do_not_touch_each_other(tmp_path: Path) -> None:
     assert all(equal(before[name], deployed.states(second.run_id)[name]) for name in "ab")
 
 
-@pytest.mark.parametrize("run", ["", "../elsewhere", "a/b", "a b"])
+@pytest.mark.parametrize(
+    "run", ["", "../elsewhere", "a/b", "a b", "a\n", ".lock", "-rf", "description", "Engine", 65 * "a", "\x1b]0;a\x07"]
+)
 def test_a_run_names_no_other_folder(run: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run: expected"):
         SiteStore(tmp_path, run)

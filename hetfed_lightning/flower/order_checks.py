@@ -1,0 +1,167 @@
+"""What a site does at a coordinator's word: bounds of its own, looked at before anything of an order is carried out.
+
+A coordinator decides who trains when and on which shared state. It does not decide how long a site works, which numbers
+its network may be given, or what becomes of its files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.flower.description import subjects
+from hetfed_lightning.flower.untrusted import NAME, one_line
+from hetfed_lightning.guard import is_finite
+from hetfed_lightning.participant import output_width
+from hetfed_lightning.preflight import outputs_of
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.flower.orders import Order
+    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.rounds import FederatedCallback
+
+MORE_ROUNDS = 10
+"""A coordinator may lead so many times the rounds that a site's own file says: runs are made longer and resumed."""
+
+UNSAID_ROUNDS = 1_000
+"""Rounds of a run at most, where a site's own file says none: as many as Lightning trains by default."""
+
+LEAST_REPEATS = 100
+"""Orders of a run that bring a site no further, at least: a coordinator that was killed asks again for a round."""
+
+LARGEST = math.sqrt(torch.finfo(torch.float32).max)
+"""Largest magnitude of a number that is taken over, 1.8e19: norms and losses square it, in float32."""
+
+_TOLERANCE = 1e-2
+"""By which probabilities may miss 0, 1 and their sum: they were rounded on the way."""
+
+
+class OrderError(ValueError):
+    """An order that this site will not carry out; the message names what it asks for."""
+
+
+def most_repeats(rounds: int) -> int:
+    """Number of orders of one run that may bring a site no further, by the rounds of its own file."""
+    return max(LEAST_REPEATS, MORE_ROUNDS * rounds)
+
+
+def check_rounds(order: Order, name: str, most: int) -> None:
+    """Refuse rounds that are none.
+
+    Args:
+        order: Of a coordinator.
+        name: The participant's.
+        most: Rounds that the site takes part in at most.
+
+    Raises:
+        OrderError: Naming the participant, the round and the bound.
+    """
+    for does, found in (("close", order.finish), ("train in", order.begin), ("learn in", order.learn)):
+        if found is None or 0 <= found < most:
+            continue
+        raise OrderError(
+            f"participant {name!r}: the coordinator asks it to {does} round index {found:,}, counted from 0; this site "
+            f"takes part in at most {most:,} rounds, {MORE_ROUNDS} times trainer.max_epochs of its site.yaml (1,000 "
+            "where that says none). If the run is meant to be so long, raise max_epochs."
+        )
+
+
+class OrderChecks:
+    """Bounds of one site: what its own configuration shares and learns from.
+
+    Args:
+        callbacks: Those of the configuration that act between participants, in its order.
+    """
+
+    def __init__(self, callbacks: Sequence[FederatedCallback]) -> None:
+        self._averaging = {place: one for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
+        self._distilling = {place for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
+
+    def check(self, federation: Federation, order: Order) -> None:
+        """Look at all of an order, in a fit that has begun: precision and data are then as in training.
+
+        Raises:
+            OrderError: Naming the participant, the key or the callback's place, and what was expected.
+        """
+        for participant in federation.members().values():
+            for place, keys in order.keys.items():
+                self._check_keys(place, participant, keys, "asks for")
+            for place, state in order.shared.items():
+                self._check_keys(place, participant, tuple(state), "sends")
+                self._check_state(participant, self._averaging[place].shareable(participant), state)
+        for participant in subjects(federation).values():
+            for targets in (order.targets, order.lessons):
+                self._check_targets(federation, participant, targets)
+
+    def _check_keys(self, place: int, participant: Participant, keys: Sequence[str], does: str) -> None:
+        """Whatever a coordinator wants: what is personal stays personal."""
+        callback = self._averaging.get(place)
+        own = {} if callback is None else callback.shareable(participant)
+        if callback is None or (strange := [key for key in keys if key not in own]):
+            what = f"callback {place}" if callback is None else one_line(strange[0], NAME)
+            raise OrderError(f"{participant.label}: the coordinator {does} {what}, which this site does not share.")
+        if len(keys) > len(set(keys)):
+            raise OrderError(
+                f"{participant.label}: the coordinator {does} {len(keys):,} keys of callback {place}, some of them "
+                f"several times; this site shares {len(own)}."
+            )
+
+    def _check_state(self, participant: Participant, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        for key, tensor in state.items():
+            wanted, found = (f"{tuple(one.shape)} and {one.dtype}" for one in (own[key], tensor))
+            if wanted != found:
+                raise OrderError(
+                    f"{participant.label}: the coordinator sends {key} of shape {found}; here it is of {wanted}."
+                )
+        if not is_finite(state.values()):
+            raise OrderError(f"{participant.label}: the shared state that the coordinator sends is not finite.")
+        for key, tensor in state.items():
+            if (largest := _largest([tensor])) > LARGEST:
+                raise OrderError(
+                    f"{participant.label}: the shared state that the coordinator sends has a number of magnitude "
+                    f"{largest:.2g} in {key}; up to {LARGEST:.2g} is taken over, since its square has to be finite."
+                )
+
+    def _check_targets(self, federation: Federation, participant: Participant, targets: Mapping[int, Tensor]) -> None:
+        for place, one in targets.items():
+            if place not in self._distilling:
+                raise OrderError(
+                    f"{participant.label}: the coordinator sends targets for callback {place}, which does not distil "
+                    "here."
+                )
+            if fault := _fault_of_targets(federation, participant, one):
+                raise OrderError(f"{participant.label}: the coordinator sends targets for the public set {fault}.")
+
+
+def _fault_of_targets(federation: Federation, participant: Participant, targets: Tensor) -> str:
+    data = federation.federated_data
+    inputs = data.public_inputs(torch.arange(1)) if data.num_public else None
+    if inputs is None or not participant.reads_any_of(inputs):
+        return "which it does not read"
+    wanted = data.num_public, output_width(outputs_of(participant, inputs, "the public set"))
+    if tuple(targets.shape) != wanted or not targets.is_floating_point() or not is_finite([targets]):
+        return f"of shape {tuple(targets.shape)} and {targets.dtype}; expected finite numbers of shape {wanted}"
+    kind = participant.task.kind
+    if kind != "regression" and not _are_probabilities(targets, sums=kind == "multiclass"):
+        sums = " and sums to 1" if kind == "multiclass" else ""
+        return f"that are no probabilities; what an ensemble says of {kind} outputs lies in [0, 1]{sums}"
+    largest = _largest([targets])
+    return f"with a number of magnitude {largest:.2g}; {LARGEST:.2g} is the most" if largest > LARGEST else ""
+
+
+def _are_probabilities(targets: Tensor, *, sums: bool) -> bool:
+    if bool(((targets < -_TOLERANCE) | (targets > 1 + _TOLERANCE)).any()):
+        return False
+    return not sums or bool(((targets.double().sum(dim=1) - 1).abs() <= _TOLERANCE).all())
+
+
+def _largest(tensors: Iterable[Tensor]) -> float:
+    """Largest magnitude of any number with a fraction; 0 without one."""
+    return max((float(one.abs().max()) for one in tensors if one.is_floating_point() and one.numel()), default=0.0)
