@@ -14,6 +14,7 @@ from hetfed_lightning.backward import go_backward, is_heard
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.progress import take_lightnings_place
 from hetfed_lightning.checkpointing.compact import compact
+from hetfed_lightning.checkpointing.file_names import keep_names_flat
 from hetfed_lightning.checkpointing.harmless import LoadsHarmlessly
 from hetfed_lightning.checkpointing.plugin import make_safe
 from hetfed_lightning.checkpointing.resume import (
@@ -28,6 +29,7 @@ from hetfed_lightning.checkpointing.resume import (
     settle_validation,
     take_on_precision,
     take_up_round,
+    tell_that_nothing_was_left,
     without_poison,
 )
 from hetfed_lightning.data.loaders import LocalWork, RoundLoader
@@ -47,6 +49,7 @@ from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.preemption import Preemption
 from hetfed_lightning.preflight import check_data, check_members, check_names, check_trainer
 from hetfed_lightning.preflight_layers import check_initialised
+from hetfed_lightning.preflight_monitors import check_monitors
 from hetfed_lightning.preflight_privacy import check_gradients, check_privacy, take_up_accounts
 from hetfed_lightning.private_steps import epsilons, give_privacy
 from hetfed_lightning.roster import KeepsRoster
@@ -136,6 +139,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.logbook = LogBook()
         self.ranks = Ranks()
         self.preemption: Preemption | None = None
+        self.has_trained = False
         self._scheduled_rounds = 0
         self._saved_steps: dict[str, int] = {}
         self._saved_optimizers: list[Any] = []
@@ -233,6 +237,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
     def configure_callbacks(self) -> list[L.Callback]:
         """The clock that raises the round's events, and the monitor and the bar unless the user brought others."""
         check_trainer(self.trainer)
+        keep_names_flat(self.trainer)
         present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
         own = [kind() for kind in (FederationMonitor, RoundClock) if not any(issubclass(one, kind) for one in present)]
         return [*own, *take_lightnings_place(self.trainer)]
@@ -248,7 +253,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             # With every_n_train_steps; a federation's checkpoints are meant to hold what the steps have made.
             warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
             self._saved = {}
-            self._before_validation = False
+            self._before_validation = self.has_trained = False
             self.logbook.forget_rows()
             self.fleets.forget()
             self.roster.begin()
@@ -282,6 +287,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         for name, participant in self.members().items():
             fit_to_own_data(participant, self.federated_data.data.train[name])
         check_data(self, self.federated_data)
+        check_monitors(self, self.federated_data, self._saved["in_progress"]["round"] + 1 if self._saved else 0)
         give_privacy(self)
         check_gradients(self)
         self.ranks.prepare()
@@ -293,8 +299,15 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self._saved_optimizers = []
         super().on_fit_start()
 
+    def on_fit_end(self) -> None:
+        """Tell the participants; tell the user of a fit that had nothing left to do."""
+        super().on_fit_end()
+        if not self.has_trained:
+            tell_that_nothing_was_left(self.trainer)
+
     def on_train_start(self) -> None:
         """Tell the participants."""
+        self.has_trained = True
         if self._before_validation:
             settle_validation(self.trainer)
         skip_empty_validation(self.trainer)

@@ -109,6 +109,27 @@ def resume_where_it_stood(checkpoint: dict[str, Any], trainer: L.Trainer) -> boo
     return True
 
 
+def tell_that_nothing_was_left(trainer: L.Trainer) -> None:
+    """Warn of a fit that ended before its first batch, and say what would let it go on.
+
+    Args:
+        trainer: At the end of that fit; where it resumed, with what the checkpoint says in its loops.
+    """
+    done = trainer.current_epoch
+    whose = f"the checkpoint {trainer.ckpt_path}" if trainer.ckpt_path else "this Trainer"
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        limit, more = f"max_steps={trainer.max_steps}", f"Set max_steps above {trainer.global_step}"
+    elif trainer.max_epochs is not None and 0 <= trainer.max_epochs <= done:
+        limit, more = f"max_epochs={trainer.max_epochs}", f"Set max_epochs above {done}"
+    else:  # limit_train_batches=0, or max_time.
+        log.warning("Nothing was trained: the Trainer's limits allow no batch.")
+        return
+    log.warning(
+        "Nothing was trained: %s has %d rounds behind it (%d batches), and %s allows no more. %s to go on.",
+        whose, done, trainer.global_step, limit, more,
+    )  # fmt: skip
+
+
 def settle_validation(trainer: L.Trainer) -> None:
     """Undo what :func:`resume_where_it_stood` had to feign, once Lightning has decided how to go on."""
     loop = trainer.fit_loop.epoch_loop

@@ -6,12 +6,14 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor
 from torchmetrics import Metric
 
-from hetfed_lightning import BackboneAveraging, Federation, MulticlassTask
-from tests.federations import equal, fit, state_of, tiny_data, tiny_federation, trainer
+from hetfed_lightning import BackboneAveraging, FederatedDataModule, Federation, MulticlassTask, Participant
+from tests.federations import equal, fit, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 
 
 class Scripted(Metric):
@@ -63,9 +65,102 @@ def test_early_stopping_follows_a_loss_of_one_participant() -> None:
     assert made.current_epoch == 2
 
 
-def test_early_stopping_on_a_metric_that_is_not_there_lists_what_is() -> None:
-    with pytest.raises(RuntimeError, match=r"conditioned on metric `val_loss` which is not available.*val_loss/a"):
-        fit(tiny_federation(), tiny_data(), 2, EarlyStopping("val_loss"))
+@pytest.mark.parametrize(
+    ("monitor", "message"),
+    [
+        ("val_loss", r"each participant has its own: val_loss/a, val_loss/b, val_loss/c"),
+        ("val_acuracy/a", r"did you mean 'val_accuracy/a'"),
+        ("federation/val_accuracy", r"did you mean 'federation/val_accuracy_"),
+        ("val_loss/nobody", r"which nobody measures"),
+    ],
+)
+@pytest.mark.parametrize("kind", [EarlyStopping, ModelCheckpoint])
+def test_a_metric_that_nobody_measures_is_refused_before_the_first_round(
+    kind: Any, monitor: str, message: str, tmp_path: Path
+) -> None:
+    follower = kind(monitor=monitor) if kind is EarlyStopping else kind(tmp_path, monitor=monitor)
+    federation = tiny_federation()
+    with pytest.raises(MisconfigurationException, match=rf"{kind.__name__} follows '{monitor}'.*{message}"):
+        fit(federation, tiny_data(), 2, follower, enable_checkpointing=True)
+    assert not federation.has_trained
+
+
+def test_a_metric_of_sets_that_are_not_there_is_refused() -> None:
+    data = tiny_data()
+    bare = FederatedDataModule({name: data.data.train[name] for name in data.data.train}, batch_size=4)
+    with pytest.raises(MisconfigurationException, match="there are no validation sets"):
+        fit(tiny_federation(), bare, 1, EarlyStopping("val_loss/a"))
+    with pytest.raises(MisconfigurationException, match="there are no validation sets"):
+        fit(tiny_federation(), tiny_data(), 1, EarlyStopping("val_loss/a"), limit_val_batches=0)
+
+
+def test_a_plateau_scheduler_of_a_metric_that_is_not_there_is_refused() -> None:
+    federation = tiny_federation(participant={"lr_scheduler": lambda one: ReduceLROnPlateau(one, monitor="val_los")})
+    with pytest.raises(MisconfigurationException, match=r"'a': its ReduceLROnPlateau follows 'val_los'"):
+        fit(federation, tiny_data(), 1)
+    assert not federation.has_trained
+
+
+def test_early_stopping_on_who_joins_later_is_refused_and_waits_where_it_may() -> None:
+    def newcomers() -> Federation:
+        return Federation({"a": tiny_participant(), "b": tiny_participant(joins_at=1)})
+
+    with pytest.raises(MisconfigurationException, match=r"'b' joins at round 1.*strict=False"):
+        fit(newcomers(), tiny_data("ab"), 2, EarlyStopping("val_loss/b"))
+    made = fit(newcomers(), tiny_data("ab"), 3, EarlyStopping("val_loss/b", strict=False, patience=9))
+    assert made.current_epoch == 3
+
+
+def test_what_a_participant_of_ones_own_logs_may_be_followed(caplog: pytest.LogCaptureFixture) -> None:
+    class Logs(Participant):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("surprise", 1.0)
+            return super().training_step(batch, batch_idx)
+
+    def made() -> Federation:
+        one = tiny_participant()
+        return Federation({"a": Logs(one.backbone, one.head)})
+
+    assert fit(made(), tiny_data("a"), 2, EarlyStopping("surprise/a", patience=5)).current_epoch == 2
+    with pytest.raises(RuntimeError, match="surprise/a"):  # Lightning's, which lists what was logged.
+        fit(made(), tiny_data("a"), 2, EarlyStopping("surprize/a"))
+    assert "EarlyStopping follows 'surprize/a', which nobody measures" in caplog.text
+
+
+def test_a_file_name_shows_a_metric_without_making_folders(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, monitor="val_loss/a", filename="best/{epoch}-{val_loss/a:.0f}-{step}")
+    made = fit(tiny_federation(), tiny_data(), 3, keep, enable_checkpointing=True)
+    written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert len(written) == 2
+    assert written[0] == "best"
+    epoch = int(written[1].split("=")[1][0])
+    assert written[1] == f"best/epoch={epoch}-val_loss_a={keep.best_model_score:.0f}-step={5 * (epoch + 1)}.ckpt"
+    assert made.current_epoch == 3
+
+
+def test_a_file_name_with_a_metric_that_nobody_measures_is_refused(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}-{val_los/a:.2f}")
+    with pytest.raises(MisconfigurationException, match=r"file name.*'val_los/a'.*did you mean 'val_loss/a'"):
+        fit(tiny_federation(), tiny_data(), 1, keep, enable_checkpointing=True)
+
+
+def test_a_fit_with_nothing_left_to_do_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit(tiny_federation(), tiny_data(), 2, ModelCheckpoint(tmp_path, filename="last"), enable_checkpointing=True)
+    assert not caplog.text
+    again, keep = tiny_federation(), ModelCheckpoint(tmp_path / "again")
+    made = trainer(2, keep, enable_checkpointing=True)
+    made.fit(again, datamodule=tiny_data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert "last.ckpt has 2 rounds behind it (10 batches), and max_epochs=2 allows no more. Set max_epochs above 2" in (
+        caplog.text
+    )
+    assert equal(state_of(again), torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"])
+    caplog.clear()
+    made = trainer(9, keep, enable_checkpointing=True, max_steps=10)
+    made.fit(tiny_federation(), datamodule=tiny_data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert "and max_steps=10 allows no more" in caplog.text
+    caplog.clear()
+    fit(tiny_federation(), tiny_data(), 1, limit_train_batches=0)
+    assert "Nothing was trained: the Trainer's limits allow no batch." in caplog.text
 
 
 @pytest.mark.parametrize("key", ["federation/val_accuracy_mean", "val_accuracy/a"])

@@ -1,0 +1,150 @@
+"""Refuses, before the first round, to follow a metric that nobody measures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
+
+from hetfed_lightning.callbacks.headlines import headline_summaries, headlines, summary_figures
+from hetfed_lightning.checkpointing.file_names import fields_of
+from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.ledger import tag
+from hetfed_lightning.participant import Participant
+
+if TYPE_CHECKING:
+    from hetfed_lightning.data.module import FederatedDataModule
+    from hetfed_lightning.federation import Federation
+
+log = logging.getLogger(__name__)
+
+ALWAYS = ("epoch", "step")
+"""What Lightning's checkpoints may follow without anyone having logged it."""
+
+STOCK = ("hetfed_lightning.", "lightning.", "pytorch_lightning.")
+"""Whose classes are known to log nothing but what :func:`measured` knows."""
+
+
+def check_monitors(federation: Federation, data: FederatedDataModule, first_round: int = 0) -> None:
+    """Refuse metrics to follow, or to show in a file's name, that will not be logged from the first round on.
+
+    A participant or a callback of the user's own may log whatever it likes: where there is one, a metric that is not
+    known beforehand is warned of, and Lightning ends the run after the first round if it was not logged.
+
+    Args:
+        federation: At the beginning of a fit, its optimizers made.
+        data: Checked.
+        first_round: The round that comes first, counted from 0, which in a resumed run is a later one.
+
+    Raises:
+        MisconfigurationException: With who follows what, and the metric that is probably meant.
+    """
+    followed = [*_followed_by_callbacks(federation.trainer), *_followed_by_schedulers(federation)]
+    if not followed:
+        return
+    known = measured(federation, data)
+    late = _not_yet_measured(federation, first_round)
+    for who, monitor, candidates in followed:
+        found = [name for name in candidates if _is_known(name, known)]
+        if found and not (late.get(found[0].rpartition("/")[2]) and who.startswith(EarlyStopping.__name__)):
+            continue
+        if found:
+            owner = found[0].rpartition("/")[2]
+            raise MisconfigurationException(
+                f"{who} follows {monitor!r} from round {first_round} on, and {owner!r} joins at round {late[owner]}. "
+                "Set strict=False, or follow another metric."
+            )
+        message = f"{who} follows {monitor!r}, which nobody measures{_instead(monitor, known, federation)}."
+        if not _log_their_own(federation):
+            raise MisconfigurationException(message)
+        log.warning("%s A participant or callback of your own would have to log it.", message)
+
+
+def _is_known(name: str, known: set[str]) -> bool:
+    """Of the federation's own figures those of a validation are known beforehand; others depend on the methods."""
+    if name.startswith(("federation/", "epsilon/", "quarantined/")):
+        return name in known or not name.startswith("federation/val_")
+    return name in known
+
+
+def _not_yet_measured(federation: Federation, first_round: int) -> dict[str, int]:
+    return {name: one.joins_at for name, one in federation.members().items() if one.joins_at > first_round}
+
+
+def measured(federation: Federation, data: FederatedDataModule) -> set[str]:
+    """Names of what the participants of the package log in a round, and of what is made of it.
+
+    Args:
+        federation: Whose participants and student they are.
+        data: Says who has a validation set, and whether there is one of everyone's.
+    """
+    sets, validates = data.data, federation.trainer.limit_val_batches != 0
+    known = {tag("train_loss", name) for name in federation.members()}
+    for name, participant in federation.members().items():
+        if validates and sets.val.get(name) is not None:
+            known |= _evaluated(participant, name, everyone=False)
+    if validates and sets.global_val is not None:
+        for name, participant in federation.everyone().items():
+            known |= _evaluated(participant, name, everyone=True)
+    summaries = headline_summaries(headlines(federation.members()), "val", dict.fromkeys(known, 0.5))
+    for figures in summary_figures(summaries, "val"):
+        known |= figures.keys()
+    for name in federation.everyone():
+        optimizers = federation.local[name].optimizers
+        groups = sum(len(optimizer.param_groups) for optimizer in optimizers)
+        rates = ["lr"] if groups == 1 else [f"lr_{number}" for number in range(1, groups + 1)]
+        known |= {tag(rate, name) for rate in rates}
+    return known
+
+
+def _evaluated(participant: Participant, name: str, *, everyone: bool) -> set[str]:
+    metrics = participant.task.metrics(2)  # The width makes no difference to their names.
+    return {tag(f"val_{metric}", name, everyone=everyone) for metric in ("loss", *metrics)}
+
+
+def _followed_by_callbacks(trainer: L.Trainer) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
+        monitor = getattr(callback, "monitor", None)
+        strict = not isinstance(callback, EarlyStopping) or callback.strict
+        if isinstance(callback, EarlyStopping | ModelCheckpoint) and monitor not in {None, *ALWAYS} and strict:
+            yield type(callback).__name__, str(monitor), (str(monitor),)
+        if isinstance(callback, ModelCheckpoint) and callback.filename:  # Lightning would write 0 for what is unknown.
+            for field in fields_of(callback.filename):
+                if field not in ALWAYS:
+                    yield f"The file name {callback.filename!r} of a ModelCheckpoint", field, (field,)
+
+
+def _followed_by_schedulers(federation: Federation) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    for name, local in federation.local.items():
+        for schedule in local.schedules:
+            if schedule.follows_metric and schedule.monitor is not None:
+                monitor = schedule.monitor
+                yield f"{local.participant.label}: its ReduceLROnPlateau", monitor, (tag(monitor, name), monitor)
+
+
+def _instead(monitor: str, known: set[str], federation: Federation) -> str:
+    """What could be meant: of a metric without an owner, everyone's names of it and the federation's mean."""
+    if not any(name.startswith(("val_", "federation/val_")) for name in known) and "val_" in monitor:
+        return ": there are no validation sets"
+    owners = [tag(monitor, name) for name in federation.everyone()]
+    found = [name for name in owners if name in known]
+    if found:
+        mean = f"federation/{monitor}_mean"
+        shown = [*found[:3], *([mean] if mean in known else [])]
+        return f" under this name; each participant has its own: {', '.join(shown)}"
+    return did_you_mean(monitor, sorted(known))
+
+
+def _log_their_own(federation: Federation) -> bool:
+    """Whether there is code that may log more than the package's own does."""
+    modules: list[Any] = [federation, *federation.everyone().values()]
+    parts = [*modules, *federation.trainer.callbacks]  # type: ignore[attr-defined]  # as above
+    steps = {"training_step", "validation_step", "log"}
+    return (
+        any(not type(one).__module__.startswith(STOCK) or isinstance(one, LambdaCallback) for one in parts)
+        or any(steps & vars(one).keys() for one in modules)  # Replaced on the object.
+    )
