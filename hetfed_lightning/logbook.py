@@ -145,9 +145,7 @@ class LogBook:
         trainer.progress_bar_metrics.update({key: float(steps[key]) for key in steps if key in self._bar})
         done = trainer.fit_loop.epoch_loop._batches_that_stepped
         if (done + 1) % trainer.log_every_n_steps == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            values = {key: float(value) for key, value in steps.items()}
-            for logger in trainer.loggers:
-                logger.log_metrics(values, step=done)
+            give_loggers(trainer, {key: float(value) for key, value in steps.items()}, done, trainer.current_epoch)
 
     def publish(self, federation: Federation, stage: Stage, trained_rounds: int) -> None:
         """Reduce a stage's ledger and show it.
@@ -173,12 +171,29 @@ class LogBook:
         """Give the loggers a stage's row."""
         values, self.rows[stage] = self.rows[stage], {}
         if values and not trainer.sanity_checking:
+            give_loggers(trainer, values, step, step - 1)
             for logger in trainer.loggers:
-                if type(logger) is TensorBoardLogger and not logger._prefix:
-                    write_row(logger, values, step)
-                else:
-                    logger.log_metrics(values, step=step)
                 logger.save()
+
+
+def give_loggers(trainer: L.Trainer, values: Mapping[str, float], step: int, round_index: int) -> None:
+    """Give every logger one row, with the round as ``epoch``, as Lightning's own ``log`` does.
+
+    TensorBoard gets no ``epoch``: its axis is the round, and a chart of it would be a diagonal.
+
+    Args:
+        trainer: Whose loggers they are.
+        values: By tag.
+        step: The horizontal axis.
+        round_index: The round that was measured, from 0.
+    """
+    for logger in trainer.loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            logger.log_metrics({"epoch": round_index, **values}, step=step)
+        elif type(logger) is TensorBoardLogger and not logger._prefix:
+            write_row(logger, values, step)
+        else:
+            logger.log_metrics(dict(values), step=step)
 
 
 def write_row(logger: TensorBoardLogger, values: Mapping[str, float], step: int) -> None:

@@ -1,8 +1,8 @@
 """What belongs to the federation as a whole, logged once a round, and pages of it for TensorBoard.
 
-Numbers go to every logger. Text, pictures and the page "Custom Scalars" (one chart per metric with a line per
-participant; TensorBoard's own pages draw one chart per tag) go to a ``TensorBoardLogger`` alone, at the beginning
-and at the end of a fit, so that a log grows by numbers only, however many rounds there are.
+Numbers and hyper-parameters go to every logger. Text, pictures and the page "Custom Scalars" (one chart per metric with
+a line per participant; TensorBoard's own pages draw one chart per tag) go to a ``TensorBoardLogger`` alone, at the
+beginning and at the end of a fit, so that a log grows by numbers only, however many rounds there are.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.examined import Examined, examine
 from hetfed_lightning.callbacks.headlines import headline_summaries, headlines, summary_figures
+from hetfed_lightning.callbacks.hyperparameters import log_hyperparameters
 from hetfed_lightning.callbacks.pages import (
     MAX_PARTICIPANTS,
     chart_layout,
@@ -32,6 +33,7 @@ from hetfed_lightning.callbacks.pages import (
 )
 from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
 from hetfed_lightning.ledger import tag
+from hetfed_lightning.logbook import give_loggers
 from hetfed_lightning.rounds import FederatedCallback, Phase
 
 if TYPE_CHECKING:
@@ -105,8 +107,7 @@ class FederationMonitor(FederatedCallback):
             return
         # Past Lightning's own log: a time differs from run to run, and what can be monitored should not.
         seconds = perf_counter() - self._round_began
-        for logger in trainer.loggers:
-            logger.log_metrics({SECONDS: seconds}, step=round_index + 1)
+        give_loggers(trainer, {SECONDS: seconds}, round_index + 1, round_index)
         self._tags.add(SECONDS)
 
     # Text, charts and pictures, for TensorBoard
@@ -114,6 +115,8 @@ class FederationMonitor(FederatedCallback):
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
         """Write who takes part, what they share and what they have."""
         self._tags, self._laid_out, self._examined = set(), set(), None
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
+            log_hyperparameters(trainer, federation, self.config)
         writers = _writers(trainer)
         if not writers:
             return

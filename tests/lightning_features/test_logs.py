@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.lr_scheduler import StepLR
 from torchmetrics import MeanMetric
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation, Participant
-from tests.federations import examples, fit, tiny_data, tiny_federation, tiny_participant
+from tests.federations import examples, fit, sgd, tiny_data, tiny_federation, tiny_participant
 
 SHARED = {f"federation/{what}" for what in ("bytes_up", "bytes_down", "participants", "quarantined", "divergence")}
 
@@ -39,6 +40,72 @@ def test_csv_has_a_column_per_participant_and_a_row_per_round(tmp_path: Path) ->
     assert all(row[tag] for row in val for tag in expected)
     assert all(row[tag] for row in train for tag in tags("train_loss") | SHARED)
     assert all(row[f"federation/val_accuracy_{what}"] for row in val for what in ("mean", "worst", "std", "jain"))
+    assert [int(row["epoch"]) for row in written] == [int(row["step"]) - 1 for row in written]
+    assert {row["epoch"] for row in written if row["federation/seconds_per_round"]} == {"0", "1", "2"}
+
+
+class Shelf(Logger):
+    """A logger that keeps what it is told, as those of services do; runs have no folder of their own."""
+
+    def __init__(self, *, refuses: bool = False) -> None:
+        super().__init__()
+        self.refuses = refuses
+        self.told: dict[str, Any] = {}
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    @property
+    def name(self) -> str:
+        return "shelf"
+
+    @property
+    def version(self) -> str:
+        return "one"
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append((step or 0, metrics))
+
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        if self.refuses:
+            raise ValueError("other values before")
+        self.told |= params
+
+
+def test_values_of_a_step_have_the_round_as_epoch() -> None:
+    class Steps(Participant):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("seen", float(batch_idx), on_step=True)
+            return super().training_step(batch, batch_idx)
+
+    shelf, one = Shelf(), tiny_participant()
+    made = Federation({"a": Steps(one.backbone, one.head)})
+    fit(made, tiny_data("a", count=12, batch_size=4), 2, logger=shelf, log_every_n_steps=1)
+    assert [(step, row["epoch"]) for step, row in shelf.rows if "seen_step/a" in row] == [
+        (0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 1),
+    ]  # fmt: skip
+
+
+def test_every_logger_gets_the_hyper_parameters(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Keeps(Participant):
+        def __init__(self, width: int = 5) -> None:
+            one = tiny_participant(hidden=width)
+            super().__init__(one.backbone, one.head, optimizer=sgd(0.25))
+            self.save_hyperparameters()
+
+    shelf, table = Shelf(), CSVLogger(tmp_path, name="", version="run")
+    federation = Federation({"a": Keeps(), "b": tiny_participant(local_epochs=2)}, seed=3, participation=0.5)
+    averaging = BackboneAveraging(weighting="uniform", proximal=0.5)
+    fit(federation, tiny_data("ab"), 1, averaging, logger=[Shelf(refuses=True), shelf, table])
+    assert shelf.told["seed"] == 3
+    assert shelf.told["participation"] == 0.5
+    assert (
+        shelf.told["methods"]["BackboneAveraging"] | {"weighting": "uniform", "proximal": 0.5}
+        == (shelf.told["methods"]["BackboneAveraging"])
+    )
+    assert shelf.told["participants"]["a"]["width"] == 5
+    assert shelf.told["participants"]["a"]["optimizer"] == "SGD, lr 0.25"
+    assert shelf.told["participants"]["b"]["local_epochs"] == 2
+    assert yaml.safe_load((tmp_path / "run" / "hparams.yaml").read_text()) == shelf.told
+    assert "Shelf did not take the hyper-parameters; training goes on." in caplog.text
 
 
 def test_tensorboard_draws_one_chart_per_metric(tmp_path: Path) -> None:
