@@ -14,6 +14,7 @@ from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillatio
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS
 from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
+from hetfed_lightning.callbacks.run_folder import run_folder
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.records import Record
 from hetfed_lightning.rounds import FederatedCallback, Phase
@@ -60,7 +61,7 @@ class RunRecord(FederatedCallback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the folder, of which all processes have to ask, and begin a record unless one has been trained into."""
         federation: Federation = pl_module  # type: ignore[assignment]
-        asked = trainer.log_dir if trainer.loggers else None
+        asked = run_folder(trainer) if trainer.loggers else None
         where = self.folder or (None if trainer.fast_dev_run else asked)  # type: ignore[attr-defined]
         self._to = Path(where) if where and trainer.is_global_zero else None
         if self._to is None:

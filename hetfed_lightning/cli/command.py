@@ -17,12 +17,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from hetfed_lightning.callbacks import FederatedProgressBar, FederationMonitor, RunRecord
+from hetfed_lightning.callbacks.roles import of_type
+from hetfed_lightning.callbacks.run_folder import run_folder
 from hetfed_lightning.cli.allowlist import restrict_imports
 from hetfed_lightning.cli.blame import naming_participants
 from hetfed_lightning.cli.configs import Arguments, ConfigError, check_checkpoint, load_configs, split_arguments
 from hetfed_lightning.cli.hints import check_participants
+from hetfed_lightning.cli.places import where_to_look
 from hetfed_lightning.cli.predictions import write_predictions
 from hetfed_lightning.cli.reach import read_no_other_file
+from hetfed_lightning.cli.saved_configuration import SavedConfiguration
 from hetfed_lightning.cli.tables import participants_table
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.module import GLOBAL
@@ -74,6 +78,7 @@ class FederatedCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            save_config_callback=SavedConfiguration,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": self.prog,
@@ -184,7 +189,7 @@ class FederatedCLI(LightningCLI):
     @property
     def folder(self) -> Path:
         """Where this run writes."""
-        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        return run_folder(self.trainer)
 
     def _report(self, stage: str) -> None:
         metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
@@ -197,10 +202,12 @@ class FederatedCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Show where everybody stands."""
+        if not self.model.has_trained:
+            log.info("`%s validate` measures what the checkpoint holds.", self.prog)
+            return
         self._report("val")
-        folder = self.folder  # The first process's, which it tells the others: all have to ask.
-        if self.trainer.is_global_zero and self.trainer.loggers:
-            log.info("Logs: tensorboard --logdir %s", folder)
+        for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
+            log.info("Logs: %s", where_to_look(logger))
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if best:
             log.info("Checkpoint: %s", best)
@@ -221,8 +228,8 @@ class FederatedCLI(LightningCLI):
         preemption = self.model.preemption
         if preemption is None or preemption.file is None:
             return
-        config = Path(preemption.file).parent.parent / "config.yaml"
-        found = f"-c {config}" if config.is_file() else "-c YOUR.yaml"
+        saved = next((one.path for one in of_type(self.trainer, SavedConfiguration)), None)
+        found = "-c YOUR.yaml" if saved is None else f"-c {saved}"
         log.info("To go on:\n  %s fit %s --ckpt_path %s", self.prog, found, preemption.file)
 
     def validate(self, **arguments: Any) -> None:

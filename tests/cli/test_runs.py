@@ -54,9 +54,97 @@ def test_fit_shows_a_table_and_where_it_wrote(capsys: pytest.CaptureFixture[str]
     ended = hetfed(capsys, "fit", "-c", written(logged()))
     assert ended.code == 0
     assert shown(ended.out) == ["hospital_a", "hospital_b", "mean"]
-    assert "Logs: tensorboard --logdir runs/tiny/version_0" in ended.out
+    assert "Logs: runs/tiny/version_0/metrics.csv" in ended.out
     assert "Checkpoint: " in ended.out
     assert checkpoint(Path("runs/tiny/version_0")).is_file()
+
+
+LOGGERS = """
+from lightning.pytorch.loggers import Logger
+
+
+class Service(Logger):
+    runs = 0
+
+    def __init__(self, save_dir=None):
+        super().__init__()
+        self.place, self.told = save_dir, {}
+        Service.runs += 1
+        self.number = Service.runs
+
+    name = property(lambda self: "project")
+    version = property(lambda self: f"run{self.number}")
+    save_dir = property(lambda self: self.place)
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    def log_hyperparams(self, params, *_, **__):
+        self.told |= params
+"""
+
+
+def test_services_have_each_runs_configuration_beside_its_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
+    # W&B says one folder for all runs, MLflow on a database none at all.
+    Path("services.py").write_text(LOGGERS, encoding="utf-8")
+    config = tiny()
+    config["trainer"] |= {"enable_checkpointing": True, "default_root_dir": "root"}
+    for settings, place in (({"save_dir": "all"}, "all"), ({}, "root")):
+        config["trainer"]["logger"] = {"class_path": "services.Service", "init_args": settings}
+        for seed in (1, 2):
+            config["model"]["seed"] = seed
+            ended = hetfed(capsys, "fit", "-c", written(config), "--allow_import", "services")
+            assert ended.code == 0, ended.err
+            assert "tensorboard" not in ended.out
+        folders = sorted((Path(place) / "project").iterdir())
+        assert [
+            yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["model"]["seed"] for folder in folders
+        ] == [1, 2]
+        assert all((folder / "record.json").is_file() for folder in folders)
+        assert all(list((folder / "checkpoints").iterdir()) for folder in folders)
+
+
+def test_a_run_without_a_logger_leaves_the_configurations_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tiny())
+    before = path.read_bytes()
+    for seed in ("1", "1", "2"):
+        assert hetfed(capsys, "fit", "-c", path, "--model.seed", seed).code == 0
+    assert path.read_bytes() == before
+    saved = [yaml.safe_load(Path(name).read_text(encoding="utf-8")) for name in ("config-v1.yaml", "config-v2.yaml")]
+    assert [one["model"]["seed"] for one in saved] == [1, 2]
+    assert not Path("config-v3.yaml").exists()
+
+
+def test_tensorboard_and_others_are_told_where_to_look(capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny()
+    config["trainer"]["logger"] = [
+        {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": {"save_dir": kind, "name": "x"}}
+        for kind in ("TensorBoardLogger", "CSVLogger")
+    ]
+    ended = hetfed(capsys, "fit", "-c", written(config))
+    assert "Logs: tensorboard --logdir TensorBoardLogger/x/version_0" in ended.out
+    assert "Logs: CSVLogger/x/version_0/metrics.csv" in ended.out
+    for kind in ("TensorBoardLogger", "CSVLogger"):
+        told = yaml.safe_load(Path(kind, "x/version_0/hparams.yaml").read_text(encoding="utf-8"))
+        assert told["data"]["init_args"]["batch_size"] == 8
+
+
+def test_going_on_with_nothing_left_to_do_says_so(capsys: pytest.CaptureFixture[str], run_folder: Path) -> None:
+    ended = hetfed(capsys, "fit", "-c", written(logged()), "--ckpt_path", checkpoint(run_folder))
+    assert ended.code == 0
+    assert "has 1 rounds behind it" in ended.out
+    assert "Set max_epochs above 1 to go on." in ended.out
+    assert "`hetfed validate` measures what the checkpoint holds." in ended.out
+    assert "Nobody was measured" not in ended.out
+
+
+def test_a_wrong_monitor_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny()
+    stopping = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val_loss"}}
+    config["trainer"]["callbacks"].append(stopping)
+    ended = hetfed(capsys, "fit", "-c", written(config))
+    assert ended.code == 2
+    assert "EarlyStopping follows 'val_loss'" in ended.err
 
 
 def test_the_saved_configuration_is_the_run(capsys: pytest.CaptureFixture[str], run_folder: Path) -> None:
