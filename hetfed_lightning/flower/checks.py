@@ -1,48 +1,75 @@
-"""What a site says is looked at before anything is made of it: a fault costs the site the round, and nobody else."""
+"""What a site says is looked at before anything is made of it: a fault costs the site the round, and nobody else.
+
+What a reply may hold follows from what was asked and from what the site said of itself before training
+(:func:`wanted`). Layouts are compared with that while the reply is read (:mod:`hetfed_lightning.flower.messages`), the
+rest is looked at here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from hetfed_lightning.flower.arrays import Layout
-from hetfed_lightning.flower.description import Description, layouts
+from hetfed_lightning.flower.description import Description
 from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.untrusted import is_name, one_line, shown
 from hetfed_lightning.guard import is_finite
 
 MOST_METRICS = 1_000
 """Figures of one participant in one round."""
+
+LARGEST_FIGURE = 1e38
+"""Figures beyond it are as good as none: charts hold numbers of 32 bits, and squares of such are none of 64."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a reply may hold.
+
+    Attributes:
+        answers: Shape of the answers to the public set, ``(P, C)``; None where nobody asked.
+        shared: Layout by key of what is shared, for each averaging callback by its place.
+    """
+
+    answers: tuple[int, int] | None
+    shared: Mapping[int, Mapping[str, Layout]]
+
+
+def wanted(order: Order, description: Description) -> Wanted:
+    """What a site may answer to an order, as it described itself."""
+    return Wanted(
+        (description.public_size, description.width) if order.answer or order.answer_after else None,
+        {place: {key: description.offered[place][key] for key in keys} for place, keys in order.keys.items()},
+    )
 
 
 def fault_of(reply: Reply, order: Order, description: Description) -> str:
     """Why a reply cannot be used; empty where it can.
 
     Args:
-        reply: Of a site.
+        reply: Of a site, of the layout that was wanted.
         order: That it answers.
         description: What the site said of itself before training.
     """
     if reply.participant != description.participant:
-        return f"it answers for {reply.participant!r}"
+        return f"it answers for {shown(reply.participant)}"
     if reply.quarantined:
-        return reply.quarantined
-    return (
-        _of_samples(reply, description)
-        or _of_metrics(reply)
-        or _of_answers(reply, order, description)
-        or _of_shared(reply, order, description)
-    )
+        return one_line(reply.quarantined) or "it left itself out, and does not say why"
+    return _of_samples(reply, description) or _of_metrics(reply) or _of_answers(reply, order) or _of_shared(reply)
 
 
 def usable_metrics(reply: Reply) -> dict[str, float]:
-    """Figures of a reply, if they are its own."""
-    return {} if _of_metrics(reply) else dict(reply.metrics)
+    """Figures of a reply, if they are its own; NaN for those that no chart holds."""
+    if _of_metrics(reply):
+        return {}
+    return {key: value if abs(value) <= LARGEST_FIGURE else float("nan") for key, value in reply.metrics.items()}
 
 
 def _of_samples(reply: Reply, description: Description) -> str:
     if reply.samples != description.samples:
-        return f"it claims {reply.samples} training examples, and had {description.samples} before training"
+        claimed = shown(reply.samples)
+        return f"it claims {claimed} training examples, and had {description.samples} before training"
     return ""
 
 
@@ -50,46 +77,33 @@ def _of_metrics(reply: Reply) -> str:
     if len(reply.metrics) > MOST_METRICS:
         return f"it sends {len(reply.metrics)} figures, more than {MOST_METRICS}"
     for key in reply.metrics:
-        if key.rpartition("/")[2] != reply.participant:
-            return f"it sends the figure {key!r}, which is not its own"
+        metric, _, owner = key.rpartition("/")
+        if owner != reply.participant:
+            return f"it sends the figure {shown(key)}, which is not its own"
+        if not _is_metric(metric):
+            return f"it sends the figure {shown(key)}, which is no name of a metric"
     return ""
 
 
-def _of_answers(reply: Reply, order: Order, description: Description) -> str:
-    if not (order.answer or order.answer_after):
-        return "" if reply.answers is None else "it sends predictions on the public set that nobody asked for"
+def _is_metric(name: str) -> bool:
+    """Whether a participant may call a figure so: on one line, no path, no markup, and none of the federation's."""
+    parts = name.split("/")
+    return is_name(name) and one_line(name) == name and parts[0] not in _NOT_THEIRS and _NO_PATHS.isdisjoint(parts)
+
+
+_NOT_THEIRS: Collection[str] = frozenset({"federation", "quarantined"})
+_NO_PATHS = frozenset({"", ".", ".."})
+
+
+def _of_answers(reply: Reply, order: Order) -> str:
     if reply.answers is None:
-        return "its predictions on the public set are missing"
-    expected = (description.public_size, description.width)
-    if tuple(reply.answers.shape) != expected or not reply.answers.is_floating_point():
-        return (
-            f"its predictions on the public set are of shape {tuple(reply.answers.shape)} and {reply.answers.dtype}, "
-            f"expected {expected} with a fraction"
-        )
+        missing = order.answer or order.answer_after
+        return "its predictions on the public set are missing" if missing else ""
     return "" if is_finite([reply.answers]) else "its predictions on the public set are not finite"
 
 
-def _of_shared(reply: Reply, order: Order, description: Description) -> str:
-    if surplus := reply.shared.keys() - order.keys.keys():
-        return f"it sends a shared state for callback {min(surplus)}, which nobody asked for"
-    for place, keys in order.keys.items():
-        expected = {key: description.offered[place][key] for key in keys}
-        fault = difference(expected, reply.shared.get(place, {}))
-        if fault:
-            return f"its shared state has {fault}"
-        if not is_finite(reply.shared.get(place, {}).values()):
+def _of_shared(reply: Reply) -> str:
+    for state in reply.shared.values():
+        if not is_finite(state.values()):
             return "its weights are not finite"
-    return ""
-
-
-def difference(expected: Mapping[str, Layout], found: Mapping[str, Tensor]) -> str:
-    """The first way in which tensors differ from a layout; empty if they do not."""
-    here = layouts(found)
-    if missing := [key for key in expected if key not in here]:
-        return f"no {missing[0]}" + (f" and {len(missing) - 1} more missing" if len(missing) > 1 else "")
-    if surplus := [key for key in here if key not in expected]:
-        return f"{surplus[0]!r}, which it did not describe"
-    for key, layout in expected.items():
-        if here[key] != layout:
-            return f"{key} of shape {here[key][0]} and {here[key][1]}, and described {layout[0]} and {layout[1]}"
     return ""

@@ -411,7 +411,7 @@ class Coordinator:
     def _carry_out(self, orders: Mapping[str, Order]) -> dict[str, Reply]:
         """Send orders; who does not do as it is asked is out of the round."""
         usable = {}
-        for name, answer in self.exchange.carry_out(orders, self.config.deadline).items():
+        for name, answer in self.exchange.carry_out(orders, self.config.deadline, self.roll.descriptions).items():
             if isinstance(answer, Fault):
                 self._leave_out(name, answer.reason)
                 continue

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
+from hetfed_lightning.flower.checks import wanted
 from hetfed_lightning.flower.description import Description
 from hetfed_lightning.flower.messages import DESCRIBE, WORK, description_of, order_content, reply_of
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.records import RecordsError
-from hetfed_lightning.flower.volley import Fault, Volley, online_nodes, shortened
+from hetfed_lightning.flower.untrusted import one_line
+from hetfed_lightning.flower.volley import Fault, Volley, online_nodes
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,23 +65,29 @@ class Exchange:
         """
         content = {node: (DESCRIBE, RecordDict()) for node in nodes}
         return {
-            node: answer if isinstance(answer, Fault) else _read(answer, description_of)
+            node: answer if isinstance(answer, Fault) else read_or_fault(answer, description_of)
             for node, answer in self._send(content, deadline).items()
         }
 
-    def carry_out(self, orders: Mapping[str, Order], deadline: float) -> dict[str, Reply | Fault]:
+    def carry_out(
+        self, orders: Mapping[str, Order], deadline: float, descriptions: Mapping[str, Description]
+    ) -> dict[str, Reply | Fault]:
         """Send orders and gather what comes back in time, in the order of ``orders``.
 
         Args:
             orders: By participant.
             deadline: Seconds for all of them.
+            descriptions: What each of them said of itself: a reply of another layout is not read.
         """
         content = {self.nodes[name]: (WORK, order_content(order)) for name, order in orders.items()}
         answers = self._send(content, deadline)
         found: dict[str, Reply | Fault] = {}
         for name in orders:
             answer = answers[self.nodes[name]]
-            found[name] = answer if isinstance(answer, Fault) else _read(answer, reply_of)
+            expected = wanted(orders[name], descriptions[name])
+            found[name] = (
+                answer if isinstance(answer, Fault) else read_or_fault(answer, partial(reply_of, wanted=expected))
+            )
         return found
 
     def _send(self, content: Mapping[int, tuple[str, RecordDict]], deadline: float) -> dict[int, RecordDict | Fault]:
@@ -81,8 +95,12 @@ class Exchange:
         return Volley(self._grid, content, deadline, names, self._wait).fly()
 
 
-def _read(content: RecordDict, reader: Callable[[RecordDict], Any]) -> Any:
+def read_or_fault(content: RecordDict, reader: Callable[[RecordDict], T]) -> T | Fault:
+    """What a reader makes of a site's words; whatever it ends with is the fault of the site alone."""
     try:
         return reader(content)
     except RecordsError as error:
-        return Fault(f"its answer cannot be read: {shortened(str(error)).rstrip('.')}")
+        return Fault(f"its answer cannot be read: {one_line(str(error)).rstrip('.')}")
+    except Exception as error:
+        log.debug("A site's answer could not be read.", exc_info=True)
+        return Fault(f"its answer cannot be read: {type(error).__name__}: {one_line(str(error)).rstrip('.')}")

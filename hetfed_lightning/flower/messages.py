@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
+from itertools import islice
 from typing import Any, get_type_hints
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
+from hetfed_lightning.flower.checks import Wanted
 from hetfed_lightning.flower.description import Description
 from hetfed_lightning.flower.orders import Order, Reply
-from hetfed_lightning.flower.records import Records, RecordsError, pack, unpack
+from hetfed_lightning.flower.records import COUNTERS, Records, RecordsError, pack, unpack
+from hetfed_lightning.flower.untrusted import one_line, shown
 
 DESCRIBE = "query.describe"
 """Type of the first message: what does a site bring along?"""
@@ -22,6 +26,9 @@ WORK = "train"
 
 NONE = -1
 """Stands for no round."""
+
+_MOST_ROUNDS = 2**31
+"""Rounds are less; a site bounds them further by what its own configuration says."""
 
 LARGEST = 10_000_000
 """Characters of a description; one of a network of 10,000 tensors has a tenth of it."""
@@ -94,26 +101,54 @@ def reply_content(reply: Reply) -> RecordDict:
     return RecordDict(records)
 
 
-def reply_of(content: RecordDict) -> Reply:
+def reply_of(content: RecordDict, wanted: Wanted | None = None) -> Reply:
     """The reply that records hold.
 
+    Tensors are compared with what was wanted before they are read. Those of a site that left itself out are not read.
+
+    Args:
+        content: As it arrived.
+        wanted: What the site may answer; None takes any tensors.
+
     Raises:
-        RecordsError: If they hold none.
+        RecordsError: If they hold none, or tensors that nobody wanted.
     """
     found = _config(content, "reply")
     samples = content.metric_records.get("samples", MetricRecord()).get("num-examples")
     if isinstance(samples, bool) or not isinstance(samples, int):
-        raise RecordsError(f"samples: expected a whole number under 'num-examples', got {samples!r}.")
-    answers = unpack(content, "answers")
+        raise RecordsError(f"samples: expected a whole number under 'num-examples', got {shown(samples)}.")
+    quarantined = _of_type(found, "quarantined", str)
+    is_out = bool(quarantined) and wanted is not None
     return Reply(
         participant=_of_type(found, "participant", str),
         samples=samples,
         metrics={str(key): _number(key, value) for key, value in content.metric_records.get("metrics", {}).items()},
         finished=_round(found, "finished"),
-        quarantined=_of_type(found, "quarantined", str),
-        answers=answers.get("outputs"),
-        shared={place: unpack(content, f"shared.{place}") for place in _places(content, "shared")},
+        quarantined=quarantined,
+        answers=None if is_out else _answers(content, wanted),
+        shared={} if is_out else _shared(content, wanted),
     )
+
+
+def _answers(content: RecordDict, wanted: Wanted | None) -> Tensor | None:
+    if wanted is None:
+        return unpack(content, "answers").get("outputs")
+    arrays = dict(content.array_records.get("answers", {}))
+    if not arrays and "answers" + COUNTERS not in content.array_records:
+        return None
+    if wanted.answers is None:
+        raise RecordsError("answers: it sends predictions on the public set that nobody asked for.")
+    is_double = "outputs" in arrays and arrays["outputs"].dtype == "float64"
+    return unpack(content, "answers", {"outputs": (wanted.answers, "float64" if is_double else "float32")})["outputs"]
+
+
+def _shared(content: RecordDict, wanted: Wanted | None) -> dict[int, dict[str, Tensor]]:
+    places = _places(content, "shared")
+    if wanted is None:
+        return {place: unpack(content, f"shared.{place}") for place in places}
+    if surplus := [place for place in places if place not in wanted.shared]:
+        raise RecordsError(f"shared.{surplus[0]}: it sends a shared state for a callback that nobody asked for.")
+    return {place: unpack(content, f"shared.{place}", layout) for place, layout in wanted.shared.items()}
 
 
 def description_content(description: Description) -> RecordDict:
@@ -206,29 +241,39 @@ def _targets(content: RecordDict, name: str) -> dict[int, Tensor]:
 def _places(names: Iterable[str], kind: str) -> list[int]:
     """Places of callbacks among names like ``shared.0`` and ``shared.0.counters``."""
     parts = [name.split(".") for name in names]
-    return sorted({int(one[1]) for one in parts if one[0] == kind and len(one) > 1 and one[1].isdecimal()})
+    return sorted({int(one[1]) for one in parts if one[0] == kind and len(one) > 1 and _PLACE.fullmatch(one[1])})
+
+
+_PLACE = re.compile(r"[0-9]{1,4}")
 
 
 def _config(content: RecordDict, name: str) -> ConfigRecord:
     if name not in content.config_records:
-        raise RecordsError(f"expected a record {name!r}, found {', '.join(content) or 'none'}.")
+        raise RecordsError(f"expected a record {name!r}, found {_listed(content)}.")
     return content.config_records[name]
 
 
 def _of_type(found: ConfigRecord, key: str, kind: type) -> Any:
     if type(found.get(key)) is not kind:
-        raise RecordsError(f"expected {kind.__name__} under {key!r}, got {found.get(key)!r}.")
+        raise RecordsError(f"expected {kind.__name__} under {key!r}, got {shown(found.get(key))}.")
     return found[key]
 
 
 def _round(found: ConfigRecord, key: str) -> int | None:
     value: int = _of_type(found, key, int)
-    if value < NONE:
-        raise RecordsError(f"expected a round under {key!r}, got {value}.")
+    if not NONE <= value < _MOST_ROUNDS:
+        raise RecordsError(f"expected a round under {key!r}, got {shown(value)}.")
     return None if value == NONE else value
 
 
 def _number(key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RecordsError(f"metrics: expected a number under {key!r}, got {value!r}.")
+        raise RecordsError(f"metrics: expected a number under {shown(key)}, got {shown(value)}.")
+    if isinstance(value, int) and value.bit_length() > 64:
+        raise RecordsError(f"metrics: expected a number under {shown(key)}, got {shown(value)}.")
     return float(value)
+
+
+def _listed(content: RecordDict) -> str:
+    names = [one_line(name, 40) for name in islice(content, 10)]
+    return ", ".join(names) + (", ..." if len(content) > len(names) else "") if names else "none"

@@ -92,4 +92,4 @@ def _check_keys(name: str, keys: Collection[str], expected: Mapping[str, Layout]
         more = f" and {len(missing) - 1} more missing" if len(missing) > 1 else ""
         raise RecordsError(f"{name}: there is no {missing[0]}{more}.")
     if surplus := next((key for key in keys if key not in expected), None):
-        raise RecordsError(f"{name}: there is {shown(surplus)}, which was not described.")
+        raise RecordsError(f"{name}: there is {shown(surplus)}, which it did not describe.")

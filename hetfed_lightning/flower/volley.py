@@ -11,6 +11,9 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from httpx import HTTPError
+
+from hetfed_lightning.flower.untrusted import one_line
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +28,9 @@ GRACE = 20.0
 
 ASKED = 3
 """How often a node is asked: one that ends whenever it is asked would be asked until the deadline."""
+
+PULLED = 16
+"""Answers looked for at a time, each by a call to the engine; those of the others at the next look."""
 
 _EXPIRED = frozenset({ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE})
 """What the engine says of a message that outlived its time, which is the deadline."""
@@ -104,20 +110,38 @@ class Volley:
                 self._found[node] = Fault("the engine took no message for it: is its node registered?")
 
     def _gather(self, now: float) -> None:
-        for answer in self._grid.pull_messages(list(self._pending)) if self._pending else ():
-            node = self._pending.pop(answer.metadata.reply_to_message_id, None)
-            if node is None:
-                continue
-            if not answer.has_error():
-                self._found[node] = answer.content
-                continue
-            if answer.error.code in _EXPIRED and now - self._began >= self._deadline - LOOK:
-                continue  # The engine has seen the deadline pass before us.
-            fault = Fault(f"its node reports an error ({shortened(answer.error.reason or str(answer.error.code))})")
-            if answer.error.code == ErrorCode.NODE_UNAVAILABLE and self._asked[node] < ASKED:
-                self._away[node] = now, fault
-            else:
-                self._found[node] = fault
+        """Take in what has come.
+
+        One message at a time: where one of several cannot be taken apart, the engine has forgotten the others too.
+        """
+        numbers = list(self._pending)[:PULLED]
+        for number in numbers:
+            node = self._pending.pop(number)
+            try:
+                for answer in self._grid.pull_messages([number]):
+                    self._take(node, answer, now)
+                    break
+                else:
+                    self._pending[number] = node  # After the others, who are looked at next.
+            except (OSError, HTTPError):
+                raise  # It is the engine that cannot be reached.
+            except Exception as error:  # noqa: BLE001 - a message that cannot be taken apart is its site's fault alone
+                self._found[node] = Fault(
+                    f"its answer cannot be taken apart: {type(error).__name__}: {one_line(str(error))}"
+                )
+
+    def _take(self, node: int, answer: Message, now: float) -> None:
+        if not answer.has_error():
+            self._found[node] = answer.content
+            return
+        if answer.error.code in _EXPIRED and now - self._began >= self._deadline - LOOK:
+            return  # The engine has seen the deadline pass before us.
+        said = one_line(answer.error.reason) or str(answer.error.code)
+        fault = Fault(f"its node reports an error ({said})")
+        if answer.error.code == ErrorCode.NODE_UNAVAILABLE and self._asked[node] < ASKED:
+            self._away[node] = now, fault
+        else:
+            self._found[node] = fault
 
     def _look(self, now: float) -> None:
         """Ask those again who are back, and give those up who stay away."""
@@ -147,9 +171,3 @@ class Volley:
 def online_nodes(grid: Grid) -> dict[int, Any]:
     """What the engine knows of each connected node, by its number."""
     return {node.node_id: node for node in grid.get_nodes() if node.status == "online"}
-
-
-def shortened(text: str, most: int = 300) -> str:
-    """A text that came from elsewhere, on one line and of bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 3]}..."

@@ -124,7 +124,7 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 _CHECKS,
-                '        if key.rpartition("/")[2] != reply.participant:\n',
+                "        if owner != reply.participant:\n",
                 "        if False:\n",
                 (f"{_FAULT}[another's figures]",),
             ),

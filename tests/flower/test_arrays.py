@@ -115,7 +115,7 @@ def test_a_layout_is_compared_before_anything_is_read() -> None:
             unpack(content, "a", {"w": layout})
     with pytest.raises(RecordsError, match="there is no v and 1 more missing"):
         unpack(content, "a", {"v": ((2, 3), "float32"), "u": ((), "int64")})
-    with pytest.raises(RecordsError, match="there is 'w', which was not described"):
+    with pytest.raises(RecordsError, match="there is 'w', which it did not describe"):
         unpack(content, "a", {})
 
 

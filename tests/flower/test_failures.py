@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import Error, RecordDict
+from flwr.app import Array, Error, RecordDict
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.flower.agreement import DisagreementError
 from hetfed_lightning.flower.exchange import Exchange
+from hetfed_lightning.flower.messages import reply_content, reply_of
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.site import Site
 from hetfed_lightning.flower.volley import Fault
@@ -41,6 +42,15 @@ def nan(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: torch.full_like(tensor, torch.nan) for key, tensor in state.items()}
 
 
+def with_file(reply: Reply, shape: str) -> RecordDict:
+    """An array of the reply declares another shape, and brings no numbers."""
+    content = reply_content(reply)
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}\n".encode()
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    content.array_records["shared.0"]["backbone.0.weight"] = Array("float32", (5, 4), "numpy.ndarray", data)
+    return content
+
+
 FAULTS: dict[str, tuple[Callable[[Reply], Any], str]] = {
     "error": (lambda _: Error(1, "CUDA out of\nmemory"), r"its node reports an error \(CUDA out of memory\)"),
     "slow": (lambda _: None, r"no answer within 0\.5 s \(deadline\)"),
@@ -52,7 +62,7 @@ FAULTS: dict[str, tuple[Callable[[Reply], Any], str]] = {
     ),
     "another shape": (
         lambda reply: with_state(reply, lambda one: {key: tensor[:1] for key, tensor in one.items()}),
-        r"backbone.0.weight of shape \(1, 4\)",
+        r"'backbone.0.weight' cannot be read: it is of shape \(1, 4\)",
     ),
     "another dtype": (
         lambda reply: with_state(reply, lambda one: {key: tensor.double() for key, tensor in one.items()}),
@@ -62,6 +72,11 @@ FAULTS: dict[str, tuple[Callable[[Reply], Any], str]] = {
     "its size": (lambda reply: replace(reply, samples=10**12), "claims 1000000000000 training examples, and had 16"),
     "another's name": (lambda reply: replace(reply, participant="a"), "it answers for 'a'"),
     "another's figures": (lambda reply: replace(reply, metrics={"val_accuracy/a": 1.0}), "'val_accuracy/a'"),
+    "a size that is only declared": (
+        lambda reply: with_file(reply, "10000000000000,"),
+        r"of shape \(10000000000000,\) and float32, expected",
+    ),
+    "lines for a reason": (lambda reply: replace(reply, quarantined="a\n\x1b[2JRound 9"), r"out: a \[2JRound 9\.$"),
     "no records": (lambda _: RecordDict(), "its answer cannot be read: expected a record 'reply', found none"),
 }
 
@@ -182,6 +197,53 @@ def test_a_node_that_drops_out_and_comes_back_is_asked_again(
     assert len(asked) == {"a while": 1, "for good": 1, "at each order": 3}[away]
 
 
+@pytest.mark.parametrize("kind", [MemoryError, RecursionError, OverflowError, UnicodeDecodeError, AttributeError])
+@pytest.mark.parametrize("where", ["taken apart", "read"])
+def test_whatever_a_reply_ends_with_is_its_sites_fault(
+    kind: type[Exception], where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine inflates what came, and may end with anything; what it had of the others is not lost."""
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
+    error = kind("utf-8", b"", 0, 1, "said") if kind is UnicodeDecodeError else kind("said")
+    exchange = Exchange(deployed.grid)
+    exchange.nodes = {name: deployed.grid.node_of(name) for name in "abc"}
+    told = {name: deployed.grid.sites[name].describe() for name in "abc"}
+    pull = deployed.grid.pull_messages
+
+    def broken(content: Any) -> bool:
+        return "reply" in content.config_records and content.config_records["reply"]["participant"] == "b"
+
+    def pulled(numbers: Any) -> Any:
+        found = pull(numbers)
+        if where == "taken apart" and any(broken(one.content) for one in found):
+            raise error
+        return found
+
+    def read(content: Any, wanted: Any) -> Reply:
+        if where == "read" and broken(content):
+            raise error
+        return reply_of(content, wanted)
+
+    deployed.grid.pull_messages = pulled  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr("hetfed_lightning.flower.exchange.reply_of", read)
+    orders = {name: Order("r", keys={0: ("backbone.0.bias",)}) for name in "abc"}
+    found = exchange.carry_out(orders, 5.0, told)
+    assert [type(one) for one in found.values()] == [Reply, Fault, Reply]
+    assert found["b"].reason.startswith(f"its answer cannot be {where}: {kind.__name__}: ")  # type: ignore[union-attr]
+    assert "said" in found["b"].reason  # type: ignore[union-attr]
+
+
+def test_an_engine_that_cannot_be_reached_is_nobodys_fault(tmp_path: Path) -> None:
+    deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
+
+    def unreachable(numbers: Any) -> Any:
+        raise ConnectionError(str(numbers))
+
+    deployed.grid.pull_messages = unreachable  # type: ignore[method-assign,assignment]
+    with pytest.raises(ConnectionError):
+        deployed.lead()
+
+
 def test_a_deadline_is_kept(tmp_path: Path) -> None:
     """By a clock of the test's own, which goes on by a second at every look."""
     deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
@@ -189,10 +251,11 @@ def test_a_deadline_is_kept(tmp_path: Path) -> None:
     looks: list[float] = []
     exchange = Exchange(deployed.grid, looks.append)
     exchange.nodes = {"b": deployed.grid.node_of("b")}
+    told = {"b": deployed.grid.sites["b"].describe()}
     began = time.monotonic()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: began + len(looks))
-        found = exchange.carry_out({"b": Order("r", keys={0: ("backbone.0.bias",)})}, 5.0)
+        found = exchange.carry_out({"b": Order("r", keys={0: ("backbone.0.bias",)})}, 5.0, told)
     assert found == {"b": Fault("no answer within 5 s (deadline)")}
     assert len(looks) == 5
 
@@ -206,7 +269,8 @@ def test_a_message_that_the_engine_lets_expire_was_late(deadline: float, reason:
     deployed.grid.faults["b"] = lambda order, reply: Error(3, "may have expired")
     exchange = Exchange(deployed.grid)
     exchange.nodes = {"b": deployed.grid.node_of("b")}
-    found = exchange.carry_out({"b": Order("r", keys={0: ("backbone.0.bias",)})}, deadline)
+    told = {"b": deployed.grid.sites["b"].describe()}
+    found = exchange.carry_out({"b": Order("r", keys={0: ("backbone.0.bias",)})}, deadline, told)
     assert found == {"b": Fault(reason)}
 
 
