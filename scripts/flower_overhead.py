@@ -105,10 +105,10 @@ def made(arm: str, folder: Path, names: Sequence[str]) -> LocalEngine:
         {name: {"participant": name} for name in names},
         keys=KeyFolder(folder / "keys"),
         app="empty_app.client_app:app" if arm == "ours" else None,
+        server_app="empty_app.server_app:app" if arm == "ours" else None,
         variables=variables,
     )
     if arm != "ours":
-        engine.superlink.program = ["flower-superlink"]
         for node in engine.nodes.values():
             node.program = ["flower-supernode"]
     return engine

@@ -49,8 +49,9 @@ Private files have the mode 600. All were made on one machine, which is why they
   in the place of the old one, start the coordinator and the site again. The old key is refused from then on.
 - Lost keys: whoever has a site's private key is that site for the coordinator, and receives what it receives.
 - The engine's own SuperLink has one port for sites (`/v1/fleet/`) and for whoever starts runs or registers keys
-  (`/v1/control/`, `/v1/runtime/`), and asks the latter for nothing. `hetfed deploy coordinator` serves them to its own
-  machine alone; where `flower-superlink` is used, let nothing but `/v1/fleet/` be reached from outside.
+  (`/v1/control/`, `/v1/runtime/`), and asks the latter for nothing. `hetfed deploy coordinator` serves them to itself
+  alone, by a secret that is made for each run; where `flower-superlink` is used, let nothing but `/v1/fleet/` be
+  reached from outside, and nobody else use the machine.
 """
 
 

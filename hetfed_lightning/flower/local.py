@@ -48,6 +48,7 @@ def local_command(arguments: Sequence[str]) -> int:
         if make_keys(deployment):
             log.info("Keys for trying out are in %s.", deployment / "keys")
         keys = KeyFolder(deployment / "keys")
+    (run / "sites").mkdir(mode=0o700, exist_ok=True)  # heads and optimizers, which sites do not show one another
     told = {name: site_config(deployment, run, name) for name in sites}
     config: dict[str, str | bool] = {
         "config": str(deployment / "server" / SERVER),

@@ -190,6 +190,28 @@ PROMISES: tuple[Promise, ...] = (
         ),
     ),
     Promise(
+        "operator",
+        "only the operator operates the coordinator, and no app is run but the installed one",
+        "another user of the same machine, another machine with the secret, secrets that are cut, long, doubled or "
+        "empty, on every interface beside the sites'; an app of somebody else's; command lines, variables and modes",
+        (
+            Mutation(
+                "hetfed_lightning/flower/engine/guard.py",
+                '        elif not shows(scope["headers"], self._secret):\n',
+                "        elif False:\n",
+                ("tests/flower/test_operators.py",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/engine/tasks.py",
+                'run_with_grid(grid, context, "", loaded_server_app=app)',
+                'run_with_grid(grid, context, "", server_app_attr="submitted:app")',
+                (
+                    "tests/flower/test_operators.py::test_whatever_is_submitted_the_installed_app_leads_with_the_submitted_settings",
+                ),
+            ),
+        ),
+    ),
+    Promise(
         "identities",
         "no stranger is let in, and nothing calls out: real processes, TLS and keys",
         "an unregistered key, no key, another authority at the site and at the server, an expired certificate, a key "

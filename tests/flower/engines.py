@@ -15,6 +15,7 @@ from tests.flower.deployments import empty_deployment
 ROOT = Path(__file__).resolve().parents[2]
 EMPTY_APP = ROOT / "scripts" / "empty_app"
 CLIENT_APP = "empty_app.client_app:app"
+SERVER_APP = "empty_app.server_app:app"
 IMPORTED_FROM = os.pathsep.join([str(EMPTY_APP), os.environ.get("PYTHONPATH") or str(ROOT)])
 
 
@@ -36,7 +37,7 @@ def empty_engine(
         keys = KeyFolder(folder / "keys")
     told = {name: {"participant": name} for name in sites}
     variables = {"PYTHONPATH": IMPORTED_FROM, **variables}
-    return LocalEngine(folder / "engine", told, keys=keys, app=app, variables=variables)
+    return LocalEngine(folder / "engine", told, keys=keys, app=app, server_app=SERVER_APP, variables=variables)
 
 
 def rounds(said: str) -> list[dict[str, Any]]:

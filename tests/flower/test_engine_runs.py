@@ -90,7 +90,7 @@ def test_nothing_outlives_it(tmp_path: Path, number: signal.Signals, code: int, 
     with driven(tmp_path / "run", "encrypted", "rounds=1000") as program:
         wait_until(lambda: bool(rounds(program.output)), 90, "a round")
         mark = program.mark()
-        # SuperLink, its SuperExec, the ServerApp, two SuperNodes, the executor and its process per site.
+        # SuperLink, two SuperNodes, the executor, its process for each of the three, and the run.
         assert len(marked(mark)) >= 8
         started = time.monotonic()
         program.process.send_signal(number)

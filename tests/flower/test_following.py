@@ -199,5 +199,5 @@ def test_plain_text_has_to_be_asked_for(started: list[Any], tmp_path: Path, capl
     assert str(tmp_path / "d" / "keys" / "clinic.key") in encrypted.nodes["clinic"].command
     for engine in (plain, encrypted):
         assert "--disable-runtime-dependency-installation" in engine.superlink.command
-        assert engine.superlink.command[1:5] == [*engine.superlink.program[1:3], "--host", "127.0.0.1"]
+        assert engine.superlink.command[1:6] == [*engine.superlink.program[1:], "--host"]
     assert encrypted.superlink.command[0] == sys.executable

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from hetfed_lightning.checkpointing.sealing import is_sealed
@@ -29,6 +31,7 @@ NAMES = ("clinic", "hospital")
 ROUNDS = 2
 LIMIT = 150
 """Seconds, for a machine that does much else."""
+OPERATED = ("/v1/control/list-runs", "/v1/control/start-run", "/v1/runtime/acquire-task", "/docs")
 METRICS = ("train_loss", "val_loss", "val_accuracy")
 
 
@@ -41,6 +44,7 @@ class Ran:
         output: What it said.
         folder: Of the run.
         seen: Its processes, while they lived.
+        strangers: What the coordinator answered to whoever has no secret, by path.
         left: Its processes after its end.
         seconds: From the command to its end.
     """
@@ -49,6 +53,7 @@ class Ran:
     output: str
     folder: Path
     seen: dict[int, str]
+    strangers: dict[str, int]
     left: dict[int, str]
     seconds: float
 
@@ -63,15 +68,27 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     command = Command(folder, *HETFED, "deploy", "local", str(deployment))
     try:
         seen: dict[int, str] = {}
+        strangers: dict[str, int] = {}
         while command.process.poll() is None and time.monotonic() - began < LIMIT:
             seen |= command.processes()
+            if not strangers and (link := [said for said in seen.values() if "superlink.py" in said]):
+                strangers = tried_by_a_stranger(link[0].partition(" --port ")[2].split()[0])
             time.sleep(0.2)
         code = command.wait(1)
         seconds = time.monotonic() - began
         left = command.processes() | {pid: said for pid, said in seen.items() if command_line(pid) == said}
     finally:
         command.end()
-    return Ran(code, command.output, deployment / "runs" / "version_0", seen, left, seconds)
+    return Ran(code, command.output, deployment / "runs" / "version_0", seen, strangers, left, seconds)
+
+
+def tried_by_a_stranger(port: str) -> dict[str, int]:
+    """Statuses of calls that show neither a secret nor a signature; none while nobody listens."""
+    found: dict[str, int] = {}
+    with httpx.Client(verify=False, base_url=f"https://127.0.0.1:{port}") as client, suppress(httpx.ConnectError):  # noqa: S501  # a stranger does not mind whom he calls
+        for path in OPERATED:
+            found[path] = client.post(path, headers={"content-type": "application/protobuf"}).status_code
+    return found
 
 
 def test_it_goes_through_and_says_where_everybody_stands(ran: Ran) -> None:
@@ -109,12 +126,21 @@ def test_each_site_has_sealed_states_of_its_own(ran: Ran) -> None:
 
 
 def test_every_process_was_there_and_none_is_left(ran: Ran) -> None:
-    programs = ("superlink.py", "supernode.py", "engine.executor", "flwr-serverapp", "flower-superexec", "marks.py")
+    programs = ("superlink.py", "supernode.py", "engine.executor", "marks.py")
     for program in programs:
         assert any(program in said for said in ran.seen.values()), program
     nodes = [said for said in ran.seen.values() if "supernode.py" in said]
     assert all("--root-certificates" in said and "--auth-supernode-private-key" in said for said in nodes)
     assert ran.left == {}
+
+
+@pytest.mark.promise("operator")
+def test_whoever_has_no_secret_operates_nothing(ran: Ran) -> None:
+    assert ran.strangers == dict.fromkeys(OPERATED, 403)
+    assert not any("--token" in said for said in ran.seen.values()), "command lines are read by everybody"
+    assert ran.code == 0
+    assert (ran.folder / "engine").stat().st_mode & 0o077 == 0
+    assert (ran.folder / "sites").stat().st_mode & 0o077 == 0
 
 
 def test_states_and_figures_are_those_of_one_fit(ran: Ran, tmp_path: Path) -> None:

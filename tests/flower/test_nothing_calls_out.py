@@ -53,7 +53,7 @@ def test_a_run_needs_no_network_and_asks_for_none(tmp_path: Path) -> None:
     said = driven(tmp_path, loopback_only(), HETFED_AUDIT=str(audit))
     assert [each["answered"] for each in rounds(said)] == [["clinic", "hospital"]] * 2
     lines = audit.read_text(encoding="utf-8").splitlines()
-    for program in ("superlink.py", "supernode.py", "flower-superexec", "flwr-serverapp", "engine.executor"):
+    for program in ("superlink.py", "supernode.py", "engine.executor"):
         assert any(program in line and "starts" in line for line in lines), f"{program} is listened to"
     assert any("socket.connect 127.0.0.1" in line for line in lines)
     assert tried_to_reach(audit) == []

@@ -98,6 +98,7 @@ def test_the_watchdog_ends_what_is_left_when_its_owner_is_gone(tmp_path: Path, d
 
 def test_a_process_that_does_nothing_but_end_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = empty_engine(tmp_path, "clinic", encrypted=False, app=None)
+    engine.executor = None
     node = engine.nodes["clinic"]
     monkeypatch.setattr(type(node), "command", [sys.executable, "-S", "-c", "raise SystemExit(3)"])
     told = []

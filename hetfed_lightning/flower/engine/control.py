@@ -13,6 +13,7 @@ from typing import Self
 import httpx
 from cryptography.hazmat.primitives import serialization
 
+from hetfed_lightning.flower.engine.operator_secret import ShowsSecret
 from hetfed_lightning.flower.engine.settings import SILENT, without_proxy
 
 os.environ.update({name: value for name, value in SILENT.items() if name not in os.environ})
@@ -73,16 +74,17 @@ class Control:
     Args:
         address: ``host:port``.
         authority: Certificate by which the SuperLink is known; None for plain text.
+        secret: By which the SuperLink knows its operator.
     """
 
-    def __init__(self, address: str, authority: Path | None) -> None:
+    def __init__(self, address: str, authority: Path | None, secret: str) -> None:
         self._address = address
         with _direct(address.rpartition(":")[0]):
             self._client = ControlHttpClient.from_server_address(
                 server_address=address,
                 insecure=authority is None,
                 root_certificates=None if authority is None else authority.read_bytes(),
-                interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+                interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI"), ShowsSecret(secret)],
             )
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The SuperLink as a process of this machine."""
+"""The SuperLink as a process of this machine, with a secret by which it knows its operator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from hetfed_lightning.flower.certificates import write_private
 from hetfed_lightning.flower.engine.control import Control
+from hetfed_lightning.flower.engine.operator_secret import new_secret
 from hetfed_lightning.flower.engine.process import Process
 from hetfed_lightning.flower.engine.settings import LOOPBACK, free_ports
 from hetfed_lightning.flower.folder import KeyFolder
@@ -26,10 +28,12 @@ class StartError(RuntimeError):
 
 
 class SuperLink:
-    """The coordinator's process: carries messages, admits registered keys, starts the ServerApp.
+    """The coordinator's process: carries messages and admits registered keys; its runs are led by an executor.
 
     Attributes:
-        program: What is started; ``["flower-superlink"]`` is the engine's own.
+        program: What is started, with options of our own.
+        isolation: Who starts what leads a run; with ``subprocess`` the engine, which then starts what was submitted.
+        secret: What its operator shows.
 
     Args:
         folder: For its database and its log.
@@ -49,7 +53,10 @@ class SuperLink:
         port: int | None = None,
     ) -> None:
         self.keys = keys
-        self.program = [sys.executable, "-P", str(PROGRAM)]
+        self.secret = new_secret()
+        self.secret_file = folder / "operator-secret"
+        self.program = [sys.executable, "-P", str(PROGRAM), "--operator-secret", str(self.secret_file)]
+        self.isolation = "process"
         self.host = host
         self._given_port = port
         self.port = free_ports(1)[0] if port is None else port
@@ -68,6 +75,7 @@ class SuperLink:
         common = [
             *self.program, "--host", self.host, "--port", str(self.port),
             "--database", str(self._folder / "superlink.db"), "--disable-runtime-dependency-installation",
+            "--isolation", self.isolation,
         ]  # fmt: skip
         if self.keys is None:
             return [*common, "--insecure"]
@@ -85,6 +93,7 @@ class SuperLink:
         Raises:
             StartError: If it ends or does not answer, with the end of its log.
         """
+        self.hand_over_secret()
         for attempt in range(_TRIES):
             self.process.command = self.command
             self.process.start()
@@ -103,9 +112,15 @@ class SuperLink:
             f"The SuperLink ended with code {self.process.exit_code}, see {self.process.log}:\n{self.process.tail()}"
         )
 
+    def hand_over_secret(self) -> None:
+        """Write the secret where its processes read it: a file that nobody else on this machine may read."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.secret_file.unlink(missing_ok=True)
+        write_private(self.secret_file, self.secret.encode())
+
     def control(self) -> Control:
         """A connection as its operator."""
-        return Control(self.address, None if self.keys is None else self.keys.authority)
+        return Control(self.address, None if self.keys is None else self.keys.authority, self.secret)
 
     def _answers(self, seconds: float) -> bool:
         """Whether it answers, asked until it does or has ended."""

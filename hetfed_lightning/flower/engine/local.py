@@ -12,6 +12,7 @@ from typing import Self
 
 from hetfed_lightning.flower.certificates import write_private
 from hetfed_lightning.flower.engine.control import Control
+from hetfed_lightning.flower.engine.executor import SERVER_APP
 from hetfed_lightning.flower.engine.link import StartError, SuperLink
 from hetfed_lightning.flower.engine.marks import end_marked
 from hetfed_lightning.flower.engine.node import SuperNode
@@ -36,6 +37,8 @@ class LocalEngine:
         keys: Certificates and keys; None for plain text.
         app: ``MODULE:NAME`` of the ClientApp that sites run; None to have the engine start a program for every message,
             with the app that was submitted.
+        server_app: ``MODULE:NAME`` of the ServerApp that leads runs, whatever was submitted; None where the
+            SuperLink's program is the engine's own, which starts what was submitted, to measure what that costs.
         variables: More variables for all processes.
         host: At which the SuperLink listens.
         port: The same; None for one that is free.
@@ -49,6 +52,7 @@ class LocalEngine:
         *,
         keys: KeyFolder | None,
         app: str | None,
+        server_app: str | None = SERVER_APP,
         variables: Mapping[str, str] | None = None,
         host: str = LOOPBACK,
         port: int | None = None,
@@ -63,10 +67,17 @@ class LocalEngine:
         self._elsewhere = tuple(elsewhere)
         self._secret = folder / "secret" if app is not None else None
         self._app = app
+        self._server_app = server_app
+        if server_app is None:
+            self.superlink.program, self.superlink.isolation = ["flower-superlink"], "subprocess"
         ports = zip(sites.items(), free_ports(len(sites)), strict=True)
         self.nodes = {name: self._node(name, config, port) for (name, config), port in ports}
         self.node_ids: dict[str, int] = {}
-        self.executor: Process | None = None
+        self.executor = (
+            None
+            if app is None and server_app is None
+            else Process("executor of the tasks", [], self.variables, folder / "executor.log")
+        )
         self._watchdog: Watchdog | None = None
         self._given_up: list[Process] = []
 
@@ -88,16 +99,21 @@ class LocalEngine:
             StartError: If the SuperLink does not come up.
         """
         self._watchdog = Watchdog(self.mark)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        # The database holds what every site has sent, and the logs what all of them do.
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
         for old in self.folder.glob("superlink.db*"):  # It serves restarts of this engine's SuperLink alone.
             old.unlink()
         if self._secret is not None:
             self._secret.unlink(missing_ok=True)
             write_private(self._secret, secrets.token_bytes(32))
-        if self._app is not None:
-            self.executor = self._executor(self._app)
-            self.executor.start()  # first: it imports for seconds
+        expected = self.superlink.address
+        self.superlink.hand_over_secret()
+        self._start_executor()  # first: it imports for seconds
         self.superlink.start()
+        if self.superlink.address != expected and self.executor is not None:  # another program was faster at its port
+            self.executor.stop()
+            self._start_executor()
         for node in self.nodes.values():
             node.superlink = self.superlink.address  # its port is known now
         self.register([*self.nodes, *self._elsewhere])
@@ -128,7 +144,7 @@ class LocalEngine:
         node.start()
 
     def kill_superlink(self) -> None:
-        """End the SuperLink at once, and the ServerApp with it."""
+        """End the SuperLink at once; what leads a run ends when it is missed, a moment later."""
         self.superlink.process.kill()
 
     def restart_superlink(self) -> None:
@@ -145,7 +161,7 @@ class LocalEngine:
         for name, node in self.nodes.items():
             if self._shall_restart(node.process, f"{name}: its SuperNode", told):
                 self.restart_node(name)
-        if self.executor is not None and self._shall_restart(self.executor, "The executor of the sites' tasks", told):
+        if self.executor is not None and self._shall_restart(self.executor, "The executor of the tasks", told):
             self.executor.start()
         return told
 
@@ -190,12 +206,20 @@ class LocalEngine:
             authority=keys.authority, key=keys.private(name), secret=self._secret,
         )  # fmt: skip
 
-    def _executor(self, app: str) -> Process:
+    def _start_executor(self) -> None:
+        if self.executor is None:
+            return
         command = [sys.executable, "-m", "hetfed_lightning.flower.engine.executor"]
-        command += ["--secret", str(self._secret), "--app", app]
-        for name, node in self.nodes.items():
-            command += ["--node", f"{node.runtime}={self.folder / f'{name}.log'}"]
-        return Process("executor of the sites' tasks", command, self.variables, self.folder / "executor.log")
+        if self._server_app is not None:
+            command += ["--server", self.superlink.address, "--operator-secret", str(self.superlink.secret_file)]
+            command += ["--server-app", self._server_app]
+            command += [] if self.keys is None else ["--ca", str(self.keys.authority)]
+        if self._app is not None and self.nodes:
+            command += ["--secret", str(self._secret), "--app", self._app]
+            for name, node in self.nodes.items():
+                command += ["--node", f"{node.runtime}={self.folder / f'{name}.log'}"]
+        self.executor.command = command
+        self.executor.start()
 
 
 def _ended(process: Process) -> str:

@@ -18,6 +18,8 @@ SILENT: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Switches off each of the engine's ways of calling out: usage events, update checks, installation of dependencies."""
+CLOSED: Mapping[str, str] = {"FLWR_INTERNAL_GRPC_CONTROL_API": "0", "FLWR_INTERNAL_GRPC_FLEET_API": "0"}
+"""Keeps the engine's older interfaces shut, which ask nobody who he is and listen at ports of their own."""
 POLL = 0.1
 """Seconds between two looks for a task. The engine's default is 1, which every message would wait for."""
 
@@ -31,6 +33,7 @@ def environment(home: Path, mark: str) -> dict[str, str]:
     """
     found = dict(os.environ)
     found.update(SILENT)
+    found.update(CLOSED)
     found.update(
         {
             MARK: mark,

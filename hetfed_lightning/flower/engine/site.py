@@ -79,6 +79,7 @@ class SiteEngine:
         """Start both; the node connects by itself, however long that takes."""
         self._watchdog = Watchdog(self.mark)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
         self._secret.unlink(missing_ok=True)
         write_private(self._secret, secrets.token_bytes(32))
         self._start_executor()
