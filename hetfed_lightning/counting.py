@@ -18,6 +18,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
 from hetfed_lightning.distillation.outputs import OutputKind
+from hetfed_lightning.metrics import value_of
 
 THRESHOLD = 0.5
 
@@ -105,7 +106,7 @@ def is_counted(metric: Metric) -> bool:
 
 
 def computed(metrics: Sequence[Metric]) -> list[float]:
-    """``metric.compute()`` of each, NaN of one that was never updated; those that :func:`is_counted` read at once."""
+    """Value of each, NaN of one that its data do not define; those that :func:`is_counted` are read at once."""
     found = [math.nan] * len(metrics)
     alike: dict[Any, list[int]] = defaultdict(list)
     for place, metric in enumerate(metrics):
@@ -113,7 +114,7 @@ def computed(metrics: Sequence[Metric]) -> list[float]:
             if is_counted(metric):
                 alike[type(metric), metric.device].append(place)
             else:
-                found[place] = float(metric.compute())
+                found[place] = value_of(metric)
     for (kind, _), places in alike.items():
         tp, fp, fn, tn = (torch.cat([vars(metrics[place])[state] for place in places]) for state in Counts._fields)
         hits, total = (tp, tp + fn) if kind is MulticlassAccuracy else (tp + tn, tp + tn + fp + fn)

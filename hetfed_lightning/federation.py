@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -254,7 +255,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
             self._saved = {}
             self._before_validation = self.has_trained = False
-            self.logbook.forget_rows()
+            self.logbook.begin()
             self.fleets.forget()
             self.roster.begin()
         make_safe(self.trainer)
@@ -488,8 +489,10 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.logbook.note(self, participant, name, value, *args, **kwargs)
 
     def log_round(self, values: Mapping[str, float], *, prog_bar: bool = False) -> None:
-        """Log the federation's own figures of the round."""
-        self.logbook.log(self, {key: Reduced(value, prog_bar) for key, value in values.items()})
+        """Log the federation's own figures of the round; what is no number goes to no logger."""
+        self.logbook.log(
+            self, {key: Reduced(value, prog_bar, logger=not math.isnan(value)) for key, value in values.items()}
+        )
 
     def _publish(self, stage: Stage) -> None:
         if stage == "val" and is_fitting(self.trainer):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from hetfed_lightning.counting import computed, reset
+from hetfed_lightning.metrics import undefined_because
 
 Reduction = Literal["mean", "sum", "min", "max"]
 
@@ -60,11 +61,19 @@ class _Row:
 
 @dataclass(frozen=True)
 class Reduced:
-    """One value at the end of a round, and where its owner wanted it shown."""
+    """One value at the end of a round, and where its owner wanted it shown.
+
+    Attributes:
+        value: NaN where there is none.
+        prog_bar: Whether progress bars show it.
+        logger: Whether loggers are given it.
+        undefined: Why the data do not define it; empty where they do, or nobody knows.
+    """
 
     value: float
     prog_bar: bool = False
     logger: bool = True
+    undefined: str = ""
 
 
 def reduction_of(reduce_fx: str | Callable[..., Any], key: str) -> Reduction:
@@ -243,9 +252,36 @@ def _reduced(entries: Mapping[str, _Entry]) -> dict[str, Reduced]:
     values = {key: _value_of(entry, own) for (key, entry), own in zip(entries.items(), numbers, strict=True)}
     metrics = {key: entry.metric for key, entry in entries.items() if entry.metric is not None}
     values |= zip(metrics, computed(list(metrics.values())), strict=True)
+    undefined = {key: undefined_because(one) or "" for key, one in metrics.items() if math.isnan(values[key])}
     for metric in metrics.values():
         reset(metric)
-    return {key: Reduced(values[key], entry.prog_bar, entry.logger) for key, entry in entries.items()}
+    return {
+        key: Reduced(values[key], entry.prog_bar, entry.logger, undefined.get(key, ""))
+        for key, entry in entries.items()
+    }
+
+
+def undefined_figures(figures: Mapping[str, Reduced]) -> dict[str, str]:
+    """Figures that the data do not define, by tag, and why.
+
+    Also those that are no number beside a finite loss on the same data: a network that is broken has no loss.
+
+    Args:
+        figures: Of one stage, by tag.
+    """
+    found = {}
+    for key, one in figures.items():
+        stage = _STAGE.match(key)
+        if not math.isnan(one.value) or stage is None:
+            continue
+        metric, _, owner = key.partition("/")
+        everyone = metric.startswith(f"{stage[0]}global_")
+        loss = figures.get(tag(f"{stage[0]}loss", owner, everyone=everyone))
+        if one.undefined:
+            found[key] = one.undefined
+        elif loss is not None and math.isfinite(loss.value):
+            found[key] = "it is not a number, while the loss is one"
+    return found
 
 
 def _numbers(columns: Sequence[Sequence[Tensor]]) -> list[list[float]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -13,8 +14,9 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torchmetrics import Metric
 
-from hetfed_lightning.ledger import Ledger, Reduced, batch_size_of, reduction_of, tag
+from hetfed_lightning.ledger import Ledger, Reduced, batch_size_of, reduction_of, tag, undefined_figures
 from hetfed_lightning.rounds import federated_callbacks
+from hetfed_lightning.undefined import UndefinedFigures
 
 if TYPE_CHECKING:
     import lightning as L
@@ -45,10 +47,12 @@ class LogBook:
 
     Attributes:
         batch: What a participant sees now, whose length counts where it logs a value without one.
+        undefined: Which figures the participants' data do not define.
     """
 
     def __init__(self) -> None:
         self.batch: Any = None
+        self.undefined = UndefinedFigures()
         self.ledgers: dict[Stage, Ledger] = {"train": Ledger(), "val": Ledger(), "test": Ledger()}
         self.rows: dict[Stage, dict[str, float]] = {"train": {}, "val": {}, "test": {}}
         self._steps: dict[str, Tensor] = {}
@@ -58,9 +62,10 @@ class LogBook:
         """Nobody's data goes with a copy."""
         return vars(self) | {"batch": None}
 
-    def forget_rows(self) -> None:
-        """Drop what an earlier run left unwritten."""
+    def begin(self) -> None:
+        """Begin a run: drop what an earlier one left unwritten."""
         self.rows = {"train": {}, "val": {}, "test": {}}
+        self.undefined.begin()
 
     def note(
         self,
@@ -120,6 +125,12 @@ class LogBook:
                     on_step=False, on_epoch=True, batch_size=1, add_dataloader_idx=False,
                 )  # fmt: skip
 
+    def withdraw(self, trainer: L.Trainer, keys: Iterable[str]) -> None:
+        """Take back figures of an earlier round, which would be read as this one's."""
+        for key in keys:
+            for shown in (trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics):
+                shown.pop(key, None)
+
     def note_step(self, key: str, value: Any, *, prog_bar: bool, logger: bool | None) -> None:
         """A value of this batch, for loggers and progress bars; of a metric, what its last call gave."""
         if isinstance(value, Metric):
@@ -159,13 +170,19 @@ class LogBook:
         reduced = federation.ranks.reduced(self.ledgers[stage], stage)
         if not reduced:
             return
-        axis = {} if is_fitting(trainer) else {"step": Reduced(float(trained_rounds))}
-        self.log(federation, reduced | axis)
-        values = {key: entry.value for key, entry in reduced.items()}
+        undefined = undefined_figures(reduced)
+        self.undefined.note(stage, undefined, tell=not trainer.sanity_checking)
+        if is_fitting(trainer):
+            self.log(federation, reduced | {key: replace(reduced[key], logger=False) for key in undefined})
+        else:
+            self.log(federation, reduced | {"step": Reduced(float(trained_rounds))})
+        values = {key: entry.value for key, entry in reduced.items() if key not in undefined}
         for callback in federated_callbacks(trainer):
             callback.on_metrics(trainer, federation, stage, values)
         if stage == "val" and is_fitting(trainer):
             self.write(trainer, stage, trained_rounds)
+            if not trainer.sanity_checking:
+                self.undefined.check_monitors(trainer)
 
     def write(self, trainer: L.Trainer, stage: Stage, step: int) -> None:
         """Give the loggers a stage's row."""

@@ -240,7 +240,8 @@ class LocalOptimization:
                     f"{self.participant.label}: its ReduceLROnPlateau follows {schedule.monitor!r}, but neither that "
                     f"nor {own!r} was logged in round {round_index}. Logged: {', '.join(sorted(metrics)) or 'nothing'}."
                 )
-            schedule.scheduler.step(value)
+            if value == value:  # noqa: PLR0124 - NaN where the participant's data do not define what it follows
+                schedule.scheduler.step(value)
 
     @property
     def progress(self) -> int:

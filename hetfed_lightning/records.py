@@ -21,7 +21,7 @@ FILE = "record.json"
 FORMAT = 1
 """Counted up when a reader of the old form would misread the new one."""
 
-LATER = ("left_out",)
+LATER = ("left_out", "undefined")
 """Attributes that records of earlier versions have not."""
 
 MAX_LEFT_OUT = 1000
@@ -49,7 +49,8 @@ class Record:
         label_counts: Training examples per class by name, of those whose task knows classes.
         history: ``{"round": 1, "values": {tag: value}}`` for every finished round; a resumed run's begins there.
         left_out: ``{"round": 1, "participant": name, "reason": why}`` of everyone quarantined; the first 1,000.
-        test: Test results by tag.
+        test: Test results by tag; what the data do not define is not among them.
+        undefined: Why a participant's data do not define a metric, by tag, such as ``"val_auroc/hospital_b"``.
         confusions: Examples by true and predicted class, by name.
         residuals: ``[true values, predicted values]`` of regressions, by name.
         where: Which data those two are from.
@@ -69,6 +70,7 @@ class Record:
     history: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[dict[str, Any]] = field(default_factory=list)
     test: dict[str, float] = field(default_factory=dict)
+    undefined: dict[str, str] = field(default_factory=dict)
     confusions: dict[str, list[list[int]]] = field(default_factory=dict)
     residuals: dict[str, list[list[float]]] = field(default_factory=dict)
     where: str = ""
@@ -159,6 +161,7 @@ def _checked(content: Any, path: Path) -> dict[str, Any]:
         found["history"] = [{"round": one["round"], "values": _numbers(one["values"])} for one in found["history"]]
         found["left_out"] = [_left_out(one) for one in found.get("left_out", [])]
         found["test"] = _numbers(found["test"])
+        found["undefined"] = {str(key): str(why) for key, why in found.get("undefined", {}).items()}
         found["participants"] = {name: _role(name, one) for name, one in found["participants"].items()}
         found["label_counts"] = {
             name: _row(f"'label_counts' of {name!r}", x) for name, x in found["label_counts"].items()

@@ -21,7 +21,7 @@ from hetfed_lightning import plots
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.examined import Examined, examine
-from hetfed_lightning.callbacks.headlines import headline_summaries, headlines, summary_figures
+from hetfed_lightning.callbacks.headlines import headline_summaries, headlines, loss_summaries, summary_figures
 from hetfed_lightning.callbacks.hyperparameters import log_hyperparameters
 from hetfed_lightning.callbacks.pages import (
     MAX_PARTICIPANTS,
@@ -50,10 +50,13 @@ SECONDS = "federation/seconds_per_round"
 class FederationMonitor(FederatedCallback):
     """Logs what belongs to all: mean, worst, standard deviation and Jain's index of the participants' headline metric.
 
+    And of their loss (``federation/val_loss_mean``), where all losses are of one kind. A participant whose data do not
+    define a metric, such as the area under the ROC curve of one class, is left out of these and named once.
+
     Also every participant's learning rate (``lr/hospital_a``), unless a ``LearningRateMonitor`` does, which knows the
     participants of those optimizers alone that have a scheduler.
 
-    A number that is NaN is not logged. For a ``TensorBoardLogger`` it also writes, and never in ``fast_dev_run``:
+    A number that is NaN goes to no logger. For a ``TensorBoardLogger`` it also writes, and never in ``fast_dev_run``:
     a table of the participants, the run's configuration, who averages what with whom, charts with a line per
     participant, the label distributions, and at the end confusion matrices or predicted against true values, the
     teachers' agreement and a table of test results. Pictures need matplotlib, the extra ``plots``.
@@ -68,6 +71,7 @@ class FederationMonitor(FederatedCallback):
         self.config = config
         self._tags: set[str] = set()
         self._laid_out: set[str] = set()
+        self._summarised: dict[Stage, set[str]] = {}
         self._round_began: float | None = None
         self._examined: Examined | None = None
 
@@ -83,7 +87,11 @@ class FederationMonitor(FederatedCallback):
             self._tags.update(values)
         if stage == "train":
             return
-        means, rest = summary_figures(headline_summaries(headlines(federation.members()), stage, values), stage)
+        of_members = headlines(federation.members())
+        summaries = loss_summaries(of_members, stage, values) | headline_summaries(of_members, stage, values)
+        means, rest = summary_figures(summaries, stage)
+        federation.logbook.withdraw(trainer, self._summarised.get(stage, set()) - means.keys() - rest.keys())
+        self._summarised[stage] = {*means, *rest}
         federation.log_round(means, prog_bar=stage == "val")
         federation.log_round(rest)
 
@@ -114,7 +122,7 @@ class FederationMonitor(FederatedCallback):
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
         """Write who takes part, what they share and what they have."""
-        self._tags, self._laid_out, self._examined = set(), set(), None
+        self._tags, self._laid_out, self._examined, self._summarised = set(), set(), None, {}
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
             log_hyperparameters(trainer, federation, self.config)
         writers = _writers(trainer)

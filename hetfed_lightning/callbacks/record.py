@@ -97,6 +97,10 @@ class RunRecord(FederatedCallback):
         if not self.record.participants:  # An evaluation alone.
             self._describe(trainer, federation)
         known = {key: float(value) for key, value in values.items() if key.rpartition("/")[2] in self._names}
+        told = self.record.undefined
+        kept = {key: why for key, why in told.items() if not key.startswith(f"{stage}_")}
+        now = federation.logbook.undefined.reasons.items()
+        self.record.undefined = kept | {key: why for key, why in now if key.rpartition("/")[2] in self._names}
         if stage == "test":
             self.record.test = known
         else:

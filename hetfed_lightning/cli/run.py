@@ -26,6 +26,7 @@ from hetfed_lightning.cli.report.command import report_command
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.inspection import TooFewParticipantsError
+from hetfed_lightning.undefined import UndefinedMonitorError
 
 TOO_FEW = 1
 BAD_INPUT = 2
@@ -67,10 +68,10 @@ def run(arguments: Sequence[str]) -> int:
         return _refuse(explained(str(error)))
     except ConfigError as error:
         return _refuse(str(error))
-    except TooFewParticipantsError as error:
+    except (TooFewParticipantsError, UndefinedMonitorError) as error:
         if os.environ.get(DEBUG):
             raise
-        return _refuse(str(error), TOO_FEW)
+        return _refuse(str(error), TOO_FEW if isinstance(error, TooFewParticipantsError) else BAD_INPUT)
     except (OSError, MisconfigurationException, *FAULTS) as error:
         if Federation.trained_in_this_process or os.environ.get(DEBUG):
             raise

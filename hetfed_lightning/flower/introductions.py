@@ -38,7 +38,7 @@ def roles_of(
 def headlines_of(descriptions: Mapping[str, Description]) -> dict[str, Headline]:
     """The headline metric of every participant that names one, by name."""
     return {
-        name: Headline(metric, one.role.get("higher_is_better") is not False)
+        name: Headline(metric, one.role.get("higher_is_better") is not False, _text(one.kind))
         for name, one in descriptions.items()
         if (metric := _text(one.role.get("headline")))
     }

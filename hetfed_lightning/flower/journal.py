@@ -12,7 +12,7 @@ from pathlib import Path
 from hetfed_lightning import __version__, plots
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
-from hetfed_lightning.callbacks.headlines import headline_summaries, summary_figures
+from hetfed_lightning.callbacks.headlines import LOSS, Headline, headline_summaries, loss_summaries, summary_figures
 from hetfed_lightning.callbacks.monitor import SECONDS
 from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS, configuration_page, participants_table, sharing_page
 from hetfed_lightning.checkpointing.plugin import PASSING
@@ -147,15 +147,17 @@ class Journal:
         self._forget_from(round_index)
         self._record.leave_out(round_index, left_out)
         own = self._of_participants(metrics)
-        summaries = headline_summaries(headlines_of(self._members()), "val", own)
-        means, rest = summary_figures(summaries, "val")
+        headlines = headlines_of(self._members())
+        summaries = headline_summaries(headlines, "val", own)
+        self._name_undefined(headlines, own)
+        means, rest = summary_figures(loss_summaries(headlines, "val", own) | summaries, "val")
         expected = sum(one.is_member(round_index) for one in self._members().values())
         counted = {
             "federation/participants": float(max(0, expected - len(left_out))),
             "federation/quarantined": float(len(left_out)),
         }
-        told = {key: float(value) for key, value in figures.items() if not math.isnan(value)}
-        of_all = means | rest | counted | told
+        of_all = means | rest | counted | {key: float(value) for key, value in figures.items()}
+        of_all = {key: value for key, value in of_all.items() if not math.isnan(value)}
         ever = {one["participant"] for one in self._record.left_out} | left_out.keys()
         flags = {tag("quarantined", name): float(name in left_out) for name in sorted(ever)}
         times = {} if math.isnan(seconds) else {SECONDS: float(seconds)}
@@ -170,6 +172,20 @@ class Journal:
         )  # fmt: skip
         log.info("%s", line)
         self._save(board)
+
+    def _name_undefined(self, headlines: Mapping[str, Headline], own: Mapping[str, float]) -> None:
+        """Say once which sites' data do not define the metric that they are judged by; they send no figure of it."""
+        for name, headline in headlines.items():
+            for scope in ("", "global_"):
+                figure = tag(f"val_{scope}{headline.metric}", name)
+                if figure in own:
+                    self._record.undefined.pop(figure, None)
+                elif tag(f"val_{scope}{LOSS}", name) in own and figure not in self._record.undefined:
+                    self._record.undefined[figure] = "its site sends none"
+                    log.warning(
+                        "%s is undefined on the validation data of site %r: left out of mean and worst.",
+                        figure.partition("/")[0], name,
+                    )  # fmt: skip
 
     def _of_participants(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Figures of those who are known; what belongs to all is not theirs to tell, nor who is left out."""

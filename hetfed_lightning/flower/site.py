@@ -158,7 +158,7 @@ class Site:
         parts = self._taken()
         trainer = _trainer(parts, parts.rounds, SiteRound(order, self.reply, parts.callbacks, lambda _: None))
         trainer.validate(parts.federation, datamodule=parts.data, ckpt_path=store.path_of(end), verbose=False)
-        self.reply.metrics = own_figures(trainer.callback_metrics, [self._name])
+        self.reply.metrics = own_figures(trainer, [self._name])
         self.reply.finished = round_index
 
     def _answer(self, order: Order, store: SiteStore) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
 import torch
@@ -221,15 +221,20 @@ class SiteEnd(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Keep the state and the figures, and leave the fit."""
         federation: Federation = pl_module
-        self.reply.metrics = own_figures(trainer.callback_metrics, list(subjects(federation)))
+        self.reply.metrics = own_figures(trainer, list(subjects(federation)))
         self.reply.finished = federation.current_round - 1
         self.save(trainer)
         raise Pause
 
 
-def own_figures(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
-    """Of all figures those of some participants, whose tags end with their names."""
-    return {key: float(torch.as_tensor(value)) for key, value in values.items() if key.rpartition("/")[2] in names}
+def own_figures(trainer: L.Trainer, names: Sequence[str]) -> dict[str, float]:
+    """Of all figures those of some participants, whose tags end with their names, and which their data define."""
+    undefined = cast("Federation", trainer.lightning_module).logbook.undefined.reasons
+    return {
+        key: float(torch.as_tensor(value))
+        for key, value in trainer.callback_metrics.items()
+        if key.rpartition("/")[2] in names and key not in undefined
+    }
 
 
 def _on(device: torch.device, targets: Mapping[int, Tensor]) -> dict[int, Tensor]:

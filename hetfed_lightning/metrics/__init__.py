@@ -9,13 +9,16 @@ from __future__ import annotations
 from hetfed_lightning.metrics.agreement import agreement_matrix, mean_agreement
 from hetfed_lightning.metrics.binary import BalancedAccuracy, DefinedAUROC
 from hetfed_lightning.metrics.communication import payload_bytes
+from hetfed_lightning.metrics.defined import undefined_because, value_of
 from hetfed_lightning.metrics.divergence import state_divergence
 from hetfed_lightning.metrics.fairness import FairnessSummary, jain_index, summarise
 from hetfed_lightning.metrics.intervals import Interval, mean_interval
+from hetfed_lightning.metrics.regression import DefinedR2Score
 
 __all__ = [
     "BalancedAccuracy",
     "DefinedAUROC",
+    "DefinedR2Score",
     "FairnessSummary",
     "Interval",
     "agreement_matrix",
@@ -25,4 +28,6 @@ __all__ = [
     "payload_bytes",
     "state_divergence",
     "summarise",
+    "undefined_because",
+    "value_of",
 ]

@@ -87,8 +87,9 @@ def summarise(values: Mapping[str, float], *, higher_is_better: bool = True) -> 
         return -number if higher_is_better else number
 
     worst_name = max(numbers, key=badness)
-    mean = sum(numbers.values()) / len(numbers)
-    variance = sum((number - mean) ** 2 for number in numbers.values()) / len(numbers)
+    mean = _total(numbers.values()) / len(numbers)
+    apart = [number - mean for number in numbers.values()]
+    variance = _total(number * number for number in apart) / len(numbers)
     fair = all(math.isfinite(number) and number >= 0 for number in numbers.values())
     return FairnessSummary(
         mean=mean,
@@ -97,3 +98,12 @@ def summarise(values: Mapping[str, float], *, higher_is_better: bool = True) -> 
         std=math.sqrt(variance),
         jain=jain_index(numbers.values()) if fair else math.nan,
     )
+
+
+def _total(numbers: Iterable[float]) -> float:
+    """Exact sum, so that it is the same in any order; infinite or NaN where floats have none."""
+    found = list(numbers)
+    try:
+        return math.fsum(found)
+    except (OverflowError, ValueError):  # Beyond the largest float, or infinities of both signs.
+        return sum(found)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError, Metric, R2Score
+from torchmetrics import MeanAbsoluteError, Metric
 
 from hetfed_lightning.distillation import OutputKind
 from hetfed_lightning.distillation.outputs import at_least_float32
+from hetfed_lightning.metrics import DefinedR2Score
 from hetfed_lightning.tasks.targets import flat
 from hetfed_lightning.tasks.task import Task
 
@@ -41,7 +42,7 @@ class RegressionTask(Task):
     def default_metrics(self, width: int) -> dict[str, Metric]:
         """Coefficient of determination and mean absolute error."""
         del width
-        return {"r2": R2Score(sync_on_compute=False), "mae": MeanAbsoluteError(sync_on_compute=False)}
+        return {"r2": DefinedR2Score(sync_on_compute=False), "mae": MeanAbsoluteError(sync_on_compute=False)}
 
     def target_problem(self, target: Tensor, width: int) -> str | None:
         """Another number of columns than the head has outputs, or values that are not finite."""

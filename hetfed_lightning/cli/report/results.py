@@ -22,6 +22,7 @@ from hetfed_lightning.cli.report.markup import grid, paragraph, picture, section
 from hetfed_lightning.cli.report.sources import Subject, members
 from hetfed_lightning.metrics import Interval, mean_interval
 from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.undefined import MOST_NAMED
 
 LABELS: dict[str, str] = {"federation": "federation", "local_only": "local only", "centralised": "centralised"}
 
@@ -42,7 +43,16 @@ def results(subject: Subject) -> str:
         pieces.append(
             f"<details><summary>By {text(metric)}</summary>{_of_metric(subject, found, judged=False)}</details>"
         )
-    return section("Results", *pieces) + _figures(subject, headline)
+    return section("Results", *pieces, _undefined(subject)) + _figures(subject, headline)
+
+
+def _undefined(subject: Subject) -> str:
+    """Figures that a participant's data do not define, which tables show as a dash."""
+    stage = "test_" if subject.measured == "test" else "val_"
+    found = [(key, why) for key, why in subject.main.undefined.items() if key.startswith(stage)]
+    named = [f"{key.rpartition('/')[0]} of {key.rpartition('/')[2]} ({why})" for key, why in found[:MOST_NAMED]]
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return paragraph(f"Undefined on these data, and left out of means: {', '.join(named)}{more}.") if named else ""
 
 
 def _of_metric(subject: Subject, outcomes: list[Outcome], *, judged: bool = True) -> str:

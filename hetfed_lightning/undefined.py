@@ -1,0 +1,97 @@
+"""Figures that some participants' data do not define: left out of means over all, named once, and not monitored."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from hetfed_lightning.participant import Stage
+
+log = logging.getLogger(__name__)
+
+MOST_NAMED = 10
+"""Participants that one line names with their reasons."""
+
+_SETS: Mapping[str, str] = {"train": "training", "val": "validation", "test": "test"}
+_SUMMARY = re.compile(r"federation/((?:train|val|test)_.+)_(?:mean|worst|std|jain)")
+
+
+class UndefinedMonitorError(MisconfigurationException):
+    """A callback follows a figure that nobody's data define."""
+
+
+class UndefinedFigures:
+    """What is undefined now, and what of it has been told.
+
+    Attributes:
+        reasons: Why, by tag, such as ``"val_auroc/hospital_b"``; of every stage its latest pass.
+    """
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+        self._told: set[str] = set()
+
+    def begin(self) -> None:
+        """Begin a run, which tells everything anew."""
+        self.reasons, self._told = {}, set()
+
+    def note(self, stage: Stage, found: Mapping[str, str], *, tell: bool) -> None:
+        """Take up what is undefined in one pass over a stage's data.
+
+        Args:
+            stage: Whose earlier reasons are forgotten.
+            found: Reasons by tag.
+            tell: Whether to name what has not been named; a sanity check sees a part of the data.
+        """
+        self.reasons = {key: why for key, why in self.reasons.items() if not key.startswith(f"{stage}_")} | dict(found)
+        new = {key: why for key, why in found.items() if key not in self._told} if tell else {}
+        self._told.update(new)
+        of_metric: defaultdict[str, list[str]] = defaultdict(list)
+        for key, why in new.items():
+            metric, _, name = key.partition("/")
+            of_metric[metric].append(f"{name!r} ({why})")
+        for metric, named in of_metric.items():
+            everyone = metric.startswith(f"{stage}_global_")
+            more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+            log.warning(
+                "%s is undefined on %s %s data of %s%s: left out of the federation's mean and worst.",
+                metric, "everyone's" if everyone else "the", _SETS[stage], ", ".join(named[:MOST_NAMED]), more,
+            )  # fmt: skip
+
+    def check_monitors(self, trainer: L.Trainer) -> None:
+        """Refuse to go on where a callback follows what no participant's data define.
+
+        Raises:
+            UndefinedMonitorError: Naming the callback, the figure, the participants and what to follow instead.
+        """
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
+            if not isinstance(callback, (EarlyStopping, ModelCheckpoint)) or not callback.monitor:
+                continue
+            reasons = self._reasons_of(callback.monitor, trainer.callback_metrics)
+            if not reasons or (isinstance(callback, EarlyStopping) and not callback.strict):
+                continue
+            named = ", ".join(f"{name!r} ({why})" for name, why in [*reasons.items()][:MOST_NAMED])
+            more = f" and {len(reasons) - MOST_NAMED} more" if len(reasons) > MOST_NAMED else ""
+            raise UndefinedMonitorError(
+                f"{type(callback).__name__} follows {callback.monitor!r}, which is undefined for {named}{more}. Let it "
+                "follow another figure, such as 'federation/val_loss_mean', or give validation sets that define it "
+                "(own_fractions, stratified or larger)."
+            )
+
+    def _reasons_of(self, monitor: str, known: Mapping[str, object]) -> dict[str, str]:
+        """Why a monitored figure is not there, by participant; empty where it is."""
+        if monitor in self.reasons:
+            return {monitor.partition("/")[2]: self.reasons[monitor]}
+        summary = _SUMMARY.fullmatch(monitor)
+        if summary is None or monitor in known:
+            return {}
+        return {key.partition("/")[2]: why for key, why in self.reasons.items() if key.partition("/")[0] == summary[1]}
