@@ -37,7 +37,7 @@ from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.evaluation import evaluate, owner_of, predict, skip_empty_validation
-from hetfed_lightning.fitting import fit_to_own_data
+from hetfed_lightning.fitting import fit_to_own_data, take_up_schemas
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.groups import ParticipantGroup, expanded
 from hetfed_lightning.guard import FiniteGuard
@@ -285,6 +285,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         check_hooks(self.everyone())
         check_names(self.members(), self.federated_data)
         check_privacy(self)
+        take_up_schemas(self.members(), self.federated_data)
         for name, participant in self.members().items():
             fit_to_own_data(participant, self.federated_data.data.train[name])
         check_data(self, self.federated_data)

@@ -16,9 +16,28 @@ from hetfed_lightning.layers import Fittable
 from hetfed_lightning.participant import split_batch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch.utils.data import Dataset
 
+    from hetfed_lightning.data.module import FederatedDataModule
     from hetfed_lightning.participant import Participant
+
+
+def take_up_schemas(participants: Mapping[str, Participant], data: FederatedDataModule) -> None:
+    """Read the data as trained participants know it, and tell each new one what its own means.
+
+    Args:
+        participants: By name.
+        data: Of the run that begins.
+
+    Raises:
+        ValueError: If the data does not go with what a participant learned, by name.
+    """
+    known = {name: one.schema for name, one in participants.items() if one.schema is not None}
+    data.read_as_learned(known)
+    for name, participant in participants.items():
+        participant.schema = data.schemas.get(name, participant.schema)
 
 
 def fit_to_own_data(participant: Participant, dataset: Dataset[Any]) -> None:

@@ -25,6 +25,7 @@ from hetfed_lightning.lending import Borrower
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.precision import converted, default_optimizer
 from hetfed_lightning.privacy import DPSGD, Ledger
+from hetfed_lightning.schema import DataSchema
 from hetfed_lightning.tasks import Task, TaskName, as_task
 from hetfed_lightning.transfer import Transfer, slow_down
 
@@ -32,6 +33,9 @@ STUDENT = "student"
 """Name of the unified model in logs and checkpoints."""
 
 Stage = Literal["train", "val", "test"]
+
+SCHEMA = "schema"
+"""Key of what its data means in a participant's own part of a checkpoint."""
 
 FITTED = ("transform", "target_transform", "task")
 """Attributes whose buffers describe the participant's own data."""
@@ -89,6 +93,10 @@ class Participant(Borrower, L.LightningModule):
             trains as usual. Inside a federation alone.
         compile: Whether a fit runs the backbone through ``torch.compile``, or settings for it such as
             ``{"mode": "max-autotune"}``. A subclass with an ``on_fit_start`` calls that of its base.
+
+    Attributes:
+        schema: What the columns and classes of its data mean, and what fills its gaps, once it has been trained on data
+            that tells; saved in checkpoints and exports.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -155,6 +163,7 @@ class Participant(Borrower, L.LightningModule):
         self.gradient_clip_val = gradient_clip_val
         self.accumulate_grad_batches = accumulate_grad_batches
         self.privacy = privacy
+        self.schema: DataSchema | None = None
         self.ledger = Ledger()
         self.compile_settings = settings_of(compile)
         self._name: str | None = None
@@ -241,8 +250,9 @@ class Participant(Borrower, L.LightningModule):
 
         Args:
             inputs: A batch as the participant's own data set has it, before ``transform``; on any device, in any
-                precision.
+                precision. Where gaps were filled in training (:attr:`schema`), NaN is filled with the same values.
         """
+        inputs = inputs if self.schema is None else self.schema.filled(inputs)
         with evaluating(self):
             dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
             inputs = converted(self.transfer_batch_to_device(inputs, self.device, 0), dtype)
@@ -382,6 +392,20 @@ class Participant(Borrower, L.LightningModule):
         self.materialise(state, copy=lambda _, tensor: torch.empty_like(tensor))
         for key, tensor in state.items():
             own[key].copy_(tensor)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what its data means beside its weights."""
+        if self.schema is not None:
+            checkpoint[SCHEMA] = self.schema.to_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up what its data meant when the checkpoint was saved.
+
+        Raises:
+            ValueError: If that is damaged.
+        """
+        if SCHEMA in checkpoint:
+            self.schema = DataSchema.from_dict(checkpoint[SCHEMA])
 
     # Inside a federation
 

@@ -23,11 +23,14 @@ from hetfed_lightning.cli.hints import check_participants, explained
 from hetfed_lightning.cli.reach import check_reach
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.participant import Participant, participant_state
+from hetfed_lightning.schema import DataSchema
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "participant.yaml"
+SCHEMA = "schema.yaml"
+"""Columns and classes in order, and what fills gaps, of a participant that was trained on a table."""
 
 
 def export_command(arguments: Sequence[str]) -> None:
@@ -51,7 +54,7 @@ def export_command(arguments: Sequence[str]) -> None:
 
 
 def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder: Path) -> Path:
-    """Write one participant's weights as safetensors and its configuration as YAML, nothing of anyone else.
+    """Write one participant's weights as safetensors, its configuration and its data's schema as YAML; nobody else's.
 
     Raises:
         ConfigError: If the configuration or the checkpoint has no such participant.
@@ -64,6 +67,7 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
         raise ConfigError(f"--participant: no participant {name!r}{did_you_mean(name, everyone)}.")
     check_checkpoint(ckpt_path)
     checkpoint = read_checkpoint(ckpt_path)
+    schema = _schema_of(checkpoint, name, ckpt_path)
     state = participant_state(checkpoint["state_dict"], name, ckpt_path)
     settings = json.loads(json.dumps(everyone[name]))
     try:
@@ -75,7 +79,17 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
         ) from error
     write_atomically(folder / WEIGHTS, save({key: tensor.contiguous() for key, tensor in state.items()}))
     write_atomically(folder / CONFIG, yaml.safe_dump(settings, sort_keys=False))
+    if schema is not None:
+        write_atomically(folder / SCHEMA, yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True))
     return folder
+
+
+def _schema_of(checkpoint: dict[str, Any], name: str, ckpt_path: str) -> DataSchema | None:
+    own = checkpoint.get("federation", {}).get("own", {}).get(name, {})
+    try:
+        return DataSchema.from_dict(own["schema"]) if "schema" in own else None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{ckpt_path}: of participant {name!r}: {error}. Use another checkpoint.") from error
 
 
 def load_participant(folder: str | Path, allow_import: Sequence[str] = ()) -> Participant:
@@ -99,4 +113,9 @@ def load_participant(folder: str | Path, allow_import: Sequence[str] = ()) -> Pa
         participant.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
         raise ConfigError(f"{weights}: it is damaged, or of another participant ({error}). Export again.") from error
+    if (path := Path(folder) / SCHEMA).is_file():
+        try:
+            participant.schema = DataSchema.from_dict(read_config(str(path)))
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}. Export again.") from error
     return participant

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from hetfed_lightning.data.errors import DataError
+from hetfed_lightning.data.examples import Examples
+from hetfed_lightning.data.learned import learned_classes, learned_columns, means_of, refuse_other_meaning
 from hetfed_lightning.data.named import NamedDataModule
 from hetfed_lightning.data.partitioned import PartitionedDataModule, Pool, shuffled
 from hetfed_lightning.data.partitions import Partition
 from hetfed_lightning.data.sources import (
+    Tables,
     read_idx_folder,
     read_image_folder,
     read_npz,
@@ -19,6 +24,7 @@ from hetfed_lightning.data.sources import (
     read_table,
     read_tables,
 )
+from hetfed_lightning.schema import DataSchema
 
 
 class IDXDataModule(PartitionedDataModule):
@@ -100,12 +106,18 @@ class TableDataModule(NamedDataModule):
         path: A table, a folder of CSV files, a list of files (their stems are the names), or files by name.
         target: Column to predict.
         participant_column: Column of the participants' names; None where each has a file.
-        features: Input columns; by participant where they record different ones; None for all others,
-            which must be numbers. They go in as they are: scale them beforehand or in the participant's transform.
+        features: Input columns; by participant where they record different ones; None for all that everyone has,
+            matched by name, but for those that number or name the rows. They must be numbers and go in as they are:
+            scale them beforehand or in the participant's transform.
         kind: ``"class"`` or ``"value"``.
-        classes: Names of all classes, in order, where the target is text; None for those of everyone who is read,
-            sorted. Who reads its own file alone, which may lack some, has to say.
-        missing: ``"mean"`` fills gaps by the participant's mean, ``"drop"`` drops rows; None refuses them.
+        classes: Names of all classes, in order, as the target column has them, numbers too (``["1", "2"]``); None for
+            those of everyone who is read, sorted, or where they are numbers, for the numbers themselves. Who reads its
+            own file alone, which may lack some, has to say.
+        missing: ``"mean"`` fills gaps by the mean of the participant's own training rows, ``"drop"`` drops rows; None
+            refuses them. The means are kept with the participant, in checkpoints and exports, for its predictions.
+        separator: Between the columns of a CSV file, one character.
+        decimal: Mark before the decimals of a CSV file, ``"."`` or ``","``.
+        max_unpacked: Bytes that a compressed file may unpack to; None for 256 MiB, or a hundred times the file's size.
         settings: As for :class:`NamedDataModule`.
     """
 
@@ -119,9 +131,14 @@ class TableDataModule(NamedDataModule):
         kind: Literal["class", "value"] = "class",
         classes: list[str] | None = None,
         missing: Literal["mean", "drop"] | None = None,
+        separator: str = ",",
+        decimal: str = ".",
+        max_unpacked: int | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
+        if missing not in {None, "mean", "drop"}:
+            raise DataError(f"missing: expected 'mean', 'drop' or None, got {missing!r}.")
         if participant_column is not None and not isinstance(path, str):
             raise DataError(
                 "participant_column goes with one table, but path names several files; give one or the other."
@@ -133,14 +150,43 @@ class TableDataModule(NamedDataModule):
         self.kind = kind
         self.classes = classes
         self.missing = missing
+        self.separator = separator
+        self.decimal = decimal
+        self.max_unpacked = max_unpacked
 
-    def load_participants(self) -> Mapping[str, Dataset[Any]]:
-        """Read the table or tables."""
-        options: dict[str, Any] = {"features": self.features, "kind": self.kind, "missing": self.missing}
-        options["classes"] = self.classes
+    def load_participants(self) -> Tables:
+        """Read the table or tables; gaps that are to be filled are NaN in them."""
+        options: dict[str, Any] = {
+            "features": self.features if self.features is not None else learned_columns(self.learned),
+            "kind": self.kind,
+            "missing": "keep" if self.missing == "mean" else self.missing,
+            "classes": self.classes if self.classes is not None else learned_classes(self.learned),
+            "separator": self.separator,
+            "decimal": self.decimal,
+            "max_unpacked": self.max_unpacked,
+        }
         if self.participant_column is not None and isinstance(self.path, str):
-            return read_table(self.path, self.target, self.participant_column, **options)
-        return read_tables(self.path, self.target, **options)
+            tables = read_table(self.path, self.target, self.participant_column, **options)
+        else:
+            tables = read_tables(self.path, self.target, **options)
+        self.schemas = {name: DataSchema(tables.features[name], tables.classes or ()) for name in tables}
+        for name, schema in self.learned.items():
+            if name in self.schemas:
+                refuse_other_meaning(name, schema, self.schemas[name])
+        return tables
+
+    def prepared(self, name: str, dataset: Dataset[Any], trained: Tensor) -> Dataset[Any]:
+        """The examples, each gap filled with the mean of its column in the training rows."""
+        if self.missing != "mean" or not isinstance(dataset, Examples) or not isinstance(dataset.inputs, Tensor):
+            return dataset
+        schema = self.schemas[name]
+        known = self.learned.get(name)
+        if known is not None and known.fillings:
+            fillings = known.fillings
+        else:
+            fillings = means_of(dataset.inputs[trained], schema.columns, name)
+        schema = self.schemas[name] = replace(schema, fillings=fillings)
+        return Examples(schema.filled(dataset.inputs), dataset.targets)
 
 
 class ImageFolderDataModule(NamedDataModule):
@@ -171,4 +217,10 @@ class ImageFolderDataModule(NamedDataModule):
 
     def load_participants(self) -> Mapping[str, Dataset[Any]]:
         """Find the images."""
-        return read_image_folder(self.folder, self.image_size, self.mode, classes=self.classes)
+        classes = self.classes if self.classes is not None else learned_classes(self.learned)
+        found = read_image_folder(self.folder, self.image_size, self.mode, classes=classes)
+        self.schemas = {name: DataSchema(classes=files.classes) for name, files in found.items()}
+        for name, schema in self.learned.items():
+            if name in self.schemas:
+                refuse_other_meaning(name, schema, self.schemas[name])
+        return found

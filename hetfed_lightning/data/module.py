@@ -22,6 +22,7 @@ from hetfed_lightning.data.labels import labels_of, read_labels
 from hetfed_lightning.data.loaders import Hosting, MeasuredLoader, RoundLoader, RoundSchedule, Source, evaluation_loader
 from hetfed_lightning.data.names import of_member
 from hetfed_lightning.data.residence import Resident, home_of
+from hetfed_lightning.schema import DataSchema
 
 GLOBAL = "global"
 """Key of the loader of everyone's data beside those of the participants."""
@@ -74,6 +75,10 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         resident: Whether in-memory training sets and the public set live on the accelerator where together they take at
             most a quarter of its free memory; on a CPU it has no meaning. They are copied as training begins.
 
+    Attributes:
+        schemas: What the columns and classes of each participant's data mean, by name, where a subclass knows it.
+        learned: The schemas of participants that were trained before, by name: data is read as they learned it.
+
     Raises:
         DataError: If a size is not positive, or a name has no training set.
     """
@@ -114,6 +119,8 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         self.pin_memory = pin_memory
         self.resident = resident
         self._resident_public: Resident | None = None
+        self.schemas: dict[str, DataSchema] = {}
+        self.learned: dict[str, DataSchema] = {}
         self._given = (train, val or {}, test or {}, public, global_val, global_test)
         self._data: FederatedData | None = None
 
@@ -147,6 +154,27 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         if self._data is None:
             self.setup()
         return cast("FederatedData", self._data)
+
+    def read_as_learned(self, schemas: Mapping[str, DataSchema]) -> None:
+        """Read the data as participants that were trained before know it: their columns, classes and fillings.
+
+        Args:
+            schemas: By participant; who is not in it is read as new.
+
+        Raises:
+            DataError: If the data, or the configuration, does not go with a schema.
+        """
+        known = {name: schema for name, schema in schemas.items() if name in self.schemas}
+        if any(self.schemas[name] != schema for name, schema in known.items()):
+            self.learned = dict(known)
+            self._data = None
+            self.setup()
+
+    def _read_as_the_model_learned(self) -> None:
+        """Before loaders are made: what a checkpoint held has been loaded into the participants by then."""
+        members = getattr(self.trainer and self.trainer.lightning_module, "participants", {})
+        found = {name: getattr(members[name], "schema", None) for name in members}
+        self.read_as_learned({name: schema for name, schema in found.items() if schema is not None})
 
     def replace_data(self, data: FederatedData) -> None:
         """Use other data sets from now on."""
@@ -215,16 +243,19 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
 
     def val_dataloader(self) -> dict[str, Any]:
         """One loader for each participant's own set, and one for everyone's."""
+        self._read_as_the_model_learned()
         loaders = self._loaders(self.data.val, self.data.global_val)
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         return {GLOBAL: NothingLoader()} if fitting and not loaders else loaders
 
     def test_dataloader(self) -> dict[str, Any]:
         """One loader for each participant's own set, and one for everyone's."""
+        self._read_as_the_model_learned()
         return self._loaders(self.data.test, self.data.global_test)
 
     def predict_dataloader(self) -> dict[str, Any]:
         """The test sets: everyone's where there is one and one model predicts, else each participant's own."""
+        self._read_as_the_model_learned()
         model = cast("L.Trainer", self.trainer).lightning_module
         single = getattr(model, "predict_with", None) is not None or getattr(model, "student", None) is not None
         if single and self.data.global_test is not None:

@@ -63,6 +63,17 @@ class NamedDataModule(FederatedDataModule):
     def load_participants(self) -> Mapping[str, Dataset[Any]]:
         """Read each participant's examples."""
 
+    def prepared(self, name: str, dataset: Dataset[Any], trained: Tensor) -> Dataset[Any]:
+        """A participant's examples after what is learned of them, such as what to fill gaps with.
+
+        Args:
+            name: The participant's.
+            dataset: All of its examples.
+            trained: Positions of those that it trains on, which alone may be learned from.
+        """
+        del name, trained
+        return dataset
+
     def load(self, participants: tuple[str, ...]) -> FederatedData:
         """Cut each participant's examples; the names are the data's own."""
         del participants
@@ -77,13 +88,15 @@ class NamedDataModule(FederatedDataModule):
                     "and leaves none; lower it."
                 )
             order = first[shuffled(len(first), self.seed, "public", name)]
-            train[name] = take(dataset, order[share:].sort().values)
+            trained = order[share:].sort().values
+            prepared = self.prepared(name, dataset, trained)
+            train[name] = take(prepared, trained)
             if share:
-                public[name] = take(dataset, order[:share])
+                public[name] = take(prepared, order[:share])
             if len(second):
-                val[name] = take(dataset, second)
+                val[name] = take(prepared, second)
             if len(third):
-                test[name] = take(dataset, third)
+                test[name] = take(prepared, third)
         return FederatedData(
             train,
             val,

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from hetfed_lightning.data.errors import DataError
 
-__all__ = ["checked_classes", "did_you_mean", "of_member", "refuse_twin_names"]
+__all__ = ["checked_classes", "did_you_mean", "folded", "of_member", "refuse_spellings", "refuse_twin_names"]
+
 
 T = TypeVar("T")
 
@@ -41,8 +42,8 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
         ``"; did you mean 'age'?"``, or the names there are (ten at most) where none is close.
     """
     names = [str(choice) for choice in choices]
-    by_folded = {_folded(choice): choice for choice in reversed(names)}
-    close = difflib.get_close_matches(_folded(name), by_folded, n=1)
+    by_folded = {folded(choice): choice for choice in reversed(names)}
+    close = difflib.get_close_matches(folded(name), by_folded, n=1)
     if close:
         return f"; did you mean {by_folded[close[0]]!r}?"
     return f"; there is {', '.join(map(repr, names[:10])) or 'none'}{', ...' if len(names) > 10 else ''}"
@@ -63,32 +64,51 @@ def refuse_twin_names(names: Iterable[str], what: str, where: str) -> None:
     """
     seen: dict[str, str] = {}
     for name in names:
-        twin = seen.get(_folded(name))
+        twin = seen.get(folded(name))
         if twin is not None:
             raise DataError(
                 f"{where}: two {what} names are the same, or differ in case or outer spaces only, {twin!r} "
                 f"and {name!r}: rename one, or spell both alike if they are one {what}"
             )
-        seen[_folded(name)] = name
+        seen[folded(name)] = name
 
 
-def checked_classes(classes: Sequence[str], found: Iterable[str], where: str) -> list[str]:
-    """Names of all classes, in order, among which are those that were found.
+def refuse_spellings(found: Mapping[str, Iterable[str]], what: str) -> None:
+    """Refuse names that several places spell differently in case or outer blanks alone.
+
+    Args:
+        found: Names by where they are from, each meant to be one thing everywhere.
+        what: What they name, for the message, as ``"class"``.
+
+    Raises:
+        DataError: Giving both spellings and both places.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    for where, names in found.items():
+        for name in names:
+            spelled, first = seen.setdefault(folded(name), (name, where))
+            if spelled != name:
+                raise DataError(
+                    f"{what} {spelled!r:.80} of {first} and {name!r:.80} of {where} differ in case or outer blanks "
+                    f"only: spell them alike, everywhere, if they are one {what}"
+                )
+
+
+def checked_classes(classes: Sequence[str]) -> list[str]:
+    """Names of all classes, in order.
 
     Args:
         classes: The names.
-        found: Names of classes in the data.
-        where: They were found, for the message.
 
     Raises:
-        DataError: If two names are alike, or a class that was found is not among them.
+        DataError: If there is none, or two names are alike.
     """
+    if isinstance(classes, str) or not classes:
+        raise DataError(f"classes: expected the names of all classes, in order, got {classes!r}")
     refuse_twin_names(classes, "class", "classes")
-    for name in found:
-        if name not in classes:
-            raise DataError(f"classes: {where} has a class {name!r} that is not named{did_you_mean(name, classes)}")
     return list(classes)
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A name without its outer blanks, case and form of its letters: what it has in common with a slip of the pen."""
     return unicodedata.normalize("NFKC", name).strip().casefold()

@@ -76,6 +76,7 @@ class SiteDataModule(FederatedDataModule):
                 f"SiteDataModule: its data is that of {self.participant!r}, but the federation has "
                 f"{', '.join(participants)}."
             )
+        self.inner.learned = dict(self.learned)
         self.inner.replace_data(self.inner.load(self.everyone or (self.participant,)))
         whole = self.inner.data
         if self.participant not in whole.train:
@@ -84,6 +85,7 @@ class SiteDataModule(FederatedDataModule):
                 f"{did_you_mean(self.participant, whole.train)}."
             )
         self.inner._data = None  # Everybody else's data is let go of.
+        self.schemas = {name: one for name, one in self.inner.schemas.items() if name == self.participant}
         return FederatedData(
             self._own(whole.train),
             self._own(whole.val),

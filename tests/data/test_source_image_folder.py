@@ -155,7 +155,7 @@ def test_unusable_folders_are_refused(tmp_path: Path, folder: Path) -> None:
 
 def test_twin_names_are_refused(folder: Path) -> None:
     draw(folder / "b" / "Dog" / "1.png")
-    with pytest.raises(DataError, match=r"two class names .*'Dog' and 'dog'"):
+    with pytest.raises(DataError, match=r"class 'dog' of .*images/a and 'Dog' of .*images/b differ in case"):
         read_image_folder(folder)
     draw(folder / "B" / "dog" / "1.png")
     with pytest.raises(DataError, match=r"two participant names .*'B' and 'b'"):

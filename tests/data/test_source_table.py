@@ -91,7 +91,7 @@ def test_one_file_for_each_participant(tmp_path: Path) -> None:
     (tmp_path / "south.csv.gz").write_bytes(gzip.compress(b"z,x,y\n5,6,warm\n"))
     write(tmp_path / ".hidden.csv", "")
     write(tmp_path / "notes.txt", "")
-    expected = {"north": ("x",), "south": ("z", "x")}
+    expected = {"north": ("x",), "south": ("x",)}
     files = [tmp_path / "south.csv.gz", tmp_path / "north.csv"]
     for paths in (tmp_path, str(tmp_path), files):
         tables = read_tables(paths, target="y")
@@ -114,11 +114,15 @@ def test_tables_survive_pickling(tmp_path: Path) -> None:
 GAPS = "ward,age,smoker,sick\na,10,TRUE,0\na,,,1\na,30,TRUE,0\nb,100,FALSE,1\nb,,FALSE,1\n"
 
 
-def test_gaps_are_filled_with_the_participants_own_mean(tmp_path: Path) -> None:
-    tables = read(tmp_path, GAPS, missing="mean")
-    # a: (10 + 30) / 2 = 20, (1 + 1) / 2 = 1; b: 100, though the mean of everyone is 46.7
-    assert everything(tables["a"])[0].tolist() == [[10, 1], [20, 1], [30, 1]]
-    assert everything(tables["b"])[0].tolist() == [[100, 0], [100, 0]]
+def test_gaps_are_kept(tmp_path: Path) -> None:
+    tables = read(tmp_path, GAPS, missing="keep")
+    assert everything(tables["a"])[0].isnan().tolist() == [[False, False], [True, True], [False, False]]
+    assert everything(tables["b"])[0].nan_to_num(-1).tolist() == [[100, 0], [-1, 0]]
+
+
+def test_a_reader_fills_nothing_since_it_does_not_know_the_training_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"missing='mean': a reader does not know .*use TableDataModule"):
+        read(tmp_path, GAPS, missing="mean")
 
 
 def test_rows_with_gaps_are_dropped(tmp_path: Path) -> None:
@@ -140,7 +144,7 @@ def test_who_has_some_of_the_classes_numbers_them_as_everyone_does(tmp_path: Pat
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
-        (["ill", "wel"], "classes: the target has a class 'well' that is not named; did you mean 'wel'?"),
+        (["ill", "wel"], "participant 'a' has a class 'well' in .* 'sick' that is not named; did you mean 'wel'?"),
         (["ill", "well", "Well"], "classes: two class names are the same, or differ in case or outer spaces only"),
     ],
     ids=["missing", "twice"],
@@ -150,8 +154,17 @@ def test_names_of_classes_that_do_not_fit_are_refused(tmp_path: Path, classes: l
         read(tmp_path, "ward,x,sick\na,1,well\n", classes=classes)
 
 
-def test_names_of_classes_leave_numbers_alone(tmp_path: Path) -> None:
-    assert everything(read(tmp_path, WARDS, classes=["x", "y", "z"])["b"])[1].tolist() == [1, 2]
+def test_names_of_classes_are_those_of_numbers_too(tmp_path: Path) -> None:
+    tables = read(tmp_path, WARDS, classes=["2", "1", "0"])
+    assert everything(tables["b"])[1].tolist() == [1, 0]
+    assert tables.classes == ("2", "1", "0")
+    with pytest.raises(DataError, match="participant 'a' has a class '0' in target column 'sick' that is not named"):
+        read(tmp_path, WARDS, classes=["1", "2"])
+    with pytest.raises(DataError, match=r"has a class '0' .*there is 'x', 'y', 'z'"):
+        read(tmp_path, WARDS, classes=["x", "y", "z"])
+    truths = "ward,x,sick\na,1,TRUE\na,2,FALSE\n"
+    assert everything(read(tmp_path, truths, classes=["True", "False"])["a"])[1].tolist() == [0, 1]
+    assert everything(read(tmp_path, truths, classes=["0", "1"])["a"])[1].tolist() == [1, 0]
 
 
 def test_a_class_of_dropped_rows_is_none(tmp_path: Path) -> None:
@@ -163,15 +176,14 @@ def test_a_class_of_dropped_rows_is_none(tmp_path: Path) -> None:
     [
         (GAPS, {}, r"t.csv, participant 'a': missing values, of 3 rows in column 'age' \(1\), 'smoker' \(1\): impute"),
         (GAPS, {"features": ["smoker"]}, r"participant 'a': .*column 'smoker' \(1\): impute"),
-        (GAPS + "c,,TRUE,0\n", {"missing": "mean"}, "participant 'c': column 'age' has no value to take the mean of"),
         (GAPS + "c,,TRUE,0\n", {"missing": "drop"}, r"participant 'c': no row is left .* of 1 in column 'age' \(1\)"),
         (WARDS + "a,1,TRUE,\n", {}, r"participant 'a': target column 'sick' has 1 missing value\(s\) in 2 rows"),
-        (WARDS + "a,1,TRUE,\n", {"missing": "mean"}, "target column 'sick' has 1 missing"),
+        (WARDS + "a,1,TRUE,\n", {"missing": "keep"}, "target column 'sick' has 1 missing"),
         (WARDS + ",1,TRUE,0\n", {}, r"column 'ward': 1 sample\(s\) have no participant's name, the first at index 3"),
         (WARDS + "A,1,TRUE,0\n", {}, "two participant names .*'A' and 'a'"),
         (WARDS + "a,inf,TRUE,0\n", {}, r"participant 'a': values that are infinite.* column 'age' \(1\)"),
         (WARDS + "a,1e300,TRUE,0\n", {}, r"too large for float32, in column 'age' \(1\)"),
-        (WARDS + "a,inf,TRUE,0\n", {"missing": "mean"}, "infinite"),
+        (WARDS + "a,inf,TRUE,0\n", {"missing": "keep"}, r"infinite.* column 'age' \(1\), the first in row 4"),
         (WARDS + "a,old,TRUE,0\n", {}, r"numbers in column 'age' \('old' in row \d+\), got text or dates: one-hot"),
         (WARDS + "a,1,TRUE,-1\n", {}, "participant 'a': expected class labels .* 0 or more, got -1"),
         (WARDS + "a,1,TRUE,0.5\n", {}, "whole numbers of 0 or more, got 0.5: .*kind='value'"),
@@ -198,7 +210,7 @@ def test_a_class_of_dropped_rows_is_none(tmp_path: Path) -> None:
         ("\n\n", {}, "t.csv: the file is empty"),
         ("ward,age,sick\n", {}, "t.csv: the table has a header but no rows"),
         (WARDS, {"kind": "label"}, "kind 'class' or 'value', got 'label'"),
-        (WARDS, {"missing": "median"}, "missing to be 'mean', 'drop' or None, got 'median'"),
+        (WARDS, {"missing": "median"}, "missing to be 'mean', 'keep', 'drop' or None, got 'median'"),
     ],
 )
 def test_bad_tables_are_refused(tmp_path: Path, text: str, settings: dict[str, Any], words: str) -> None:
@@ -285,14 +297,15 @@ def test_frames_of_parquet_with_gaps_and_numbered_wards(tmp_path: Path, monkeypa
             "sick": [0, 1, 1],
         }
     )
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.setattr(pd, "read_parquet", lambda path: frame if path else None)
     path = write(tmp_path / "t.parquet", "")
-    tables = read_table(path, "sick", "ward", missing="mean")
+    tables = read_table(path, "sick", "ward", missing="keep")
     assert list(tables) == ["10", "2"]
-    assert everything(tables["2"])[0].tolist() == [[1, 1], [1, 1]]
+    assert everything(tables["2"])[0].nan_to_num(-1).tolist() == [[1, 1], [-1, -1]]
     frame.loc[0, "ward"] = pd.NA
     with pytest.raises(DataError, match="no participant's name, the first at index 0"):
-        read_table(path, "sick", "ward", missing="mean")
+        read_table(path, "sick", "ward", missing="keep")
     frame.columns = pd.Index(["ward", "age", "age", "sick"])
     with pytest.raises(DataError, match="column 'age' occurs twice"):
         read_table(path, "sick", "ward")
@@ -302,6 +315,7 @@ def test_without_pyarrow_the_message_says_what_to_install(tmp_path: Path, monkey
     def no_engine(path: Path) -> None:
         raise ImportError(f"no engine for {path.name}")
 
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.setattr(pd, "read_parquet", no_engine)
     with pytest.raises(ImportError, match=r"t.parquet: reading parquet needs pyarrow .*pip install pyarrow"):
         read_table(write(tmp_path / "t.parquet", ""), "sick", "ward")

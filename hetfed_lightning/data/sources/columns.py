@@ -1,7 +1,9 @@
-"""From the columns of a table to inputs and targets: features, gaps and labels."""
+"""From the columns of a table to inputs and targets: features, gaps and values."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Columns",
     "Rows",
+    "as_numbers",
     "check_by_name",
-    "class_names",
+    "finite_targets",
+    "looks_like_number",
     "read_inputs",
-    "read_labels",
     "read_values",
     "select_features",
 ]
@@ -35,6 +38,8 @@ Columns = Sequence[str] | Mapping[str, Sequence[str]] | None
 """Feature columns: for all participants, for each by name, or None for all there are."""
 
 Floats = NDArray[np.float64]
+
+_NUMBER_LIKE = re.compile(r"[+-]?\s*\d[\d.,'\s]*%?")
 
 
 @dataclass(frozen=True)
@@ -63,32 +68,28 @@ class Rows:
         return f"{self.path}, participant {self.participant!r}"
 
 
-def select_features(rows: Rows, features: Columns, participant_column: str | None) -> list[str]:
+def select_features(
+    rows: Rows, features: Columns, participant_column: str | None, agreed: Sequence[str] = ()
+) -> list[str]:
     """Return the names of one participant's feature columns.
 
     Args:
         rows: The participant's rows.
-        features: The columns wanted; None for all but the target and the participants'.
+        features: The columns wanted; None for ``agreed``.
         participant_column: Column of the participants' names, if there is one.
+        agreed: What everyone has (:func:`~hetfed_lightning.data.sources.matching.agreed_columns`).
 
     Returns:
         At least one name, each once.
 
     Raises:
-        DataError: If a column is missing, nameless, listed twice, or is the target or the participants'.
+        DataError: If a column is missing, listed twice, or is the target or the participants'.
     """
     reserved = {rows.target: "the target", participant_column: "the column of participants"}
     wanted = features.get(rows.participant) if isinstance(features, Mapping) else features
     if wanted is None and features is not None:
         raise DataError(f"{rows}: features are given by participant, but not for this one")
-    if wanted is None:
-        wanted = [str(name) for name in rows.frame.columns if name not in reserved]
-        nameless = [name for name in wanted if name.startswith("Unnamed: ")]
-        if nameless:
-            raise DataError(
-                f"{rows.path}: a column has no name ({nameless[0]!r}), which is often a row number saved by "
-                "accident: name it, drop it or list the features"
-            )
+    wanted = [name.strip() for name in (agreed if wanted is None else wanted)]
     require_columns(rows.path, rows.frame, wanted)
     for position, name in enumerate(wanted):
         if name in reserved:
@@ -97,11 +98,11 @@ def select_features(rows: Rows, features: Columns, participant_column: str | Non
             raise DataError(f"{rows}: column {name!r} is listed twice among the features")
     if not wanted:
         raise DataError(f"{rows}: has no feature column")
-    return list(wanted)
+    return wanted
 
 
-def read_inputs(rows: Rows, features: Sequence[str], missing: Literal["mean", "drop"] | None) -> tuple[Tensor, Rows]:
-    """Return one participant's inputs, without gaps, and the rows they belong to.
+def read_inputs(rows: Rows, features: Sequence[str], missing: Literal["keep", "drop"] | None) -> tuple[Tensor, Rows]:
+    """Return one participant's inputs and the rows they belong to.
 
     Args:
         rows: The participant's rows.
@@ -109,12 +110,12 @@ def read_inputs(rows: Rows, features: Sequence[str], missing: Literal["mean", "d
         missing: What to do where a value is missing, as for ``read_table``.
 
     Returns:
-        Inputs, float32 of shape ``(N, columns)``, and the N rows that were kept.
+        Inputs, float32 of shape ``(N, columns)``, NaN where a gap is kept, and the N rows that were kept.
 
     Raises:
         DataError: If a column holds text, or values are missing or infinite.
     """
-    columns = {name: _as_numbers(rows.frame[name]) for name in features}
+    columns = {name: as_numbers(rows.frame[name]) for name in features}
     text = [name for name, values in columns.items() if values is None]
     if text:
         shown = ", ".join(f"{name!r} ({_first_text(rows.frame[name])})" for name in text)
@@ -133,48 +134,9 @@ def read_inputs(rows: Rows, features: Sequence[str], missing: Literal["mean", "d
                 f"column {_counted([*features, rows.target], np.column_stack([absent, targetless]))}"
             )
     else:
-        _refuse_gaps(rows, features, absent, targetless, by_mean=missing == "mean")
-        if absent.any():
-            values = np.where(absent, np.nanmean(values, axis=0), values)
-    inputs = _as_float32(rows, features, values[kept])
-    return inputs, Rows(rows.participant, rows.path, rows.frame[kept], rows.target)
-
-
-def class_names(everyones: Sequence[Rows]) -> list[str] | None:
-    """Return the sorted class names of all participants together, or None where labels are numbers.
-
-    Raises:
-        DataError: If some participants' labels are text and others' numbers.
-    """
-    numbers = [rows for rows in everyones if _as_numbers(rows.targets) is not None]
-    text = [rows for rows in everyones if _as_numbers(rows.targets) is None]
-    if numbers and text:
-        raise DataError(
-            f"target column {text[0].target!r} holds text in {text[0]}, but numbers in {numbers[0]}: encode both alike"
-        )
-    return sorted({str(label) for rows in text for label in rows.targets}) if text else None
-
-
-def read_labels(rows: Rows, classes: Sequence[str] | None) -> Tensor:
-    """Return class labels: positions in ``classes``, or where that is None the numbers in the column.
-
-    Returns:
-        Shape ``(N,)``, int64.
-
-    Raises:
-        DataError: If a number is negative, fractional or infinite.
-    """
-    if classes is not None:
-        positions = {name: position for position, name in enumerate(classes)}
-        return torch.tensor([positions[str(label)] for label in rows.targets], dtype=torch.int64)
-    numbers = _finite_targets(rows)
-    wrong = (numbers < 0) | (numbers != np.floor(numbers))
-    if wrong.any():
-        raise DataError(
-            f"{rows}: expected class labels in column {rows.target!r} that are whole numbers of 0 or more, "
-            f"got {numbers[wrong][0]:g}: encode them, or set kind='value' for a regression"
-        )
-    return torch.from_numpy(numbers.astype(np.int64))
+        _refuse_gaps(rows, features, absent, targetless, kept=missing is not None)
+    left = Rows(rows.participant, rows.path, rows.frame[kept], rows.target)
+    return _as_float32(left, features, values[kept]), left
 
 
 def read_values(rows: Rows) -> Tensor:
@@ -186,7 +148,7 @@ def read_values(rows: Rows) -> Tensor:
     Raises:
         DataError: If the column holds text or infinite values.
     """
-    return _as_float32(rows, [rows.target], _finite_targets(rows)[:, None])[:, 0]
+    return _as_float32(rows, [rows.target], finite_targets(rows)[:, None])[:, 0]
 
 
 def check_by_name(features: Columns, participants: Sequence[str]) -> None:
@@ -199,21 +161,40 @@ def check_by_name(features: Columns, participants: Sequence[str]) -> None:
             raise DataError(f"features are given for participant {name!r}, who is not in the data{hint}")
 
 
-def _as_numbers(column: Series[Any]) -> Floats | None:
-    """Return numbers or booleans as float64, missing ones as NaN; None where there is anything else."""
+def as_numbers(column: Series[Any]) -> Floats | None:
+    """Return numbers or booleans as float64, missing ones as NaN, too large ones as infinite; None of anything else."""
     types = import_optional("pandas", EXTRA).api.types
-    numeric = types.is_numeric_dtype(column) and not types.is_complex_dtype(column)
-    # A column of booleans with gaps is read as objects.
-    if numeric or (column.dtype == object and all(isinstance(value, bool) for value in column.dropna())):
+    if types.is_numeric_dtype(column) and not types.is_complex_dtype(column):
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
-    return None
+    # Booleans with gaps, and whole numbers of more digits than a machine has, are read as objects.
+    gaps = column.isna()
+    if column.dtype != object or not all(isinstance(value, bool | int | float) for value in column[~gaps]):
+        return None
+    return np.array([math.nan if gap else _as_float(value) for value, gap in zip(column, gaps, strict=True)])
 
 
-def _finite_targets(rows: Rows) -> Floats:
-    numbers = _as_numbers(rows.targets)
+def looks_like_number(text: object) -> bool:
+    """Whether a cell is a number as somebody writes it: ``12,5``, ``1 000``, ``5%``."""
+    return _NUMBER_LIKE.fullmatch(str(text).strip()) is not None
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def finite_targets(rows: Rows) -> Floats:
+    """Return the targets as numbers.
+
+    Raises:
+        DataError: If one is text or infinite, with its row.
+    """
+    numbers = as_numbers(rows.targets)
     if numbers is None:
-        found = rows.targets.iloc[0]
-        raise DataError(f"{rows}: expected numbers in target column {rows.target!r}, got text such as {found!r}")
+        found = _first_text(rows.targets)
+        raise DataError(f"{rows}: expected numbers in target column {rows.target!r}, got text such as {found}")
     _refuse_infinite(rows, [rows.target], numbers[:, None])
     return numbers
 
@@ -224,30 +205,26 @@ def _refuse_gaps(
     absent: NDArray[np.bool_],
     targetless: NDArray[np.bool_],
     *,
-    by_mean: bool,
+    kept: bool,
 ) -> None:
     if targetless.any():
         raise DataError(
             f"{rows}: target column {rows.target!r} has {int(targetless.sum())} missing value(s) in "
             f"{len(absent)} rows (an empty cell, NA or None): fill them in, or set missing='drop'"
         )
-    if absent.any() and not by_mean:
+    if absent.any() and not kept:
         raise DataError(
             f"{rows}: missing values, of {len(absent)} rows in column {_counted(features, absent)}: impute "
             "or drop them, set missing='mean' or 'drop', or leave the column out of the features"
         )
-    empty = [name for name, column in zip(features, absent.T, strict=True) if column.all()]
-    if empty:
-        shown = ", ".join(map(repr, empty))
-        raise DataError(f"{rows}: column {shown} has no value to take the mean of: leave it out of the features")
 
 
 def _refuse_infinite(rows: Rows, names: Sequence[str], values: NDArray[np.floating[Any]]) -> None:
     infinite = np.isinf(values)
     if infinite.any():
         raise DataError(
-            f"{rows}: values that are infinite, or too large for float32, in column "
-            f"{_counted(names, infinite)}: drop or clip them"
+            f"{rows}: values that are infinite, or too large for float32, in column {_counted(names, infinite)}, the "
+            f"first in row {_row(rows, infinite)}: drop or clip them"
         )
 
 
@@ -263,11 +240,20 @@ def _as_float32(rows: Rows, names: Sequence[str], values: Floats) -> Tensor:
     return torch.from_numpy(narrowed)
 
 
+def _row(rows: Rows, flagged: NDArray[np.bool_]) -> int:
+    """The first row of the file in which something is flagged, counted from 1 below the header."""
+    return int(rows.frame.index[int(flagged.any(axis=1).argmax())]) + 1
+
+
 def _first_text(column: Any) -> str:
     """The first value of a column that is no number, and its row, counted from 1 below the header."""
     for row, value in column.dropna().items():
         try:
             float(value)
         except (TypeError, ValueError):
-            return f"{value!r} in row {row + 1}"
-    return f"as {next(iter(column.dropna()), '')!r}"
+            if looks_like_number(value):
+                return f"{value!r:.60} in row {row + 1}; if its comma is a decimal one, set decimal: ','"
+            return f"{value!r:.60} in row {row + 1}"
+        except OverflowError:
+            continue
+    return f"as {next(iter(column.dropna()), '')!r:.60}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +15,10 @@ from torch.utils.data import Dataset
 from hetfed_lightning.data.conversion import as_tensor
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.labels import require_class_labels
-from hetfed_lightning.data.names import checked_classes, refuse_twin_names
+from hetfed_lightning.data.names import checked_classes, did_you_mean, refuse_spellings, refuse_twin_names
 from hetfed_lightning.data.optional import import_optional
+from hetfed_lightning.data.sources.classes import tell_missing_classes
+from hetfed_lightning.paths import with_home
 
 __all__ = ["ImageFiles", "read_image_folder"]
 
@@ -139,7 +141,7 @@ def read_image_folder(
             is damaged.
         ImportError: If Pillow is not installed.
     """
-    folder = Path(folder)
+    folder = with_home(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of images")
     participants = _folders(folder)
@@ -148,8 +150,8 @@ def read_image_folder(
     by_class = {participant.name: _folders(participant) for participant in participants}
     there = sorted({path.name for paths in by_class.values() for path in paths})
     refuse_twin_names(by_class, "participant", str(folder))
-    refuse_twin_names(there, "class", str(folder))
-    classes = there if classes is None else checked_classes(classes, there, str(folder))
+    refuse_spellings({str(one): [path.name for path in by_class[one.name]] for one in participants}, "class")
+    classes = there if classes is None else _all_of(classes, by_class, folder)
     found = {}
     for participant in participants:
         stray = [path for path in sorted(participant.iterdir()) if _is_image(path)]
@@ -167,10 +169,23 @@ def read_image_folder(
             )
         paths, targets = zip(*labelled, strict=True)
         found[participant.name] = ImageFiles(paths, torch.tensor(targets), classes, image_size, mode)
+    tell_missing_classes({name: files.targets for name, files in found.items()}, classes)
     if check:
         for files in found.values():
             files.check()
     return found
+
+
+def _all_of(classes: Sequence[str], by_class: Mapping[str, Sequence[Path]], folder: Path) -> list[str]:
+    named = checked_classes(classes)
+    for participant, paths in by_class.items():
+        for path in paths:
+            if path.name not in named:
+                raise DataError(
+                    f"classes: {folder / participant} has a class {path.name!r} that is not named"
+                    f"{did_you_mean(path.name, named)}"
+                )
+    return named
 
 
 def _folders(folder: Path) -> list[Path]:

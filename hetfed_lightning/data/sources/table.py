@@ -9,21 +9,25 @@ from typing import Literal
 
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
-from hetfed_lightning.data.names import checked_classes, refuse_twin_names
+from hetfed_lightning.data.names import refuse_twin_names
 from hetfed_lightning.data.partitions.natural import natural_partition
+from hetfed_lightning.data.sources.classes import agreed_classes, read_labels, tell_missing_classes
 from hetfed_lightning.data.sources.columns import (
     Columns,
     Rows,
     check_by_name,
-    class_names,
     read_inputs,
-    read_labels,
     read_values,
     select_features,
 )
 from hetfed_lightning.data.sources.frames import read_frame, require_columns
+from hetfed_lightning.data.sources.matching import agreed_columns, tell_extra_columns
+from hetfed_lightning.paths import with_home
 
-__all__ = ["Tables", "read_table", "read_tables", "table_files"]
+__all__ = ["Missing", "Tables", "read_table", "read_tables", "table_files"]
+
+Missing = Literal["keep", "drop"] | None
+"""What a reader does where an input is missing."""
 
 _TABLE_NAMES = ("*.csv", "*.csv.gz", "*.parquet", "*.pq")
 
@@ -33,7 +37,8 @@ class Tables(dict[str, Examples]):
 
     Attributes:
         features: Names of the input columns of each participant, in order.
-        classes: Names of the classes, in order, where the target was text; None where it was numbers.
+        classes: Names of the classes, in order, where there is a vocabulary: the target was text, or they were given.
+            None elsewhere.
     """
 
     def __init__(
@@ -53,9 +58,12 @@ def read_table(
     participant_column: str,
     features: Columns = None,
     kind: Literal["class", "value"] = "class",
-    missing: Literal["mean", "drop"] | None = None,
+    missing: Missing = None,
     separator: str = ",",
     classes: Sequence[str] | None = None,
+    *,
+    decimal: str = ".",
+    max_unpacked: int | None = None,
 ) -> Tables:
     """Return the examples of each participant of one table.
 
@@ -64,15 +72,16 @@ def read_table(
         target: Column to predict.
         participant_column: Column of the participants' names, taken as text.
         features: Input columns, numbers or booleans; of a mapping, those of each participant. None takes all
-            columns but the target and the participants'.
+            columns but the target, the participants' and those that number or name the rows
+            (:func:`~hetfed_lightning.data.sources.matching.agreed_columns`).
         kind: ``"class"`` for class labels: whole numbers of 0 or more are kept, text becomes the position in
             the sorted names of all classes of all participants. ``"value"`` for a regression.
-        missing: What to do where an input is missing: ``"drop"`` the row (one without a target too), or fill
-            in the ``"mean"`` of the participant's own column. Each participant's mean is its own, so nothing
-            travels; it is taken over all its rows, those that are later split off for a test included. None
-            refuses.
+        missing: What to do where an input is missing: ``"drop"`` the row (one without a target too), or ``"keep"`` it
+            as NaN, to be filled with what is learned on training rows alone. None refuses.
         separator: Between columns of a CSV file.
-        classes: Names of all classes, in order, where labels are text; None for those that are there, sorted.
+        classes: Names of all classes, in order, as the file writes them, numbers too; None for those that are there.
+        decimal: Mark before the decimals of a CSV file, ``"."`` or ``","``.
+        max_unpacked: Bytes that a compressed file may unpack to; None for 256 MiB, or a hundred times the file's size.
 
     Returns:
         Examples under the name of each participant, in alphabetical order; inputs float32 of shape
@@ -81,11 +90,11 @@ def read_table(
     Raises:
         DataError: If the file is missing, empty, unreadable or not UTF-8; a column is missing, is text or
             holds missing or infinite values; a label is negative, fractional or not in ``classes``; two
-            participants differ in case only.
+            participants, or two classes, differ in case only.
         ImportError: If pandas (or pyarrow, for parquet) is not installed.
     """
-    path = Path(path)
-    frame = read_frame(path, separator, as_text=participant_column)
+    path = with_home(path)
+    frame = read_frame(path, separator, as_text=participant_column, decimal=decimal, max_unpacked=max_unpacked)
     require_columns(path, frame, [participant_column, target])
     column = frame[participant_column]
     names = ["" if gap else str(name).strip() for name, gap in zip(column, column.isna(), strict=True)]
@@ -102,32 +111,39 @@ def read_tables(
     target: str,
     features: Columns = None,
     kind: Literal["class", "value"] = "class",
-    missing: Literal["mean", "drop"] | None = None,
+    missing: Missing = None,
     separator: str = ",",
     classes: Sequence[str] | None = None,
+    *,
+    decimal: str = ".",
+    max_unpacked: int | None = None,
 ) -> Tables:
-    """Return the examples of each participant, one file each. Files may differ in their columns.
+    """Return the examples of each participant, one file each. Columns are matched by name.
 
     Args:
         paths: A folder, all of whose CSV and parquet files are taken; a list of files; or files by
             participant's name. Without a name, a file's stem is its participant's.
         target: Column to predict, in every file.
-        features: As for :func:`read_table`; None takes all columns of each file but the target.
+        features: As for :func:`read_table`; None takes the columns that all files have, in the order of the first, and
+            says which it ignores. Whoever reads columns of its own has them listed under its name.
         kind: As for :func:`read_table`.
         missing: As for :func:`read_table`.
         separator: As for :func:`read_table`.
         classes: As for :func:`read_table`.
+        decimal: As for :func:`read_table`.
+        max_unpacked: As for :func:`read_table`.
 
     Returns:
         Examples under the name of each participant, in alphabetical order, or in the order of a mapping.
 
     Raises:
-        DataError: As for :func:`read_table`; if there is no file, or two files have the same stem.
+        DataError: As for :func:`read_table`; if there is no file, two files have the same stem, or a file lacks a
+            column that most of them have.
         ImportError: If pandas (or pyarrow, for parquet) is not installed.
     """
     everyones = []
     for name, path in table_files(paths).items():
-        frame = read_frame(path, separator)
+        frame = read_frame(path, separator, decimal=decimal, max_unpacked=max_unpacked)
         require_columns(path, frame, [target])
         everyones.append(Rows(name, path, frame, target))
     return _as_tables(everyones, features, kind, missing, classes=classes)
@@ -137,22 +153,33 @@ def _as_tables(
     everyones: Sequence[Rows],
     features: Columns,
     kind: Literal["class", "value"],
-    missing: Literal["mean", "drop"] | None,
+    missing: Missing,
     participant_column: str | None = None,
     *,
     classes: Sequence[str] | None = None,
 ) -> Tables:
     if kind not in {"class", "value"}:
         raise DataError(f"expected kind 'class' or 'value', got {kind!r}")
-    if missing not in {None, "mean", "drop"}:
-        raise DataError(f"expected missing to be 'mean', 'drop' or None, got {missing!r}")
+    if missing == "mean":  # type: ignore[comparison-overlap]  # it was allowed once, and a call may say it
+        raise DataError(
+            "missing='mean': a reader does not know which rows are for training, and a mean of all would know the test "
+            "rows: use TableDataModule(missing='mean'), or 'keep' the gaps and fill them after the split"
+        )
+    if missing not in {None, "keep", "drop"}:
+        raise DataError(f"expected missing to be 'mean', 'keep', 'drop' or None, got {missing!r}")
     check_by_name(features, [rows.participant for rows in everyones])
-    selected = {rows.participant: select_features(rows, features, participant_column) for rows in everyones}
+    agreed = agreed_columns(everyones, participant_column) if features is None else []
+    selected = {rows.participant: select_features(rows, features, participant_column, agreed) for rows in everyones}
+    if features is not None:
+        for rows in {rows.path: rows for rows in everyones}.values():
+            tell_extra_columns(rows, selected[rows.participant], participant_column)
     read = [read_inputs(rows, selected[rows.participant], missing) for rows in everyones]
-    there = class_names([rows for _, rows in read]) if kind == "class" else None
-    named = None if there is None else there if classes is None else checked_classes(classes, there, "the target")
+    named = agreed_classes([rows for _, rows in read], classes) if kind == "class" else None
+    targets = {rows.participant: read_values(rows) if kind == "value" else read_labels(rows, named) for _, rows in read}
+    if kind == "class":
+        tell_missing_classes(targets, named)
     examples = {
-        rows.participant: Examples(inputs, read_values(rows) if kind == "value" else read_labels(rows, named))
+        rows.participant: Examples(inputs, targets[rows.participant], missing=missing == "keep")
         for inputs, rows in read
     }
     return Tables(examples, selected, named)
@@ -170,15 +197,21 @@ def table_files(
         DataError: If there is no file, or two files have the same stem.
     """
     if isinstance(paths, Mapping):
-        where, named = "the files given", [(name, Path(path)) for name, path in paths.items()]
-    elif isinstance(paths, str | os.PathLike) and not Path(paths).is_dir():
-        raise DataError(f"{paths}: expected a folder with one table per participant, or a list of files")
+        where, named = "the files given", [(name, with_home(path)) for name, path in paths.items()]
     elif isinstance(paths, str | os.PathLike):
-        where = str(paths)
-        files = sorted({file for pattern in _TABLE_NAMES for file in Path(paths).glob(pattern) if file.is_file()})
+        folder = with_home(paths)
+        if folder.is_file():
+            raise DataError(
+                f"{paths}: expected a folder with one table per participant, or a list of files; of one table with "
+                "everybody's rows, name the participant_column"
+            )
+        if not folder.is_dir():
+            raise DataError(f"{paths}: expected a folder with one table per participant, and there is no such folder")
+        where = str(folder)
+        files = sorted({file for pattern in _TABLE_NAMES for file in folder.glob(pattern) if file.is_file()})
         named = [(_stem(file), file) for file in files if not file.name.startswith(".")]
     else:
-        where, named = "the files given", sorted((_stem(Path(path)), Path(path)) for path in paths)
+        where, named = "the files given", sorted((_stem(path), path) for path in map(with_home, paths))
     if not named:
         raise DataError(f"{where}: expected at least one CSV or parquet file, got none")
     refuse_twin_names((name for name, _ in named), "participant", where)

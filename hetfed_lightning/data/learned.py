@@ -1,0 +1,67 @@
+"""What is learned of a table, and data that is read for whoever learned it before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from hetfed_lightning.data.errors import DataError
+from hetfed_lightning.schema import DataSchema
+
+__all__ = ["learned_classes", "learned_columns", "means_of", "refuse_other_meaning"]
+
+
+def means_of(inputs: Tensor, columns: Sequence[str], participant: str) -> tuple[float, ...]:
+    """Mean of each column over the rows that have a value, in float64.
+
+    Args:
+        inputs: A participant's training rows, shape ``(N, columns)``, NaN where a value is missing.
+        columns: Names of the columns.
+        participant: Whose they are, for messages.
+
+    Raises:
+        DataError: If a column has no value at all.
+    """
+    exact = inputs.to(torch.float64)
+    known = ~torch.isnan(exact)
+    empty = [repr(name) for name, column in zip(columns, known.T, strict=True) if not bool(column.any())]
+    if empty:
+        raise DataError(
+            f"participant {participant!r}: column {', '.join(empty)} has no value to take the mean of in its "
+            f"{len(inputs)} training rows: leave it out of the features, of all (features: [...]) or of this "
+            f"participant (features: {{{participant}: [...], ...}})"
+        )
+    means = exact.nan_to_num(nan=0.0).sum(0) / known.sum(0)
+    return tuple(means.tolist())
+
+
+def learned_columns(learned: Mapping[str, DataSchema]) -> list[str] | None:
+    """The columns of trained participants, in order; None where nobody has any, or they differ."""
+    found = {schema.columns for schema in learned.values() if schema.columns}
+    return list(found.pop()) if len(found) == 1 else None
+
+
+def learned_classes(learned: Mapping[str, DataSchema]) -> list[str] | None:
+    """The vocabulary of trained participants; None where nobody has one, or they differ."""
+    found = {schema.classes for schema in learned.values() if schema.classes}
+    return list(found.pop()) if len(found) == 1 else None
+
+
+def refuse_other_meaning(participant: str, learned: DataSchema, found: DataSchema) -> None:
+    """Refuse data whose columns or classes are not those that a participant was trained on, in the same order.
+
+    Raises:
+        DataError: Naming the participant and both lists.
+    """
+    for what, before, now in (
+        ("features", learned.columns, found.columns),
+        ("classes", learned.classes, found.classes),
+    ):
+        if before and before != now:
+            raise DataError(
+                f"participant {participant!r} was trained on the {what} {', '.join(before)}, in this order, and its "
+                f"data is read as {', '.join(now) or 'numbers'}: set {what} as they were, or begin without what was "
+                "learned"
+            )
