@@ -195,4 +195,5 @@ def take_up_accounts(federation: Federation, saved: Mapping[str, Any]) -> None:
                 f"{participant.label}: it was trained without privacy in the checkpoint, and noise from here on hides "
                 "nothing of that. Start a new run without ckpt_path."
             )
-        participant.ledger = Ledger(accounts.get(name, []))
+        # What this participant has released since the checkpoint was made was released.
+        participant.ledger = Ledger(accounts.get(name, [])).at_least(participant.ledger)

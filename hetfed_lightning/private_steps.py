@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hetfed_lightning.privacy import private_gradients, private_noise
+from hetfed_lightning.privacy.accountant import LARGEST_UNSAID, least_epsilon
 from hetfed_lightning.privacy.dpsgd import PerExampleGradients
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import lightning as L
+
     from hetfed_lightning.data.loaders import Source
     from hetfed_lightning.federation import Federation
     from hetfed_lightning.optimization import LocalOptimization
     from hetfed_lightning.participant import Participant
+
+log = logging.getLogger(__name__)
+
+
+class PrivacyBudgetError(ValueError):
+    """Steps that a participant's privacy does not allow; the message names it, the round and the figures."""
 
 
 class PrivateSteps:
@@ -40,6 +50,7 @@ class PrivateSteps:
         self._probability = source.sampling_probability
         self.is_collecting = False
         self._expected = source.num_samples * self._probability
+        self._allowed: int | None = None
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -51,8 +62,57 @@ class PrivateSteps:
             finally:
                 self.is_collecting = False
 
+    def after(self, steps: int) -> float:
+        """Epsilon of its examples once it has taken so many steps more."""
+        more = self._participant.ledger.after(self._settings.noise_multiplier, steps, probability=self._probability)
+        return more.epsilon(self._settings.delta)
+
+    def objection(self, steps: int) -> str:
+        """Why it may not take so many steps more, with what to change; empty where it may.
+
+        Args:
+            steps: Of a round, at least 0.
+        """
+        settings, ledger = self._settings, self._participant.ledger
+        if steps == 0 or (settings.max_epsilon is None and ledger.releases):
+            return ""
+        limit = LARGEST_UNSAID if settings.max_epsilon is None else settings.max_epsilon
+        least = least_epsilon(self._probability, settings.noise_multiplier, settings.delta)
+        if least <= limit and (after := self.after(steps)) <= limit:
+            return ""
+        found = f"at least {least:.3g}" if least > limit else f"{after:.3g}"
+        if settings.max_epsilon is None:
+            return (
+                f"its first round alone would cost an epsilon of {found} at delta={settings.delta:g}, which protects "
+                "nobody. Raise noise_multiplier, or set max_epsilon to what may be spent if that is meant"
+            )
+        return (
+            f"its privacy is spent: epsilon is {ledger.epsilon(settings.delta):.3g} at delta={settings.delta:g} and "
+            f"would be {found} after the {steps} steps of this round; max_epsilon={limit:g}"
+        )
+
+    def allow(self, steps: int) -> None:
+        """Begin a round, or go on with one.
+
+        Args:
+            steps: That it may take in it; where it has a budget, those beyond raise.
+        """
+        self._allowed = None if self._settings.max_epsilon is None else steps
+
     def make_private(self) -> None:
-        """Replace the gradients by noised sums; an empty batch gives noise alone."""
+        """Replace the gradients by noised sums; an empty batch gives noise alone.
+
+        Raises:
+            PrivacyBudgetError: If it has taken all steps that its budget was asked about as the round began.
+        """
+        if self._allowed is not None:
+            if self._allowed == 0:
+                raise PrivacyBudgetError(
+                    f"{self._participant.label}: it is to take more steps than were planned as the round began, and "
+                    f"max_epsilon={self._settings.max_epsilon:g} was looked at for those alone. Leave local_epochs, "
+                    "step_budget and batches as they are inside a round."
+                )
+            self._allowed -= 1
         parameters = self._participant.trainable_parameters()
         private = private_gradients(
             self._collecting.of(parameters),
@@ -72,6 +132,45 @@ def give_privacy(federation: Federation) -> None:
     for name, participant in federation.members().items():
         if participant.privacy is not None:
             federation.local[name].private = PrivateSteps(participant, federation.federated_data.source(name))
+
+
+def open_budgets(federation: Federation, round_index: int, done: int) -> None:
+    """Have participants begin a round, or go on with one, if their privacy allows the rest of its steps.
+
+    Args:
+        federation: About to train.
+        round_index: The round.
+        done: Batches of it that were trained on before a resume.
+
+    Raises:
+        PrivacyBudgetError: Naming the participant, the round and the figures; nobody has taken a step.
+    """
+    for name in federation.trained_here(round_index):
+        own = federation.local[name].private
+        if own is None:
+            continue
+        steps = max(0, federation.train_loader().steps_of(name) - done)
+        if reason := own.objection(steps):
+            raise PrivacyBudgetError(f"Round {round_index}: {federation[name].label} takes no step: {reason}.")
+        own.allow(steps)
+
+
+def end_if_spent(trainer: L.Trainer, federation: Federation) -> None:
+    """End training after a round if somebody's privacy does not allow the next one, and say whose.
+
+    Args:
+        trainer: At the round's last batch.
+        federation: Its.
+    """
+    following = federation.current_round + 1
+    if following >= (trainer.max_epochs or 0) > 0:
+        return
+    for name in federation.trained_here(following):
+        own = federation.local[name].private
+        reason = "" if own is None else own.objection(federation.train_loader().steps_of(name))
+        if reason:
+            log.warning("Training ends after round %d: %s: %s.", following - 1, federation[name].label, reason)
+            trainer.should_stop = True
 
 
 def epsilons(participants: Mapping[str, Participant]) -> dict[str, float]:

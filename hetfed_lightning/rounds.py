@@ -22,6 +22,7 @@ import lightning as L
 
 from hetfed_lightning.inspection import inspect
 from hetfed_lightning.preemption import set_exit_code
+from hetfed_lightning.private_steps import end_if_spent, open_budgets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,6 +109,7 @@ class RoundClock(L.Callback):
             return
         round_index = federation.current_round
         resumed = batch_idx > 0
+        open_budgets(federation, round_index, batch_idx)
         federation.open_round(round_index, resumed=resumed)
         for callback in federated_callbacks(trainer):
             event = callback.on_round_resume if resumed else callback.on_round_start
@@ -132,6 +134,7 @@ class RoundClock(L.Callback):
             if callback.phase < Phase.MONITORING and not callback.gives_finite:
                 inspect(federation)
         federation.close_round()
+        end_if_spent(trainer, federation)
 
 
 def federated_callbacks(trainer: L.Trainer) -> list[FederatedCallback]:

@@ -14,7 +14,13 @@ from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging, Sen
 from hetfed_lightning.callbacks.private_checks import check_company, check_settings
 from hetfed_lightning.callbacks.sharing import listed
 from hetfed_lightning.privacy import Ledger, private_mean, private_noise, seeded_noise
-from hetfed_lightning.privacy.accountant import check_budget, ledgers_of, state_of_ledgers
+from hetfed_lightning.privacy.accountant import (
+    LARGEST_UNSAID,
+    check_budget,
+    least_epsilon,
+    ledgers_of,
+    state_of_ledgers,
+)
 from hetfed_lightning.seeding import stream_seed
 from hetfed_lightning.strategies.ranks import Ranks
 
@@ -53,8 +59,8 @@ class PrivateAveraging(BackboneAveraging):
         noise_multiplier: Standard deviation of the noise on the sum of updates, in units of ``max_update_norm``.
         max_update_norm: Largest L2 norm of what a participant adds to the shared state, above 0.
         delta: In (0, 1); well below one over the number of participants.
-        max_epsilon: Training ends, with a sentence, before a release would bring a participant above it; None for no
-            limit.
+        max_epsilon: Training ends, with a sentence, before a release would bring a participant above it. None for no
+            limit, and for a first release that costs no more than 100.
         noise_seed: For rehearsals that have to be repeated: who knows the seed knows the noise, which protects nobody.
             ``federation/epsilon_rehearsed`` takes the place of ``federation/epsilon``.
         rule: :func:`~hetfed_lightning.aggregation.weighted_mean`; how far one participant moves another rule's result
@@ -66,7 +72,7 @@ class PrivateAveraging(BackboneAveraging):
 
     Raises:
         ValueError: If a setting is out of its range or would void the guarantee; before training, if something beside
-            it would, or if the first release exceeds ``max_epsilon``.
+            it would, or if the first release exceeds ``max_epsilon`` (100 without one).
         ImportError: If dp-accounting is not installed.
 
     Reference:
@@ -166,9 +172,11 @@ class PrivateAveraging(BackboneAveraging):
         """As training begins or is resumed; from then on a budget that is spent ends it.
 
         Raises:
-            ValueError: If the next release exceeds the budget.
+            ValueError: If the next release exceeds the budget, or there is none and it alone protects nobody.
         """
         following = self._next_release(round_index)
+        if not self._is_checked and self.max_epsilon is None:
+            self._check_unsaid(calendar, following)
         if not self._is_checked and self.exceeds(calendar, following):
             after = self._epsilon_after(calendar, following)
             raise ValueError(
@@ -176,6 +184,22 @@ class PrivateAveraging(BackboneAveraging):
                 f"delta={self.delta:g} and would be {after:.3g} after it. Raise noise_multiplier or max_epsilon."
             )
         self._is_checked = True
+
+    def _check_unsaid(self, calendar: Calendar, round_index: int) -> None:
+        """Refuse noise that protects nobody, unless it was asked for."""
+        names = calendar.active_names(round_index)
+        count = max((sum(name in group for group in self.groups) for name in names), default=0)
+        cost = least_epsilon(1.0, self.noise_multiplier, self.delta)
+        found = f"at least {cost:.3g}"
+        if cost <= LARGEST_UNSAID:
+            cost = Ledger().after(self.noise_multiplier, count).epsilon(self.delta)
+            found = f"{cost:.3g}"
+        if count and cost > LARGEST_UNSAID:
+            raise ValueError(
+                f"PrivateAveraging(noise_multiplier={self.noise_multiplier:g}): the first average alone would cost an "
+                f"epsilon of {found} at delta={self.delta:g}, which protects nobody. Raise noise_multiplier (1 to 10 "
+                "are common), or set max_epsilon to what may be spent if that is meant."
+            )
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Let go of the run's processes: a copy of this must not bring them along."""
@@ -308,7 +332,9 @@ class PrivateAveraging(BackboneAveraging):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         super().load_state_dict(state_dict)
-        self._ledgers = ledgers_of(state_dict.get("releases", []))
+        for name, saved in ledgers_of(state_dict.get("releases", [])).items():
+            # What this object has released since the checkpoint was made was released.
+            self._ledgers[name] = saved.at_least(self._ledgers.get(name, Ledger()))
         self._was_rehearsed = state_dict.get("rehearsed", False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,12 +21,16 @@ from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.inspection import quarantine_non_finite
 from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.private_steps import PrivacyBudgetError, open_budgets
 from hetfed_lightning.rounds import FederatedCallback, RoundClock
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hetfed_lightning.federation import Federation
+
+
+log = logging.getLogger(__name__)
 
 
 class Pause(Exception):  # noqa: N818 - it is no error
@@ -79,10 +84,16 @@ class SiteRound(RoundClock):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Open the round at its first batch."""
-        del trainer, batch, batch_idx
+        del trainer, batch
         federation: Federation = pl_module
         if federation.round_is_open:
             return
+        try:
+            open_budgets(federation, federation.current_round, batch_idx)
+        except PrivacyBudgetError as error:
+            self.reply.quarantined = str(error).rstrip(".")
+            log.warning("%s", error)
+            raise Pause from error
         federation.open_round(federation.current_round)
         self.receive(federation)
         targets = _on(federation.device, self.order.targets)

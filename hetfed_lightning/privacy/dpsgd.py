@@ -32,6 +32,9 @@ class DPSGD:
         noise_multiplier: Standard deviation of the noise on the sum of gradients, in units of ``max_grad_norm``.
         max_grad_norm: Largest L2 norm of an example's gradient, above 0.
         delta: In (0, 1); well below one over the number of examples.
+        max_epsilon: The participant takes no step of a round whose steps would bring it above it: in one process
+            training ends before that round, and between institutions its site sits it out. None for no limit, and for
+            a first round that costs no more than 100.
 
     Raises:
         ValueError: If one is out of its range.
@@ -45,11 +48,12 @@ class DPSGD:
     noise_multiplier: float
     max_grad_norm: float
     delta: float
+    max_epsilon: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is out of range, and say what is not installed."""
         check_max_norm(self.max_grad_norm, "max_grad_norm")
-        check_budget(self.noise_multiplier, self.delta)
+        check_budget(self.noise_multiplier, self.delta, self.max_epsilon)
         _opacus("opacus")
 
 

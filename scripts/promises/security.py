@@ -20,7 +20,7 @@ PROMISES: tuple[Promise, ...] = (
         "differential privacy is what epsilon says",
         "12 settings against dp-accounting and closed form; 20,000 draws of noise on averages; unequal weights and all "
         "else that voids it; a participant that is quarantined, sends too much, leaves and comes back; checkpoints; "
-        "DP-SGD against gradients by hand, layers that mix examples",
+        "DP-SGD against gradients by hand, layers that mix examples; budgets that end, noise of hardly anything",
         (
             Mutation(  # The multiplier is then too small by the number of participants.
                 _MEAN,
@@ -129,6 +129,24 @@ PROMISES: tuple[Promise, ...] = (
                 "if participant.privacy is not None:",
                 "if False:",
                 (f"{_EXAMPLES}::test_it_averages_distils_and_trains_beside_others_and_in_no_fleet",),
+            ),
+            Mutation(
+                "hetfed_lightning/rounds.py",
+                "        end_if_spent(trainer, federation)\n",
+                "",
+                (f"{_EXAMPLES}::test_the_budget_ends_training_before_a_round_that_would_exceed_it",),
+            ),
+            Mutation(
+                "hetfed_lightning/rounds.py",
+                "        open_budgets(federation, round_index, batch_idx)\n",
+                "",
+                (f"{_EXAMPLES}::test_a_trainer_that_has_to_go_on_takes_no_step_beyond_it",),
+            ),
+            Mutation(
+                _AVERAGING,
+                "        if count and cost > LARGEST_UNSAID:\n",
+                "        if False:\n",
+                (f"{_PARTICIPANTS}::test_a_first_release_that_protects_nobody_is_refused_before_training",),
             ),
         ),
     ),

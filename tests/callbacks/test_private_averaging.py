@@ -250,6 +250,33 @@ def test_a_budget_that_one_release_exceeds_is_refused_before_training() -> None:
         fit(still(), tiny_data(), 1, private(max_epsilon=0.1))
 
 
+@pytest.mark.parametrize(
+    ("noise_multiplier", "noise_seed", "found"),
+    [(0.08, None, "11[0-9]"), (0.08, 3, "11[0-9]"), (1e-9, None, "at least")],
+)
+def test_a_first_release_that_protects_nobody_is_refused_before_training(
+    noise_multiplier: float, noise_seed: int | None, found: str
+) -> None:
+    federation = still()
+    before = state_of(federation["a"])
+    averaging = private(noise_multiplier=noise_multiplier, noise_seed=noise_seed)
+    said = rf"noise_multiplier={noise_multiplier:g}\): the first average alone .* epsilon of {found}.* Raise noise"
+    with pytest.raises(ValueError, match=said):
+        fit(federation, tiny_data(), 1, averaging)
+    assert equal(state_of(federation["a"]), before)
+    assert averaging.epsilon == 0
+
+
+def test_a_first_release_that_protects_nobody_may_be_asked_for() -> None:
+    averaging = private(noise_multiplier=0.06, max_epsilon=1000.0)
+    fit(still(), tiny_data(evaluated=False), 1, averaging)
+    exact = gaussian_epsilon(0.06, 1, DELTA)
+    assert averaging.epsilon == pytest.approx(exact, rel=1e-3)
+    assert exact > 100
+    with pytest.raises(ValueError, match="max_epsilon=150 does not allow the next release"):
+        fit(still(), tiny_data(evaluated=False), 1, private(noise_multiplier=0.06, max_epsilon=150.0))
+
+
 # Checkpoints
 
 
@@ -267,6 +294,14 @@ def test_counts_go_on_after_a_checkpoint(tmp_path: Path) -> None:
     assert averaging.releases == dict.fromkeys("abc", 4)
     # 2 / 2^2 + 2 / 4^2 = 10 / 16, as of one release of z = 4 / sqrt(10).
     assert averaging.epsilon == pytest.approx(gaussian_epsilon(4 / math.sqrt(10), 1, DELTA), abs=1e-4)
+
+
+def test_an_older_checkpoint_takes_nothing_back(tmp_path: Path) -> None:
+    path, averaging = tmp_path / "some.ckpt", private()
+    fit(still(), tiny_data(evaluated=False), 1, averaging).save_checkpoint(path)
+    resumed(path, averaging, 3)
+    resumed(path, averaging, 2)  # Round 1 once more, with other noise.
+    assert averaging.releases == dict.fromkeys("abc", 4)
 
 
 def test_a_rehearsal_resumes_in_every_bit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hetfed_lightning.privacy import Ledger, epsilon_of
-from hetfed_lightning.privacy.accountant import check_budget, ledgers_of, state_of_ledgers
+from hetfed_lightning.privacy.accountant import check_budget, least_epsilon, ledgers_of, state_of_ledgers
 from tests.privacy.closed_forms import gaussian_epsilon
 
 pytestmark = pytest.mark.promise("private")
@@ -98,6 +98,27 @@ def test_releases_of_several_kinds_compose() -> None:
 
 def test_nothing_released_costs_nothing() -> None:
     assert Ledger().epsilon(1e-3) == 0.0
+
+
+@given(st.floats(0.02, 5.0), st.floats(1e-9, 1e-2))
+def test_the_bound_from_below_is_one(multiplier: float, delta: float) -> None:
+    assert least_epsilon(1.0, multiplier, delta) <= gaussian_epsilon(multiplier, 1, delta) + 1e-9
+
+
+def test_the_bound_from_below_by_hand() -> None:
+    # Beyond 1 / 0.1 standard deviations lies 7.62e-24: log(0.499 / 7.62e-24) = 52.536.
+    assert least_epsilon(1.0, 0.1, 1e-3) == pytest.approx(52.536, abs=1e-3)
+    assert least_epsilon(0.5, 0.1, 1e-3) == pytest.approx(math.log(0.249 / 7.6198530241605e-24), abs=1e-6)
+    assert least_epsilon(0.001, 0.1, 1e-3) == 0
+    assert 1e17 < least_epsilon(1.0, 1e-9, 1e-3) < math.inf
+
+
+def test_two_views_of_the_same_releases() -> None:
+    older, newer = Ledger([(1.0, 2.0, 3)]), Ledger([(1.0, 2.0, 5), (0.5, 1.0, 1)])
+    assert newer.since(older).state() == [[0.5, 1.0, 1], [1.0, 2.0, 2]]
+    assert older.since(newer).state() == []
+    assert older.at_least(newer).state() == newer.at_least(older).state() == newer.state()
+    assert Ledger([(1.0, 3.0, 1)]).at_least(older).state() == [[1.0, 2.0, 3], [1.0, 3.0, 1]]
 
 
 def test_state_round_trip() -> None:

@@ -32,8 +32,9 @@ from hetfed_lightning.distillation import ClassPriorWeighted
 from hetfed_lightning.layers import Standardise
 from hetfed_lightning.membership import with_member, without_member
 from hetfed_lightning.privacy import DPSGD, private_gradients, private_noise
-from hetfed_lightning.private_steps import PrivateSteps
+from hetfed_lightning.private_steps import PrivacyBudgetError, PrivateSteps
 from tests.federations import equal, examples, fit, sgd, state_of, tiny_data, tiny_federation, tiny_participant
+from tests.privacy.closed_forms import gaussian_epsilon
 
 pytestmark = pytest.mark.promise("private")
 
@@ -234,6 +235,87 @@ def test_a_checkpoint_that_was_not_private_is_refused(tmp_path: Path) -> None:
     fit(*alone(tiny_participant()), 1).save_checkpoint(path)
     with pytest.raises(ValueError, match="participant 'a': it was trained without privacy in the checkpoint"):
         fit(*alone(tiny_participant(privacy=PRIVATE)), 2, ckpt_path=path)
+
+
+# The budget
+
+
+def limited(steps: int) -> Participant:
+    """A participant that may take so many steps, and not one more; batches hold all of its examples."""
+    limit = gaussian_epsilon(1.5, steps, 1e-3) + 1e-3
+    return tiny_participant(privacy=DPSGD(1.5, 0.3, 1e-3, max_epsilon=limit), local_epochs=3)
+
+
+def whole(participant: Participant) -> tuple[Any, Any]:
+    return alone(participant, batch_size=12)
+
+
+def test_the_budget_ends_training_before_a_round_that_would_exceed_it(caplog: pytest.LogCaptureFixture) -> None:
+    participant = limited(8)  # A round has 3 steps.
+    made = fit(*whole(participant), 5)
+    assert made.current_epoch == 2
+    assert participant.ledger.state() == [[1.0, 1.5, 6]]
+    assert "Training ends after round 1: participant 'a': its privacy is spent: epsilon is" in caplog.text
+    assert "after the 3 steps of this round; max_epsilon=" in caplog.text
+
+
+def test_a_budget_for_all_rounds_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    participant = limited(9)
+    fit(*whole(participant), 3)
+    assert participant.ledger.releases == 9
+    assert "spent" not in caplog.text
+
+
+def test_a_trainer_that_has_to_go_on_takes_no_step_beyond_it() -> None:
+    participant = limited(4)
+    with pytest.raises(PrivacyBudgetError, match="Round 1: participant 'a' takes no step: its privacy is spent"):
+        fit(*whole(participant), 3, min_epochs=3)
+    assert participant.ledger.releases == 3
+
+
+def test_steps_that_nobody_planned_are_refused() -> None:
+    participant = limited(4)
+
+    class Longer(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+            del trainer, args
+            pl_module.local["a"].private.allow(0)
+
+    with pytest.raises(PrivacyBudgetError, match="participant 'a': it is to take more steps than were planned"):
+        fit(*whole(participant), 1, Longer())
+    assert participant.ledger.releases == 1
+
+
+@pytest.mark.parametrize(
+    ("privacy", "said"),
+    [
+        (DPSGD(1.5, 0.3, 1e-3, max_epsilon=0.01), "its privacy is spent: epsilon is 0 at delta=0.001 and would be"),
+        (DPSGD(0.1, 0.3, 1e-3), "its first round alone would cost an epsilon of [12].* which protects nobody"),
+        (DPSGD(1e-9, 0.3, 1e-3), "its first round alone would cost an epsilon of at least .* which protects nobody"),
+    ],
+)
+def test_a_first_round_that_costs_too_much_is_refused_before_training(privacy: DPSGD, said: str) -> None:
+    participant = tiny_participant(privacy=privacy, local_epochs=2)
+    before = state_of(participant)
+    with pytest.raises(PrivacyBudgetError, match=f"Round 0: participant 'a' takes no step: {said}"):
+        fit(*whole(participant), 1)
+    assert equal(state_of(participant), before)
+    assert participant.ledger.releases == 0
+
+
+def test_it_may_be_asked_for() -> None:
+    participant = tiny_participant(privacy=DPSGD(0.07, 0.3, 1e-3, max_epsilon=1e6))
+    fit(*whole(participant), 1)
+    assert participant.ledger.releases == 1
+
+
+def test_an_older_checkpoint_takes_nothing_back(tmp_path: Path) -> None:
+    path, participant = tmp_path / "some.ckpt", tiny_participant(privacy=PRIVATE)
+    fit(*alone(participant), 1).save_checkpoint(path)
+    fit(*alone(participant), 3, ckpt_path=path)
+    assert participant.ledger.releases == 9
+    fit(*alone(participant), 2, ckpt_path=path)  # Round 1 once more, with other noise.
+    assert participant.ledger.releases == 12
 
 
 # What would void it
