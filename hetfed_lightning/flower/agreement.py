@@ -4,18 +4,76 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.flower.arrays import Layout
 from hetfed_lightning.flower.description import Description
+from hetfed_lightning.flower.untrusted import one_line
 from hetfed_lightning.rounds import FederatedCallback
 
 SHORT = 12
 """Digits of a hash that tell it from another one for people."""
 
+CELL = 120
+"""Characters of a cell of the table."""
+
+ROWS = 20
+"""Rows of the table; who differs in one tensor often differs in hundreds."""
+
 
 class DisagreementError(RuntimeError):
     """Sites that cannot work together; the message is a table."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that is to be the same and is not.
+
+    Attributes:
+        values: What each site has, by name.
+        wanted: What the coordinator's configuration has; None where sites are to agree among themselves alone.
+    """
+
+    values: Mapping[str, str]
+    wanted: str | None = None
+
+    def odd_ones(self) -> set[str]:
+        """Who differs from what is wanted, or else from most; everyone where most have nothing in common."""
+        wanted = self.wanted
+        if wanted is None:
+            common, count = Counter(self.values.values()).most_common(1)[0]
+            if 2 * count <= len(self.values):
+                return set(self.values)
+            wanted = common
+        return {name for name, value in self.values.items() if value != wanted}
+
+    def row(self) -> dict[str, str]:
+        """Cells of the table by column."""
+        is_told = self.wanted is None or self.wanted in self.values.values()
+        return ({} if is_told else {"coordinator": str(self.wanted)}) | dict(self.values)
+
+
+def impossible(description: Description, callbacks: Sequence[FederatedCallback]) -> str:
+    """What no site says of itself that has the callbacks that it names; empty where there is nothing.
+
+    Args:
+        description: Of a site.
+        callbacks: Of the coordinator's configuration.
+    """
+    if list(description.callbacks) != [type(one).__name__ for one in callbacks]:
+        return ""  # Another configuration, which the table tells.
+    places = {place for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
+    if description.offered.keys() != places:
+        offers = sorted(description.offered)
+        return f"offers layouts for the callbacks {offers}, and those that average are {sorted(places)}"
+    ensembles = [one.ensemble for one in callbacks if isinstance(one, EnsembleDistillation)]
+    weighs = any("class_counts" in one.needs for one in ensembles)
+    classes = (2 if description.kind == "binary" else description.width) if weighs else 0
+    if description.reads_public and len(description.class_counts) != classes:
+        return f"tells examples of {len(description.class_counts)} classes, expected {classes}"
+    return ""
 
 
 def disagreements(
@@ -23,8 +81,8 @@ def disagreements(
     callbacks: Sequence[FederatedCallback],
     seed: int,
     expected: Mapping[str, Mapping[str, Layout]],
-) -> dict[str, dict[str, str]]:
-    """What is to be the same and is not: by subject, what each site has.
+) -> dict[str, Difference]:
+    """What is to be the same and is not, by subject.
 
     Args:
         descriptions: By participant.
@@ -33,12 +91,11 @@ def disagreements(
         expected: Layouts of shared states as the configuration promised them, by participant; who is not in it may
             bring any.
     """
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, Difference] = {}
 
     def same(subject: str, values: Mapping[str, str], wanted: str | None = None) -> None:
-        wanted = _most_common(values) if wanted is None else wanted
-        if any(value != wanted for value in values.values()):
-            found[subject] = ({} if wanted in values.values() else {"coordinator": wanted}) | dict(values)
+        if len({*values.values(), *([] if wanted is None else [wanted])}) > 1:
+            found[subject] = Difference(values, wanted)
 
     def of_all(get: str) -> dict[str, str]:
         return {name: str(getattr(one, get)) for name, one in descriptions.items()}
@@ -58,7 +115,12 @@ def disagreements(
     return found
 
 
-def refuse_disagreements(found: Mapping[str, Mapping[str, str]]) -> None:
+def odd_ones(found: Mapping[str, Difference]) -> set[str]:
+    """Who would have to leave for the others to agree."""
+    return set().union(*(one.odd_ones() for one in found.values()))
+
+
+def refuse_disagreements(found: Mapping[str, Difference]) -> None:
     """End with a table.
 
     Raises:
@@ -72,21 +134,22 @@ def refuse_disagreements(found: Mapping[str, Mapping[str, str]]) -> None:
         )
 
 
-def table(found: Mapping[str, Mapping[str, str]]) -> str:
-    """Subjects in rows, sites in columns, as text."""
-    names = list(dict.fromkeys(name for values in found.values() for name in values))
-    rows = [["", *names], *([subject, *(values.get(name, "-") for name in names)] for subject, values in found.items())]
+def table(found: Mapping[str, Difference]) -> str:
+    """Subjects in rows, sites in columns, as text; the first rows."""
+    shown = {subject: one.row() for subject, one in list(found.items())[:ROWS]}
+    names = list(dict.fromkeys(name for values in shown.values() for name in values))
+    rows = [["", *names], *([subject, *(values.get(name, "-") for name in names)] for subject, values in shown.items())]
+    rows = [[one_line(cell, CELL) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines + ([f"and {len(found) - ROWS} more"] if len(found) > ROWS else []))
 
 
-def _shared(description: Description, expected: Mapping[str, Layout]) -> dict[str, dict[str, str]]:
+def _shared(description: Description, expected: Mapping[str, Layout]) -> dict[str, Difference]:
     """Keys in which a site's shared state is not what the configuration promised."""
     offered = {key: layout for one in description.offered.values() for key, layout in one.items()}
     return {
-        f"shared {key}": {"coordinator": _said(expected.get(key)), description.participant: _said(offered.get(key))}
+        f"shared {key}": Difference({description.participant: _said(offered.get(key))}, _said(expected.get(key)))
         for key in dict.fromkeys([*expected, *offered])
         if expected.get(key) != offered.get(key)
     }
@@ -94,7 +157,3 @@ def _shared(description: Description, expected: Mapping[str, Layout]) -> dict[st
 
 def _said(layout: Layout | None) -> str:
     return "none" if layout is None else f"{tuple(layout[0])} {layout[1]}"
-
-
-def _most_common(values: Mapping[str, str]) -> str:
-    return Counter(values.values()).most_common(1)[0][0] if values else ""

@@ -10,16 +10,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from typing import Annotated
 
 import numpy as np
 import torch
 from flwr.app import Array
 from torch import Tensor
 
+from hetfed_lightning.flower.plain_data import Range
 from hetfed_lightning.flower.untrusted import one_line, shown
-
-Layout = tuple[tuple[int, ...], str]
-"""Shape and dtype of a tensor."""
 
 STYPE = "numpy.ndarray"
 """The engine's name of the format."""
@@ -56,10 +55,27 @@ CARRIER = torch.float32
 DTYPES: Mapping[str, torch.dtype] = {str(one).removeprefix("torch."): one for one in [*KNOWN.values(), *CAST]}
 """All dtypes that can travel, by torch's names."""
 
-_MAGIC = b"\x93NUMPY\x01\x00"
 _MOST_HEADER = 1_024
 _MOST_DIMENSIONS = 32
 _MOST_BYTES = 2**48
+
+
+class _Holdable:
+    """Limit of layouts: sizes that a memory could hold, of dtypes that travel."""
+
+    def fault(self, value: tuple[tuple[int, ...], str]) -> str:
+        """What is expected."""
+        shape, name = value
+        if name not in DTYPES:
+            return f"a dtype out of {', '.join(DTYPES)}"
+        is_held = _bytes_of(shape, DTYPES[name]) <= _MOST_BYTES and len(shape) <= _MOST_DIMENSIONS
+        return "" if is_held else "a shape that a memory could hold"
+
+
+Layout = Annotated[tuple[tuple[Annotated[int, Range(0, 2**48)], ...], str], _Holdable()]
+"""Shape and dtype of a tensor."""
+
+_MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER = re.compile(
     rb"\{'descr': '(?P<dtype>[<|][a-z]\d{1,2})', 'fortran_order': False, "
     rb"'shape': \((?P<shape>(?:\d{1,15}, ?)*(?:\d{1,15})?)\), \} *\n"
@@ -105,7 +121,7 @@ def tensor_of(array: Array, layout: Layout | None = None, *, cast: str | None = 
     if cast is not None and (dtype != CARRIER or DTYPES.get(cast) not in CAST):
         raise ArrayError(f"is of {_name(dtype)} and said to be of {shown(cast)}")
     count = math.prod(shape)
-    if math.prod(max(one, 1) for one in shape) * dtype.itemsize > _MOST_BYTES:
+    if _bytes_of(shape, dtype) > _MOST_BYTES:
         raise ArrayError(f"is of shape {shape}, more than any memory holds")
     there, taken = len(array.data) - start, count * dtype.itemsize
     if taken != there:
@@ -137,6 +153,11 @@ def _read_header(array: Array) -> tuple[tuple[int, ...], torch.dtype, int]:
     if len(shape) > _MOST_DIMENSIONS:
         raise ArrayError(f"has {len(shape)} dimensions, more than {_MOST_DIMENSIONS}")
     return shape, dtype, start
+
+
+def _bytes_of(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Bytes of a tensor; dimensions of 0 count as 1, since the others alone can be more than an index holds."""
+    return math.prod(max(one, 1) for one in shape) * dtype.itemsize
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -22,9 +22,17 @@ from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillatio
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
-from hetfed_lightning.flower.agreement import disagreements, refuse_disagreements, table
+from hetfed_lightning.flower.agreement import (
+    Difference,
+    disagreements,
+    impossible,
+    odd_ones,
+    refuse_disagreements,
+    table,
+)
 from hetfed_lightning.flower.arrays import Layout
 from hetfed_lightning.flower.checks import fault_of, usable_metrics
+from hetfed_lightning.flower.description import Description
 from hetfed_lightning.flower.exchange import Exchange
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.pooling import Pooling
@@ -80,7 +88,9 @@ class Coordinator:
             Pooling(place, one) for place, one in enumerate(self.callbacks) if isinstance(one, BackboneAveraging)
         ]
         self.lessons = {place: one for place, one in enumerate(self.callbacks) if isinstance(one, EnsembleDistillation)}
-        self.roll = Roll(config.sites, exchange, min(config.deadline, config.wait))
+        self.roll = Roll(
+            config.sites, exchange, min(config.deadline, config.wait), lambda told: impossible(told, self.callbacks)
+        )
         self.run_id = uuid.uuid4().hex
         self.next_round = 0
         self.left: dict[str, str] = {}
@@ -144,10 +154,30 @@ class Coordinator:
                 log.warning("Going on without %s, not there after %g s.", ", ".join(missing), self.config.wait)
                 break
             self._wait(PAUSE)
-        known = self.roll.descriptions
-        refuse_disagreements(disagreements(known, self.callbacks, self.config.seed, self.layouts))
+        self._refuse_unfit()
         self._arrange()
-        log.info("%d sites: %s.", len(known), ", ".join(known))
+        log.info("%d sites: %s.", len(self.roll.descriptions), ", ".join(self.roll.descriptions))
+
+    def _refuse_unfit(self) -> None:
+        """End the run where sites do not fit together, or go on without the odd ones if there is a quorum of others."""
+        known = self.roll.descriptions
+        found = self._disagreements(known)
+        odd = [name for name in known if name in odd_ones(found)]
+        rest = {name: one for name, one in known.items() if name not in odd}
+        quorum = self.config.min_participants
+        # A quorum of one is none: nobody has said that the run may do without anybody.
+        if quorum < 2 or len(rest) < quorum or self._disagreements(rest):
+            refuse_disagreements(found)
+        elif found:
+            log.warning(
+                "Going on without %s, which does not fit; min_participants=%d do. Who is brought to agree and started "
+                "again joins.\n%s",
+                ", ".join(odd), quorum, table(found),
+            )  # fmt: skip
+            self.roll.forget(odd)
+
+    def _disagreements(self, descriptions: Mapping[str, Description]) -> dict[str, Difference]:
+        return disagreements(descriptions, self.callbacks, self.config.seed, self.layouts)
 
     def _refuse_too_few(self, found: int, missing: Sequence[str]) -> None:
         least = self.config.min_participants
@@ -194,7 +224,7 @@ class Coordinator:
         unfit = []
         for name in new:
             others = {key: one for key, one in self.roll.descriptions.items() if key not in new or key == name}
-            found = disagreements(others, self.callbacks, self.config.seed, self.layouts)
+            found = self._disagreements(others)
             if found:
                 log.warning("%s cannot join, since it does not fit:\n%s", name, table(found))
                 unfit.append(name)
@@ -470,7 +500,7 @@ class Coordinator:
         """Write the round before, whose figures have come with the answers to this round's first orders."""
         if not self._pending:
             return
-        headlines = {name: str(one.role["headline"]) for name, one in self.roll.descriptions.items()}
+        headlines = {name: str(one.role.get("headline", "")) for name, one in self.roll.descriptions.items()}
         for lesson in self.lessons.values():
             lesson.note_scores(headlines, self._metrics)
         done, self._pending = self._pending, {}

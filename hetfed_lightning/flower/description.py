@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import lightning as L
 import torch
@@ -15,7 +15,9 @@ import torch
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.roles import label_counts, roles
+from hetfed_lightning.distillation import OutputKind
 from hetfed_lightning.flower.arrays import DTYPES, Layout
+from hetfed_lightning.flower.plain_data import Range, Size, Text
 from hetfed_lightning.flower.untrusted import shown
 from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import outputs_of
@@ -28,9 +30,14 @@ if TYPE_CHECKING:
     from hetfed_lightning.participant import Participant
 
 
+Name = Annotated[str, Text()]
+Whole = Annotated[int, Range(0, 2**60)]
+RoundIndex = Annotated[int, Range(0, 10**6)]
+
+
 @dataclass(frozen=True)
 class Description:
-    """What a site tells of its participant and its data.
+    """What a site tells of its participant and its data; beside the types is what a coordinator believes at most.
 
     Attributes:
         participant: Its name.
@@ -54,25 +61,38 @@ class Description:
         versions: Of hetfed-lightning, torch, lightning and Python.
     """
 
-    participant: str
-    seed: int
-    callbacks: tuple[str, ...]
-    offered: Mapping[int, Mapping[str, Layout]]
-    personal: Mapping[str, Layout]
-    parameters: tuple[str, ...]
-    trained: tuple[str, ...]
-    kind: str
-    width: int
-    public_size: int
-    public_hash: str
+    participant: Name
+    seed: Annotated[int, Range(-(2**63), 2**64)]
+    callbacks: Annotated[tuple[Name, ...], Size(100)]
+    offered: Mapping[int, Mapping[Name, Layout]]
+    personal: Mapping[Name, Layout]
+    parameters: tuple[Name, ...]
+    trained: tuple[Name, ...]
+    kind: OutputKind
+    width: Annotated[int, Range(0, 10**6)]
+    public_size: Annotated[int, Range(0, 10**9)]
+    public_hash: Annotated[str, Text(64, may_be_empty=True)]
     reads_public: bool
-    samples: int
-    class_counts: tuple[int, ...]
-    joins_at: int
-    leaves_at: int | None
-    lessons: int
-    role: Mapping[str, Any]
-    versions: Mapping[str, str] = field(default_factory=dict)
+    samples: Annotated[int, Range(1, 10**12)]
+    class_counts: Annotated[tuple[Annotated[int, Range(0, 10**12)], ...], Size(10**6)]
+    joins_at: RoundIndex
+    leaves_at: RoundIndex | None
+    lessons: Annotated[int, Range(0, 10**6)]
+    role: Annotated[Mapping[Name, Annotated[str, Text(1_000, may_be_empty=True)] | bool | Whole], Size(100)]
+    versions: Annotated[Mapping[Name, Name], Size(100)] = field(default_factory=dict)
+
+    def contradiction(self) -> str:
+        """What cannot be so, each entry being as declared; empty where nothing is."""
+        keys = self.personal.keys() | {key for one in self.offered.values() for key in one}
+        if strange := [key for key in self.parameters if key not in keys]:
+            return f"{strange[0]!r} is among 'parameters', and neither offered nor personal"
+        if strange := sorted({*self.trained}.difference(self.parameters)):
+            return f"{strange[0]!r} is trained, and no parameter"
+        if self.reads_public != (self.width > 0) or (self.reads_public and not self.public_size):
+            return f"it has {self.width} outputs for the {self.public_size} examples of its public set"
+        if max(self.class_counts, default=0) > self.samples:
+            return f"it has {max(self.class_counts)} examples of a class, and {self.samples} of all"
+        return ""
 
     def is_member(self, round_index: int) -> bool:
         """Whether it takes part in a round: it has joined, and has not left."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Iterable
+from dataclasses import asdict
 from itertools import islice
-from typing import Any, get_type_hints
+from typing import Any
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from hetfed_lightning.flower.checks import Wanted
 from hetfed_lightning.flower.description import Description
 from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.plain_data import PlainDataError, made, read_json
 from hetfed_lightning.flower.records import COUNTERS, Records, RecordsError, pack, unpack
 from hetfed_lightning.flower.untrusted import one_line, shown
 
@@ -162,75 +163,13 @@ def description_of(content: RecordDict) -> Description:
     Raises:
         RecordsError: If they hold none, or one of another form; the message names the entry.
     """
-    text = _of_type(_config(content, "description"), "json", str)
-    if len(text) > LARGEST:
-        raise RecordsError(f"description: expected at most {LARGEST} characters, got {len(text)}.")
     try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise RecordsError(f"description: no JSON ({error}).") from error
-    if not isinstance(found, dict):
-        raise RecordsError(f"description: expected entries by name, got {type(found).__name__}.")
-    names = [one.name for one in fields(Description)]
-    for name in names:
-        if name not in found:
-            raise RecordsError(f"description: {name!r} is missing.")
-    read = {name: found[name] for name in names}
-    try:
-        return Description(
-            **read
-            | {
-                "callbacks": tuple(_strings("callbacks", read["callbacks"])),
-                "offered": {int(place): _layouts("offered", one) for place, one in read["offered"].items()},
-                "personal": _layouts("personal", read["personal"]),
-                "parameters": tuple(_strings("parameters", read["parameters"])),
-                "trained": tuple(_strings("trained", read["trained"])),
-                "class_counts": tuple(_counts(read["class_counts"])),
-                "role": dict(read["role"]),
-                "versions": {str(key): str(value) for key, value in read["versions"].items()},
-            }
-            | {
-                "leaves_at": read["leaves_at"]
-                if read["leaves_at"] is None
-                else _checked("leaves_at", read["leaves_at"], int)
-            }
-            | {key: _checked(key, read[key], kind) for key, kind in _SIMPLE.items()}
-        )
-    except (TypeError, AttributeError, ValueError) as error:
+        found = made(Description, read_json(_of_type(_config(content, "description"), "json", str), LARGEST))
+    except PlainDataError as error:
         raise RecordsError(f"description: {error}") from error
-
-
-_SIMPLE: Mapping[str, type] = {
-    name: kind for name, kind in get_type_hints(Description).items() if kind in {str, int, bool}
-}
-
-
-def _checked(name: str, value: Any, kind: type) -> Any:
-    if type(value) is not kind:
-        raise RecordsError(f"description: expected {kind.__name__} under {name!r}, got {value!r}.")
-    return value
-
-
-def _strings(name: str, values: Any) -> list[str]:
-    if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
-        raise RecordsError(f"description: expected a list of names under {name!r}.")
-    return values
-
-
-def _counts(values: Any) -> list[int]:
-    if not isinstance(values, list) or not all(type(one) is int and one >= 0 for one in values):
-        raise RecordsError("description: expected whole numbers from 0 under 'class_counts'.")
-    return values
-
-
-def _layouts(name: str, found: Any) -> dict[str, tuple[tuple[int, ...], str]]:
-    layouts = {}
-    for key, value in found.items():
-        shape, dtype = value
-        if not all(type(one) is int and one >= 0 for one in shape):
-            raise RecordsError(f"description: {name}: expected a shape of {key!r}, got {shape!r}.")
-        layouts[str(key)] = (tuple(shape), str(dtype))
-    return layouts
+    if said := found.contradiction():
+        raise RecordsError(f"description: {said}.")
+    return found
 
 
 def _targets(content: RecordDict, name: str) -> dict[int, Tensor]:

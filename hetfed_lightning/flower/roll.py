@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hetfed_lightning.flower.description import Description
 from hetfed_lightning.flower.exchange import Exchange, Node
+from hetfed_lightning.flower.untrusted import NAME, one_line, shown
 from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.participant import STUDENT
 
 log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9_-]*[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 
 PATIENCE = 10.0
 """Seconds after which a node that could not describe itself is asked once more."""
@@ -28,15 +32,23 @@ class Roll:
         expected: Names of the configuration, in the order of the federation; others are added as they come.
         exchange: By which nodes are asked.
         deadline: Seconds for a description.
+        impossible: What a description says that cannot be, for which its site is turned away; empty if nothing.
     """
 
-    def __init__(self, expected: Sequence[str], exchange: Exchange, deadline: float) -> None:
+    def __init__(
+        self,
+        expected: Sequence[str],
+        exchange: Exchange,
+        deadline: float,
+        impossible: Callable[[Description], str] = lambda _: "",
+    ) -> None:
         self.order = list(expected)
         self.descriptions: dict[str, Description] = {}
         self.joined_at: dict[str, int] = {}
         self.connected: set[str] = set()
         self._exchange = exchange
         self._deadline = deadline
+        self._impossible = impossible
         self._turned_away: dict[int, Node] = {}
         self._said: dict[int, str] = {}
         self._asked: dict[int, float] = {}
@@ -68,12 +80,20 @@ class Roll:
         for number, answer in self._exchange.describe(numbers, self._deadline).items():
             node = online[number]
             if isinstance(answer, Fault):
-                self._tell(number, f"{node.registered or f'Node {number}'} does not describe itself: {answer.reason}.")
+                who = node.registered or f"Node {number}"
+                self._tell(number, f"{one_line(who, NAME)} does not describe itself: {answer.reason}.")
                 continue
             name = answer.participant
             reason = self._objection(name, node.registered)
             if reason:
-                self._tell(number, f"Node {number} is turned away: it claims to be {name!r}, but {reason}.")
+                self._tell(number, f"Node {number} is turned away: it claims to be {shown(name)}, but {reason}.")
+                self._turned_away[number] = node
+                continue
+            if reason := self._impossible(answer):
+                self._tell(
+                    number,
+                    f"{name} is turned away: it {one_line(reason)}. It is asked again once it was started again.",
+                )
                 self._turned_away[number] = node
                 continue
             if name not in self.descriptions:
@@ -94,7 +114,7 @@ class Roll:
             log.warning("%s", sentence)
 
     def _objection(self, name: str, registered: str) -> str:
-        if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii() or name == STUDENT:
+        if not _NAME.fullmatch(name) or name == STUDENT:
             return "no participant may have that name"
         if registered and registered != name:
             return f"its key was registered for {registered!r}"

@@ -142,8 +142,8 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 _COORDINATOR,
-                "refuse_disagreements(disagreements(",
-                "(lambda _: None)(disagreements(",
+                "            refuse_disagreements(found)\n        elif found:\n",
+                "            pass\n        elif found:\n",
                 ("tests/flower/test_failures.py::test_sites_that_do_not_fit_end_the_run_before_training",),
             ),
         ),
@@ -160,6 +160,18 @@ PROMISES: tuple[Promise, ...] = (
                 "    if taken != there:\n",
                 "    if False:\n",
                 ("tests/flower/test_arrays.py::test_a_lie_is_refused_and_allocates_nothing",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/exchange.py",
+                "    except Exception as error:",
+                "    except ZeroDivisionError as error:",
+                ("tests/flower/test_failures.py::test_whatever_a_reply_ends_with_is_its_sites_fault",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/plain_data.py",
+                "            if expected := limit.fault(read):\n",
+                "            if expected := limit.fault(read) and '':\n",
+                ("tests/flower/test_site_words.py::test_what_a_description_may_not_say",),
             ),
             Mutation(
                 "hetfed_lightning/flower/untrusted.py",

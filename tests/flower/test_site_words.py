@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +15,14 @@ import pytest
 from flwr.app import Array, ConfigRecord, MetricRecord, RecordDict
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
+from hetfed_lightning.distillation import ClassPriorWeighted
+from hetfed_lightning.flower.agreement import Difference, impossible, table
 from hetfed_lightning.flower.checks import fault_of, usable_metrics, wanted
 from hetfed_lightning.flower.description import Description
 from hetfed_lightning.flower.exchange import read_or_fault
-from hetfed_lightning.flower.messages import reply_content, reply_of
+from hetfed_lightning.flower.messages import description_of, reply_content, reply_of
 from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.site import Site
 from hetfed_lightning.flower.volley import Fault
 from tests.flower.federating import Deployed
 
@@ -137,3 +143,164 @@ def test_float64_answers_are_as_good(spoken: Spoken) -> None:
     assert "nobody asked" in Spoken(spoken.description, replace(spoken.order, answer_after=False), spoken.reply).fault(
         spoken.reply
     )
+
+
+def told(spoken: Spoken, change: Callable[[dict[str, Any]], Any]) -> Description | Fault:
+    """What the coordinator makes of a description in which something was changed, or of a text of its own."""
+    read = json.loads(json.dumps(asdict(spoken.description)))
+    changed = change(read)
+    text = changed if isinstance(changed, str) else json.dumps(read)
+    return read_or_fault(RecordDict({"description": ConfigRecord({"json": text})}), description_of)
+
+
+def entry(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda read: read.update(changes)
+
+
+def layout(shape: list[int], dtype: str = "float32") -> Callable[[dict[str, Any]], None]:
+    return lambda read: read["offered"]["1"].update({"backbone.0.weight": [shape, dtype]})
+
+
+DESCRIPTIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "nested": (lambda _: "[" * 100_000, "no JSON that can be read"),
+    "nested objects": (lambda _: '{"a":' * 100_000, "no JSON that can be read"),
+    "5,000 digits": (
+        lambda _: '{"samples": ' + "9" * 5_000 + "}",
+        "no JSON that can be read .*a number of 5000 digits",
+    ),
+    "NaN": (lambda _: '{"samples": NaN}', "NaN is no number of JSON"),
+    "very long": (lambda _: " " * 10_000_001, "expected at most 10000000 characters, got 10000001"),
+    "very many": (lambda _: "[" + "[]," * 600_000 + "0]", "expected at most 1000000 entries"),
+    "a text": (lambda _: '"x"', "expected entries by name, got 'x'"),
+    "samples of 400 digits": (entry(samples=10**400), "a number of 401 digits"),
+    "samples beyond 64 bits": (entry(samples=2**63), "a number from 1 to .* under 'samples', got 9223372036854775808"),
+    "no samples": (entry(samples=0), "'samples', got 0"),
+    "fewer than no samples": (entry(samples=-5), "'samples', got -5"),
+    "a fraction": (entry(samples=1.5), "expected int under 'samples', got 1.5"),
+    "true": (entry(samples=True), "expected int under 'samples', got True"),
+    "a round before the first": (entry(joins_at=-5), "'joins_at', got -5"),
+    "a round that never comes": (entry(joins_at=10**9), "'joins_at', got 1000000000"),
+    "gone before the first": (entry(leaves_at=-1), "'leaves_at', got -1"),
+    "very wide": (entry(width=10**9), "'width', got 1000000000"),
+    "no outputs": (entry(width=0), "it has 0 outputs for the 10 examples of its public set"),
+    "no public set": (entry(public_size=0), "it has 3 outputs for the 0 examples"),
+    "a public set of 10**12": (entry(public_size=10**12), "'public_size', got"),
+    "a shape of 2**63": (layout([2**63]), "under 'offered.1.backbone.0.weight', got 9223372036854775808"),
+    "a shape that no memory holds": (
+        layout([2**40, 2**40]),
+        "expected a shape that a memory could hold under 'offered",
+    ),
+    "none of very many": (layout([0, 2**40, 2**40]), "expected a shape that a memory could hold"),
+    "33 dimensions": (layout([1] * 33), "expected a shape that a memory could hold"),
+    "a dtype that is none": (layout([5, 4], "load"), "expected a dtype out of float64, .* got"),
+    "a quantised dtype": (layout([5, 4], "quint8"), "expected a dtype out of"),
+    "a personal dtype": (
+        lambda read: read["personal"].update({"x": [[1], "os"]}),
+        "dtype out of .* under 'personal.x'",
+    ),
+    "a place that is none": (lambda read: read["offered"].update({"\u00b2": {}}), "expected whole numbers for keys"),
+    "a key of lines": (lambda read: read["personal"].update({"x\n": [[1], "int8"]}), "expected a printable text"),
+    "offered as a list": (entry(offered=[]), "expected entries by name under 'offered'"),
+    "a kind that is none": (entry(kind="os.system"), "expected one of 'multiclass', .* under 'kind', got 'os.system'"),
+    "no kind": (entry(kind=["x"]), "expected one of"),
+    "lessons": (entry(lessons=10**9), "'lessons', got 1000000000"),
+    "seed": (entry(seed=10**20 - 1), "'seed'"),
+    "a name of a million letters": (entry(participant="a" * 10**6), "'participant', got 'aaa"),
+    "no name": (entry(participant=""), "'participant', got ''"),
+    "a version that steers": (entry(versions={"hetfed-lightning": "\x1b[2J"}), "under 'versions.hetfed-lightning'"),
+    "a headline that is a list": (lambda read: read["role"].update(headline=["x"]), "under 'role.headline'"),
+    "an architecture of 5 MB": (lambda read: read["role"].update(architecture="A" * 5_000_000), "'role.architecture'"),
+    "weights of 400 digits": (lambda read: read["role"].update(weights=2**64), "under 'role.weights'"),
+    "counts of 400 digits": (entry(class_counts=[10**400] * 3), "a number of 401 digits"),
+    "counts beyond all": (entry(class_counts=[13, 0, 0]), "it has 13 examples of a class, and 12 of all"),
+    "unknown parameters": (entry(parameters=["zzz"]), "'zzz' is among 'parameters', and neither offered nor personal"),
+    "trained buffers": (entry(parameters=[]), "is trained, and no parameter"),
+    "half of a pair": (entry(callbacks=["\ud800"]), "'callbacks'"),
+}
+
+
+@pytest.mark.parametrize("lie", DESCRIPTIONS)
+def test_what_a_description_may_not_say(lie: str, spoken: Spoken) -> None:
+    change, said = DESCRIPTIONS[lie]
+    found = told(spoken, change)
+    assert isinstance(found, Fault)
+    assert re.search(said, found.reason), found.reason
+    assert found.reason.isprintable()
+    assert len(found.reason) < 500
+
+
+def test_a_description_arrives_as_it_was(spoken: Spoken) -> None:
+    assert told(spoken, lambda _: None) == spoken.description
+    assert told(spoken, entry(more="of a later version")) == spoken.description
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"offered": {}}, r"offers layouts for the callbacks \[\], and those that average are \[1\]"),
+        ({"offered": {0: {}, 1: {}}}, r"offers layouts for the callbacks \[0, 1\]"),
+        ({"class_counts": (4, 4, 4)}, "tells examples of 3 classes, expected 0"),
+        ({"class_counts": (4, 4, 4), "reads_public": False}, ""),
+        ({}, ""),
+        ({"callbacks": ("X",), "offered": {}}, ""),
+    ],
+)
+def test_what_cannot_be_beside_the_coordinators_callbacks(changes: Any, said: str, spoken: Spoken) -> None:
+    callbacks = [EnsembleDistillation(), BackboneAveraging()]
+    found = impossible(replace(spoken.description, **changes), callbacks)
+    assert bool(found) == bool(said)
+    assert re.search(said, found)
+
+
+def test_counts_that_an_ensemble_needs(spoken: Spoken) -> None:
+    callbacks = [EnsembleDistillation(ClassPriorWeighted()), BackboneAveraging()]
+    assert impossible(spoken.description, callbacks) == "tells examples of 0 classes, expected 3"
+    assert impossible(replace(spoken.description, class_counts=(4, 4, 4)), callbacks) == ""
+    binary = replace(spoken.description, kind="binary", width=1, class_counts=(4, 4))
+    assert impossible(binary, callbacks) == ""
+
+
+class Telling:
+    """A site that describes itself otherwise."""
+
+    def __init__(self, site: Site, **changes: Any) -> None:
+        self.site = site
+        self.changes = changes
+
+    def describe(self) -> Description:
+        return replace(self.site.describe(), **self.changes)
+
+    def carry_out(self, order: Order) -> Reply:
+        return self.site.carry_out(order)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 99}, r"Going on without a, which does not fit; min_participants=2 do\..*\n.*a .*\nseed +99"),
+        ({"class_counts": (5,)}, "a is turned away: it tells examples of 1 classes, expected 0"),
+        ({"samples": -1}, "a does not describe itself: its answer cannot be read: description: .* got -1"),
+    ],
+)
+def test_a_description_costs_its_site_the_run_and_nobody_else(
+    changes: Any, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, rounds=1)
+    deployed.grid.sites["a"] = Telling(deployed.grid.sites["a"], **changes)  # type: ignore[assignment]
+    with caplog.at_level(logging.WARNING):
+        deployed.lead(min_participants=2)
+    assert deployed.notes.ended == "finished"
+    assert [one["federation/participants"] for one in deployed.notes.figures] == [2]
+    assert re.search(said, caplog.text)
+    assert {name for name, kind, _, _ in deployed.grid.sent if kind == "train"} == set("bc")
+
+
+def test_the_odd_ones_by_hand() -> None:
+    assert Difference({"a": "1", "b": "2", "c": "2"}).odd_ones() == {"a"}
+    assert Difference({"a": "1", "b": "2"}).odd_ones() == {"a", "b"}
+    assert Difference({"a": "1", "b": "1", "c": "2"}, wanted="2").odd_ones() == {"a", "b"}
+    long = {f"shared {k}": Difference({"a": "none" * 100}, wanted="x") for k in range(1000)}
+    lines = table(long).splitlines()
+    assert len(lines) == 22
+    assert lines[-1] == "and 980 more"
+    assert max(map(len, lines)) < 200
