@@ -395,7 +395,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
         }
-        figures |= skipped_steps(self.local)
+        figures |= skipped_steps({name: self.local[name] for name in self.trained(self.opened_round)})
         self.log_round(epsilons(self.members()))
         self.log_round({f"federation/{name}": float(value) for name, value in figures.items()} | self._left_out())
         self._publish("train")

@@ -55,6 +55,12 @@ def _step(federation: Federation, participant: Participant, batch: Any, batch_id
         local.count_step()
     else:
         loss = output.get("loss") if isinstance(output, Mapping) else output
+        if loss is None and reduction is not None:
+            raise RuntimeError(
+                "training_step returned None for its part of a batch that several processes split: whether the others "
+                "step is not known here. Return a loss of 0 instead, or let each participant have a process of its "
+                "own (as many devices as participants, or fewer)."
+            )
         if loss is not None:
             for callback in federation.adding:
                 term = callback.local_loss(federation, participant, batch_idx)
@@ -66,6 +72,6 @@ def _step(federation: Federation, participant: Participant, batch: Any, batch_id
                 loss = loss if term is None else loss + term
             weight = federation.ranks.weight(participant.name or "", batch_idx)
             loss = loss if weight == 1 else loss * weight
-        if loss is not None or reduction is not None:
+        if loss is not None:
             local.descend(loss, federation.backward_of, reduction)
     participant.on_train_batch_end(output, batch, batch_idx)

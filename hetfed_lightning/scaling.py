@@ -140,7 +140,7 @@ def give_scales(
 
 
 def skipped_steps(local: Mapping[str, LocalOptimization]) -> dict[str, int]:
-    """Steps of the round, of all participants together, that met an infinite gradient; nothing where none is scaled."""
+    """Steps of the round that met an infinite gradient, of all who trained in it; nothing where none is scaled."""
     scaled = [own.skipped for own in local.values() if own.scale is not None]
     return {"skipped_steps": sum(scaled)} if scaled else {}
 

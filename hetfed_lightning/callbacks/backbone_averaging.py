@@ -73,7 +73,9 @@ class BackboneAveraging(FederatedCallback):
 
     Participants average within the groups whose keys, shapes and dtypes agree; what nobody else has stays as it
     is, and one line of log says so. Everyone who has joined receives the aggregate, sampled in this round or not,
-    as it would when it is sampled next. A newcomer receives it in its first round.
+    as it would when it is sampled next. A newcomer receives it in its first round. A participant without an optimizer
+    step in a round (its ``training_step`` returned None, or fp16's loss scale skipped every step) has nothing to
+    average and is not quarantined: it receives the aggregate, and answers and learns where the round distils.
 
     Where not everyone is sampled (``Federation(participation=...)``) the shared state is held once, and lent to all who
     wait (:mod:`hetfed_lightning.lending`): memory grows by what participants have of their own, and a round costs what
@@ -164,6 +166,7 @@ class BackboneAveraging(FederatedCallback):
         self._server_states: dict[str, Any] = {}
         self._proximal = Proximal()
         self._bounded: set[str] = set()
+        self._idle: set[str] = set()
 
     # Before training
 
@@ -172,7 +175,7 @@ class BackboneAveraging(FederatedCallback):
         del pl_module
         if stage == "fit" and trainer.current_epoch == 0:
             self.load_state_dict({"shared": {}, "servers": {}})
-            self._bounded = set()
+            self._bounded, self._idle = set(), set()
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
         """Find who shares what with whom, and say so once."""
@@ -296,7 +299,7 @@ class BackboneAveraging(FederatedCallback):
         if not self.is_due(round_index):
             return
         active = federation.active_names(round_index)
-        contributors = [name for name in federation.contributors() if federation.local[name].landed > 0]
+        contributors = self.stepped({name: federation.local[name].landed > 0 for name in federation.contributors()})
         figures: dict[str, list[float]] = defaultdict(list)
         for group in self.groups:
             senders = [name for name in contributors if name in group]
@@ -311,6 +314,21 @@ class BackboneAveraging(FederatedCallback):
             federation.log_round(means(figures))
         for name in active:
             self.tidy(federation, name)
+
+    def stepped(self, changed: Mapping[str, bool]) -> list[str]:
+        """Participants that have something to average; of each that has not, a warning says so once in a run.
+
+        Args:
+            changed: Whether an optimizer step of the round changed its weights, by participant.
+        """
+        for name in [name for name, has_changed in changed.items() if not has_changed and name not in self._idle]:
+            self._idle.add(name)
+            log.warning(
+                "%s took no optimizer step in a round: it stays in the round, but its weights, which nothing has "
+                "changed, are not averaged. That can be a training_step that returned None, or gradients that fp16's "
+                "loss scale skipped.", name,
+            )  # fmt: skip
+        return [name for name, has_changed in changed.items() if has_changed]
 
     def _sent(self, federation: Federation, group: SharingGroup, senders: list[str], round_index: int) -> Sent:
         """What members have to share. Views: a rule leaves states as they are, and copies cost what their mean does."""

@@ -219,7 +219,8 @@ class EnsembleDistillation(FederatedCallback):
         teachers = [name for name in self._readers(federation.joined(round_index)) if name not in names]
         if not pupils or not teachers:
             return
-        targets = self._ask(federation, teachers, round_index)
+        # Where the local steps distil too, the same teachers have just answered.
+        targets = self._ask(federation, teachers, round_index) if self._targets is None else self._targets
         federation.bytes_down += payload_bytes(targets) * len(pupils)
         self.teach(federation, pupils, targets, round_index)
 

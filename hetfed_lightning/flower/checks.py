@@ -103,6 +103,8 @@ def _of_answers(reply: Reply, order: Order) -> str:
 
 
 def _of_shared(reply: Reply) -> str:
+    if reply.idle and reply.shared:
+        return "it sends a shared state, and took no step"
     for state in reply.shared.values():
         if not is_finite(state.values()):
             return "its weights are not finite"

@@ -248,8 +248,7 @@ class Coordinator:
         learners = {place: one.learners(has_student=self.student is not None) for place, one in self._due(round_index)}
         phase = [place for place, (mutual, _) in learners.items() if mutual and self.lessons[place].mode == "phase"]
         alone = [place for place, (_, student) in learners.items() if student]
-        replies = self._train(round_index, joined, active, targets, lessons, phase, asked=bool(phase or alone))
-        volume[1] += sum(payload_bytes(one) for one in targets.values()) * len(replies)
+        replies = self._train(round_index, joined, active, targets, lessons, phase, volume, asked=bool(phase or alone))
         self._publish()
         if phase or alone:
             replies = self._learn(round_index, replies, phase, alone, figures, volume)
@@ -257,10 +256,11 @@ class Coordinator:
             self._metrics_of_student = self.student.learn(self.run_id, round_index, {}).metrics
         self._refuse_too_few_left(round_index, active, replies)
         due = [pool for pool in self.pools if pool.callback.is_due(round_index)]
-        states = {name: replies[name].shared for name in active if name in replies}
         for pool in self.pools:
             pool.fresh = set()
         for pool in due:
+            senders = pool.callback.stepped({name: not replies[name].idle for name in active if name in replies})
+            states = {name: replies[name].shared for name in senders}
             found, up, down = pool.aggregate(round_index, states, active, self.roll.descriptions)
             figures |= found
             volume[0] += up
@@ -351,6 +351,7 @@ class Coordinator:
         targets: Mapping[int, Tensor],
         lessons: Mapping[int, Tensor],
         phase: Sequence[int],
+        volume: list[int],
         *,
         asked: bool,
     ) -> dict[str, Reply]:
@@ -372,6 +373,7 @@ class Coordinator:
                     targets=targets if reads else {},
                     lessons=lessons if name in newcomers and self.roll.descriptions[name].lessons else {},
                 )
+                volume[1] += payload_bytes([*order.targets.values(), *order.lessons.values()])
             if order.finish is not None or order.begin is not None:
                 orders[name] = order
         replies = self._carry_out(orders)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
 
@@ -89,6 +89,7 @@ def reply_content(reply: Reply) -> RecordDict:
                 "participant": reply.participant,
                 "finished": NONE if reply.finished is None else reply.finished,
                 "quarantined": reply.quarantined,
+                "idle": reply.idle,
             }
         ),
         "samples": MetricRecord({"num-examples": reply.samples}),
@@ -120,15 +121,22 @@ def reply_of(content: RecordDict, wanted: Wanted | None = None) -> Reply:
         raise RecordsError(f"samples: expected a whole number under 'num-examples', got {shown(samples)}.")
     quarantined = _of_type(found, "quarantined", str)
     is_out = bool(quarantined) and wanted is not None
+    idle = _of_type(found, "idle", bool)
     return Reply(
         participant=_of_type(found, "participant", str),
         samples=samples,
         metrics={str(key): _number(key, value) for key, value in content.metric_records.get("metrics", {}).items()},
         finished=_round(found, "finished"),
         quarantined=quarantined,
+        idle=idle,
         answers=None if is_out else _answers(content, wanted),
-        shared={} if is_out else _shared(content, wanted),
+        shared={} if is_out else _shared(content, _wanted_of(wanted, idle=idle)),
     )
+
+
+def _wanted_of(wanted: Wanted | None, *, idle: bool) -> Wanted | None:
+    """Who took no step has nothing to share, whatever was asked for."""
+    return replace(wanted, shared={}) if wanted is not None and idle else wanted
 
 
 def _answers(content: RecordDict, wanted: Wanted | None) -> Tensor | None:

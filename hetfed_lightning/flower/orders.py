@@ -62,6 +62,7 @@ class Reply:
         metrics: Figures of the round that it closed, by tag.
         finished: The round that it closed; None for none.
         quarantined: Why it left itself out of the round; empty if it did not.
+        idle: Whether no optimizer step of the round has changed its weights: it takes part, and has nothing to average.
         answers: Outputs on the public set, shape ``(P, C)``; None where it was not asked.
         shared: What it shares, by key, for each averaging callback by its place.
     """
@@ -71,5 +72,6 @@ class Reply:
     metrics: dict[str, float] = field(default_factory=dict)
     finished: int | None = None
     quarantined: str = ""
+    idle: bool = False
     answers: Tensor | None = None
     shared: dict[int, dict[str, Tensor]] = field(default_factory=dict)

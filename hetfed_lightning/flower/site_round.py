@@ -177,10 +177,9 @@ class SiteRound(RoundClock):
         for name in subjects(federation):
             self.safe = federation.guard.safe_state(name)
             self.reply.quarantined = federation.guard.quarantined.get(name, self.reply.quarantined)
-            if not self.reply.quarantined and name != STUDENT and federation.local[name].landed == 0:
-                self.reply.quarantined = "it took no step"
+            self.reply.idle = name != STUDENT and federation.local[name].landed == 0
         self.save(trainer)
-        if not self.reply.quarantined:
+        if not self.reply.quarantined and not self.reply.idle:
             self.offer(federation)
         raise Pause
 

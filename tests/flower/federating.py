@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from torch import Tensor
 
 from hetfed_lightning import FederatedCallback, FederatedDataModule, Federation
@@ -58,6 +59,17 @@ class Notes:
         self.ended = reason
 
 
+class Rounds(FederatedCallback):
+    """Keeps what is logged of each round, its validation included."""
+
+    def __init__(self) -> None:
+        self.metrics: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        del pl_module
+        self.metrics.append({key: float(value) for key, value in trainer.callback_metrics.items()})
+
+
 @dataclass
 class Deployed:
     """A federation whose participants are sites.
@@ -69,6 +81,7 @@ class Deployed:
         rounds: How many.
         participants: Settings of all participants.
         own: Settings of single participants, by name.
+        steps: Makes a participant's ``training_step``, by name.
         settings: Of the server.
     """
 
@@ -78,6 +91,7 @@ class Deployed:
     rounds: int = 3
     participants: Mapping[str, Any] = field(default_factory=dict)
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    steps: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: Callable[[Sequence[str]], FederatedDataModule] = tiny_data
 
@@ -91,6 +105,8 @@ class Deployed:
         for name, own in self.own.items():
             for key, value in own.items():
                 setattr(made[name], key, value)
+        for name, make in self.steps.items():
+            made[name].training_step = make(participant=made[name])  # type: ignore[method-assign]
         return made
 
     def parts_of(self, name: str) -> Callable[[], SiteParts]:
@@ -131,10 +147,9 @@ class Deployed:
             found[name] = {key.removeprefix(f"participants.{name}."): value for key, value in state.items()}
         return found
 
-    def in_one_fit(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
-        """States and metrics after the same rounds in one process."""
-        participation = self.settings.get("participation", 1.0)
-        federation = self.everyone(participation=participation)
-        trainer = fit(federation, self.data(self.names), self.rounds, *self.callbacks())
-        states = {name: state_of(one) for name, one in federation.members().items()}
-        return states, {key: float(value) for key, value in trainer.callback_metrics.items()}
+    def in_one_fit(self) -> tuple[dict[str, dict[str, Tensor]], list[dict[str, float]]]:
+        """States after the same rounds in one process, and the metrics of each round."""
+        known = {key: self.settings[key] for key in ("participation", "min_participants") if key in self.settings}
+        federation, rounds = self.everyone(**known), Rounds()
+        fit(federation, self.data(self.names), self.rounds, *self.callbacks(), rounds)
+        return {name: state_of(one) for name, one in federation.members().items()}, rounds.metrics

@@ -92,12 +92,13 @@ def test_orders_and_replies_arrive_as_they_were() -> None:
         {"val_loss/a": 0.5, "val_auroc/a": float("nan")},
         2,
         "why",
+        True,
         torch.ones(3, 2),
         {0: {"n": torch.tensor(3)}},
     )
     back = reply_of(reply_content(reply))
     assert str(back.metrics) == str(reply.metrics)
-    for name in ("participant", "samples", "finished", "quarantined", "answers", "shared"):
+    for name in ("participant", "samples", "finished", "quarantined", "idle", "answers", "shared"):
         _same(getattr(back, name), getattr(reply, name))
     _same(order_of(order_content(Order("r"))), Order("r"))
 

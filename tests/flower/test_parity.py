@@ -1,12 +1,13 @@
 """The same numbers between institutions as in one process: states to the bit, figures as they are logged."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, PrivateAveraging, Transfer
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Participant, PrivateAveraging, Transfer
 from hetfed_lightning.aggregation import coordinate_median
 from hetfed_lightning.distillation import ClassPriorWeighted, ValidationWeighted
 from tests.federations import equal, sgd
@@ -27,6 +28,25 @@ def on_plateau(optimizer: Any) -> Any:
     from lightning.pytorch.cli import ReduceLROnPlateau
 
     return ReduceLROnPlateau(optimizer, monitor="val_loss/a", patience=0, factor=0.5)
+
+
+def steps_in(*rounds: int, participant: Participant) -> Any:
+    """A training_step that makes something of some rounds and nothing of the others."""
+
+    def step(batch: Any, batch_idx: int) -> Any:
+        return Participant.training_step(participant, batch, batch_idx) if participant.current_epoch in rounds else None
+
+    return step
+
+
+def not_finite_in(round_index: int, *, participant: Participant) -> Any:
+    """A training_step whose loss is NaN in a round."""
+
+    def step(batch: Any, batch_idx: int) -> Any:
+        loss = Participant.training_step(participant, batch, batch_idx)
+        return loss * float("nan") if participant.current_epoch == round_index else loss
+
+    return step
 
 
 SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
@@ -94,11 +114,57 @@ SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
         ],
         {},
     ),
+    "nobody but b takes a step in every round": (
+        lambda: [EnsembleDistillation(mode="mixed"), BackboneAveraging(optimizer_state="reset")],
+        {
+            "steps": {"a": partial(steps_in, 1), "c": partial(steps_in)},
+            "settings": {"min_participants": 3},
+        },
+    ),
+    "steps in some rounds alone, phase": (
+        lambda: [EnsembleDistillation(), BackboneAveraging()],
+        {"steps": {"a": partial(steps_in, 1), "c": partial(steps_in)}, "settings": {"min_participants": 3}},
+    ),
+    "without a step, phase with an optimizer of its own": (
+        lambda: [EnsembleDistillation(optimizer=sgd(0.05)), BackboneAveraging()],
+        {"steps": {"a": partial(steps_in, 1)}},
+    ),
+    "nobody takes a step": (
+        lambda: [BackboneAveraging()],
+        {"steps": {name: partial(steps_in, 1) for name in "abc"}, "rounds": 2},
+    ),
+    "not finite in a round, mixed": (
+        lambda: [EnsembleDistillation(mode="mixed"), BackboneAveraging()],
+        {"steps": {"a": partial(not_finite_in, 1)}, "left_out": {1: ["a"]}},
+    ),
+    "not finite in a round, phase": (
+        lambda: [EnsembleDistillation(), BackboneAveraging()],
+        {"steps": {"a": partial(not_finite_in, 1)}, "left_out": {1: ["a"]}},
+    ),
+    "mixed, joins with lessons": (
+        lambda: [EnsembleDistillation(mode="mixed"), BackboneAveraging()],
+        {
+            "own": {"c": {"joins_at": 2, "transfer": Transfer(distillation_epochs=2)}},
+            "settings": {"joins_at": {"c": 2}},
+        },
+    ),
     "leaves": (lambda: [BackboneAveraging()], {"own": {"b": {"leaves_at": 2}}}),
 }
 
 
-SLOW = {"averaging, median", "mixed alone", "phase alone, own optimizer", "sampled, mixed", "accumulation", "private"}
+BYTES = {"federation/bytes_up", "federation/bytes_down"}
+
+SLOW = {
+    "without a step, phase with an optimizer of its own",
+    "nobody takes a step",
+    "not finite in a round, mixed",
+    "averaging, median",
+    "mixed alone",
+    "phase alone, own optimizer",
+    "sampled, mixed",
+    "accumulation",
+    "private",
+}
 """Left to `-m slow`: others have their parts."""
 
 
@@ -107,7 +173,8 @@ SLOW = {"averaging, median", "mixed alone", "phase alone, own optimizer", "sampl
 )
 def test_states_and_figures_are_those_of_one_fit(named: str, tmp_path: Path) -> None:
     callbacks, settings = SETTINGS[named]
-    deployed = Deployed("abc", callbacks, tmp_path, **settings)
+    left_out = settings.get("left_out", {})
+    deployed = Deployed("abc", callbacks, tmp_path, **{key: one for key, one in settings.items() if key != "left_out"})
     states, metrics = deployed.in_one_fit()
     rounds = 2 if "budget" in named else deployed.rounds
     leader = deployed.lead()
@@ -115,11 +182,14 @@ def test_states_and_figures_are_those_of_one_fit(named: str, tmp_path: Path) -> 
     here = [name for name in "abc" if deployed.everyone()[name].is_member(deployed.rounds - 1)]
     assert all(equal(found[name], states[name]) for name in here)
     assert deployed.notes.rounds == list(range(rounds))
-    assert not any(deployed.notes.left_out)
-    last = deployed.notes.metrics[-1] | deployed.notes.figures[-1]
-    known = {key: value for key, value in metrics.items() if key in last and "bytes" not in key}
-    assert {key: last[key] for key in known} == pytest.approx(known, abs=1e-6)
+    assert [list(names) for names in deployed.notes.left_out] == [left_out.get(one, []) for one in range(rounds)]
+    for wanted, own, together in zip(metrics, deployed.notes.metrics, deployed.notes.figures, strict=True):
+        known = {key: value for key, value in (own | together).items() if key in wanted}
+        assert {"federation/participants", "federation/quarantined", *BYTES} <= known.keys()
+        assert known == pytest.approx({key: wanted[key] for key in known}, abs=1e-6, nan_ok=True)
     # What is missing is the federation's summary, which the journal makes.
-    active = leader.roll.joined(deployed.rounds - 1) if "participation" not in deployed.settings else []
-    own = {key for key in metrics if key.rpartition("/")[2] in active}
-    assert own <= last.keys()
+    # What was logged in an earlier round alone stays among the Trainer's, of who is not sampled, or takes no step.
+    varies = "participation" in deployed.settings or deployed.steps
+    active = [] if varies else leader.roll.joined(deployed.rounds - 1)
+    last = deployed.notes.metrics[-1].keys() | deployed.notes.figures[-1].keys()
+    assert {key for key in metrics[-1] if key.rpartition("/")[2] in active} <= last
