@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hetfed_lightning.data.module import GLOBAL, NothingLoader
 from hetfed_lightning.fleets.own_sets import steps_its_own_way, versions_of
+from hetfed_lightning.local_steps import seed_for
 from hetfed_lightning.logbook import is_fitting
 from hetfed_lightning.participant import STUDENT, split_batch
 
@@ -93,6 +94,7 @@ def _step(
     def hook(name: str) -> Callable[..., Any]:
         return cast("Callable[..., Any]", getattr(participant, name))
 
+    seed_for(federation, participant, what, federation.scope, federation.current_round, name, batch_idx)
     batch = federation.logbook.batch = participant.on_after_batch_transfer(batch, 0)
     hook(f"on_{what}_batch_start")(batch, batch_idx)
     if evaluated is None or steps_its_own_way(participant, f"{what}_step") or versions_of(batch) != versions:

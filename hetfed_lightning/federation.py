@@ -54,9 +54,9 @@ from hetfed_lightning.preflight_monitors import check_monitors
 from hetfed_lightning.preflight_privacy import check_gradients, check_privacy, take_up_accounts
 from hetfed_lightning.private_steps import epsilons, give_privacy
 from hetfed_lightning.roster import KeepsRoster
-from hetfed_lightning.rounds import FederatedCallback, RoundClock, federated_callbacks
+from hetfed_lightning.rounds import FederatedCallback, RoundClock, federated_callbacks, raise_event
 from hetfed_lightning.scaling import give_scales, skipped_steps
-from hetfed_lightning.seeding import seed_sample, stream_seed
+from hetfed_lightning.seeding import seed_sample, stream_seed, streams_kept
 from hetfed_lightning.storage import LendsStorage
 from hetfed_lightning.strategies.ranks import Ranks
 from hetfed_lightning.strategies.strategy import ranks_of
@@ -293,8 +293,8 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         give_privacy(self)
         check_gradients(self)
         self.ranks.prepare()
-        for callback in federated_callbacks(self.trainer):
-            callback.prepare(self.trainer, self)
+        with streams_kept(self.device):
+            raise_event(self, "prepare", 0)
         self.backward_is_heard = is_heard(self.trainer)
         take_up_accounts(self, self._saved)
         give_scales(self.local, self.trainer.precision_plugin, self._saved.get("scales", {}))

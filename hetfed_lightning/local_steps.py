@@ -26,10 +26,7 @@ def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: in
         batch_idx: Its place in the round.
     """
     participant, round_index = federation[name], federation.current_round
-    seed = stream_seed(federation.seed, round_index, name, batch_idx, *federation.ranks.stream)
-    if participant.transform is not None or type(participant) is not Participant:
-        seed_sample(seed)  # Code of the user's may draw from NumPy or `random`.
-    seed_torch(seed, federation.device)
+    seed_for(federation, participant, round_index, name, batch_idx, *federation.ranks.stream)
     try:
         with (
             federation.ranks.timing([name], federation.device),
@@ -40,6 +37,20 @@ def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: in
     except Exception as error:
         error.add_note(f"{participant.label}, round {round_index}, batch {batch_idx}")
         raise
+
+
+def seed_for(federation: Federation, participant: Participant, *names: int | str) -> None:
+    """Seed what a participant's step may draw from.
+
+    Args:
+        federation: Whose seed it is.
+        participant: Whose step it is.
+        names: Of the stream beside that seed.
+    """
+    seed = stream_seed(federation.seed, *names)
+    if participant.transform is not None or type(participant) is not Participant:
+        seed_sample(seed)  # Code of the user's may draw from NumPy or `random`.
+    seed_torch(seed, federation.device)
 
 
 def _step(federation: Federation, participant: Participant, batch: Any, batch_idx: int) -> None:

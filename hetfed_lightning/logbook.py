@@ -15,7 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torchmetrics import Metric
 
 from hetfed_lightning.ledger import Ledger, Reduced, batch_size_of, reduction_of, tag, undefined_figures
-from hetfed_lightning.rounds import federated_callbacks
+from hetfed_lightning.rounds import raise_event
 from hetfed_lightning.undefined import UndefinedFigures
 
 if TYPE_CHECKING:
@@ -177,8 +177,7 @@ class LogBook:
         else:
             self.log(federation, reduced | {"step": Reduced(float(trained_rounds))})
         values = {key: entry.value for key, entry in reduced.items() if key not in undefined}
-        for callback in federated_callbacks(trainer):
-            callback.on_metrics(trainer, federation, stage, values)
+        raise_event(federation, "on_metrics", federation.current_round, stage, values, part=stage)
         if stage == "val" and is_fitting(trainer):
             self.write(trainer, stage, trained_rounds)
             if not trainer.sanity_checking:

@@ -15,6 +15,7 @@ other models than it saves.
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,9 +24,10 @@ import lightning as L
 from hetfed_lightning.inspection import inspect
 from hetfed_lightning.preemption import set_exit_code
 from hetfed_lightning.private_steps import end_if_spent, open_budgets
+from hetfed_lightning.seeding import seed_all, stream_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -45,7 +47,13 @@ class Phase(IntEnum):
 
 
 class FederatedCallback(L.Callback):
-    """A Lightning callback that also hears a round's events."""
+    """A Lightning callback that also hears a round's events.
+
+    What an event draws from torch, ``random`` or NumPy depends on (seed, event, class of the callback, round) alone: it
+    is the same on every rank and after a resume. Two callbacks of one class draw different numbers. Where a process
+    draws for some participants and not for others, as for those that it hosts, ranks draw different ones all the same:
+    draw for all of them, or from :func:`hetfed_lightning.seeding.stream_generator` by their names.
+    """
 
     phase: ClassVar[Phase] = Phase.MONITORING
 
@@ -111,12 +119,9 @@ class RoundClock(L.Callback):
         resumed = batch_idx > 0
         open_budgets(federation, round_index, batch_idx)
         federation.open_round(round_index, resumed=resumed)
-        for callback in federated_callbacks(trainer):
-            event = callback.on_round_resume if resumed else callback.on_round_start
-            event(trainer, federation, round_index)
+        raise_event(federation, "on_round_resume" if resumed else "on_round_start", round_index, round_index)
         if not resumed and (newcomers := federation.newcomers(round_index)):
-            for callback in federated_callbacks(trainer):
-                callback.on_join(trainer, federation, newcomers, round_index)
+            raise_event(federation, "on_join", round_index, newcomers, round_index)
         federation.adding = [one for one in federated_callbacks(trainer) if one.adds_to_loss(federation)]
         federation.fleets.open_round(federation, federation.trained_here(round_index))
 
@@ -129,10 +134,13 @@ class RoundClock(L.Callback):
         federation.finish_local_work()
         federation.ranks.synchronise(federation.active_names(federation.current_round))
         inspect(federation, losses=True)
-        for callback in federated_callbacks(trainer):
-            callback.on_round_end(trainer, federation, federation.current_round)
+
+        def look(callback: FederatedCallback) -> None:
             if callback.phase < Phase.MONITORING and not callback.gives_finite:
                 inspect(federation)
+
+        round_index = federation.current_round
+        raise_event(federation, "on_round_end", round_index, round_index, after=look)
         federation.close_round()
         end_if_spent(trainer, federation)
 
@@ -141,3 +149,33 @@ def federated_callbacks(trainer: L.Trainer) -> list[FederatedCallback]:
     """The trainer's federated callbacks in the order in which a round calls them."""
     found = [callback for callback in trainer.callbacks if isinstance(callback, FederatedCallback)]  # type: ignore[attr-defined]
     return sorted(found, key=lambda callback: callback.phase)
+
+
+def raise_event(
+    federation: Federation,
+    event: str,
+    round_index: int,
+    *args: Any,
+    part: str = "",
+    after: Callable[[FederatedCallback], None] | None = None,
+) -> None:
+    """Call an event of every federated callback, each under a seed that event, class and round name.
+
+    Args:
+        federation: In a run.
+        event: A method of :class:`FederatedCallback`.
+        round_index: The round.
+        args: Handed on after trainer and federation.
+        part: Tells events of one name in one round apart.
+        after: Called with each callback once it has heard the event.
+    """
+    trainer, kinds = federation.trainer, Counter[str]()
+    for callback in federated_callbacks(trainer):
+        kind = type(callback).__qualname__
+        if getattr(type(callback), event) is not getattr(FederatedCallback, event) or event in vars(callback):
+            seed = stream_seed(federation.seed, event, part, kind, kinds[kind], round_index)
+            seed_all(seed, federation.device)
+        kinds[kind] += 1
+        getattr(callback, event)(trainer, federation, *args)
+        if after is not None:
+            after(callback)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -44,6 +46,27 @@ def seed_torch(seed: int, device: torch.device) -> None:
     if device.type == "cuda":
         index = device.index if device.index is not None else torch.cuda.current_device()
         torch.cuda.default_generators[index].manual_seed(seed)
+
+
+def seed_all(seed: int, device: torch.device) -> None:
+    """Seed everything that a user's code may draw from: torch on the CPU and on ``device``, ``random`` and NumPy."""
+    seed_sample(seed)
+    seed_torch(seed, device)
+
+
+@contextmanager
+def streams_kept(device: torch.device) -> Iterator[None]:
+    """A context after which torch (on the CPU and on ``device``), ``random`` and NumPy go on where they stood."""
+    theirs, own, array = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 - as below
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(theirs)
+        random.setstate(own)
+        np.random.set_state(array)  # noqa: NPY002 - as below
+        if on_device is not None:
+            torch.cuda.set_rng_state(on_device, device)
 
 
 def seed_sample(seed: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from hetfed_lightning.callbacks.lesson import on_device, two_columns
 from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.guard import is_finite
+from hetfed_lightning.local_steps import seed_for
 from hetfed_lightning.modes import evaluating
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def own_answers(federation: Federation, names: Sequence[str]) -> dict[str, Tenso
         names: Teachers.
 
     Returns:
-        Shape ``(P, C)`` each, by name, in float32 at least.
+        Shape ``(P, C)`` each, by name, in float32 at least. What a teacher draws for it depends on (seed, round,
+        teacher, place in the public set) alone.
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     with evaluating(*map(federation.__getitem__, names)), federation.trainer.precision_plugin.forward_context():
@@ -69,6 +71,10 @@ def own_answers(federation: Federation, names: Sequence[str]) -> dict[str, Tenso
             together = federation.fleets.outputs(names, inputs)
             for name in names:
                 participant = federation[name]
-                outputs = together[name] if name in together else participant(participant.transformed(inputs))
+                if name in together:
+                    outputs = together[name]
+                else:
+                    seed_for(federation, participant, "answer", federation.current_round, name, int(indices[0]))
+                    outputs = participant(participant.transformed(inputs))
                 parts[name].append(at_least_float32(two_columns(outputs)))
     return {name: torch.cat(own) for name, own in parts.items()}

@@ -12,9 +12,10 @@ import torch
 from hetfed_lightning.fleets.kinship import faults_of_optimizers, kind_and_settings
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, stacked_optimizer
 from hetfed_lightning.fleets.wording import shortly
+from hetfed_lightning.local_steps import seed_for
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT
-from hetfed_lightning.seeding import seed_torch, stream_generator, stream_seed
+from hetfed_lightning.seeding import stream_generator
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +66,7 @@ class LearningPhase:
         for place, indices in self._batches(participant.name or ""):
             if place < since:
                 continue
-            seed_torch(self._seed(participant.name or "", place), federation.device)
+            self._seed(participant, place)
             with plugin.forward_context():
                 loss = self.lesson.loss(participant, indices)
             with local.scaled(plugin):
@@ -86,8 +87,8 @@ class LearningPhase:
             for step, indices in enumerate(order.split(self.batch_size)):
                 yield (epoch, step), indices
 
-    def _seed(self, name: str, place: Place) -> int:
-        return stream_seed(self.lesson.federation.seed, "distil", name, self.round_index, *place)
+    def _seed(self, participant: Participant, place: Place) -> None:
+        seed_for(self.lesson.federation, participant, "distil", participant.name or "", self.round_index, *place)
 
     # Together
 
@@ -132,7 +133,7 @@ class LearningPhase:
             return self.lesson.block(indices)
         inputs = []
         for one, own in zip(fleet.members, indices, strict=True):
-            seed_torch(self._seed(one.name, place), self.lesson.federation.device)
+            self._seed(one.local.participant, place)
             inputs.append(self.lesson.inputs_of(one.local.participant, own))
         return self.lesson.block(indices, inputs)
 

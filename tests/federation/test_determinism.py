@@ -6,9 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor, nn
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation, Participant
+from hetfed_lightning import (
+    BackboneAveraging,
+    EnsembleDistillation,
+    FederatedCallback,
+    FederatedDataModule,
+    Federation,
+    Participant,
+)
 from tests.federations import Listed, equal, examples, fit, sgd, state_of, tiny_data
 
 
@@ -63,6 +71,42 @@ def test_who_shares_nothing_is_alone_in_any_company(listed: bool) -> None:
         ends.append(state_of(made["b"]))
     assert equal(ends[0], ends[1])
     assert equal(ends[0], ends[2])
+
+
+class Drawing(FederatedCallback):
+    """Keeps what its events draw."""
+
+    def __init__(self) -> None:
+        self.drawn: list[float] = []
+
+    def draw(self, *_: Any) -> None:
+        self.drawn += [float(torch.rand(())), random.random(), float(np.random.rand())]  # noqa: S311, NPY002
+
+    prepare = on_round_start = on_round_end = draw  # type: ignore[assignment]
+
+
+def test_events_draw_what_round_and_class_name_whatever_was_drawn_before() -> None:
+    def disturb(*_: Any) -> None:
+        torch.rand(3), random.random(), np.random.rand()  # noqa: S311, NPY002
+
+    seen = []
+    for company in ([], [LambdaCallback(on_train_batch_end=disturb, on_fit_start=disturb, on_train_start=disturb)]):
+        callback, made = Drawing(), federation()
+        fit(made, tiny_data(), 2, callback, *company)
+        seen.append((callback.drawn, state_of(made)))
+    (first, state), (second, other) = seen
+    assert first == second
+    assert len(set(first)) == 3 * 5  # Before training, and as each of two rounds begins and ends.
+    assert equal(state, other)
+
+
+def test_what_is_prepared_leaves_the_streams_of_others_alone() -> None:
+    drawn = []
+    for company in ([], [Drawing()]):
+        torch.manual_seed(5)
+        watching = LambdaCallback(on_train_start=lambda *_: drawn.append(float(torch.rand(()))))
+        fit(federation(), tiny_data(), 1, *company, watching)
+    assert drawn[0] == drawn[1]
 
 
 def test_a_newcomer_changes_nothing_for_the_others_before_it_joins() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -9,7 +10,7 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
-from hetfed_lightning import EnsembleDistillation, FederatedDataModule, Federation, Participant
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation, Participant
 from tests.federations import fit, line, sgd, state_of, tiny_data, tiny_federation, tiny_participant, values
 
 
@@ -209,6 +210,43 @@ def test_a_step_that_the_scaler_skips_does_not_count() -> None:
     assert all(local.landed == 0 for local in federation.local.values())
     assert all(torch.equal(before[key], tensor) for key, tensor in state_of(federation).items())
     assert rate(federation, "a") == 0.1
+
+
+class Idle(Participant):
+    """Takes no step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        del batch, batch_idx
+
+
+def linear() -> Participant:
+    return Participant(torch.nn.Linear(4, 5), torch.nn.Linear(5, 3), optimizer=sgd())
+
+
+def idle() -> Idle:
+    return Idle(torch.nn.Linear(4, 5), torch.nn.Linear(5, 3), optimizer=sgd())
+
+
+def test_who_takes_no_step_is_told_once_and_receives_what_the_others_averaged(caplog: pytest.LogCaptureFixture) -> None:
+    federation = Federation({"a": idle(), "b": linear(), "c": linear()}, min_participants=3)
+    made = fit(federation, tiny_data(), 3, BackboneAveraging())
+    assert caplog.text.count("a took no optimizer step in a round") == 1
+    assert "b took no" not in caplog.text
+    assert made.callback_metrics["federation/quarantined"] == 0
+    assert made.callback_metrics["federation/participants"] == 3
+    assert torch.equal(federation["a"].state_dict()["backbone.weight"], federation["b"].state_dict()["backbone.weight"])
+
+
+def test_no_loss_for_a_part_of_a_batch_is_refused_by_name() -> None:
+    class Split(L.Callback):
+        """As if several processes split each batch."""
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            pl_module.ranks.reduction = lambda parameters: None
+
+    with pytest.raises(RuntimeError, match="returned None for its part of a batch") as found:
+        fit(Federation({"a": idle()}), tiny_data("a"), 1, Split())
+    assert "participant 'a', round 0, batch 0" in found.value.__notes__
 
 
 def test_distillation_of_a_line_takes_part_in_no_accumulation_of_the_next_round() -> None:

@@ -187,7 +187,7 @@ def test_nothing_else_travels(tmp_path: Path) -> None:
         assert down.config_records["order"].keys() <= {
             "run", "finish", "left_out", "answer", "begin", "answer_after", "learn", "keys.1",
         }  # fmt: skip
-        assert up.config_records["reply"].keys() == {"participant", "finished", "quarantined"}
+        assert up.config_records["reply"].keys() == {"participant", "finished", "quarantined", "idle"}
         assert up.metric_records["samples"].keys() == {"num-examples"}
         for content in (down, up):
             for record, arrays in content.array_records.items():

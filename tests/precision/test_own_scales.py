@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, Participant
@@ -67,6 +68,19 @@ def test_a_skipped_step_is_no_step() -> None:
     assert (local.landed, local.skipped, local.progress) == (2, 2, 2)
     assert local.optimizers[0].param_groups[0]["lr"] == 0.1 / 4
     assert made.callback_metrics["federation/skipped_steps"] == 2
+
+
+@pytest.mark.promise("skipped")
+def test_steps_skipped_are_those_of_the_round_though_who_skipped_them_is_not_drawn_again() -> None:
+    federation = tiny_federation(participation=0.3)  # One of three in each round.
+    counted: list[float] = []
+    drawn = [federation.active_names(index)[0] for index in range(2)]
+    assert drawn[0] != drawn[1]
+    watching = LambdaCallback(
+        on_train_epoch_end=lambda made, _: counted.append(float(made.callback_metrics["federation/skipped_steps"]))
+    )
+    fit(federation, tiny_data(), 2, Overflowing((drawn[0], 0, 0)), watching, plugins=[float16()])
+    assert counted == [1, 0]
 
 
 def test_without_scaling_nothing_is_said_of_skipped_steps() -> None:

@@ -3,13 +3,15 @@
 Each scenario takes settings of the Trainer and a folder of its own, and returns plain data and tensors.
 """
 
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -19,9 +21,11 @@ from torch.optim.lr_scheduler import StepLR
 from hetfed_lightning import (
     BackboneAveraging,
     EnsembleDistillation,
+    FederatedCallback,
     FederatedDataModule,
     Federation,
     Participant,
+    Phase,
     PrivateAveraging,
 )
 from hetfed_lightning.data import Examples
@@ -124,6 +128,64 @@ def quarantine(folder: Path, settings: Settings) -> Result:
     made = trainer(2, BackboneAveraging(), EnsembleDistillation(), logger=logger, **settings())
     made.fit(federation, datamodule=data)
     return outcome(federation, made) | {"quarantined": dict(federation.guard.quarantined)}
+
+
+class Draws(FederatedCallback):
+    """Draws in every event, as a server that makes noise does, and puts one number of it into everybody."""
+
+    phase = Phase.AVERAGING
+
+    def __init__(self) -> None:
+        self.drawn: list[tuple[str, float, float, float]] = []
+
+    def draw(self, event: str) -> None:
+        """From all that a user's code may draw from."""
+        self.drawn.append((event, float(torch.rand(())), random.random(), float(np.random.rand())))  # noqa: S311, NPY002
+
+    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+        self.draw("prepare")
+
+    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        self.draw("start")
+
+    def on_join(self, trainer: L.Trainer, federation: Federation, names: Sequence[str], round_index: int) -> None:
+        self.draw("join")
+
+    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        self.draw("end")
+        for one in federation.members().values():
+            one.backbone[0].bias.data.fill_(self.drawn[-1][1])  # type: ignore[index]
+
+    def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Any, values: Any) -> None:
+        self.draw(f"metrics of {stage}")
+
+
+def noisy(inputs: Tensor) -> Tensor:
+    """Draws by torch and NumPy."""
+    return inputs + 0.1 * torch.randn_like(inputs) * np.random.rand()  # noqa: NPY002
+
+
+class Idle(Participant):
+    """Takes no step in the first round."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """None: Lightning goes on without a step."""
+        return super().training_step(batch, batch_idx) if self.current_epoch > 0 else None
+
+
+def draws_and_no_steps(folder: Path, settings: Settings) -> Result:
+    """Callbacks and transforms that draw, a participant without a step, a quorum of all, a newcomer."""
+    del folder
+    members = {name: tiny_participant(seed=index) for index, name in enumerate("abcd")}
+    members["b"] = Idle(members["b"].backbone, members["b"].head, optimizer=sgd(), transform=noisy)
+    members["d"].joins_at = 1
+    federation = Federation(members, engine="sequential", min_participants=3, seed=2)
+    draws = Draws(), Draws()
+    seen = LambdaCallback(on_train_epoch_end=lambda made, one: volumes.append([one.bytes_up, one.bytes_down]))
+    volumes: list[list[int]] = []
+    made = trainer(2, *draws, BackboneAveraging(), EnsembleDistillation(), seen, **settings())
+    made.fit(federation, datamodule=tiny_data("abcd"))
+    return outcome(federation, made) | {"drawn": [one.drawn for one in draws], "volumes": volumes}
 
 
 def private(folder: Path, settings: Settings) -> Result:
@@ -261,6 +323,7 @@ SCENARIOS: dict[str, Callable[..., Result]] = {
         averaging_and_phase,
         mixed_student_participation,
         quarantine,
+        draws_and_no_steps,
         private,
         saving,
         resuming,

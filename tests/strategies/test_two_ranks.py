@@ -10,7 +10,7 @@ import torch
 from tests.strategies.launching import results
 from tests.strategies.scenarios import SCENARIOS, after_exchange, differences
 
-TOGETHER = ("averaging_and_phase", "mixed_student_participation", "quarantine")
+TOGETHER = ("averaging_and_phase", "mixed_student_participation", "quarantine", "draws_and_no_steps")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,13 @@ def test_divided_participants_end_as_on_one_device_on_every_rank(
 ) -> None:
     for found in divided[scenario]:
         assert not differences(alone[scenario], found)
+
+
+def test_events_draw_the_same_everywhere_and_each_its_own(alone: dict[str, Any]) -> None:
+    first, second = alone["draws_and_no_steps"]["drawn"]
+    end = ["end", "metrics of train", "metrics of val"]
+    assert [event for event, *_ in first] == ["prepare", "start", *end, "start", "join", *end]
+    assert len({number for one in (first, second) for _, *numbers in one for number in numbers}) == 60
 
 
 @pytest.mark.promise("private")
