@@ -30,6 +30,7 @@ from hetfed_lightning.callbacks.sharing import SharingGroup, listed, sharing_gro
 from hetfed_lightning.data.names import of_member
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.metrics import payload_bytes, state_divergence
+from hetfed_lightning.preflight_columns import check_columns
 from hetfed_lightning.preflight_steps import check_follows
 from hetfed_lightning.rounds import FederatedCallback, Phase
 
@@ -185,6 +186,7 @@ class BackboneAveraging(FederatedCallback):
             name: {key: tensor for key, tensor in participant.view_of().items() if key not in states[name]}
             for name, participant in federation.members().items()
         }
+        check_columns(federation.members(), states)
         self.arrange(states, personal)
         self._proximal.open_round(0, [])
         self._server_states, self._servers = self.state_dict()["servers"], {}

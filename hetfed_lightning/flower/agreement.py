@@ -8,10 +8,15 @@ from dataclasses import dataclass
 
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.data.sources.classes import shifted
 from hetfed_lightning.flower.arrays import Layout
 from hetfed_lightning.flower.description import Description
 from hetfed_lightning.flower.untrusted import one_line
+from hetfed_lightning.preflight_columns import averages_backbone
 from hetfed_lightning.rounds import FederatedCallback
+
+PLACES = 5
+"""Places of lists that the table shows."""
 
 SHORT = 12
 """Digits of a hash that tell it from another one for people."""
@@ -109,6 +114,7 @@ def disagreements(
         same("public set", {name: value if value != "0 x " else "none" for name, value in public.items()})
         readers = {name: f"{one.width} {one.kind}" for name, one in descriptions.items() if one.reads_public}
         same("outputs", readers)
+    found |= _columns(descriptions) | _classes(descriptions)
     for name, layout in expected.items():
         if name in descriptions:
             found |= _shared(descriptions[name], layout)
@@ -143,6 +149,45 @@ def table(found: Mapping[str, Difference]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines + ([f"and {len(found) - ROWS} more"] if len(found) > ROWS else []))
+
+
+def _columns(descriptions: Mapping[str, Description]) -> dict[str, Difference]:
+    """Places in which those who average all of a backbone over as many columns have other ones."""
+    by_width: dict[int, dict[str, tuple[str, ...]]] = {}
+    for name, one in descriptions.items():
+        offered = {key for layout in one.offered.values() for key in layout}
+        if one.columns and averages_backbone(offered, one.parameters):
+            by_width.setdefault(len(one.columns), {})[name] = one.columns
+    differing = [_places("column", width, lists) for width, lists in by_width.items()]
+    return {subject: one for found in differing for subject, one in found.items()}
+
+
+def _classes(descriptions: Mapping[str, Description]) -> dict[str, Difference]:
+    """Places in which vocabularies differ, and numbers that they do not hold or that count from elsewhere."""
+    named = {name: one.classes for name, one in descriptions.items() if one.classes}
+    numbered = {name: one.labels for name, one in descriptions.items() if one.labels}
+    found = _places("class", max(map(len, named.values()), default=0), named)
+    for name, labels in numbered.items():
+        for other, classes in named.items():
+            if classes != tuple(map(str, range(len(classes)))) or not set(labels) <= set(classes):
+                found["classes"] = Difference({other: ", ".join(classes), name: f"numbers {', '.join(labels)}"})
+    pair = shifted({name: {int(one) for one in labels if one.isdecimal()} for name, labels in numbered.items()})
+    if pair is not None:
+        alike = {numbered[name] for name in pair}
+        found["labels"] = Difference({name: ", ".join(own) for name, own in numbered.items() if own in alike})
+    return found
+
+
+def _places(what: str, count: int, lists: Mapping[str, tuple[str, ...]]) -> dict[str, Difference]:
+    """The first places in which lists of names differ, counted from 1, with what each site has there."""
+    found: dict[str, Difference] = {}
+    for place in range(count if len(set(lists.values())) > 1 else 0):
+        values = {name: repr(names[place]) if place < len(names) else "none" for name, names in lists.items()}
+        if len(set(values.values())) > 1:
+            found[f"{what} {place + 1} of {count}"] = Difference(values)
+        if len(found) == PLACES:
+            break
+    return found
 
 
 def _shared(description: Description, expected: Mapping[str, Layout]) -> dict[str, Difference]:

@@ -18,9 +18,10 @@ from hetfed_lightning.callbacks.roles import label_counts, roles
 from hetfed_lightning.distillation import OutputKind
 from hetfed_lightning.flower.arrays import DTYPES, Layout
 from hetfed_lightning.flower.plain_data import Range, Size, Text
-from hetfed_lightning.flower.untrusted import shown
+from hetfed_lightning.flower.untrusted import NAME, one_line, shown
 from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import outputs_of
+from hetfed_lightning.preflight_columns import columns_read
 from hetfed_lightning.rounds import FederatedCallback
 
 if TYPE_CHECKING:
@@ -29,9 +30,15 @@ if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation
     from hetfed_lightning.participant import Participant
 
+NUMBERED = ("multiclass", "binary")
+"""Kinds of outputs whose labels are classes."""
+
+MOST_NAMES = 10_000
+"""Columns, classes or labels that a site tells."""
 
 Name = Annotated[str, Text()]
 Whole = Annotated[int, Range(0, 2**60)]
+Names = Annotated[tuple[Name, ...], Size(MOST_NAMES)]
 RoundIndex = Annotated[int, Range(0, 10**6)]
 
 
@@ -59,6 +66,9 @@ class Description:
         lessons: Passes over the public set as it joins.
         role: What records and reports tell of it.
         versions: Of hetfed-lightning, torch, lightning and Python.
+        columns: Names of the columns that its network takes, in order; empty where inputs are no table.
+        classes: Names of its classes, in order; empty without a vocabulary.
+        labels: Names of the classes in its training set where labels are numbers without a vocabulary.
     """
 
     participant: Name
@@ -80,6 +90,9 @@ class Description:
     lessons: Annotated[int, Range(0, 10**6)]
     role: Annotated[Mapping[Name, Annotated[str, Text(1_000, may_be_empty=True)] | bool | Whole], Size(100)]
     versions: Annotated[Mapping[Name, Name], Size(100)] = field(default_factory=dict)
+    columns: Names = ()
+    classes: Names = ()
+    labels: Names = ()
 
     def contradiction(self) -> str:
         """What cannot be so, each entry being as declared; empty where nothing is."""
@@ -141,6 +154,9 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
         lessons=_lessons(participant),
         role={key: value for key, value in role.items() if key not in {"name", "shared_bytes", "shared_with"}},
         versions=versions(),
+        columns=_told(columns_read(participant)),
+        classes=_told(() if participant.schema is None else participant.schema.classes),
+        labels=_labels(federation, name, participant),
     )
 
 
@@ -198,6 +214,19 @@ def _feed(digest: Any, inputs: Any) -> None:
             _feed(digest, one)
     else:
         digest.update(repr(inputs).encode())
+
+
+def _told(names: Sequence[str]) -> tuple[str, ...]:
+    """Names as they travel: printable and short."""
+    return tuple(one_line(name, NAME) or "?" for name in names[:MOST_NAMES])
+
+
+def _labels(federation: Federation, name: str, participant: Participant) -> tuple[str, ...]:
+    """Numbers that stand for classes in a table's training rows, where nobody has named them."""
+    if participant.schema is None or participant.schema.classes or participant.task.kind not in NUMBERED:
+        return ()
+    found = federation.federated_data.train_targets(name).unique().tolist()
+    return tuple(str(int(label)) for label in found[:MOST_NAMES])
 
 
 def _lessons(participant: Participant) -> int:

@@ -323,6 +323,7 @@ def test_tables_are_divided_and_classes_named(tmp_path: Path, monkeypatch: pytes
         "batch_size": 8,
         "participants": ["hospital_b"],
         "classes": ["dead", "ill", "well"],
+        "features": ["x", "y", "z", "w"],
     }
     Path("tables/hospital_a.csv").unlink()  # The other site's, which is not here.
     data = read_site(folder / "sites/hospital_b/site.yaml", "hospital_b").data

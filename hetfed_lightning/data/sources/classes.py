@@ -17,7 +17,7 @@ from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.names import checked_classes, did_you_mean, refuse_spellings
 from hetfed_lightning.data.sources.columns import Rows, as_numbers, finite_targets
 
-__all__ = ["agreed_classes", "read_labels", "tell_missing_classes"]
+__all__ = ["agreed_classes", "read_labels", "shifted", "tell_missing_classes"]
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,15 @@ def agreed_classes(everyones: Sequence[Rows], classes: Sequence[str] | None = No
     if text:
         refuse_spellings(found, "class")
         return sorted({name for names in found.values() for name in names})
-    refuse_shifted({where: {int(name) for name in names} for where, names in found.items()})
+    labels = {where: {int(name) for name in names} for where, names in found.items()}
+    if (pair := shifted(labels)) is not None:
+        first, other = pair
+        count = len(labels[first])
+        raise DataError(
+            f"labels are 1 to {count} in {first}, but 0 to {count - 1} in {other}: if these are the same {count} "
+            f"classes, number them alike; if they are {count + 1}, name all of them, classes: "
+            f"{[str(label) for label in range(count + 1)]}"
+        )
     return None
 
 
@@ -84,16 +92,13 @@ def read_labels(rows: Rows, classes: Sequence[str] | None) -> Tensor:
     return torch.tensor([positions[spelled[label]] for label in numbers.tolist()], dtype=torch.int64)
 
 
-def refuse_shifted(labels: Mapping[str, Iterable[int]]) -> None:
-    """Refuse labels that count the same classes from 1 at one participant and from 0 at another.
+def shifted(labels: Mapping[str, Iterable[int]]) -> tuple[str, str] | None:
+    """Two that count the same classes, the first from 1 and the other from 0; None where nobody does.
 
     They are taken for such where one has exactly 1 to C, another exactly 0 to C - 1, and nobody both 0 and C.
 
     Args:
         labels: Those that each participant has, by whose they are.
-
-    Raises:
-        DataError: Naming both, and how to say that there are C + 1 classes.
     """
     sets = {where: set(found) for where, found in labels.items()}
     for first, found in sets.items():
@@ -102,11 +107,8 @@ def refuse_shifted(labels: Mapping[str, Iterable[int]]) -> None:
             continue
         other = next((where for where, one in sets.items() if one == set(range(count))), None)
         if other is not None and not any({0, count} <= one for one in sets.values()):
-            names = [str(label) for label in range(count + 1)]
-            raise DataError(
-                f"labels are 1 to {count} in {first}, but 0 to {count - 1} in {other}: if these are the same {count} "
-                f"classes, number them alike; if they are {count + 1}, name all of them, classes: {names}"
-            )
+            return first, other
+    return None
 
 
 def tell_missing_classes(labels: Mapping[str, Tensor], classes: Sequence[str] | None) -> None:

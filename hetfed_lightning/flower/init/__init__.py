@@ -13,7 +13,7 @@ from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data.sources import public_bytes
 from hetfed_lightning.flower.expected import SHARED, layouts_text
 from hetfed_lightning.flower.init.app import app_text
-from hetfed_lightning.flower.init.data import PUBLIC, class_names, is_dealt, site_data
+from hetfed_lightning.flower.init.data import PUBLIC, agreed_settings, is_dealt, site_data
 from hetfed_lightning.flower.init.readme import readme_text
 from hetfed_lightning.flower.init.refusals import check_source
 from hetfed_lightning.flower.init.server import server_text
@@ -90,9 +90,9 @@ def deployment_files(source: Source, folder: Path) -> dict[str, bytes]:
         ConfigError: If the data cannot be read where it has to be.
     """
     with naming_file(source.path):
-        classes = class_names(source)
+        agreed = agreed_settings(source)
         public = public_bytes(source.public_inputs()) if source.distils else None
-        data = {name: site_data(source, name, classes) for name in source.names}
+        data = {name: site_data(source, name, agreed) for name in source.names}
     files: dict[str, bytes] = {
         "README.md": readme_text(source, folder).encode(),
         "app/pyproject.toml": app_text(source, folder).encode(),

@@ -32,16 +32,19 @@ SETTINGS_BY_NAME = ("batch_size", "transforms")
 DEALT = (PartitionedDataModule, HospitalsDataModule, CitiesDataModule, CarParksDataModule)
 """Modules that have everyone's data inside of them: a site has the share that falls to it among all."""
 
+MOST_CLASSES = 1000
+"""Numbers that are named as classes."""
+
 _NUMBER = re.compile(r"_\d+$")
 
 
-def site_data(source: Source, name: str, classes: Sequence[str] | None = None) -> dict[str, Any]:
+def site_data(source: Source, name: str, agreed: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
     """Settings of a site's data module.
 
     Args:
         source: The federation.
         name: The participant.
-        classes: Names of all classes, where sites would number those that they have; None elsewhere.
+        agreed: Settings that all sites have to have alike (:func:`agreed_settings`).
     """
     inner = deepcopy(source.written["data"])
     arguments = inner["init_args"] = dict(inner.get("init_args") or {})
@@ -59,8 +62,7 @@ def site_data(source: Source, name: str, classes: Sequence[str] | None = None) -
             arguments["global_sets"] = False  # Nobody has everyone's test set.
         if source.data.public_size:
             arguments["public_size"] = -(-source.data.public_size // len(source.names))
-    if classes is not None:
-        arguments["classes"] = list(classes)
+    arguments |= {key: list(names) for key, names in (agreed or {}).items()}
     outer: dict[str, Any] = {"participant": name}
     if not alone:
         outer["everyone"] = list(source.names)
@@ -79,26 +81,40 @@ def is_dealt(source: Source) -> bool:
     return not any(_is_by_name(value, source.names) for key, value in arguments.items() if key not in SETTINGS_BY_NAME)
 
 
-def class_names(source: Source) -> list[str] | None:
-    """Names of all classes, where a site that has its own data alone would number them otherwise than others do.
+def agreed_settings(source: Source) -> dict[str, list[str]]:
+    """Columns and classes by name and in order, where a site that reads its own file alone would find others.
 
     Raises:
-        ConfigError: If they are not given, and the data cannot be read here.
+        ConfigError: If classes are not given, and the data cannot be read here.
     """
     data = source.data
-    if not isinstance(data, TableDataModule | ImageFolderDataModule) or data.classes is not None:
-        return None
-    if isinstance(data, TableDataModule) and data.kind == "value":
-        return None
+    if not isinstance(data, TableDataModule | ImageFolderDataModule):
+        return {}
+    is_table = isinstance(data, TableDataModule)
+    wants_classes = data.classes is None and not (isinstance(data, TableDataModule) and data.kind == "value")
+    wants_columns = isinstance(data, TableDataModule) and data.features is None
+    if not wants_classes and not wants_columns:
+        return {}
     try:
         found: Any = data.load_participants()
     except (ValueError, OSError, ImportError) as error:
+        if not wants_classes:
+            return {}  # The sites tell their columns, and are compared before training.
         raise ConfigError(
             f"data.init_args.classes: name all classes, since every site would number those that it has; they could "
             f"not be read here: {error}"
         ) from error
-    known = found.classes if isinstance(data, TableDataModule) else next(iter(found.values())).classes
-    return None if known is None else list(known)
+    agreed = {}
+    if wants_columns:
+        agreed["features"] = list(next(iter(found.features.values())))
+    if wants_classes:
+        known = found.classes if is_table else next(iter(found.values())).classes
+        if known is None:
+            largest = max(int(examples.targets.max()) for examples in found.values())
+            known = [str(label) for label in range(largest + 1)] if largest < MOST_CLASSES else None
+        if known is not None:
+            agreed["classes"] = list(known)
+    return agreed
 
 
 def own_part(value: Any, name: str, everyone: Sequence[str]) -> Any:
