@@ -54,6 +54,7 @@ from hetfed_lightning.preflight_monitors import check_monitors
 from hetfed_lightning.preflight_privacy import check_gradients, check_privacy, take_up_accounts
 from hetfed_lightning.private_steps import epsilons, give_privacy
 from hetfed_lightning.roster import KeepsRoster
+from hetfed_lightning.round_length import expect_batches
 from hetfed_lightning.rounds import FederatedCallback, RoundClock, federated_callbacks, raise_event
 from hetfed_lightning.scaling import give_scales, skipped_steps
 from hetfed_lightning.seeding import seed_sample, stream_seed, streams_kept
@@ -218,6 +219,10 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             return min(batches, limit)
         return batches if limit is None else max(1, int(batches * limit))
 
+    def expect_batches(self, batches: int) -> int:
+        """Take the round about to begin, or to be resumed, for one of so many batches; how many it has in the end."""
+        return expect_batches(self.trainer, batches)
+
     @property
     def federated_data(self) -> FederatedDataModule:
         """The data module in use.
@@ -310,6 +315,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
     def on_train_start(self) -> None:
         """Tell the participants."""
         self.has_trained = True
+        self.train_loader().set_epoch(self.current_round)
         if self._before_validation:
             settle_validation(self.trainer)
         skip_empty_validation(self.trainer)

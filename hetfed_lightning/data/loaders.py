@@ -35,6 +35,11 @@ class LocalWork:
     step_budget: int | None = None
     poisson: bool = False
 
+    def batches(self, source: Source) -> int:
+        """Batches in a round on a training set, before the trainer's limit."""
+        batches = source.batches_per_epoch * self.local_epochs
+        return batches if self.step_budget is None else min(batches, self.step_budget)
+
 
 class Hosting(Protocol):
     """What of the work is done in this process, where there are several."""
@@ -70,6 +75,9 @@ class RoundSchedule(Protocol):
 
     def limit_batches(self, batches: int) -> int:
         """How many of a participant's ``batches`` the trainer wants."""
+
+    def expect_batches(self, batches: int) -> int:
+        """Take the round about to begin, or to be resumed, for one of so many batches; how many it has in the end."""
 
 
 @dataclass(frozen=True)
@@ -137,26 +145,39 @@ class RoundLoader:
         self._collate = collate_fn or default_collate
         self._pin_memory = pin_memory
         self._length: int | None = None
+        self._round: tuple[int, int] | None = None
         self._queue = _BatchQueue()
         self._sources: list[BlockSource] | None = None
         self._loader: DataLoader[Any] | None = None
 
+    @property
+    def sampler(self) -> RoundLoader:
+        """Itself: Lightning calls ``set_epoch`` of a loader's sampler before every epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say how long the round about to begin is, or that which is resumed."""
+        self._round = epoch, self.schedule.expect_batches(self.steps_in(epoch))
+
     def full_steps_of(self, name: str) -> int:
         """Batches that a participant's data and work make in a round."""
-        work = self.schedule.work_of(name)
-        steps = self.sources[name].batches_per_epoch * work.local_epochs
-        return steps if work.step_budget is None else min(steps, work.step_budget)
+        return self.schedule.work_of(name).batches(self.sources[name])
 
     def steps_of(self, name: str) -> int:
         """Batches that a participant trains on in a round, after the trainer's limit."""
         return self.schedule.limit_batches(self.full_steps_of(name))
+
+    def steps_in(self, round_index: int) -> int:
+        """Batches of a round: those of the longest of who takes part in it, hosted here or not; at least 1."""
+        active = self.schedule.active_names(round_index)
+        return max((self.steps_of(name) for name in active if name in self.sources), default=1) or 1
 
     def length_of(self, name: str, step: int) -> int:
         """Examples in one of a participant's batches of a round, counted from 0."""
         return self.sources[name].length_of(step)
 
     def __len__(self) -> int:
-        # Asked for every round; Lightning plans a run by the first answer.
+        # Of the longest round that may come: by it Lightning judges its settings, and is then told of each round's own.
         if self._length is None:
             self._length = max((self.full_steps_of(name) for name in self.sources), default=0)
         return self._length
@@ -172,8 +193,9 @@ class RoundLoader:
             plans = {name: [hosting.share(indices) for indices in plan] for name, plan in plans.items()}
         loaded = self._loaded(plans, round_index, start)
         blocks, single = self._blocks(plans)
-        # No further than the trainer's limit: after a resume Lightning would fetch a batch beyond it.
-        for index in range(start, self.schedule.limit_batches(len(self))):
+        # No further than the round: after a resume Lightning would fetch a batch beyond it.
+        told, length = self._round or (-1, 0)
+        for index in range(start, length if told == round_index else self.steps_in(round_index)):
             batch = RoundBatch()
             for name in single:
                 if index >= len(plans[name]):
@@ -189,7 +211,7 @@ class RoundLoader:
                 if shared := {name: own for name, own in indices.items() if own.numel()}:
                     batch.add(tuple(shared), source.block(shared))
             batch.arrange(plans)
-            # Empty when everyone sampled for this round has finished: the length of a round is known beforehand.
+            # Empty where nobody takes part in a round, or one that is resumed was longer when it was begun.
             yield batch
 
     def _blocks(self, plans: Mapping[str, Sequence[Tensor]]) -> tuple[list[tuple[BlockSource, list[str]]], list[str]]:

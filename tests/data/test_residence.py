@@ -37,6 +37,9 @@ class Schedule:
     def limit_batches(self, batches: int) -> int:
         return batches
 
+    def expect_batches(self, batches: int) -> int:
+        return batches
+
 
 def loader(sets: dict[str, Any], home: torch.device | None, **settings: Any) -> RoundLoader:
     return RoundLoader({name: Source(data, 4) for name, data in sets.items()}, Schedule(sets), home=home, **settings)

@@ -88,14 +88,14 @@ def test_batch_sizes_of_their_own() -> None:
     assert [[len(batch) for batch in member.seen] for member in members.values()] == [[1, 1, 1], [5, 5], [7]]
 
 
-def test_the_round_goes_on_after_the_small_ones_are_done() -> None:
-    # Sampled for the round is "a" alone, which has 1 batch; the round is as long as that of "b", with empty batches.
+def test_a_round_ends_with_the_longest_of_who_is_drawn() -> None:
+    # Drawn for the round is "a" alone, which has 1 batch; "b" has 3.
     members = {name: noting() for name in SIZES}
     federation = Federation(dict(members), participation=0.3)
     while federation.active_names(0) != ["a"]:
         federation.seed += 1
     trained = fit(federation, data(), 1, BackboneAveraging())
-    assert trained.global_step == 3
+    assert trained.global_step == 1
     assert [len(member.seen) for member in members.values()] == [1, 0, 0]
 
 

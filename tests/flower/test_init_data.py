@@ -48,6 +48,9 @@ class Round:
     def limit_batches(self, batches: int) -> int:
         return batches
 
+    def expect_batches(self, batches: int) -> int:
+        return batches
+
 
 def batches(run: Local | Site, name: str, round_index: int) -> list[Tensor]:
     """A participant's batches of a round, one after another."""

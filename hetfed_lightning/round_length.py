@@ -1,0 +1,43 @@
+"""The number of batches that Lightning takes a round for: that of those who take part in it.
+
+Lightning plans a run by the length of its first epoch. A round is as long as the longest of its participants: Lightning
+has to hear of each round's length before it begins. Everything that this touches in Lightning is here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import lightning as L
+
+
+def expect_batches(trainer: L.Trainer, batches: int) -> int:
+    """Have a Trainer take the round about to begin, or to be resumed, for one of so many batches.
+
+    Progress bars, ``is_last_batch``, ``num_training_batches`` and the moments of validation follow it. A round that is
+    resumed is as long as it has come already, whatever its participants do now.
+
+    Args:
+        trainer: Between two rounds of a fit, its loader made.
+        batches: At least 1.
+
+    Returns:
+        Batches of the round.
+    """
+    loop, progress = trainer.fit_loop, trainer.fit_loop.epoch_loop.batch_progress
+    if loop.restarted_mid_epoch:
+        done = progress.current.ready
+        batches = max(batches, done if progress.is_last_batch else done + 1)
+    loop.max_batches = batches
+    if loop._combined_loader is not None:
+        loop._combined_loader.limits = [batches]
+    if loop._data_fetcher is not None:  # It has asked for the length of the first round, or of a resumed one.
+        loop._data_fetcher.length = batches
+    interval = trainer.val_check_interval
+    by_time = getattr(trainer, "_val_check_time_interval", None) is not None  # Lightning sets it where there is one.
+    if isinstance(interval, float) and not by_time:
+        trainer.val_check_batch = max(1, int(batches * interval))
+    elif isinstance(interval, int) and not by_time and trainer.check_val_every_n_epoch is not None:
+        trainer.val_check_batch = min(interval, batches)
+    return batches
