@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
 
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.flower.engine.limits import MIB, Limits
 from hetfed_lightning.flower.engine.link import EVERYWHERE, local_host
 from hetfed_lightning.flower.engine.local import LocalEngine
+from hetfed_lightning.flower.expected import SHARED, read_layouts
 from hetfed_lightning.flower.folder import SERVER, KeyFolder
 from hetfed_lightning.flower.following import run_app
 from hetfed_lightning.flower.key_files import (
@@ -56,6 +60,18 @@ def coordinator_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=str | None, default=None, help="Folder of runs; by default DEPLOYMENT/runs.")
     parser.add_argument("--resume", action="store_true", help="Go on from the last completed round of the last run.")
     parser.add_argument(
+        "--max_request",
+        type=PositiveInt,
+        default=Limits.request // MIB,
+        help="MiB of one request of a site; of a tensor it has a piece of 5.",
+    )
+    parser.add_argument(
+        "--max_reply",
+        type=PositiveInt | None,
+        default=None,
+        help="MiB that a site may send for one order; by default 1024 and four times the largest shared state.",
+    )
+    parser.add_argument(
         "--insecure", action="store_true", help="Plain text, and no keys: whoever reaches the port takes part."
     )
     options = parser.parse_args(list(arguments))
@@ -72,13 +88,36 @@ def coordinator_command(arguments: Sequence[str]) -> int:
     run = run_folder(Path(options.output or deployment / "runs").resolve(), resume=options.resume)
     log.info("Run: %s (logs of all processes: %s)", run, run / "engine")
     log.info("Sites call %s:%d; awaited are %s.", options.host, options.port, ", ".join(sites))
-    engine = LocalEngine(run / "engine", {}, keys=keys, app=None, host=options.host, port=options.port, elsewhere=sites)
+    reply = options.max_reply * MIB if options.max_reply else reply_bytes(deployment / "server" / SHARED)
+    engine = LocalEngine(
+        run / "engine", {}, keys=keys, app=None, limits=Limits(request=options.max_request * MIB, reply=reply),
+        host=options.host, port=options.port, elsewhere=sites,
+    )  # fmt: skip
     config: dict[str, str | bool] = {
         "config": str(deployment / "server" / SERVER),
         "run-dir": str(run),
         "resume": options.resume,
     }
     return run_app(engine, deployment / "app", config)
+
+
+def reply_bytes(shared: Path) -> int:
+    """Bytes that a site may send for one order: four times what any of them shares, and room for all else.
+
+    A state travels once for each of the run's averages, which are two at most as a rule; answers to the public set and
+    what a site says of itself are the rest.
+
+    Args:
+        shared: File of what participants are to share; without it 4 GiB are allowed.
+
+    Raises:
+        ConfigError: If it is damaged.
+    """
+    layouts = read_layouts(shared)
+    if not layouts:
+        return Limits.reply
+    sizes = [sum(8 * math.prod(shape) for shape, _ in own.values()) for own in layouts.values()]
+    return 1024 * MIB + 4 * max(sizes)
 
 
 def sites_of(deployment: Path) -> list[str]:

@@ -224,6 +224,44 @@ PROMISES: tuple[Promise, ...] = (
         ),
     ),
     Promise(
+        "strangers",
+        "a stranger cannot exhaust the coordinator, nor can a site beyond its answers; sites are served meanwhile",
+        "bodies unfinished, of unknown length, too long, unsigned, byte by byte; silence before and after TLS; answers "
+        "that nobody fetches; crowds of one address and of many; orders and answers in another's name; forged lines",
+        (
+            Mutation(
+                "hetfed_lightning/flower/engine/guard.py",
+                'if len(lengths) > 1 or any(name == b"transfer-encoding" for name, _ in headers):',
+                "if len(lengths) > 1:",
+                ("tests/flower/test_strangers.py::test_a_body_of_unknown_length_is_refused_at_once",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/engine/guard.py",
+                "            if signer is None:\n",
+                "            if False:\n",
+                ("tests/flower/test_strangers.py::test_a_body_is_read_as_far_as_it_is_due",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/engine/serving.py",
+                "            self._connections.sweep()\n",
+                "",
+                ("tests/flower/test_strangers.py::test_who_says_nothing_is_dropped_and_sites_are_served",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/engine/connections.py",
+                "            self.drop(next(iter(mine)))\n",
+                "            pass\n",
+                ("tests/flower/test_strangers.py::test_the_oldest_of_an_address_makes_room",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/engine/fleet.py",
+                "if told.src_node_id != site or not told.reply_to_message_id:",
+                "if False:",
+                ("tests/flower/test_fleet_rules.py::test_a_site_answers_in_its_own_name_and_orders_nobody",),
+            ),
+        ),
+    ),
+    Promise(
         "identities",
         "no stranger is let in, and nothing calls out: real processes, TLS and keys",
         "an unregistered key, no key, another authority at the site and at the server, an expired certificate, a key "

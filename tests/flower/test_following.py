@@ -199,5 +199,6 @@ def test_plain_text_has_to_be_asked_for(started: list[Any], tmp_path: Path, capl
     assert str(tmp_path / "d" / "keys" / "clinic.key") in encrypted.nodes["clinic"].command
     for engine in (plain, encrypted):
         assert "--disable-runtime-dependency-installation" in engine.superlink.command
-        assert engine.superlink.command[1:6] == [*engine.superlink.program[1:], "--host"]
+        program = engine.superlink.program
+        assert engine.superlink.command[: len(program) + 1] == [*program, "--host"]
     assert encrypted.superlink.command[0] == sys.executable

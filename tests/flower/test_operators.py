@@ -52,7 +52,7 @@ def answered(
 
     headers = [(HEADER.encode(), one.encode()) for one in shown]
     scope = {"type": kind, "method": "POST", "path": path, "client": client, "server": server, "headers": headers}
-    asyncio.run(Guard(superlink, SECRET)(scope, receive, send))
+    asyncio.run(Guard(superlink, SECRET, lambda _: None)(scope, receive, send))
     status: int = said[0]["status"]
     return status
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hetfed_lightning.flower.certificates import write_private
 from hetfed_lightning.flower.engine.control import Control
+from hetfed_lightning.flower.engine.limits import Limits
 from hetfed_lightning.flower.engine.operator_secret import new_secret
 from hetfed_lightning.flower.engine.process import Process
 from hetfed_lightning.flower.engine.settings import LOOPBACK, free_ports
@@ -39,6 +40,7 @@ class SuperLink:
         folder: For its database and its log.
         environment: Its variables.
         keys: Certificates; None for plain text, in which no key is asked for.
+        limits: What it bears of whoever calls.
         host: Address of this machine at which it listens; ``0.0.0.0`` or ``::`` for all of them.
         port: At which it listens; None for one that is free.
     """
@@ -49,13 +51,18 @@ class SuperLink:
         environment: Mapping[str, str],
         keys: KeyFolder | None,
         *,
+        limits: Limits | None = None,
         host: str = LOOPBACK,
         port: int | None = None,
     ) -> None:
         self.keys = keys
         self.secret = new_secret()
         self.secret_file = folder / "operator-secret"
-        self.program = [sys.executable, "-P", str(PROGRAM), "--operator-secret", str(self.secret_file)]
+        bears = limits or Limits()
+        self.program = [
+            sys.executable, "-P", str(PROGRAM), "--operator-secret", str(self.secret_file),
+            "--max-request", str(bears.request), "--max-reply", str(bears.reply),
+        ]  # fmt: skip
         self.isolation = "process"
         self.host = host
         self._given_port = port

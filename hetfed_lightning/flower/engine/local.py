@@ -13,6 +13,7 @@ from typing import Self
 from hetfed_lightning.flower.certificates import write_private
 from hetfed_lightning.flower.engine.control import Control
 from hetfed_lightning.flower.engine.executor import SERVER_APP
+from hetfed_lightning.flower.engine.limits import Limits
 from hetfed_lightning.flower.engine.link import StartError, SuperLink
 from hetfed_lightning.flower.engine.marks import end_marked
 from hetfed_lightning.flower.engine.node import SuperNode
@@ -39,6 +40,7 @@ class LocalEngine:
             with the app that was submitted.
         server_app: ``MODULE:NAME`` of the ServerApp that leads runs, whatever was submitted; None where the
             SuperLink's program is the engine's own, which starts what was submitted, to measure what that costs.
+        limits: What the SuperLink bears of whoever calls.
         variables: More variables for all processes.
         host: At which the SuperLink listens.
         port: The same; None for one that is free.
@@ -53,6 +55,7 @@ class LocalEngine:
         keys: KeyFolder | None,
         app: str | None,
         server_app: str | None = SERVER_APP,
+        limits: Limits | None = None,
         variables: Mapping[str, str] | None = None,
         host: str = LOOPBACK,
         port: int | None = None,
@@ -63,7 +66,7 @@ class LocalEngine:
         self.mark = uuid.uuid4().hex
         self.variables = environment(folder / "home", self.mark) | dict(variables or {})
         self.variables |= without_proxy(self.variables, host)
-        self.superlink = SuperLink(folder, self.variables, keys, host=host, port=port)
+        self.superlink = SuperLink(folder, self.variables, keys, limits=limits, host=host, port=port)
         self._elsewhere = tuple(elsewhere)
         self._secret = folder / "secret" if app is not None else None
         self._app = app
