@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import yaml
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS
 from hetfed_lightning.callbacks.roles import roles
@@ -35,7 +36,10 @@ def log_hyperparameters(trainer: L.Trainer, federation: Federation, config: str 
     found = yaml.safe_load(config) if config else described(trainer, federation)
     for logger in trainer.loggers:
         try:
-            logger.log_hyperparams(found)
+            if isinstance(logger, TensorBoardLogger):  # Its metrics say that hp_metric is -1, which nobody measured.
+                logger.log_hyperparams(found, metrics={})
+            else:
+                logger.log_hyperparams(found)
         except Exception:  # A resumed run may tell MLflow other values than before, which it refuses.
             log.warning("%s did not take the hyper-parameters; training goes on.", type(logger).__name__, exc_info=True)
 
