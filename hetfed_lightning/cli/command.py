@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from hetfed_lightning.cli.places import where_to_look
 from hetfed_lightning.cli.predictions import write_predictions
 from hetfed_lightning.cli.reach import read_no_other_file
 from hetfed_lightning.cli.saved_configuration import SavedConfiguration
+from hetfed_lightning.cli.strict_yaml import parser_text
 from hetfed_lightning.cli.tables import participants_table
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.module import GLOBAL
@@ -116,7 +116,7 @@ class FederatedCLI(LightningCLI):
                 )
             if not command:  # A run's config.yaml holds options of its subcommand too.
                 config = {key: value for key, value in config.items() if key not in {"ckpt_path", "weights_only"}}
-            arguments = ["--config", json.dumps(config), *arguments]
+            arguments = ["--config", parser_text(config), *arguments]
         elif found.participants:
             raise ConfigError(
                 f"--model.participants.{found.participants[0][0]}: give the configuration with -c as well."

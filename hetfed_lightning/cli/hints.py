@@ -26,6 +26,7 @@ _UNKNOWN = re.compile(
 )
 _CLASS_PATH = re.compile(r"class_path[= ]'([\w.]+)'")
 _NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+_NOT_TEXT = re.compile(r"Expected a <class 'str'>.{0,9}(?:Got|Given) value: (?:True|False|[-+.\d]+)\b", re.DOTALL)
 _UNION = "Does not validate against any of the Union subtypes"
 _SHORT = 60
 _NOT_MEANT = ("Expected a <class 'NoneType'>", "Not a valid subclass of")
@@ -115,6 +116,8 @@ def explained(message: str, option: str = "--allow_import ") -> str:
     """
     full, message = message, condensed(message)
     hint = _hint(full, option)
+    if hint is None and _NOT_TEXT.search(message):
+        hint = "; YAML takes words such as yes, no, on and off, and digits, for other than text: put them in quotes"
     return message if hint is None else hint if hint.startswith("'") else f"{message}{hint}"
 
 

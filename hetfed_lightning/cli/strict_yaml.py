@@ -1,11 +1,14 @@
 """YAML read strictly: a key stands once, values are what JSON knows too, and no file is larger than it looks.
 
 What YAML makes of text would be found out late and far from its line: a date, a set, a repetition of repetitions that
-fills the memory. Here file, line and key are known.
+fills the memory. Here file, line and key are known. Keys are text as it is written, such as participants called ``001``
+and ``no``. Values that YAML 1.1 reads in another way than they look, ``010`` as 8 and ``1:30`` as 90, are refused.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -23,13 +26,52 @@ MOST = 100_000
 DEEPEST = 50
 """Mappings and lists inside of each other."""
 
-
-MERGE = "tag:yaml.org,2002:merge"
+_TAG = "tag:yaml.org,2002:"
+MERGE = f"{_TAG}merge"
 """The key ``<<``, whose value's keys are laid below those that stand beside it."""
+
+TEXT = f"{_TAG}str"
+_AS_WRITTEN = frozenset(_TAG + kind for kind in ("bool", "float", "int", "timestamp", "value"))
+"""Kinds of keys that stand for their text."""
+
+_OTHERWISE = re.compile(r"[-+]?(?:0[0-9_]+|[1-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)")
+"""Numbers that are read in another way than they look: ``010`` as 8, ``1:30`` as 90."""
+
+_INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)")
+_FLOAT = re.compile(
+    r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
+    r"|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)"
+)
+_PAIR = re.compile("([\ud800-\udbff])([\udc00-\udfff])")
+_HALF = re.compile("[\ud800-\udfff]")
+_ASTRAL = re.compile("[\U00010000-\U0010ffff]")
+_HINTS = (
+    ("'\\t' that cannot start", "indent with spaces, not with a tab"),
+    ("mapping values are not allowed", "a colon or its space is missing above, or text with a colon wants quotes"),
+    ("could not find expected ':'", "a key needs a colon and a space after it"),
+    ("cannot start any token", "text that begins with it needs quotes"),
+)  # fmt: skip
+"""What was probably meant, by a part of PyYAML's message."""
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML in which a key stands once and ``1e-3`` is a number."""
+    """YAML in which a key stands once and is text, and ``1e-3`` is a number."""
+
+    depth = 0
+    """Levels in which the node that is being read lies."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """As any YAML loader, down to a depth, below which reading would end in Python's own limit.
+
+        Raises:
+            ConfigError: If it is deeper.
+        """
+        self.depth += 1
+        if self.depth > DEEPEST + 2:  # The document itself, and a value inside of the deepest.
+            raise ConfigError(f"{self.name}: expected at most {DEEPEST} levels of lists and mappings, found more.")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         """As any YAML loader, telling the line of what cannot be made.
@@ -39,11 +81,12 @@ class StrictLoader(yaml.SafeLoader):
         """
         try:
             return super().construct_object(node, deep)
-        except ConfigError:
+        except (ConfigError, yaml.YAMLError, RecursionError):
             raise
-        except (ValueError, TypeError, OverflowError) as error:
-            line = node.start_mark.line + 1
-            raise ConfigError(f"{self.name}, line {line}: {node.value!r:.60} cannot be read: {error}.") from error
+        except Exception as error:  # PyYAML's own makers fail in whatever way their last line does.
+            line, kind = node.start_mark.line + 1, str(node.tag).removeprefix(_TAG)
+            why = f" ({error})" if isinstance(error, ValueError | OverflowError) else ""
+            raise ConfigError(f"{self.name}, line {line}: {node.value!r:.60} cannot be read as {kind}{why}.") from error
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """As any YAML loader, up to a size: merges of merges multiply.
@@ -54,16 +97,28 @@ class StrictLoader(yaml.SafeLoader):
         super().flatten_mapping(node)
         if len(node.value) > MOST:
             raise ConfigError(f"{self.name}, line {node.start_mark.line + 1}: more than {MOST} keys are merged here.")
+        _take_keys_as_written(node)
+
+
+def _take_keys_as_written(node: yaml.MappingNode) -> None:
+    """Make text of keys that YAML takes for numbers, truth values or dates."""
+    for place, (key, value) in enumerate(node.value):
+        if isinstance(key, yaml.ScalarNode) and key.tag in {*_AS_WRITTEN, TEXT} and key.style is None:
+            written = yaml.ScalarNode(TEXT, key.value, key.start_mark, key.end_mark, style="'")
+            node.value[place] = (written, value)
 
 
 def _construct_mapping(loader: StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    if not isinstance(node, yaml.MappingNode):
+        raise TypeError("not a mapping")
+    _take_keys_as_written(node)
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
         if key_node.tag == MERGE:
             continue
         key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
-        if not isinstance(key, str | int) or isinstance(key, bool):
+        if not isinstance(key, str):
             raise ConfigError(
                 f"{loader.name}, line {line}: expected text as a key, found {key!r:.60}; put it in quotes."
             )
@@ -74,12 +129,44 @@ def _construct_mapping(loader: StrictLoader, node: yaml.MappingNode) -> dict[Any
     return loader.construct_mapping(node, deep=True)
 
 
+def _construct_text(loader: StrictLoader, node: Any) -> str:
+    """Text, in which two halves of a character, as JSON escapes those beyond 0xffff, are one."""
+    if node.style is None and _OTHERWISE.fullmatch(node.value):
+        raise ConfigError(
+            f"{loader.name}, line {node.start_mark.line + 1}: {node.value!r:.60} is another number to YAML than it "
+            "looks; put it in quotes if it is text, or write it without the leading zero or the colon."
+        )
+    text = _PAIR.sub(lambda found: _joined(found[0]), loader.construct_scalar(node))
+    if _HALF.search(text):
+        raise ConfigError(
+            f"{loader.name}, line {node.start_mark.line + 1}: {text!r:.60} holds half a character (a surrogate)."
+        )
+    return text
+
+
+def _joined(pair: str) -> str:
+    return pair.encode("utf-16", "surrogatepass").decode("utf-16")
+
+
+def _construct_float(loader: StrictLoader, node: Any) -> float:
+    number = loader.construct_yaml_float(node)
+    if math.isinf(number) and "inf" not in node.value.lower():
+        raise ConfigError(
+            f"{loader.name}, line {node.start_mark.line + 1}: {node.value!r:.60} is more than a number can hold; write "
+            ".inf for infinity."
+        )
+    return float(number)
+
+
+StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag not in {f"{_TAG}int", f"{_TAG}float", f"{_TAG}value"}]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+StrictLoader.add_implicit_resolver(f"{_TAG}int", re.compile(f"(?:{_INTEGER.pattern})$"), list("-+0123456789"))
+StrictLoader.add_implicit_resolver(f"{_TAG}float", re.compile(f"(?:{_FLOAT.pattern})$"), list("-+.0123456789"))
 StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
-StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)(?:[eE][-+]?[0-9]+)$"),
-    list("-+.0123456789"),
-)
+StrictLoader.add_constructor(TEXT, _construct_text)
+StrictLoader.add_constructor(f"{_TAG}float", _construct_float)
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -120,10 +207,15 @@ def read_yaml(text: str, name: str) -> Any:
         loader = StrictLoader(text)
         loader.name = name
         found = loader.get_single_data()
+    except ConfigError:
+        raise
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not valid YAML: {error}") from error
+        hint = next((f" ({hint})" for part, hint in _HINTS if part in str(error)), "")
+        raise ConfigError(f"{name}: not valid YAML: {error}{hint}") from error
     except RecursionError as error:
         raise ConfigError(f"{name}: expected at most {DEEPEST} levels of lists and mappings, found more.") from error
+    except (ValueError, OverflowError) as error:  # Of an escape that stands for no character.
+        raise ConfigError(f"{name}: not valid YAML: {error}") from error
     size, depth = _checked(found, name, (), {})
     if size > MOST or depth > DEEPEST:
         raise ConfigError(
@@ -150,3 +242,27 @@ def _checked(value: Any, name: str, keys: tuple[str, ...], known: dict[int, tupl
             f"{where}: expected text, a number, a list or a mapping, found a {kind} ({value!r:.60}); put it in quotes."
         )
     return 1, 0
+
+
+def parser_text(value: Any) -> str:
+    """A configuration as JSON that YAML's parsers read too: characters beyond 0xffff in one, infinity as YAML's.
+
+    Args:
+        value: As :func:`read_yaml` gives it.
+    """
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{parser_text(str(key))}: {parser_text(inside)}' for key, inside in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(parser_text, value))}]"
+    if isinstance(value, str):
+        # JSON escapes such a character in two halves, which are none to a YAML parser.
+        parts = [f"\\U{ord(one):08x}" if _ASTRAL.match(one) else json.dumps(one)[1:-1] for one in _pieces(value)]
+        return f'"{"".join(parts)}"'
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    return json.dumps(value)
+
+
+def _pieces(text: str) -> list[str]:
+    """A text, cut around every character beyond 0xffff."""
+    return [part for part in re.split(f"({_ASTRAL.pattern})", text) if part]

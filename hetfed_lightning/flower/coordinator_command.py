@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.strict_yaml import read_config
 from hetfed_lightning.flower.engine.limits import MIB, Limits
 from hetfed_lightning.flower.engine.link import EVERYWHERE, local_host
 from hetfed_lightning.flower.engine.local import LocalEngine
@@ -133,10 +133,7 @@ def sites_of(deployment: Path) -> list[str]:
                 f"{path}: there is no such file; `hetfed deploy init CONFIG -o {deployment}` makes it, and the "
                 "coordinator has the folders app/ and server/."
             )
-    try:
-        found = (yaml.safe_load(server.read_text(encoding="utf-8")) or {}).get("sites")
-    except (yaml.YAMLError, AttributeError) as error:
-        raise ConfigError(f"{server}: expected a configuration in YAML: {error}") from error
+    found = read_config(str(server)).get("sites")
     if not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):
         raise ConfigError(f"{server}: sites: expected a list of names, got {found!r}.")
     return found

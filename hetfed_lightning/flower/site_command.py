@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.strict_yaml import read_config
 from hetfed_lightning.flower.engine.executor import APP
 from hetfed_lightning.flower.engine.site import SiteEngine
 from hetfed_lightning.flower.folder import SITE
@@ -120,9 +120,10 @@ def participant_of(folder: Path) -> str:
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file. The coordinator sends it, with what lies beside it.")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["participants"]
-        (name,) = found
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        (name,) = read_config(str(path))["model"]["participants"]
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: model.participants: expected one participant by its name: {error}") from error
     return str(name)
 

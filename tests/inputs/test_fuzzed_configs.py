@@ -43,6 +43,10 @@ SNIPPETS = [
     "x: !!int abc",
     "seed_everything: 0o17", "seed_everything: 0x1F", "seed_everything: 1_0", "seed_everything: 1:30",
     "trainer: &t {<<: *t}",
+    "x: !!timestamp x", "x: !!bool x", 'x: !!int ""', '!!bool x: 1', 'x: !!map x', 'x: "\\ud83d\\ude00"',
+    'x: "\\ud83d"',
+    'x: "\\U00110000"', "x: 010", "no: 1", "001: 1", "x: =", "x: {lr=0.1}", "model: {a: {class_path: X}}",
+    "trainer: {callbacks: [{a: 1}]}", "data: [1]",
     "threads: 1e0", "seed_everything: yes", "x: |\n  a\n b", "\ufeffx: 1", "x: \ud7ff", "x: " + "[" * 60 + "]" * 60,
 ]  # fmt: skip
 
