@@ -7,6 +7,9 @@ the log. So every architecture has a function of its own, one for training and o
 architecture share theirs and its graphs.
 
 A GRU or LSTM stays as it is: dynamo does not compile those of torch.
+
+``torch.compile(network)`` wraps a network instead, and every key of its state begins with ``_orig_mod.``. Inside a
+participant such a network keeps its plain keys: see :func:`keep_plain_names`.
 """
 
 from __future__ import annotations
@@ -85,6 +88,49 @@ def compile_backbone(backbone: nn.Module, settings: Mapping[str, Any], label: st
 
     # What `Module.compile` sets: `Module.__call__` prefers it, and copies and pickles leave it out.
     backbone._compiled_call_impl = run
+
+
+WRAPPED = "_orig_mod"
+"""Under which ``torch.compile(module)`` has the module that it wraps."""
+
+
+def plain_name(key: str) -> str:
+    """A key or a module's name as it is without ``torch.compile(module)``."""
+    return key.replace(f"{WRAPPED}.", "").removesuffix(f".{WRAPPED}") if WRAPPED in key else key
+
+
+def is_wrapped(module: nn.Module) -> bool:
+    """Whether a module, or one inside it, is what ``torch.compile(module)`` returns."""
+    return any(WRAPPED in part._modules for part in module.modules())
+
+
+def keep_plain_names(module: nn.Module) -> None:
+    """Let the states of compiled modules inside a module have the keys that they have uncompiled.
+
+    So a participant whose backbone was compiled by hand averages with others, and its checkpoints are read by both.
+    States with ``_orig_mod.`` are read as well.
+
+    Args:
+        module: Altered in place; a second call changes nothing.
+    """
+    for part in module.modules():
+        if WRAPPED in part._modules and _leave_out not in part._state_dict_hooks.values():
+            part.register_state_dict_post_hook(_leave_out)
+            part.register_load_state_dict_pre_hook(_put_in)
+
+
+def _leave_out(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    del module, metadata
+    wrapped = f"{prefix}{WRAPPED}."
+    for key in [key for key in state if key.startswith(wrapped)]:
+        state[f"{prefix}{key.removeprefix(wrapped)}"] = state.pop(key)
+
+
+def _put_in(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    del module, rest
+    wrapped = f"{prefix}{WRAPPED}."
+    for key in [key for key in state if key.startswith(prefix) and not key.startswith(wrapped)]:
+        state[f"{wrapped}{key.removeprefix(prefix)}"] = state.pop(key)
 
 
 def _calling(call: Callable[..., Any]) -> FunctionType:

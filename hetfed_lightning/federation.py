@@ -49,7 +49,7 @@ from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.preemption import Preemption
 from hetfed_lightning.preflight import check_data, check_members, check_names, check_trainer
-from hetfed_lightning.preflight_layers import check_initialised
+from hetfed_lightning.preflight_layers import check_initialised, check_memory
 from hetfed_lightning.preflight_monitors import check_monitors
 from hetfed_lightning.preflight_privacy import check_gradients, check_privacy, take_up_accounts
 from hetfed_lightning.private_steps import epsilons, give_privacy
@@ -268,6 +268,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.ranks = ranks_of(self)
         for participant in self.everyone().values():
             check_initialised(participant, participant.label)
+            check_memory(participant, participant.label)
             participant.trainer = self.trainer
         super().setup(stage)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,9 +17,10 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from hetfed_lightning.checkpointing.reading import check_form, read_checkpoint
-from hetfed_lightning.compilation import compile_backbone, settings_of
+from hetfed_lightning.compilation import compile_backbone, is_wrapped, keep_plain_names, plain_name, settings_of
 from hetfed_lightning.counting import enter
 from hetfed_lightning.evaluated import Evaluated
+from hetfed_lightning.inseparable import bound_buffers, first_keys
 from hetfed_lightning.layers.transforms import InvertibleTransform, TransformByName
 from hetfed_lightning.lending import Borrower
 from hetfed_lightning.modes import evaluating
@@ -166,6 +167,11 @@ class Participant(Borrower, L.LightningModule):
         self.schema: DataSchema | None = None
         self.ledger = Ledger()
         self.compile_settings = settings_of(compile)
+        if self.compile_settings is not None and is_wrapped(backbone):
+            raise ValueError(
+                "backbone: it went through torch.compile already. Give the network as it is, or leave out compile."
+            )
+        keep_plain_names(self)
         self._name: str | None = None
         self._host: weakref.ref[Host] | None = None
         # Metrics are made at their first use and kept out of the module tree: they belong to no state.
@@ -334,14 +340,16 @@ class Participant(Borrower, L.LightningModule):
     # What is shared
 
     def shared_keys(self) -> list[str]:
-        """Keys of ``state_dict`` that ``shared`` matches, in the order of the state.
+        """Keys of ``state_dict`` that ``shared`` matches, in the order of the state, each tensor once.
 
-        What transforms and the task have been fitted to the participant's own data is nobody else's.
+        What transforms and the task have been fitted to the participant's own data is nobody else's. Of the keys of a
+        tied weight the first that is matched stands for all.
 
         Raises:
             ValueError: If a pattern matches nothing.
         """
-        keys = list(self.state_dict(keep_vars=True))
+        state = self.state_dict(keep_vars=True)
+        keys = list(state)
         if fitted := {key for key in keys if key.split(".")[0] in FITTED}:
             fitted &= self.buffer_keys()
             keys = [key for key in keys if key not in fitted]
@@ -352,7 +360,35 @@ class Participant(Borrower, L.LightningModule):
                     f"{self.label}: shared={pattern!r} matches no key of its state (which has {found}). "
                     "Name a module, a key, or an fnmatch pattern such as 'backbone.layer1.*'."
                 )
-        return [key for key in keys if any(_matches(key, pattern) for pattern in self.shared)]
+        matched = [key for key in keys if any(_matches(key, pattern) for pattern in self.shared)]
+        first = first_keys({key: state[key] for key in matched})
+        return [key for key in matched if first[key] == key]
+
+    def averaged_keys(self, *, buffers: bool = False) -> list[str]:
+        """Keys of ``state_dict`` that averaging takes, in the order of the state.
+
+        Buffers that a shared weight is computed from, such as the ``base`` of an orthogonal one, are among them always:
+        without them the weight that is averaged means nothing.
+
+        Args:
+            buffers: Whether shared buffers of other kinds, such as running statistics, are among them.
+        """
+        shared = self.shared_keys()
+        bound = bound_buffers(self)
+        needed = {key for key, parameters in bound.items() if not parameters.isdisjoint(shared)}
+        left_out = set() if buffers else self.buffer_keys() - needed
+        taken = set(shared) - left_out | needed
+        return [key for key in self.state_dict(keep_vars=True) if key in taken]
+
+    def tied_keys(self) -> dict[str, str]:
+        """Keys that ``shared`` does not match and whose tensor is shared nevertheless, under the key beside them."""
+        state = self.state_dict(keep_vars=True)
+        shared = {id(state[key]): key for key in self.shared_keys()}
+        return {
+            key: shared[id(tensor)]
+            for key, tensor in state.items()
+            if id(tensor) in shared and not any(_matches(key, pattern) for pattern in self.shared)
+        }
 
     def buffer_keys(self) -> set[str]:
         """Keys of ``state_dict`` that are buffers (running statistics, counters), not parameters."""
@@ -367,6 +403,20 @@ class Participant(Borrower, L.LightningModule):
                 if isinstance(value, Tensor) and _is_part(value):
                     state[key] = value.clone()
         return state
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """As ``Module.named_parameters``, under the keys of ``state_dict``."""
+        for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
+            yield plain_name(name), parameter
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """As ``Module.named_buffers``, under the keys of ``state_dict``."""
+        for name, buffer in super().named_buffers(prefix, recurse, remove_duplicate):
+            yield plain_name(name), buffer
 
     def view_of(self, keys: Iterable[str] | None = None) -> dict[str, Tensor]:
         """The tensors under ``keys`` (all if None) themselves, detached: they change with the participant."""
@@ -434,6 +484,7 @@ class Participant(Borrower, L.LightningModule):
         """Become ``name`` in a federation. The reference is weak, and is dropped when the participant is copied."""
         self._name = name
         self._host = weakref.ref(host)
+        keep_plain_names(self)  # Modules that a subclass has added since.
 
     def detach(self) -> None:
         """Leave the federation and become a LightningModule of its own again."""
@@ -456,6 +507,11 @@ class Participant(Borrower, L.LightningModule):
         if any(_is_part(parameter) for parameter in self.parameters()):
             state["_modules"] = deepcopy(state["_modules"])
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copies of compiled modules have lost what keeps their names plain."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
+        keep_plain_names(self)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

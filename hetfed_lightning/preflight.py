@@ -177,8 +177,9 @@ def _check_transfer(participant: Participant) -> None:
     transfer = participant.transfer
     if transfer is None or transfer.frozen_rounds == 0:
         return
-    shared = set(participant.shared_keys())
-    if all(key in shared for key, parameter in participant.named_parameters() if parameter.requires_grad):
+    state = participant.state_dict(keep_vars=True)
+    shared = {id(state[key]) for key in participant.shared_keys()}
+    if all(id(parameter) in shared for parameter in participant.trainable_parameters()):
         raise ValueError(
             f"{participant.label}: transfer.frozen_rounds={transfer.frozen_rounds} freezes what it shares, which is "
             "all it could train. Give it a head that it does not share, or set frozen_rounds to 0."

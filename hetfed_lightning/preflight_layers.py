@@ -1,9 +1,11 @@
-"""Layers that have no weights yet: nothing of theirs can be averaged, saved or stepped."""
+"""Layers whose weights cannot be trusted: those without any yet, and those of which two lie in one memory."""
 
 from __future__ import annotations
 
 from torch import nn
 from torch.nn.parameter import is_lazy
+
+from hetfed_lightning.inseparable import overlapping
 
 
 def check_initialised(module: nn.Module, label: str) -> None:
@@ -24,3 +26,22 @@ def check_initialised(module: nn.Module, label: str) -> None:
                 "inputs first, as participant(inputs), or give the layer's width: nn.Linear(in_features, ...) instead "
                 "of nn.LazyLinear(...)."
             )
+
+
+def check_memory(module: nn.Module, label: str) -> None:
+    """Refuse tensors that are different objects in the same memory.
+
+    Args:
+        module: A participant.
+        label: How messages call it.
+
+    Raises:
+        ValueError: Naming two of them, and how to tie them.
+    """
+    if pair := overlapping(module.state_dict(keep_vars=True)):
+        one, other = pair
+        raise ValueError(
+            f"{label}: {one} and {other} lie in the same memory and are two objects: averaging, a move to a device or "
+            "a checkpoint would part them. Tie them by giving both modules one nn.Parameter, as head.weight = "
+            "embedding.weight, or clone one of them."
+        )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hetfed_lightning.aggregation import weighted_mean
+from hetfed_lightning.inseparable import foundation, is_direction, with_unit_directions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +73,7 @@ def hold_still(participant: Participant, round_index: int) -> None:
     let_go(participant)
     if participant.joins_at <= round_index < participant.joins_at + transfer.frozen_rounds:
         shared = set(participant.shared_keys())
-        for key, parameter in participant.named_parameters():
+        for key, parameter in participant.named_parameters(remove_duplicate=False):
             if key in shared and parameter.requires_grad:
                 parameter.requires_grad_(False)
                 participant.held.add(key)
@@ -80,7 +81,7 @@ def hold_still(participant: Participant, round_index: int) -> None:
 
 def let_go(participant: Participant) -> None:
     """Have everything train that :func:`hold_still` froze."""
-    parameters = dict(participant.named_parameters())
+    parameters = dict(participant.named_parameters(remove_duplicate=False))
     for key in participant.held:
         parameters[key].requires_grad_(True)
     participant.held.clear()
@@ -107,7 +108,7 @@ def slow_down(optimizer: Optimizer, participant: Participant) -> None:
     if transfer is None or transfer.learning_rate_ratio == 1:
         return
     keys = set(participant.shared_keys())
-    shared = {id(parameter) for key, parameter in participant.named_parameters() if key in keys}
+    shared = {id(parameter) for key, parameter in participant.named_parameters(remove_duplicate=False) if key in keys}
     if all(id(parameter) in shared for group in optimizer.param_groups for parameter in group["params"]):
         return
     for whole in list(optimizer.param_groups):
@@ -126,20 +127,25 @@ def inherited_state(newcomer: Participant, others: Mapping[str, Participant]) ->
     """What a newcomer can take over from participants of its architecture: the mean of what they share.
 
     Args:
-        newcomer: Who joins. Its buffers, such as running statistics, are its own.
+        newcomer: Who joins. Its running statistics are its own; what a parametrized weight is computed from is not.
         others: Who is there, by name.
 
     Returns:
-        The state, and from whom it is; both empty where nobody shares all that the newcomer shares, in its shapes.
+        The state, and from whom it is; both empty where nobody shares all that the newcomer shares, in its shapes and
+        over the same frozen weights.
     """
-    own = newcomer.state_dict(keep_vars=True)
-    keys = [key for key in newcomer.shared_keys() if key not in newcomer.buffer_keys()]
-    kin = []
+    own, keys = newcomer.state_dict(keep_vars=True), newcomer.averaged_keys()
+    bound = [key for key in keys if key in newcomer.buffer_keys() and not is_direction(key, keys)]
+    ground = foundation(newcomer, keys)
+    kin: list[str] = []
     for name, other in others.items():
-        there, offered = other.state_dict(keep_vars=True), set(other.shared_keys())
-        if keys and all(key in offered and there[key].shape == own[key].shape for key in keys):
+        there, offered = other.state_dict(keep_vars=True), set(other.averaged_keys())
+        fits = keys and all(key in offered and there[key].shape == own[key].shape for key in keys)
+        # Weights over another base, or above other frozen ones, are no average with the first one's.
+        first = others[kin[0]].state_dict(keep_vars=True) if kin else there
+        if fits and foundation(other, keys) == ground and all(torch.equal(there[key], first[key]) for key in bound):
             kin.append(name)
     if not kin:
         return {}, []
     states = [others[name].state_of(keys) for name in kin]
-    return weighted_mean(states, torch.ones(len(kin), dtype=torch.float64)), kin
+    return with_unit_directions(weighted_mean(states, torch.ones(len(kin), dtype=torch.float64))), kin

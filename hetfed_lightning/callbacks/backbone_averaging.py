@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,9 +26,20 @@ from hetfed_lightning.aggregation.shares import MAX_SHARE, bounded_weights, chec
 from hetfed_lightning.callbacks.proximal import Proximal
 from hetfed_lightning.callbacks.server_optimizer import ServerOptimizer
 from hetfed_lightning.callbacks.shared_states import SharedStates
-from hetfed_lightning.callbacks.sharing import SharingGroup, listed, sharing_groups, sharing_report, split_layers
+from hetfed_lightning.callbacks.sharing import (
+    Foundations,
+    SharingGroup,
+    listed,
+    personal_state,
+    sharing_groups,
+    sharing_report,
+    split_foundations,
+    split_layers,
+    tied_lines,
+)
 from hetfed_lightning.data.names import of_member
 from hetfed_lightning.guard import is_finite
+from hetfed_lightning.inseparable import bound_buffers, digest, foundation, with_unit_directions
 from hetfed_lightning.metrics import payload_bytes, state_divergence
 from hetfed_lightning.preflight_columns import check_columns
 from hetfed_lightning.preflight_steps import check_follows
@@ -36,6 +47,7 @@ from hetfed_lightning.rounds import FederatedCallback, Phase
 
 if TYPE_CHECKING:
     import lightning as L
+    from torch.optim import Optimizer
 
     from hetfed_lightning.federation import Federation
     from hetfed_lightning.fleets.fleet import Fleet
@@ -181,28 +193,36 @@ class BackboneAveraging(FederatedCallback):
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
         """Find who shares what with whom, and say so once."""
         del trainer
-        states = {name: self.shareable(participant) for name, participant in federation.members().items()}
-        personal = {
-            name: {key: tensor for key, tensor in participant.view_of().items() if key not in states[name]}
-            for name, participant in federation.members().items()
-        }
-        check_columns(federation.members(), states)
-        self.arrange(states, personal)
+        members = federation.members()
+        states = {name: self.shareable(participant) for name, participant in members.items()}
+        tied = {name: participant.tied_keys() for name, participant in members.items()}
+        personal = {name: personal_state(participant, states[name]) for name, participant in members.items()}
+        frozen = {name: self.foundation(one, federation.local[name].optimizers) for name, one in members.items()}
+        check_columns(members, states)
+        self.arrange(states, personal, tied, frozen)
         self._proximal.open_round(0, [])
         self._server_states, self._servers = self.state_dict()["servers"], {}
 
-    def arrange(self, states: Mapping[str, State], personal: Mapping[str, State]) -> None:
+    def arrange(
+        self,
+        states: Mapping[str, State],
+        personal: Mapping[str, State],
+        tied: Mapping[str, Mapping[str, str]] | None = None,
+        foundations: Foundations | None = None,
+    ) -> None:
         """Find the groups, and say so; tensors may be on the device ``"meta"``, since only their layout is looked at.
 
         Args:
             states: What each participant would share, by name.
             personal: The rest of each participant's state.
+            tied: Keys that are shared since their tensor is that of a shared key, with that key, by name.
+            foundations: What each participant's shared weights lie on, as :meth:`foundation` tells, by name.
 
         Raises:
             ValueError: If nobody has anything in common, what they have is complex, a rule needs more participants, a
                 weight is missing, or the server optimizer needs a closure.
         """
-        self.groups = sharing_groups(states)
+        self.groups = sharing_groups(states, foundations)
         _refuse_complex(states, self.groups)
         check_follows("BackboneAveraging(server_optimizer=...)", self.server_optimizer)
         if not self.groups:
@@ -211,7 +231,8 @@ class BackboneAveraging(FederatedCallback):
             )
             raise ValueError(
                 f"BackboneAveraging has nothing to average: no two participants share a key of one shape ({offered}). "
-                "Give them backbones of one kind, change Participant(shared=...), or leave the callback out."
+                + " ".join(split_foundations(states, foundations or {}))
+                + "Give them backbones of one kind, change Participant(shared=...), or leave the callback out."
             )
         self._check_least()
         if isinstance(self.weighting, dict):
@@ -220,9 +241,10 @@ class BackboneAveraging(FederatedCallback):
                     raise ValueError(
                         f"weighting: no weight for participant {name!r}; it has {', '.join(self.weighting)}."
                     )
-        self.report = sharing_report(states, personal, self.groups)
+        self.report = sharing_report(states, personal, self.groups, tied)
         log.info("%s", self.report)
-        for line in split_layers(states, self.groups):
+        lines = split_layers(states, self.groups) + split_foundations(states, foundations or {})
+        for line in lines + tied_lines(tied or {}):
             log.warning("%s", line)
 
     def _check_least(self) -> None:
@@ -241,10 +263,27 @@ class BackboneAveraging(FederatedCallback):
         return (round_index + 1) % self.every_n_rounds == 0
 
     def shareable(self, participant: Participant) -> dict[str, Tensor]:
-        """What a participant offers to average: views of what it shares, running statistics only if they take part."""
-        state = participant.view_of()
-        left_out = set() if self.buffers == "average" else participant.buffer_keys()
-        return {key: state[key] for key in participant.shared_keys() if key not in left_out}
+        """What a participant offers to average: views of what it shares, running statistics only if they take part.
+
+        Buffers that belong to a parametrized weight take part always.
+        """
+        return participant.view_of(participant.averaged_keys(buffers=self.buffers == "average"))
+
+    def foundation(self, participant: Participant, optimizers: Sequence[Optimizer]) -> dict[str, str]:
+        """What a participant's shared weights lie on and does not travel: digests of frozen parameters, by key.
+
+        Where participants do not begin alike, what parametrized weights are computed from is part of it.
+
+        Args:
+            participant: Whose weights they are.
+            optimizers: Its own; what none of them steps counts as frozen.
+        """
+        state = self.shareable(participant)
+        stepped = {id(one) for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]}
+        found = foundation(participant, state, stepped)
+        if not self.synchronise_start:
+            found |= {key: digest(state[key]) for key in bound_buffers(participant) if key in state}
+        return found
 
     # The round
 
@@ -340,7 +379,7 @@ class BackboneAveraging(FederatedCallback):
             federation.fleets.views(federation, senders, group.keys),
             {name: federation.federated_data.num_samples(name) for name in senders},
             tuple(senders),
-            frozenset(name for name, _ in first.named_parameters()),
+            frozenset(name for name, _ in first.named_parameters(remove_duplicate=False)),
         )
 
     def combine(self, group: SharingGroup, sent: Sent, figures: dict[str, list[float]]) -> dict[str, Tensor] | None:
@@ -361,7 +400,7 @@ class BackboneAveraging(FederatedCallback):
         aggregate = self._merged(group, sent, figures)
         if aggregate is None:
             return None
-        shared = self._served(group, aggregate, sent.parameters)
+        shared = with_unit_directions(self._served(group, aggregate, sent.parameters))
         self._refuse_non_finite(shared, list(sent.states), sent.round_index)
         return shared
 

@@ -13,6 +13,7 @@ from hetfed_lightning.aggregation.clipping import check_max_norm
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging, Sent
 from hetfed_lightning.callbacks.private_checks import check_company, check_settings
 from hetfed_lightning.callbacks.sharing import listed
+from hetfed_lightning.inseparable import is_direction
 from hetfed_lightning.privacy import Ledger, private_mean, private_noise, seeded_noise
 from hetfed_lightning.privacy.accountant import (
     LARGEST_UNSAID,
@@ -121,6 +122,17 @@ class PrivateAveraging(BackboneAveraging):
         check_company(trainer.callbacks, self)  # type: ignore[attr-defined]  # the Trainer sets it at run time
         self._ranks, self._draws, self._device = federation.ranks, trainer.is_global_zero, federation.device
         self.check_promise(len(federation.members()))
+
+    def arrange(self, *args: Any, **kwargs: Any) -> None:
+        """As the base class; refuses vectors of a spectral norm, which are no updates."""
+        super().arrange(*args, **kwargs)
+        for group in self.groups:
+            if found := [key for key in group.keys if is_direction(key, group.keys)]:
+                raise ValueError(
+                    f"PrivateAveraging: what participant {group.members[0]!r} shares has {found[0]}, a vector of a "
+                    "spectral norm, which follows private data and is no update that can be clipped. Take another "
+                    "normalisation, such as weight_norm."
+                )
 
     def check_promise(self, count: int) -> None:
         """Say what weakens the guarantee for so many participants, and refuse a run whose noise anybody can draw.

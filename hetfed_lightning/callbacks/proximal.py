@@ -49,7 +49,7 @@ class Proximal:
         """The term of one participant; None if it is 0 for all weights."""
         name = participant.name or ""
         if name not in self._anchors:
-            parameters = dict(participant.named_parameters())
+            parameters = dict(participant.named_parameters(remove_duplicate=False))
             self._anchors[name] = [
                 (parameters[key], state[key])
                 for group, state in self._shared

@@ -6,17 +6,28 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor
 
 from hetfed_lightning.aggregation import State
+from hetfed_lightning.inseparable import lies_on, root_of
 from hetfed_lightning.metrics import payload_bytes
+
+if TYPE_CHECKING:
+    from hetfed_lightning.participant import Participant
+
+Foundations: TypeAlias = Mapping[str, Mapping[str, str]]
+"""Digests of the frozen weights that each participant's shared ones lie on, by name and key."""
 
 FEW = 20
 """Up to this many participants are listed by name, each with a line of its own."""
 
 SEPARATOR = "|"
 """Between the names of a group's members in a checkpoint."""
+
+Ground: TypeAlias = tuple[tuple[str, str], ...]
+"""Keys of frozen weights with their digests."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +56,33 @@ class SharingGroup:
         return name in self._names
 
 
-def sharing_groups(states: Mapping[str, State]) -> list[SharingGroup]:
-    """Groups of two or more participants that share keys of equal shape and dtype.
+def personal_state(participant: Participant, shared: State) -> dict[str, Tensor]:
+    """Views of what a participant does not share: neither under a shared key nor tied to one.
+
+    Args:
+        participant: Whose state it is.
+        shared: What it shares.
+    """
+    state = participant.state_dict(keep_vars=True)
+    held = {id(state[key]) for key in shared}
+    return participant.view_of([key for key, tensor in state.items() if id(tensor) not in held])
+
+
+def sharing_groups(states: Mapping[str, State], foundations: Foundations | None = None) -> list[SharingGroup]:
+    """Groups of two or more participants that share keys of equal shape and dtype, over equal frozen weights.
 
     Args:
         states: What each participant would share, by name.
+        foundations: Digests of the frozen weights that shared ones lie on, by name and key.
 
     Returns:
         Groups in the order of their first key; a participant may be in several, with different keys.
     """
-    layouts: dict[tuple[str, tuple[int, ...], str], list[str]] = defaultdict(list)
+    layouts: dict[tuple[str, object, object], list[str]] = defaultdict(list)
     for name, state in states.items():
+        grounds = _grounds(state, (foundations or {}).get(name, {}))
         for key, tensor in state.items():
-            layouts[key, tuple(tensor.shape), str(tensor.dtype)].append(name)
+            layouts[key, _layout(tensor), grounds[root_of(key)]].append(name)
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for (key, _, _), members in layouts.items():
         if len(members) > 1:
@@ -65,8 +90,65 @@ def sharing_groups(states: Mapping[str, State]) -> list[SharingGroup]:
     return [SharingGroup(members, tuple(keys)) for members, keys in groups.items()]
 
 
+def _grounds(state: State, foundation: Mapping[str, str]) -> dict[str, Ground]:
+    """What the tensors of each part of a participant lie on, in an order that does not depend on the participant."""
+    ordered = sorted(foundation.items())
+    roots = {root_of(key) for key in state}
+    return {root: tuple(item for item in ordered if lies_on(root, item[0])) for root in roots}
+
+
+def split_foundations(states: Mapping[str, State], foundations: Foundations) -> list[str]:
+    """Participants whose shared tensors fit together and lie over different frozen weights, as lines of text.
+
+    Args:
+        states: What each participant would share.
+        foundations: Digests of the frozen weights that shared ones lie on, by name and key.
+    """
+    found: dict[tuple[str, object], dict[Ground, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, state in states.items():
+        grounds = _grounds(state, foundations.get(name, {}))
+        for key, tensor in state.items():
+            found[key, _layout(tensor)][grounds[root_of(key)]].append(name)
+    lines: dict[tuple[object, ...], str] = {}
+    for (key, _), apart in found.items():
+        if len(apart) > 1:
+            (one, others), (another, more), *_ = apart.items()
+            frozen = _first_difference(dict(one), dict(another))
+            lines.setdefault(
+                (frozen, tuple(map(tuple, apart.values()))),
+                f"{listed(others)} and {listed(more)} are not averaged with one another from {key} on, since what they "
+                f"share lies over frozen weights that differ, such as {frozen}. Load the same pre-trained weights for "
+                "all, or name the frozen ones in Participant(shared=...) too. ",
+            )
+    return list(lines.values())
+
+
+def _first_difference(one: Mapping[str, str], another: Mapping[str, str]) -> str:
+    return next(key for key in [*one, *another] if one.get(key) != another.get(key))
+
+
+def tied_lines(tied: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """What is averaged though nobody named it, as lines of text.
+
+    Args:
+        tied: Keys whose tensor is that of a shared key, with that key, by name.
+    """
+    names: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, own in tied.items():
+        for pair in own.items():
+            names[pair].append(name)
+    return [
+        f"{listed(members)}: {key} is one tensor with {shared}, which is shared, and is averaged with it. Where it is "
+        "to stay personal, give it a tensor of its own."
+        for (key, shared), members in names.items()
+    ]
+
+
 def sharing_report(
-    states: Mapping[str, State], personal: Mapping[str, Mapping[str, Tensor]], groups: Sequence[SharingGroup]
+    states: Mapping[str, State],
+    personal: Mapping[str, Mapping[str, Tensor]],
+    groups: Sequence[SharingGroup],
+    tied: Mapping[str, Mapping[str, str]] | None = None,
 ) -> str:
     """Who shares what with whom and what stays at home, as lines of text.
 
@@ -74,6 +156,7 @@ def sharing_report(
         states: What each participant would share.
         personal: The rest of each participant's state.
         groups: As :func:`sharing_groups` found them.
+        tied: Keys that are shared since their tensor is that of a shared key, with that key, by name.
     """
     lines = ["What is averaged, and with whom:"]
     of_participants: dict[str, list[str]] = defaultdict(list)
@@ -90,6 +173,8 @@ def sharing_report(
         if alone:
             why = _why_alone(name, alone, states)
             of_participants[f"{_tensors(alone)} are averaged with nobody ({why})" + apart * f"|{name}"].append(name)
+        for key, shared in (tied or {}).get(name, {}).items():
+            of_participants[f"{key} is one tensor with {shared}, shared like it" + apart * f"|{name}"].append(name)
         kept = f"{_tensors(list(personal[name]))} stay personal, {readable_bytes(payload_bytes(personal[name]))}"
         of_participants[kept + apart * f"|{name}"].append(name)
     # A line for each, or, of many, one for all of whom the same is true.
@@ -134,8 +219,15 @@ def _layout(tensor: Tensor | None) -> tuple[object, ...]:
 
 
 def _why_alone(name: str, keys: Sequence[str], states: Mapping[str, State]) -> str:
+    fits = [other for other, state in states.items() if other != name and _fit(keys, states[name], state)]
+    if fits:
+        return f"over other frozen weights than {listed(fits)}"
     same_key = [other for other, state in states.items() if other != name and any(key in state for key in keys)]
     return f"other shapes at {listed(same_key)}" if same_key else "no other participant has these keys"
+
+
+def _fit(keys: Sequence[str], own: State, other: State) -> bool:
+    return all(key in other and _layout(own[key]) == _layout(other[key]) for key in keys)
 
 
 def _tensors(keys: Sequence[str]) -> str:

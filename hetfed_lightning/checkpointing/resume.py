@@ -10,6 +10,7 @@ from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from torch import Tensor
 
 from hetfed_lightning.checkpointing.form import missing_part
+from hetfed_lightning.compilation import plain_name
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.lending import place_of
 from hetfed_lightning.optimization import match_by_name
@@ -161,6 +162,9 @@ def restore_by_name(checkpoint: dict[str, Any], names: Sequence[str]) -> None:
         raise ValueError(_difference(there, missing, added))
     if there != list(names):
         log.info("The checkpoint lists its participants as %s; each takes its own state by name.", ", ".join(there))
+    state = checkpoint["state_dict"]
+    for key in [key for key in state if plain_name(key) != key]:  # Older ones, of networks compiled by hand.
+        state[plain_name(key)] = state.pop(key)
     if "optimizer_states" in checkpoint:
         checkpoint["optimizer_states"] = match_by_name(checkpoint["optimizer_states"], saved["optimizers"], names)
         checkpoint["lr_schedulers"] = match_by_name(checkpoint["lr_schedulers"], saved["schedulers"], names)

@@ -13,7 +13,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
+from hetfed_lightning.compilation import is_wrapped
 from hetfed_lightning.fleets.optimizers import kind_of
+from hetfed_lightning.inseparable import bound_buffers, first_keys, root_of
 from hetfed_lightning.participant import Participant
 from hetfed_lightning.tasks import Task
 
@@ -78,6 +80,13 @@ def _owner(kind: type, method: str) -> type:
 
 
 def _faults_of_modules(participant: Participant) -> Iterator[str]:
+    if is_wrapped(participant):
+        yield "it was compiled by hand"
+    if bound_buffers(participant):
+        yield "it has parametrized weights with buffers"
+    keys = first_keys(participant.state_dict(keep_vars=True))
+    if tied := next((key for key, first in keys.items() if root_of(key) != root_of(first)), None):
+        yield f"{tied} is tied to {keys[tied]}"
     for module in (*participant.backbone.modules(), *participant.head.modules()):
         kind = type(module).__name__
         if isinstance(module, _DropoutNd) and module.p > 0:

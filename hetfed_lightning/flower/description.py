@@ -15,6 +15,7 @@ import torch
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.roles import label_counts, roles
+from hetfed_lightning.callbacks.sharing import personal_state
 from hetfed_lightning.distillation import OutputKind
 from hetfed_lightning.flower.arrays import DTYPES, Layout
 from hetfed_lightning.flower.plain_data import Range, Size, Text
@@ -69,6 +70,9 @@ class Description:
         columns: Names of the columns that its network takes, in order; empty where inputs are no table.
         classes: Names of its classes, in order; empty without a vocabulary.
         labels: Names of the classes in its training set where labels are numbers without a vocabulary.
+        tied: Keys whose tensor is that of a shared key, with that key.
+        foundations: Digests of the frozen weights that what it averages lies on, by key, for each averaging callback by
+            its place; participants average with those who have the same.
     """
 
     participant: Name
@@ -93,10 +97,14 @@ class Description:
     columns: Names = ()
     classes: Names = ()
     labels: Names = ()
+    tied: Mapping[Name, Name] = field(default_factory=dict)
+    foundations: Mapping[int, Mapping[Name, Annotated[str, Text(64, may_be_empty=True)]]] = field(default_factory=dict)
 
     def contradiction(self) -> str:
         """What cannot be so, each entry being as declared; empty where nothing is."""
-        keys = self.personal.keys() | {key for one in self.offered.values() for key in one}
+        keys = self.personal.keys() | {key for one in self.offered.values() for key in one} | self.tied.keys()
+        if strange := sorted({*self.tied.values()} - keys):
+            return f"something is tied to {strange[0]!r}, which is neither offered nor personal"
         if strange := [key for key in self.parameters if key not in keys]:
             return f"{strange[0]!r} is among 'parameters', and neither offered nor personal"
         if strange := sorted({*self.trained}.difference(self.parameters)):
@@ -123,9 +131,10 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
     (name, participant), *_ = subjects(federation).items()
     data = federation.federated_data
     averaging = {place: one for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
-    offered = {place: layouts(one.shareable(participant)) for place, one in averaging.items()}
-    parameters = dict(participant.named_parameters())
-    shared = set().union(*offered.values()) if offered else set()
+    states = {place: one.shareable(participant) for place, one in averaging.items()}
+    optimizers = federation.local[name].optimizers
+    parameters = dict(participant.named_parameters(remove_duplicate=False))
+    everything = {key: tensor for state in states.values() for key, tensor in state.items()}
     reads, width = False, 0
     if data.num_public:
         inputs = data.public_inputs(torch.arange(1))
@@ -138,8 +147,10 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
         participant=name,
         seed=federation.seed,
         callbacks=tuple(type(one).__name__ for one in callbacks),
-        offered=offered,
-        personal={key: one for key, one in layouts(participant.view_of()).items() if key not in shared},
+        offered={place: layouts(state) for place, state in states.items()},
+        personal=layouts(personal_state(participant, everything)),
+        tied=participant.tied_keys() if averaging else {},
+        foundations={place: one.foundation(participant, optimizers) for place, one in averaging.items()},
         parameters=tuple(parameters),
         trained=tuple(key for key, one in parameters.items() if one.requires_grad),
         kind=participant.task.kind,

@@ -51,6 +51,8 @@ class Pooling:
             self.callback.arrange(
                 {name: empty_state(one.offered[self.place]) for name, one in descriptions.items()},
                 {name: empty_state(one.personal) for name, one in descriptions.items()},
+                {name: one.tied for name, one in descriptions.items()},
+                {name: one.foundations.get(self.place, {}) for name, one in descriptions.items()},
             )
         except ValueError as error:
             if is_whole:

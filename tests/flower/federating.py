@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from torch import Tensor
+from torch import Tensor, nn
 
 from hetfed_lightning import FederatedCallback, FederatedDataModule, Federation
 from hetfed_lightning.checkpointing.reading import read_checkpoint
@@ -82,6 +82,7 @@ class Deployed:
         participants: Settings of all participants.
         own: Settings of single participants, by name.
         steps: Makes a participant's ``training_step``, by name.
+        networks: Makes a participant's backbone and head, by name.
         settings: Of the server.
     """
 
@@ -92,6 +93,7 @@ class Deployed:
     participants: Mapping[str, Any] = field(default_factory=dict)
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     steps: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    networks: Mapping[str, Callable[[], tuple[nn.Module, nn.Module]]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: Callable[[Sequence[str]], FederatedDataModule] = tiny_data
 
@@ -102,6 +104,9 @@ class Deployed:
     def everyone(self, **settings: Any) -> Federation:
         """All participants in one federation."""
         made = tiny_federation(self.names, engine="sequential", participant=dict(self.participants), **settings)
+        for name, build in self.networks.items():
+            made[name].backbone, made[name].head = build()
+            made[name].attach(name, made)
         for name, own in self.own.items():
             for key, value in own.items():
                 setattr(made[name], key, value)

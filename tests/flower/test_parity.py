@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils import parametrizations
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Participant, PrivateAveraging, Transfer
 from hetfed_lightning.aggregation import coordinate_median
 from hetfed_lightning.distillation import ClassPriorWeighted, ValidationWeighted
 from tests.federations import equal, sgd
 from tests.flower.federating import Callbacks, Deployed
+from tests.networks import Adapted
 
 pytestmark = pytest.mark.promise("parity")
 
@@ -47,6 +50,20 @@ def not_finite_in(round_index: int, *, participant: Participant) -> Any:
         return loss * float("nan") if participant.current_epoch == round_index else loss
 
     return step
+
+
+def awkward(seed: int, *, base: int) -> tuple[nn.Module, nn.Module]:
+    """Adapters over frozen weights, an orthogonal layer, a spectral norm, a tied head."""
+    frozen = torch.randn(5, 4, generator=torch.Generator().manual_seed(base))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        normed = parametrizations.spectral_norm(nn.Linear(5, 3, bias=False))
+        backbone = nn.Sequential(Adapted(frozen), parametrizations.orthogonal(nn.Linear(5, 5)), nn.Tanh(), normed)
+        head = nn.Linear(3, 3)
+        first = nn.Linear(3, 3, bias=False)
+    first.weight = head.weight
+    backbone.append(first)
+    return backbone, head
 
 
 SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
@@ -146,6 +163,17 @@ SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
         {
             "own": {"c": {"joins_at": 2, "transfer": Transfer(distillation_epochs=2)}},
             "settings": {"joins_at": {"c": 2}},
+        },
+    ),
+    "awkward networks": (
+        lambda: [BackboneAveraging(server_optimizer=adam)],
+        {
+            "networks": {
+                "a": partial(awkward, 1, base=5),
+                "b": partial(awkward, 2, base=5),
+                "c": partial(awkward, 3, base=6),
+            },
+            "participants": {"shared": ("backbone.1", "head.weight", "*.down.weight", "*.up.weight")},
         },
     ),
     "leaves": (lambda: [BackboneAveraging()], {"own": {"b": {"leaves_at": 2}}}),
