@@ -19,6 +19,7 @@ from hetfed_lightning.flower.description import subjects
 from hetfed_lightning.flower.order_checks import OrderChecks
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.guard import is_finite
+from hetfed_lightning.ledger import tag
 from hetfed_lightning.inspection import quarantine_non_finite
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.private_steps import PrivacyBudgetError, open_budgets
@@ -238,12 +239,15 @@ class SiteEnd(Checkpoint):
 
 
 def own_figures(trainer: L.Trainer, names: Sequence[str]) -> dict[str, float]:
-    """Of all figures those of some participants, whose tags end with their names, and which their data define."""
+    """Of all figures those of some participants, whose tags end with their names, and which their data define.
+
+    Who is left out the coordinator knows by itself.
+    """
     undefined = cast("Federation", trainer.lightning_module).logbook.undefined.reasons
     return {
         key: float(torch.as_tensor(value))
         for key, value in trainer.callback_metrics.items()
-        if key.rpartition("/")[2] in names and key not in undefined
+        if key.rpartition("/")[2] in names and key not in undefined and not key.startswith(tag("quarantined", ""))
     }
 
 
