@@ -19,8 +19,8 @@ from hetfed_lightning.flower.description import subjects
 from hetfed_lightning.flower.order_checks import OrderChecks
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.guard import is_finite
-from hetfed_lightning.ledger import tag
 from hetfed_lightning.inspection import quarantine_non_finite
+from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.private_steps import PrivacyBudgetError, open_budgets
 from hetfed_lightning.rounds import FederatedCallback, RoundClock
