@@ -54,7 +54,7 @@ from hetfed_lightning.preflight_monitors import check_monitors
 from hetfed_lightning.preflight_privacy import check_gradients, check_privacy, take_up_accounts
 from hetfed_lightning.private_steps import epsilons, give_privacy
 from hetfed_lightning.roster import KeepsRoster
-from hetfed_lightning.round_length import expect_batches
+from hetfed_lightning.round_length import expect_batches, warn_of_accumulation
 from hetfed_lightning.rounds import FederatedCallback, RoundClock, federated_callbacks, raise_event
 from hetfed_lightning.scaling import give_scales, skipped_steps
 from hetfed_lightning.seeding import seed_sample, stream_seed, streams_kept
@@ -357,7 +357,9 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         for name in trained:
             self.local[name].open_round()
         self.opened_round, self.round_is_open = round_index, True
-        if resumed:
+        if not resumed:
+            warn_of_accumulation(self, round_index)
+        else:
             take_up_round(self, self._saved.get("in_progress", {}))
         self.hand_on("on_train_epoch_start", names=self.trained_here(round_index))
 

@@ -143,12 +143,16 @@ class LocalOptimization:
         if loss is not None:
             backward(self.participant, loss if batches == 1 else loss / batches)
         self._pending += 1
-        if self._pending == batches:
+        if self._pending >= batches:
             self.step(reduction)
 
     def finish(self, reduction: Reduction | None = None) -> None:
-        """Step on what is left of an incomplete accumulation."""
+        """Step on what is left of an incomplete accumulation: on the mean over the batches that there were."""
         if self._pending:
+            share = self.participant.accumulate_grad_batches / self._pending
+            for parameter in self.participant.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(share)
             self.step(reduction)
 
     def step(self, reduction: Reduction | None = None) -> None:

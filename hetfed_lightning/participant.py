@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, Self
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
@@ -86,10 +87,15 @@ class Participant(Borrower, L.LightningModule):
         joins_at: First round in which it takes part, from 0.
         leaves_at: First round in which it takes part no more; None for never. The others go on with what it has given.
         transfer: What it does with what it receives as it joins; None to go on training all of it at once.
-        local_epochs: Passes over its own training set in a round, at least 1.
-        step_budget: At most this many batches in a round; None for no limit.
+        local_epochs: Passes over its own training set in a round, at least 1; cannot be changed while a fit runs, since
+            the batches of a round are planned before it begins.
+        step_budget: At most this many batches in a round; None for no limit. As fixed as ``local_epochs``.
         gradient_clip_val: Largest norm of its gradients; None for no clipping.
-        accumulate_grad_batches: Batches per optimizer step, at least 1.
+        accumulate_grad_batches: Batches per optimizer step, at least 1. Accumulation ends with the round: where batches
+            are left over, the last step is the mean over those that are there, and where a round has fewer in all, its
+            only step is; a warning names the participant then. (Alone in a Trainer, Lightning divides what is left over
+            by ``accumulate_grad_batches`` all the same, which shrinks that step. Sites differ in size, and a small
+            one's only step would shrink most.)
         privacy: Trains with DP-SGD, so that little can be told of any one of its examples (`docs/privacy.md`); None
             trains as usual. Inside a federation alone.
         compile: Whether a fit runs the backbone through ``torch.compile``, or settings for it such as
@@ -130,12 +136,9 @@ class Participant(Borrower, L.LightningModule):
         if isinstance(shared, str):
             shared = (shared,)
         _at_least("joins_at", joins_at, 0)
-        _at_least("local_epochs", local_epochs, 1)
         _at_least("accumulate_grad_batches", accumulate_grad_batches, 1)
         if leaves_at is not None:
             _at_least("leaves_at", leaves_at, joins_at + 1)
-        if step_budget is not None:
-            _at_least("step_budget", step_budget, 1)
         if gradient_clip_val is not None and not 0 < gradient_clip_val < float("inf"):
             raise ValueError(f"gradient_clip_val: expected a finite norm above 0, got {gradient_clip_val}.")
         if lr_scheduler_interval not in {"epoch", "step"}:
@@ -159,8 +162,6 @@ class Participant(Borrower, L.LightningModule):
         self.leaves_at = leaves_at
         self.transfer = transfer
         self.held: set[str] = set()
-        self.local_epochs = local_epochs
-        self.step_budget = step_budget
         self.gradient_clip_val = gradient_clip_val
         self.accumulate_grad_batches = accumulate_grad_batches
         self.privacy = privacy
@@ -174,8 +175,48 @@ class Participant(Borrower, L.LightningModule):
         keep_plain_names(self)
         self._name: str | None = None
         self._host: weakref.ref[Host] | None = None
+        self.local_epochs = local_epochs
+        self.step_budget = step_budget
         # Metrics are made at their first use and kept out of the module tree: they belong to no state.
         self._metrics: dict[str, dict[str, Metric]] = {}
+
+    # How much it does in a round
+
+    @property
+    def local_epochs(self) -> int:
+        """Passes over its own training set in a round."""
+        return self._local_epochs
+
+    @local_epochs.setter
+    def local_epochs(self, epochs: int) -> None:
+        _at_least("local_epochs", epochs, 1)
+        self._refuse_in_run("local_epochs")
+        self._local_epochs = epochs
+
+    @property
+    def step_budget(self) -> int | None:
+        """Most batches in a round; None for no limit."""
+        return self._step_budget
+
+    @step_budget.setter
+    def step_budget(self, batches: int | None) -> None:
+        if batches is not None:
+            _at_least("step_budget", batches, 1)
+        self._refuse_in_run("step_budget")
+        self._step_budget = batches
+
+    def _refuse_in_run(self, name: str) -> None:
+        """Refuse what would act a round late, or be cut, since the batches of the round are planned before it."""
+        trainer = self._trainer
+        if self.host is None or trainer is None:
+            return
+        running = trainer.state.fn == TrainerFn.FITTING and trainer.state.status == TrainerStatus.RUNNING
+        if running and trainer.train_dataloader is not None:
+            raise RuntimeError(
+                f"{self.label}: {name} cannot be changed inside a run (round {trainer.current_epoch}), since a round's "
+                "batches are planned before it begins. Set it before Trainer.fit, or end the fit, set it, and go on by "
+                "Trainer.fit(..., ckpt_path=...). A training_step that returns None leaves out a step."
+            )
 
     # The network
 

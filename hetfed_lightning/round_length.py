@@ -6,10 +6,15 @@ has to hear of each round's length before it begins. Everything that this touche
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import lightning as L
+
+    from hetfed_lightning.federation import Federation
+
+log = logging.getLogger(__name__)
 
 
 def expect_batches(trainer: L.Trainer, batches: int) -> int:
@@ -41,3 +46,21 @@ def expect_batches(trainer: L.Trainer, batches: int) -> int:
     elif isinstance(interval, int) and not by_time and trainer.check_val_every_n_epoch is not None:
         trainer.val_check_batch = min(interval, batches)
     return batches
+
+
+def warn_of_accumulation(federation: Federation, round_index: int) -> None:
+    """Say by name who is to accumulate more batches than a round of its has.
+
+    Args:
+        federation: In a fit, its loader made.
+        round_index: The round that opens; those are looked at whose first it is.
+    """
+    loader = federation.train_loader()
+    for name, participant in federation.members().items():
+        wanted = participant.accumulate_grad_batches
+        if participant.joins_at == round_index and wanted > 1 and loader.steps_of(name) < wanted:
+            log.warning(
+                "%s: accumulate_grad_batches=%d, and a round has %d of its batches: it takes one step a round, on "
+                "their mean. Raise local_epochs or lower accumulate_grad_batches for more.",
+                participant.label, wanted, loader.steps_of(name),
+            )  # fmt: skip

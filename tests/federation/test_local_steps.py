@@ -58,10 +58,24 @@ def test_accumulation_steps_on_the_mean_and_flushes_what_is_left() -> None:
         both = gradient(weights, member.batches[first]) + gradient(weights, member.batches[second])
         weights = weights - 0.1 * both / 2
     expected.append(weights)
-    weights = weights - 0.1 * gradient(weights, member.batches[4]) / 2
+    weights = weights - 0.1 * gradient(weights, member.batches[4])
     for found, wanted in zip(member.weights, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
     torch.testing.assert_close(state_of(member)["backbone.weight"], weights, rtol=0, atol=1e-12)
+
+
+def test_a_round_of_fewer_batches_than_are_accumulated_steps_on_their_mean_and_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    member = keeping(accumulate_grad_batches=8)
+    run({"a": member, "b": keeping(accumulate_grad_batches=5)}, rounds=2)
+    first, second = (
+        sum((gradient(member.weights[begin], one) for one in member.batches[begin : begin + 5]), torch.zeros(1, 3)) / 5
+        for begin in (0, 5)
+    )
+    torch.testing.assert_close(state_of(member)["backbone.weight"], -0.1 * (first + second), rtol=0, atol=1e-12)
+    assert caplog.text.count("participant 'a': accumulate_grad_batches=8, and a round has 5 of its batches") == 1
+    assert "'b': accumulate" not in caplog.text
 
 
 def test_accumulation_counts_steps_and_not_batches() -> None:

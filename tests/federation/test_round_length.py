@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from hetfed_lightning import BackboneAveraging, Federation
+from hetfed_lightning import BackboneAveraging, FederatedCallback, Federation
 from hetfed_lightning.callbacks.progress import FederatedProgressBar
 from tests.federations import equal, fit, sgd, state_of, tiny_data, tiny_federation
 
@@ -96,6 +96,44 @@ def test_an_interval_of_batches_longer_than_a_round_validates_at_its_end() -> No
     federation["c"].joins_at = 1
     fit(federation, tiny_data(), 2, seen, val_check_interval=5)
     assert seen.validated_after == [[4], [5]]
+
+
+class Changing(FederatedCallback):
+    """Sets a participant's work at some moment of the second round."""
+
+    def __init__(self, moment: str, name: str, value: int) -> None:
+        self.name, self.value = name, value
+        setattr(self, moment, self.change)
+
+    def change(self, trainer: L.Trainer, federation: Federation, *_: Any) -> None:
+        if trainer.current_epoch == 1:
+            setattr(federation["b"], self.name, self.value)
+
+
+@pytest.mark.parametrize("moment", ["on_train_epoch_start", "on_round_start", "on_train_batch_start", "on_round_end"])
+@pytest.mark.parametrize("name", ["local_epochs", "step_budget"])
+def test_work_is_not_changed_inside_a_run(moment: str, name: str) -> None:
+    federation = tiny_federation()
+    with pytest.raises(
+        RuntimeError, match=rf"participant 'b': {name} cannot be changed inside a run \(round 1\).*Set it"
+    ):
+        fit(federation, tiny_data(), 3, Changing(moment, name, 2))
+    setattr(federation["b"], name, 3)  # The fit is over, be it by an error.
+    assert getattr(federation["b"], name) == 3
+
+
+def test_work_is_changed_before_and_between_fits() -> None:
+    federation, seen = tiny_federation(("b",)), Lengths()
+    data = tiny_data(("b",))  # 12 examples: 3 batches.
+    prepares = L.pytorch.callbacks.LambdaCallback(setup=lambda *_, **__: setattr(federation["b"], "local_epochs", 2))
+    made = fit(federation, data, 1, seen, prepares)
+    federation["b"].local_epochs, federation["b"].step_budget = 3, 7
+    made.callbacks.remove(prepares)  # type: ignore[attr-defined]
+    made.fit_loop.max_epochs = 2
+    made.fit(federation, datamodule=data)
+    assert seen.took == [6, 7]
+    with pytest.raises(ValueError, match="local_epochs: expected an integer of at least 1, got 0"):
+        federation["b"].local_epochs = 0
 
 
 def keep(folder: Path) -> ModelCheckpoint:
