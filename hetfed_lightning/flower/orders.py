@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 
@@ -50,6 +52,24 @@ class Order:
             "" if self.learn is None else f"round {self.learn + 1} learned from the ensemble",
         ]
         return ", ".join(filter(None, done)) or "sent what is shared"
+
+    @property
+    def closing(self) -> Order:
+        """What it asks for of the round that it closes, and nothing else."""
+        return Order(self.run, finish=self.finish, shared=self.shared)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that what is made of it depends on: the same order, asked again, has the same."""
+        found = hashlib.sha256(repr(replace(self, left_out="", shared={}, targets={}, lessons={})).encode())
+        tensors = {("shared", place, key): one for place, state in self.shared.items() for key, one in state.items()}
+        tensors |= {("targets", place, ""): one for place, one in self.targets.items()}
+        tensors |= {("lessons", place, ""): one for place, one in self.lessons.items()}
+        for where in sorted(tensors):
+            whole = tensors[where].detach().cpu().contiguous()
+            found.update(repr((where, tuple(whole.shape), whole.dtype)).encode())
+            found.update(whole.flatten().view(torch.uint8).numpy().data if whole.numel() else b"")
+        return found.hexdigest()
 
 
 @dataclass

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hetfed_lightning.federation import Federation
 from hetfed_lightning.flower.description import Description, describe, subjects
 from hetfed_lightning.flower.order_checks import MORE_ROUNDS, check_rounds, most_repeats
 from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.site_account import SiteAccount, opened_account
 from hetfed_lightning.flower.site_round import Act, Pause, SiteEnd, SiteRound, own_figures
 from hetfed_lightning.flower.site_store import Place, SiteStore, Stage
 from hetfed_lightning.flower.untrusted import one_line
@@ -71,6 +74,7 @@ class Site:
         self._make = make
         self._folder = folder
         self._parts: SiteParts | None = None
+        self._account: SiteAccount | None = None
         self._times: tuple[int, int | None] = (0, None)
         self.reply = Reply("", 0)
 
@@ -98,38 +102,68 @@ class Site:
             OSError: If the state cannot be kept; the one before stays.
         """
         store = SiteStore(self._folder, order.run)
-        check_rounds(order, self._name, self._taken().most_rounds or MORE_ROUNDS * self._taken().rounds)
-        with store.alone():
+        parts = self._taken()
+        check_rounds(order, self._name, parts.most_rounds or MORE_ROUNDS * parts.rounds)
+        with store.alone(), self._accounted(store):
             self.reply = Reply(self._name, 0)
-            self._check_pace(order, store)
-            if order.left_out:
-                closed = "A round" if order.finish is None else f"Round {order.finish + 1}"
-                log.warning("%s: the coordinator left %s out: %s.", closed, self._name, one_line(order.left_out))
-            if order.finish is not None:
-                self._finish(order, order.finish, store)
-            if order.answer:
-                self._answer(order, store)
-            if order.begin is not None:
-                self._begin(order, order.begin, store)
-            if order.learn is not None:
-                self._learn(order, order.learn, store)
-            if order.begin is None and order.learn is None and order.keys:
-                self._offer(order, store)
+            before = self._check_pace(order, store)
+            try:
+                self._do(order, store)
+            finally:
+                after = store.newest()
+                if after is None or (before is not None and after <= before):
+                    store.note_repeat()
             self.reply.samples = 0 if self._name == STUDENT else self._taken().data.num_samples(self._name)
         return self.reply
 
-    def _check_pace(self, order: Order, store: SiteStore) -> None:
-        """Refuse to go back, or to do the same again, without end."""
-        ends = _ends(order)
+    def _do(self, order: Order, store: SiteStore) -> None:
+        if order.left_out:
+            closed = "A round" if order.finish is None else f"Round {order.finish + 1}"
+            log.warning("%s: the coordinator left %s out: %s.", closed, self._name, one_line(order.left_out))
+        if order.finish is not None:
+            self._finish(order, order.finish, store)
+        if order.answer:
+            self._answer(order, store)
+        if order.begin is not None:
+            self._begin(order, order.begin, store)
+        if order.learn is not None:
+            self._learn(order, order.learn, store)
+        if order.begin is None and order.learn is None and order.keys:
+            self._offer(order, store)
+
+    @contextmanager
+    def _accounted(self, store: SiteStore) -> Iterator[None]:
+        """Have the account of a private participant at hand, and settle what a killed process left between the two."""
+        private = any(one.privacy is not None for one in self._taken().federation.members().values())
+        with opened_account(self._folder, self._name) if private else nullcontext() as account:
+            self._account = account
+            try:
+                store.take_up(() if account is None else account.states)
+                yield
+            finally:
+                self._account = None
+
+    def _check_pace(self, order: Order, store: SiteStore) -> Place | None:
+        """Refuse to go back, or to do the same again, without end.
+
+        Returns:
+            The newest place; none is newer after an order that has brought the run no further.
+        """
+        ends, newest, most = _ends(order), store.newest(), most_repeats(self._taken().rounds)
         if ends:
             store.check_return(ends[0], self._name)
-        newest = store.newest()
-        if not ends or (newest is not None and ends[-1] <= newest):
-            store.note_repeat(most_repeats(self._taken().rounds), self._name)
+        leads_on = bool(ends) and (newest is None or newest < ends[-1])
+        store.check_repeats(2 * most if leads_on else most, self._name)  # What leads on may still go wrong.
+        return newest
 
     def _finish(self, order: Order, round_index: int, store: SiteStore) -> None:
         """Close a round: receive what is shared, validate."""
         end = Place(round_index, Stage.FINISHED)
+        fingerprint = self._fingerprint(replace(order, finish=round_index).closing)
+        if self._said_again(order, fingerprint, end, store):
+            if self.reply.finished != round_index:
+                self._validate(order, end, store)
+            return
         place = store.newest(before=end)
         if place is None or place.round_index < round_index:
             self._catch_up(order, round_index, store, place)
@@ -139,7 +173,7 @@ class Site:
             del trainer
             clock.close(federation, round_index)
 
-        self._fit(order, place, store, started=close, end=end)
+        self._fit(order, place, store, started=close, end=end, fingerprint=fingerprint)
 
     def _catch_up(self, order: Order, round_index: int, store: SiteStore, place: Place | None) -> None:
         """Close a round that the site has not trained in, because it was not drawn or was not there."""
@@ -154,12 +188,16 @@ class Site:
             raise Pause
 
         end = Place(round_index, Stage.FINISHED)
-        self._fit(order, place, store, started=validate, end=end)
+        fingerprint = self._fingerprint(replace(order, finish=round_index).closing)
+        self._fit(order, place, store, started=validate, end=end, fingerprint=fingerprint)
+        self._validate(order, end, store)
+
+    def _validate(self, order: Order, place: Place, store: SiteStore) -> None:
         parts = self._taken()
         trainer = _trainer(parts, parts.rounds, SiteRound(order, self.reply, parts.callbacks, lambda _: None))
-        trainer.validate(parts.federation, datamodule=parts.data, ckpt_path=store.path_of(end), verbose=False)
+        trainer.validate(parts.federation, datamodule=parts.data, ckpt_path=store.path_of(place), verbose=False)
         self.reply.metrics = own_figures(trainer, [self._name])
-        self.reply.finished = round_index
+        self.reply.finished = place.round_index
 
     def _answer(self, order: Order, store: SiteStore) -> None:
         """Answer the public set between two rounds."""
@@ -169,11 +207,16 @@ class Site:
             clock.answer(federation)
             raise Pause
 
-        self._fit(order, store.newest(), store, started=answer)
+        closed = None if order.finish is None else Place(order.finish, Stage.FINISHED)
+        self._fit(order, closed or store.newest(), store, started=answer)
 
     def _begin(self, order: Order, round_index: int, store: SiteStore) -> None:
         """Take the local steps of a round."""
-        place = store.newest(before=Place(round_index, Stage.TRAINED))
+        end, fingerprint = Place(round_index, Stage.TRAINED), self._fingerprint(order)
+        if self._said_again(order, fingerprint, end, store):
+            store.take_back(end)
+            return
+        place = store.newest(before=end)
         if place is not None and place.stage != Stage.FINISHED:  # A round that it never heard the end of.
             self._finish(order, place.round_index, store)
             place = Place(place.round_index, Stage.FINISHED)
@@ -184,7 +227,7 @@ class Site:
             if place is None:  # A newcomer's schedules begin with its first round.
                 federation.begin_schedules(round_index)
 
-        self._fit(order, place, store, started=move, end=Place(round_index, Stage.TRAINED))
+        self._fit(order, place, store, started=move, end=end, fingerprint=fingerprint)
 
     def _learn(self, order: Order, round_index: int, store: SiteStore) -> None:
         """Learn from the ensemble at a round's end."""
@@ -210,22 +253,62 @@ class Site:
 
         self._fit(order, store.newest(), store, started=offer)
 
+    def _fingerprint(self, order: Order) -> str:
+        """Of an order that is not to be carried out twice: noise drawn anew would tell more."""
+        return "" if self._account is None else order.fingerprint
+
+    def _said_again(self, order: Order, fingerprint: str, end: Place, store: SiteStore) -> bool:
+        """Reply as before, if the same order has led to a place before: what was sent tells nothing new.
+
+        Returns:
+            Whether it has.
+        """
+        if not fingerprint or end not in store.places():
+            return False
+        found: list[bool] = []
+
+        def look(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
+            del trainer
+            found.append(clock.say_again(federation, fingerprint, closes=end.stage == Stage.FINISHED))
+            raise Pause
+
+        self._fit(order, end, store, started=look)
+        return found[0]
+
     # One fit
 
     def _fit(
-        self, order: Order, place: Place | None, store: SiteStore | None, *, started: Act, end: Place | None = None
+        self,
+        order: Order,
+        place: Place | None,
+        store: SiteStore | None,
+        *,
+        started: Act,
+        end: Place | None = None,
+        fingerprint: str = "",
     ) -> None:
         """Go on from a place until something pauses the fit."""
+        account = self._account
 
         def save(trainer: L.Trainer) -> None:
-            if end is not None and store is not None:
-                store.write(end, trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
+            if end is None or store is None:
+                return
+            content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            note = None
+            if account is not None and (new := parts.federation[self._name].ledger.since(account.ledger)).releases:
+                note = partial(account.note, order.run, end.round_index, new)
+            store.write(end, content, note)
+
+        def begin(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
+            if account is not None:
+                account.take_up(federation[self._name])
+            started(clock, trainer, federation)
 
         parts = self._parts = self._make()
         for participant in parts.federation.members().values():
             self._times = participant.joins_at, participant.leaves_at
             participant.joins_at, participant.leaves_at = 0, None  # The coordinator knows the round for both.
-        clock = SiteRound(order, self.reply, parts.callbacks, save, started=started)
+        clock = SiteRound(order, self.reply, parts.callbacks, save, started=begin, fingerprint=fingerprint)
         # A coordinator may lead more rounds than this file says: there has to be one left to pause in.
         rounds = max(parts.rounds, (end.round_index if end else 0) + 1, (place.round_index if place else 0) + 2)
         trainer = _trainer(parts, rounds, clock, SiteEnd(self.reply, save))

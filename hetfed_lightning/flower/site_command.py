@@ -21,6 +21,7 @@ from hetfed_lightning.flower.folder import SITE
 from hetfed_lightning.flower.following import terminated_by_exception
 from hetfed_lightning.flower.key_files import check_site_key, check_there
 from hetfed_lightning.flower.local import ALLOW_IMPORT
+from hetfed_lightning.flower.site_account import AccountError, begin_account, check_account
 from hetfed_lightning.flower.site_lines import SiteLines
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,11 @@ def site_command(arguments: Sequence[str]) -> int:
         default=None,
         help="Folder of what must not be lost: head, optimizer; else FOLDER/state.",
     )
+    parser.add_argument(
+        "--begin_account",
+        action="store_true",
+        help="Begin the account of privacy anew with what the state folder still says, once it is lost or damaged.",
+    )
     parser.add_argument("--allow_import", action="append", default=[], help="Package that site.yaml may name.")
     parser.add_argument("--insecure", action="store_true", help="Plain text, and no key: for tests alone.")
     options = parser.parse_args(list(arguments))
@@ -87,6 +93,7 @@ def site_command(arguments: Sequence[str]) -> int:
     if options.allow_import:
         told[ALLOW_IMPORT] = ",".join(options.allow_import)
     with alone(state, name), terminated_by_exception():
+        look_at_account(state, name, begin=options.begin_account)
         log.info("Site %s; state: %s, logs: %s", name, state, state / ENGINE)
         engine = SiteEngine(state / ENGINE, name, options.coordinator, told, authority=authority, key=key, app=APP)
         try:
@@ -94,6 +101,29 @@ def site_command(arguments: Sequence[str]) -> int:
         except (KeyboardInterrupt, SystemExit):
             log.info("Stopped; what the site knows is in %s.", state)
     return 0
+
+
+def look_at_account(state: Path, name: str, *, begin: bool) -> None:
+    """Refuse an account of the site's privacy that cannot be relied on, or begin one.
+
+    Args:
+        state: The site's state folder.
+        name: The participant's.
+        begin: Whether to begin an account with what is known.
+
+    Raises:
+        ConfigError: If it cannot be relied on.
+    """
+    try:
+        if begin:
+            known = begin_account(state, name)
+            log.warning(
+                "The account of %s's privacy begins anew with %d private steps, what %s says at least. What was "
+                "released beyond them adds to its epsilon, and is not in it.", name, known.releases, state,
+            )  # fmt: skip
+        check_account(state, name)
+    except AccountError as error:
+        raise ConfigError(str(error)) from error
 
 
 def take_part(engine: SiteEngine, coordinator: str) -> None:

@@ -54,6 +54,8 @@ class SiteRound(RoundClock):
         callbacks: Those of the configuration, in its order.
         save: Called with the Trainer where the state is to be kept.
         started: Called before the first batch, as the state has been restored.
+        fingerprint: Of what is asked for: is kept with the state and what was said, to be said again instead of made
+            anew. Empty where it can be made again, to the bit.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class SiteRound(RoundClock):
         save: Callable[[L.Trainer], None],
         *,
         started: Act | None = None,
+        fingerprint: str = "",
     ) -> None:
         self.order = order
         self.reply = reply
@@ -71,6 +74,9 @@ class SiteRound(RoundClock):
         self.distilling = {place: one for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
         self.save = save
         self.started = started
+        self.fingerprint = fingerprint
+        self.said: dict[str, Any] = {}
+        self._samples = 0
         self._checks = OrderChecks(callbacks)
         self.safe: dict[str, Tensor] | None = None
         self.anchors: dict[int, dict[str, Tensor]] = {}
@@ -80,6 +86,8 @@ class SiteRound(RoundClock):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """The state is as it was saved: look at all of the order, then act."""
         self._checks.check(pl_module, self.order)
+        federation: Federation = pl_module
+        self._samples = sum(map(federation.federated_data.num_samples, federation.members()))
         if self.started is not None:
             self.started(self, trainer, pl_module)
 
@@ -192,6 +200,30 @@ class SiteRound(RoundClock):
                 for place, keys in self.order.keys.items()
             }
 
+    def say_again(self, federation: Federation, fingerprint: str, *, closes: bool) -> bool:
+        """Reply as when the state was made, if it was made by the same order and on as many examples.
+
+        Args:
+            federation: With the state.
+            fingerprint: Of the order.
+            closes: Whether it closed a round, or trained in one.
+
+        Returns:
+            Whether it was.
+        """
+        said, (name, *_) = self.said, federation.members()
+        if said.get("order") != fingerprint or said["samples"] != federation.federated_data.num_samples(name):
+            return False
+        if closes:
+            self.reply.metrics, self.reply.finished = dict(said["metrics"]), said["finished"]
+            return True
+        if said["quarantined"]:
+            return False
+        self.reply.answers, self.reply.idle = said["answers"], said["idle"]
+        if not self.reply.idle:
+            self.offer(federation)
+        return True
+
     def _take_lessons(self, federation: Federation) -> None:
         round_index = federation.current_round
         for place, targets in _on(federation.device, self.order.lessons).items():
@@ -208,13 +240,23 @@ class SiteRound(RoundClock):
     # What it keeps
 
     def state_dict(self) -> dict[str, Any]:
-        """The state that the round began with, to which a quarantine goes back, and what a proximal term holds to."""
-        return {"safe": self.safe, "anchors": self.anchors}
+        """The state that a quarantine goes back to, what a proximal term holds to, and what is being said of it."""
+        said = {
+            "order": self.fingerprint,
+            "samples": self._samples,
+            "metrics": dict(self.reply.metrics),
+            "finished": self.reply.finished,
+            "quarantined": self.reply.quarantined,
+            "idle": self.reply.idle,
+            "answers": self.reply.answers,
+        }
+        return {"safe": self.safe, "anchors": self.anchors, "said": said if self.fingerprint else {}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on with it."""
         self.safe = state_dict["safe"]
         self.anchors = dict(state_dict["anchors"])
+        self.said = dict(state_dict.get("said", {}))  # Older states have none.
 
 
 class SiteEnd(Checkpoint):

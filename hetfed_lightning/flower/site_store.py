@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -34,7 +35,10 @@ RESERVED = frozenset({"description", "engine"})
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _REPEATS = "repeats"
 _ASIDE = "set_aside"
-_NAME = re.compile(r"round-(?P<round>\d+)-(?P<stage>trained|learned|finished)\.ckpt")
+_WAITING = ".pending"
+_STATE = r"round-(?P<round>\d+)-(?P<stage>trained|learned|finished)"
+_NAME = re.compile(rf"{_STATE}\.ckpt")
+_PENDING = re.compile(rf"{_STATE}\.(?P<mark>[0-9a-f]+){re.escape(_WAITING)}")
 
 
 class Stage(IntEnum):
@@ -120,21 +124,54 @@ class SiteStore:
         found = [place for place in self.places() if before is None or place < before]
         return found[-1] if found else None
 
-    def write(self, place: Place, content: Mapping[str, Any]) -> Path:
+    def write(self, place: Place, content: Mapping[str, Any], note: Callable[[str], None] | None = None) -> Path:
         """Save a state, take away later ones, and forget those of rounds long past.
+
+        Args:
+            place: Where in the run.
+            content: The checkpoint.
+            note: Called with a mark of the state once it is on the disk and before it counts as one; what it keeps and
+                the state are then both there or neither, whenever the process is killed. None for nothing to keep.
 
         Raises:
             OSError: If the disk is full or fails; older states stay.
         """
         path = self.path_of(place)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(dict(content), path)
+        if note is None:
+            write_checkpoint(dict(content), path)
+        else:
+            mark = secrets.token_hex(8)
+            pending = path.with_suffix(f".{mark}{_WAITING}")
+            write_checkpoint(dict(content), pending)
+            note(mark)
+            pending.replace(path)
+        self._settle(place)
+        return path
+
+    def take_up(self, noted: Collection[str]) -> None:
+        """Take over a state that was noted as the process was killed, and remove those that were not.
+
+        Args:
+            noted: Marks of all states that were.
+        """
+        for pending in sorted(self.folder.glob(f"*{_WAITING}")):
+            match = _PENDING.fullmatch(pending.name)
+            if match is None:
+                continue
+            if match["mark"] not in noted:  # Nobody has seen anything of it.
+                pending.unlink()
+                continue
+            place = Place(int(match["round"]), Stage[match["stage"].upper()])
+            pending.replace(self.path_of(place))
+            self._settle(place)
+
+    def _settle(self, place: Place) -> None:
         self.take_back(place)
         base = self._closed_before(place)  # What this state has gone on from, however long ago.
         for other in self.places():
             if other < place and other != base and other.round_index <= place.round_index - KEPT_ROUNDS:
                 self.path_of(other).unlink(missing_ok=True)
-        return path
 
     def check_return(self, place: Place, name: str) -> None:
         """Refuse to go back behind a closed round once more, if that was done often.
@@ -197,25 +234,29 @@ class SiteStore:
             else:
                 return folder
 
-    def note_repeat(self, most: int, name: str) -> None:
-        """Count an order that brings the run no further.
+    def check_repeats(self, most: int, name: str) -> None:
+        """Refuse an order, if as many before it have brought the run no further.
 
         Args:
             most: How many there may be.
             name: The participant's.
 
         Raises:
-            OrderError: If there were as many before.
+            OrderError: If there were as many.
         """
-        path = self.folder / _REPEATS
-        try:
-            count = int(path.read_text(encoding="ascii"))
-        except (OSError, ValueError):
-            count = 0
-        if count >= most:
+        if (count := self._repeats()) >= most:
             raise OrderError(
                 f"participant {name!r}: the coordinator has sent {count} orders in run {self.folder.name} that bring "
                 f"it no further, and this site carries out no more than {most} of them. If it is to be trusted, as "
-                f"after many restarts, remove {path}."
+                f"after many restarts, remove {self.folder / _REPEATS}."
             )
-        write_atomically(path, f"{count + 1}\n")
+
+    def note_repeat(self) -> None:
+        """Count an order that brings the run no further."""
+        write_atomically(self.folder / _REPEATS, f"{self._repeats() + 1}\n")
+
+    def _repeats(self) -> int:
+        try:
+            return int((self.folder / _REPEATS).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return 0

@@ -9,6 +9,8 @@ _FAULT = "tests/flower/test_failures.py::test_a_fault_costs_the_site_one_round"
 _COORDINATOR = "hetfed_lightning/flower/coordinator.py"
 _CHECKS = "hetfed_lightning/flower/checks.py"
 _ORDER_CHECKS = "hetfed_lightning/flower/order_checks.py"
+_SITE = "hetfed_lightning/flower/site.py"
+_ACCOUNT = "tests/flower/test_site_account.py"
 _LIES = "tests/flower/test_coordinators_that_lie.py"
 
 PROMISES: tuple[Promise, ...] = (
@@ -97,9 +99,60 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 "hetfed_lightning/flower/site_store.py",
-                "        if count >= most:\n",
-                "        if False:\n",
+                "        if (count := self._repeats()) >= most:\n",
+                "        if (count := 0) >= most:\n",
                 (f"{_LIES}::test_orders_that_lead_nowhere_are_counted",),
+            ),
+        ),
+    ),
+    Promise(
+        "account",
+        "what a site has spent of its examples' privacy is counted, whatever is asked of it, and never goes back",
+        "the same round asked again, in other words and in other runs; kills before, between and after the account and "
+        "the state; a killed coordinator; an account that is missing, cut, altered, reordered, another's, or an older "
+        "copy; a budget over two runs",
+        (
+            Mutation(
+                _SITE,
+                "                note = partial(account.note, order.run, end.round_index, new)\n",
+                "                pass\n",
+                (f"{_ACCOUNT}::test_any_other_order_counts",),
+            ),
+            Mutation(
+                _SITE,
+                "        if not fingerprint or end not in store.places():\n",
+                "        if True:\n",
+                (f"{_ACCOUNT}::test_the_same_order_has_the_same_reply_and_costs_nothing",),
+            ),
+            Mutation(
+                _SITE,
+                "                account.take_up(federation[self._name])\n",
+                "                pass\n",
+                (f"{_ACCOUNT}::test_epsilon_is_that_of_all_runs",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/site_store.py",
+                '            if match["mark"] not in noted:',
+                "            if True:",
+                (f"{_ACCOUNT}::test_killed_between_the_account_and_the_state_the_state_is_taken_up",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/site_account.py",
+                "        if len(self._lines) < count:\n",
+                "        if False:\n",
+                (f"{_ACCOUNT}::test_nothing_is_trained_without_a_reliable_account",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/site_account.py",
+                "        if more := participant.ledger.since(self.ledger).releases:\n",
+                "        if more := 0:\n",
+                (f"{_ACCOUNT}::test_an_older_copy_of_the_account_is_told_by_the_states",),
+            ),
+            Mutation(
+                "hetfed_lightning/flower/site_round.py",
+                "            open_budgets(federation, federation.current_round, batch_idx)\n",
+                "            pass\n",
+                (f"{_ACCOUNT}::test_a_budget_holds_over_runs_and_leaves_the_site_out_by_name",),
             ),
         ),
     ),

@@ -177,6 +177,18 @@ def test_orders_that_lead_nowhere_are_counted(
 
 
 @pytest.mark.promise("learned")
+def test_orders_that_are_refused_are_counted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hetfed_lightning.flower.order_checks.LEAST_REPEATS", 1)
+    monkeypatch.setattr("hetfed_lightning.flower.order_checks.MORE_ROUNDS", 1)  # The site's file says 3 rounds.
+    bad = Order("run", begin=0, shared={1: BACKBONE})
+    for _ in range(6):
+        with pytest.raises(OrderError, match="not finite"):
+            site.carry_out(bad)
+    with pytest.raises(OrderError, match="has sent 6 orders"):
+        site.carry_out(bad)
+
+
+@pytest.mark.promise("learned")
 def test_runs_are_counted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site_store, "MOST_RUNS", 2)
     for run in ("one", "two"):

@@ -16,7 +16,9 @@ from hetfed_lightning.flower.engine.site import NODE_LOG, TASKS_LOG
 from hetfed_lightning.flower.folder import KeyFolder
 from hetfed_lightning.flower.keys import make_keys
 from hetfed_lightning.flower.orders import Order
+from hetfed_lightning.flower.site_account import ACCOUNT, opened_account
 from hetfed_lightning.flower.site_lines import SiteLines
+from hetfed_lightning.privacy import Ledger
 from tests.flower.deployments import empty_deployment
 
 AT = "--coordinator=fl.example.org:8000"
@@ -179,6 +181,23 @@ def test_a_second_process_of_a_site_is_refused(site: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ConfigError, match=r"`hetfed deploy site` of clinic runs already"):
             main(["site", str(site), AT])
+    assert main(["site", str(site), AT]) == 0
+
+
+def test_a_site_does_not_start_on_an_account_of_its_privacy_that_was_altered(
+    site: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = site / "state"
+    state.mkdir()
+    with opened_account(state, "clinic") as account:
+        for round_index in range(2):
+            account.note("run", round_index, Ledger([(0.5, 1.5, 7)]), f"{round_index}")
+    account_file = state / ACCOUNT
+    account_file.write_text(account_file.read_text().replace('"round": 1', '"round": 2'))
+    with pytest.raises(ConfigError, match=r"participant 'clinic': .*line 2 was altered.* --begin_account"):
+        main(["site", str(site), AT])
+    assert main(["site", str(site), AT, "--begin_account"]) == 0
+    assert "privacy begins anew with 14 private steps" in caplog.text
     assert main(["site", str(site), AT]) == 0
 
 

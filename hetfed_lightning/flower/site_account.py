@@ -1,0 +1,299 @@
+"""What a site has told of its examples by DP-SGD: an account that no order, run or restart turns back.
+
+A state of a run is written anew when a coordinator asks for a round again, and another run has states of its own. What
+was sent stays sent: each noised training of a round is a line of one file in the site's state folder, which is on the
+disk before anything of it leaves, and is never taken away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hetfed_lightning.checkpointing.atomic import write_atomically
+from hetfed_lightning.checkpointing.reading import read_checkpoint
+from hetfed_lightning.checkpointing.sealing import DamagedFileError
+from hetfed_lightning.privacy import Ledger
+
+if TYPE_CHECKING:
+    from hetfed_lightning.participant import Participant
+
+log = logging.getLogger(__name__)
+
+ACCOUNT, HEAD, _LOCK = "privacy.jsonl", "privacy.head", "privacy.lock"
+"""The lines; how many there are and the hash of the last, so that a cut is seen; and who works with them."""
+
+_START = 64 * "0"
+"""Stands for the line before the first."""
+
+_WAY_OUT = (
+    f"No private round is trained until that is settled: bring {ACCOUNT} and {HEAD} back from a backup of the state "
+    "folder. If there is none, `hetfed deploy site ... --begin_account` begins an account with what the states in the "
+    "folder and the lines that can be read say at least, and sets the old files aside."
+)
+
+
+class AccountError(RuntimeError):
+    """An account that is missing, damaged or another's; the message names the file and the way out."""
+
+
+class SiteAccount:
+    """Releases of a participant's examples in all runs of a site, read from its state folder and added to.
+
+    Args:
+        folder: The site's ``state-dir``.
+        participant: Whose examples they are.
+
+    Raises:
+        AccountError: If it is damaged or another participant's, or missing though states say that there were releases.
+    """
+
+    def __init__(self, folder: str | Path, participant: str) -> None:
+        self._folder = Path(folder)
+        self._participant = participant
+        self._path = self._folder / ACCOUNT
+        self._lines, self._whole = _lines_of(self._path)
+        self._last = _START
+        self.ledger = Ledger()
+        """All releases so far."""
+        self.states: set[str] = set()
+        """Marks of the states that the releases have made."""
+        self._read()
+
+    def _read(self) -> None:
+        count, last = self._head()
+        if len(self._lines) < count:
+            raise self._fault(f"it has {len(self._lines)} lines, and had {count}")
+        for number, line in enumerate(self._lines, start=1):
+            entry = _entry_of(line)
+            if entry is None or entry["before"] != self._last:
+                raise self._fault(f"line {number} was altered, or does not follow the one before it")
+            if entry["participant"] != self._participant:
+                raise AccountError(
+                    f"{self._path}: this is the account of {entry['participant']!r}, and the site's participant is "
+                    f"{self._participant!r}. Give each site a state folder of its own (--state)."
+                )
+            self._last = hashlib.sha256(line).hexdigest()
+            if number == count and self._last != last:
+                raise self._fault(f"line {number} was altered")
+            _add(self.ledger, entry["releases"])
+            self.states.add(entry["state"])
+        if len(self._lines) != count:  # The process was killed between a line and the count of it.
+            self._write_head()
+
+    def _head(self) -> tuple[int, str]:
+        path = self._folder / HEAD
+        try:
+            count, last = path.read_text(encoding="ascii").split()
+            return int(count), last
+        except FileNotFoundError:
+            if self._path.exists():
+                raise self._fault(f"{HEAD}, which says how many lines it has, is missing") from None
+            if any(one.releases for one in released_in_states(self._folder, self._participant).values()):
+                raise self._fault(
+                    "there is none, though states in this folder come from private steps, as those of older versions"
+                ) from None
+            self._write_head()
+            return 0, _START
+        except (OSError, ValueError) as error:
+            raise self._fault(f"{HEAD} cannot be read ({error})") from error
+
+    def _fault(self, found: str) -> AccountError:
+        return AccountError(
+            f"participant {self._participant!r}: the account of its privacy, {self._path}, cannot be relied on: "
+            f"{found}. {_WAY_OUT}"
+        )
+
+    def take_up(self, participant: Participant) -> None:
+        """Give a participant, whose state was read from a file, the account of all runs.
+
+        Args:
+            participant: In a fit that has begun.
+
+        Raises:
+            AccountError: If its state tells of releases that are not in the account.
+        """
+        if more := participant.ledger.since(self.ledger).releases:
+            raise self._fault(f"a state in this folder tells of {more} releases that are not in it")
+        participant.ledger = Ledger(self.ledger.state())
+
+    def note(self, run: str, round_index: int, releases: Ledger, state: str) -> None:
+        """Add a line, on the disk when this returns.
+
+        Args:
+            run: In which run.
+            round_index: In which round, from 0; -1 for none.
+            releases: The releases, and no earlier ones.
+            state: A mark of the state that they have made.
+
+        Raises:
+            OSError: If it cannot be written; nothing may be sent then.
+        """
+        entry = {
+            "participant": self._participant,
+            "run": run,
+            "round": round_index,
+            "state": state,
+            "releases": releases.state(),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "before": self._last,
+        }
+        line = json.dumps(entry, allow_nan=False).encode()
+        with self._path.open("ab") as file:
+            file.truncate(self._whole)  # What a killed process has begun, and nobody has sent.
+            file.write(line + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._lines.append(line)
+        self._whole += len(line) + 1
+        self._last = hashlib.sha256(line).hexdigest()
+        self._write_head()
+        _add(self.ledger, releases.state())
+        self.states.add(state)
+
+    def _write_head(self) -> None:
+        write_atomically(self._folder / HEAD, f"{len(self._lines)} {self._last}\n")
+
+
+@contextmanager
+def opened_account(folder: str | Path, participant: str) -> Iterator[SiteAccount]:
+    """A site's account, for one process at a time.
+
+    Args:
+        folder: The site's ``state-dir``.
+        participant: Whose examples it is about.
+
+    Raises:
+        AccountError: As :class:`SiteAccount`.
+    """
+    with _alone(folder):
+        yield SiteAccount(folder, participant)
+
+
+def check_account(folder: str | Path, participant: str) -> None:
+    """Refuse an account that cannot be relied on, where there is one.
+
+    Raises:
+        AccountError: As :class:`SiteAccount`.
+    """
+    if any((Path(folder) / name).exists() for name in (ACCOUNT, HEAD)):
+        with opened_account(folder, participant):
+            pass
+
+
+def begin_account(folder: str | Path, participant: str) -> Ledger:
+    """Begin an account where it is missing or damaged, with at least what is known.
+
+    Of each kind of release it holds as many as the readable lines of the old one, or as the newest states of all runs
+    together if those are more. What was released beyond is known to nobody here. The old files stay under other names.
+
+    Args:
+        folder: The site's ``state-dir``.
+        participant: Whose examples it is about.
+
+    Returns:
+        What it begins with.
+    """
+    folder = Path(folder)
+    with _alone(folder):
+        known = Ledger()
+        for run in released_in_states(folder, participant, damaged=True).values():
+            _add(known, run.state())
+        said = Ledger()
+        for line in _lines_of(folder / ACCOUNT)[0]:
+            entry = _entry_of(line)
+            if entry is not None and entry["participant"] == participant:
+                _add(said, entry["releases"])
+        known = known.at_least(said)
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
+        for name in (ACCOUNT, HEAD):
+            if (folder / name).exists():
+                (folder / name).rename(folder / f"{name}.{stamp}")
+        write_atomically(folder / HEAD, f"0 {_START}\n")
+        account = SiteAccount(folder, participant)
+        if known.releases:
+            account.note("", -1, known, "")
+        return known
+
+
+def released_in_states(folder: Path, participant: str, *, damaged: bool = False) -> dict[str, Ledger]:
+    """Most releases that a state of each run tells of, by run.
+
+    Args:
+        folder: The site's ``state-dir``.
+        participant: Whose.
+        damaged: Whether to pass over states that cannot be read.
+
+    Raises:
+        AccountError: If a state cannot be read.
+    """
+    found: dict[str, Ledger] = {}
+    for path in sorted([*folder.glob("*/round-*.ckpt"), *folder.glob("*/set_aside/*/round-*.ckpt")]):
+        try:
+            saved = read_checkpoint(path).get("federation", {}).get("privacy", {})
+        except (OSError, DamagedFileError, ValueError, RuntimeError) as error:
+            if damaged:
+                continue
+            raise AccountError(
+                f"participant {participant!r}: there is no account of its privacy in {folder}, and whether {path} "
+                f"comes from private steps cannot be told ({error}). Remove that file, or: {_WAY_OUT}"
+            ) from error
+        run = path.relative_to(folder).parts[0]
+        found[run] = Ledger(saved.get(participant, [])).at_least(found.get(run, Ledger()))
+    return found
+
+
+@contextmanager
+def _alone(folder: str | Path) -> Iterator[None]:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with (Path(folder) / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _lines_of(path: Path) -> tuple[list[bytes], int]:
+    """Whole lines, and their length; a last one without an end was never written, and nothing of it sent."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return [], 0
+    whole = content.rpartition(b"\n")[0]
+    return (whole.split(b"\n"), len(whole) + 1) if whole else ([], 0)
+
+
+def _entry_of(line: bytes) -> dict[str, Any] | None:
+    """A line's entry; None if it is none."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, Mapping) or not all(
+        isinstance(entry.get(key), str) for key in ("participant", "run", "state", "before")
+    ):
+        return None
+    releases = entry.get("releases")
+    if not isinstance(releases, list) or not all(map(_is_release, releases)):
+        return None
+    return dict(entry)
+
+
+def _is_release(one: Any) -> bool:
+    """Whether something is a sampling probability, a noise multiplier and a count."""
+    if not isinstance(one, list) or len(one) != 3 or not all(type(value) in {int, float} for value in one):
+        return False
+    probability, multiplier, count = one
+    return 0 < probability <= 1 and 0 < multiplier < math.inf and isinstance(count, int) and 0 <= count < 2**53
+
+
+def _add(ledger: Ledger, releases: Any) -> None:
+    for probability, multiplier, count in releases:
+        ledger.add(multiplier, count, probability=probability)
