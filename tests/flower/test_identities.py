@@ -55,7 +55,7 @@ def node(
     """A node of whoever wants to take part, under the clinic's name."""
     (port,) = free_ports(1)
     log, told, server = engine.folder / f"{name}.log", {"participant": "clinic"}, at or engine.superlink.address
-    made = SuperNode(name, server, engine.variables, log, told, port, authority=authority, key=key)
+    made = SuperNode(name, server, engine.variables, log, told, port=port, authority=authority, key=key)
     made.start()
     return made
 

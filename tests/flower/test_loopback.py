@@ -131,6 +131,7 @@ def test_every_process_was_there_and_none_is_left(ran: Ran) -> None:
         assert any(program in said for said in ran.seen.values()), program
     nodes = [said for said in ran.seen.values() if "supernode.py" in said]
     assert all("--root-certificates" in said and "--auth-supernode-private-key" in said for said in nodes)
+    assert all("--runtime-socket" in said and "--port" not in said for said in nodes)
     assert ran.left == {}
 
 

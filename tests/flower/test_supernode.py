@@ -1,20 +1,28 @@
 """A node's answers belong to the messages it has just received, also after a message was dropped."""
 
+import stat
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn
 from flwr.app import Message, Metadata, RecordDict
 from flwr.app.message.message import make_message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supernode import start_client_internal
 from flwr.supernode.nodestate import NodeStateFactory
 
-from hetfed_lightning.flower.engine.supernode import in_turn
+from hetfed_lightning.flower.engine.node import SuperNode
+from hetfed_lightning.flower.engine.socket_files import ClientOfSocket
+from hetfed_lightning.flower.engine.supernode import at_socket, in_turn
+from tests.flower.engines import wait_until
 
 LINK = start_client_internal
 
@@ -94,3 +102,38 @@ def test_the_engine_falls_behind_by_itself(monkeypatch: pytest.MonkeyPatch) -> N
     # Once this fails the engine has been mended, and in_turn can go.
     halves = (LINK._pull_and_store_message, LINK._push_messages)
     assert sent_after_a_message_was_dropped(*halves, monkeypatch) == ["message 1"]
+
+
+# Where tasks are given out
+
+
+async def health(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"well"})
+
+
+@pytest.mark.promise("operator")
+def test_tasks_are_given_at_a_socket_that_its_owner_alone_reaches(tmp_path: Path) -> None:
+    folder = tmp_path / ("deep" * 30)
+    folder.mkdir(mode=0o755)
+    file = folder / "tasks.socket"
+    client: Any = ClientOfSocket(ProtobufClient, file).from_server_address(interceptors=[])
+    server = uvicorn.Server(at_socket(file)(app=health, host="127.0.0.1", port=1, lifespan="off", log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started, 10, "it listens")
+        assert client._client.get("http://runtime/health").text == "well"
+        assert stat.S_ISSOCK(file.stat().st_mode)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    finally:
+        client.close()
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.mark.promise("operator")
+def test_a_site_listens_at_no_port(tmp_path: Path) -> None:
+    node = SuperNode("clinic", "fl.example.org:8000", {}, tmp_path / "log", {}, socket=tmp_path / "tasks.socket")
+    assert "--port" not in node.command
+    assert node.command[-4:-2] == ["--isolation", "process"]

@@ -125,9 +125,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Import the apps and run the tasks of the sites and of the SuperLink that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--node", action="append", default=[], help="Runtime API of a SuperNode on this machine, HOST:PORT[=LOG]."
+        "--node",
+        type=Path,
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("SOCKET", "LOG"),
+        help="At which a SuperNode gives its tasks, and what they write to.",
     )
-    parser.add_argument("--secret", type=Path, help="The SuperNodes' --superexec-auth-secret-file.")
     parser.add_argument("--app", default=APP, help="MODULE:NAME of the ClientApp.")
     parser.add_argument("--server", help="HOST:PORT of a SuperLink on this machine, whose runs are led here.")
     parser.add_argument("--operator-secret", type=Path, help="The SuperLink's.")
@@ -140,10 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         authority = None if options.ca is None else options.ca.read_bytes()
         sources.append(ServerTasks(options.server, read_secret(options.operator_secret), leads, authority))
     if options.node:
-        secret, app = options.secret.read_bytes(), _loaded(options.app, ClientApp, PRELOADED)
-        for node in options.node:
-            address, _, file = node.partition("=")
-            sources.append(SiteTasks(address, secret, app, Path(file) if file else None))
+        app = _loaded(options.app, ClientApp, PRELOADED)
+        sources += [SiteTasks(socket, app, file) for socket, file in options.node]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if len(sources) == 1:
         serve(sources[0])

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from hetfed_lightning.flower.certificates import write_private
 from hetfed_lightning.flower.engine.control import Control
 from hetfed_lightning.flower.engine.executor import SERVER_APP
 from hetfed_lightning.flower.engine.limits import Limits
@@ -68,13 +66,15 @@ class LocalEngine:
         self.variables |= without_proxy(self.variables, host)
         self.superlink = SuperLink(folder, self.variables, keys, limits=limits, host=host, port=port)
         self._elsewhere = tuple(elsewhere)
-        self._secret = folder / "secret" if app is not None else None
         self._app = app
         self._server_app = server_app
         if server_app is None:
             self.superlink.program, self.superlink.isolation = ["flower-superlink"], "subprocess"
-        ports = zip(sites.items(), free_ports(len(sites)), strict=True)
-        self.nodes = {name: self._node(name, config, port) for (name, config), port in ports}
+        ports = [None] * len(sites) if app is not None else free_ports(len(sites))
+        each = zip(sites.items(), ports, strict=True)
+        self.nodes = {
+            name: self._node(number, name, config, port) for number, ((name, config), port) in enumerate(each)
+        }
         self.node_ids: dict[str, int] = {}
         self.executor = (
             None
@@ -107,9 +107,6 @@ class LocalEngine:
         self.folder.chmod(0o700)
         for old in self.folder.glob("superlink.db*"):  # It serves restarts of this engine's SuperLink alone.
             old.unlink()
-        if self._secret is not None:
-            self._secret.unlink(missing_ok=True)
-            write_private(self._secret, secrets.token_bytes(32))
         expected = self.superlink.address
         self.superlink.hand_over_secret()
         self._start_executor()  # first: it imports for seconds
@@ -199,14 +196,12 @@ class LocalEngine:
                 self._watchdog.dismiss()
                 self._watchdog = None
 
-    def _node(self, name: str, config: Mapping[str, str], port: int) -> SuperNode:
-        file = self.folder / f"{name}.log"
+    def _node(self, number: int, name: str, config: Mapping[str, str], port: int | None) -> SuperNode:
         keys = self.keys
-        if keys is None:
-            return SuperNode(name, self.superlink.address, self.variables, file, config, port, secret=self._secret)
         return SuperNode(
-            name, self.superlink.address, self.variables, file, config, port,
-            authority=keys.authority, key=keys.private(name), secret=self._secret,
+            name, self.superlink.address, self.variables, self.folder / f"{name}.log", config,
+            socket=self.folder / f"tasks-{number}.socket" if port is None else None, port=port,
+            authority=None if keys is None else keys.authority, key=None if keys is None else keys.private(name),
         )  # fmt: skip
 
     def _start_executor(self) -> None:
@@ -218,9 +213,9 @@ class LocalEngine:
             command += ["--server-app", self._server_app]
             command += [] if self.keys is None else ["--ca", str(self.keys.authority)]
         if self._app is not None and self.nodes:
-            command += ["--secret", str(self._secret), "--app", self._app]
+            command += ["--app", self._app]
             for name, node in self.nodes.items():
-                command += ["--node", f"{node.runtime}={self.folder / f'{name}.log'}"]
+                command += ["--node", str(node.socket), str(self.folder / f"{name}.log")]
         self.executor.command = command
         self.executor.start()
 

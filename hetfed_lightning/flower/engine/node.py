@@ -36,11 +36,11 @@ class SuperNode:
         environment: Its variables.
         log: Its log.
         config: What the site's tasks are told: ``participant``, ``config``, ``state-dir``.
-        port: Of loopback, at which its tasks are given out.
+        socket: File of the socket at which an executor takes its tasks, in a folder that is its owner's alone; without
+            one the engine starts a program for each task.
+        port: Of loopback, at which tasks are given out where there is no socket.
         authority: Certificate by which the SuperLink is known; None for plain text.
         key: The site's private key; None for plain text.
-        secret: File with the word by which an executor may take its tasks; without one the engine starts a program for
-            each task.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class SuperNode:
         environment: Mapping[str, str],
         log: Path,
         config: Mapping[str, str],
-        port: int,
         *,
+        socket: Path | None = None,
+        port: int | None = None,
         authority: Path | None = None,
         key: Path | None = None,
-        secret: Path | None = None,
     ) -> None:
         self.name = name
         self.program = [sys.executable, "-P", str(PROGRAM)]
@@ -62,28 +62,22 @@ class SuperNode:
         self.config = dict(config)
         self.authority = authority
         self.key = key
-        self.secret = secret
-        self.port = port
+        self.socket = socket
+        self._port = port
         self.process = Process(f"SuperNode of {name}", [], environment, log)
-
-    @property
-    def runtime(self) -> str:
-        """``host:port`` at which its tasks are given out, on this machine alone."""
-        return f"{LOOPBACK}:{self.port}"
 
     @property
     def command(self) -> list[str]:
         """What is started."""
         config = " ".join(f"{name}={json.dumps(value)}" for name, value in self.config.items())
-        command = [
-            *self.program, "--superlink", self.superlink,
-            "--host", LOOPBACK, "--port", str(self.port), "--node-config", config,
-        ]  # fmt: skip
+        command = [*self.program, "--superlink", self.superlink, "--host", LOOPBACK, "--node-config", config]
         command += ["--insecure"] if self.authority is None else ["--root-certificates", str(self.authority)]
         if self.key is not None:
             command += ["--auth-supernode-private-key", str(self.key)]
-        if self.secret is not None:
-            command += ["--isolation", "process", "--superexec-auth-secret-file", str(self.secret)]
+        if self._port is not None:
+            command += ["--port", str(self._port)]
+        if self.socket is not None:
+            command += ["--isolation", "process", "--runtime-socket", str(self.socket)]
         return command
 
     def start(self) -> None:

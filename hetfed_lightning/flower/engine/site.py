@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 import sys
 import time
 import uuid
@@ -11,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from hetfed_lightning.flower.certificates import write_private
 from hetfed_lightning.flower.engine.marks import end_marked
 from hetfed_lightning.flower.engine.node import SuperNode
 from hetfed_lightning.flower.engine.process import Process, Watchdog
-from hetfed_lightning.flower.engine.settings import environment, free_ports
+from hetfed_lightning.flower.engine.settings import environment
 
 NODE_LOG, TASKS_LOG, EXECUTOR_LOG = "supernode.log", "tasks.log", "executor.log"
+SOCKET = "tasks.socket"
 PAUSE = 10.0
 """Seconds until a process that ended soon after its start is started again."""
 _NODE_ID = re.compile(r"SuperNode ID: (\d+)")
@@ -52,11 +51,9 @@ class SiteEngine:
         self.folder = folder
         self.mark = uuid.uuid4().hex
         self._variables = environment(folder / "home", self.mark) | dict(variables or {})
-        self._secret = folder / "secret"
-        (port,) = free_ports(1)
         self.node = SuperNode(
-            name, coordinator, self._variables, folder / NODE_LOG, config, port,
-            authority=authority, key=key, secret=self._secret,
+            name, coordinator, self._variables, folder / NODE_LOG, config,
+            socket=folder / SOCKET, authority=authority, key=key,
         )  # fmt: skip
         self.executor = Process("The executor of the tasks", [], self._variables, folder / EXECUTOR_LOG)
         self._app = app
@@ -80,8 +77,6 @@ class SiteEngine:
         self._watchdog = Watchdog(self.mark)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.chmod(0o700)
-        self._secret.unlink(missing_ok=True)
-        write_private(self._secret, secrets.token_bytes(32))
         self._start_executor()
         self._release()  # as a process before this one cannot have done, if it was killed
         self.node.start()
@@ -137,16 +132,12 @@ class SiteEngine:
             return
         if (process.exit_code or 0) < 0:
             self._release()
-        if "address already in use" in process.tail(20):
-            (self.node.port,) = free_ports(1)
-            self.executor.stop()  # it looks for tasks at the node's port
-            self._start_executor()
         self.node.start()
 
     def _start_executor(self) -> None:
         self.executor.command = [
-            sys.executable, "-m", "hetfed_lightning.flower.engine.executor", "--secret", str(self._secret),
-            "--app", self._app, "--node", f"{self.node.runtime}={self.folder / TASKS_LOG}",
+            sys.executable, "-m", "hetfed_lightning.flower.engine.executor", "--app", self._app,
+            "--node", str(self.folder / SOCKET), str(self.folder / TASKS_LOG),
         ]  # fmt: skip
         self.executor.start()
 

@@ -1,5 +1,8 @@
 """A SuperNode that looks for messages four times a second: ``python -P supernode.py``, options of flower-supernode.
 
+With ``--runtime-socket FILE`` it gives its tasks at a socket of its owner's alone, where the engine's own has a port of
+loopback that every user of the machine reaches.
+
 The engine's own sleeps three seconds between two looks, which every message of a round waits for. It also falls behind
 by one message for good when a run ends, or the SuperLink is killed, just as it receives one: the message is dropped and
 worked at nevertheless, and from then on every answer is sent when the next message comes. Here a message's own answer
@@ -10,19 +13,35 @@ A program, not a module to be imported: the package's own imports would cost its
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+if __name__ == "__main__":
+    _package = ModuleType("hetfed_lightning")  # the modules below it, without what it imports itself
+    _package.__path__ = [str(Path(__file__).resolve().parents[2])]
+    sys.modules["hetfed_lightning"] = _package
+
+import uvicorn
 from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.logger import console_handler
 from flwr.supernode import start_client_internal
-from flwr.supernode.cli.flower_supernode import flower_supernode
+
+from hetfed_lightning.flower.engine.log_budget import LogBudget
+from hetfed_lightning.flower.engine.socket_files import short_path
+
+engine = import_module("flwr.supernode.cli.flower_supernode")  # its package has a function of this name
 
 LOST = 1
 """Exit code where the SuperLink has given the node up; the engine's program would stay, connected to nothing."""
+LINES = 3000
+"""Of its log, in a minute. A message has six."""
 LONGEST = 0.25
 """Seconds. Each look costs the SuperLink a signature's check, some milliseconds."""
 
@@ -77,15 +96,27 @@ def in_turn(pull: Pull, push: Push) -> tuple[Pull, Push]:
     return pulled, pushed
 
 
+def at_socket(file: Path) -> Callable[..., uvicorn.Config]:
+    """What makes Uvicorn's configuration, of a server that listens at a socket in its owner's folder."""
+    file.parent.chmod(0o700)
+    return lambda **settings: uvicorn.Config(**{**settings, "uds": short_path(file), "ws": "none"})
+
+
 def main() -> None:
-    """Run the SuperNode with a shorter sleep."""
+    """Run the SuperNode with a shorter sleep, and with a socket in the place of a port."""
+    parser = argparse.ArgumentParser(description=__doc__, add_help=False, allow_abbrev=False)
+    parser.add_argument("--runtime-socket", type=Path)
+    options, rest = parser.parse_known_args()
+    if options.runtime_socket is not None:
+        vars(engine).update(uvicorn=SimpleNamespace(Server=uvicorn.Server, Config=at_socket(options.runtime_socket)))
+    console_handler.addFilter(LogBudget(per_minute=LINES))
     patient = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, LONGEST)))
     pull, push = in_turn(start_client_internal._pull_and_store_message, start_client_internal._push_messages)
     vars(start_client_internal).update(time=patient, _pull_and_store_message=pull, _push_messages=push)
     # A message may be seen a moment before its content has arrived; the engine then waits a second.
     (inflatable_utils.pull_objects.__kwdefaults__ or {}).update(initial_backoff=0.05)
-    sys.argv[0] = "flower-supernode"
-    flower_supernode()
+    sys.argv = ["flower-supernode", *rest]
+    engine.flower_supernode()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(LOST)  # a thread of its own server would keep it

@@ -29,18 +29,18 @@ from flwr.serverapp import ServerApp
 from flwr.supercore.constant import TaskType
 from flwr.supercore.exit import exit_handler
 from flwr.supercore.inflatable import inflatable_utils
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.logger import mirror_output_to_queue
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import http_grid
 from flwr.supernode.runtime import run_clientapp as client_engine
 
 from hetfed_lightning.flower.engine.operator_secret import ClientWithSecret, ShowsSecret
+from hetfed_lightning.flower.engine.socket_files import ClientOfSocket
 from hetfed_lightning.flower.speaking import speak
 
 OURS = "hetfed: "
 """Begins a line of a task's log that is for a person."""
-ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 log = logging.getLogger(__name__)
 server_engine = import_module("flwr.superlink.runtime.run_serverapp")  # its package has a function of this name
@@ -53,13 +53,13 @@ class TaskSource(ABC):
         running: Processes that work on a task.
 
     Args:
-        address: Of its Runtime API, on this machine.
+        name: For messages.
         kind: Of the tasks that it gives.
         client: By which it is asked for them.
     """
 
-    def __init__(self, address: str, kind: TaskType, client: RuntimeHttpClient) -> None:
-        self.address = address
+    def __init__(self, name: str, kind: TaskType, client: RuntimeHttpClient) -> None:
+        self._name = name
         self.running: set[int] = set()
         self._kind = kind
         self._client = client
@@ -75,7 +75,7 @@ class TaskSource(ABC):
             self.end()
             return None
         except httpx.HTTPError as error:
-            log.warning("%s: %s", self.address, error)
+            log.warning("%s: %s", self._name, error)
             return None
         return answer.token or None
 
@@ -110,37 +110,31 @@ class SiteTasks(TaskSource):
     """Tasks of a SuperNode.
 
     Args:
-        address: Of its Runtime API, on this machine.
-        secret: By which the SuperNode knows who may take tasks.
+        socket: At which it gives them.
         app: What does them.
-        file: That they write to; None for where this process writes.
+        file: That they write to.
     """
 
-    def __init__(self, address: str, secret: bytes, app: ClientApp, file: Path | None = None) -> None:
-        signed = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({ACQUIRE}))
-        client = RuntimeHttpClient.from_server_address(
-            server_address=address,
-            insecure=True,  # loopback
-            root_certificates=None,
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec"), signed],
-        )
-        super().__init__(address, TaskType.CLIENT_APP, client)
+    def __init__(self, socket: Path, app: ClientApp, file: Path) -> None:
+        self._made = ClientOfSocket(RuntimeHttpClient, socket)
+        version = RuntimeVersionHttpInterceptor(component_name="SuperExec")
+        super().__init__(str(socket), TaskType.CLIENT_APP, self._made.from_server_address(interceptors=[version]))
         self._app = app
         self._file = file
 
     def work(self, token: str) -> None:
         """What ``flwr-clientapp`` does, with an app that is there already."""
-        if self._file is not None:
-            with self._file.open("ab") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
+        with self._file.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
         speak(OURS)
         (inflatable_utils.pull_and_inflate_object_from_tree.__kwdefaults__ or {}).update(initial_backoff=0.05)
         vars(client_engine).update(
             install_from_fab=lambda *_, **__: Path(),
             get_load_client_app_fn=lambda *_, **__: lambda *_: self._app,
+            RuntimeHttpClient=self._made,
         )
-        client_engine.run_clientapp(self.address, token, insecure=True)
+        client_engine.run_clientapp("", token, insecure=True)
 
 
 class ServerTasks(TaskSource):
@@ -161,6 +155,7 @@ class ServerTasks(TaskSource):
             interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec"), ShowsSecret(secret)],
         )
         super().__init__(address, TaskType.SERVER_APP, client)
+        self._address = address
         self._app = app
         self._secret = secret
         self._authority = authority
@@ -178,7 +173,7 @@ class ServerTasks(TaskSource):
         vars(http_grid).update(RuntimeHttpClient=ClientWithSecret(RuntimeHttpClient, self._secret))
         vars(server_engine).update(_in_place_of_an_installed_app(self._app))
         server_engine.run_serverapp(
-            runtime_api_address=self.address,
+            runtime_api_address=self._address,
             log_queue=said,
             token=token,
             insecure=self._authority is None,
