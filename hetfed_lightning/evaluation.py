@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.module import GLOBAL, NothingLoader
 from hetfed_lightning.fleets.own_sets import steps_its_own_way, versions_of
 from hetfed_lightning.local_steps import seed_for
 from hetfed_lightning.logbook import is_fitting
-from hetfed_lightning.participant import STUDENT, split_batch
+from hetfed_lightning.participant import STUDENT
 
 if TYPE_CHECKING:
     import lightning as L

@@ -293,7 +293,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         check_privacy(self)
         take_up_schemas(self.members(), self.federated_data)
         for name, participant in self.members().items():
-            fit_to_own_data(participant, self.federated_data.data.train[name])
+            fit_to_own_data(participant, self.federated_data.data.train[name], self.federated_data.collate_fn)
         check_data(self, self.federated_data)
         check_monitors(self, self.federated_data, self._saved["in_progress"]["round"] + 1 if self._saved else 0)
         give_privacy(self)

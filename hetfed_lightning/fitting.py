@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import default_collate
-
+from hetfed_lightning.batches import split_batch
+from hetfed_lightning.data.collating import Collate, batch_of
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.layers import Fittable
-from hetfed_lightning.participant import split_batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,12 +39,13 @@ def take_up_schemas(participants: Mapping[str, Participant], data: FederatedData
         participant.schema = data.schemas.get(name, participant.schema)
 
 
-def fit_to_own_data(participant: Participant, dataset: Dataset[Any]) -> None:
+def fit_to_own_data(participant: Participant, dataset: Dataset[Any], collate_fn: Collate | None = None) -> None:
     """Fit a participant's transforms and task to its training set.
 
     Args:
         participant: Its transforms' ``fit`` and its task's are called.
         dataset: Its own training set; read sample by sample where it is not in memory.
+        collate_fn: Makes one batch of such samples; torch's default if None.
 
     Raises:
         ValueError: Naming the participant, if something cannot be fitted.
@@ -56,7 +56,7 @@ def fit_to_own_data(participant: Participant, dataset: Dataset[Any]) -> None:
             wanting.append((what, transform))
     if not wanting and not participant.task.wants_fit:
         return
-    everything = everything_of(dataset)
+    everything = everything_of(dataset, collate_fn, participant.label)
     try:
         for what, fittable in wanting:
             fittable.fit(everything[what])
@@ -66,9 +66,10 @@ def fit_to_own_data(participant: Participant, dataset: Dataset[Any]) -> None:
         raise ValueError(f"{participant.label}: cannot be fitted to its training set: {error}") from error
 
 
-def everything_of(dataset: Dataset[Any]) -> tuple[Any, Any]:
+def everything_of(
+    dataset: Dataset[Any], collate_fn: Collate | None = None, owner: str = "a data set"
+) -> tuple[Any, Any]:
     """All inputs and targets of a data set, each as one batch."""
     if isinstance(dataset, Examples):
         return dataset.inputs, dataset.targets
-    samples = [dataset[index] for index in range(len(dataset))]  # type: ignore[arg-type]
-    return split_batch(default_collate([tuple(one) if isinstance(one, list) else one for one in samples]))
+    return split_batch(batch_of(dataset, range(len(dataset)), collate_fn, owner))  # type: ignore[arg-type]

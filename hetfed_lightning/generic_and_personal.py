@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hetfed_lightning.participant import Participant, split_batch
+from hetfed_lightning.batches import split_batch
+from hetfed_lightning.participant import Participant
 
 
 class GenericAndPersonal(Participant):

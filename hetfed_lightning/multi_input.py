@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from hetfed_lightning.participant import Participant, split_batch
+from hetfed_lightning.batches import split_batch
+from hetfed_lightning.participant import Participant
 
 Fusion = Literal["concatenate", "sum"]
 """How features become one vector: side by side, or added up in a common space."""

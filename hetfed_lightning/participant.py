@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from hetfed_lightning.batches import split_batch
 from hetfed_lightning.checkpointing.reading import check_form, read_checkpoint
 from hetfed_lightning.compilation import compile_backbone, is_wrapped, keep_plain_names, plain_name, settings_of
 from hetfed_lightning.counting import enter
@@ -614,15 +615,6 @@ def participant_state(state: Mapping[str, Tensor], name: str | None, source: str
 def _is_part(tensor: Tensor) -> bool:
     """Whether a tensor lies in memory that holds more than itself, as that of a fleet's member does."""
     return tensor.untyped_storage().nbytes() > tensor.nbytes
-
-
-def split_batch(batch: Any) -> tuple[Any, Any]:
-    """Inputs and target of a batch; the target is None where the batch is inputs alone."""
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return batch[0], batch[1]
-    if isinstance(batch, (tuple, list)) and len(batch) == 1:
-        return batch[0], None
-    return batch, None
 
 
 def output_width(outputs: Tensor) -> int:

@@ -20,15 +20,16 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import default_collate
 
+from hetfed_lightning.batches import split_batch
+from hetfed_lightning.data.collating import Collate, batch_of
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import labels_of
 from hetfed_lightning.data.module import GLOBAL
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.multi_input import missing_in_training
-from hetfed_lightning.participant import STUDENT, Participant, output_width, split_batch
+from hetfed_lightning.participant import STUDENT, Participant, output_width
 from hetfed_lightning.strategies.checks import check_callbacks
 from hetfed_lightning.strategies.strategy import FederatedStrategy
 
@@ -43,6 +44,9 @@ log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_\-]*$")
 
+
+TOGETHER = 4
+"""Samples that are put into one batch to see whether they go."""
 
 REFUSED_CALLBACKS: Mapping[type[L.Callback], str] = {
     GradientAccumulationScheduler: "Use Participant(accumulate_grad_batches=...).",
@@ -137,7 +141,10 @@ def check_data(federation: Federation, data: FederatedDataModule) -> None:
             )  # fmt: skip
         _check_transfer(participant)
         source = data.source(name)
-        width = _check_forward(participant, source)
+        width = _check_forward(participant, source, data.collate_fn)
+        _check_batch(participant, source, data.collate_fn)
+        if width is None:
+            continue  # Its own steps know what to make of its batches.
         _check_targets(participant, "its training set", source.dataset, width)
         for what, dataset in (
             ("its validation set", data.data.val.get(name)),
@@ -147,14 +154,20 @@ def check_data(federation: Federation, data: FederatedDataModule) -> None:
         ):
             if dataset is None:
                 continue
-            inputs = split_batch(_first_batch_of(participant, what, dataset))[0]
+            inputs = split_batch(_first_batch_of(participant, what, dataset, data.collate_fn))[0]
             if what.startswith("everyone") and not participant.reads_any_of(inputs):
                 log.info("%s reads nothing of %s (%s): it is not measured on it.",
                          participant.label, what, _shapes(inputs))  # fmt: skip
                 continue
             outputs_of(participant, inputs, what)
             _check_targets(participant, what, dataset, width)
-        _check_last_batch(participant, source)
+        inputs, _ = split_batch(_first_batch_of(participant, "its training set", source.dataset, data.collate_fn))
+        last = 0 if source.drop_last else source.num_samples % source.batch_size
+        if source.batch_size == 1 or last == 1:
+            check_batch_of_one(
+                participant, inputs, f"{source.num_samples} examples in batches of {source.batch_size}",
+                "Change batch_size, set drop_last or use GroupNorm.",
+            )  # fmt: skip
 
 
 def check_names(members: dict[str, Participant], data: FederatedDataModule) -> None:
@@ -216,8 +229,8 @@ def _check_quorum(federation: Federation, rounds: int | None) -> None:
             )
 
 
-def _check_forward(participant: Participant, source: Source) -> int:
-    """Number of outputs of a participant for its own data."""
+def _check_forward(participant: Participant, source: Source, collate_fn: Collate | None) -> int | None:
+    """Number of outputs of a participant for its own data; None where its own steps take batches that are no pairs."""
     if source.num_samples == 0:
         raise ValueError(f"{participant.label}: its training set is empty; remove the participant or give it data.")
     if source.batches_per_epoch == 0:
@@ -225,11 +238,14 @@ def _check_forward(participant: Participant, source: Source) -> int:
             f"{participant.label}: {source.num_samples} training examples make no batch of {source.batch_size} with "
             "drop_last=True. Lower batch_size or set drop_last=False."
         )
-    batch = _first_batch_of(participant, "its training set", source.dataset)
+    batch = _first_batch_of(participant, "its training set", source.dataset, collate_fn)
     inputs, target = split_batch(batch)
+    if target is None and steps_by_itself(participant):
+        return None
     if target is None:
         raise ValueError(
-            f"{participant.label}: its training set yields {type(batch).__name__}, expected (input, target)."
+            f"{participant.label}: its training set yields {type(batch).__name__}, expected (input, target). Let "
+            "collate_fn make the pair, or give the participant a training_step that takes such batches."
         )
     if missing := participant.missing_inputs(inputs):
         raise ValueError(missing_in_training(participant, missing, inputs))
@@ -285,38 +301,74 @@ def _check_targets(participant: Participant, what: str, dataset: Any, width: int
         )  # fmt: skip
 
 
-def _check_last_batch(participant: Participant, source: Source) -> None:
-    last = source.num_samples % source.batch_size
-    alone = source.batch_size == 1 or (last == 1 and not source.drop_last)
-    if not alone or not any(isinstance(module, _BatchNorm) for module in participant.modules()):
+def check_last_public_batch(participant: Participant, inputs: Any, count: int, batch_size: int, setting: str) -> None:
+    """Refuse a public set of which a batch is a single example, for whom that cannot be trained on.
+
+    Args:
+        participant: Who learns on it.
+        inputs: Of its first example, raw.
+        count: Its examples.
+        batch_size: Of those who learn on it.
+        setting: Where the size is set, such as ``"EnsembleDistillation(batch_size=...)"``.
+
+    Raises:
+        ValueError: Naming the participant, both numbers and what to change.
+    """
+    if batch_size == 1 or count % batch_size == 1:
+        check_batch_of_one(
+            participant, inputs, f"{count} public examples in batches of {batch_size}",
+            f"Change {setting} or the public set's size, or use GroupNorm.",
+        )  # fmt: skip
+
+
+def check_batch_of_one(participant: Participant, inputs: Any, batches: str, remedy: str) -> None:
+    """Refuse to train on a batch of a single example, where the network's BatchNorm cannot.
+
+    Args:
+        participant: Whose network it is.
+        inputs: Of one example, raw.
+        batches: Of what sizes, for the message.
+        remedy: What to change.
+
+    Raises:
+        ValueError: Naming the participant.
+    """
+    if not any(isinstance(module, _BatchNorm) for module in participant.modules()):
         return
-    inputs, _ = split_batch(first_batch(source.dataset))
-    network = nn.ModuleList([deepcopy(participant.backbone), deepcopy(participant.head)])
+    backbone, head = deepcopy(participant.backbone), deepcopy(participant.head)
     try:
         with torch.no_grad(), participant.trainer.precision_plugin.forward_context():
-            network[1](network[0](participant.transformed(as_trained(participant, inputs))))
+            head(backbone(participant.transformed(as_trained(participant, inputs))))
     except ValueError as error:
         raise ValueError(
-            f"{participant.label}: {source.num_samples} examples in batches of {source.batch_size} leave a batch of "
-            f"one, which its BatchNorm cannot normalise ({error}). Change batch_size, set drop_last or use GroupNorm."
+            f"{participant.label}: {batches} leave a batch of one, which its BatchNorm cannot normalise ({error}). "
+            f"{remedy}"
         ) from error
 
 
-def _first_batch_of(participant: Participant, what: str, dataset: Any) -> Any:
+def steps_by_itself(participant: Participant) -> bool:
+    """Whether a participant's training step is its own, which may take batches of any form."""
+    return type(participant).training_step is not Participant.training_step
+
+
+def _check_batch(participant: Participant, source: Source, collate_fn: Collate | None) -> None:
+    """Refuse samples that do not go into one batch, as far as the first few tell."""
+    if isinstance(source.dataset, Examples):
+        return
+    count = min(source.batch_size, source.num_samples, TOGETHER)
+    batch_of(source.dataset, range(count), collate_fn, participant.label)
+
+
+def _first_batch_of(participant: Participant, what: str, dataset: Any, collate_fn: Collate | None) -> Any:
     try:
-        return first_batch(dataset)
+        return first_batch(dataset, collate_fn=collate_fn)
     except Exception as error:
         raise ValueError(f"{participant.label}: the first example of {what} cannot be read: {error}") from error
 
 
-def first_batch(dataset: Any, count: int = 1) -> Any:
+def first_batch(dataset: Any, count: int = 1, collate_fn: Collate | None = None) -> Any:
     """A batch of the first ``count`` examples, or of as many as there are."""
-    count = min(count, len(dataset))
-    if isinstance(dataset, Examples):
-        inputs, targets = dataset.batch(torch.arange(count))
-        return inputs if targets is None else (inputs, targets)
-    samples = [dataset[index] for index in range(count)]
-    return default_collate([tuple(sample) if isinstance(sample, list) else sample for sample in samples])
+    return batch_of(dataset, range(min(count, len(dataset))), collate_fn, "its data set")
 
 
 def as_trained(participant: Participant, inputs: Any) -> Any:

@@ -10,13 +10,14 @@ from lightning.pytorch.plugins.precision import DoublePrecision, Precision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hetfed_lightning.batches import split_batch
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.distillation import ClassPriorWeighted
 from hetfed_lightning.fleets.kinship import OWN_STEP, gives_example_losses
 from hetfed_lightning.layers import Fittable
 from hetfed_lightning.modes import modes_of, restore
-from hetfed_lightning.participant import Participant, split_batch
+from hetfed_lightning.participant import Participant
 from hetfed_lightning.preflight import as_trained, first_batch
 from hetfed_lightning.privacy import Ledger
 from hetfed_lightning.privacy.dpsgd import PerExampleGradients, refused_layers
@@ -117,9 +118,10 @@ def check_gradients(federation: Federation) -> None:
     for name, participant in federation.members().items():
         if participant.privacy is None:
             continue
-        batch = first_batch(federation.federated_data.source(name).dataset, TRIED)
+        data = federation.federated_data
+        batch = first_batch(data.source(name).dataset, TRIED, data.collate_fn)
         inputs, target = split_batch(participant.on_after_batch_transfer(as_trained(participant, batch), 0))
-        _check_weights(participant, participant(inputs), federation.federated_data.train_targets(name))
+        _check_weights(participant, participant(inputs), data.train_targets(name))
         modes = modes_of([participant])
         try:
             fault = _mixes(participant, inputs, target)

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from hetfed_lightning.batches import split_batch
 from hetfed_lightning.callbacks.asking import finite_answers
 from hetfed_lightning.callbacks.learning import LearningPhase
 from hetfed_lightning.callbacks.lesson import Lesson
@@ -18,7 +19,7 @@ from hetfed_lightning.callbacks.mixing import DistillationTerm
 from hetfed_lightning.distillation import Ensemble, MeanProbabilities, OutputKind, Teachers, check_temperature
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
 from hetfed_lightning.participant import STUDENT, output_width
-from hetfed_lightning.preflight import outputs_of
+from hetfed_lightning.preflight import check_last_public_batch, first_batch, outputs_of
 from hetfed_lightning.preflight_steps import check_follows
 from hetfed_lightning.rounds import FederatedCallback, Phase
 from hetfed_lightning.schedules import RoundSchedule, value_in
@@ -163,9 +164,19 @@ class EnsembleDistillation(FederatedCallback):
                     f"{participant.label} has {width} {kind} output(s), {first[0]} has {first[2]} {first[1]}: "
                     "participants that distil must have one task and one label space."
                 )
-            if name != STUDENT:
+            self._check_batches(federation, name, inputs)
+            if name != STUDENT and _has_targets(federation, name):
                 counts = participant.task.class_counts(data.train_targets(name), width)
                 self.meet(name, data.num_samples(name), counts)
+
+    def _check_batches(self, federation: Federation, name: str, inputs: Any) -> None:
+        """Refuse a last public batch of one example for who learns and cannot train on it."""
+        mutual, student = self.learners(has_student=federation.student is not None)
+        if student if name == STUDENT else mutual:
+            check_last_public_batch(
+                federation[name], inputs, federation.federated_data.num_public, self.batch_size,
+                "EnsembleDistillation(batch_size=...)",
+            )  # fmt: skip
 
     def meet(self, name: str, samples: int, class_counts: Tensor | None) -> None:
         """Note what ensembles weigh a teacher by.
@@ -374,7 +385,8 @@ class EnsembleDistillation(FederatedCallback):
         """
         logits = torch.stack(list(answers.values()))
         device = logits.device
-        counts = [self._class_counts[name] for name in answers] if self._class_counts else None
+        known = bool(self._class_counts) and self._class_counts.keys() >= set(answers)
+        counts = [self._class_counts[name] for name in answers] if known else None
         return Teachers(
             logits=logits,
             kind=kind,
@@ -445,6 +457,12 @@ def _abstaining(federation: Federation, inputs: Any) -> frozenset[str]:
                  "learns.",
                  everyone[name].label, found)  # fmt: skip
     return frozenset(names)
+
+
+def _has_targets(federation: Federation, name: str) -> bool:
+    """Whether a participant's batches are pairs of inputs and target; its own steps may take others."""
+    data = federation.federated_data
+    return split_batch(first_batch(data.source(name).dataset, collate_fn=data.collate_fn))[1] is not None
 
 
 def _check_settings(temperature: float | RoundSchedule, weight: float | RoundSchedule, round_index: int) -> None:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusionMatrix
 
+from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.module import GLOBAL
 from hetfed_lightning.modes import evaluating
-from hetfed_lightning.participant import Participant, output_width, split_batch
+from hetfed_lightning.participant import Participant, output_width
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation

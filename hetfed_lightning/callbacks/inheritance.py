@@ -18,7 +18,7 @@ from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participant import STUDENT, Participant, output_width
-from hetfed_lightning.preflight import outputs_of
+from hetfed_lightning.preflight import check_last_public_batch, outputs_of
 from hetfed_lightning.rounds import FederatedCallback, Phase
 from hetfed_lightning.transfer import Transfer, inherited_state, taught
 
@@ -99,6 +99,7 @@ class Inheritance(FederatedCallback):
                 f"{participant.label}: transfer.distillation_epochs: {who} reads "
                 f"{'nothing' if who == participant.label else 'anything'} of the public set. Set it to 0."
             )
+        check_last_public_batch(participant, inputs, data.num_public, self.batch_size, "Inheritance(batch_size=...)")
         width = output_width(outputs_of(participant, inputs, "the public set"))
         kind = participant.task.kind
         with torch.no_grad():

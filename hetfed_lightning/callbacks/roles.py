@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import lightning as L
 import torch
 
+from hetfed_lightning.batches import split_batch
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.metrics import payload_bytes
-from hetfed_lightning.participant import STUDENT, Participant, output_width, split_batch
+from hetfed_lightning.participant import STUDENT, Participant, output_width
 from hetfed_lightning.preflight import first_batch, outputs_of
 
 if TYPE_CHECKING:
@@ -143,7 +144,9 @@ def label_counts(federation: Federation, limit: int) -> dict[str, Any]:
     data = federation.federated_data
     counts = {}
     for name, participant in islice(federation.members().items(), limit):
-        inputs, _ = split_batch(first_batch(data.source(name).dataset))
+        inputs, target = split_batch(first_batch(data.source(name).dataset, collate_fn=data.collate_fn))
+        if target is None:
+            continue  # Its own steps take batches of another form.
         width = output_width(outputs_of(participant, inputs, "its training data"))
         found = participant.task.class_counts(data.train_targets(name), width)
         if found is not None:

@@ -81,6 +81,13 @@ def as_tensor(sample: object) -> Tensor:
     return tensor_from_array(array)
 
 
+def is_convertible(sample: object) -> bool:
+    """Whether :func:`as_tensor` knows what to make of a sample: a tensor, an array of numbers or a PIL image."""
+    if isinstance(sample, np.ndarray | np.generic):
+        return sample.dtype.kind in "biuf"
+    return isinstance(sample, Tensor) or _is_pil_image(sample)
+
+
 def _channels_first(image: NDArray[np.uint8]) -> Tensor:
     if image.ndim == 2:
         return tensor_from_array(image[None])
@@ -118,19 +125,24 @@ class Converted(Dataset[Any]):
         dataset: Yields ``(input, label)`` or an input alone; an input is whatever :func:`as_tensor` takes, or
             a mapping of such.
         transform: Applied to every converted input, after the conversion.
+        leaves_rest: Whether what is no tensor, array or image, and a sample that is no pair, is left as it is, for a
+            ``collate_fn`` to make tensors of.
 
     Raises:
         DataError: If the data set is empty or has no length; on access, if a sample cannot be converted (the
             message gives its index).
     """
 
-    def __init__(self, dataset: Dataset[Any], transform: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], transform: Callable[[Any], Any] | None = None, *, leaves_rest: bool = False
+    ) -> None:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise DataError(f"expected a map-style data set with a length, got {type(dataset).__name__}")
         if len(dataset) == 0:
             raise DataError(f"the {type(dataset).__name__} to convert has no sample")
         self.dataset = dataset
         self.transform = transform
+        self.leaves_rest = leaves_rest
 
     @property
     def targets(self) -> Tensor | None:
@@ -148,15 +160,28 @@ class Converted(Dataset[Any]):
             if not isinstance(sample, tuple | list):
                 return self._convert(sample)
             if len(sample) != 2:
+                if self.leaves_rest:
+                    return sample
                 raise DataError(f"expected (input, label) or an input, got {len(sample)} values")
-            return self._convert(sample[0]), as_label(sample[1])
+            return self._convert(sample[0]), self._label(sample[1])
         except DataError as error:
             raise DataError(f"sample {index} of {type(self.dataset).__name__}: {error}") from error
 
     def _convert(self, value: object) -> Any:
-        converted: Tensor | dict[str, Tensor]
+        converted: Any
         if isinstance(value, Mapping):
-            converted = {key: as_tensor(part) for key, part in value.items()}
+            converted = {key: self._part(part) for key, part in value.items()}
         else:
-            converted = as_tensor(value)
+            converted = self._part(value)
         return converted if self.transform is None else self.transform(converted)
+
+    def _part(self, value: object) -> Any:
+        return value if self.leaves_rest and not is_convertible(value) else as_tensor(value)
+
+    def _label(self, value: object) -> Any:
+        try:
+            return as_label(value)
+        except DataError:
+            if self.leaves_rest:
+                return value
+            raise

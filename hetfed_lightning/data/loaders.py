@@ -8,15 +8,17 @@ of workers, and whoever else takes part.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from hetfed_lightning.data.blocks import BlockSource, RoundBatch, alike
+from hetfed_lightning.data.collating import Collate, NamedCollate, collated
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.privacy.noise import random_positions
 from hetfed_lightning.seeding import seed_sample, stream_generator, stream_seed
@@ -133,7 +135,7 @@ class RoundLoader:
         *,
         hosting: Hosting | None = None,
         num_workers: int = 0,
-        collate_fn: Callable[[list[Any]], Any] | None = None,
+        collate_fn: Collate | None = None,
         pin_memory: bool = False,
         home: torch.device | None = None,
     ) -> None:
@@ -142,7 +144,7 @@ class RoundLoader:
         self.home = home
         self.hosting = hosting
         self.num_workers = num_workers
-        self._collate = collate_fn or default_collate
+        self._collate = NamedCollate(collate_fn)
         self._pin_memory = pin_memory
         self._length: int | None = None
         self._round: tuple[int, int] | None = None
@@ -310,12 +312,14 @@ def evaluation_loader(
     batch_size: int,
     *,
     num_workers: int = 0,
-    collate_fn: Callable[[list[Any]], Any] | None = None,
+    collate_fn: Collate | None = None,
+    owner: str = "an evaluation set",
 ) -> EvaluationLoader | DataLoader[Any]:
     """Loader of a set in order: by whole batches where it is in memory, by torch's ``DataLoader`` elsewhere."""
     if isinstance(dataset, Examples):
         return EvaluationLoader(dataset, batch_size)
-    return DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate_fn)
+    collate = partial(collated, owner=owner, collate_fn=collate_fn)
+    return DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
 
 
 class MeasuredLoader:
@@ -365,7 +369,7 @@ class _AllSamples(Dataset[Any]):
     def __init__(self, datasets: Mapping[str, Dataset[Any]]) -> None:
         self._datasets = dict(datasets)
 
-    def __getitem__(self, key: tuple[str, int, int]) -> Any:
+    def __getitem__(self, key: tuple[str, int, int]) -> tuple[str, Any]:
         name, index, seed = key
         seed_sample(seed)
-        return self._datasets[name][index]
+        return f"participant {name!r}", self._datasets[name][index]

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, TensorDataset, default_collate
+from torch.utils.data import ConcatDataset, Dataset, TensorDataset
 
+from hetfed_lightning.batches import split_batch
 from hetfed_lightning.checkpointing.harmless import LoadsHarmlessly
 from hetfed_lightning.data.blocks import RoundBatch
+from hetfed_lightning.data.collating import Collate, batch_of, collated
 from hetfed_lightning.data.conversion import Converted
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples, is_plain
@@ -23,6 +25,10 @@ from hetfed_lightning.data.loaders import Hosting, MeasuredLoader, RoundLoader, 
 from hetfed_lightning.data.names import of_member
 from hetfed_lightning.data.residence import Resident, home_of
 from hetfed_lightning.schema import DataSchema
+
+AnyDataset = Dataset[Any]
+if not TYPE_CHECKING:
+    AnyDataset = Dataset  # For `Dataset[Any]` jsonargparse makes no class that takes arguments.
 
 GLOBAL = "global"
 """Key of the loader of everyone's data beside those of the participants."""
@@ -70,7 +76,10 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         drop_last: Whether an incomplete last batch of a pass is left out.
         transforms: By participant: applied to each sample's input where its data set is read sample by sample
             (whole batches on the device are transformed by ``Participant(transform=...)``).
-        collate_fn: Makes a batch of samples that are read one by one.
+        collate_fn: Makes a batch of samples that are read one by one, as their data set yields them: ``(inputs,
+            target)``, or what a participant's own steps take. Arrays and images in a sample are tensors by then; what
+            is neither, such as text or lists of tokens, is left to it. The public set's samples go through it too, and
+            of a pair that it makes of them the inputs alone are used.
         pin_memory: As for ``DataLoader``.
         resident: Whether in-memory training sets and the public set live on the accelerator where together they take at
             most a quarter of its free memory; on a CPU it has no meaning. They are copied as training begins.
@@ -85,19 +94,19 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
 
     def __init__(
         self,
-        train: Mapping[str, Dataset[Any]] | None = None,
-        val: Mapping[str, Dataset[Any]] | None = None,
-        test: Mapping[str, Dataset[Any]] | None = None,
+        train: Mapping[str, AnyDataset] | None = None,
+        val: Mapping[str, AnyDataset] | None = None,
+        test: Mapping[str, AnyDataset] | None = None,
         *,
-        public: Dataset[Any] | None = None,
-        global_val: Dataset[Any] | str | None = None,
-        global_test: Dataset[Any] | str | None = None,
+        public: AnyDataset | None = None,
+        global_val: AnyDataset | str | None = None,
+        global_test: AnyDataset | str | None = None,
         batch_size: int | dict[str, int] = 32,
         eval_batch_size: int = 512,
         num_workers: int = 0,
         drop_last: bool = False,
         transforms: Mapping[str, Callable[[Any], Any]] | None = None,
-        collate_fn: Callable[[list[Any]], Any] | None = None,
+        collate_fn: Collate | None = None,
         pin_memory: bool = False,
         resident: bool = True,
     ) -> None:
@@ -195,10 +204,24 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         return self.source(name).num_samples
 
     def train_targets(self, name: str) -> Tensor:
-        """Targets of a participant's training set, read sample by sample where there is no quicker way."""
+        """Targets of a participant's training set, read sample by sample where there is no quicker way.
+
+        Raises:
+            DataError: If its batches are no pairs of inputs and target.
+        """
         dataset = self.data.train[name]
         found = labels_of(dataset)
-        return read_labels(dataset) if found is None else found
+        if found is not None:
+            return found
+        if self.collate_fn is None:
+            return read_labels(dataset)
+        parts = []
+        for indices in torch.arange(len(dataset)).split(self.eval_batch_size):  # type: ignore[arg-type]
+            target = split_batch(batch_of(dataset, indices.tolist(), self.collate_fn, f"participant {name!r}"))[1]
+            if not isinstance(target, Tensor):
+                raise DataError(f"participant {name!r}: its collate_fn makes no pair of inputs and targets.")
+            parts.append(target)
+        return torch.cat(parts)
 
     @property
     def num_public(self) -> int:
@@ -217,7 +240,16 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         if public is None:
             raise DataError("There is no public set: give FederatedDataModule(public=...).")
         samples = [public[index] for index in indices.tolist()]
-        return (self.collate_fn or default_collate)([s[0] if isinstance(s, (tuple, list)) else s for s in samples])
+        alone = [one[0] if isinstance(one, (tuple, list)) else one for one in samples]
+        if self.collate_fn is None:
+            return collated(alone, "the public set")
+        try:
+            return split_batch(collated(samples, "the public set", self.collate_fn))[0]
+        except DataError as error:
+            try:  # It may be made for inputs alone, where the training sets are in memory and need none.
+                return collated(alone, "the public set", self.collate_fn)
+            except DataError:
+                raise error from error.__cause__
 
     # Loaders
 
@@ -289,7 +321,11 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         datasets = dict(own) | ({} if everyones is None else {GLOBAL: everyones})
         loaders = {
             name: evaluation_loader(
-                dataset, self.eval_batch_size, num_workers=self.num_workers, collate_fn=self.collate_fn
+                dataset,
+                self.eval_batch_size,
+                num_workers=self.num_workers,
+                collate_fn=self.collate_fn,
+                owner="everyone's set" if name == GLOBAL else f"participant {name!r}",
             )
             for name, dataset in datasets.items()
         }
@@ -304,10 +340,11 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
 
     def _readable(self, data: FederatedData) -> FederatedData:
         """The data with every set that is read sample by sample yielding tensors."""
+        leaves_rest = self.collate_fn is not None
 
         def by_name(datasets: Mapping[str, Dataset[Any]], what: str) -> dict[str, Dataset[Any]]:
             return {
-                name: _converted(dataset, self.transforms.get(name), f"{what} set of {name!r}")
+                name: _converted(dataset, self.transforms.get(name), f"{what} set of {name!r}", leaves_rest=leaves_rest)
                 for name, dataset in datasets.items()
             }
 
@@ -315,7 +352,7 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         if unknown:
             raise DataError(f"transforms: no participant {unknown[0]!r}; there are {', '.join(data.train)}.")
         everyones = [
-            None if dataset is None else _converted(dataset, None, what)
+            None if dataset is None else _converted(dataset, None, what, leaves_rest=leaves_rest)
             for what, dataset in (
                 ("public set", data.public),
                 ("everyone's validation set", data.global_val),
@@ -362,12 +399,14 @@ def _dataset(value: Dataset[Any] | str | None, what: str) -> Dataset[Any] | None
     return value
 
 
-def _converted(dataset: Dataset[Any], transform: Callable[[Any], Any] | None, what: str) -> Dataset[Any]:
+def _converted(
+    dataset: Dataset[Any], transform: Callable[[Any], Any] | None, what: str, *, leaves_rest: bool = False
+) -> Dataset[Any]:
     if transform is None and isinstance(dataset, (Converted, Examples)):
         return dataset
     try:
         if transform is None and type(dataset) is TensorDataset and len(dataset.tensors) <= 2 and len(dataset):
             return Examples(*dataset.tensors)  # Checked, and indexed a batch at a time.
-        return Converted(dataset, transform)
+        return Converted(dataset, transform, leaves_rest=leaves_rest)
     except DataError as error:
         raise DataError(f"{what}: {error}") from error

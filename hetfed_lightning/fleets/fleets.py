@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, get_args
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
-from torch.utils.data import default_collate
 
+from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.blocks import RoundBatch, StackedBatch, stacked
+from hetfed_lightning.data.collating import batch_of
 from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, try_engines
 from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet
@@ -22,7 +23,6 @@ from hetfed_lightning.fleets.seated import SeatedFleets
 from hetfed_lightning.fleets.terms import adding, terms_of
 from hetfed_lightning.fleets.wording import listed, shortly
 from hetfed_lightning.ledger import tag
-from hetfed_lightning.participant import split_batch
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 
 if TYPE_CHECKING:
@@ -255,9 +255,9 @@ def _drawn(federation: Federation, fleet: Fleet, member: Member, batch: Mapping[
 
 def _sample_of(federation: Federation, fleet: Fleet) -> Any:
     """Inputs of one member's batch of one training sample, as the fleet would have it: shape ``(1, 1, ...)``."""
-    data = federation.federated_data.data.train
+    data, collate_fn = federation.federated_data.data.train, federation.federated_data.collate_fn
     member = next(one for one in fleet.members if one.name in data)
-    sample = default_collate([data[member.name][0]])
+    sample = batch_of(data[member.name], [0], collate_fn, member.local.participant.label)
     sample = federation.trainer.precision_plugin.convert_input(sample)
     sample = move_data_to_device(sample, federation.device)
     inputs = split_batch(member.local.participant.on_after_batch_transfer(sample, 0))[0]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import lightning as L
 from torch import Tensor
 
+from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.blocks import StackedBatch, stacked
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.loaders import EvaluationLoader, MeasuredLoader
@@ -22,7 +23,7 @@ from hetfed_lightning.evaluated import Evaluated
 from hetfed_lightning.fleets.engine import Engine
 from hetfed_lightning.fleets.fleet import Fleet
 from hetfed_lightning.fleets.together import evaluated_together
-from hetfed_lightning.participant import Participant, split_batch
+from hetfed_lightning.participant import Participant
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation

@@ -1,0 +1,16 @@
+"""Batches as data sets and collate functions make them: a pair of inputs and target, or inputs alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["split_batch"]
+
+
+def split_batch(batch: Any) -> tuple[Any, Any]:
+    """Inputs and target of a batch; the target is None where the batch is inputs alone."""
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    if isinstance(batch, (tuple, list)) and len(batch) == 1:
+        return batch[0], None
+    return batch, None
