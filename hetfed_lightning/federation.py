@@ -51,6 +51,7 @@ from hetfed_lightning.preemption import Preemption
 from hetfed_lightning.preflight import check_data, check_members, check_names, check_trainer
 from hetfed_lightning.preflight_layers import check_initialised, check_memory
 from hetfed_lightning.preflight_monitors import check_monitors
+from hetfed_lightning.preflight_owners import check_owners
 from hetfed_lightning.preflight_privacy import check_gradients, check_privacy, take_up_accounts
 from hetfed_lightning.private_steps import epsilons, give_privacy
 from hetfed_lightning.roster import KeepsRoster
@@ -58,6 +59,7 @@ from hetfed_lightning.round_length import expect_batches, warn_of_accumulation
 from hetfed_lightning.rounds import FederatedCallback, RoundClock, federated_callbacks, raise_event
 from hetfed_lightning.scaling import give_scales, skipped_steps
 from hetfed_lightning.seeding import seed_sample, stream_seed, streams_kept
+from hetfed_lightning.separation import keep_apart
 from hetfed_lightning.storage import LendsStorage
 from hetfed_lightning.strategies.ranks import Ranks
 from hetfed_lightning.strategies.strategy import ranks_of
@@ -93,7 +95,8 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             fastest on the first batch.
 
     Raises:
-        ValueError: If there is no participant, a name is unusable, or a setting is out of its range.
+        ValueError: If there is no participant, a name is unusable, two hold parts of one network, or a setting is out
+            of its range.
     """
 
     trained_in_this_process = False
@@ -113,6 +116,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         super().__init__()
         members = expanded(participants)
         check_members(members, student)
+        keep_apart(members if student is None else members | {STUDENT: student})
         if not 0 < participation <= 1:
             raise ValueError(f"participation: expected a fraction in (0, 1], got {participation}.")
         if min_participants < 1:
@@ -266,15 +270,25 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         make_safe(self.trainer)
         self.preemption = Preemption(self.trainer)
         self.ranks = ranks_of(self)
+        self._take_back()
         for participant in self.everyone().values():
             check_initialised(participant, participant.label)
             check_memory(participant, participant.label)
             participant.trainer = self.trainer
         super().setup(stage)
 
+    def _take_back(self) -> None:
+        """Become the host again of participants that another federation has taken, or that have trained alone since."""
+        for name, participant in self.everyone().items():
+            if participant.host is not self:
+                if participant.host is not None:
+                    log.info("%s leaves another federation to be %r in this one.", participant.label, name)
+                participant.attach(name, self)
+
     def configure_optimizers(self) -> Any:
         """Every participant's optimizers and schedulers, in the order of the participants."""
         self.local = {name: LocalOptimization.of(participant) for name, participant in self.everyone().items()}
+        check_owners(self.local)
         check_optimizers(self._saved_optimizers, self.local)
         for name, steps in self._saved_steps.items():
             self.local[name].progress = steps

@@ -513,8 +513,10 @@ class Participant(Borrower, L.LightningModule):
 
     @property
     def host(self) -> Host | None:
-        """The federation that trains it, None outside of one."""
-        return None if self._host is None else self._host()
+        """The federation that trains it; None outside of one, and while a Trainer trains it alone."""
+        if self._host is None or getattr(self._trainer, "lightning_module", None) is self:
+            return None
+        return self._host()
 
     @property
     def scope(self) -> str:
@@ -523,7 +525,12 @@ class Participant(Borrower, L.LightningModule):
         return "own" if host is None else host.scope
 
     def attach(self, name: str, host: Host) -> None:
-        """Become ``name`` in a federation. The reference is weak, and is dropped when the participant is copied."""
+        """Become ``name`` in a federation. The reference is weak, and is dropped when the participant is copied.
+
+        One that was in another federation keeps its weights, and returns as that one runs next.
+        """
+        if self.host is not None and self.host is not host:
+            self.materialise()  # What it borrows there that federation goes on writing to.
         self._name = name
         self._host = weakref.ref(host)
         keep_plain_names(self)  # Modules that a subclass has added since.
