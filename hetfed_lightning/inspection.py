@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hetfed_lightning.guard import names_of_non_finite
+from hetfed_lightning.guard import LARGEST, names_beyond, names_of_non_finite, why_unusable
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT
 
@@ -33,7 +33,7 @@ def inspect(federation: Federation, *, losses: bool = False) -> None:
 
 
 def quarantine_non_finite(federation: Federation, *, losses: bool = False) -> None:
-    """Take participants out of the round whose weights are not finite, however few are left.
+    """Take participants out of the round whose weights are not finite, or too large, however few are left.
 
     Args:
         federation: In a round.
@@ -41,8 +41,10 @@ def quarantine_non_finite(federation: Federation, *, losses: bool = False) -> No
     """
     looked_at = [*federation.contributors(), *([] if federation.student is None else [STUDENT])]
     views = federation.fleets.views(federation, looked_at)
-    for name in names_of_non_finite({name: state.values() for name, state in views.items()}):
-        federation.quarantine(name, "its weights are not finite")
+    everyone = federation.everyone()
+    for name in names_beyond({name: state.values() for name, state in views.items()}, LARGEST):
+        if reason := why_unusable(views[name], {key for key, _ in everyone[name].named_parameters()}):
+            federation.quarantine(name, reason)
     if losses:
         noted = federation.logbook.ledgers["train"].noted
         found = names_of_non_finite({name: noted(tag("train_loss", name)) for name in federation.contributors()})

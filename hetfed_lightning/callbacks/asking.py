@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hetfed_lightning.callbacks.lesson import on_device, two_columns
 from hetfed_lightning.distillation.outputs import at_least_float32
-from hetfed_lightning.guard import is_finite
+from hetfed_lightning.guard import why_not_heard
 from hetfed_lightning.local_steps import seed_for
 from hetfed_lightning.modes import evaluating
 
@@ -41,10 +41,10 @@ def finite_answers(federation: Federation, names: Sequence[str], round_index: in
     said = own_answers(federation, list(filter(federation.ranks.measures, names)))
     asked: dict[str, Tensor] = {}
     for name, logits in federation.ranks.gathered(said, names).items():
-        if is_finite([logits]):
-            asked[name] = logits.to(federation.device)
+        if reason := why_not_heard(logits):
+            federation.quarantine(name, reason)
         else:
-            federation.quarantine(name, "its predictions on the public set are not finite")
+            asked[name] = logits.to(federation.device)
     if not asked:
         raise RuntimeError(
             f"Round {round_index}: no teacher has finite predictions on the public set; asked: {', '.join(names)}."

@@ -14,7 +14,7 @@ from hetfed_lightning.flower.arrays import Layout
 from hetfed_lightning.flower.description import Description
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.untrusted import is_name, one_line, shown
-from hetfed_lightning.guard import is_finite
+from hetfed_lightning.guard import why_not_heard, why_unusable
 
 MOST_METRICS = 1_000
 """Figures of one participant in one round."""
@@ -44,19 +44,25 @@ def wanted(order: Order, description: Description) -> Wanted:
     )
 
 
-def fault_of(reply: Reply, order: Order, description: Description) -> str:
+def fault_of(reply: Reply, order: Order, description: Description, parameters: Collection[str]) -> str:
     """Why a reply cannot be used; empty where it can.
 
     Args:
         reply: Of a site, of the layout that was wanted.
         order: That it answers.
         description: What the site said of itself before training.
+        parameters: Keys that are parameters rather than buffers, by the word of most.
     """
     if reply.participant != description.participant:
         return f"it answers for {shown(reply.participant)}"
     if reply.quarantined:
         return one_line(reply.quarantined) or "it left itself out, and does not say why"
-    return _of_samples(reply, description) or _of_metrics(reply) or _of_answers(reply, order) or _of_shared(reply)
+    return (
+        _of_samples(reply, description)
+        or _of_metrics(reply)
+        or _of_answers(reply, order)
+        or _of_shared(reply, order, parameters)
+    )
 
 
 def usable_metrics(reply: Reply) -> dict[str, float]:
@@ -99,13 +105,12 @@ def _of_answers(reply: Reply, order: Order) -> str:
     if reply.answers is None:
         missing = order.answer or order.answer_after
         return "its predictions on the public set are missing" if missing else ""
-    return "" if is_finite([reply.answers]) else "its predictions on the public set are not finite"
+    return why_not_heard(reply.answers)
 
 
-def _of_shared(reply: Reply) -> str:
+def _of_shared(reply: Reply, order: Order, parameters: Collection[str]) -> str:
+    if reply.idle and order.begin is None and order.learn is None:
+        return "it says that it took no step, and nobody asked for one"
     if reply.idle and reply.shared:
         return "it sends a shared state, and took no step"
-    for state in reply.shared.values():
-        if not is_finite(state.values()):
-            return "its weights are not finite"
-    return ""
+    return next(filter(None, (why_unusable(state, parameters) for state in reply.shared.values())), "")

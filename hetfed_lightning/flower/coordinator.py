@@ -32,8 +32,8 @@ from hetfed_lightning.flower.agreement import (
 )
 from hetfed_lightning.flower.arrays import Layout
 from hetfed_lightning.flower.checks import fault_of, usable_metrics
-from hetfed_lightning.flower.description import Description
-from hetfed_lightning.flower.exchange import Exchange
+from hetfed_lightning.flower.description import Description, parameters_of
+from hetfed_lightning.flower.exchange import Exchange, read_or_fault
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.pooling import Pooling
 from hetfed_lightning.flower.roll import Roll
@@ -451,13 +451,20 @@ class Coordinator:
             if answer.finished is not None and answer.finished == order.finish:
                 self._open.discard(name)
                 self._metrics |= usable_metrics(answer)
-            fault = fault_of(answer, order, self.roll.descriptions[name])
+            fault = self._fault_of(name, answer, order)
             if fault:
                 self._leave_out(name, fault)
                 continue
             self._stale.discard(name)
             usable[name] = answer
         return usable
+
+    def _fault_of(self, name: str, reply: Reply, order: Order) -> str:
+        """Why a reply cannot be used; that it cannot be looked at is a reason too."""
+        described = self.roll.descriptions
+        parameters = parameters_of(described.values())
+        found = read_or_fault(reply, lambda one: fault_of(one, order, described[name], parameters))
+        return found.reason if isinstance(found, Fault) else found
 
     def _leave_out(self, name: str, reason: str) -> None:
         if name not in self.left:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any
@@ -169,6 +170,16 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
         classes=_told(() if participant.schema is None else participant.schema.classes),
         labels=_labels(federation, name, participant),
     )
+
+
+def parameters_of(descriptions: Iterable[Description]) -> frozenset[str]:
+    """Keys that are parameters rather than buffers, by the word of at least half of those who offer them."""
+    offered: Counter[str] = Counter()
+    called: Counter[str] = Counter()
+    for one in descriptions:
+        offered.update({key for layout in one.offered.values() for key in layout})
+        called.update(one.parameters)
+    return frozenset(key for key, count in called.items() if 2 * count >= offered[key])
 
 
 def subjects(federation: Federation) -> dict[str, Participant]:

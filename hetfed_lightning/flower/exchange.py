@@ -22,6 +22,7 @@ from hetfed_lightning.flower.volley import Fault, Volley, online_nodes
 
 log = logging.getLogger(__name__)
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -95,7 +96,7 @@ class Exchange:
         return Volley(self._grid, content, deadline, names, self._wait).fly()
 
 
-def read_or_fault(content: RecordDict, reader: Callable[[RecordDict], T]) -> T | Fault:
+def read_or_fault(content: S, reader: Callable[[S], T]) -> T | Fault:
     """What a reader makes of a site's words; whatever it ends with is the fault of the site alone."""
     try:
         return reader(content)

@@ -13,7 +13,7 @@ from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging, Sen
 from hetfed_lightning.callbacks.private_averaging import Calendar, PrivateAveraging
 from hetfed_lightning.callbacks.private_checks import check_company
 from hetfed_lightning.callbacks.sharing import SharingGroup
-from hetfed_lightning.flower.description import Description, empty_state
+from hetfed_lightning.flower.description import Description, empty_state, parameters_of
 from hetfed_lightning.metrics import payload_bytes
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class Pooling:
         """Keys that are no buffers; where averages are private, what is trained by somebody who was asked."""
         if isinstance(self.callback, PrivateAveraging):
             return frozenset(key for name in asked for key in descriptions[name].trained)
-        return frozenset(next(descriptions[name] for name in group.members if name in descriptions).parameters)
+        return parameters_of(descriptions[name] for name in group.members if name in descriptions)
 
     # Privacy
 

@@ -18,7 +18,7 @@ from hetfed_lightning.callbacks.sharing import SharingGroup
 from hetfed_lightning.flower.description import subjects
 from hetfed_lightning.flower.order_checks import OrderChecks
 from hetfed_lightning.flower.orders import Order, Reply
-from hetfed_lightning.guard import is_finite
+from hetfed_lightning.guard import why_not_heard
 from hetfed_lightning.inspection import quarantine_non_finite
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT
@@ -174,12 +174,13 @@ class SiteRound(RoundClock):
             if name in federation.guard.quarantined:
                 return
             said = own_answers(federation, [name])[name]
-            if is_finite([said]):
+            reason = why_not_heard(said)
+            if not reason:
                 self.reply.answers = said.cpu()
             elif federation.round_is_open:
-                federation.quarantine(name, "its predictions on the public set are not finite")
+                federation.quarantine(name, reason)
             else:
-                self.reply.quarantined = "its predictions on the public set are not finite"
+                self.reply.quarantined = reason
 
     def pause(self, trainer: L.Trainer, federation: Federation) -> None:
         """Keep the state, say what is asked for, and leave the fit."""

@@ -165,8 +165,8 @@ PROMISES: tuple[Promise, ...] = (
         (
             Mutation(
                 _CHECKS,
-                'return "its weights are not finite"',
-                'return ""',
+                "        or _of_shared(reply, order, parameters)\n",
+                "",
                 (f"{_FAULT}[NaN]",),
             ),
             Mutation(

@@ -13,8 +13,8 @@ PROMISES = (
         (
             Mutation(
                 "hetfed_lightning/inspection.py",
-                'federation.quarantine(name, "its weights are not finite")',
-                "pass",
+                "            federation.quarantine(name, reason)\n",
+                "            pass\n",
                 ("tests/federation/test_non_finite.py",),
             ),
             Mutation(
@@ -25,8 +25,8 @@ PROMISES = (
             ),
             Mutation(
                 "hetfed_lightning/callbacks/asking.py",
-                "if is_finite([logits]):",
-                "if True:",
+                "if reason := why_not_heard(logits):",
+                "if reason := '':",
                 ("tests/federation/test_non_finite.py",),
             ),
             Mutation(
@@ -57,8 +57,8 @@ PROMISES = (
         (
             Mutation(
                 "hetfed_lightning/callbacks/backbone_averaging.py",
-                "if federation.local[name].landed > 0]",
-                "]",
+                "        return [name for name, has_changed in changed.items() if has_changed]\n",
+                "        return list(changed)\n",
                 ("tests/precision/test_own_scales.py", "tests/precision/test_every_precision.py"),
             ),
         ),

@@ -1,6 +1,7 @@
 """A participant whose numbers run away: named, left out, put back; the others go on as if it were not there."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ class Faulty(Participant):
             if self.where == "weights":
                 with torch.no_grad():
                     next(self.parameters()).view(-1)[0] = float("inf")
+            if self.where == "large weights":
+                with torch.no_grad():
+                    next(self.parameters()).fill_(1e16)
         return loss
 
     def forward(self, inputs: Any) -> Tensor:
@@ -52,6 +56,8 @@ class Faulty(Participant):
         public = len(inputs) == 10 and not self.training and self.host is not None
         if self.where == "logits" and public and self._trainer is not None and self.current_epoch == self.when:
             outputs = outputs * NAN
+        if self.where == "large logits" and public and self._trainer is not None and self.current_epoch == self.when:
+            outputs = torch.full_like(outputs, 1e30)
         return outputs
 
 
@@ -79,18 +85,26 @@ def federation(where: str = "nowhere", faulty: str = "b") -> Federation:
     return Federation({name: member(name, where if name == faulty else "nowhere") for name in NAMES})
 
 
-@pytest.mark.parametrize("where", ["weights", "gradient", "loss", "logits"])
+SAID = {
+    "loss": "its loss is not finite",
+    "logits": "its predictions on the public set are not finite",
+    "large weights": r"its weights are as large as [\d.]+e\+\d\d at backbone\.0\.weight, beyond 1e\+15",
+    "large logits": r"its predictions on the public set are as large as 1e\+30, beyond 1e\+15",
+}
+
+
+@pytest.mark.parametrize("where", ["weights", "gradient", "loss", "logits", "large weights", "large logits"])
 def test_one_of_four_is_named_left_out_and_put_back(
     where: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     made, seen, rows = federation(where), Snapshots(), Rows()
-    distilling = [EnsembleDistillation()] if where == "logits" else []
+    distilling = [EnsembleDistillation()] if "logits" in where else []
     record = RunRecord(str(tmp_path))
     with caplog.at_level(logging.WARNING, "hetfed_lightning"):
         trained = fit(made, tiny_data(NAMES), 3, *distilling, BackboneAveraging(), seen, rows, record)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    reason = {"loss": "loss is", "logits": "predictions on the public set are"}.get(where, "weights are")
-    assert warning.startswith(f"Round 1: participant 'b' is left out, its {reason} not finite; it returns")
+    reason = SAID.get(where, "its weights are not finite")
+    assert re.match(f"Round 1: participant 'b' is left out, {reason}; it returns", warning)
     for end in seen.ends:
         assert all(torch.isfinite(tensor).all() for state in end.values() for tensor in state.values())
     # It is back at its start, but for the backbone that the others made; its head did not move.
@@ -100,7 +114,7 @@ def test_one_of_four_is_named_left_out_and_put_back(
     assert rows.of("quarantined/b") == [None, 1.0, 0.0]  # it is back in round 2
     (left_out,) = Record.read(tmp_path).left_out
     assert (left_out["round"], left_out["participant"]) == (2, "b")  # counted from 1, as on the axis of charts
-    assert left_out["reason"].startswith(f"its {reason} not finite")
+    assert re.fullmatch(reason, left_out["reason"])
     assert trained.callback_metrics["federation/quarantined"] == 0
 
 

@@ -18,7 +18,7 @@ from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.distillation import ClassPriorWeighted
 from hetfed_lightning.flower.agreement import Difference, impossible, table
 from hetfed_lightning.flower.checks import fault_of, usable_metrics, wanted
-from hetfed_lightning.flower.description import Description
+from hetfed_lightning.flower.description import Description, parameters_of
 from hetfed_lightning.flower.exchange import read_or_fault
 from hetfed_lightning.flower.messages import description_of, reply_content, reply_of
 from hetfed_lightning.flower.orders import Order, Reply
@@ -41,7 +41,11 @@ class Spoken:
         """Why the coordinator leaves the site out if it answers so; empty if it does not."""
         content = content if isinstance(content, RecordDict) else reply_content(content)
         found = read_or_fault(content, lambda one: reply_of(one, wanted(self.order, self.description)))
-        return found.reason if isinstance(found, Fault) else fault_of(found, self.order, self.description)
+        return (
+            found.reason
+            if isinstance(found, Fault)
+            else fault_of(found, self.order, self.description, parameters_of([self.description]))
+        )
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +114,14 @@ FAULTS: dict[str, tuple[Callable[[Reply], Reply | RecordDict], str]] = {
     "text for metrics": (with_record("metrics", ConfigRecord({"x/a": "1"})), ""),
     "a list for samples": (with_record("samples", MetricRecord({"num-examples": [1]})), r"got \[1\]"),
     "infinite weights": (numbers("shared.1", np.inf), "its weights are not finite"),
+    "large weights": (
+        numbers("shared.1", 3e38),
+        "its weights are as large as 3e.38 at backbone.0.weight, beyond 1e.15",
+    ),
+    "large answers": (
+        numbers("answers", -1e30),
+        "its predictions on the public set are as large as 1e.30, beyond 1e.15",
+    ),
     "infinite answers": (numbers("answers", -np.inf), "its predictions on the public set are not finite"),
 }
 
@@ -134,6 +146,13 @@ def test_who_left_itself_out_brings_no_tensors(spoken: Spoken) -> None:
     content = reply_content(replace(spoken.reply, quarantined="its loss is not finite"))
     content.array_records["shared.1"]["backbone.0.weight"] = Array("float32", (1,), "numpy.ndarray", b"")
     assert spoken.fault(content) == "its loss is not finite"
+
+
+def test_who_was_asked_for_no_step_took_one_or_not(spoken: Spoken) -> None:
+    idle = replace(spoken.reply, idle=True, shared={})
+    assert spoken.fault(idle) == ""
+    start = Spoken(spoken.description, replace(spoken.order, finish=None, begin=None, answer_after=False), spoken.reply)
+    assert start.fault(replace(idle, answers=None)) == "it says that it took no step, and nobody asked for one"
 
 
 def test_float64_answers_are_as_good(spoken: Spoken) -> None:
@@ -304,3 +323,31 @@ def test_the_odd_ones_by_hand() -> None:
     assert len(lines) == 22
     assert lines[-1] == "and 980 more"
     assert max(map(len, lines)) < 200
+
+
+def test_what_most_call_parameters_are_parameters(spoken: Spoken) -> None:
+    honest = spoken.description
+    silent = replace(honest, parameters=(), trained=())
+    shared = set(honest.offered[1])
+    assert parameters_of([honest, silent, honest]) >= shared
+    assert not parameters_of([silent, silent, honest]) & shared
+    assert parameters_of([honest, silent]) >= shared
+
+
+@pytest.mark.parametrize("where", ["start", "round"])
+def test_who_ruins_a_round_is_the_one_who_is_named(where: str, tmp_path: Path) -> None:
+    """Weights of 3e38 are finite, and so is their mean: those who went on from it were named, and the run ended."""
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
+
+    def alter(order: Order, reply: Reply) -> Any:
+        if order.begin == (None if where == "start" else 1) and reply.shared:
+            return numbers("shared.0", 3e38)(reply)
+        return reply
+
+    deployed.grid.faults["a"] = alter
+    leader = deployed.lead(min_participants=2)
+    named = [dict(one) for one in deployed.notes.left_out]
+    assert [list(one) for one in named] == ([["a"], [], []] if where == "start" else [[], ["a"], []])
+    assert next(filter(None, named))["a"].startswith("its weights are as large as 3e+38 at backbone.0")
+    for state in deployed.states(leader.run_id).values():
+        assert all(one.isfinite().all() and one.abs().max() < 10 for one in state.values())
