@@ -14,10 +14,12 @@ from torch import nn
 from hetfed_lightning.backward import go_backward, is_heard
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.progress import take_lightnings_place
+from hetfed_lightning.checkpointing.age import new_run
 from hetfed_lightning.checkpointing.compact import compact
 from hetfed_lightning.checkpointing.file_names import keep_names_flat
 from hetfed_lightning.checkpointing.harmless import LoadsHarmlessly
 from hetfed_lightning.checkpointing.plugin import make_safe
+from hetfed_lightning.checkpointing.readable import check_readable
 from hetfed_lightning.checkpointing.resume import (
     check_architectures,
     check_loops,
@@ -148,6 +150,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.has_trained = False
         self._scheduled_rounds = 0
         self._saved_steps: dict[str, int] = {}
+        self._run = new_run()
         self._saved_optimizers: list[Any] = []
         self._saved: dict[str, Any] = {}
         self._before_validation = False
@@ -258,6 +261,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             self._scheduled_rounds = self.current_round
             self._saved_steps = {}
             self._saved_optimizers = []
+            self._run = new_run()
             # Lightning 2.6 asks torch 2.13 in a way that torch deprecates; a user can do nothing about it.
             warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
             # With every_n_train_steps; a federation's checkpoints are meant to hold what the steps have made.
@@ -554,10 +558,12 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             "metrics": {key: float(value) for key, value in self.trainer.callback_metrics.items()},
             "own": own_parts(self.everyone()),
             "engines": dict(self.fleets.chosen),
+            "run": dict(self._run),
         }
         self.ranks.complete(checkpoint)
         without_poison(checkpoint, self)
         compact(checkpoint["state_dict"])
+        check_readable(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another federation's checkpoint by name; bring a reordered one into this order."""
@@ -569,6 +575,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             self._saved_optimizers = checkpoint.get("optimizer_states", [])
             self._before_validation = resume_where_it_stood(checkpoint, self.trainer)
         saved = self._saved = checkpoint["federation"]
+        self._run = dict(saved.get("run", self._run))  # Older checkpoints have none.
         for name, part in saved.get("own", {}).items():  # Older checkpoints have none.
             self[name].on_load_checkpoint(part)
         self._scheduled_rounds = saved["scheduled_rounds"]

@@ -36,6 +36,7 @@ FEDERATION: Mapping[str, type] = {
     "own": Mapping,
     "engines": Mapping,
     "privacy": Mapping,
+    "run": Mapping,
 }
 OF_A_FEDERATION = ("optimizers", "schedulers", "steps", "scheduled_rounds")
 """What every version has written."""

@@ -5,21 +5,33 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.io import CheckpointIO, TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, check_form, naming_faults, refuse_address
+from hetfed_lightning.checkpointing.age import newest_first, progress_of, run_of
+from hetfed_lightning.checkpointing.reading import (
+    UnreadableCheckpointError,
+    check_form,
+    naming_faults,
+    read_content,
+    refuse_address,
+)
 from hetfed_lightning.checkpointing.sealing import DamagedFileError, is_sealed, write_checkpoint
 
 log = logging.getLogger(__name__)
+
+_LAST = re.compile(rf"{ModelCheckpoint.CHECKPOINT_NAME_LAST}(-v\d+)?")
+"""Names that ``ckpt_path="last"`` looks for."""
 
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
 """Of a disk that is full or does not answer: nobody chose that, and it may have passed by the next checkpoint."""
@@ -118,7 +130,7 @@ class SafeCheckpointIO(CheckpointIO):
         """
         refuse_address(path)
         try:
-            return self._read(path, *args, **kwargs)
+            content = self._read(path, *args, **kwargs)
         except UnreadableCheckpointError as error:
             file = _local(path)
             trainer = self.trainer
@@ -132,6 +144,25 @@ class SafeCheckpointIO(CheckpointIO):
                         trainer._checkpoint_connector._ckpt_path = other
                         return content
             raise
+        self._tell_of_a_later_one(path, content)
+        return content
+
+    def _tell_of_a_later_one(self, path: Any, content: Mapping[str, Any]) -> None:
+        """Say that another ``last.ckpt`` has come further: Lightning chooses among them by the time of a file."""
+        file = _local(path)
+        if file is None or self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if not _LAST.fullmatch(file.stem):
+            return
+        for other in newest_first(one for one in file.parent.glob("*.ckpt") if _LAST.fullmatch(one.stem)):
+            with contextlib.suppress(OSError, UnreadableCheckpointError):
+                found = read_content(other)
+                if run_of(found)[0] == run_of(content)[0] and progress_of(found) > progress_of(content):
+                    log.warning(
+                        "Training goes on from %s; %s beside it has come further, to batch %d. Name it to go on there.",
+                        file, other.name, found["global_step"],
+                    )  # fmt: skip
+                    return
 
     def _read(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         with naming_faults(path):
@@ -153,13 +184,16 @@ class SafeCheckpointIO(CheckpointIO):
 def intact_files(folder: Path, damaged: Path | None = None) -> Iterator[Path]:
     """Checkpoints of a folder that are as they were written, the newest first; then those that carry no hash.
 
+    The newest is the one that has come furthest, as they say themselves.
+
     Args:
         folder: Where they are.
         damaged: Not this one, nor links to it; None for all.
     """
     without = []
-    for file in sorted(folder.glob("*.ckpt"), key=_age):
-        if file.is_file() and (damaged is None or file.resolve() != damaged.resolve()):
+    others = [one for one in folder.glob("*.ckpt") if damaged is None or one.resolve() != damaged.resolve()]
+    for file in newest_first(others):
+        if file.is_file():
             with contextlib.suppress(OSError, DamagedFileError):
                 if is_sealed(file):
                     yield file
@@ -217,10 +251,3 @@ def _local(path: Any) -> Path | None:
     """A path as a local file; None for an address."""
     text = str(path).removeprefix("file://")
     return None if "://" in text or "::" in text else Path(text).expanduser()
-
-
-def _age(file: Path) -> float:
-    """Seconds, the more the older; a link that leads nowhere is oldest."""
-    with contextlib.suppress(OSError):
-        return -file.stat().st_mtime
-    return 0.0

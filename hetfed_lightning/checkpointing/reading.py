@@ -72,6 +72,17 @@ def read_checkpoint(path: str | Path | BinaryIO, *, map_location: Any = "cpu", *
     return content
 
 
+def read_content(path: Path) -> Any:
+    """What a file holds but for the values of its tensors, which are not read, nor is its hash checked.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UnreadableCheckpointError: If it is damaged where that matters, or holds more than weights and plain data.
+    """
+    with naming_faults(path):
+        return torch.load(path, map_location="meta", mmap=True, weights_only=True)
+
+
 def check_form(content: Any, path: Any) -> None:
     """Refuse what was read from a file but is no checkpoint.
 

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hetfed_lightning import BackboneAveraging, Federation
 from hetfed_lightning.checkpointing.plugin import intact_files
+from hetfed_lightning.checkpointing.sealing import write_checkpoint
 from tests.cli.commands import hetfed, put, tiny, written
 from tests.federations import equal, fit, state_of, tiny_data, tiny_federation
 
@@ -67,6 +68,46 @@ def test_the_newest_intact_file_is_taken(
     assert equal(state_of(straight), state_of(made))
     assert [message.partition(" ")[0] for message in caplog.messages] == [str(folder / "last.ckpt")]
     assert f"Training goes on from {folder / taken}.ckpt, the newest intact one there." in caplog.messages[0]
+
+
+def test_the_newest_is_the_one_that_has_come_furthest_whatever_the_clock_says(
+    folder: Path, straight: Federation, caplog: Any
+) -> None:
+    for age, path in enumerate(sorted(folder.glob("*.ckpt"))):  # As if copied in the order of their names, backwards.
+        os.utime(path, (2e9 - age, 2e9 - age))
+    assert [path.stem for path in intact_files(folder)] == ["epoch=2", "last", "epoch=1", "epoch=0"]
+    damage(folder / "last.ckpt")
+    made = train(folder, ROUNDS, ckpt_path=folder / "last.ckpt")
+    assert f"{folder / 'epoch=2'}.ckpt, the newest intact one" in caplog.text
+    assert equal(state_of(straight), state_of(made))
+
+
+def test_an_earlier_run_that_came_further_is_not_the_newest(tmp_path: Path) -> None:
+    train(tmp_path, 4, saving={"filename": "old-{epoch}", "save_last": False})
+    train(tmp_path, 2, saving={"filename": "new-{epoch}", "save_last": False})
+    for age, path in enumerate(sorted(tmp_path.glob("*.ckpt"))):
+        os.utime(path, (2e9 + age, 2e9 + age))
+    found = [path.stem for path in intact_files(tmp_path)]
+    assert found == [f"new-epoch={i}" for i in (1, 0)] + [f"old-epoch={i}" for i in (3, 2, 1, 0)]
+
+
+def test_a_run_that_went_on_is_one_run_and_files_that_say_nothing_go_by_time(folder: Path) -> None:
+    train(folder, ROUNDS, ckpt_path=folder / "epoch=2.ckpt", saving={"save_last": False})
+    plain = torch.load(folder / "epoch=0.ckpt", weights_only=True)
+    del plain["federation"]["run"]  # As earlier versions wrote it.
+    write_checkpoint(plain, folder / "earlier.ckpt")
+    os.utime(folder / "earlier.ckpt", (1.0, 1.0))
+    for path in folder.glob("epoch=*.ckpt"):
+        os.utime(path, (2.0, 2.0))
+    assert [path.stem for path in intact_files(folder)][:2] == ["epoch=3", "last"]
+    assert [path.stem for path in intact_files(folder)][-1] == "earlier"
+
+
+def test_another_last_one_that_came_further_is_named(folder: Path, caplog: Any) -> None:
+    (folder / "last.ckpt").rename(folder / "last-v1.ckpt")
+    (folder / "epoch=0.ckpt").rename(folder / "last.ckpt")
+    train(folder, 2, ckpt_path=folder / "last.ckpt", saving={"save_last": False, "save_top_k": 0})
+    assert f"Training goes on from {folder / 'last.ckpt'}; last-v1.ckpt beside it has come further" in caplog.text
 
 
 def test_a_link_whose_file_is_gone_or_damaged(tmp_path: Path, straight: Federation, caplog: Any) -> None:

@@ -1,0 +1,130 @@
+"""What could not be read back is refused as it is saved, with the key and its owner.
+
+Checkpoints are read as weights and plain data alone, since anything else may run code. What a callback or a participant
+puts into one, a NumPy number or a date, would be found out as the run is resumed, when it is gone.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, time
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hetfed_lightning.checkpointing.form import form_problem
+
+_TENSORS = (Tensor, nn.Parameter)
+_MAPPINGS = (dict, OrderedDict)
+
+_REMEDIES: tuple[tuple[Any, str], ...] = (
+    (np.generic, "value.item()"),
+    (np.ndarray, "torch.from_numpy(value) or value.tolist()"),
+    ((date, time), "value.isoformat()"),
+    (PurePath, "str(value)"),
+    (Enum, "value.value"),
+)
+"""What to save instead, by kind."""
+
+
+class UnreadableStateError(ValueError):
+    """A state that a checkpoint could not be read back with; the message names its key and its owner."""
+
+
+def check_readable(checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a federation's checkpoint that could not be read back.
+
+    Args:
+        checkpoint: As ``on_save_checkpoint`` is about to hand it on.
+
+    Raises:
+        UnreadableStateError: Naming the callback or participant, the key, what stands there and what to save instead.
+    """
+    if _fault(_without_tensors(checkpoint)) is not None:
+        keys, value = _culprit(checkpoint, ())
+        fault = _fault(value)
+        owner, below = _owner(checkpoint, keys)
+        where = ".".join(map(str, below)) or "itself"
+        instead = next((how for kind, how in _REMEDIES if isinstance(value, kind)), None)
+        why = "" if instead is not None or fault is None else f" ({str(fault).splitlines()[0][:100]})"
+        raise UnreadableStateError(
+            f"{owner} would save {value!r:.80} of {type(value).__module__}.{type(value).__qualname__} under {where}, "
+            f"with which the checkpoint could not be read again{why}: numbers, text, lists, dictionaries and tensors "
+            f"can. Save {instead or 'those'} instead."
+        )
+    if (problem := form_problem(checkpoint)) is not None:
+        raise UnreadableStateError(f"The checkpoint could not be read again: {problem}.")
+
+
+def _without_tensors(value: Any) -> Any:
+    """The same containers without their tensors, which can be read and are most of it."""
+    if type(value) in _MAPPINGS:
+        return {
+            key: _without_tensors(inside)
+            for key, inside in value.items()
+            if not (type(inside) in _TENSORS and isinstance(key, str))
+        }
+    if type(value) is list or type(value) is tuple:
+        return [_without_tensors(inside) for inside in value if type(inside) not in _TENSORS]
+    return value
+
+
+def _fault(value: Any) -> Exception | None:
+    """Why a value cannot be read back; None where it can."""
+    file = io.BytesIO()
+    try:
+        torch.save(value, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as error:  # noqa: BLE001 - Pickling calls what the value brings along, which raises what it likes.
+        return error
+    return None
+
+
+def _culprit(value: Any, keys: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
+    """The innermost part that cannot be read back, and the keys that lead to it."""
+    for key, inside in _inside(value):
+        if _fault(key) is not None:
+            return keys, key
+        if _fault(_without_tensors(inside)) is not None:
+            return _culprit(inside, (*keys, key))
+    return keys, value
+
+
+def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
+    if type(value) in _MAPPINGS:
+        yield from value.items()
+    elif type(value) is list or type(value) is tuple:
+        yield from enumerate(value)
+
+
+def _owner(checkpoint: Mapping[str, Any], keys: tuple[Any, ...]) -> tuple[str, Sequence[Any]]:
+    """Whose state it is, in words, and the keys below that."""
+    federation = checkpoint.get("federation", {})
+    match keys:
+        case ("callbacks", name, *below):
+            return f"The state_dict of callback {name}", below
+        case ("federation", "own", name, *below):
+            return f"on_save_checkpoint of participant {name!r}", below
+        case ("state_dict", key, *below):
+            named = str(key).split(".")
+            whose = f"participant {named[1]!r}" if named[0] == "participants" else named[0]
+            return f"The state_dict of {whose}", [key, *below]
+        case ("optimizer_states", place, *below):
+            return f"The optimizer of participant {_at(federation.get('optimizers', {}), place)!r}", below
+        case ("lr_schedulers", place, *below):
+            return f"The scheduler of participant {_at(federation.get('schedulers', {}), place)!r}", below
+        case _:
+            return "The checkpoint", keys
+
+
+def _at(counts: Mapping[str, int], place: int) -> str:
+    """Whose the optimizer at a place is, of participants with so many each."""
+    names = [name for name, count in counts.items() for _ in range(count)]
+    return names[place] if place < len(names) else "?"
