@@ -48,6 +48,7 @@ from hetfed_lightning.ledger import Reduced, tag
 from hetfed_lightning.local_steps import take_local_step
 from hetfed_lightning.logbook import LogBook, is_fitting
 from hetfed_lightning.optimization import LocalOptimization
+from hetfed_lightning.own_trainer import OwnTrainer
 from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.preemption import Preemption
 from hetfed_lightning.preflight import check_data, check_members, check_names, check_trainer
@@ -278,7 +279,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         for participant in self.everyone().values():
             check_initialised(participant, participant.label)
             check_memory(participant, participant.label)
-            participant.trainer = self.trainer
+            participant.trainer = cast("L.Trainer", OwnTrainer(self.trainer, self, cast("str", participant.name)))
         super().setup(stage)
 
     def _take_back(self) -> None:

@@ -16,12 +16,14 @@ other models than it saves.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 
 from hetfed_lightning.inspection import inspect
+from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.preemption import set_exit_code
 from hetfed_lightning.private_steps import end_if_spent, open_budgets
 from hetfed_lightning.seeding import seed_all, stream_seed
@@ -44,6 +46,19 @@ class Phase(IntEnum):
     DISTILLATION = 10
     AVERAGING = 20
     MONITORING = 90
+
+
+@dataclass(frozen=True)
+class Career:
+    """The rounds of a run that a participant trains in.
+
+    Attributes:
+        joins_at: The round in which it joins, from 0.
+        rounds: Those that it is expected to train in, in their order.
+    """
+
+    joins_at: int
+    rounds: Sequence[int]
 
 
 class FederatedCallback(L.Callback):
@@ -89,6 +104,17 @@ class FederatedCallback(L.Callback):
         Asked for as a round opens or is resumed, of callbacks that add to the loss.
         """
 
+    def further_steps(self, federation: Federation, name: str, career: Career) -> int:
+        """Steps that a participant takes by its own optimizer beside its local ones, for what plans by their number.
+
+        Args:
+            federation: Before training, its data set up.
+            name: A participant, or the student.
+            career: The rounds that it trains in.
+        """
+        del federation, name, career
+        return 0
+
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """After the last local step of a round, before validation."""
 
@@ -102,6 +128,30 @@ class RoundClock(L.Callback):
     As a callback, and not a hook of the module, it runs before ``ModelCheckpoint``, so that a checkpoint taken at
     the last batch holds the models after the round.
     """
+
+    def __init__(self) -> None:
+        self._drawn: dict[int, frozenset[str]] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Forget who was drawn in an earlier run."""
+        del trainer, pl_module, stage
+        self._drawn = {}
+
+    def callbacks_of(self, trainer: L.Trainer) -> list[FederatedCallback]:
+        """Those that act between participants."""
+        return federated_callbacks(trainer)
+
+    def career_of(self, federation: Federation, name: str) -> Career:
+        """The rounds that a participant, or the student, trains in; of a run that knows its number of rounds."""
+        last, participant = max(0, federation.trainer.max_epochs or 0), federation[name]
+        if name == STUDENT:
+            return Career(0, range(last))
+        if federation.participation == 1:
+            end = last if participant.leaves_at is None else min(last, participant.leaves_at)
+            return Career(participant.joins_at, range(participant.joins_at, max(participant.joins_at, end)))
+        for index in range(len(self._drawn), last):
+            self._drawn[index] = frozenset(federation.active_names(index))
+        return Career(participant.joins_at, [index for index in range(last) if name in self._drawn[index]])
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """End worker processes at once; let the exit code say what a signal ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +22,7 @@ from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_b
 from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import check_last_public_batch, first_batch, outputs_of
 from hetfed_lightning.preflight_steps import check_follows
-from hetfed_lightning.rounds import FederatedCallback, Phase
+from hetfed_lightning.rounds import Career, FederatedCallback, Phase
 from hetfed_lightning.schedules import RoundSchedule, value_in
 from hetfed_lightning.seeding import stream_generator
 from hetfed_lightning.transfer import taught
@@ -195,6 +196,23 @@ class EnsembleDistillation(FederatedCallback):
         if self.students == "auto":
             return not has_student, has_student
         return self.students in {"mutual", "both"}, self.students in {"student", "both"}
+
+    def further_steps(self, federation: Federation, name: str, career: Career) -> int:
+        """Steps of phases and of a newcomer's lessons, where they are taken by the participant's own optimizer."""
+        data, participant = federation.federated_data, federation[name]
+        if data.num_public == 0 or (self.optimizer is not None and name != STUDENT):
+            return 0
+        if not participant.reads_any_of(data.public_inputs(torch.arange(1))):
+            return 0
+        batches = math.ceil(data.num_public / self.batch_size)
+        mutual, student = self.learners(has_student=federation.student is not None)
+        learns = student if name == STUDENT else mutual and self.mode == "phase"
+        due = sum(map(self.is_due, career.rounds)) if learns else 0
+        steps = due * math.ceil(self.epochs * batches / participant.accumulate_grad_batches)
+        if name != STUDENT and participant.transfer is not None and career.joins_at > 0:
+            passes = participant.transfer.distillation_epochs
+            steps += math.ceil(passes * batches / participant.accumulate_grad_batches)
+        return steps
 
     def is_due(self, round_index: int) -> bool:
         """Whether a round distils."""

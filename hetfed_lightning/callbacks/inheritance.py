@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,7 @@ from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participant import STUDENT, Participant, output_width
 from hetfed_lightning.preflight import check_last_public_batch, outputs_of
-from hetfed_lightning.rounds import FederatedCallback, Phase
+from hetfed_lightning.rounds import Career, FederatedCallback, Phase
 from hetfed_lightning.transfer import Transfer, inherited_state, taught
 
 if TYPE_CHECKING:
@@ -111,6 +112,15 @@ class Inheritance(FederatedCallback):
                         f"{there} {teacher.task.kind}: it can take over weights alone. Set "
                         "transfer.distillation_epochs to 0."
                     )
+
+    def further_steps(self, federation: Federation, name: str, career: Career) -> int:
+        """Steps of the lessons before the first local step."""
+        del career
+        if name == STUDENT:
+            return 0
+        participant = federation[name]
+        batches = math.ceil(federation.federated_data.num_public / self.batch_size)
+        return math.ceil(_transfer_of(participant).distillation_epochs * batches / participant.accumulate_grad_batches)
 
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """In the first round, hand over weights and teach."""

@@ -22,7 +22,7 @@ from hetfed_lightning.flower.site_round import Act, Pause, SiteEnd, SiteRound, o
 from hetfed_lightning.flower.site_store import Place, SiteStore, Stage
 from hetfed_lightning.flower.untrusted import one_line
 from hetfed_lightning.participant import STUDENT
-from hetfed_lightning.rounds import FederatedCallback
+from hetfed_lightning.rounds import Career, FederatedCallback
 
 log = logging.getLogger(__name__)
 
@@ -308,7 +308,10 @@ class Site:
         for participant in parts.federation.members().values():
             self._times = participant.joins_at, participant.leaves_at
             participant.joins_at, participant.leaves_at = 0, None  # The coordinator knows the round for both.
-        clock = SiteRound(order, self.reply, parts.callbacks, save, started=begin, fingerprint=fingerprint)
+        clock = SiteRound(
+            order, self.reply, parts.callbacks, save,
+            started=begin, fingerprint=fingerprint, career=self._career(parts.rounds),
+        )  # fmt: skip
         # A coordinator may lead more rounds than this file says: there has to be one left to pause in.
         rounds = max(parts.rounds, (end.round_index if end else 0) + 1, (place.round_index if place else 0) + 2)
         trainer = _trainer(parts, rounds, clock, SiteEnd(self.reply, save))
@@ -318,6 +321,10 @@ class Site:
         except Pause:
             return
         raise SiteError(f"participant {self._name!r}: {order.summary} ended without a pause; this is a fault of ours.")
+
+    def _career(self, rounds: int) -> Career:
+        joins_at, leaves_at = self._times
+        return Career(joins_at, range(joins_at, max(joins_at, rounds if leaves_at is None else min(leaves_at, rounds))))
 
     @property
     def _name(self) -> str:

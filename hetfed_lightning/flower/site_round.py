@@ -23,7 +23,7 @@ from hetfed_lightning.inspection import quarantine_non_finite
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.private_steps import PrivacyBudgetError, open_budgets
-from hetfed_lightning.rounds import FederatedCallback, RoundClock
+from hetfed_lightning.rounds import Career, FederatedCallback, RoundClock
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +56,7 @@ class SiteRound(RoundClock):
         started: Called before the first batch, as the state has been restored.
         fingerprint: Of what is asked for: is kept with the state and what was said, to be said again instead of made
             anew. Empty where it can be made again, to the bit.
+        career: The rounds from the participant's first to its last; None where no steps are to be foreseen.
     """
 
     def __init__(
@@ -67,7 +68,10 @@ class SiteRound(RoundClock):
         *,
         started: Act | None = None,
         fingerprint: str = "",
+        career: Career | None = None,
     ) -> None:
+        super().__init__()
+        self.career = career
         self.order = order
         self.reply = reply
         self.averaging = {place: one for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
@@ -234,6 +238,15 @@ class SiteRound(RoundClock):
                 if one.transfer is not None and one.transfer.distillation_epochs
             }
             self.distilling[place].teach(federation, pupils, targets, round_index)
+
+    def callbacks_of(self, trainer: L.Trainer) -> list[FederatedCallback]:
+        """Those of the configuration that act at this site."""
+        del trainer
+        return self._all()
+
+    def career_of(self, federation: Federation, name: str) -> Career:
+        """All rounds from its first to its last: the coordinator alone knows which it will be drawn for."""
+        return super().career_of(federation, name) if self.career is None else self.career
 
     def _all(self) -> list[FederatedCallback]:
         return [*self.distilling.values(), *self.averaging.values()]

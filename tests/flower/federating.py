@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor, nn
 
-from hetfed_lightning import FederatedCallback, FederatedDataModule, Federation
+from hetfed_lightning import FederatedCallback, FederatedDataModule, Federation, Participant
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.flower.coordinator import Coordinator
 from hetfed_lightning.flower.description import Description
@@ -81,7 +81,7 @@ class Deployed:
         rounds: How many.
         participants: Settings of all participants.
         own: Settings of single participants, by name.
-        steps: Makes a participant's ``training_step``, by name.
+        changes: Applied to single participants, by name.
         networks: Makes a participant's backbone and head, by name.
         settings: Of the server.
     """
@@ -92,7 +92,7 @@ class Deployed:
     rounds: int = 3
     participants: Mapping[str, Any] = field(default_factory=dict)
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    steps: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    changes: Mapping[str, Callable[[Participant], None]] = field(default_factory=dict)
     networks: Mapping[str, Callable[[], tuple[nn.Module, nn.Module]]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: Callable[[Sequence[str]], FederatedDataModule] = tiny_data
@@ -110,8 +110,8 @@ class Deployed:
         for name, own in self.own.items():
             for key, value in own.items():
                 setattr(made[name], key, value)
-        for name, make in self.steps.items():
-            made[name].training_step = make(participant=made[name])  # type: ignore[method-assign]
+        for name, change in self.changes.items():
+            change(made[name])
         return made
 
     def parts_of(self, name: str) -> Callable[[], SiteParts]:

@@ -1,5 +1,6 @@
 """The same numbers between institutions as in one process: states to the bit, figures as they are logged."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,23 +34,38 @@ def on_plateau(optimizer: Any) -> Any:
     return ReduceLROnPlateau(optimizer, monitor="val_loss/a", patience=0, factor=0.5)
 
 
-def steps_in(*rounds: int, participant: Participant) -> Any:
-    """A training_step that makes something of some rounds and nothing of the others."""
+def steps_in(*rounds: int) -> Callable[[Participant], None]:
+    """Gives a training_step that makes something of some rounds and nothing of the others."""
 
-    def step(batch: Any, batch_idx: int) -> Any:
-        return Participant.training_step(participant, batch, batch_idx) if participant.current_epoch in rounds else None
+    def change(participant: Participant) -> None:
+        def step(batch: Any, batch_idx: int) -> Any:
+            steps = participant.current_epoch in rounds
+            return Participant.training_step(participant, batch, batch_idx) if steps else None
 
-    return step
+        participant.training_step = step  # type: ignore[method-assign]
+
+    return change
 
 
-def not_finite_in(round_index: int, *, participant: Participant) -> Any:
-    """A training_step whose loss is NaN in a round."""
+def not_finite_in(round_index: int) -> Callable[[Participant], None]:
+    """Gives a training_step whose loss is NaN in a round."""
 
-    def step(batch: Any, batch_idx: int) -> Any:
-        loss = Participant.training_step(participant, batch, batch_idx)
-        return loss * float("nan") if participant.current_epoch == round_index else loss
+    def change(participant: Participant) -> None:
+        def step(batch: Any, batch_idx: int) -> Any:
+            loss = Participant.training_step(participant, batch, batch_idx)
+            return loss * float("nan") if participant.current_epoch == round_index else loss
 
-    return step
+        participant.training_step = step  # type: ignore[method-assign]
+
+    return change
+
+
+def one_cycle(participant: Participant) -> None:
+    """Plans a learning rate over all of its own optimizer steps."""
+    participant.lr_scheduler_interval = "step"
+    participant.lr_scheduler_factory = lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 1 - 0.9 * step / participant.trainer.estimated_stepping_batches
+    )
 
 
 def awkward(seed: int, *, base: int) -> tuple[nn.Module, nn.Module]:
@@ -131,32 +147,43 @@ SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
         ],
         {},
     ),
+    "schedules over all steps": (
+        lambda: [EnsembleDistillation(), BackboneAveraging()],
+        {
+            "own": {
+                "a": {"accumulate_grad_batches": 2, "leaves_at": 2},
+                "c": {"joins_at": 1, "transfer": Transfer(distillation_epochs=2)},
+            },
+            "changes": dict.fromkeys("abc", one_cycle),
+            "settings": {"joins_at": {"c": 1}},
+        },
+    ),
     "nobody but b takes a step in every round": (
         lambda: [EnsembleDistillation(mode="mixed"), BackboneAveraging(optimizer_state="reset")],
         {
-            "steps": {"a": partial(steps_in, 1), "c": partial(steps_in)},
+            "changes": {"a": steps_in(1), "c": steps_in()},
             "settings": {"min_participants": 3},
         },
     ),
     "steps in some rounds alone, phase": (
         lambda: [EnsembleDistillation(), BackboneAveraging()],
-        {"steps": {"a": partial(steps_in, 1), "c": partial(steps_in)}, "settings": {"min_participants": 3}},
+        {"changes": {"a": steps_in(1), "c": steps_in()}, "settings": {"min_participants": 3}},
     ),
     "without a step, phase with an optimizer of its own": (
         lambda: [EnsembleDistillation(optimizer=sgd(0.05)), BackboneAveraging()],
-        {"steps": {"a": partial(steps_in, 1)}},
+        {"changes": {"a": steps_in(1)}},
     ),
     "nobody takes a step": (
         lambda: [BackboneAveraging()],
-        {"steps": {name: partial(steps_in, 1) for name in "abc"}, "rounds": 2},
+        {"changes": {name: steps_in(1) for name in "abc"}, "rounds": 2},
     ),
     "not finite in a round, mixed": (
         lambda: [EnsembleDistillation(mode="mixed"), BackboneAveraging()],
-        {"steps": {"a": partial(not_finite_in, 1)}, "left_out": {1: ["a"]}},
+        {"changes": {"a": not_finite_in(1)}, "left_out": {1: ["a"]}},
     ),
     "not finite in a round, phase": (
         lambda: [EnsembleDistillation(), BackboneAveraging()],
-        {"steps": {"a": partial(not_finite_in, 1)}, "left_out": {1: ["a"]}},
+        {"changes": {"a": not_finite_in(1)}, "left_out": {1: ["a"]}},
     ),
     "mixed, joins with lessons": (
         lambda: [EnsembleDistillation(mode="mixed"), BackboneAveraging()],
@@ -217,7 +244,7 @@ def test_states_and_figures_are_those_of_one_fit(named: str, tmp_path: Path) -> 
         assert known == pytest.approx({key: wanted[key] for key in known}, abs=1e-6, nan_ok=True)
     # What is missing is the federation's summary, which the journal makes.
     # What was logged in an earlier round alone stays among the Trainer's, of who is not sampled, or takes no step.
-    varies = "participation" in deployed.settings or deployed.steps
+    varies = "participation" in deployed.settings or deployed.changes
     active = [] if varies else leader.roll.joined(deployed.rounds - 1)
     last = deployed.notes.metrics[-1].keys() | deployed.notes.figures[-1].keys()
     assert {key for key in metrics[-1] if key.rpartition("/")[2] in active} <= last

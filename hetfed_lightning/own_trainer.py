@@ -1,0 +1,118 @@
+"""The Trainer as a participant sees it: what it tells of the length of rounds and run is the participant's own."""
+
+from __future__ import annotations
+
+import math
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from hetfed_lightning.logbook import is_fitting
+from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.preflight import check_names
+from hetfed_lightning.rounds import Career, RoundClock
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from hetfed_lightning.federation import Federation
+
+
+class OwnTrainer:
+    """Stands for a federation's Trainer as ``self.trainer`` of a participant.
+
+    In a fit, ``num_training_batches``, ``is_last_batch`` and ``estimated_stepping_batches`` are about the participant's
+    own batches and optimizer steps. Everything else is the Trainer's, and what is set is set there.
+
+    Args:
+        trainer: The federation's.
+        federation: Which it fits, validates or tests.
+        name: The participant's.
+    """
+
+    def __init__(self, trainer: L.Trainer, federation: Federation, name: str) -> None:
+        object.__setattr__(self, "_whose", (trainer, federation, name))
+
+    @property  # type: ignore[misc]  # to isinstance it is a Trainer
+    def __class__(self) -> Any:
+        return type(self._whose[0])
+
+    def __getattr__(self, key: str) -> Any:
+        if key == "_whose":  # Of a copy that has not been made yet.
+            raise AttributeError(key)
+        return getattr(self._whose[0], key)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        setattr(self._whose[0], key, value)
+
+    @property
+    def num_training_batches(self) -> int | float:
+        """Batches that the participant trains on in a round in which it takes part."""
+        trainer, federation, name = self._whose
+        return batches_in_round(federation, name) if is_fitting(trainer) else trainer.num_training_batches
+
+    @property
+    def is_last_batch(self) -> bool:
+        """Whether the batch at hand is the last of the participant's own in this round, or that has passed."""
+        trainer, federation, name = self._whose
+        if not is_fitting(trainer):
+            return bool(trainer.is_last_batch)
+        return bool(federation.batches_done >= batches_in_round(federation, name))
+
+    @property
+    def estimated_stepping_batches(self) -> int | float:
+        """Optimizer steps of the participant over the run, those of distillation by its own optimizer included.
+
+        Rounds in which it is not drawn or not a member do not count; between institutions, where a site does not know
+        when it will be drawn, all from its first to its last do. Steps that fp16's loss scale skips, and rounds that it
+        is quarantined in, are not foreseen.
+        """
+        _, federation, name = self._whose
+        return steps_over_run(federation, name)
+
+
+def batches_in_round(federation: Federation, name: str) -> int:
+    """Batches of a participant in a round, after the Trainer's limit; 0 for the student, who has no data of its own."""
+    if name == STUDENT:
+        return 0
+    check_names(federation.members(), federation.federated_data)
+    return federation.limit_batches(federation.work_of(name).batches(federation.federated_data.source(name)))
+
+
+def steps_over_run(federation: Federation, name: str) -> int | float:
+    """Optimizer steps of a participant in a fit; infinitely many where nothing ends it.
+
+    Args:
+        federation: In a fit, its data set up.
+        name: A participant, or the student.
+    """
+    trainer = federation.trainer
+    clock = next(one for one in trainer.callbacks if isinstance(one, RoundClock))  # type: ignore[attr-defined]
+    batches, accumulated = batches_in_round(federation, name), federation[name].accumulate_grad_batches
+    if trainer.max_steps != -1:
+        steps, career = _until(federation, name, clock)
+    elif trainer.max_epochs == -1:
+        return float("inf")
+    else:
+        career = clock.career_of(federation, name)
+        steps = len(career.rounds) * math.ceil(batches / accumulated)
+    further = (one.further_steps(federation, name, career) for one in clock.callbacks_of(trainer))
+    return steps + sum(further)
+
+
+def _until(federation: Federation, name: str, clock: RoundClock) -> tuple[int, Career]:
+    """Local steps of a run that ``max_steps`` may end inside a round, and the rounds that it ends."""
+    trainer, accumulated = federation.trainer, federation[name].accumulate_grad_batches
+    lengths = {one: batches_in_round(federation, one) for one in federation.members()}
+    left, steps, whole = trainer.max_steps, 0, []
+    for round_index in count() if trainer.max_epochs == -1 else range(trainer.max_epochs or 0):
+        active = federation.active_names(round_index)
+        length = max((lengths[one] for one in active), default=1) or 1
+        own = lengths[name] if name in active else 0
+        # What waits for an accumulation to end is stepped on at the end of a round alone.
+        steps += math.ceil(own / accumulated) if left >= length else min(own, left) // accumulated
+        left -= length
+        if left >= 0 and (own or name == STUDENT):
+            whole.append(round_index)
+        if left <= 0:
+            break
+    return steps, Career(clock.career_of(federation, name).joins_at, whole)
