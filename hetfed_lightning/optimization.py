@@ -140,11 +140,18 @@ class LocalOptimization:
             reduction: Sums the gradients over the processes that split the batch, before each step.
         """
         batches = self.participant.accumulate_grad_batches
+        if not self._pending:  # As Lightning does: a backward pass of a callback's own may have left something.
+            self._clear()
         if loss is not None:
             backward(self.participant, loss if batches == 1 else loss / batches)
         self._pending += 1
         if self._pending >= batches:
             self.step(reduction)
+
+    def _clear(self) -> None:
+        for optimizer in self.optimizers:
+            for parameter in _parameters(optimizer):
+                parameter.grad = None
 
     def finish(self, reduction: Reduction | None = None) -> None:
         """Step on what is left of an incomplete accumulation: on the mean over the batches that there were."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hetfed_lightning.data.blocks import StackedBatch, bytes_of
+from hetfed_lightning.fleets.comparison import Comparison, Seat
 from hetfed_lightning.fleets.engine import Engine
+from hetfed_lightning.fleets.listeners import registered_hooks
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
+from hetfed_lightning.fleets.snapshot import still_tensors
 from hetfed_lightning.fleets.stack import Stack, give_back, take_in
 from hetfed_lightning.fleets.terms import FleetTerm
 from hetfed_lightning.fleets.tolerance import output_tolerance
@@ -46,7 +50,8 @@ class Fleet:
 
     def __init__(self, first: Member, network: Network | None = None) -> None:
         self.network = Network(first.local.participant) if network is None else network
-        self.task = first.local.participant.task
+        # Copied, as the network is: what its owner does to it later is not meant for all.
+        self.task = deepcopy(first.local.participant.task)
         self.compile_settings = first.local.participant.compile_settings
         self.layout = {key: parameter.shape for key, parameter in first.parameters.items()}
         self.everything = list(first.local.participant.state_dict(keep_vars=True))
@@ -56,10 +61,18 @@ class Fleet:
         self.stack: Stack | None = None
         self.optimizer: StackedOptimizer | None = None
         self._rows: list[list[Tensor]] = []
+        self._seats: list[Seat] = []
+        self._comparison: Comparison | None = None
+        self._groups: list[dict[str, Any]] = []
+        self._known: list[dict[str, Any]] = []
+        self._registrations = 0
+        self._reads_always = False
+        self._still = still_tensors(self.network.backbone, self.network.head, self.task)
         self.transforms = False
         self.terms: list[FleetTerm] = []
         self.distils_alone = False
         self._clips: Tensor | None = None
+        self._clip_values: list[float | None] = []
         self._predicts: bool | None = None
 
     @property
@@ -82,6 +95,10 @@ class Fleet:
         self.members = list(members)
         self.places = {one.name: place for place, one in enumerate(members)}
         self.transforms = any(one.transforms for one in members)
+        self._registrations = registered_hooks()  # Whoever has hooks is in no fleet.
+        for one in members:
+            if one.found is not None:
+                one.found.reference = self._still
 
     def seat(self) -> None:
         """Make the members' parameters and optimizer states views of the stack."""
@@ -91,7 +108,7 @@ class Fleet:
             self.stack = Stack(self.layout, len(members), like.data)
             self._rows = [self.stack.row(place) for place in range(len(members))]
             self.optimizer = None
-        optimizers = [one.local.optimizers[0] for one in members]
+        optimizers = [one.optimizer for one in members]
         if self.optimizer is None:
             self.optimizer = stacked_optimizer(self.stack, optimizers)
         for place, one in enumerate(members):
@@ -103,14 +120,16 @@ class Fleet:
             self.optimizer.pull(place, optimizers[place])
             # Schedulers warn where they step before an optimizer whose own `step` was never called.
             optimizers[place]._opt_called = True  # type: ignore[attr-defined]
+        self._seats, self._comparison = [Seat(one) for one in members], None
+        self._groups = [one.group for one in self._seats]
         self.read_settings()
 
     def rise(self) -> None:
         """Give the members memory of their own again."""
         for one, row in zip(self.members, self._rows, strict=False):  # There are no rows before they sit.
             give_back(one.parameters.values(), row)
-            StackedOptimizer.let_go(one.local.optimizers[0])
-        self.members, self.places = [], {}
+            StackedOptimizer.let_go(one.optimizer)
+        self.members, self.places, self._seats, self._comparison = [], {}, [], None
 
     def dissolve(self) -> None:
         """Give the members memory of their own for good, and let go of the stack."""
@@ -124,13 +143,50 @@ class Fleet:
         """Take over learning rates and all else that schedulers may have changed."""
         if self.optimizer is None:
             return
-        self.optimizer.read([one.local.optimizers[0] for one in self.members])
-        clips = [one.local.participant.gradient_clip_val for one in self.members]
+        self.optimizer.read([one.optimizer for one in self.members])
+        self._known = [group.copy() for group in self._groups]
+        # A rate that is a tensor may be changed in place.
+        self._reads_always = any(isinstance(value, Tensor) for group in self._known for value in group.values())
+        clips = self._clip_values = self._found_clips()
         self._clips = None
         if any(clip is not None for clip in clips):
             bounds = [float("inf") if clip is None else clip for clip in clips]
             flat = self.optimizer.stack.flat
             self._clips = torch.tensor(bounds, dtype=flat.dtype, device=flat.device)[:, None]
+
+    def _found_clips(self) -> list[float | None]:
+        return [one.local.participant.gradient_clip_val for one in self.members]
+
+    # What others change
+
+    def changes(self) -> dict[str, str]:
+        """Members who are not as they were seated, and what has changed, in words that follow "since".
+
+        Other learning rates, and all settings that members may have of their own, are taken over.
+        """
+        found: dict[str, str] = {}
+        if self._comparison is None:
+            self._comparison = Comparison(self._seats, self._registrations)
+        if not self._seats or not self._comparison.holds():
+            changes = {one.name: one.change() for one in self.members}
+            for seat in self._seats:
+                changes[seat.member.name] = changes[seat.member.name] or seat.change()
+            found = {name: change for name, change in changes.items() if change is not None}
+            self._comparison = None
+            self._registrations = registered_hooks()
+        if self._seats and (self._reads_always or self._settings_differ()):
+            for seat, known in zip(self._seats, self._known, strict=True):
+                if (obstacle := seat.obstacle(known)) is not None:
+                    found.setdefault(seat.member.name, obstacle)
+            if not found:
+                self.read_settings()
+        return found
+
+    def _settings_differ(self) -> bool:
+        try:
+            return self._groups != self._known or self._found_clips() != self._clip_values
+        except RuntimeError:  # Tensors of several elements have no truth.
+            return True
 
     # The step
 
@@ -184,10 +240,14 @@ class Fleet:
     def is_seated(self, name: str) -> bool:
         """Whether all of a member's parameters are views of the stack still; a loan may have taken their place."""
         place = self.places.get(name)
-        if place is None or self.stack is None:
+        if place is None or place >= len(self._seats) or not self._seats[place].is_taken:
             return False
-        own = self.members[place].parameters.values()
-        return all(one.data_ptr() == view.data_ptr() for one, view in zip(own, self._rows[place], strict=True))
+        found = self.members[place].found
+        return found is None or found.holds_its_parameters
+
+    def is_as_found(self, name: str) -> bool:
+        """Whether the fleet's network computes what the member's own would, which is in evaluation mode."""
+        return self.members[self.places[name]].change("evaluation") is None
 
     def weights_of(self, name: str) -> tuple[tuple[int, int], ...]:
         """Where each of a member's parameters lies and how often it was written to, but for the fleet's own steps."""

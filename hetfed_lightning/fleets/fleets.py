@@ -14,12 +14,15 @@ from torch import Tensor
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.blocks import RoundBatch, StackedBatch, stacked
 from hetfed_lightning.data.collating import batch_of
+from hetfed_lightning.fleets.bystanders import bystanders, runs_between_steps
 from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, try_engines
 from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet
-from hetfed_lightning.fleets.kinship import keeps_up, obstacle, signature
+from hetfed_lightning.fleets.kinship import faults_of_optimizers, keeps_up, kind_and_settings, obstacle, signature
+from hetfed_lightning.fleets.listeners import anything_has_hooks
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.seated import SeatedFleets
+from hetfed_lightning.fleets.snapshot import Snapshot
 from hetfed_lightning.fleets.terms import adding, terms_of
 from hetfed_lightning.fleets.wording import listed, shortly
 from hetfed_lightning.ledger import tag
@@ -48,6 +51,8 @@ class Fleets(SeatedFleets):
         self.wanted = engine
         self.chosen: dict[str, EngineName] = {}
         self._kinds: dict[str, str | None] = {}
+        self._found: dict[str, Snapshot] = {}
+        self._settings: dict[str, list[Any]] = {}
         self._told: set[str] = set()
 
     # A run
@@ -55,7 +60,7 @@ class Fleets(SeatedFleets):
     def forget(self) -> None:
         """Begin a run anew: nothing is known of its participants."""
         self.disband()
-        self.chosen, self._kinds, self._told = {}, {}, set()
+        self.chosen, self._kinds, self._found, self._told = {}, {}, {}, set()
 
     def resume(self, chosen: Mapping[str, EngineName]) -> None:
         """Go on with a checkpoint's engines, unless another one is asked for: the last digits depend on them."""
@@ -83,6 +88,9 @@ class Fleets(SeatedFleets):
             terms: Whether callbacks are asked what they add to the losses.
         """
         self._seats = {}
+        watched = bystanders(federation)
+        self.has_bystanders, self.is_watchful = bool(watched), any(map(runs_between_steps, watched))
+        self.may_have_changed = False
         if self.wanted == "sequential":
             return
         kin: dict[str, list[str]] = defaultdict(list)
@@ -104,14 +112,18 @@ class Fleets(SeatedFleets):
             if len(members) < 2:
                 continue
             places = sorted(members, key=lambda name: -loader.steps_of(name))  # Stable: equals keep their order.
-            seats = [Member.of(name, federation.local[name]) for name in places]
+            seats = [Member.of(name, federation.local[name], self._found[name]) for name in places]
             if kind not in self._fleets:
                 self._fleets[kind] = Fleet(seats[0])
-            self._fleets[kind].enlist(seats)
-            if kind in self.chosen:
-                self._fleets[kind].seat()
-            self._fleets[kind].terms = terms_of(federation, self._fleets[kind]) if terms else []
-            self._seats |= dict.fromkeys(members, kind)
+            self._seat(federation, kind, seats, terms=terms)
+
+    def _seat(self, federation: Federation, kind: str, seats: Sequence[Member], *, terms: bool) -> None:
+        fleet = self._fleets[kind]
+        fleet.enlist(seats)
+        if kind in self.chosen:
+            fleet.seat()
+        fleet.terms = terms_of(federation, fleet) if terms else []
+        self._seats |= dict.fromkeys((one.name for one in seats), kind)
 
     def _common_obstacle(self, federation: Federation) -> str | None:
         plugin = federation.trainer.precision_plugin
@@ -121,6 +133,8 @@ class Fleets(SeatedFleets):
             return "each batch is split over processes"
         if federation.backward_is_heard:
             return "a callback listens to each backward pass"
+        if anything_has_hooks():
+            return "hooks are registered for all modules or optimizers"
         for callback in federation.adding:
             if not keeps_up(type(callback), "fleet_term", "local_loss"):
                 return f"{type(callback).__name__} adds to each participant's loss"
@@ -130,12 +144,17 @@ class Fleets(SeatedFleets):
         """Find of which kind each is; say once for each reason who is of none though others have the same network."""
         apart: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
         for name in names:
-            if name in self._kinds or federation[name].held:  # Of what is frozen no fleet is made.
-                continue
             participant, local = federation[name], federation.local[name]
+            if participant.held or self._is_as_found(federation, name):  # Of what is frozen no fleet is made.
+                continue
             reason = obstacle(participant, local)
-            self._kinds[name] = None if reason else signature(participant, local.optimizers[0])
-            if reason:
+            self._kinds[name], self._settings[name] = None, []
+            self._found.pop(name, None)
+            if reason is None:
+                self._found[name] = Snapshot(participant)
+                self._kinds[name] = signature(participant, local.optimizers[0])
+                self._settings[name] = kind_and_settings(local.optimizers[0])
+            else:
                 shapes = tuple((key, parameter.shape) for key, parameter in participant.named_parameters())
                 apart[reason][shapes].append(name)
         for reason, networks in apart.items():
@@ -143,6 +162,16 @@ class Fleets(SeatedFleets):
             if expected:
                 who = listed([name for one in expected for name in one])
                 self._tell(reason, f"Fleets: {who}: one after another, since {reason}.")
+
+    def _is_as_found(self, federation: Federation, name: str) -> bool:
+        """Whether a participant is of the kind of which it was found to be; of ours nobody changes it."""
+        if not self.has_bystanders and name in self._kinds:
+            return True
+        if name not in self._found or self._found[name].difference() is not None:
+            return False
+        optimizers = federation.local[name].optimizers
+        faults = faults_of_optimizers(optimizers, federation[name])
+        return next(faults, None) is None and self._settings[name] == kind_and_settings(optimizers[0])
 
     def _tell(self, subject: str, line: str) -> None:
         """Log a line, the first time that it is about this."""
@@ -165,6 +194,8 @@ class Fleets(SeatedFleets):
         """
         if not self._seats:
             return batch
+        if self.is_watchful or self.may_have_changed:
+            self._let_changed_ones_go(federation, batch_idx)
         left = dict(batch)
         for kind, fleet in list(self._fleets.items()):
             present = [one for one in fleet.members if one.name in batch]
@@ -188,6 +219,31 @@ class Fleets(SeatedFleets):
             for name in names:
                 del left[name]
         return left
+
+    def _let_changed_ones_go(self, federation: Federation, batch_idx: int) -> None:
+        """Have those train by themselves for the rest of the round whom a callback has changed."""
+        self.may_have_changed = False
+        everyone = "hooks are registered for all modules or optimizers" if anything_has_hooks() else None
+        for kind, fleet in list(self._fleets.items()):
+            changes = fleet.changes() if everyone is None else {one.name: everyone for one in fleet.members}
+            if not changes:
+                continue
+            for reason in dict.fromkeys(changes.values()):
+                names = [name for name, why in changes.items() if why == reason]
+                self._tell(
+                    f"changed: {reason}",
+                    f"Fleets: round {federation.current_round}, batch {batch_idx}: {listed(names)}: by "
+                    f"{'itself' if len(names) == 1 else 'themselves'} for the rest of the round, since {reason}.",
+                )
+            others = [one for one in fleet.members if one.name not in changes]
+            # A new stack for those who stay: a callback may keep what it has taken away, a view of the old one.
+            fleet.dissolve()
+            for name in changes:
+                self._seats.pop(name, None)
+            if len(others) > 1:
+                self._seat(federation, kind, others, terms=True)
+            else:
+                del self._fleets[kind]
 
     @staticmethod
     def _whole(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -14,6 +16,12 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from hetfed_lightning.compilation import is_wrapped
+from hetfed_lightning.fleets.listeners import (
+    has_hooks,
+    optimizer_has_hooks,
+    steps_its_own_way,
+    tensor_has_hooks,
+)
 from hetfed_lightning.fleets.optimizers import kind_of
 from hetfed_lightning.inseparable import bound_buffers, first_keys, root_of
 from hetfed_lightning.participant import Participant
@@ -95,8 +103,10 @@ def _faults_of_modules(participant: Participant) -> Iterator[str]:
             yield f"{kind} keeps running statistics"
         if isinstance(module, nn.RNNBase):
             yield f"{kind} has kernels for one set of weights alone"
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        if has_hooks(module):
             yield f"{kind} has hooks"
+    if has_hooks(participant) or any(map(tensor_has_hooks, participant.parameters())):
+        yield "it or its parameters have hooks"
 
 
 def faults_of_optimizers(optimizers: Sequence[Optimizer], participant: Participant) -> Iterator[str]:
@@ -112,6 +122,8 @@ def faults_of_optimizers(optimizers: Sequence[Optimizer], participant: Participa
         yield f"its optimizer has {len(groups)} parameter groups"
     if (setting := kind.obstacle(groups[0])) is not None:
         yield f"its optimizer has {setting}"
+    if optimizer_has_hooks(optimizers[0]) or steps_its_own_way(optimizers[0]):
+        yield "its optimizer has hooks or a step of its own"
     parameters: list[Tensor] = groups[0]["params"]
     if {id(one) for one in parameters} != {id(one) for one in participant.trainable_parameters()}:
         yield "its optimizer steps some of its parameters"
@@ -139,24 +151,38 @@ def signature(participant: Participant, optimizer: Optimizer) -> str:
         parts.append((name, tuple(parameter.shape), str(parameter.dtype), held))
         if held is None:
             parts.append(_content(parameter))
+    if at_rest := _at_rest(participant):
+        parts.append(at_rest)
     parts += [*_settings(participant.backbone), *_settings(participant.head), *_settings(participant.task)]
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
 def kind_and_settings(optimizer: Optimizer) -> list[Any]:
     """What optimizers must have in common to be stepped as one."""
-    group, kind = optimizer.param_groups[0], kind_of(optimizer)
+    return kind_and_settings_of(optimizer, optimizer.param_groups[0])
+
+
+def kind_and_settings_of(optimizer: Optimizer, group: Mapping[str, Any]) -> list[Any]:
+    """The same of an optimizer whose only parameter group had other settings."""
+    kind = kind_of(optimizer)
     parts: list[Any] = [type(optimizer).__qualname__, [str(group.get(name)) for name in (kind.equal if kind else ())]]
     if "momentum" in group:
         parts.append(group["momentum"] != 0)
     return parts
 
 
+def _at_rest(participant: Participant) -> list[str]:
+    """Modules that their owner keeps in evaluation mode."""
+    parts = (("backbone", participant.backbone), ("head", participant.head))
+    return [f"{part}.{name}" for part, root in parts for name, module in root.named_modules()
+            if not module.training and not isinstance(module, _DropoutNd)]  # fmt: skip
+
+
 def _settings(root: nn.Module) -> Iterator[Any]:
     """What tells a module from another of the same shapes: classes, plain attributes, buffers."""
     for name, module in root.named_modules():
         plain = {
-            key: value if isinstance(value, (bool, int, float, str, tuple, list, type(None))) else _name(value)
+            key: value if isinstance(value, _LITERAL) else _told(value)
             for key, value in vars(module).items()
             if not key.startswith("_") and key != "training"
         }
@@ -165,8 +191,31 @@ def _settings(root: nn.Module) -> Iterator[Any]:
             yield key, _content(buffer)
 
 
-def _name(value: Any) -> str:
-    return getattr(value, "__qualname__", type(value).__qualname__)
+def _told(value: Any, depth: int = 4) -> Any:
+    """What tells a plain attribute from another of its class, as far as that can be seen."""
+    if isinstance(value, Tensor):  # In no state, and yet the network may compute with it.
+        return _content(value)
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    inside = _inside(value) if depth else []
+    return (
+        (name, [part if isinstance(part, _LITERAL) else _told(part, depth - 1) for part in inside]) if inside else name
+    )
+
+
+_LITERAL = (bool, int, float, str, tuple, list, type(None))
+
+
+def _inside(value: Any) -> list[Any]:
+    """What a function has closed over, and what an object or a collection holds."""
+    if isinstance(value, FunctionType):
+        return [*(cell.cell_contents for cell in value.__closure__ or ()), *(value.__defaults__ or ())]
+    if isinstance(value, Mapping):
+        return [part for key in sorted(value, key=str) for part in (str(key), value[key])]
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.shape, hashlib.blake2b(np.ascontiguousarray(value).tobytes()).hexdigest()]
+    if isinstance(value, (type, nn.Module)) or not hasattr(value, "__dict__"):
+        return []
+    return _inside(vars(value))
 
 
 def _content(tensor: Tensor) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
+from torch.optim import Optimizer
 
+from hetfed_lightning.fleets.snapshot import Modes, Snapshot
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participant import Participant
 
@@ -18,11 +20,15 @@ class Member:
         name: Its name.
         local: Its optimizer and schedulers.
         parameters: What its optimizer steps, by key of its state.
+        optimizer: Its only one.
+        found: Its network as it was when its kind was found; None of a copy.
     """
 
     name: str
     local: LocalOptimization
     parameters: dict[str, nn.Parameter]
+    optimizer: Optimizer
+    found: Snapshot | None = None
 
     @property
     def transforms(self) -> bool:
@@ -35,9 +41,14 @@ class Member:
         transforms = participant.transform is not None or participant.target_transform is not None
         return transforms or not as_usual
 
+    def change(self, modes: Modes = "training") -> str | None:
+        """What is no longer as it was found, in words that follow "since"; None if nothing."""
+        return None if self.found is None else self.found.difference(modes)
+
     @classmethod
-    def of(cls, name: str, local: LocalOptimization) -> Member:
+    def of(cls, name: str, local: LocalOptimization, found: Snapshot) -> Member:
         """In the order in which the optimizer holds them."""
         keys = {id(parameter): key for key, parameter in local.participant.named_parameters()}
-        held = local.optimizers[0].param_groups[0]["params"]
-        return cls(name, local, {keys[id(parameter)]: parameter for parameter in held})
+        optimizer = local.optimizers[0]
+        held = optimizer.param_groups[0]["params"]
+        return cls(name, local, {keys[id(parameter)]: parameter for parameter in held}, optimizer, found)

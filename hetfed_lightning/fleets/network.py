@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Network(nn.Module):
-    """Backbone and head of a participant, copied; its keys are the participant's.
+    """Backbone and head of a participant, copied, in their modes; its keys are the participant's.
 
     Args:
         participant: Whose forward pass is the head's of the backbone's.
@@ -25,7 +25,6 @@ class Network(nn.Module):
         super().__init__()
         self.backbone = deepcopy(participant.backbone)
         self.head = deepcopy(participant.head)
-        self.train()
         for module in self.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.eval()  # It drops nothing, but asks for random numbers all the same.

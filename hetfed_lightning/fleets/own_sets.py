@@ -115,7 +115,12 @@ class OwnSets:
             return {}
         self.bytes_kept -= found.evaluated.predictions.nbytes
         as_it_was = not any(versions_of(batch)) and found.weights == crew.fleet.weights_of(owner)
+        as_it_was = as_it_was and self._is_as_found(crew, owner)
         return {owner: found.evaluated} if as_it_was else {}
+
+    def _is_as_found(self, crew: _Crew, name: str) -> bool:
+        federation = cast("Federation", self._federation)
+        return not federation.fleets.has_bystanders or crew.fleet.is_as_found(name)
 
     def _look_ahead(self, crew: _Crew, owner: str, index: int) -> None:
         """Evaluate batches of this index, the owner's first, as many as there is room for at once."""
@@ -123,7 +128,7 @@ class OwnSets:
             return
         names = [name for name in crew.beside(owner, index) if (name, index) not in self._kept]
         room = crew.fleet.room_for(crew.loaders[owner].view(index)[0])
-        names = [name for name in names[:room] if crew.fleet.is_seated(name)]
+        names = [name for name in names[:room] if crew.fleet.is_seated(name) and self._is_as_found(crew, name)]
         if owner not in names or len(names) < 2:
             return
         names.sort(key=crew.fleet.places.__getitem__)

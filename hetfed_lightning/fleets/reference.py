@@ -69,13 +69,14 @@ def copies_of(fleet: Fleet, places: Sequence[int]) -> Fleet:
 def _copied(member: Member) -> Member:
     parameters = {key: nn.Parameter(own.detach().clone()) for key, own in member.parameters.items()}
     held = dict(zip(parameters.values(), member.parameters.values(), strict=True))
-    local = LocalOptimization(member.local.participant, [_copied_optimizer(member, held)], [])
-    return Member(member.name, local, parameters)
+    optimizer = _copied_optimizer(member, held)
+    local = LocalOptimization(member.local.participant, [optimizer], [])
+    return Member(member.name, local, parameters, optimizer)
 
 
 def _copied_optimizer(member: Member, originals: Mapping[nn.Parameter, nn.Parameter]) -> Optimizer:
     """One of a member's kind, as far as the member's is, over the keys of ``originals``."""
-    original = member.local.optimizers[0]
+    original = member.optimizer
     settings = {key: value for key, value in original.param_groups[0].items() if key != "params"}
     optimizer = type(original)([{"params": list(originals)} | settings])  # type: ignore[call-arg]
     for copy, own in originals.items():

@@ -24,12 +24,16 @@ class SeatedFleets:
 
     Attributes:
         own_sets: What has been found of members' own validation sets.
+        has_bystanders: Whether code of the user's runs in the round at all.
+        is_watchful: Whether it may run between local steps.
+        may_have_changed: Whether such code may have run since members were last compared with what they were.
     """
 
     def __init__(self) -> None:
         self._fleets: dict[str, Fleet] = {}
         self._seats: dict[str, str] = {}
         self.own_sets = OwnSets()
+        self.has_bystanders = self.is_watchful = self.may_have_changed = False
 
     def disband(self) -> None:
         """Give every participant memory of its own again."""
@@ -40,6 +44,7 @@ class SeatedFleets:
 
     def open_validation(self, federation: Federation) -> None:
         """Find who is validated on an own set together with others, as Lightning begins to walk through the sets."""
+        self.may_have_changed = True  # What hears of a validation may change something.
         seated = ((fleet, here) for fleet, here in self._seated(federation.measured_here()) if fleet.engine is not None)
         self.own_sets.open(federation, seated)
 
@@ -89,7 +94,13 @@ class SeatedFleets:
         found = []
         for fleet, here in list(self._seated(names)):
             if fleet.engine is not None and not fleet.distils_alone:
-                fleet.enlist([one for one in fleet.members if one.name in here])
+                changed = fleet.changes()
+                learning = [one for one in fleet.members if one.name in here and one.name not in changed]
+                if len(learning) < 2:
+                    continue
+                if changed:
+                    fleet.dissolve()
+                fleet.enlist(learning)
                 fleet.seat()
                 found.append(fleet)
         return found
@@ -127,7 +138,8 @@ class SeatedFleets:
         for fleet, here in self._seated(name for name in names if name in self._seats):
             if fleet.engine is None or fleet.transforms:
                 continue
-            for part in fleet.portions(here, inputs):
+            alike = [name for name in here if fleet.is_as_found(name)] if self.has_bystanders else here
+            for part in fleet.portions(alike, inputs):
                 outputs = fleet.outputs(part, inputs, fleet.engine, common=True)
                 if outputs is not None:
                     yield fleet, part, outputs
