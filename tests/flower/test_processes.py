@@ -1,17 +1,23 @@
 """Programs of a moment, for what every process of an engine has to keep to."""
 
+import gc
 import os
 import signal
+import socket
+import struct
 import sys
+import threading
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from hetfed_lightning.flower.engine.local import QUICK_ENDS, LocalEngine
 from hetfed_lightning.flower.engine.marks import MARK, descendants, end_marked, marked
 from hetfed_lightning.flower.engine.process import Process, Watchdog
 from hetfed_lightning.flower.engine.settings import environment, free_ports, without_proxy
+from hetfed_lightning.flower.engine.tasks import is_gone
 from tests.flower.engines import empty_engine, wait_until
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
@@ -108,6 +114,36 @@ def test_a_process_that_does_nothing_but_end_is_left_out(tmp_path: Path, monkeyp
         told += engine.look_after()
     assert [sentence.rpartition("; ")[2] for sentence in told] == ["it is started again."] * 3 + ["it is left out."]
     assert told[0].startswith("clinic: its SuperNode ended with code 3 (see ")
+
+
+# httpcore leaves a socket that did not connect to the garbage collector.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning")
+def test_who_is_hard_to_reach_is_not_gone(tmp_path: Path) -> None:
+    def is_refused(client: httpx.Client, url: str) -> bool:
+        with client:
+            try:
+                client.get(url, timeout=5)
+            except httpx.HTTPError as error:
+                return is_gone(error)
+        raise AssertionError(url)
+
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        address = f"127.0.0.1:{busy.getsockname()[1]}"
+        reset = struct.pack("ii", 1, 0)
+
+        def hang_up() -> None:
+            accepted, _ = busy.accept()
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            accepted.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        assert not is_refused(httpx.Client(trust_env=False), f"https://{address}/")
+        thread.join()
+    assert is_refused(httpx.Client(trust_env=False), f"http://{address}/")
+    no_socket = httpx.Client(transport=httpx.HTTPTransport(uds=str(tmp_path / "none")))
+    assert is_refused(no_socket, "http://runtime/")
+    gc.collect()
 
 
 def test_everything_is_started_silent_and_finds_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,14 +68,15 @@ class TaskSource(ABC):
         """Take a task that waits, if there is one.
 
         A task whose giver is gone has nobody to answer to: it is ended, so that the next one has its files for itself.
+        Who is only hard to reach, for a crowd before it, is not gone.
         """
         try:
             answer = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[self._kind]))
-        except httpx.ConnectError:
-            self.end()
-            return None
         except httpx.HTTPError as error:
-            log.warning("%s: %s", self._name, error)
+            if is_gone(error):
+                self.end()
+            else:
+                log.warning("%s: %s", self._name, error)
             return None
         return answer.token or None
 
@@ -104,6 +105,15 @@ class TaskSource(ABC):
     @abstractmethod
     def work(self, token: str) -> None:
         """Do a task, in its process."""
+
+
+def is_gone(error: BaseException | None) -> bool:
+    """Whether a call failed because nobody listens: a refused connection, or no socket, is at the bottom of it."""
+    while error is not None:
+        if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class SiteTasks(TaskSource):
