@@ -14,6 +14,7 @@ from hetfed_lightning.flower.engine.executor import APP
 from hetfed_lightning.flower.engine.local import LocalEngine
 from hetfed_lightning.flower.folder import SERVER, SITE, KeyFolder, site_names
 from hetfed_lightning.flower.following import run_app
+from hetfed_lightning.flower.key_files import check_private
 from hetfed_lightning.flower.keys import make_keys
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ def local_command(arguments: Sequence[str]) -> int:
         if make_keys(deployment):
             log.info("Keys for trying out are in %s.", deployment / "keys")
         keys = KeyFolder(deployment / "keys")
+        for path in (keys.server_key, *map(keys.private, sites)):
+            check_private(path)
     (run / "sites").mkdir(mode=0o700, exist_ok=True)  # heads and optimizers, which sites do not show one another
     told = {name: site_config(deployment, run, name) for name in sites}
     config: dict[str, str | bool] = {

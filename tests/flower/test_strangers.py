@@ -330,6 +330,22 @@ def test_a_crowd_of_strangers_does_not_keep_a_site_from_being_served(tls: dict[s
     run(test)
 
 
+def test_what_a_site_sends_is_not_pushed_out_by_a_crowd() -> None:
+    async def test() -> None:
+        async with served(replace(SHORT, stall=5, body=5)) as (engine, _, port):
+            stream = await connected(port)
+            stream[1].write(head("/v1/fleet/push-object", f"Content-Length: {LONG}", SIGNED))
+            while not engine.reading:
+                await asyncio.sleep(0.01)
+            crowd = [await connected(port) for _ in range(30)]
+            assert await answer(stream, bytes(LONG)) == OK, (
+                "its first call, and it is longer than the crowd takes to come"
+            )
+            assert len(crowd) == 30
+
+    run(test)
+
+
 class Counted:
     """Connections of a table whose time stands still, by what was ended of them."""
 

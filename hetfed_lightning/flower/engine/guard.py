@@ -77,6 +77,7 @@ class Guard:
             elif self._at_once[signer] >= limits.requests_at_once:
                 await refuse(send, 503, f"A site sends {limits.requests_at_once} long calls at a time.")
             else:
+                _prove(scope)  # what follows may take minutes, in which no crowd shall push it out
                 self._at_once[signer] += 1
                 try:
                     await self._in_time(size, scope, receive, send)
