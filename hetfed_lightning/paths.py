@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["with_home"]
+__all__ = ["arguments_with_home", "with_home"]
 
 _HOME = re.compile(r"\$(?:HOME(?![A-Za-z0-9_])|\{HOME\})")
+
+
+_TYPED = re.compile(r"(--?[\w.-]+=)?((?:~|\$HOME|\$\{HOME\})(?:/.*)?)", re.DOTALL)
+
+
+def arguments_with_home(arguments: Sequence[str]) -> list[str]:
+    """A command line in which values that begin with the home folder are its paths.
+
+    A shell replaces ``~`` at the beginning of a word alone, not in ``--output=~/runs``, and neither in quotes.
+
+    Args:
+        arguments: As they were typed: options, values, ``--option=value``.
+    """
+    found = []
+    for argument in arguments:
+        match = _TYPED.fullmatch(argument)
+        found.append(argument if match is None else f"{match[1] or ''}{with_home(match[2])}")
+    return found
 
 
 def with_home(path: str | os.PathLike[str]) -> Path:

@@ -32,6 +32,7 @@ from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.module import GLOBAL
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.paths import with_home
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,8 @@ class FederatedCLI(LightningCLI):
             return
         path = settings.ckpt_path
         if path is not None and path not in RESERVED:
-            check_checkpoint(str(path), resuming=resuming, trusted=settings.weights_only is False)
+            path = settings.ckpt_path = str(path) if "://" in str(path) else str(with_home(path))
+            check_checkpoint(path, resuming=resuming, trusted=settings.weights_only is False)
         if settings.weights_only is None:
             settings.weights_only = True
 

@@ -26,6 +26,7 @@ from hetfed_lightning.cli.report.command import report_command
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.inspection import TooFewParticipantsError
+from hetfed_lightning.paths import arguments_with_home
 from hetfed_lightning.undefined import UndefinedMonitorError
 
 TOO_FEW = 1
@@ -57,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     _speak()
     Federation.trained_in_this_process = False  # By this command, when several run in one process.
-    command, *rest = arguments or ["--help"]
+    command, *rest = arguments_with_home(arguments) or ["--help"]
     if not command.startswith("-") and command not in COMMANDS:
         installed = installed_commands()
         if command not in installed:

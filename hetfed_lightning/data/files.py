@@ -34,6 +34,7 @@ class IDXDataModule(PartitionedDataModule):
         folder: Holds ``train-images-idx3-ubyte`` and its three companions, each plain or gzipped.
         partition: How samples are dealt; see :class:`PartitionedDataModule`.
         max_samples: Deals out a random selection of so many training images; None for all.
+        max_unpacked: Bytes that a gzipped file may unpack to; None for 256 MiB, or a hundred times the file's size.
         settings: As for :class:`PartitionedDataModule`.
     """
 
@@ -43,6 +44,7 @@ class IDXDataModule(PartitionedDataModule):
         partition: Partition | None = None,
         *,
         max_samples: int | None = None,
+        max_unpacked: int | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(partition, **settings)
@@ -50,10 +52,11 @@ class IDXDataModule(PartitionedDataModule):
             raise DataError(f"max_samples: expected at least 1 or None, got {max_samples}.")
         self.folder = folder
         self.max_samples = max_samples
+        self.max_unpacked = max_unpacked
 
     def load_pool(self) -> Pool:
         """Read the folder."""
-        splits = read_idx_folder(self.folder)
+        splits = read_idx_folder(self.folder, max_unpacked=self.max_unpacked)
         if "train" not in splits:
             raise DataError(
                 f"{self.folder}: expected training images (train-images-idx3-ubyte), found test images alone"
@@ -72,6 +75,7 @@ class NPZDataModule(PartitionedDataModule):
         partition: How samples are dealt; see :class:`PartitionedDataModule`.
         inputs: Name of the array of inputs; None for MedMNIST's ``train_images`` and so on.
         targets: Name of the array of targets.
+        max_unpacked: Bytes that the arrays may unpack to; None for 256 MiB, or a hundred times the file's size.
         settings: As for :class:`PartitionedDataModule`.
     """
 
@@ -82,18 +86,20 @@ class NPZDataModule(PartitionedDataModule):
         *,
         inputs: str | None = None,
         targets: str = "y",
+        max_unpacked: int | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(partition, **settings)
         self.path = path
         self.inputs = inputs
         self.targets = targets
+        self.max_unpacked = max_unpacked
 
     def load_pool(self) -> Pool:
         """Read the archive."""
         if self.inputs is not None:
-            return Pool(read_npz(self.path, self.inputs, self.targets))
-        splits = read_npz_splits(self.path)
+            return Pool(read_npz(self.path, self.inputs, self.targets, max_unpacked=self.max_unpacked))
+        splits = read_npz_splits(self.path, max_unpacked=self.max_unpacked)
         if "train" not in splits:
             raise DataError(f"{self.path}: expected train_images and train_labels, found {', '.join(splits)} alone")
         return Pool(splits["train"], splits.get("test"))

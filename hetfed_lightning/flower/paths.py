@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hetfed_lightning.paths import with_home
+
 _PATH = re.compile(r"(?:.+_)?(?:path|paths|folder|folders|file|files|dir|directory|root)|public")
 
 
@@ -34,10 +36,10 @@ def absolute(path: str, folder: Path) -> str:
     """A path that does not depend on the working folder.
 
     Args:
-        path: Absolute, or relative to ``folder``; ``~`` is the home of who runs the process.
+        path: Absolute, or relative to ``folder``; ``~`` and ``$HOME`` are the home of who runs the process.
         folder: Of the file in which it stands.
     """
-    return str(folder / Path(path).expanduser())
+    return str(folder / with_home(path))
 
 
 def _names_path(key: str) -> bool:

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from hetfed_lightning.data import unpacking
 from hetfed_lightning.data.errors import DataError
-from hetfed_lightning.data.sources import idx, read_idx, read_idx_folder, read_idx_images
+from hetfed_lightning.data.sources import read_idx, read_idx_folder, read_idx_images
 
 CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
 
@@ -96,7 +97,7 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path, content: bytes, words
 
 
 def test_large_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idx, "_CHUNK", 4)
+    monkeypatch.setattr(unpacking, "_CHUNK", 4)
     path = tmp_path / "x"
     path.write_bytes(encoded(np.arange(30, dtype=np.uint8)))
     assert read_idx(path).tolist() == list(range(30))

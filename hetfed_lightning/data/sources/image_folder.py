@@ -79,6 +79,7 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
         opened = import_optional("PIL.Image", "hetfed-lightning[images]")
         try:
             with opened.open(path) as image:
+                _check_pixels(opened, image)
                 pixels = _as_mode(opened, image, self.mode)
                 if self.image_size is not None:
                     height, width = self.image_size
@@ -100,6 +101,7 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
             try:
                 with opened.open(path) as image:
                     sizes.setdefault(image.size, path)
+                    _check_pixels(opened, image)
                     image.verify()
             except (OSError, SyntaxError, ValueError, opened.DecompressionBombError) as error:
                 raise _unreadable(path, error) from error
@@ -211,6 +213,13 @@ def _as_mode(opened: Any, image: Any, mode: str) -> Any:
     if image.mode in {"I", "F"}:
         raise ValueError(f"expected 8 or 16 bits per channel, got PIL mode {image.mode!r}")
     return image.convert(mode)
+
+
+def _check_pixels(opened: Any, image: Any) -> None:
+    """Refuse an image that unpacks to more pixels than Pillow takes for one; above twice as many it does so itself."""
+    most, (width, height) = opened.MAX_IMAGE_PIXELS, image.size
+    if most is not None and width * height > most:
+        raise ValueError(f"{width} x {height} pixels are more than {most}; PIL.Image.MAX_IMAGE_PIXELS sets the limit")
 
 
 def _unreadable(path: str, error: Exception) -> DataError:

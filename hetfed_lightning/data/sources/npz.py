@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -20,13 +21,23 @@ from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import as_targets
 from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.unpacking import check_unpacked
+from hetfed_lightning.paths import with_home
 
 __all__ = ["read_npz", "read_npz_splits"]
 
 _SPLITS = ("train", "val", "test")
+_FAULTY = (ValueError, OSError, EOFError, RuntimeError, MemoryError, OverflowError, SyntaxError)
+_DAMAGED = (*_FAULTY, zipfile.BadZipFile, zlib.error)
 
 
-def read_npz(path: str | os.PathLike[str], inputs: str = "x", targets: str | None = "y") -> Examples:
+def read_npz(
+    path: str | os.PathLike[str],
+    inputs: str = "x",
+    targets: str | None = "y",
+    *,
+    max_unpacked: int | None = None,
+) -> Examples:
     """Return the examples of an archive of two arrays.
 
     Args:
@@ -34,28 +45,30 @@ def read_npz(path: str | os.PathLike[str], inputs: str = "x", targets: str | Non
         inputs: Name of the array of inputs, N along the first dimension. uint8 of three or four dimensions
             are taken for images, scaled as by :func:`read_npz_splits`; all else is kept, float64 as float32.
         targets: Name of the array of targets; None for unlabelled data.
+        max_unpacked: Bytes that the arrays may unpack to; None for 256 MiB, or a hundred times the file's size.
 
     Returns:
         The examples; integer targets of shape ``(N, 1)`` are flattened.
 
     Raises:
-        DataError: If the file is missing, damaged, lacks an array, or holds pickled objects (which could run
-            code).
+        DataError: If the file is missing, damaged, lacks an array, unpacks to too much, or holds pickled objects
+            (which could run code).
     """
-    path = Path(path)
-    with _opened(path) as archive:
+    path = with_home(path)
+    with _opened(path, max_unpacked) as archive:
         values = _array(path, archive, inputs)
         labels = None if targets is None else _array(path, archive, targets)
     return _examples(f"{path}, {inputs!r}", values, labels)
 
 
-def read_npz_splits(path: str | os.PathLike[str]) -> dict[str, Examples]:
+def read_npz_splits(path: str | os.PathLike[str], *, max_unpacked: int | None = None) -> dict[str, Examples]:
     """Return the splits of an archive in the layout of MedMNIST.
 
     Args:
         path: The ``.npz`` file, with ``{split}_images`` and ``{split}_labels`` for ``train``, ``val``,
             ``test``, or for some of them. Images are of shape ``(N, H, W)``, ``(N, H, W, C)`` with C of 1, 3
             or 4, or ``(N, D, H, W)``; labels of shape ``(N, 1)``, or ``(N, C)`` for several labels per image.
+        max_unpacked: As for :func:`read_npz`.
 
     Returns:
         Examples under the name of each split there is, the channels first: ``(N, C, H, W)`` or ``(N, 1, D, H,
@@ -65,9 +78,9 @@ def read_npz_splits(path: str | os.PathLike[str]) -> dict[str, Examples]:
         DataError: If the file is missing, damaged, has no split or half of one, a negative or non-integer
             label, or holds pickled objects (which could run code).
     """
-    path = Path(path)
+    path = with_home(path)
     found = {}
-    with _opened(path) as archive:
+    with _opened(path, max_unpacked) as archive:
         for split in _SPLITS:
             if f"{split}_images" in archive.files or f"{split}_labels" in archive.files:
                 images = _array(path, archive, f"{split}_images")
@@ -82,18 +95,50 @@ def read_npz_splits(path: str | os.PathLike[str]) -> dict[str, Examples]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[NpzFile]:
+def _opened(path: Path, max_unpacked: int | None) -> Iterator[NpzFile]:
     if not path.is_file():
         raise DataError(f"{path}: no such npz file")
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path}: not an npz archive (numpy.savez), or cut off")
     try:
+        _check_declared(path, max_unpacked)
         with np.load(path, allow_pickle=False) as archive:
             yield archive
     except DataError:
         raise
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGED as error:
         raise DataError(f"{path}: cannot be read, the archive is damaged or cut off ({error})") from error
+
+
+def _check_declared(path: Path, max_unpacked: int | None) -> None:
+    """Refuse an archive that unpacks to too much, or an array that claims more values than there are bytes of it.
+
+    NumPy asks for all the memory that a header declares before it reads the first value.
+    """
+    with zipfile.ZipFile(path) as archive:
+        check_unpacked(path, sum(one.file_size for one in archive.infolist()), max_unpacked)
+        for member in archive.infolist():
+            if not member.filename.endswith(".npy"):
+                continue
+            with archive.open(member) as stream:
+                if stream.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+                    continue  # It is no array, and is told to be none where it is asked for.
+                stream.seek(0)
+                shape, dtype = _declared(stream)
+            size = math.prod(shape) * dtype.itemsize
+            if size > member.file_size and not dtype.hasobject:
+                raise DataError(
+                    f"{path}: array {member.filename.removesuffix('.npy')!r} declares shape {shape} and {dtype}, "
+                    f"{size} bytes, but holds {member.file_size}: cut off or damaged"
+                )
+
+
+def _declared(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of the header of an array."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    return shape, dtype
 
 
 def _array(path: Path, archive: NpzFile, name: str) -> NDArray[Any]:

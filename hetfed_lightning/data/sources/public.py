@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples, Inputs
+from hetfed_lightning.paths import with_home
 
 ONE = "inputs"
 """Key of inputs that are one tensor."""
@@ -36,7 +36,8 @@ def read_public(path: str | os.PathLike[str]) -> Examples:
     Raises:
         DataError: If there is no such file, it is damaged, or it holds something else.
     """
-    if not Path(path).is_file():
+    path = with_home(path)
+    if not path.is_file():
         raise DataError(f"{path}: no such file; it holds the public set.")
     try:
         tensors = load_file(path)
