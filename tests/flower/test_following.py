@@ -202,3 +202,14 @@ def test_plain_text_has_to_be_asked_for(started: list[Any], tmp_path: Path, capl
         program = engine.superlink.program
         assert engine.superlink.command[: len(program) + 1] == [*program, "--host"]
     assert encrypted.superlink.command[0] == sys.executable
+
+
+def test_private_keys_that_others_may_read_are_refused_on_one_machine_too(started: list[Any], tmp_path: Path) -> None:
+    main(["local", "d"])
+    for name in ("clinic.key", "server-key.pem"):
+        (tmp_path / "d" / "keys" / name).chmod(0o644)
+        with pytest.raises(ConfigError, match=rf"{name}: its mode is 644.*chmod 600"):
+            main(["local", "d"])
+        (tmp_path / "d" / "keys" / name).chmod(0o600)
+    main(["local", "d"])
+    assert len(started) == 2
