@@ -27,6 +27,7 @@ from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import labels_of
 from hetfed_lightning.data.module import GLOBAL
 from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.distillation.outputs import KINDS
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.multi_input import missing_in_training
 from hetfed_lightning.participant import STUDENT, Participant, output_width
@@ -251,10 +252,30 @@ def _check_forward(participant: Participant, source: Source, collate_fn: Collate
         raise ValueError(missing_in_training(participant, missing, inputs))
     outputs = outputs_of(participant, inputs, "its training data")
     width = output_width(outputs)
+    _check_predictions(participant, outputs)
     problem = participant.task.target_problem(target, width)
     if problem:
         raise ValueError(f"{participant.label}: {problem} (first training example).")
     return width
+
+
+def _check_predictions(participant: Participant, outputs: Tensor) -> None:
+    """Refuse a task that names no headline metric, or is of a kind of its own and makes no predictions."""
+    task = participant.task
+    for attribute, example in (("kind", "'regression'"), ("headline", "'mae', a metric's name")):
+        if not isinstance(getattr(task, attribute, None), str):
+            raise ValueError(  # noqa: TRY004 - one kind of error for a participant that cannot train
+                f"{participant.label}: {type(task).__name__} has no {attribute}; set it in its class, as {example}."
+            )
+    if task.kind in KINDS:
+        return
+    try:
+        task.predictions(outputs)
+    except Exception as error:
+        raise ValueError(
+            f"{participant.label}: {type(task).__name__} makes no predictions of outputs of shape "
+            f"{tuple(outputs.shape)}: {error}"
+        ) from error
 
 
 def outputs_of(participant: Participant, inputs: Any, what: str) -> Tensor:

@@ -18,6 +18,7 @@ from hetfed_lightning.callbacks.learning import LearningPhase
 from hetfed_lightning.callbacks.lesson import Lesson
 from hetfed_lightning.callbacks.mixing import DistillationTerm
 from hetfed_lightning.distillation import Ensemble, MeanProbabilities, OutputKind, Teachers, check_temperature
+from hetfed_lightning.distillation.outputs import KINDS, says_of_kinds
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
 from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import check_last_public_batch, first_batch, outputs_of
@@ -149,12 +150,8 @@ class EnsembleDistillation(FederatedCallback):
         inputs = data.public_inputs(torch.arange(1))
         self._abstaining = _abstaining(federation, inputs)
         readers = {name: one for name, one in federation.everyone().items() if name not in self._abstaining}
-        kinds = {participant.task.kind for participant in readers.values()}
-        if not kinds <= set(self.ensemble.kinds):
-            raise ValueError(
-                f"{type(self.ensemble).__name__} combines {', '.join(self.ensemble.kinds)} outputs, but those of the "
-                f"participants are {', '.join(sorted(kinds))}: choose another ensemble, such as MeanProbabilities."
-            )
+        for participant in readers.values():
+            check_kind(participant, self.ensemble)
         first: tuple[str, str, int] | None = None
         for name, participant in readers.items():
             width = output_width(outputs_of(participant, inputs, "the public set"))
@@ -387,7 +384,8 @@ class EnsembleDistillation(FederatedCallback):
             round_index: The round, which names the temperature.
         """
         teachers = self.teachers(answers, kind)
-        self.agreement = (tuple(answers), agreement_matrix(teachers.logits, teachers.kind).cpu())
+        if kind in KINDS:  # When outputs of another kind say the same nobody knows.
+            self.agreement = (tuple(answers), agreement_matrix(teachers.logits, teachers.kind).cpu())
         return self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
 
     def figures(self) -> dict[str, float]:
@@ -454,6 +452,36 @@ class EnsembleDistillation(FederatedCallback):
         self._samples = dict(state_dict.get("samples", {}))
         self._class_counts = dict(state_dict.get("class_counts", {}))
         self._order = {}
+
+
+def check_kind(participant: Participant, ensemble: Ensemble) -> None:
+    """Refuse outputs that an ensemble does not combine, or a task that cannot learn from what it makes of them.
+
+    Args:
+        participant: A teacher or a student.
+        ensemble: Combines the teachers.
+
+    Raises:
+        ValueError: Naming the participant, its task, and what to change.
+    """
+    task, kind, own = participant.task, participant.task.kind, type(participant.task).__name__
+    combines = f"{type(ensemble).__name__} combines {', '.join(ensemble.kinds)} outputs"
+    if kind not in ensemble.kinds and kind in KINDS:
+        raise ValueError(
+            f"{participant.label}: {combines}, but those of its {own} are {kind}: "
+            "choose another ensemble, such as MeanProbabilities."
+        )
+    if kind not in ensemble.kinds:
+        raise ValueError(
+            f"{participant.label}: {combines}, and its {own} is of kind {kind!r}. "
+            f"Set the task's kind to what its outputs are: {says_of_kinds()}. Or write an Ensemble whose kinds has "
+            f"{kind!r}, and a distillation_loss of the task; or leave EnsembleDistillation out."
+        )
+    if not task.distils:
+        raise ValueError(
+            f"{participant.label}: {own} is of kind {kind!r} and has no distillation_loss(outputs, targets, "
+            f"temperature) of its own. Write it, or set kind to what the outputs are: {says_of_kinds()}."
+        )
 
 
 def _abstaining(federation: Federation, inputs: Any) -> frozenset[str]:

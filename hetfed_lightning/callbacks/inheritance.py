@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning.callbacks.asking import TEACHER_BATCH
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation, check_kind
 from hetfed_lightning.callbacks.learning import LearningPhase
 from hetfed_lightning.callbacks.lesson import Lesson, on_device, two_columns
 from hetfed_lightning.callbacks.sharing import listed
 from hetfed_lightning.distillation import soften
-from hetfed_lightning.distillation.outputs import at_least_float32
+from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_of_kinds
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participant import STUDENT, Participant, output_width
@@ -103,6 +103,14 @@ class Inheritance(FederatedCallback):
         check_last_public_batch(participant, inputs, data.num_public, self.batch_size, "Inheritance(batch_size=...)")
         width = output_width(outputs_of(participant, inputs, "the public set"))
         kind = participant.task.kind
+        if self.source.student is None:
+            check_kind(participant, self.distillation.ensemble)
+        elif kind not in KINDS:
+            raise ValueError(
+                f"{participant.label}: transfer.distillation_epochs: what the student says is softened by its kind, "
+                f"and {kind!r} is one of {type(participant.task).__name__}'s own. Set it to what the outputs are: "
+                f"{says_of_kinds()}; or distillation_epochs to 0."
+            )
         with torch.no_grad():
             for name, teacher in self._teachers(inputs).items():
                 there = two_columns(_answer(teacher, inputs)).shape[1]

@@ -10,7 +10,19 @@ from torch import Tensor
 
 OutputKind: TypeAlias = Literal["multiclass", "binary", "multilabel", "regression"]
 """`multiclass`: C logits, one class is right. `binary`: one logit. `multilabel`: C logits, each label on its
-own. `regression`: C values."""
+own. `regression`: C values. A task may have a kind of its own: then it says itself what it predicts and how it distils,
+and an `Ensemble` whose `kinds` has it combines its teachers."""
+
+KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
+"""The kinds that everything here knows."""
+
+
+def says_of_kinds() -> str:
+    """What the kinds stand for, for messages."""
+    return (
+        "'multiclass' (C logits, one class is right), 'binary' (one logit), 'multilabel' (C logits, each on its own, "
+        "as the thresholds of an ordinal scale) or 'regression' (C values)"
+    )
 
 
 def check_temperature(temperature: float) -> None:
@@ -40,8 +52,8 @@ def check_outputs(outputs: Tensor, kind: OutputKind) -> None:
         ValueError: If the kind is unknown; if the outputs are a scalar; if binary ones have not exactly one
             column or multiclass ones fewer than two.
     """
-    if kind not in get_args(OutputKind):
-        raise ValueError(f"expected a kind out of {list(get_args(OutputKind))}, got {kind!r}")
+    if kind not in KINDS:
+        raise ValueError(f"expected a kind out of {list(KINDS)}, got {kind!r}")
     shape = tuple(outputs.shape)
     if len(shape) == 0:
         raise ValueError(f"expected {kind} outputs of shape (..., C), got a scalar: keep the last dimension")

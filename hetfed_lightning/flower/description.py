@@ -17,7 +17,6 @@ from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.roles import label_counts, roles
 from hetfed_lightning.callbacks.sharing import personal_state
-from hetfed_lightning.distillation import OutputKind
 from hetfed_lightning.flower.arrays import DTYPES, Layout
 from hetfed_lightning.flower.plain_data import Range, Size, Text
 from hetfed_lightning.flower.untrusted import NAME, one_line, shown
@@ -83,7 +82,7 @@ class Description:
     personal: Mapping[Name, Layout]
     parameters: tuple[Name, ...]
     trained: tuple[Name, ...]
-    kind: OutputKind
+    kind: Name
     width: Annotated[int, Range(0, 10**6)]
     public_size: Annotated[int, Range(0, 10**9)]
     public_hash: Annotated[str, Text(64, may_be_empty=True)]

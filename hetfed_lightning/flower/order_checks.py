@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.distillation.outputs import KINDS
 from hetfed_lightning.flower.description import subjects
 from hetfed_lightning.flower.untrusted import NAME, one_line
 from hetfed_lightning.guard import is_finite
@@ -149,7 +150,7 @@ def _fault_of_targets(federation: Federation, participant: Participant, targets:
     if tuple(targets.shape) != wanted or not targets.is_floating_point() or not is_finite([targets]):
         return f"of shape {tuple(targets.shape)} and {targets.dtype}; expected finite numbers of shape {wanted}"
     kind = participant.task.kind
-    if kind != "regression" and not _are_probabilities(targets, sums=kind == "multiclass"):
+    if kind in KINDS and kind != "regression" and not _are_probabilities(targets, sums=kind == "multiclass"):
         sums = " and sums to 1" if kind == "multiclass" else ""
         return f"that are no probabilities; what an ensemble says of {kind} outputs lies in [0, 1]{sums}"
     largest = _largest([targets])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from hetfed_lightning.distillation import OutputKind, distillation_losses, soften
-from hetfed_lightning.distillation.outputs import at_least_float32
+from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_of_kinds
 
 
 class Task(nn.Module, ABC):
@@ -22,7 +22,11 @@ class Task(nn.Module, ABC):
     """
 
     kind: OutputKind
-    """How the outputs are softened when they teach."""
+    """How outputs are softened when they teach: ``"multiclass"``, ``"binary"``, ``"multilabel"`` or ``"regression"``.
+
+    A task whose outputs are none of these may name a kind of its own. It then has :meth:`predictions` of its own; and
+    where it distils, :meth:`distillation_loss`, and an ``Ensemble`` whose ``kinds`` has that kind.
+    """
 
     headline: str
     """The metric that summaries, tables and progress bars show."""
@@ -89,7 +93,16 @@ class Task(nn.Module, ABC):
         return made is None or made.higher_is_better is not False
 
     def predictions(self, outputs: Tensor) -> Tensor:
-        """What metrics and users see: probabilities, or values in a regression."""
+        """What metrics and users see: probabilities, or values in a regression.
+
+        Raises:
+            ValueError: If the task is of a kind of its own and does not say what it predicts.
+        """
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"{type(self).__name__} is of kind {self.kind!r} and has no predictions(outputs) of its own. Write it, "
+                f"or set kind to what the outputs are: {says_of_kinds()}."
+            )
         return soften(outputs, 1.0, self.kind)
 
     def metric_target(self, target: Tensor) -> Tensor:
@@ -112,6 +125,16 @@ class Task(nn.Module, ABC):
             temperature: Finite and above 0.
         """
         return distillation_losses(outputs, targets, temperature, self.kind)
+
+    @property
+    def distils(self) -> bool:
+        """Whether there is a distillation loss: every kind but one's own has one, which has to bring it."""
+        own = type(self)
+        brings = (
+            own.distillation_loss is not Task.distillation_loss
+            or own.example_distillation_losses is not Task.example_distillation_losses
+        )
+        return self.kind in KINDS or brings
 
     def class_counts(self, target: Tensor, width: int) -> Tensor | None:
         """Examples per class (per label for multilabel), or None where there are no classes."""
