@@ -11,7 +11,7 @@ from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillatio
 from hetfed_lightning.data.sources.classes import shifted
 from hetfed_lightning.flower.arrays import Layout
 from hetfed_lightning.flower.description import Description
-from hetfed_lightning.flower.untrusted import one_line
+from hetfed_lightning.flower.untrusted import one_line, shown
 from hetfed_lightning.preflight_columns import averages_backbone
 from hetfed_lightning.rounds import FederatedCallback
 
@@ -73,7 +73,11 @@ def impossible(description: Description, callbacks: Sequence[FederatedCallback])
     if description.offered.keys() != places:
         offers = sorted(description.offered)
         return f"offers layouts for the callbacks {offers}, and those that average are {sorted(places)}"
+    if strange := sorted(description.foundations.keys() - places):
+        return f"tells frozen weights for the callbacks {strange}, and those that average are {sorted(places)}"
     ensembles = [one.ensemble for one in callbacks if isinstance(one, EnsembleDistillation)]
+    if description.reads_public and any(description.kind not in one.kinds for one in ensembles):
+        return f"tells outputs of kind {shown(description.kind)}, which no ensemble here combines"
     weighs = any("class_counts" in one.needs for one in ensembles)
     classes = (2 if description.kind == "binary" else description.width) if weighs else 0
     if description.reads_public and len(description.class_counts) != classes:
