@@ -6,8 +6,7 @@ its network may be given, or what becomes of its files.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +17,7 @@ from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillatio
 from hetfed_lightning.distillation.outputs import KINDS
 from hetfed_lightning.flower.description import subjects
 from hetfed_lightning.flower.untrusted import NAME, one_line
-from hetfed_lightning.guard import is_finite
+from hetfed_lightning.guard import LARGEST, is_finite, largest_number
 from hetfed_lightning.participant import output_width
 from hetfed_lightning.preflight import outputs_of
 
@@ -36,9 +35,6 @@ UNSAID_ROUNDS = 1_000
 
 LEAST_REPEATS = 100
 """Orders of a run that bring a site no further, at least: a coordinator that was killed asks again for a round."""
-
-LARGEST = math.sqrt(torch.finfo(torch.float32).max)
-"""Largest magnitude of a number that is taken over, 1.8e19: norms and losses square it, in float32."""
 
 _TOLERANCE = 1e-2
 """By which probabilities may miss 0, 1 and their sum: they were rounded on the way."""
@@ -123,11 +119,12 @@ class OrderChecks:
                 )
         if not is_finite(state.values()):
             raise OrderError(f"{participant.label}: the shared state that the coordinator sends is not finite.")
-        for key, tensor in state.items():
-            if (largest := _largest([tensor])) > LARGEST:
+        # Buffers are as large as the data of others make them.
+        for key in state.keys() & dict(participant.named_parameters()).keys():
+            if (largest := largest_number([state[key]])) > LARGEST:
                 raise OrderError(
                     f"{participant.label}: the shared state that the coordinator sends has a number of magnitude "
-                    f"{largest:.2g} in {key}; up to {LARGEST:.2g} is taken over, since its square has to be finite."
+                    f"{largest:.3g} in {key}; {LARGEST:g} is the most that is taken over."
                 )
 
     def _check_targets(self, federation: Federation, participant: Participant, targets: Mapping[int, Tensor]) -> None:
@@ -153,16 +150,11 @@ def _fault_of_targets(federation: Federation, participant: Participant, targets:
     if kind in KINDS and kind != "regression" and not _are_probabilities(targets, sums=kind == "multiclass"):
         sums = " and sums to 1" if kind == "multiclass" else ""
         return f"that are no probabilities; what an ensemble says of {kind} outputs lies in [0, 1]{sums}"
-    largest = _largest([targets])
-    return f"with a number of magnitude {largest:.2g}; {LARGEST:.2g} is the most" if largest > LARGEST else ""
+    largest = largest_number([targets])
+    return f"with a number of magnitude {largest:.3g}; {LARGEST:g} is the most" if largest > LARGEST else ""
 
 
 def _are_probabilities(targets: Tensor, *, sums: bool) -> bool:
     if bool(((targets < -_TOLERANCE) | (targets > 1 + _TOLERANCE)).any()):
         return False
     return not sums or bool(((targets.double().sum(dim=1) - 1).abs() <= _TOLERANCE).all())
-
-
-def _largest(tensors: Iterable[Tensor]) -> float:
-    """Largest magnitude of any number with a fraction; 0 without one."""
-    return max((float(one.abs().max()) for one in tensors if one.is_floating_point() and one.numel()), default=0.0)

@@ -149,6 +149,11 @@ class Pooling:
 
     # Privacy
 
+    @property
+    def is_accounted(self) -> bool:
+        """Whether averages are private, and each of them counts."""
+        return isinstance(self.callback, PrivateAveraging)
+
     def _spent(self) -> dict[str, float]:
         return self.callback.figures() if isinstance(self.callback, PrivateAveraging) else {}
 

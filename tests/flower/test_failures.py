@@ -12,10 +12,10 @@ import pytest
 import torch
 from flwr.app import Array, Error, RecordDict
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, PrivateAveraging
 from hetfed_lightning.flower.agreement import DisagreementError
 from hetfed_lightning.flower.exchange import Exchange
-from hetfed_lightning.flower.messages import reply_content, reply_of
+from hetfed_lightning.flower.messages import WORK, reply_content, reply_of
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.site import Site
 from hetfed_lightning.flower.volley import Fault
@@ -433,6 +433,34 @@ def test_a_full_disk_at_the_coordinator_costs_a_warning(tmp_path: Path, caplog: 
         deployed.lead()
     assert deployed.notes.ended == "finished"
     assert "coordinator.ckpt could not be written: No space left on device" in caplog.text
+
+
+def private() -> list[Any]:
+    return [PrivateAveraging(noise_multiplier=2.0, max_update_norm=0.1, delta=0.01)]
+
+
+def test_a_private_average_that_cannot_be_accounted_for_is_not_sent(tmp_path: Path) -> None:
+    deployed = Deployed("ab", private, tmp_path)
+
+    def full(content: Any, path: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hetfed_lightning.flower.coordinator.write_checkpoint", full)
+        with pytest.raises(OSError, match="No space left"):
+            deployed.lead()
+    down = [content for _, kind, content, _ in deployed.grid.sent if kind == WORK]
+    # The common start, once to each, and nothing that was made of what the sites sent.
+    assert sum(any(name.startswith("shared") for name in content.array_records) for content in down) == 2
+
+
+def test_a_private_account_stays_when_its_participant_leaves(tmp_path: Path) -> None:
+    deployed = Deployed("abc", private, tmp_path, own={"b": {"leaves_at": 1}})
+    leader = deployed.lead()
+    counts = {"a": 3, "b": 1, "c": 3}
+    assert leader.pools[0].callback.releases == counts  # type: ignore[attr-defined]
+    again = deployed.coordinator(resume=True)
+    assert again.pools[0].callback.releases == counts  # type: ignore[attr-defined]
 
 
 def test_a_full_disk_at_a_site_costs_it_the_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
