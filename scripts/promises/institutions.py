@@ -206,13 +206,16 @@ PROMISES: tuple[Promise, ...] = (
         "the other side's words are words: what cannot be read costs its site the round, by name; nothing is allocated "
         "that is only declared; no text reaches a log, a table, a record or a page but on one short, printable line",
         "arrays of ten million million numbers, of 5,000 digits, of code, of pickles; line breaks, escape sequences, "
-        "halves of pairs, 5 MB; any text (hypothesis)",
+        "halves of pairs, 5 MB; any text (hypothesis); 2,400 mutated replies, descriptions and messages",
         (
             Mutation(
                 "hetfed_lightning/flower/arrays.py",
                 "    if taken != there:\n",
                 "    if False:\n",
-                ("tests/flower/test_arrays.py::test_a_lie_is_refused_and_allocates_nothing",),
+                (
+                    "tests/flower/test_arrays.py::test_a_lie_is_refused_and_allocates_nothing",
+                    "tests/flower/test_fuzzed_words.py::test_replies",
+                ),
             ),
             Mutation(
                 "hetfed_lightning/flower/exchange.py",

@@ -1,0 +1,179 @@
+"""Thousands of replies and descriptions that nobody would send: each is read, or refused by name, and takes no memory.
+
+Nothing but `RecordsError` may leave a reading function, though what calls it would bear more; what is read has to be
+fit for all that is made of it.
+"""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation
+from hetfed_lightning.flower.agreement import disagreements, impossible, odd_ones, table
+from hetfed_lightning.flower.checks import fault_of, usable_metrics, wanted
+from hetfed_lightning.flower.description import Description, parameters_of
+from hetfed_lightning.flower.exchange import Exchange
+from hetfed_lightning.flower.introductions import headlines_of, label_counts_of, roles_of
+from hetfed_lightning.flower.messages import description_content, description_of, reply_content, reply_of
+from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.pooling import Pooling
+from hetfed_lightning.flower.records import RecordsError
+from hetfed_lightning.flower.volley import Fault
+from tests.conftest import Tally
+from tests.flower.federating import Deployed
+from tests.flower.fuzzing import mutated_bytes, mutated_json, mutated_records
+
+pytestmark = pytest.mark.promise("words")
+
+REPLIES = 1_200
+DESCRIPTIONS = 1_000
+TAKEN_APART = 200
+MEMORY = 2**23
+"""Bytes: a mutated message has a tenth of it at most."""
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Deployed, Description, Order, Reply]:
+    callbacks = lambda: [EnsembleDistillation(), BackboneAveraging()]  # noqa: E731
+    deployed = Deployed("abc", callbacks, tmp_path_factory.mktemp("sites"))
+    site = deployed.grid.sites["a"]
+    described = site.describe()
+    order = Order("r", begin=0, answer_after=True, keys={1: tuple(described.offered[1])})
+    site.carry_out(order)
+    order = replace(order, finish=0, begin=1)
+    return deployed, described, order, site.carry_out(order)
+
+
+def tried(count: int, act: Callable[[Random], str]) -> Counter[str]:
+    """What became of so many mutations; whatever else than a refusal an act ends with says which it was."""
+    found: Counter[str] = Counter()
+    for seed in range(count):
+        is_traced = seed % 10 == 0  # Which takes three times as long.
+        if is_traced:
+            tracemalloc.start()
+        try:
+            found[act(Random(seed))] += 1  # noqa: S311 - nothing secret is made of it
+        except Exception as error:
+            raise AssertionError(f"mutation {seed}: {type(error).__name__}: {error}") from error
+        finally:
+            taken = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert taken < MEMORY, f"mutation {seed} took {taken} bytes"
+    return found
+
+
+def refused(error: Exception | str) -> str:
+    assert len(str(error)) < 1_000
+    assert str(error).isprintable(), repr(str(error))
+    return "refused"
+
+
+def test_replies(honest: Any, tally: Tally) -> None:
+    _, described, order, reply = honest
+    content = reply_content(reply)
+    expected = wanted(order, described)
+
+    def act(random: Random) -> str:
+        changed = mutated_records(content, random)
+        try:
+            read = reply_of(changed, expected)
+        except RecordsError as error:
+            return refused(error)
+        fault = fault_of(read, order, described, parameters_of([described]))
+        assert all(isinstance(one, float) for one in usable_metrics(read).values())
+        return refused(fault) if fault else "used"
+
+    found = tried(REPLIES, act)
+    tally(tried=REPLIES, held=found.total())
+    assert found["refused"] > REPLIES / 2
+    assert found["used"] > REPLIES / 100
+
+
+def test_descriptions(honest: Any, tally: Tally) -> None:
+    _, described, _, _ = honest
+    text = json.dumps(asdict(described))
+    others = {name: replace(described, participant=name) for name in "bc"}
+
+    def act(random: Random) -> str:
+        content = RecordDict({"description": ConfigRecord({"json": mutated_json(text, random)})})
+        try:
+            read = description_of(content)
+        except RecordsError as error:
+            return refused(error)
+        return made_of({"a": replace(read, participant="a")} | others)
+
+    found = tried(DESCRIPTIONS, act)
+    tally(tried=DESCRIPTIONS, held=found.total())
+    assert found["refused"] > DESCRIPTIONS / 2
+    assert found["used"] > DESCRIPTIONS / 100
+    assert found["turned away"] > 0
+
+
+def made_of(descriptions: dict[str, Description]) -> str:
+    """All that a coordinator makes of descriptions before it trains."""
+    callbacks = [EnsembleDistillation(), BackboneAveraging()]
+    if said := impossible(descriptions["a"], callbacks):
+        refused(said)
+        return "turned away"
+    found = disagreements(descriptions, callbacks, 0, {})
+    if found:
+        refused(table(found).replace("\n", " "))
+        assert odd_ones(found) == {"a"}
+        return "turned away"
+    Pooling(1, callbacks[1]).arrange(descriptions)  # type: ignore[arg-type]
+    assert len(roles_of(descriptions, callbacks, 10)) == 3
+    assert len(headlines_of(descriptions)) >= 2
+    label_counts_of(descriptions, 10)
+    assert description_of(description_content(descriptions["a"])) == descriptions["a"]
+    return "used"
+
+
+def test_messages_that_cannot_be_taken_apart(honest: Any, tally: Tally, tmp_path: Path) -> None:
+    """Bits of the engine's own objects: the others' answers are there all the same."""
+    deployed = honest[0]
+    told = {name: deployed.grid.sites[name].describe() for name in "abc"}
+    exchange = Exchange(deployed.grid, lambda _: None)
+    exchange.nodes = {name: deployed.grid.node_of(name) for name in "abc"}
+    answers = {name: reply_content(Reply(name, told[name].samples, shared={1: {}})) for name in "abc"}
+    question = Order("r", keys={})
+
+    def act(random: Random) -> str:
+        pulled: list[str] = []
+        deployed.grid.push_messages = lambda messages: [str(one.metadata.dst_node_id) for one in messages]
+
+        def pull(numbers: list[str]) -> list[Message]:
+            (number,) = numbers
+            name = "abc"[int(number) - 1]
+            pulled.append(name)
+            message = Message(answers[name], dst_node_id=1, message_type="train")
+            if name != "a":
+                return [message]
+            contents = {key: one.deflate() for key, one in get_all_nested_objects(message).items()}
+            broken = random.choice(list(contents))
+            contents[broken] = mutated_bytes(contents[broken], random)
+            return [inflate_object_from_contents(message.object_id, contents)]  # type: ignore[list-item]
+
+        deployed.grid.pull_messages = pull
+        found = exchange.carry_out(dict.fromkeys("abc", question), 0.5, told)
+        assert isinstance(found["b"], Reply)
+        assert isinstance(found["c"], Reply)
+        if isinstance(found["a"], Reply):
+            return "used"
+        assert isinstance(found["a"], Fault)
+        return refused(found["a"].reason)
+
+    found = tried(TAKEN_APART, act)
+    tally(tried=TAKEN_APART, held=found.total())
+    assert found["refused"] > TAKEN_APART / 4
