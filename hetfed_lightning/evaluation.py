@@ -68,6 +68,24 @@ def skip_empty_validation(trainer: L.Trainer) -> None:
         loop._max_batches = [0] * len(loaders)
 
 
+def validates_in(trainer: L.Trainer, round_index: int) -> bool:
+    """Whether a round that has ended was validated, as ``Trainer(check_val_every_n_epoch=...)`` asks for.
+
+    Args:
+        trainer: In a fit.
+        round_index: The round. Where validations are counted by batches over the whole run, only the last one is known;
+            of earlier ones, caught up with as a run is resumed, it is taken for granted.
+    """
+    every, interval = trainer.check_val_every_n_epoch, trainer.val_check_interval
+    if every is not None:
+        return (round_index + 1) % every == 0
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    done = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+    if round_index != done - 1 or not isinstance(interval, int):
+        return True
+    return progress.total.ready // interval > (progress.total.ready - progress.current.ready) // interval
+
+
 def predict(federation: Federation, owner: str, batch: Any, batch_idx: int) -> Any:
     """Predictions for one batch by ``predict_with``, the student, or the participant whose data it is.
 

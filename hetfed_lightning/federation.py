@@ -38,7 +38,7 @@ from hetfed_lightning.checkpointing.resume import (
 from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
-from hetfed_lightning.evaluation import evaluate, owner_of, predict, skip_empty_validation
+from hetfed_lightning.evaluation import evaluate, owner_of, predict, skip_empty_validation, validates_in
 from hetfed_lightning.fitting import fit_to_own_data, take_up_schemas
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.groups import ParticipantGroup, expanded
@@ -457,7 +457,9 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         metrics = self._saved.get("metrics", {}) | self.trainer.callback_metrics
         for name, local in self.local.items():
             if local.schedules and (name == STUDENT or self[name].is_member(self._scheduled_rounds)):
-                local.end_epoch(self._scheduled_rounds, metrics)
+                local.end_epoch(
+                    self._scheduled_rounds, metrics, validated=validates_in(self.trainer, self._scheduled_rounds)
+                )
         self._scheduled_rounds += 1
 
     def teardown(self, stage: str) -> None:

@@ -229,8 +229,16 @@ class LocalOptimization:
         if self.scale is not None:
             self.scale.restart()
 
-    def end_epoch(self, round_index: int, metrics: Mapping[str, Any]) -> None:
+    def end_epoch(self, round_index: int, metrics: Mapping[str, Any], *, validated: bool = True) -> None:
         """Step what is scheduled by rounds.
+
+        A scheduler that follows a metric of the validation waits for the next one, so that ``patience`` counts
+        validations and not one of them twice.
+
+        Args:
+            round_index: The round that has ended.
+            metrics: Figures by tag; those of a validation are of the last that there was.
+            validated: Whether the round was validated.
 
         Raises:
             ValueError: If a plateau scheduler follows a metric that was not logged.
@@ -246,6 +254,8 @@ class LocalOptimization:
                 continue
             own = f"{schedule.monitor}/{self.participant.name}"
             value = metrics.get(own, metrics.get(schedule.monitor or ""))
+            if not validated and (value is None or (schedule.monitor or "").startswith(("val_", "federation/val_"))):
+                continue
             if value is None:
                 raise ValueError(
                     f"{self.participant.label}: its ReduceLROnPlateau follows {schedule.monitor!r}, but neither that "

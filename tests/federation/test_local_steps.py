@@ -169,6 +169,30 @@ def test_a_plateau_on_what_nobody_logs_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("monitor", "rounds", "settings", "halvings"),
+    [
+        # Three validations: the first is the best so far, two are no better.
+        ("val_loss", 6, {"check_val_every_n_epoch": 2}, 2),
+        ("val_loss/b", 6, {"check_val_every_n_epoch": 2}, 2),
+        ("federation/val_accuracy_mean", 6, {"check_val_every_n_epoch": 2}, 2),
+        ("train_loss", 6, {"check_val_every_n_epoch": 2}, 5),
+        ("val_loss", 6, {"check_val_every_n_epoch": 4}, 0),
+        ("val_loss", 3, {}, 2),
+        # Of 30 batches, five in a round.
+        ("val_loss", 6, {"check_val_every_n_epoch": None, "val_check_interval": 10}, 2),
+    ],
+)
+def test_a_plateau_counts_validations(monitor: str, rounds: int, settings: dict[str, Any], halvings: int) -> None:
+    def plateau(optimizer: Any) -> Any:
+        return ReduceLROnPlateau(optimizer, monitor=monitor, patience=0, factor=0.5, eps=0, threshold=0.5)
+
+    # Nothing is learned, so that no validation is better than the one before.
+    federation = tiny_federation(participant={"optimizer": sgd(1e-30), "lr_scheduler": plateau})
+    fit(federation, tiny_data(), rounds, **settings)
+    assert rate(federation, "a") == pytest.approx(1e-30 / 2**halvings)
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"gradient_clip_val": 1.0}, r"Use Participant\(gradient_clip_val"),
