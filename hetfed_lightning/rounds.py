@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 
+from hetfed_lightning.checkpointing.forgotten import ForgottenState
 from hetfed_lightning.inspection import inspect
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.preemption import set_exit_code
@@ -68,6 +69,10 @@ class FederatedCallback(L.Callback):
     is the same on every rank and after a resume. Two callbacks of one class draw different numbers. Where a process
     draws for some participants and not for others, as for those that it hosts, ranks draw different ones all the same:
     draw for all of them, or from :func:`hetfed_lightning.seeding.stream_generator` by their names.
+
+    What it has to remember from round to round goes into ``state_dict`` and comes back by ``load_state_dict``, as with
+    any callback of Lightning's. One that holds tensors which change, and saves nothing, is warned of by name when the
+    first checkpoint is written.
     """
 
     phase: ClassVar[Phase] = Phase.MONITORING
@@ -131,6 +136,17 @@ class RoundClock(L.Callback):
 
     def __init__(self) -> None:
         self._drawn: dict[int, frozenset[str]] = {}
+        self._forgotten = ForgottenState()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Look at what callbacks hold as the first round is about to begin."""
+        del pl_module
+        self._forgotten.begin(federated_callbacks(trainer))
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Warn of callbacks whose tensors no checkpoint holds."""
+        del trainer, checkpoint
+        self._forgotten.look(pl_module)
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Forget who was drawn in an earlier run."""
