@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,7 @@ from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.collating import Collate, batch_of
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import labels_of
-from hetfed_lightning.data.module import GLOBAL
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.names import did_you_mean, name_problem, refuse_twin_names
 from hetfed_lightning.distillation.outputs import KINDS
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.multi_input import missing_in_training
@@ -43,7 +41,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_\-]*$")
+_MODULES = nn.ModuleDict()
+"""Whose attributes are no names of modules in it."""
 
 
 TOGETHER = 4
@@ -74,10 +73,10 @@ def check_members(participants: Mapping[str, Any], student: Any | None) -> None:
     for name, participant in [*participants.items(), *([] if student is None else [(STUDENT, student)])]:
         if not isinstance(participant, Participant):
             raise TypeError(f"participants[{name!r}]: expected a Participant, got {type(participant).__name__}.")
-        if name == GLOBAL or (name == STUDENT and participant is not student) or hasattr(nn.ModuleDict, name):
+        if (problem := name_problem(name)) is not None:
+            raise ValueError(f"participants: {problem}.")
+        if (name == STUDENT and participant is not student) or hasattr(_MODULES, name):
             raise ValueError(f"participants: {name!r} is reserved; choose another name.")
-        if not _NAME.match(name):
-            raise ValueError(f"participants: expected a name of letters, digits, '_' and '-', got {name!r}.")
         for key, parameter in participant.named_parameters():
             owner = owners.setdefault(id(parameter), name)
             if owner != name:
@@ -85,6 +84,7 @@ def check_members(participants: Mapping[str, Any], student: Any | None) -> None:
                     f"participants: {owner!r} and {name!r} hold the same {key}; give each modules of its own "
                     "(copy.deepcopy makes them). What they share is averaged, not one object."
                 )
+    refuse_twin_names(participants, "participant", "participants")
 
 
 def check_trainer(trainer: L.Trainer) -> None:
@@ -167,7 +167,8 @@ def check_data(federation: Federation, data: FederatedDataModule) -> None:
         if source.batch_size == 1 or last == 1:
             check_batch_of_one(
                 participant, inputs, f"{source.num_samples} examples in batches of {source.batch_size}",
-                "Change batch_size, set drop_last or use GroupNorm.",
+                "Use GroupNorm, or leave the participant out." if source.num_samples == 1
+                else "Change batch_size, set drop_last or use GroupNorm.",
             )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def chart_layout(tags: Iterable[str], names: Sequence[str]) -> Layout:
         names: The participants, and the student if there is one.
     """
     tags, known, names = set(tags), set(names), names[:MAX_PARTICIPANTS]
-    metrics = {key.rpartition("/")[0] for key in tags if key.rpartition("/")[2] in known} - {""}
+    metrics = {key.rpartition("/")[0] for key in tags if key.rpartition("/")[2] in known} - {"", "federation"}
     # What people look for first: validation, own before global, the metric before the loss; learning rates last.
     order = sorted(
         metrics,
@@ -121,7 +121,8 @@ def results_table(values: Mapping[str, float], names: Sequence[str]) -> str:
         names: The participants, and the student if there is one, in order.
     """
     known = set(names)
-    metrics = list(dict.fromkeys(key.rpartition("/")[0] for key in values if key.rpartition("/")[2] in known))
+    owned = (key.rpartition("/") for key in values if not key.startswith("federation/"))
+    metrics = list(dict.fromkeys(metric for metric, _, owner in owned if owner in known))
     rows = [
         [f"`{name}`", *(_cell(values.get(tag(metric, name), math.nan)) for metric in metrics)]
         for name in names[:MAX_PARTICIPANTS]

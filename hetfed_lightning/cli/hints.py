@@ -25,6 +25,7 @@ _UNKNOWN = re.compile(
     r"|[Uu]nrecognized arguments?: --([\w.]+)"
 )
 _CLASS_PATH = re.compile(r"class_path[= ]'([\w.]+)'")
+_GIVEN = re.compile(r"[^\n]*?Got value: Namespace\(class_path='([\w.]+)'")
 _NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _NOT_TEXT = re.compile(r"Expected a <class 'str'>.{0,9}(?:Got|Given) value: (?:True|False|[-+.\d]+)\b", re.DOTALL)
 _UNION = "Does not validate against any of the Union subtypes"
@@ -135,7 +136,7 @@ def _hint(message: str, option: str) -> str | None:
     unknown = _UNKNOWN.search(message)
     if unknown:
         key = next(group for group in unknown.groups() if group).split(".")[-1]
-        hint = did_you_mean(key, _parameters_near(message))
+        hint = did_you_mean(key, _parameters_near(message, unknown))
         return hint if "did you mean" in hint else None
     return None
 
@@ -146,8 +147,12 @@ def _least(path: str) -> str:
     return path if package in {one.split(".", maxsplit=1)[0] for one in ALLOWED} else package
 
 
-def _parameters_near(message: str) -> list[str]:
-    classes = [found for path in _CLASS_PATH.findall(message) if (found := _known_class(path))]
+def _parameters_near(message: str, unknown: re.Match[str]) -> list[str]:
+    """What the class takes that was given an unknown key: told right behind it, or last before."""
+    paths = _CLASS_PATH.findall(message[: unknown.start()])[-1:]
+    if behind := _GIVEN.match(message, unknown.end()):
+        paths = [behind[1]]
+    classes = [found for path in paths if (found := _known_class(path))]
     # Without a class in the message the key is one of the three that every configuration has.
     classes = classes or [L.Trainer, Federation, FederatedDataModule]
     return list(dict.fromkeys(name for one in classes for name in _parameters(one)))

@@ -15,7 +15,7 @@ from hetfed_lightning.data.labels import labels_of
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule, pooled, take
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.data.partitioned import shuffled
-from hetfed_lightning.data.splits import split_train_val_test
+from hetfed_lightning.data.splits import split_own
 
 
 class NamedDataModule(FederatedDataModule):
@@ -81,7 +81,7 @@ class NamedDataModule(FederatedDataModule):
         share = -(-self.public_size // len(everyone))
         train, val, test, public = {}, {}, {}, {}
         for name, dataset in everyone.items():
-            first, second, third = self._cut(dataset)
+            first, second, third = self._cut(name, dataset)
             if share >= len(first):
                 raise DataError(
                     f"public_size={self.public_size} takes {share} of the {len(first)} training examples of {name!r} "
@@ -114,13 +114,11 @@ class NamedDataModule(FederatedDataModule):
                 raise DataError(f"participants: there is no data of {name!r}{did_you_mean(name, found)}.")
         return {name: found[name] for name in self.names}
 
-    def _cut(self, dataset: Dataset[Any]) -> tuple[Tensor, Tensor, Tensor]:
+    def _cut(self, name: str, dataset: Dataset[Any]) -> tuple[Tensor, Tensor, Tensor]:
         count = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
-        if self.shuffle:
+        if self.shuffle or count < sum(share > 0 for share in self.own_fractions):
             labels = labels_of(dataset) if self.stratify else None
-            return split_train_val_test(
-                count if labels is None else labels, self.own_fractions, self.seed, self.stratify
-            )
+            return split_own(name, count if labels is None else labels, self.own_fractions, self.seed, self.stratify)
         ends = [round(count * sum(self.own_fractions[: i + 1])) for i in range(2)]
         first, second, third = torch.arange(count).tensor_split(ends)
         return first, second, third

@@ -10,12 +10,32 @@ from typing import TypeVar
 
 from hetfed_lightning.data.errors import DataError
 
-__all__ = ["checked_classes", "did_you_mean", "folded", "of_member", "refuse_spellings", "refuse_twin_names"]
+__all__ = [
+    "checked_classes",
+    "did_you_mean",
+    "folded",
+    "name_problem",
+    "of_member",
+    "refuse_spellings",
+    "refuse_twin_names",
+]
 
 
 T = TypeVar("T")
 
+LONGEST = 100
+"""Characters of a participant's name, which files and folders are called by."""
+
+RESERVED: Mapping[str, str] = {
+    "federation": "figures of all are logged under it",
+    "global": "everyone's data is called so",
+    **dict.fromkeys(("jain", "mean", "std", "worst"), "tables and figures of all are called so"),
+}
+"""Names that no participant may have, and why."""
+
 _NUMBER = re.compile(r"_\d+$")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-]*")
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_\-]+")
 
 
 def of_member(settings: Mapping[str, T], name: str) -> T | None:
@@ -47,6 +67,33 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     if close:
         return f"; did you mean {by_folded[close[0]]!r}?"
     return f"; there is {', '.join(map(repr, names[:10])) or 'none'}{', ...' if len(names) > 10 else ''}"
+
+
+def name_problem(name: str) -> str | None:
+    """Why a participant may not be called so, and what it may be called instead; None where it may.
+
+    Files, folders, charts and keys of checkpoints are called by participants' names, on any machine.
+
+    Args:
+        name: The participant's.
+    """
+    if not isinstance(name, str):
+        return f"expected a name as text, got {name!r}"
+    where = "in the configuration and where its data are named: a file, a folder, a column's value or a key of `path`"
+    if name.casefold() in RESERVED:
+        return f"{name!r} is reserved, since {RESERVED[name.casefold()]}: call it {name + '_site'!r}, {where}"
+    if not _NAME.fullmatch(name):
+        return f"expected a name of letters, digits, '_' and '-', got {name!r:.120}: call it {_plain(name)!r}, {where}"
+    if len(name) > LONGEST:
+        return f"expected a name of at most {LONGEST} characters, got {len(name)} ({name[:20]}...): shorten it, {where}"
+    return None
+
+
+def _plain(name: str) -> str:
+    """A name of the letters and digits that are left of one without accents."""
+    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    plain = _NOT_IN_NAMES.sub("_", letters).strip("-_")[: LONGEST - 10] or "site_1"
+    return f"{plain}_site" if plain.casefold() in RESERVED else plain
 
 
 def refuse_twin_names(names: Iterable[str], what: str, where: str) -> None:

@@ -14,7 +14,7 @@ from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.labels import labels_of, read_labels
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule, pooled, take
 from hetfed_lightning.data.partitions import Dirichlet, Partition
-from hetfed_lightning.data.splits import split_train_val_test
+from hetfed_lightning.data.splits import split_own
 from hetfed_lightning.seeding import stream_generator
 
 
@@ -92,7 +92,7 @@ class PartitionedDataModule(FederatedDataModule):
             name: rest[dealt]
             for name, dealt in zip(names, self.partition(labels[rest], len(names), self.seed), strict=True)
         }
-        own = {name: split_train_val_test(labels[part], self.own_fractions, self.seed) for name, part in parts.items()}
+        own = {name: split_own(name, labels[part], self.own_fractions, self.seed) for name, part in parts.items()}
         sets = [
             {name: take(pool.examples, parts[name][split[which]]) for name, split in own.items() if len(split[which])}
             for which in range(3)

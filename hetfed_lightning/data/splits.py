@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 
 import numpy as np
@@ -12,7 +13,9 @@ from torch import Tensor
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.labels import require_class_labels
 
-__all__ = ["split_train_val_test"]
+__all__ = ["split_own", "split_train_val_test"]
+
+log = logging.getLogger(__name__)
 
 
 def split_train_val_test(
@@ -57,6 +60,39 @@ def split_train_val_test(
     pieces = [np.split(group, row.cumsum()[:-1]) for group, row in zip(members, counts, strict=True)]
     train, validation, test = (np.sort(np.concatenate(part)) for part in zip(*pieces, strict=True))
     return torch.from_numpy(train), torch.from_numpy(validation), torch.from_numpy(test)
+
+
+def split_own(
+    name: str,
+    samples: int | Tensor,
+    fractions: tuple[float, float, float],
+    seed: int,
+    stratify: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`split_train_val_test` of a participant's own samples, all of which train where they are too few.
+
+    Args:
+        name: The participant's, for messages.
+        samples: As for :func:`split_train_val_test`.
+        fractions: Likewise.
+        seed: Likewise.
+        stratify: Likewise.
+
+    Raises:
+        DataError: As :func:`split_train_val_test`, naming the participant.
+    """
+    count = len(samples) if isinstance(samples, Tensor) and samples.ndim else samples
+    try:
+        shares = _checked_shares(fractions)
+        if isinstance(count, int) and 0 < count < int((shares > 0).sum()) and shares[0] > 0:
+            log.warning(
+                "participant %r: its %s, and none is left to validate or test on: it is not evaluated.",
+                name, "1 example trains" if count == 1 else f"{count} examples train",
+            )  # fmt: skip
+            return torch.arange(count), torch.arange(0), torch.arange(0)
+        return split_train_val_test(samples, fractions, seed, stratify)
+    except DataError as error:
+        raise DataError(f"participant {name!r}: {error}") from error
 
 
 def _checked_shares(fractions: tuple[float, float, float]) -> NDArray[np.float64]:

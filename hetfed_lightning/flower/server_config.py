@@ -18,7 +18,7 @@ from hetfed_lightning.cli.configs import load_configs
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.reach import read_no_other_file
 from hetfed_lightning.data import FederatedDataModule
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.names import did_you_mean, name_problem
 from hetfed_lightning.flower.arrays import Layout
 from hetfed_lightning.flower.deployable import as_list, check_deployable
 from hetfed_lightning.flower.expected import SHARED, read_layouts
@@ -155,6 +155,8 @@ def _check(config: Namespace) -> None:
     sites, model = config.sites, config.model
     if not sites or len(set(sites)) < len(sites):
         raise ConfigError(f"sites: expected the participants' names, each once, got {sites!r}.")
+    if problem := next(filter(None, map(name_problem, sites)), None):
+        raise ConfigError(f"sites: {problem}.")
     rounds = config.trainer.max_epochs
     if rounds is None or rounds < 1:
         raise ConfigError(f"trainer.max_epochs: expected the number of rounds, at least 1, got {rounds!r}.")

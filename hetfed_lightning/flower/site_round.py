@@ -294,6 +294,9 @@ class SiteEnd(Checkpoint):
         raise Pause
 
 
+_OF_ALL = (tag("quarantined", ""), "federation/")
+
+
 def own_figures(trainer: L.Trainer, names: Sequence[str]) -> dict[str, float]:
     """Of all figures those of some participants, whose tags end with their names, and which their data define.
 
@@ -303,7 +306,7 @@ def own_figures(trainer: L.Trainer, names: Sequence[str]) -> dict[str, float]:
     return {
         key: float(torch.as_tensor(value))
         for key, value in trainer.callback_metrics.items()
-        if key.rpartition("/")[2] in names and key not in undefined and not key.startswith(tag("quarantined", ""))
+        if key.rpartition("/")[2] in names and key not in undefined and not key.startswith(_OF_ALL)
     }
 
 

@@ -101,7 +101,7 @@ def test_an_optimizer_that_fails_names_its_participant() -> None:
         (lambda p: Federation({"a.b": p}), r"expected a name of letters.*got 'a\.b'"),
         (lambda p: Federation({"a/b": p}), "expected a name of letters.*got 'a/b'"),
         (lambda p: Federation({"-a": p}), "expected a name of letters.*got '-a'"),
-        (lambda p: Federation({"global": p}), "'global' is reserved; choose another name"),
+        (lambda p: Federation({"global": p}), "'global' is reserved, since everyone's data is called so"),
         (lambda p: Federation({"student": p}), "'student' is reserved"),
         (lambda p: Federation({"keys": p}), "'keys' is reserved"),
         (lambda p: Federation({"a": p}, participation=0), r"participation: expected a fraction in \(0, 1\], got 0"),
