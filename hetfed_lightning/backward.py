@@ -1,66 +1,78 @@
-"""One participant's backward pass: what ``manual_backward`` does, less the calls that nobody listens to.
+"""One participant's backward pass: what ``manual_backward`` does, with the participant's own hooks and the callbacks'.
 
 ``manual_backward`` asks every callback twice whether it wants to hear of the pass. For a federation of small networks,
-whose steps follow each other within milliseconds, that was a fortieth of a round.
+whose steps follow each other within milliseconds, that was a fortieth of a round; here those who do are known.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-import lightning as L
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import Strategy
 
 if TYPE_CHECKING:
+    import lightning as L
     from torch import Tensor
 
     from hetfed_lightning.participant import Participant
+    from hetfed_lightning.step_hooks import StepHooks
 
-_HOOKS = ("on_before_backward", "on_after_backward")
 
-
-def is_heard(trainer: L.Trainer) -> bool:
-    """Whether a callback, the federation, the precision plugin or the strategy does something around a backward pass.
+def is_usual(trainer: L.Trainer) -> bool:
+    """Whether precision plugin and strategy do nothing of their own around a backward pass, but for scaling the loss.
 
     Args:
-        trainer: In a fit, its callbacks complete.
+        trainer: In a fit.
     """
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     precision, strategy = type(trainer.precision_plugin), type(trainer.strategy)
-    as_usual = (
+    return (
         precision.pre_backward in {Precision.pre_backward, MixedPrecision.pre_backward}
         and precision.post_backward is Precision.post_backward
         and precision.backward is Precision.backward
         and strategy.pre_backward is Strategy.pre_backward
         and strategy.post_backward is Strategy.post_backward
     )
-    bases = [*((one, L.Callback) for one in callbacks), (trainer.lightning_module, L.LightningModule)]
-    return not as_usual or any(
-        getattr(getattr(one, hook), "__func__", None) is not getattr(base, hook)
-        for hook in _HOOKS
-        for one, base in bases
-    )
 
 
-def go_backward(trainer: L.Trainer, participant: Participant, loss: Tensor, *, heard: bool) -> None:
-    """Gradients of ``loss``, scaled where the precision asks for it, by way of the participant's own hooks.
+def go_backward(
+    trainer: L.Trainer, participant: Participant, loss: Tensor, hooks: StepHooks, *args: Any, **kwargs: Any
+) -> None:
+    """Gradients of ``loss``, scaled where the precision asks for it, by way of everyone's hooks.
 
     Args:
         trainer: In a fit.
-        participant: Whose ``on_before_backward``, ``backward`` and ``on_after_backward`` are called.
+        participant: Whose ``backward`` is called, and ``on_before_backward`` and ``on_after_backward`` after those of
+            the callbacks.
         loss: A scalar with a graph.
-        heard: What :func:`is_heard` says of the trainer.
+        hooks: The callbacks' hooks.
+        args: Of ``backward``, as for ``Tensor.backward``.
+        kwargs: The same by name.
     """
-    precision, strategy = trainer.precision_plugin, trainer.strategy
-    if heard:
-        strategy.pre_backward(loss)
-        loss = precision.pre_backward(loss, trainer.lightning_module)
+    precision, strategy, usual = trainer.precision_plugin, trainer.strategy, is_usual(trainer)
+    if not usual:
+        with _unheard(trainer):
+            strategy.pre_backward(loss)
+            loss = precision.pre_backward(loss, trainer.lightning_module)
     elif (scaler := getattr(precision, "scaler", None)) is not None:
         loss = scaler.scale(loss)
-    participant.on_before_backward(loss)
-    precision.backward(loss, participant, None)
-    if heard:
-        loss = precision.post_backward(loss, trainer.lightning_module)
-        strategy.post_backward(loss)
-    participant.on_after_backward()
+    hooks.call("on_before_backward", participant, loss)
+    precision.backward(loss, participant, None, *args, **kwargs)
+    if not usual:
+        with _unheard(trainer):
+            loss = precision.post_backward(loss, trainer.lightning_module)
+            strategy.post_backward(loss)
+    hooks.call("on_after_backward", participant)
+
+
+@contextmanager
+def _unheard(trainer: L.Trainer) -> Iterator[None]:
+    """A plugin of the user's without the callbacks, which it would call as if all gradients were one module's."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    trainer.callbacks = []  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        trainer.callbacks = callbacks  # type: ignore[attr-defined]

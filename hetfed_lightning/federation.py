@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import lightning as L
 from torch import nn
 
-from hetfed_lightning.backward import go_backward, is_heard
+from hetfed_lightning.backward import go_backward
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.progress import take_lightnings_place
 from hetfed_lightning.checkpointing.age import new_run
@@ -63,6 +63,7 @@ from hetfed_lightning.rounds import FederatedCallback, RoundClock, federated_cal
 from hetfed_lightning.scaling import give_scales, skipped_steps
 from hetfed_lightning.seeding import seed_sample, stream_seed, streams_kept
 from hetfed_lightning.separation import keep_apart
+from hetfed_lightning.step_hooks import StepHooks, hear_steps_by_hand
 from hetfed_lightning.storage import LendsStorage
 from hetfed_lightning.strategies.ranks import Ranks
 from hetfed_lightning.strategies.strategy import ranks_of
@@ -155,7 +156,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self._saved_optimizers: list[Any] = []
         self._saved: dict[str, Any] = {}
         self._before_validation = False
-        self.backward_is_heard = True
+        self.step_hooks = StepHooks()
         self.adding: list[FederatedCallback] = []
         self.opened_round = -1
         self.round_is_open = False
@@ -168,6 +169,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             "fleets": Fleets(self.fleets.wanted),
             "ranks": Ranks(),
             "preemption": None,
+            "step_hooks": StepHooks(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -320,7 +322,10 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.ranks.prepare()
         with streams_kept(self.device):
             raise_event(self, "prepare", 0)
-        self.backward_is_heard = is_heard(self.trainer)
+        self.step_hooks = StepHooks(self.trainer)
+        for local in self.local.values():
+            local.hooks = self.step_hooks
+            hear_steps_by_hand(local)
         take_up_accounts(self, self._saved)
         give_scales(self.local, self.trainer.precision_plugin, self._saved.get("scales", {}))
         self._saved_optimizers = []
@@ -401,9 +406,9 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         if self.preemption is not None:
             self.preemption.look(self)
 
-    def backward_of(self, participant: Participant, loss: Tensor) -> None:
+    def backward_of(self, participant: Participant, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """A participant's backward pass, with everything that ``manual_backward`` does."""
-        go_backward(self.trainer, participant, loss, heard=self.backward_is_heard)
+        go_backward(self.trainer, participant, loss, self.step_hooks, *args, **kwargs)
 
     def finish_local_work(self) -> None:
         """Step on gradients that an incomplete accumulation left."""

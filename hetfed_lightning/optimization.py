@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from hetfed_lightning.precision import warn_of_vanishing_eps
 from hetfed_lightning.preflight_steps import check_steps
 from hetfed_lightning.scaling import LossScale, ScaledOptimizer, scaled_by
+from hetfed_lightning.step_hooks import StepHooks
 
 if TYPE_CHECKING:
     from lightning.pytorch.plugins.precision import Precision
@@ -65,6 +66,8 @@ class LocalOptimization:
         landed: Optimizer steps in this round that changed the weights.
         skipped: Steps in this round that did not, since a gradient was infinite.
         private: Makes its gradients private before each step; None where they are not.
+        hooks: Callbacks that hear of its gradients and steps.
+        is_stepping: Whether :meth:`step` is at work, not the participant itself.
     """
 
     participant: Participant
@@ -74,6 +77,8 @@ class LocalOptimization:
     landed: int = 0
     skipped: int = 0
     private: PrivateSteps | None = None
+    hooks: StepHooks = field(default_factory=StepHooks)
+    is_stepping: bool = field(default=False, init=False)
     _scaled: list[Any] = field(default_factory=list, init=False)
     _pending: int = field(default=0, init=False)
     _steps: int = field(default=0, init=False)
@@ -164,6 +169,15 @@ class LocalOptimization:
 
     def step(self, reduction: Reduction | None = None) -> None:
         """Sum, unscale, clip, step, clear. A step that the scale skips (an infinite gradient) counts as none."""
+        self.is_stepping = True
+        try:
+            self._step(reduction)
+        finally:
+            self.is_stepping = False
+        if self.count_step():
+            self.follow_step()
+
+    def _step(self, reduction: Reduction | None) -> None:
         self._pending = 0
         participant, scale = self.participant, self.scale
         if self.private is not None and self.private.is_collecting:
@@ -173,17 +187,15 @@ class LocalOptimization:
         for optimizer in self.optimizers:
             if scale is not None:
                 scale.unscale_(optimizer)
-            participant.on_before_optimizer_step(optimizer)
+            self.hooks.call("on_before_optimizer_step", participant, optimizer)
             if participant.gradient_clip_val is not None:
                 clip_grad_norm_(_parameters(optimizer), participant.gradient_clip_val)
             if scale is None:
                 optimizer.step()
             else:
                 scale.step(optimizer)
-            participant.on_before_zero_grad(optimizer)
+            self.hooks.call("on_before_zero_grad", participant, optimizer)
             optimizer.zero_grad()
-        if self.count_step():
-            self.follow_step()
 
     def follow_step(self) -> bool:
         """After a step that landed: step what is scheduled by steps.

@@ -60,6 +60,9 @@ class Host(Protocol):
     def schedulers_of(self, participant: Participant) -> list[Any]:
         """The participant's learning-rate schedulers."""
 
+    def backward_of(self, participant: Participant, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Make the gradients of a participant's loss, with the hooks around it; the rest as ``Tensor.backward``."""
+
 
 class Participant(Borrower, L.LightningModule):
     """A backbone that may be shared, a head that stays, and how this participant trains them.
@@ -366,6 +369,14 @@ class Participant(Borrower, L.LightningModule):
             return super().optimizers(use_pl_optimizer)
         own = host.optimizers_of(self, scaled=use_pl_optimizer)
         return own[0] if len(own) == 1 else own
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """As ``LightningModule.manual_backward``, with this participant's own hooks and ``backward``."""
+        host = self.host
+        if host is None or self.automatic_optimization:  # The latter is refused there.
+            super().manual_backward(loss, *args, **kwargs)
+        else:
+            host.backward_of(self, loss, *args, **kwargs)
 
     def lr_schedulers(self) -> Any:
         """This participant's own scheduler, the list of them, or None."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import lightning as L
 import torch
 from lightning.pytorch.plugins.precision import DoublePrecision, Precision
 from torch import Tensor, nn
@@ -68,6 +69,11 @@ def _faults_of_run(federation: Federation) -> Iterator[str]:
     if type(trainer.precision_plugin) not in {Precision, DoublePrecision}:
         yield f"precision {trainer.precision_plugin.precision} rounds gradients before they are clipped. Use '32-true'."
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
+        if getattr(callback.on_after_backward, "__func__", None) is not L.Callback.on_after_backward:
+            yield (
+                f"{type(callback).__name__}.on_after_backward would see its gradients without noise, and what it does "
+                "to them would be lost. Use on_before_optimizer_step, which sees them with noise."
+            )
         if isinstance(callback, BackboneAveraging) and callback.proximal:
             yield (
                 f"{type(callback).__name__}(proximal={callback.proximal:g}) adds to its loss what is no mean over "

@@ -77,7 +77,9 @@ class LearningPhase:
         own = self.lesson.federation.local[participant.name or ""]
         if self.optimizer is None or participant.name == STUDENT:
             return own
-        return LocalOptimization(participant, [self.optimizer(participant.trainable_parameters())], [], own.scale)
+        return LocalOptimization(
+            participant, [self.optimizer(participant.trainable_parameters())], [], own.scale, hooks=own.hooks
+        )
 
     def _batches(self, name: str) -> Iterator[tuple[Place, Tensor]]:
         """Every step's place and public examples, shape ``(B,)``."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 
+from hetfed_lightning.backward import is_usual
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.blocks import RoundBatch, StackedBatch, stacked
 from hetfed_lightning.data.collating import batch_of
@@ -94,7 +95,7 @@ class Fleets(SeatedFleets):
         if self.wanted == "sequential":
             return
         kin: dict[str, list[str]] = defaultdict(list)
-        common = None if not names else self._common_obstacle(federation)
+        common = next(self._common_obstacles(federation), None) if names else None
         if common is None:
             self._find_kin(federation, names)
         else:
@@ -125,20 +126,22 @@ class Fleets(SeatedFleets):
         fleet.terms = terms_of(federation, fleet) if terms else []
         self._seats |= dict.fromkeys((one.name for one in seats), kind)
 
-    def _common_obstacle(self, federation: Federation) -> str | None:
+    @staticmethod
+    def _common_obstacles(federation: Federation) -> Iterator[str]:
         plugin = federation.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision):
-            return f"precision {plugin.precision} casts within each step"
+            yield f"precision {plugin.precision} casts within each step"
         if federation.ranks.reduction is not None:
-            return "each batch is split over processes"
-        if federation.backward_is_heard:
-            return "a callback listens to each backward pass"
+            yield "each batch is split over processes"
+        if (listener := federation.step_hooks.listener) is not None:
+            yield f"{listener} is about each participant's own gradients"
+        if not is_usual(federation.trainer):
+            yield "the precision plugin or the strategy does something around each backward pass"
         if anything_has_hooks():
-            return "hooks are registered for all modules or optimizers"
+            yield "hooks are registered for all modules or optimizers"
         for callback in federation.adding:
             if not keeps_up(type(callback), "fleet_term", "local_loss"):
-                return f"{type(callback).__name__} adds to each participant's loss"
-        return None
+                yield f"{type(callback).__name__} adds to each participant's loss"
 
     def _find_kin(self, federation: Federation, names: Sequence[str]) -> None:
         """Find of which kind each is; say once for each reason who is of none though others have the same network."""
