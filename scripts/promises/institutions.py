@@ -299,7 +299,7 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 "hetfed_lightning/flower/engine/serving.py",
-                "            self._connections.sweep()\n",
+                "        self._connections.sweep()\n",
                 "",
                 ("tests/flower/test_strangers.py::test_who_says_nothing_is_dropped_and_sites_are_served",),
             ),

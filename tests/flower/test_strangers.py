@@ -305,6 +305,43 @@ def test_an_answer_that_nobody_fetches_is_dropped_and_a_slow_reader_gets_all_of_
     run(test)
 
 
+def test_one_connection_that_cannot_be_looked_at_opens_the_door_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    sweep = Connections.sweep
+
+    def fails_first(self: Connections) -> None:
+        looked.append(len(self))
+        if len(looked) == 1:
+            raise RuntimeError
+        sweep(self)
+
+    monkeypatch.setattr(Connections, "sweep", fails_first)
+
+    async def test() -> None:
+        async with served(SHORT) as (_, _, port):
+            assert await is_closed(await connected(port))
+            assert await asked(port, PULL, 10, SIGNED) == OK
+            assert len(looked) > 1
+
+    run(test)
+
+
+def test_who_does_not_take_leave_is_dropped_too(tls: dict[str, str]) -> None:
+    async def test() -> None:
+        async with served(SHORT, tls) as (_, server, port):
+            raw = socket.create_connection(("127.0.0.1", port))
+            context = ssl.create_default_context(cafile=tls["ssl_certfile"])
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            stranger = await asyncio.to_thread(context.wrap_socket, raw)
+            stranger.send(head("/health", "Content-Length: 0", "Connection: close"))
+            assert (await asyncio.to_thread(stranger.recv, 1000)).startswith(OK)
+            await asyncio.sleep(1.2)  # in which its TLS stays open at its side
+            assert len(server.connections) == 0
+            stranger.close()
+
+    run(test)
+
+
 # Numbers
 
 
@@ -431,6 +468,25 @@ def test_times_by_hand() -> None:
         assert transport.aborted == aborted
     assert (len(table), table.dropped) == (0, 2)
     table.forget(shakes)
+
+
+def test_a_transport_that_was_closed_twice_is_ended_by_its_socket() -> None:
+    class Lost:
+        """What asyncio's transport of TLS is then: it answers nothing, and cannot be aborted."""
+
+        def abort(self) -> None:
+            pass
+
+        def get_write_buffer_size(self) -> int:
+            raise AttributeError("'NoneType' object has no attribute '_get_write_buffer_size'")
+
+    all_of = Counted(Limits(head=10))
+    connection = all_of.admit("1.1.1.1", "its socket")
+    connection.is_ready(Lost())
+    all_of.table.waits(connection)
+    all_of.now = 10
+    all_of.table.sweep()
+    assert all_of.ended == ["its socket"]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class Connection:
     Args:
         network: Where it comes from.
         now: When it was accepted, in seconds.
-        cancel: Ends it while it has no transport.
+        cancel: Ends its socket, and what makes a transport of it.
         allowed: Seconds until it has one.
     """
 
@@ -68,7 +68,7 @@ class Connection:
             stall: Seconds in which something of an answer has to be fetched.
             head: Seconds for the next request once the answer is fetched.
         """
-        unsent = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        unsent = self._unsent_now()
         if unsent:
             if unsent != self._unsent:
                 self._unsent, self._sent_at = unsent, now
@@ -80,10 +80,17 @@ class Connection:
 
     def end(self) -> None:
         """End it at once."""
-        if self._transport is None:
-            self._cancel()
-        else:
+        if self._transport is not None:
             self._transport.abort()
+        self._cancel()
+
+    def _unsent_now(self) -> int:
+        if self._transport is None:
+            return 0
+        try:
+            return self._transport.get_write_buffer_size()
+        except AttributeError:  # asyncio's transport of TLS has lost what it asks once it was closed twice
+            return 0
 
 
 class Connections:
@@ -112,7 +119,7 @@ class Connections:
 
         Args:
             address: Of the other side.
-            cancel: Ends it while it has no transport.
+            cancel: Ends its socket, and what makes a transport of it.
         """
         found = Connection(network_of(address), self._clock(), cancel, self.limits.handshake)
         self._all[found] = None

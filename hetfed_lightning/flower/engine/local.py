@@ -190,6 +190,7 @@ class LocalEngine:
                 process.wait(patience)
         finally:
             end_marked(self.mark)
+            self.superlink.secret_file.unlink(missing_ok=True)
             for process in processes:
                 process.wait(1.0)
             if self._watchdog is not None:

@@ -10,7 +10,7 @@ import logging
 import resource
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -94,9 +94,10 @@ class Entrance:
         self._served = served
         self._tls = tls
         self._beginning: set[asyncio.Task[None]] = set()
+        self._told, self._told_at = 0, -float(_TOLD_EVERY)
         loop = asyncio.get_running_loop()
-        self._running = [loop.create_task(self._accept(one)) for one in self.sockets]
-        self._running.append(loop.create_task(self._sweep()))
+        self._running = [loop.create_task(self._for_good(partial(self._accept, one))) for one in self.sockets]
+        self._running.append(loop.create_task(self._for_good(self._look)))
 
     def close(self) -> None:
         """Accept nobody any more."""
@@ -112,21 +113,29 @@ class Entrance:
             task.cancel()
         await asyncio.gather(*self._running, *self._beginning, return_exceptions=True)
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
+    async def _for_good(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Take a step again and again: with the first that fails everybody would be shut out, or let in."""
         while True:
             try:
-                accepted, address = await loop.sock_accept(listening)
-            except OSError as error:  # no file is left, or who called is gone
-                log.warning("A connection could not be accepted: %s", error)
+                await step()
+            except Exception:
+                log.exception("The entrance goes on after an error.")
                 await asyncio.sleep(0.1)
-                continue
-            task = loop.create_task(self._begin(accepted, known := []))
-            connection = self._connections.admit(str(address[0]), task.cancel)
-            known.append(connection)  # before the task begins, which it does when this one waits
-            self._beginning.add(task)
-            task.add_done_callback(partial(self._has_begun, accepted, connection))
-            await asyncio.sleep(0)  # who waits to be accepted does not keep those who were from going on
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            accepted, address = await loop.sock_accept(listening)
+        except OSError as error:  # no file is left, or who called is gone
+            log.warning("A connection could not be accepted: %s", error)
+            await asyncio.sleep(0.1)
+            return
+        task = loop.create_task(self._begin(accepted, known := []))
+        connection = self._connections.admit(str(address[0]), partial(_end, task, accepted))
+        known.append(connection)  # before the task begins, which it does when this one waits
+        self._beginning.add(task)
+        task.add_done_callback(partial(self._has_begun, accepted, connection))
+        await asyncio.sleep(0)  # who waits to be accepted does not keep those who were from going on
 
     async def _begin(self, accepted: socket.socket, known: list[Connection]) -> None:
         (connection,) = known
@@ -134,7 +143,11 @@ class Entrance:
         seconds = None if self._tls is None else self._connections.limits.handshake
         with suppress(OSError, EOFError):  # among them whatever TLS finds at fault
             await loop.connect_accepted_socket(
-                lambda: self._served(connection), accepted, ssl=self._tls, ssl_handshake_timeout=seconds
+                lambda: self._served(connection),
+                accepted,
+                ssl=self._tls,
+                ssl_handshake_timeout=seconds,
+                ssl_shutdown_timeout=seconds,
             )
             return
         self._connections.forget(connection)
@@ -146,16 +159,19 @@ class Entrance:
             self._connections.forget(connection)
             accepted.close()
 
-    async def _sweep(self) -> None:
-        told, next_line = 0, time.monotonic() + _TOLD_EVERY
-        while True:
-            await asyncio.sleep(self._connections.limits.look)
-            self._connections.sweep()
-            if time.monotonic() >= next_line:
-                next_line, new = time.monotonic() + _TOLD_EVERY, self._connections.dropped - told
-                told += new
-                if new:
-                    log.warning("%d connections were dropped: silent, slow or too many.", new)
+    async def _look(self) -> None:
+        await asyncio.sleep(self._connections.limits.look)
+        self._connections.sweep()
+        now, new = time.monotonic(), self._connections.dropped - self._told
+        if new and now - self._told_at >= _TOLD_EVERY:
+            log.warning("%d connections were dropped: silent, slow or too many.", new)
+            self._told, self._told_at = self._connections.dropped, now
+
+
+def _end(task: asyncio.Task[None], accepted: socket.socket) -> None:
+    task.cancel()
+    with suppress(OSError):
+        accepted.shutdown(socket.SHUT_RDWR)  # whatever has become of a transport
 
 
 class GuardedServer(uvicorn.Server):

@@ -65,6 +65,8 @@ def bound_logs() -> None:
     """Have one budget for all that is written, whichever part of the engine writes it."""
     budget = LogBudget()
     handlers = {console_handler, *logging.getLogger("uvicorn").handlers, *logging.getLogger("uvicorn.access").handlers}
+    if logging.lastResort is not None:  # which writes for asyncio, and for whoever else has no handler
+        handlers.add(logging.lastResort)
     for handler in handlers:
         handler.addFilter(budget)
 
