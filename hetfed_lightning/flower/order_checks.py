@@ -18,7 +18,7 @@ from hetfed_lightning.distillation.outputs import KINDS
 from hetfed_lightning.flower.description import subjects
 from hetfed_lightning.flower.untrusted import NAME, one_line
 from hetfed_lightning.guard import LARGEST, is_finite, largest_number
-from hetfed_lightning.participant import output_width
+from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import outputs_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ UNSAID_ROUNDS = 1_000
 
 LEAST_REPEATS = 100
 """Orders of a run that bring a site no further, at least: a coordinator that was killed asks again for a round."""
+
+_PRECISIONS = (torch.float32, torch.float64)
+"""What an ensemble speaks in."""
 
 _TOLERANCE = 1e-2
 """By which probabilities may miss 0, 1 and their sum: they were rounded on the way."""
@@ -79,7 +82,7 @@ class OrderChecks:
 
     def __init__(self, callbacks: Sequence[FederatedCallback]) -> None:
         self._averaging = {place: one for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
-        self._distilling = {place for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
+        self._distilling = {place: one for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
 
     def check(self, federation: Federation, order: Order) -> None:
         """Look at all of an order, in a fit that has begun: precision and data are then as in training.
@@ -94,8 +97,13 @@ class OrderChecks:
                 self._check_keys(place, participant, tuple(state), "sends")
                 self._check_state(participant, self._averaging[place].shareable(participant), state)
         for participant in subjects(federation).values():
+            if (order.answer or order.answer_after) and not _reads_public(federation, participant):
+                raise OrderError(
+                    f"{participant.label}: the coordinator asks for answers to the public set, which it does not read."
+                )
             for targets in (order.targets, order.lessons):
                 self._check_targets(federation, participant, targets)
+            self._check_mode(order, participant)
 
     def _check_keys(self, place: int, participant: Participant, keys: Sequence[str], does: str) -> None:
         """Whatever a coordinator wants: what is personal stays personal."""
@@ -127,6 +135,19 @@ class OrderChecks:
                     f"{largest:.3g} in {key}; {LARGEST:g} is the most that is taken over."
                 )
 
+    def _check_mode(self, order: Order, participant: Participant) -> None:
+        """When the site learns from an ensemble is its own configuration's to say."""
+        for place in order.targets:
+            mode = self._distilling[place].mode
+            if (order.begin is not None and mode != "mixed") or (
+                order.learn is not None and mode != "phase" and participant.name != STUDENT
+            ):
+                raise OrderError(
+                    f"{participant.label}: the coordinator sends targets to learn "
+                    f"{'in the local steps' if order.learn is None else 'after them'}; callback {place} distils with "
+                    f"mode={mode!r} here."
+                )
+
     def _check_targets(self, federation: Federation, participant: Participant, targets: Mapping[int, Tensor]) -> None:
         for place, one in targets.items():
             if place not in self._distilling:
@@ -139,19 +160,24 @@ class OrderChecks:
 
 
 def _fault_of_targets(federation: Federation, participant: Participant, targets: Tensor) -> str:
-    data = federation.federated_data
-    inputs = data.public_inputs(torch.arange(1)) if data.num_public else None
-    if inputs is None or not participant.reads_any_of(inputs):
+    if not _reads_public(federation, participant):
         return "which it does not read"
+    data = federation.federated_data
+    inputs = data.public_inputs(torch.arange(1))
     wanted = data.num_public, output_width(outputs_of(participant, inputs, "the public set"))
-    if tuple(targets.shape) != wanted or not targets.is_floating_point() or not is_finite([targets]):
-        return f"of shape {tuple(targets.shape)} and {targets.dtype}; expected finite numbers of shape {wanted}"
+    if tuple(targets.shape) != wanted or targets.dtype not in _PRECISIONS or not is_finite([targets]):
+        return f"of shape {tuple(targets.shape)} and {targets.dtype}; expected finite ones of shape {wanted} in float32"
     kind = participant.task.kind
     if kind in KINDS and kind != "regression" and not _are_probabilities(targets, sums=kind == "multiclass"):
         sums = " and sums to 1" if kind == "multiclass" else ""
         return f"that are no probabilities; what an ensemble says of {kind} outputs lies in [0, 1]{sums}"
     largest = largest_number([targets])
     return f"with a number of magnitude {largest:.3g}; {LARGEST:g} is the most" if largest > LARGEST else ""
+
+
+def _reads_public(federation: Federation, participant: Participant) -> bool:
+    data = federation.federated_data
+    return data.num_public > 0 and participant.reads_any_of(data.public_inputs(torch.arange(1)))
 
 
 def _are_probabilities(targets: Tensor, *, sums: bool) -> bool:

@@ -17,7 +17,7 @@ from hetfed_lightning.federation import Federation
 from hetfed_lightning.flower.description import Description, describe, subjects
 from hetfed_lightning.flower.order_checks import MORE_ROUNDS, check_rounds, most_repeats
 from hetfed_lightning.flower.orders import Order, Reply
-from hetfed_lightning.flower.site_account import SiteAccount, opened_account
+from hetfed_lightning.flower.site_account import SiteAccount, check_noise, opened_account
 from hetfed_lightning.flower.site_round import Act, Pause, SiteEnd, SiteRound, own_figures
 from hetfed_lightning.flower.site_store import Place, SiteStore, Stage
 from hetfed_lightning.flower.untrusted import one_line
@@ -135,6 +135,8 @@ class Site:
     def _accounted(self, store: SiteStore) -> Iterator[None]:
         """Have the account of a private participant at hand, and settle what a killed process left between the two."""
         private = any(one.privacy is not None for one in self._taken().federation.members().values())
+        if not private:
+            check_noise(self._folder, self._name)
         with opened_account(self._folder, self._name) if private else nullcontext() as account:
             self._account = account
             try:

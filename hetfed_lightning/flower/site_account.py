@@ -98,10 +98,17 @@ class SiteAccount:
         except FileNotFoundError:
             if self._path.exists():
                 raise self._fault(f"{HEAD}, which says how many lines it has, is missing") from None
-            if any(one.releases for one in released_in_states(self._folder, self._participant).values()):
+            states = released_in_states(self._folder, self._participant)
+            if any(one.releases for one in states.values()):
                 raise self._fault(
                     "there is none, though states in this folder come from private steps, as those of older versions"
                 ) from None
+            if states:
+                log.warning(
+                    "participant %r: %d earlier runs in %s were trained without noise. What they sent tells of its "
+                    "examples without a bound, and is not in the account that begins here.",
+                    self._participant, len(states), self._folder,
+                )  # fmt: skip
             self._write_head()
             return 0, _START
         except (OSError, ValueError) as error:
@@ -177,6 +184,25 @@ def opened_account(folder: str | Path, participant: str) -> Iterator[SiteAccount
     """
     with _alone(folder):
         yield SiteAccount(folder, participant)
+
+
+def check_noise(folder: str | Path, participant: str) -> None:
+    """Refuse to train without noise where an account says that all was noised.
+
+    Args:
+        folder: The site's ``state-dir``.
+        participant: Who is to train without privacy settings.
+
+    Raises:
+        AccountError: If there is an account.
+    """
+    path = Path(folder) / ACCOUNT
+    if path.exists():
+        raise AccountError(
+            f"participant {participant!r}: site.yaml trains it without privacy, and {path} is an account of private "
+            "rounds, which one round without noise would make worthless. Put privacy=DPSGD(...) back, or give runs "
+            "without it a state folder of their own (--state)."
+        )
 
 
 def check_account(folder: str | Path, participant: str) -> None:

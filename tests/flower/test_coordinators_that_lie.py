@@ -14,6 +14,7 @@ from hetfed_lightning.flower import site_store
 from hetfed_lightning.flower.order_checks import OrderError
 from hetfed_lightning.flower.orders import Order
 from hetfed_lightning.flower.site import Site
+from tests.federations import tiny_data
 from tests.flower.federating import Deployed
 
 pytestmark = pytest.mark.promise("travels")
@@ -57,15 +58,18 @@ def learned(targets: torch.Tensor) -> dict[str, Any]:
         (weight(1.0, dtype=torch.float64), "and torch.float64; here it is of"),
         (weight(1.0, dtype=torch.complex64), "and torch.complex64"),
         (weight(1.0, dtype=torch.int64), "and torch.int64"),
-        (learned(torch.full((10, 3), torch.nan)), r"expected finite numbers of shape \(10, 3\)"),
+        (learned(torch.full((10, 3), torch.nan)), r"expected finite ones of shape \(10, 3\)"),
         (learned(SURE[:9]), r"of shape \(9, 3\)"),
         (learned(SURE[:, :2]), r"of shape \(10, 2\)"),
-        (learned(SURE.long()), "torch.int64; expected finite numbers"),
+        (learned(SURE.half()), "torch.float16; expected finite ones"),
+        (learned(SURE.to(torch.float8_e5m2)), "torch.float8_e5m2; expected finite ones"),
+        (learned(SURE.long()), "torch.int64; expected finite ones"),
         (learned(torch.full((10, 3), 1e30)), "that are no probabilities"),
         (learned(-SURE), "that are no probabilities"),
         (learned(torch.ones(10, 3)), r"lies in \[0, 1\] and sums to 1"),
         ({"lessons": {0: torch.full((10, 3), 2.0)}}, "that are no probabilities"),
         ({"targets": {1: SURE}}, "callback 1, which does not distil"),
+        (learned(SURE), "targets to learn in the local steps; callback 0 distils with mode='phase' here"),
         ({"lessons": {1: SURE}}, "callback 1, which does not distil"),
         *(
             ({"begin": begin}, f"train in round index {begin:,}, counted from 0; this site takes part in at most 30")
@@ -91,6 +95,13 @@ def test_it_is_refused(changes: dict[str, Any], said: str, trained: bool, site: 
 
 def files(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.ckpt")}
+
+
+@pytest.mark.parametrize("asked", ["answer", "answer_after"])
+def test_answers_to_a_public_set_that_is_not_there(asked: str, tmp_path: Path) -> None:
+    made = Deployed("ab", lambda: [BackboneAveraging()], tmp_path, data=lambda names: tiny_data(names, public=None))
+    with pytest.raises(OrderError, match=r"participant 'a': .* answers to the public set, which it does not read"):
+        made.grid.sites["a"].carry_out(Order("run", begin=0, **{asked: True}))  # type: ignore[arg-type]
 
 
 def test_an_offer_is_asked_for_no_more(site: Site) -> None:

@@ -338,10 +338,15 @@ def test_an_account_begins_anew_with_what_is_known(damage: Callable[[Path], None
     assert spent(tmp_path) == in_newest_state(tmp_path) == 9
 
 
-def test_a_site_that_was_not_private_needs_no_account(tmp_path: Path) -> None:
-    open_site = Deployed("ab", averaging, tmp_path).grid.sites["a"]  # type: ignore[arg-type]
-    open_site.carry_out(BEGIN)
+def test_a_site_that_becomes_private_says_what_is_not_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Deployed("ab", averaging, tmp_path).grid.sites["a"].carry_out(BEGIN)  # type: ignore[arg-type]
     assert not (tmp_path / "a" / ACCOUNT).exists()
     site = federation(tmp_path).grid.sites["a"]
-    site.carry_out(replace(BEGIN, run="another"))
-    assert spent(tmp_path) == 3
+    for run in ("another", "third"):
+        site.carry_out(replace(BEGIN, run=run))
+    assert spent(tmp_path) == 6
+    assert caplog.text.count("participant 'a': 1 earlier runs in") == 1
+    # With the account there, no round without noise.
+    open_site = Deployed("ab", averaging, tmp_path).grid.sites["a"]  # type: ignore[arg-type]
+    with pytest.raises(AccountError, match=r"site\.yaml trains it without privacy, and .* Put privacy"):
+        open_site.carry_out(replace(BEGIN, run="fourth"))

@@ -79,8 +79,9 @@ site makes its own key, keeps `NAME.key` and sends `NAME.key.pub` to the coordin
 
        hetfed deploy site FOLDER --coordinator COORDINATOR:8000$allowed
 
-   FOLDER is that of `site.yaml`. What must not be lost between rounds, head and optimizer, is in FOLDER/state; after an
-   interruption the same command goes on. The site runs the program that is installed there, whatever is sent to it.
+   FOLDER is that of `site.yaml`. What must not be lost between rounds, head and optimizer, is in FOLDER/state, and with
+   `privacy` the account of it, `privacy.jsonl`: keep a backup. After an interruption the same command goes on. The
+   site runs the program that is installed there, whatever is sent to it.
 
 ## Data of your own
 
