@@ -82,6 +82,12 @@ _HEADER = re.compile(
 )
 
 
+def travelling_bytes(layout: Layout) -> int:
+    """Bytes that a tensor of a layout takes as it travels, at most."""
+    dtype = DTYPES[layout[1]]
+    return _bytes_of(layout[0], CARRIER if dtype in CAST else dtype) + _MOST_HEADER + len(_MAGIC) + 2
+
+
 class ArrayError(ValueError):
     """An array that is not what it was to be; the message says what was found."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from hetfed_lightning.flower.arrays import Layout
+from hetfed_lightning.flower.arrays import Layout, travelling_bytes
 from hetfed_lightning.flower.description import Description
 from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.untrusted import is_name, one_line, shown
@@ -34,6 +34,13 @@ class Wanted:
 
     answers: tuple[int, int] | None
     shared: Mapping[int, Mapping[str, Layout]]
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of arrays that such a reply has at most, as they travel."""
+        answers = [] if self.answers is None else [(self.answers, "float64")]
+        layouts = [*answers, *(layout for one in self.shared.values() for layout in one.values())]
+        return sum(travelling_bytes(layout) for layout in layouts)
 
 
 def wanted(order: Order, description: Description) -> Wanted:

@@ -67,7 +67,7 @@ class Exchange:
         content = {node: (DESCRIBE, RecordDict()) for node in nodes}
         return {
             node: answer if isinstance(answer, Fault) else read_or_fault(answer, description_of)
-            for node, answer in self._send(content, deadline).items()
+            for node, answer in self._send(content, deadline, dict.fromkeys(content, 0)).items()
         }
 
     def carry_out(
@@ -81,19 +81,20 @@ class Exchange:
             descriptions: What each of them said of itself: a reply of another layout is not read.
         """
         content = {self.nodes[name]: (WORK, order_content(order)) for name, order in orders.items()}
-        answers = self._send(content, deadline)
+        expected = {name: wanted(order, descriptions[name]) for name, order in orders.items()}
+        answers = self._send(content, deadline, {self.nodes[name]: one.most_bytes for name, one in expected.items()})
         found: dict[str, Reply | Fault] = {}
         for name in orders:
             answer = answers[self.nodes[name]]
-            expected = wanted(orders[name], descriptions[name])
-            found[name] = (
-                answer if isinstance(answer, Fault) else read_or_fault(answer, partial(reply_of, wanted=expected))
-            )
+            reader = partial(reply_of, wanted=expected[name])
+            found[name] = answer if isinstance(answer, Fault) else read_or_fault(answer, reader)
         return found
 
-    def _send(self, content: Mapping[int, tuple[str, RecordDict]], deadline: float) -> dict[int, RecordDict | Fault]:
+    def _send(
+        self, content: Mapping[int, tuple[str, RecordDict]], deadline: float, sizes: Mapping[int, int]
+    ) -> dict[int, RecordDict | Fault]:
         names = {node: name for name, node in self.nodes.items()}
-        return Volley(self._grid, content, deadline, names, self._wait).fly()
+        return Volley(self._grid, content, deadline, names, self._wait, sizes).fly()
 
 
 def read_or_fault(content: S, reader: Callable[[S], T]) -> T | Fault:
@@ -102,6 +103,6 @@ def read_or_fault(content: S, reader: Callable[[S], T]) -> T | Fault:
         return reader(content)
     except RecordsError as error:
         return Fault(f"its answer cannot be read: {one_line(str(error)).rstrip('.')}")
-    except Exception as error:
+    except Exception as error:  # MemoryError and RecursionError among them: the others' run goes on.
         log.debug("A site's answer could not be read.", exc_info=True)
         return Fault(f"its answer cannot be read: {type(error).__name__}: {one_line(str(error)).rstrip('.')}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,13 +9,12 @@ from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.headlines import Headline
 from hetfed_lightning.callbacks.roles import Partnership, Role, partnerships
 from hetfed_lightning.flower.description import Description, empty_state
+from hetfed_lightning.flower.untrusted import one_line
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.rounds import FederatedCallback
 
 MAX_TEXT = 200
 """Characters that a site may say of itself in one cell of a table."""
-
-_NOT_IN_CELLS = re.compile(r"[|<>`\x00-\x1f\x7f]+")
 
 
 def roles_of(
@@ -89,7 +87,7 @@ def _role(name: str, described: Description, averaged: Partnership) -> Role:
 
 def _text(value: Any) -> str:
     """A site's text, which is to stay in its cell."""
-    return _NOT_IN_CELLS.sub(" ", value)[:MAX_TEXT].strip() if isinstance(value, str) else ""
+    return one_line(value, MAX_TEXT)
 
 
 def _whole(value: Any) -> int:

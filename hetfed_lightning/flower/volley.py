@@ -13,6 +13,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from httpx import HTTPError
 
+from hetfed_lightning.flower.inflating import at_most
 from hetfed_lightning.flower.untrusted import one_line
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Volley:
         deadline: Seconds for all of them.
         names: What messages call nodes.
         wait: Called with seconds between two looks.
+        sizes: Bytes of arrays that each node's answer has at most.
     """
 
     def __init__(
@@ -68,12 +70,14 @@ class Volley:
         deadline: float,
         names: Mapping[int, str],
         wait: Callable[[float], object],
+        sizes: Mapping[int, int],
     ) -> None:
         self._grid = grid
         self._content = content
         self._deadline = deadline
         self._names = names
         self._wait = wait
+        self._sizes = sizes
         self._found: dict[int, RecordDict | Fault] = {}
         self._pending: dict[str, int] = {}
         self._away: dict[int, tuple[float, Fault]] = {}
@@ -118,7 +122,9 @@ class Volley:
         for number in numbers:
             node = self._pending.pop(number)
             try:
-                for answer in self._grid.pull_messages([number]):
+                with at_most(self._sizes[node]):
+                    answers = list(self._grid.pull_messages([number]))
+                for answer in answers:
                     self._take(node, answer, now)
                     break
                 else:

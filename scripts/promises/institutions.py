@@ -218,6 +218,18 @@ PROMISES: tuple[Promise, ...] = (
                 ),
             ),
             Mutation(
+                "hetfed_lightning/flower/inflating.py",
+                "        if size > left:\n",
+                "        if False:\n",
+                ("tests/flower/test_fuzzed_words.py::test_a_piece_that_is_named_again_and_again_is_not_put_together",),
+            ),
+            Mutation(
+                "hetfed_lightning/guard.py",
+                "        if key in parameters and (found := largest_number([tensor])) > LARGEST:\n",
+                "        if (found := 0.0):\n",
+                ("tests/flower/test_site_words.py::test_who_ruins_a_round_is_the_one_who_is_named",),
+            ),
+            Mutation(
                 "hetfed_lightning/flower/exchange.py",
                 "    except Exception as error:",
                 "    except ZeroDivisionError as error:",

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ConfigRecord, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
@@ -177,3 +177,36 @@ def test_messages_that_cannot_be_taken_apart(honest: Any, tally: Tally, tmp_path
     found = tried(TAKEN_APART, act)
     tally(tried=TAKEN_APART, held=found.total())
     assert found["refused"] > TAKEN_APART / 4
+
+
+@pytest.mark.parametrize("times", [1, 200_000])
+def test_a_piece_that_is_named_again_and_again_is_not_put_together(times: int, honest: Any) -> None:
+    """8 KB and a list of numbers would be 1.6 GB, which the engine puts together before anybody looks at it."""
+    deployed, described, order, reply = honest
+    exchange = Exchange(deployed.grid, lambda _: None)
+    exchange.nodes = {"a": 1}
+    content = reply_content(replace(reply, metrics={}))
+    if times > 1:
+        content.array_records["shared.1"]["backbone.0.weight"] = Array("float32", (1,), "numpy.ndarray", bytes(8_000))
+    message = Message(content, dst_node_id=1, message_type="train")
+
+    def pull(_: list[str]) -> list[Message]:
+        contents = {key: one.deflate() for key, one in get_all_nested_objects(message).items()}
+        for key, one in contents.items():
+            if one.startswith(b"Array") and times > 1:
+                contents[key] = one.replace(b'"arraychunk_ids": [0', b'"arraychunk_ids": [' + b"0, " * times + b"0")
+        return [inflate_object_from_contents(message.object_id, contents)]  # type: ignore[list-item]
+
+    deployed.grid.push_messages = lambda _: ["1"]
+    deployed.grid.pull_messages = pull
+    tracemalloc.start()
+    try:
+        found = exchange.carry_out({"a": order}, 0.5, {"a": described})["a"]
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+    if times == 1:
+        assert isinstance(found, Reply)
+    else:
+        assert isinstance(found, Fault)
+        assert "cannot be taken apart: ValueError: arrays of more than" in found.reason
