@@ -72,9 +72,9 @@ def fault_of(reply: Reply, order: Order, description: Description, parameters: C
     )
 
 
-def usable_metrics(reply: Reply) -> dict[str, float]:
-    """Figures of a reply, if they are its own; NaN for those that no chart holds."""
-    if _of_metrics(reply):
+def usable_metrics(reply: Reply, description: Description) -> dict[str, float]:
+    """Figures of a reply, if they are its site's own; NaN for those that no chart holds."""
+    if reply.participant != description.participant or _of_metrics(reply):
         return {}
     return {key: value if abs(value) <= LARGEST_FIGURE else float("nan") for key, value in reply.metrics.items()}
 

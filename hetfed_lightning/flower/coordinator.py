@@ -450,7 +450,7 @@ class Coordinator:
             order = orders[name]
             if answer.finished is not None and answer.finished == order.finish:
                 self._open.discard(name)
-                self._metrics |= usable_metrics(answer)
+                self._metrics |= usable_metrics(answer, self.roll.descriptions[name])
             fault = self._fault_of(name, answer, order)
             if fault:
                 self._leave_out(name, fault)

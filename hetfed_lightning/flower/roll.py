@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from hetfed_lightning.flower.description import Description
@@ -96,6 +97,14 @@ class Roll:
                 )
                 self._turned_away[number] = node
                 continue
+            if name in self.descriptions and (entry := _changed(self.descriptions[name], answer)):
+                self._tell(
+                    number,
+                    f"{name} is turned away: it tells of another {entry!r} than as it joined. End the run and resume "
+                    "it, which has all sites describe themselves anew.",
+                )
+                self._turned_away[number] = node
+                continue
             if name not in self.descriptions:
                 found.append(name)
             if name not in self.order:
@@ -153,3 +162,9 @@ class Roll:
         """Go on with it; everybody describes itself again."""
         self.order = list(dict.fromkeys([*state["order"], *self.order]))
         self.joined_at = dict(state["joined_at"])
+
+
+def _changed(before: Description, after: Description) -> str:
+    """The first entry in which two descriptions of a site differ, of those that a round relies on; empty if none."""
+    names = [one.name for one in fields(Description) if one.name not in {"role", "versions"}]
+    return next((name for name in names if getattr(before, name) != getattr(after, name)), "")

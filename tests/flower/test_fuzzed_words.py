@@ -92,7 +92,7 @@ def test_replies(honest: Any, tally: Tally) -> None:
         except RecordsError as error:
             return refused(error)
         fault = fault_of(read, order, described, parameters_of([described]))
-        assert all(isinstance(one, float) for one in usable_metrics(read).values())
+        assert all(isinstance(one, float) for one in usable_metrics(read, described).values())
         return refused(fault) if fault else "used"
 
     found = tried(REPLIES, act)

@@ -61,7 +61,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
 
 def test_what_an_honest_site_says_is_no_fault(spoken: Spoken) -> None:
     assert spoken.fault(spoken.reply) == ""
-    assert usable_metrics(spoken.reply) == spoken.reply.metrics
+    assert usable_metrics(spoken.reply, spoken.description) == spoken.reply.metrics
     assert spoken.reply.metrics
 
 
@@ -139,7 +139,13 @@ def test_what_a_lie_costs(fault: str, spoken: Spoken) -> None:
 def test_figures_that_no_chart_holds_are_none(spoken: Spoken) -> None:
     reply = replace(spoken.reply, metrics={"x/a": 1e308, "y/a": float("-inf"), "z/a": 2.0})
     assert spoken.fault(reply) == ""
-    assert str(usable_metrics(reply)) == "{'x/a': nan, 'y/a': nan, 'z/a': 2.0}"
+    assert str(usable_metrics(reply, spoken.description)) == "{'x/a': nan, 'y/a': nan, 'z/a': 2.0}"
+
+
+def test_figures_of_who_speaks_for_another_are_nobodys(spoken: Spoken) -> None:
+    reply = replace(spoken.reply, participant="b", metrics={"val_accuracy/b": 0.0})
+    assert spoken.fault(reply) == "it answers for 'b'"
+    assert usable_metrics(reply, spoken.description) == {}
 
 
 def test_who_left_itself_out_brings_no_tensors(spoken: Spoken) -> None:
@@ -356,3 +362,21 @@ def test_who_ruins_a_round_is_the_one_who_is_named(where: str, tmp_path: Path) -
     assert next(filter(None, named))["a"].startswith("its weights are as large as 3e+38 at backbone.0")
     for state in deployed.states(leader.run_id).values():
         assert all(one.isfinite().all() and one.abs().max() < 10 for one in state.values())
+
+
+def test_a_site_that_comes_back_as_another_is_turned_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Rounds rely on what it described; as another node it describes itself again."""
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
+    honest = deployed.grid.sites["a"]
+
+    def swap(name: str, order: Order) -> None:
+        if name == "a" and order.begin == 0:
+            deployed.grid.sites["a2"] = Telling(honest, samples=13)  # type: ignore[assignment]  # in a site's place
+            deployed.grid.registered["a2"] = "a"
+            deployed.grid.online = set("bc") | {"a2"}
+
+    deployed.grid.hooks.append(swap)
+    deployed.lead(min_participants=2)
+    assert deployed.notes.ended == "finished"
+    assert [list(left) for left in deployed.notes.left_out] == [[], ["a"], ["a"]]
+    assert "a is turned away: it tells of another 'samples' than as it joined" in caplog.text
