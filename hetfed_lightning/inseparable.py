@@ -22,6 +22,10 @@ _DIRECTION = re.compile(r"\.parametrizations\.[^.]+\.\d+\._[uv]$")
 """Keys of the singular vectors that ``torch.nn.utils.parametrizations.spectral_norm`` keeps."""
 
 
+SHAPE = "~"
+"""Begins what stands for a frozen parameter that is shared: its shape, instead of a digest of its values."""
+
+
 def first_keys(state: Mapping[str, Tensor]) -> dict[str, str]:
     """The key under which each tensor of a state stands first: its own, unless it is tied to an earlier one.
 
@@ -98,9 +102,12 @@ def foundation(module: nn.Module, shared: Iterable[str], stepped: Collection[int
             to go by ``requires_grad`` alone.
 
     Returns:
-        Nothing where no shared parameter is trained on top of frozen ones.
+        Nothing where no shared parameter is trained on top of frozen ones. Of frozen parameters that are shared, and so
+        are the same wherever their shapes are, the shape and dtype behind :data:`SHAPE`.
     """
     parameters = dict(module.named_parameters(remove_duplicate=False))
+    if all(one.requires_grad and (stepped is None or id(one) in stepped) for one in parameters.values()):
+        return {}
     moving = {
         key
         for key, parameter in parameters.items()
@@ -110,9 +117,9 @@ def foundation(module: nn.Module, shared: Iterable[str], stepped: Collection[int
     held = {id(parameters[key]) for key in shared}
     trained = {root_of(key) for key in shared if key in moving}
     return {
-        key: digest(parameter)
+        key: f"{SHAPE}{tuple(parameter.shape)} {parameter.dtype}"[:64] if id(parameter) in held else digest(parameter)
         for key, parameter in parameters.items()
-        if key not in moving and id(parameter) not in held and any(_lies_on(root, root_of(key)) for root in trained)
+        if key not in moving and any(_lies_on(root, root_of(key)) for root in trained)
     }
 
 

@@ -401,11 +401,10 @@ class Participant(Borrower, L.LightningModule):
         Raises:
             ValueError: If a pattern matches nothing.
         """
-        state = self.state_dict(keep_vars=True)
-        keys = list(state)
-        if fitted := {key for key in keys if key.split(".")[0] in FITTED}:
-            fitted &= self.buffer_keys()
-            keys = [key for key in keys if key not in fitted]
+        return self._shared_of(self.state_dict(keep_vars=True))
+
+    def _shared_of(self, state: Mapping[str, Any]) -> list[str]:
+        keys = [key for key in state if key.split(".")[0] not in FITTED or isinstance(state[key], nn.Parameter)]
         for pattern in self.shared:
             if pattern != "*" and not any(_matches(key, pattern) for key in keys):
                 found = ", ".join(sorted({key.split(".")[0] for key in keys})) or "no parameters"
@@ -426,17 +425,18 @@ class Participant(Borrower, L.LightningModule):
         Args:
             buffers: Whether shared buffers of other kinds, such as running statistics, are among them.
         """
-        shared = self.shared_keys()
-        bound = bound_buffers(self)
-        needed = {key for key, parameters in bound.items() if not parameters.isdisjoint(shared)}
-        left_out = set() if buffers else self.buffer_keys() - needed
-        taken = set(shared) - left_out | needed
-        return [key for key in self.state_dict(keep_vars=True) if key in taken]
+        state = self.state_dict(keep_vars=True)
+        shared = self._shared_of(state)
+        taken = {key for key in shared if buffers or isinstance(state[key], nn.Parameter)}
+        taken |= {key for key, parameters in bound_buffers(self).items() if not parameters.isdisjoint(shared)}
+        return [key for key in state if key in taken]
 
     def tied_keys(self) -> dict[str, str]:
         """Keys that ``shared`` does not match and whose tensor is shared nevertheless, under the key beside them."""
         state = self.state_dict(keep_vars=True)
-        shared = {id(state[key]): key for key in self.shared_keys()}
+        if len({id(tensor) for tensor in state.values()}) == len(state):
+            return {}
+        shared = {id(state[key]): key for key in self._shared_of(state)}
         return {
             key: shared[id(tensor)]
             for key, tensor in state.items()

@@ -36,10 +36,11 @@ from hetfed_lightning.callbacks.sharing import (
     split_foundations,
     split_layers,
     tied_lines,
+    uneven_foundations,
 )
 from hetfed_lightning.data.names import of_member
 from hetfed_lightning.guard import is_finite
-from hetfed_lightning.inseparable import bound_buffers, digest, foundation, with_unit_directions
+from hetfed_lightning.inseparable import bound_buffers, digest, foundation, is_direction, with_unit_directions
 from hetfed_lightning.metrics import payload_bytes, state_divergence
 from hetfed_lightning.preflight_columns import check_columns
 from hetfed_lightning.preflight_steps import check_follows
@@ -177,6 +178,7 @@ class BackboneAveraging(FederatedCallback):
         self.shared = SharedStates()
         self._servers: dict[str, ServerOptimizer] = {}
         self._server_states: dict[str, Any] = {}
+        self._foundations: Foundations = {}
         self._proximal = Proximal()
         self._bounded: set[str] = set()
         self._idle: set[str] = set()
@@ -222,8 +224,13 @@ class BackboneAveraging(FederatedCallback):
             ValueError: If nobody has anything in common, what they have is complex, a rule needs more participants, a
                 weight is missing, or the server optimizer needs a closure.
         """
+        # Of who is known already what it told first: frozen weights may have thawed since, on the way to a checkpoint.
+        known = {name: self._foundations[name] for name in states if name in self._foundations}
+        foundations = dict(foundations or {}) | known
+        self._foundations = foundations
         self.groups = sharing_groups(states, foundations)
         _refuse_complex(states, self.groups)
+        self._refuse_directions()
         check_follows("BackboneAveraging(server_optimizer=...)", self.server_optimizer)
         if not self.groups:
             offered = "; ".join(
@@ -231,7 +238,7 @@ class BackboneAveraging(FederatedCallback):
             )
             raise ValueError(
                 f"BackboneAveraging has nothing to average: no two participants share a key of one shape ({offered}). "
-                + " ".join(split_foundations(states, foundations or {}))
+                + " ".join(split_foundations(states, foundations))
                 + "Give them backbones of one kind, change Participant(shared=...), or leave the callback out."
             )
         self._check_least()
@@ -243,7 +250,8 @@ class BackboneAveraging(FederatedCallback):
                     )
         self.report = sharing_report(states, personal, self.groups, tied)
         log.info("%s", self.report)
-        lines = split_layers(states, self.groups) + split_foundations(states, foundations or {})
+        lines = split_layers(states, self.groups) + split_foundations(states, foundations)
+        lines += uneven_foundations(self.groups, foundations)
         for line in lines + tied_lines(tied or {}):
             log.warning("%s", line)
 
@@ -278,12 +286,22 @@ class BackboneAveraging(FederatedCallback):
             participant: Whose weights they are.
             optimizers: Its own; what none of them steps counts as frozen.
         """
-        state = self.shareable(participant)
+        keys = participant.averaged_keys(buffers=self.buffers == "average")
         stepped = {id(one) for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]}
-        found = foundation(participant, state, stepped)
-        if not self.synchronise_start:
-            found |= {key: digest(state[key]) for key in bound_buffers(participant) if key in state}
+        found = foundation(participant, keys, stepped)
+        if not self.synchronise_start and (bound := bound_buffers(participant).keys() & keys):
+            found |= {key: digest(tensor) for key, tensor in participant.view_of(sorted(bound)).items()}
         return found
+
+    def _refuse_directions(self) -> None:
+        """Vectors that begin apart have no mean; a norm that was measured along it would be anything."""
+        for group in self.groups if not self.synchronise_start else []:
+            if found := [key for key in group.keys if is_direction(key, group.keys)]:
+                raise ValueError(
+                    f"BackboneAveraging(synchronise_start=False): what {listed(group.members)} share has {found[0]}, a "
+                    "vector of a spectral norm, and such vectors have no mean unless they began alike. Leave "
+                    "synchronise_start at True."
+                )
 
     # The round
 
@@ -510,15 +528,20 @@ class BackboneAveraging(FederatedCallback):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """The shared states and the server optimizers."""
+        """The shared states, the server optimizers, and the frozen weights that participants began with."""
         servers = {name: server.optimizer.state_dict() for name, server in self._servers.items()}
-        return {"shared": self.shared.state_dict(), "servers": self._server_states | servers}
+        return {
+            "shared": self.shared.state_dict(),
+            "servers": self._server_states | servers,
+            "foundations": {name: dict(own) for name, own in self._foundations.items() if own},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.shared.load_state_dict(state_dict["shared"])
         self._server_states = dict(state_dict["servers"])
         self._servers = {}
+        self._foundations = dict(state_dict.get("foundations", {}))
 
 
 def _refuse_complex(states: Mapping[str, State], groups: list[SharingGroup]) -> None:

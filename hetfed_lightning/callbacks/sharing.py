@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from torch import Tensor
 
 from hetfed_lightning.aggregation import State
-from hetfed_lightning.inseparable import lies_on, root_of
+from hetfed_lightning.inseparable import SHAPE, lies_on, root_of
 from hetfed_lightning.metrics import payload_bytes
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def personal_state(participant: Participant, shared: State) -> dict[str, Tensor]
     """
     state = participant.state_dict(keep_vars=True)
     held = {id(state[key]) for key in shared}
-    return participant.view_of([key for key, tensor in state.items() if id(tensor) not in held])
+    return {key: tensor.detach() for key, tensor in state.items() if id(tensor) not in held}
 
 
 def sharing_groups(states: Mapping[str, State], foundations: Foundations | None = None) -> list[SharingGroup]:
@@ -92,7 +92,7 @@ def sharing_groups(states: Mapping[str, State], foundations: Foundations | None 
 
 def _grounds(state: State, foundation: Mapping[str, str]) -> dict[str, Ground]:
     """What the tensors of each part of a participant lie on, in an order that does not depend on the participant."""
-    ordered = sorted(foundation.items())
+    ordered = sorted(item for item in foundation.items() if not item[1].startswith(SHAPE))
     roots = {root_of(key) for key in state}
     return {root: tuple(item for item in ordered if lies_on(root, item[0])) for root in roots}
 
@@ -121,6 +121,29 @@ def split_foundations(states: Mapping[str, State], foundations: Foundations) -> 
                 "all, or name the frozen ones in Participant(shared=...) too. ",
             )
     return list(lines.values())
+
+
+def uneven_foundations(groups: Sequence[SharingGroup], foundations: Foundations) -> list[str]:
+    """Groups that average above frozen weights which all share and which differ in shape, as lines of text.
+
+    Args:
+        groups: As :func:`sharing_groups` found them.
+        foundations: Of each participant, by name and key.
+    """
+    lines = []
+    for group in groups:
+        key, shapes = group.keys[0], []
+        for name in group.members:
+            own = foundations.get(name, {})
+            shapes.append({one: told for one, told in own.items() if told.startswith(SHAPE) and lies_on(key, one)})
+        other = next((name for name, own in zip(group.members, shapes, strict=True) if own != shapes[0]), None)
+        if other is not None:
+            frozen = _first_difference(shapes[0], shapes[group.members.index(other)])
+            lines.append(
+                f"{group.members[0]} and {other} average {key} above frozen weights whose shapes differ, such as "
+                f"{frozen}. If it was made for one of them, leave it out of Participant(shared=...)."
+            )
+    return lines
 
 
 def _first_difference(one: Mapping[str, str], another: Mapping[str, str]) -> str:

@@ -69,7 +69,8 @@ class Pooling:
                     servers[group.name] = state["servers"][kin.name]
                 if kin.name in self.fresh:
                     fresh.add(group.name)
-        self.callback.load_state_dict(state | {"shared": shared, "servers": servers})
+        told = self.callback.state_dict()["foundations"]
+        self.callback.load_state_dict(state | {"shared": shared, "servers": servers, "foundations": told})
         self.fresh = fresh
 
     def keys_of(self, name: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from hypothesis import given, settings
@@ -132,6 +133,18 @@ def test_a_tied_head_is_said_to_be_shared(caplog: pytest.LogCaptureFixture) -> N
     assert "a, b, c: head.weight is one tensor with backbone.last.weight, which is shared" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["tied", "spectral norm", "orthogonal"])
+def test_a_fleet_trains_them_as_one_after_another_does(kind: str) -> None:
+    def run(engine: Any) -> dict[str, Tensor]:
+        federation = Federation(members(lambda _: ZOO[kind][0](0), optimizer=sgd(0.1)), engine=engine)
+        fit(federation, tiny_data(), 2)
+        return state_of(federation)
+
+    found, expected = run("vmap"), run("sequential")
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-5)
+
+
 def test_a_tied_tensor_travels_once() -> None:
     federation = Federation(members(tied, shared=("*",)))
     assert "head.weight" not in federation["a"].shared_keys()
@@ -211,6 +224,53 @@ def test_adapters_over_different_frozen_weights_alone_are_refused() -> None:
         ValueError, match=r"nothing to average.*lies? over frozen weights that differ.*backbone\.0\.base"
     ):
         fit(adapters(a=1, b=2), tiny_data("ab"), 1, BackboneAveraging())
+
+
+def test_frozen_weights_that_thaw_stay_what_they_began_as(tmp_path: Path) -> None:
+    # After a round the base is trained, by each alone: resumed, it differs, though adapters go on together.
+    class Thaws(L.Callback):
+        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                for one in pl_module.members().values():
+                    one.requires_grad_(True)
+
+    def made() -> Federation:
+        federation = adapters(a=1, b=1)
+        for one in federation.members().values():
+            one.optimizer_factory = lambda _, one=one: torch.optim.SGD(one.parameters(), lr=0.1)
+        return federation
+
+    def run(rounds: int, **more: Any) -> Federation:
+        federation, saves = made(), ModelCheckpoint(tmp_path / str(rounds), filename="last")
+        fit(federation, tiny_data("ab"), rounds, BackboneAveraging(), Thaws(), saves, enable_checkpointing=True, **more)
+        return federation
+
+    halfway = run(2)
+    assert not torch.equal(features(halfway["a"]), features(halfway["b"]))
+    resumed = run(3, ckpt_path=tmp_path / "2" / "last.ckpt")
+    key = "backbone.0.up.weight"
+    assert torch.equal(resumed["a"].state_dict()[key], resumed["b"].state_dict()[key])
+
+
+def test_adapters_above_shared_weights_of_other_shapes_are_averaged_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def make(seed: int) -> Parts:
+        below = nn.Linear(4, 4 + seed).requires_grad_(False)
+        return nn.Sequential(below, nn.AdaptiveAvgPool1d(4), nn.Linear(4, 5)), nn.Linear(5, 3)
+
+    with caplog.at_level(logging.WARNING, "hetfed_lightning"):
+        fit(Federation(members(make, "ab")), tiny_data("ab"), 1, BackboneAveraging())
+    assert (
+        "a and b average backbone.2.weight above frozen weights whose shapes differ, such as backbone.0" in caplog.text
+    )
+
+
+def test_a_spectral_norm_that_begins_apart_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"synchronise_start=False\): what a, b, c share has .*a vector of a spectral norm"
+    ):
+        fit(Federation(members(lambda _: spectral_norm(0))), tiny_data(), 1, BackboneAveraging(synchronise_start=False))
 
 
 def test_what_no_optimizer_steps_is_frozen_too() -> None:
