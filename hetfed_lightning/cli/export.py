@@ -21,6 +21,7 @@ from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_con
 from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.hints import check_participants, explained
 from hetfed_lightning.cli.reach import check_reach
+from hetfed_lightning.cli.schemas import saved_schema
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.participant import Participant, participant_state
 from hetfed_lightning.schema import DataSchema
@@ -67,7 +68,7 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
         raise ConfigError(f"--participant: no participant {name!r}{did_you_mean(name, everyone)}.")
     check_checkpoint(ckpt_path)
     checkpoint = read_checkpoint(ckpt_path)
-    schema = _schema_of(checkpoint, name, ckpt_path)
+    schema = saved_schema(checkpoint, name, ckpt_path)
     state = participant_state(checkpoint["state_dict"], name, ckpt_path)
     settings = json.loads(json.dumps(everyone[name]))
     try:
@@ -82,14 +83,6 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
     if schema is not None:
         write_atomically(folder / SCHEMA, yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True))
     return folder
-
-
-def _schema_of(checkpoint: dict[str, Any], name: str, ckpt_path: str) -> DataSchema | None:
-    own = checkpoint.get("federation", {}).get("own", {}).get(name, {})
-    try:
-        return DataSchema.from_dict(own["schema"]) if "schema" in own else None
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{ckpt_path}: of participant {name!r}: {error}. Use another checkpoint.") from error
 
 
 def load_participant(folder: str | Path, allow_import: Sequence[str] = ()) -> Participant:

@@ -25,6 +25,7 @@ from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, read_config, split_arguments
 from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.rosters import CHECKPOINT, CONFIG, config_of_run, tell_how_to_go_on
+from hetfed_lightning.cli.schemas import saved_schema
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.data.partitioned import PartitionedDataModule
@@ -81,6 +82,8 @@ rounds, the others stay as they are, and OUTPUT receives a checkpoint and a conf
         _check_private(made.trainer.get("callbacks"), made.model[name])
         source, distillation = _trained(made.model, made.trainer, checkpoint, name, ckpt_path)
         federation, data = Federation({name: _taken_out(made.model, name)}, seed=made.model.seed), made.data
+        known = {one: saved_schema(checkpoint, one, ckpt_path) for one in members_of(checkpoint)}
+        data.learned = {one: schema for one, schema in known.items() if schema is not None}
         _restrict(data, name, tuple(members_of(checkpoint)))
         federation[name].joins_at = 0
         trainer = self._trainer(made.trainer, Inheritance(source, distillation))

@@ -33,6 +33,9 @@ RESERVED: Mapping[str, str] = {
 }
 """Names that no participant may have, and why."""
 
+SHOWN = 5
+"""Pairs of spellings that a message shows."""
+
 _NUMBER = re.compile(r"_\d+$")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-]*")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_\-]+")
@@ -131,14 +134,17 @@ def refuse_spellings(found: Mapping[str, Iterable[str]], what: str) -> None:
         DataError: Giving both spellings and both places.
     """
     seen: dict[str, tuple[str, str]] = {}
+    twins: dict[str, str] = {}
     for where, names in found.items():
         for name in names:
             spelled, first = seen.setdefault(folded(name), (name, where))
             if spelled != name:
-                raise DataError(
-                    f"{what} {spelled!r:.80} of {first} and {name!r:.80} of {where} differ in case or outer blanks "
-                    f"only: spell them alike, everywhere, if they are one {what}"
-                )
+                twins.setdefault(folded(name), f"{spelled!r:.80} of {first} and {name!r:.80} of {where}")
+    if twins:
+        raise DataError(
+            f"{what} {'; '.join(list(twins.values())[:SHOWN])} differ in case or outer blanks only: spell them alike, "
+            f"everywhere, if they are one {what}"
+        )
 
 
 def checked_classes(classes: Sequence[str]) -> list[str]:

@@ -199,6 +199,47 @@ def test_a_newcomer_without_data_is_named(capsys: CAPSYS, run_folder: Path) -> N
     assert "data: there is no training set for 'hospital_c'" in ended.err
 
 
+def test_a_newcomers_columns_are_those_of_the_trained(
+    capsys: CAPSYS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+
+    def table(name: str, columns: str) -> None:
+        rows = [{"x": k, "y": k % 5, "z": k % 7, "w": k % 4, "sick": k % 3} for k in range(20)]
+        lines = [",".join(str(row[column]) for column in columns.split(",")) for row in rows]
+        Path(f"data/{name}.csv").write_text("\n".join([columns, *lines]), encoding="utf-8")
+
+    table("hospital_a", "x,y,z,w,sick")
+    table("hospital_b", "x,y,z,w,sick")
+    config = tiny()
+    config["data"] = {
+        "class_path": "hetfed_lightning.data.TableDataModule", "init_args": {"path": "data", "target": "sick"},
+    }  # fmt: skip
+    put(config, "trainer.enable_checkpointing", True)
+    config["trainer"]["callbacks"] += [
+        {
+            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+            "init_args": {"filename": "last"},
+        }
+    ]
+    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs"}}
+    put(config, "trainer.logger", logger)
+    assert hetfed(capsys, "fit", "-c", written(config)).code == 0
+    checkpoint = next(Path("runs").rglob("last.ckpt"))
+    # Its file would come first by its name, and its columns in another order.
+    table("a_newcomer", "w,sick,z,y,x")
+    config["model"]["participants"]["a_newcomer"] = participant()
+    ended = hetfed(capsys, "join", "--ckpt_path", checkpoint, "-c", written(config, "new.yaml"))
+    assert ended.code == 0, ended.err
+    own = read_checkpoint("joined/federation.ckpt")["federation"]["own"]
+    assert [own[name]["schema"]["columns"] for name in own] == [["x", "y", "z", "w"]] * 3
+    table("a_newcomer", "w,z,y,sick")
+    ended = hetfed(capsys, "join", "--ckpt_path", checkpoint, "-c", written(config, "new.yaml"))
+    assert ended.code == 2
+    assert "data/a_newcomer.csv: has no column 'x'" in ended.err
+
+
 def test_the_configuration_of_a_run_goes_into_a_comparison(capsys: CAPSYS, run_folder: Path) -> None:
     path = run_folder.parent / "config.yaml"
     assert "ckpt_path" in yaml.safe_load(path.read_text(encoding="utf-8"))
