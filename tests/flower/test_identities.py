@@ -5,7 +5,17 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import Message, Metadata, ObjectTree, PushObjectRequest
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from hetfed_lightning.flower.certificates import (
     Certificate,
@@ -141,6 +151,41 @@ def test_a_server_that_is_not_who_it_should_be(
     finally:
         impostor.process.kill()
     assert "/v1/fleet/" not in impostor.process.log.read_text(encoding="utf-8"), "not one call was made"
+
+
+def test_a_registered_site_sends_no_orders_and_no_more_than_is_due(engine: LocalEngine, keys: KeyFolder) -> None:
+    private = load_ssh_private_key(keys.private("clinic").read_bytes(), None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    signed: list[ProtobufClientInterceptor] = [
+        RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+        NodeAuthHttpInterceptor(private, private.public_key()),
+    ]
+    number = engine.node_ids["clinic"]
+    order = Message(metadata=Metadata(src_node_id=1, dst_node_id=number, run_id=1, message_type="train"))
+    forged = PushMessagesRequest(
+        node=Node(node_id=number), messages_list=[order], message_object_trees=[ObjectTree(object_id="0" * 64)]
+    )
+    far_too_long = PushObjectRequest(node=Node(node_id=number), object_content=bytes(17 << 20))
+    long = PushObjectRequest(node=Node(node_id=number), object_content=bytes(1 << 20))
+    with FleetHttpClient.from_server_address(
+        engine.superlink.address, False, keys.authority.read_bytes(), interceptors=signed
+    ) as client:
+        with pytest.raises(httpx.HTTPStatusError) as refused:
+            client.PushMessages(forged)
+        assert refused.value.response.status_code == 403
+        assert "a site answers orders, in its own name, and sends none" in refused.value.response.text
+        with pytest.raises(httpx.HTTPError) as cut:
+            client.PushObject(far_too_long)
+        assert isinstance(cut.value, httpx.WriteError) or "413" in str(cut.value)
+        with pytest.raises(httpx.HTTPStatusError) as read:
+            client.PushObject(long)
+        assert read.value.response.json()["detail"] != "", "of no run that goes on, and it was read"
+    stranger = httpx.post(
+        f"https://{engine.superlink.address}/v1/fleet/push-object",
+        content=bytes(1 << 17),
+        verify=False,  # noqa: S501
+    )
+    assert stranger.status_code == 401
 
 
 def test_the_good_site_is_served_all_the_while(engine: LocalEngine) -> None:
