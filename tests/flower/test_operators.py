@@ -4,6 +4,8 @@ import asyncio
 import logging
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,6 +15,7 @@ from flwr.app import Context, RecordDict
 from flwr.cli.build import build_fab_from_disk
 from flwr.serverapp import Grid, ServerApp
 
+from hetfed_lightning.flower.engine import executor
 from hetfed_lightning.flower.engine.guard import Guard, Scope
 from hetfed_lightning.flower.engine.link import SuperLink
 from hetfed_lightning.flower.engine.operator_secret import HEADER, read_secret
@@ -157,3 +160,17 @@ def test_whatever_is_submitted_the_installed_app_leads_with_the_submitted_settin
         logging.disable(logging.NOTSET)
     assert ended is context
     assert [(one["rounds"], one["patience"]) for one in led] == [(7, 120)]
+
+
+def test_no_program_is_imported_from_the_current_folder(tmp_path: Path) -> None:
+    engine = empty_engine(tmp_path, "clinic")
+    for command in (engine.superlink.command, engine.nodes["clinic"].command, executor.command("--help")):
+        assert command[:2] == [sys.executable, "-P"]
+
+
+@pytest.mark.slow
+def test_what_others_leave_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
+    for name in ("torch", "flwr", "numpy", "hetfed_lightning", "argparse"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('left by somebody else')\n", encoding="utf-8")
+    ended = subprocess.run(executor.command("--help"), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, "SOCKET LOG" in ended.stdout) == (0, True), ended.stderr

@@ -1,9 +1,9 @@
 """Runs tasks in processes that are forked from one which has imported everything: no start-up per message.
 
 The engine starts a program per message and per run, which imports torch and Lightning for seconds before it does
-anything, and tells it the token of its task on a command line that every user of the machine can read. This process,
-``python -m hetfed_lightning.flower.engine.executor``, takes the place of the one that would start them
-(``--isolation process`` of SuperNode and SuperLink); tokens stay in its memory.
+anything, and tells it the token of its task on a command line that every user of the machine can read. This process
+takes the place of the one that would start them (``--isolation process`` of SuperNode and SuperLink); tokens stay in
+its memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hetfed_lightning.flower.engine.operator_secret import read_secret
 from hetfed_lightning.flower.engine.settings import POLL
 from hetfed_lightning.flower.engine.tasks import OURS, ServerTasks, SiteTasks, TaskSource
 
-__all__ = ["APP", "OURS", "SERVER_APP", "main"]
+__all__ = ["APP", "OURS", "SERVER_APP", "command", "main"]
 
 APP = "hetfed_lightning.flower.client_app:app"
 SERVER_APP = "hetfed_lightning.flower.server_app:app"
@@ -50,6 +50,16 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _App = TypeVar("_App")
 
 log = logging.getLogger(__name__)
+
+
+def command(*arguments: str) -> list[str]:
+    """What starts this program: found where this package is, and nothing imported from the current folder.
+
+    ``python -m`` would look there first, be it one in which everybody may leave a file called torch.py.
+    """
+    root = str(Path(__file__).resolve().parents[3])
+    start = f"import sys; sys.path.append({root!r}); from hetfed_lightning.flower.engine.executor import main; main()"
+    return [sys.executable, "-P", "-c", start, *arguments]
 
 
 def serve(source: TaskSource) -> NoReturn:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from hetfed_lightning.flower.engine import executor
 from hetfed_lightning.flower.engine.control import Control
-from hetfed_lightning.flower.engine.executor import SERVER_APP
 from hetfed_lightning.flower.engine.limits import Limits
 from hetfed_lightning.flower.engine.link import StartError, SuperLink
 from hetfed_lightning.flower.engine.marks import end_marked
@@ -52,7 +51,7 @@ class LocalEngine:
         *,
         keys: KeyFolder | None,
         app: str | None,
-        server_app: str | None = SERVER_APP,
+        server_app: str | None = executor.SERVER_APP,
         limits: Limits | None = None,
         variables: Mapping[str, str] | None = None,
         host: str = LOOPBACK,
@@ -208,7 +207,7 @@ class LocalEngine:
     def _start_executor(self) -> None:
         if self.executor is None:
             return
-        command = [sys.executable, "-m", "hetfed_lightning.flower.engine.executor"]
+        command = executor.command()
         if self._server_app is not None:
             command += ["--server", self.superlink.address, "--operator-secret", str(self.superlink.secret_file)]
             command += ["--server-app", self._server_app]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from hetfed_lightning.flower.engine import executor
 from hetfed_lightning.flower.engine.marks import end_marked
 from hetfed_lightning.flower.engine.node import SuperNode
 from hetfed_lightning.flower.engine.process import Process, Watchdog
@@ -135,10 +135,9 @@ class SiteEngine:
         self.node.start()
 
     def _start_executor(self) -> None:
-        self.executor.command = [
-            sys.executable, "-m", "hetfed_lightning.flower.engine.executor", "--app", self._app,
-            "--node", str(self.folder / SOCKET), str(self.folder / TASKS_LOG),
-        ]  # fmt: skip
+        self.executor.command = executor.command(
+            "--app", self._app, "--node", str(self.folder / SOCKET), str(self.folder / TASKS_LOG)
+        )
         self.executor.start()
 
     def _release(self) -> None:
