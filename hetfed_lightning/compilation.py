@@ -6,7 +6,7 @@ through one function, the first four filled the limit of eight graphs, and the o
 the log. So every architecture has a function of its own, one for training and one for evaluation; participants of one
 architecture share theirs and its graphs.
 
-A GRU or LSTM stays as it is: dynamo does not compile those of torch.
+A GRU or LSTM stays as it is: dynamo does not compile those of torch. So does a backbone while it has hooks.
 
 ``torch.compile(network)`` wraps a network instead, and every key of its state begins with ``_orig_mod.``. Inside a
 participant such a network keeps its plain keys: see :func:`keep_plain_names`.
@@ -14,6 +14,7 @@ participant such a network keeps its plain keys: see :func:`keep_plain_names`.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -24,6 +25,10 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from hetfed_lightning.torch_hooks import anything_has_hooks, has_hooks, registered_hooks
+
+log = logging.getLogger(__name__)
 
 CompileSettings = bool | dict[str, Any]
 """True for torch's defaults, or arguments of ``torch.compile`` by name."""
@@ -67,7 +72,8 @@ def compile_backbone(backbone: nn.Module, settings: Mapping[str, Any], label: st
     """
     if settings.get("backend", "inductor") == "inductor" and device.type == "cpu":
         _require_cpp(label)
-    call, architecture = backbone._call_impl, _architecture(backbone)
+    call: Callable[..., Any] = backbone._call_impl
+    architecture = _architecture(backbone)
     by_mode = {}
     for training in (True, False):
         function = _calling(call)
@@ -79,7 +85,11 @@ def compile_backbone(backbone: nn.Module, settings: Mapping[str, Any], label: st
             error.add_note(f"{label}: compile={dict(settings)}")
             raise
 
+    hooked = _Hooked(backbone, label)
+
     def run(*args: Any, **kwargs: Any) -> Any:
+        if hooked.now():
+            return call(*args, **kwargs)
         try:
             return by_mode[backbone.training](*args, **kwargs)
         except Exception as error:
@@ -131,6 +141,28 @@ def _put_in(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -
     wrapped = f"{prefix}{WRAPPED}."
     for key in [key for key in state if key.startswith(prefix) and not key.startswith(wrapped)]:
         state[f"{wrapped}{key.removeprefix(prefix)}"] = state.pop(key)
+
+
+class _Hooked:
+    """Whether a module or anything in it has hooks now: dynamo does not look again once it has compiled.
+
+    It would pass over those registered later, and go on with those that were removed.
+    """
+
+    def __init__(self, module: nn.Module, label: str) -> None:
+        self._module, self._label = module, label
+        self._known, self._found, self._told = -1, False, False
+
+    def now(self) -> bool:
+        """Whether it has; looked for where a hook was registered somewhere, or some were found the last time."""
+        registered = registered_hooks()
+        if self._found or registered != self._known:
+            self._known = registered
+            self._found = anything_has_hooks() or any(map(has_hooks, self._module.modules()))
+        if self._found and not self._told:
+            self._told = True
+            log.info("%s: its backbone runs uncompiled while there are hooks on it.", self._label)
+        return self._found
 
 
 def _calling(call: Callable[..., Any]) -> FunctionType:

@@ -45,7 +45,11 @@ RULES = [
     Rule("layers", PLAIN, only=("torch",)),
     Rule("backbones", PLAIN, only=("torch", f"{PACKAGE}.layers")),
     Rule("heads", PLAIN, only=("torch", f"{PACKAGE}.layers")),
-    Rule("compilation", "it compiles modules of any kind, with or without a federation", only=("torch",)),
+    Rule(
+        "compilation",
+        "it compiles modules of any kind, with or without a federation",
+        only=("torch", f"{PACKAGE}.torch_hooks"),
+    ),
     Rule("precision", "it speaks of parameters and optimizers alone", only=("torch",)),
     Rule("tasks", PURE, only=("torch", "torchmetrics", f"{PACKAGE}.distillation", f"{PACKAGE}.metrics")),
     Rule(

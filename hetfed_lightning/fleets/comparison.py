@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from hetfed_lightning.fleets.kinship import kind_and_settings_of
-from hetfed_lightning.fleets.listeners import registered_hooks
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.optimizers import kind_of
 from hetfed_lightning.fleets.snapshot import OWN
+from hetfed_lightning.torch_hooks import registered_hooks
 
 _trained: Callable[[Any], bool] = attrgetter("requires_grad")
 

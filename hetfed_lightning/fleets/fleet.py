@@ -13,7 +13,6 @@ from torch import Tensor
 from hetfed_lightning.data.blocks import StackedBatch, bytes_of
 from hetfed_lightning.fleets.comparison import Comparison, Seat
 from hetfed_lightning.fleets.engine import Engine
-from hetfed_lightning.fleets.listeners import registered_hooks
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
@@ -25,6 +24,7 @@ from hetfed_lightning.fleets.wording import listed, shortly
 from hetfed_lightning.memory import hand_back
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participant import Participant
+from hetfed_lightning.torch_hooks import registered_hooks
 
 log = logging.getLogger(__name__)
 

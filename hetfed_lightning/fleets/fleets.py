@@ -20,7 +20,6 @@ from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, tr
 from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet
 from hetfed_lightning.fleets.kinship import faults_of_optimizers, keeps_up, kind_and_settings, obstacle, signature
-from hetfed_lightning.fleets.listeners import anything_has_hooks
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.seated import SeatedFleets
 from hetfed_lightning.fleets.snapshot import Snapshot
@@ -28,6 +27,7 @@ from hetfed_lightning.fleets.terms import adding, terms_of
 from hetfed_lightning.fleets.wording import listed, shortly
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
+from hetfed_lightning.torch_hooks import anything_has_hooks
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation

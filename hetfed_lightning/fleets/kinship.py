@@ -16,16 +16,16 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from hetfed_lightning.compilation import is_wrapped
-from hetfed_lightning.fleets.listeners import (
+from hetfed_lightning.fleets.optimizers import kind_of
+from hetfed_lightning.inseparable import bound_buffers, first_keys, root_of
+from hetfed_lightning.participant import Participant
+from hetfed_lightning.tasks import Task
+from hetfed_lightning.torch_hooks import (
     has_hooks,
     optimizer_has_hooks,
     steps_its_own_way,
     tensor_has_hooks,
 )
-from hetfed_lightning.fleets.optimizers import kind_of
-from hetfed_lightning.inseparable import bound_buffers, first_keys, root_of
-from hetfed_lightning.participant import Participant
-from hetfed_lightning.tasks import Task
 
 if TYPE_CHECKING:
     from hetfed_lightning.optimization import LocalOptimization
@@ -127,6 +127,8 @@ def faults_of_optimizers(optimizers: Sequence[Optimizer], participant: Participa
     parameters: list[Tensor] = groups[0]["params"]
     if {id(one) for one in parameters} != {id(one) for one in participant.trainable_parameters()}:
         yield "its optimizer steps some of its parameters"
+    if kind.counts_steps and len({float(optimizers[0].state.get(one, {}).get("step", 0)) for one in parameters}) > 1:
+        yield "its optimizer has stepped some of its parameters more often than others"
     if len({(one.dtype, one.device) for one in parameters}) > 1:
         yield "its parameters are of several dtypes or devices"
     if not all(one.is_floating_point() for one in parameters):

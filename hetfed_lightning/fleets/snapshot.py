@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hetfed_lightning.fleets.kinship import OWN_STEP
-from hetfed_lightning.fleets.listeners import (
+from hetfed_lightning.torch_hooks import (
     MODULE_HOOKS,
     accumulation_hooks_of,
     has_hooks,

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, Participant, Phase
@@ -61,7 +61,7 @@ CHANGES: dict[str, Callable[[Federation, str], Any]] = {
 
 @dataclass(frozen=True)
 class Event:
-    """What is done to whom and when: ahead of or after a step, or (-1) as the round ends, before anything is averaged."""
+    """What is done to whom, and when: ahead of a step or after it, or (-1) as the round ends."""
 
     change: str
     name: str
@@ -98,7 +98,7 @@ EVENTS = st.lists(
         Event, st.sampled_from(sorted(CHANGES)), st.sampled_from(NAMES), st.integers(0, 2), st.integers(-1, 3),
         st.booleans(),
     ),
-    min_size=1, max_size=5,
+    min_size=2, max_size=6,
 )  # fmt: skip
 
 
@@ -118,7 +118,11 @@ def agree(engine: Any, events: Sequence[Event], optimizer: str, *, distils: bool
         assert (one.landed, one.progress) == (other.landed, other.progress)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@example("batched", [Event("freeze the body", "b", 0, 1, False), Event("thaw the body", "b", 1, 2, True)], "adam", True)
+@example(
+    "vmap", [Event("evaluation mode", "d", 0, 1, True), Event("replace data", "a", 1, 1, False)], "momentum", False
+)
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(["auto", "batched", "vmap"]), EVENTS, st.sampled_from(["momentum", "adam"]), st.booleans())
 def test_any_engine_follows_what_callbacks_do(engine: Any, events: list[Event], optimizer: str, distils: bool) -> None:
     agree(engine, events, optimizer, distils=distils)

@@ -18,6 +18,7 @@ from hetfed_lightning import (
     Federation,
     Participant,
     Phase,
+    Transfer,
 )
 from hetfed_lightning.tasks import MulticlassTask
 from tests.federations import fit, tiny_data, tiny_federation
@@ -391,6 +392,19 @@ def test_gradients_that_a_callback_leaves_are_in_no_step() -> None:
         for engine in ("sequential", "batched") for callbacks in ([Probes()], [FederatedCallback()])
     ]  # fmt: skip
     assert all(furthest(one, found[0]) < 1e-10 for one in found)
+
+
+@pytest.mark.parametrize("engine", ["batched", "vmap"])
+def test_what_was_held_still_has_made_fewer_steps(engine: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Adam divides by powers of the number of steps, which is then another for the body than for the head."""
+    found = []
+    for each in ("sequential", engine):
+        federation = Federation(members(OPTIMIZERS["adam"], transfer=Transfer(frozen_rounds=1)), engine=each)
+        with caplog.at_level(logging.INFO, "hetfed_lightning"):
+            fit(federation, classes(torch.float64), 3, precision="64-true")
+        found.append(federation)
+    assert furthest(found[1], found[0]) < 1e-10
+    assert "since its optimizer has stepped some of its parameters more often than others" in lines(caplog)
 
 
 def test_a_class_weight_that_is_changed_is_its_owners(monkeypatch: pytest.MonkeyPatch) -> None:

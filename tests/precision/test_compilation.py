@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,27 @@ def afresh() -> Iterator[None]:
 
 def together() -> list[Any]:
     return [EnsembleDistillation(batch_size=5), BackboneAveraging()]
+
+
+@pytest.mark.parametrize("where", ["backbone", "backbone.0"])
+@pytest.mark.parametrize("removed", [False, True])
+def test_hooks_that_come_and_go_are_heard(where: str, removed: bool) -> None:
+    """Dynamo looks for hooks when it compiles, and then no more."""
+    ends = []
+    for settings in (False, {"backend": "eager"}):
+
+        class Hooks(L.Callback):
+            def on_train_batch_start(self, trainer: L.Trainer, federation: Any, batch: Any, batch_idx: int) -> None:
+                if batch_idx == 1:
+                    module = federation["a"].get_submodule(where)
+                    self.handle = module.register_forward_hook(lambda *given: 0.5 * given[-1])
+                if batch_idx == 2 and removed:
+                    self.handle.remove()
+
+        federation = tiny_federation("ab", engine="sequential", participant={"compile": settings})
+        fit(federation, tiny_data("ab", count=16), 1, Hooks())
+        ends.append(state_of(federation))
+    assert all(torch.allclose(ends[0][key], ends[1][key], atol=1e-6) for key in ends[0])
 
 
 def test_the_same_federation_in_few_graphs() -> None:

@@ -1,6 +1,7 @@
 """Hooks of torch: what is called around the passes of a module, the gradient of a tensor, the steps of an optimizer.
 
-A fleet computes past the members' own modules and optimizers, and none of these would be called.
+A fleet computes past the members' own modules and optimizers, and compiled code past hooks that came after it: none of
+these would be called.
 """
 
 from __future__ import annotations
