@@ -124,6 +124,7 @@ class EnsembleDistillation(FederatedCallback):
         self._class_counts: dict[str, Tensor] = {}
         self._samples: dict[str, int] = {}
         self._targets: Tensor | None = None
+        self._lessons: Tensor | None = None
         self._order: dict[str, tuple[int, Tensor]] = {}
 
     # Before training
@@ -206,7 +207,7 @@ class EnsembleDistillation(FederatedCallback):
         learns = student if name == STUDENT else mutual and self.mode == "phase"
         due = sum(map(self.is_due, career.rounds)) if learns else 0
         steps = due * math.ceil(self.epochs * batches / participant.accumulate_grad_batches)
-        if name != STUDENT and participant.transfer is not None and career.joins_at > 0:
+        if name != STUDENT and participant.transfer is not None and career.joins_at > 0 and career.rounds:
             passes = participant.transfer.distillation_epochs
             steps += math.ceil(passes * batches / participant.accumulate_grad_batches)
         return steps
@@ -222,33 +223,56 @@ class EnsembleDistillation(FederatedCallback):
     # The round
 
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """In ``"mixed"`` mode, ask the teachers before the local steps."""
+        """Ask the teachers before the local steps: in ``"mixed"`` mode, and for who was not drawn as it joined."""
         del trainer
         self.set_targets(None)
         mutual, _ = self.learners(has_student=federation.student is not None)
-        if self.mode == "mixed" and mutual and self.is_due(round_index):
-            newcomers = federation.newcomers(round_index)
-            teachers = [name for name in self._readers(federation.joined(round_index)) if name not in newcomers]
-            if teachers:
-                self._targets = self._ask(federation, teachers, round_index)
-                students = self._readers(federation.active_names(round_index))
-                federation.bytes_down += payload_bytes(self._targets) * len(students)
+        pupils = self._pupils(federation, round_index)
+        teachers = self._teachers_before(federation, round_index, pupils)
+        if self.mode == "mixed" and mutual and self.is_due(round_index) and teachers:
+            self._targets = self._ask(federation, teachers, round_index)
+            students = self._readers(federation.active_names(round_index))
+            federation.bytes_down += payload_bytes(self._targets) * len(students)
+        newcomers = federation.newcomers(round_index)
+        self._give_lessons(federation, [name for name in pupils if name not in newcomers], round_index)
 
     def on_join(self, trainer: L.Trainer, federation: Federation, names: Sequence[str], round_index: int) -> None:
-        """Have newcomers learn from those who were there, if their ``transfer`` asks for it."""
+        """Have newcomers learn from those who were there, if their ``transfer`` asks for it and they are drawn."""
         del trainer
-        pupils = {
-            name: transfer.distillation_epochs
-            for name in self._readers(names)
-            if (transfer := federation[name].transfer) is not None and transfer.distillation_epochs > 0
-        }
-        teachers = [name for name in self._readers(federation.joined(round_index)) if name not in names]
+        pupils = self._pupils(federation, round_index)
+        self._give_lessons(federation, [name for name in names if name in pupils], round_index)
+
+    def _pupils(self, federation: Federation, round_index: int) -> list[str]:
+        """Who trains for the first time in this round, having joined a federation that there was, and asks for lessons.
+
+        One that is not drawn in the round in which it joins holds what is shared on loan, and learns when it is drawn.
+        """
+        found = []
+        for name in self._readers(federation.active_names(round_index)):
+            transfer, joins_at = federation[name].transfer, federation[name].joins_at
+            if transfer is None or transfer.distillation_epochs == 0 or joins_at == 0:
+                continue
+            if not any(name in federation.active_names(earlier) for earlier in range(joins_at, round_index)):
+                found.append(name)
+        return found
+
+    def _teachers_before(self, federation: Federation, round_index: int, pupils: Sequence[str]) -> list[str]:
+        """Those who were there before the round and know something of it."""
+        new = {*federation.newcomers(round_index), *pupils}
+        return [name for name in self._readers(federation.joined(round_index)) if name not in new]
+
+    def _give_lessons(self, federation: Federation, pupils: Sequence[str], round_index: int) -> None:
+        teachers = self._teachers_before(federation, round_index, self._pupils(federation, round_index))
         if not pupils or not teachers:
             return
-        # Where the local steps distil too, the same teachers have just answered.
-        targets = self._ask(federation, teachers, round_index) if self._targets is None else self._targets
-        federation.bytes_down += payload_bytes(targets) * len(pupils)
-        self.teach(federation, pupils, targets, round_index)
+        if self._lessons is None:  # Where the local steps distil too, the same teachers have just answered.
+            asked = self._ask(federation, teachers, round_index) if self._targets is None else self._targets
+            self._lessons = asked
+        federation.bytes_down += payload_bytes(self._lessons) * len(pupils)
+        passes = {
+            name: transfer.distillation_epochs for name in pupils if (transfer := federation[name].transfer) is not None
+        }
+        self.teach(federation, passes, self._lessons, round_index)
 
     def teach(self, federation: Federation, pupils: Mapping[str, int], targets: Tensor, round_index: int) -> None:
         """Have newcomers learn, held still as their ``transfer`` says.
@@ -272,7 +296,7 @@ class EnsembleDistillation(FederatedCallback):
         Args:
             targets: What its local steps learn beside their own labels, softened, shape ``(P, C)``; None for nothing.
         """
-        self._targets = targets
+        self._targets, self._lessons = targets, None
         self._order = {}
 
     def adds_to_loss(self, federation: Federation) -> bool:

@@ -238,17 +238,20 @@ class Coordinator:
         self.left, self._metrics, self._metrics_of_student = {}, {}, {}
         self._look(round_index)
         joined = self.roll.joined(round_index)
+        self._see_off(round_index, joined)
         active = self.active_names(round_index)
         newcomers = self.roll.newcomers(round_index)
         self._stale |= set(newcomers)
         figures: dict[str, float] = {}
         volume = [0, 0]
-        targets, lessons = self._ask_before(round_index, joined, newcomers, figures, volume)
+        pupils = self._pupils(round_index, active)
+        targets, lessons = self._ask_before(round_index, joined, newcomers, pupils, figures, volume)
         volume[1] += self._give_start(joined, newcomers)
         learners = {place: one.learners(has_student=self.student is not None) for place, one in self._due(round_index)}
         phase = [place for place, (mutual, _) in learners.items() if mutual and self.lessons[place].mode == "phase"]
         alone = [place for place, (_, student) in learners.items() if student]
-        replies = self._train(round_index, joined, active, targets, lessons, phase, volume, asked=bool(phase or alone))
+        learning = {name: lessons if name in pupils else {} for name in active}
+        replies = self._train(round_index, joined, active, targets, learning, phase, volume, asked=bool(phase or alone))
         self._publish()
         if phase or alone:
             replies = self._learn(round_index, replies, phase, alone, figures, volume)
@@ -285,11 +288,30 @@ class Coordinator:
         self.next_round = round_index + 1
         self._save()
 
+    def _see_off(self, round_index: int, joined: Sequence[str]) -> None:
+        """Have those who leave with this round close their last: they take along what it has made."""
+        leaving = [name for name in self._open if name not in joined and name in self.roll.connected]
+        self._carry_out({name: self._closing(name, round_index) for name in leaving})
+        for name in leaving:  # Whoever fails in this misses nothing of a round that it is no part of.
+            self.left.pop(name, None)
+
+    def _pupils(self, round_index: int, active: Sequence[str]) -> list[str]:
+        """Who trains for the first time in this round, having joined a run in progress, and asks for lessons."""
+        found = []
+        for name in active:
+            joined_at = self.roll.joined_at[name]
+            if joined_at > 0 and self.roll.descriptions[name].lessons and self._reads(name):
+                earlier = range(joined_at, round_index)
+                if not any(name in self.active_names(index) for index in earlier):
+                    found.append(name)
+        return found
+
     def _ask_before(
         self,
         round_index: int,
         joined: Sequence[str],
         newcomers: Sequence[str],
+        pupils: Sequence[str],
         figures: dict[str, float],
         volume: list[int],
     ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
@@ -300,10 +322,9 @@ class Coordinator:
             for place, one in self._due(round_index)
             if one.mode == "mixed" and one.learners(has_student=has_student)[0]
         ]
-        eager = [name for name in newcomers if self.roll.descriptions[name].lessons and self._reads(name)]
         here = [name for name in joined if name not in newcomers and name not in self.left]
-        teachers = [name for name in here if self._reads(name)]
-        if not teachers or not (mixed or (eager and self.lessons)):
+        teachers = [name for name in here if self._reads(name) and name not in pupils]
+        if not teachers or not (mixed or (pupils and self.lessons)):
             return {}, {}
         orders = {name: self._closing(name, round_index, answer=name in teachers) for name in here}
         answers = self._answers(self._carry_out(orders), volume)
@@ -314,12 +335,12 @@ class Coordinator:
             )
         targets, lessons = {}, {}
         for place, callback in self.lessons.items():
-            if place in mixed or eager:
+            if place in mixed or pupils:
                 said = callback.combine(answers, self._kind(answers), round_index)
                 figures |= callback.figures()
                 if place in mixed:
                     targets[place] = said
-                if eager:
+                if pupils:
                     lessons[place] = said
         return targets, lessons
 
@@ -349,7 +370,7 @@ class Coordinator:
         joined: Sequence[str],
         active: Sequence[str],
         targets: Mapping[int, Tensor],
-        lessons: Mapping[int, Tensor],
+        lessons: Mapping[str, Mapping[int, Tensor]],
         phase: Sequence[int],
         volume: list[int],
         *,
@@ -357,7 +378,6 @@ class Coordinator:
     ) -> dict[str, Reply]:
         """Have the round's participants take their local steps, and the others close the round before."""
         orders = {}
-        newcomers = self.roll.newcomers(round_index)
         for name in joined:
             if name in self.left:
                 continue
@@ -371,7 +391,7 @@ class Coordinator:
                     answer_after=asked and reads,
                     keys=keys,
                     targets=targets if reads else {},
-                    lessons=lessons if name in newcomers and self.roll.descriptions[name].lessons else {},
+                    lessons=lessons[name],
                 )
                 volume[1] += payload_bytes([*order.targets.values(), *order.lessons.values()])
             if order.finish is not None or order.begin is not None:

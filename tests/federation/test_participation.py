@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hetfed_lightning import BackboneAveraging, Federation
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, Transfer
 from tests.federations import Snapshots, equal, fit, sgd, state_of, tiny_data, tiny_federation, tiny_participant
 
 TEN = tuple("abcdefghij")
@@ -112,3 +112,27 @@ def test_a_state_is_of_its_own() -> None:
     assert state_of(federation).keys() == {
         f"participants.{name}.{key}" for name in "ab" for key in state_of(federation["a"])
     }
+
+
+def test_a_newcomer_that_is_not_drawn_learns_its_lessons_when_it_is() -> None:
+    federation = tiny_federation(participation=0.34, participant={"optimizer": sgd(0.5)})
+    federation["c"].joins_at, federation["c"].transfer = 1, Transfer(distillation_epochs=3)
+    while [federation.active_names(index) == ["c"] for index in (1, 2, 3)] != [False, False, True]:
+        federation.seed += 1
+    averaging, steps, shared = BackboneAveraging(), list[int](), list[dict[str, torch.Tensor]]()
+
+    class Watching(FederatedCallback):
+        def on_round_start(self, trainer: Any, federation: Federation, round_index: int) -> None:
+            self.look(federation)
+
+        def on_join(self, trainer: Any, federation: Federation, names: Any, round_index: int) -> None:
+            self.look(federation)
+
+        def look(self, federation: Federation) -> None:
+            steps.append(federation.local["c"].progress)
+            shared.append({key: one.clone() for key, one in averaging.shared[averaging.groups[0]].items()})
+
+    fit(federation, tiny_data(), 4, averaging, EnsembleDistillation(batch_size=5, students="mutual"), Watching())
+    # Rounds 0 and 1, joining, rounds 2 and 3: three passes of two batches before the first local step.
+    assert steps == [0, 0, 0, 0, 6]
+    assert equal(shared[1], shared[2])  # What it holds on loan is everybody's.

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Participant, PrivateAveraging, Transfer
 from hetfed_lightning.aggregation import coordinate_median
 from hetfed_lightning.distillation import ClassPriorWeighted, ValidationWeighted
+from tests.drawn import ROUNDS, drawn
 from tests.federations import equal, sgd
 from tests.flower.federating import Callbacks, Deployed
 from tests.networks import Adapted
@@ -207,6 +208,38 @@ SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
 }
 
 
+def same_as_in_one_fit(deployed: Deployed) -> None:
+    """States to the bit, and the federation's figures of every round."""
+    states, metrics = deployed.in_one_fit()
+    leader = deployed.lead()
+    found = deployed.states(leader.run_id)
+    for name, state in found.items():
+        assert equal(state, states[name]), name
+    for wanted, own, together in zip(metrics, deployed.notes.metrics, deployed.notes.figures, strict=True):
+        known = {key: value for key, value in (own | together).items() if key in wanted}
+        assert known.keys() >= BYTES
+        assert known == pytest.approx({key: wanted[key] for key in known}, abs=1e-6, nan_ok=True)
+
+
+def drawn_and_deployed(seed: int, folder: Path) -> Deployed:
+    """A federation that is drawn at random."""
+    one = drawn(seed)
+    joins = {name: own["joins_at"] for name, own in one.own.items() if "joins_at" in own}
+    return Deployed(
+        "abc",
+        one.callbacks,
+        folder,
+        rounds=ROUNDS,
+        changes={name: partial(one.change, name) for name in "abc"},
+        settings={"participation": one.participation, "joins_at": joins},
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 60))])
+def test_any_small_federation_gives_the_same_numbers(seed: int, tmp_path: Path) -> None:
+    same_as_in_one_fit(drawn_and_deployed(seed, tmp_path))
+
+
 BYTES = {"federation/bytes_up", "federation/bytes_down"}
 
 SLOW = {
@@ -234,8 +267,7 @@ def test_states_and_figures_are_those_of_one_fit(named: str, tmp_path: Path) -> 
     rounds = 2 if "budget" in named else deployed.rounds
     leader = deployed.lead()
     found = deployed.states(leader.run_id)
-    here = [name for name in "abc" if deployed.everyone()[name].is_member(deployed.rounds - 1)]
-    assert all(equal(found[name], states[name]) for name in here)
+    assert all(equal(found[name], states[name]) for name in "abc")
     assert deployed.notes.rounds == list(range(rounds))
     assert [list(names) for names in deployed.notes.left_out] == [left_out.get(one, []) for one in range(rounds)]
     for wanted, own, together in zip(metrics, deployed.notes.metrics, deployed.notes.figures, strict=True):

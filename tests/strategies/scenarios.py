@@ -29,10 +29,13 @@ from hetfed_lightning import (
     PrivateAveraging,
 )
 from hetfed_lightning.data import Examples
+from tests.drawn import ROUNDS, drawn
 from tests.federations import Listed, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 
 NAMES = ("a", "b", "c", "d", "e")
 SIZES = {"a": 4, "b": 4, "c": 7, "d": 5, "e": 4}  # Of 13, 17, 21, 25 and 29 examples: last batches of one for a, b, e.
+DRAWN = range(6)
+"""Seeds of the federations that are drawn at random."""
 Result = dict[str, Any]
 Settings = Callable[[], dict[str, Any]]
 """Makes settings of the Trainer anew, since a strategy belongs to one Trainer."""
@@ -188,6 +191,27 @@ def draws_and_no_steps(folder: Path, settings: Settings) -> Result:
     return outcome(federation, made) | {"drawn": [one.drawn for one in draws], "volumes": volumes}
 
 
+def any_small_federations(folder: Path, settings: Settings) -> Result:
+    """Some of those that can be drawn at random, one after another."""
+    del folder
+    found = {}
+    for seed in DRAWN:
+        one = drawn(seed)
+        federation = tiny_federation("abc", engine="sequential", participation=one.participation, seed=seed)
+        for name, participant in federation.members().items():
+            one.change(name, participant)
+        volumes: list[list[int]] = []
+        seen = LambdaCallback(
+            on_train_epoch_end=lambda _, federation, said=volumes: said.append(
+                [federation.bytes_up, federation.bytes_down]
+            )
+        )
+        made = trainer(ROUNDS, *one.callbacks(), seen, **settings())
+        made.fit(federation, datamodule=tiny_data("abc"))
+        found[str(seed)] = outcome(federation, made) | {"volumes": volumes}
+    return found
+
+
 def private(folder: Path, settings: Settings) -> Result:
     """Noise that no seed names: every rank has to receive the same."""
     federation = tiny_federation(("a", "b", "c", "d"), engine="sequential", participant={"optimizer": sgd(0.0)})
@@ -324,6 +348,7 @@ SCENARIOS: dict[str, Callable[..., Result]] = {
         mixed_student_participation,
         quarantine,
         draws_and_no_steps,
+        any_small_federations,
         private,
         saving,
         resuming,

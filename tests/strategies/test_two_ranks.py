@@ -10,7 +10,13 @@ import torch
 from tests.strategies.launching import results
 from tests.strategies.scenarios import SCENARIOS, after_exchange, differences
 
-TOGETHER = ("averaging_and_phase", "mixed_student_participation", "quarantine", "draws_and_no_steps")
+TOGETHER = (
+    "averaging_and_phase",
+    "mixed_student_participation",
+    "quarantine",
+    "draws_and_no_steps",
+    "any_small_federations",
+)
 
 
 @pytest.fixture(scope="module")
