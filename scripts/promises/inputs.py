@@ -23,8 +23,8 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 "hetfed_lightning/preflight.py",
-                "        _check_last_batch(participant, source)\n",
-                "",
+                "        if source.batch_size == 1 or last == 1:\n",
+                "        if False:\n",
                 ("tests/inputs/test_bad_data.py::test_batchnorm_with_a_batch_of_one",),
             ),
             Mutation(

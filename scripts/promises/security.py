@@ -264,8 +264,8 @@ PROMISES: tuple[Promise, ...] = (
         (
             Mutation(
                 "hetfed_lightning/participant.py",
-                "return [key for key in keys if any(_matches(key, pattern) for pattern in self.shared)]",
-                "return keys",
+                "matched = [key for key in keys if any(_matches(key, pattern) for pattern in self.shared)]",
+                "matched = keys",
                 (_LEAVES,),
             ),
         ),
