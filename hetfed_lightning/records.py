@@ -24,6 +24,9 @@ FORMAT = 1
 LATER = ("left_out", "undefined")
 """Attributes that records of earlier versions have not."""
 
+MOST = 2**63 - 1
+"""Largest count; programs that read records have no greater ones."""
+
 MAX_LEFT_OUT = 1000
 """Entries about who was left out of a round; a run that goes wrong in every round would fill the record."""
 
@@ -131,6 +134,9 @@ class Record:
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            json.dumps(content, ensure_ascii=False).encode()  # JSON's escapes may spell halves of characters.
+        except RecursionError as error:
+            raise RecordError(f"{path}: the record is damaged (it is nested too deep). Make the run again.") from error
         except (ValueError, OSError) as error:
             raise RecordError(f"{path}: the record is damaged ({error}). Make the run again.") from error
         return cls(**_checked(content, path))
@@ -158,7 +164,11 @@ def _checked(content: Any, path: Path) -> dict[str, Any]:
             )
         found[one.name] = value
     try:
-        found["history"] = [{"round": one["round"], "values": _numbers(one["values"])} for one in found["history"]]
+        found["history"] = [
+            {"round": _count("'history'", one["round"]), "values": _numbers(one["values"])} for one in found["history"]
+        ]
+        for name in ("seed", "rounds", "total"):
+            _count(repr(name), found[name], least=-1)  # Rounds without end are -1.
         found["left_out"] = [_left_out(one) for one in found.get("left_out", [])]
         found["test"] = _numbers(found["test"])
         found["undefined"] = {str(key): str(why) for key, why in found.get("undefined", {}).items()}
@@ -169,8 +179,10 @@ def _checked(content: Any, path: Path) -> dict[str, Any]:
         found["confusions"] = {name: _square(f"'confusions' of {name!r}", x) for name, x in found["confusions"].items()}
         found["residuals"] = {name: _pair(f"'residuals' of {name!r}", x) for name, x in found["residuals"].items()}
         if found["agreement"]:
-            _square("'agreement'", found["agreement"]["matrix"], len(found["agreement"]["names"]))
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+            names = _texts("'agreement'", found["agreement"]["names"])
+            matrix = _square("'agreement'", found["agreement"]["matrix"], len(names))
+            found["agreement"] = {"names": names, "matrix": matrix}
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise RecordError(f"{path}: the record is damaged ({_said(error)}). Make the run again.") from error
     return found
 
@@ -179,33 +191,56 @@ def _role(name: str, role: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("weights", "shared_bytes", "examples", "local_epochs", "joins_at"):
         if not isinstance(role.get(key, 0), int):
             raise TypeError(f"'participants' of {name!r}: expected a whole number under {key!r}, got {role[key]!r}")
+        _count(f"'participants' of {name!r}: {key}", role.get(key, 0))
+    _texts(f"'participants' of {name!r}: shared_with", role.get("shared_with", []))
     return dict(role)
 
 
+def _count(where: str, value: Any, *, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
+        raise TypeError(f"{where}: expected a whole number from {least} to {MOST}, got {value!r:.60}")
+    return value
+
+
+def _texts(where: str, values: Any) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+        raise TypeError(f"{where}: expected a list of names, got {values!r:.60}")
+    return values
+
+
 def _left_out(entry: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(entry["round"], int):
-        raise TypeError(f"'left_out': expected a whole number under 'round', got {entry['round']!r}")
-    return {"round": entry["round"], "participant": str(entry["participant"]), "reason": str(entry["reason"])}
+    return {
+        "round": _count("'left_out'", entry["round"]),
+        "participant": str(entry["participant"]),
+        "reason": str(entry["reason"]),
+    }
 
 
 def _row(where: str, values: Any) -> list[Any]:
-    if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
+    if not isinstance(values, list) or not all(map(_is_number, values)):
         raise ValueError(f"{where}: expected a list of numbers")
-    return values
+    return [math.nan if value is None else value for value in values]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a figure can show, or null for one that was not finite."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300)
 
 
 def _square(where: str, rows: Any, size: int | None = None) -> list[list[Any]]:
     if not isinstance(rows, list) or not rows or len(rows) != (len(rows) if size is None else size):
         raise ValueError(f"{where}: expected a square matrix")
-    if any(len(_row(where, row)) != len(rows) for row in rows):
+    found = [_row(where, row) for row in rows]
+    if any(len(row) != len(rows) for row in found):
         raise ValueError(f"{where}: expected a square matrix")
-    return rows
+    return found
 
 
 def _pair(where: str, pair: Any) -> list[list[Any]]:
-    if not isinstance(pair, list) or len(pair) != 2 or len(_row(where, pair[0])) != len(_row(where, pair[1])):
+    found = [_row(where, part) for part in pair] if isinstance(pair, list) else []
+    if len(found) != 2 or len(found[0]) != len(found[1]):
         raise ValueError(f"{where}: expected two lists of one length")
-    return pair
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy
 
 from hetfed_lightning import ledger as module
-from hetfed_lightning.ledger import Ledger, Reduced
+from hetfed_lightning.ledger import Ledger, Reduced, merge_notes
 
 
 def test_entries_of_any_dtype_keep_their_own_digits() -> None:
@@ -68,3 +68,18 @@ def test_a_metric_is_kept_to_this_process_once(monkeypatch: pytest.MonkeyPatch) 
         assert not metric.update_called
     assert kept == [metric]
     assert not metric.distributed_available_fn()
+
+
+def test_what_one_process_cannot_define_another_may() -> None:
+    def noted(*targets: int) -> Ledger:
+        metric, ledger = BinaryAUROC(sync_on_compute=False), Ledger()
+        metric.update(torch.linspace(0, 1, len(targets)), torch.tensor(targets))
+        ledger.record("val_auroc/a", metric)
+        return ledger
+
+    apart = merge_notes([noted(0, 0).take_notes(), noted(0).take_notes()])
+    assert math.isnan(apart["val_auroc/a"].value)
+    assert "3 examples are all negative" in apart["val_auroc/a"].undefined
+    together = merge_notes([noted(0, 1).take_notes(), noted(1).take_notes()])
+    assert not together["val_auroc/a"].undefined
+    assert together["val_auroc/a"].value == 0.75

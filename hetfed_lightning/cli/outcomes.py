@@ -159,8 +159,11 @@ def spread(values: Sequence[float], *, signed: bool = False) -> str:
     """Mean and sample standard deviation; the mean alone of a single value."""
     if not values:
         return "-"
-    text = f"{statistics.fmean(values):+.3f}" if signed else figure(statistics.fmean(values))
-    return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.3f}"
+    mean = sum(values) / len(values) if any(map(math.isinf, values)) else statistics.fmean(values)
+    text = f"{mean:+.3f}" if signed else figure(mean)
+    if len(values) == 1:
+        return text
+    return f"{text} ± {statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan:.3f}"
 
 
 def summary(

@@ -67,6 +67,8 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95, *, test_to_
     from scipy.special import stdtrit
 
     quantile = float(stdtrit(len(found) - 1, (1 + confidence) / 2))
+    if not all(map(math.isfinite, found)):
+        return Interval(sum(found) / len(found), -math.inf, math.inf, len(found))
     mean = statistics.fmean(found)
     half = quantile * statistics.stdev(found) * math.sqrt(1 / len(found) + test_to_train)
     return Interval(mean, mean - half, mean + half, len(found))

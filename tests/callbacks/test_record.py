@@ -163,6 +163,16 @@ def test_a_record_of_before_anybody_was_left_out_is_read(tmp_path: Path) -> None
         (None, r"there is no record of a run\. Name the folder"),
         ("{", r"damaged \("),
         ("[]", r"no number under 'format'"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"format": ' + "9" * 5000 + "}", r"damaged \(Exceeds the limit"),
+        ({"name": "\ud800"}, "damaged .*surrogates not allowed"),
+        ({"test": {"a": 10**400}}, "damaged .*too large"),
+        ({"history": [{"round": 1.5, "values": {}}]}, "'history': expected a whole number"),
+        ({"history": [{"round": 10**40, "values": {}}]}, "'history': expected a whole number"),
+        ({"rounds": 10**40}, "'rounds': expected a whole number"),
+        ({"participants": {"a": {"shared_with": [1]}}}, "shared_with: expected a list of names"),
+        ({"agreement": {"names": [1], "matrix": [[1.0]]}}, "'agreement': expected a list of names"),
+        ({"residuals": {"a": [[10**400], [2.0]]}}, "'residuals' of 'a': expected a list of numbers"),
         ({"format": 99}, r"form 99, and this version reads 1: upgrade"),
         ({"history": 3}, r"expected list under 'history', got int"),
         ({"history": [{"round": 1}]}, r"damaged \(KeyError\('values'\)\)"),
@@ -189,3 +199,13 @@ def test_what_is_no_record_is_refused(tmp_path: Path, change: Any, words: str) -
     with pytest.raises(RecordError, match=words) as refused:
         Record.read(tmp_path)
     assert FILE in str(refused.value)
+
+
+def test_numbers_that_are_none_are_written_and_read_back(tmp_path: Path) -> None:
+    record = Record("a", "1", rounds=-1, residuals={"a": [[1.0, math.nan], [math.inf, 2.0]]})
+    record.note_agreement(["a", "b"], [[1.0, math.nan], [math.nan, 1.0]])
+    record.write(tmp_path)
+    found = Record.read(tmp_path)
+    assert [math.isnan(value) for part in found.residuals["a"] for value in part] == [False, True, True, False]
+    assert math.isnan(found.agreement["matrix"][0][1])
+    assert found.rounds == -1

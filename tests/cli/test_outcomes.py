@@ -205,3 +205,10 @@ def test_gains_in_errors_are_positive_where_the_error_fell() -> None:
     (line,) = verdicts(BRIER)
     assert line.startswith("own brier: local_only - federation = +0.100 ± 0.000 (")
     assert line.endswith("; 50% of participants harmed")
+
+
+def test_a_figure_without_end_has_no_spread_and_ends_no_comparison() -> None:
+    found = [outcome("federation", seed, "a", value) for seed, value in enumerate((math.inf, 1.0))]
+    found += [outcome("local_only", seed, "a", value) for seed, value in enumerate((1.0, 2.0))]
+    assert "inf ± nan" in comparison_table(found).text()
+    assert "95 % interval -inf to +inf" in " ".join(verdicts(found))

@@ -225,3 +225,12 @@ def test_a_damaged_table_is_told_by_its_line(tmp_path: Path) -> None:
         csv.writer(file).writerows([["arm", "seed"], ["federation", "first"]])
     with pytest.raises(RecordError, match=r"outcomes\.csv, line 2: the table is damaged"):
         read_subject(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b'arm,seed\n"open', b"arm\n" + b"x" * 200_000, b"arm,seed\nfederation,\0"]
+)
+def test_a_table_that_is_none_is_refused_by_its_file(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "outcomes.csv").write_bytes(content)
+    with pytest.raises(RecordError, match=r"outcomes\.csv.*the table is damaged"):
+        read_subject(tmp_path)

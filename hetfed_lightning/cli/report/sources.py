@@ -66,17 +66,20 @@ def _comparison(path: Path) -> Subject:
 
 def _read_outcomes(path: Path) -> list[Outcome]:
     found = []
-    with path.open(encoding="utf-8", newline="") as file:
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                if row["arm"] not in ARMS:
-                    raise ValueError(f"arm {row['arm']!r}")
-                higher, headline = row["higher_is_better"] == "True", row.get("headline", "True") == "True"
-                own, everyone = float(row["own"]), float(row["everyone"])
-                arm, seed = cast("Arm", row["arm"]), int(row["seed"])
-                found.append(Outcome(arm, seed, row["participant"], row["metric"], own, everyone, higher, headline))
-            except (KeyError, ValueError, TypeError) as error:
-                raise RecordError(f"{path}, line {line}: the table is damaged ({error}). Compare again.") from error
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines(keepends=True), strict=True))
+    except (ValueError, OSError, csv.Error) as error:
+        raise RecordError(f"{path}: the table is damaged ({error}). Compare again.") from error
+    for line, row in enumerate(rows, start=2):
+        try:
+            if row["arm"] not in ARMS:
+                raise ValueError(f"arm {row['arm']!r}")
+            higher, headline = row["higher_is_better"] == "True", row.get("headline", "True") == "True"
+            own, everyone = float(row["own"]), float(row["everyone"])
+            arm, seed = cast("Arm", row["arm"]), int(row["seed"])
+            found.append(Outcome(arm, seed, row["participant"], row["metric"], own, everyone, higher, headline))
+        except (KeyError, ValueError, TypeError) as error:
+            raise RecordError(f"{path}, line {line}: the table is damaged ({error}). Compare again.") from error
     return found
 
 
