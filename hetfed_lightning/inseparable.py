@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
-from torch.nn.utils.spectral_norm import SpectralNorm
 
+from hetfed_lightning.aggregation.state import accumulation_dtype
 from hetfed_lightning.compilation import plain_name
 
 _DIRECTION = re.compile(r"\.parametrizations\.[^.]+\.\d+\._[uv]$")
@@ -54,9 +54,10 @@ def bound_buffers(module: nn.Module) -> dict[str, frozenset[str]]:
             )
             found |= {f"{prefix}{plain_name(key)}": parameters for key, _ in part.named_buffers(remove_duplicate=False)}
         for hook in part._forward_pre_hooks.values():
-            if isinstance(hook, SpectralNorm):
-                owner = frozenset({f"{prefix}{hook.name}_orig"})
-                found |= {f"{prefix}{hook.name}_{which}": owner for which in "uv"}
+            if type(hook).__name__ == "SpectralNorm":  # Of a module of torch that is deprecated.
+                name = getattr(hook, "name", "weight")
+                owner = frozenset({f"{prefix}{name}_orig"})
+                found |= {f"{prefix}{name}_{which}": owner for which in "uv"}
     return found
 
 
@@ -86,9 +87,10 @@ def with_unit_directions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     found = dict(state)
     for key in [key for key in state if is_direction(key, state.keys())]:
-        length = torch.linalg.vector_norm(state[key].double())
+        wide = state[key].to(accumulation_dtype(state[key]))
+        length = torch.linalg.vector_norm(wide)
         if length > 0:
-            found[key] = (state[key].double() / length).to(state[key].dtype)
+            found[key] = (wide / length).to(state[key].dtype)
     return found
 
 

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.compilation import is_wrapped
 from hetfed_lightning.distillation import ClassPriorWeighted
 from hetfed_lightning.fleets.kinship import OWN_STEP, gives_example_losses
 from hetfed_lightning.layers import Fittable
@@ -94,7 +95,7 @@ def _faults_of_steps(federation: Federation, participant: Participant) -> Iterat
         yield "it steps its optimizers itself. Use automatic optimization."
     if participant.accumulate_grad_batches > 1:
         yield "accumulate_grad_batches: every batch is a step that is accounted for. Raise batch_size instead."
-    if participant.compile_settings is not None:
+    if participant.compile_settings is not None or is_wrapped(participant):
         yield "compile: a compiled backbone does not hand out gradients by example. Leave it out."
     if any(one.follows_metric for one in federation.local[participant.name or ""].schedules):
         yield "its scheduler follows a metric without noise. Take one that follows rounds or steps."

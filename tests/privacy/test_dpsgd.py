@@ -34,6 +34,7 @@ from hetfed_lightning.membership import with_member, without_member
 from hetfed_lightning.privacy import DPSGD, private_gradients, private_noise
 from hetfed_lightning.private_steps import PrivacyBudgetError, PrivateSteps
 from tests.federations import equal, examples, fit, sgd, state_of, tiny_data, tiny_federation, tiny_participant
+from tests.networks import compiled_by_hand
 from tests.privacy.closed_forms import gaussian_epsilon
 
 pytestmark = pytest.mark.promise("private")
@@ -376,6 +377,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "divides by the weights of the whole batch",
     ),
     "outside": (outside, "extra.weight is trained and lies in neither backbone nor head"),
+    "compiled by hand": (lambda: Participant(*compiled_by_hand(1), privacy=PRIVATE), "compile: a compiled backbone"),
     "compiled": (lambda: tiny_participant(privacy=PRIVATE, compile=True), "compile: a compiled backbone"),
     "plateau": (
         lambda: tiny_participant(
