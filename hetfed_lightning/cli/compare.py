@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning as L
@@ -23,11 +24,13 @@ from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.outcomes import ARMS, Arm, Outcome, mean_of, of_metric, summary, write_comparison
 from hetfed_lightning.cli.tables import Table, figure
 from hetfed_lightning.data.errors import DataError
+from hetfed_lightning.data.learned import refuse_mixed_columns
 from hetfed_lightning.data.module import FederatedData, pooled, take
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.rounds import FederatedCallback, Phase
+from hetfed_lightning.schema import DataSchema
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +105,7 @@ local_only]'`."""
         names = tuple(federation.participants)
         data.replace_data(data.load(names))
         if "centralised" in self.config.arms:  # Before the first training, not after two of three.
-            check_poolable(data.data)
+            check_poolable(data.data, data.schemas)
         aliases: dict[str, str] = {}
         if arm != "federation":
             federation.student = None
@@ -162,13 +165,18 @@ def same_recipes(participants: Mapping[str, Any]) -> dict[str, str]:
     return aliases
 
 
-def check_poolable(data: FederatedData) -> None:
+def check_poolable(data: FederatedData, schemas: Mapping[str, DataSchema] = MappingProxyType({})) -> None:
     """Refuse to centralise data of different forms, such as a panel of genes here and none there.
+
+    Args:
+        data: Of everyone.
+        schemas: What the columns of each participant's data mean, by name, where that is known.
 
     Raises:
         ConfigError: Naming the participants that differ and the inputs.
     """
     try:
+        refuse_mixed_columns(schemas, "pooled training data")
         pooled({name: take(dataset, torch.arange(1)) for name, dataset in data.train.items()})
     except DataError as error:
         raise ConfigError(

@@ -10,7 +10,7 @@ from torch import Tensor
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.schema import DataSchema
 
-__all__ = ["learned_classes", "learned_columns", "means_of", "refuse_other_meaning"]
+__all__ = ["learned_classes", "learned_columns", "means_of", "refuse_mixed_columns", "refuse_other_meaning"]
 
 
 def means_of(inputs: Tensor, columns: Sequence[str], participant: str) -> tuple[float, ...]:
@@ -35,6 +35,26 @@ def means_of(inputs: Tensor, columns: Sequence[str], participant: str) -> tuple[
         )
     means = exact.nan_to_num(nan=0.0).sum(0) / known.sum(0)
     return tuple(means.tolist())
+
+
+def refuse_mixed_columns(schemas: Mapping[str, DataSchema], what: str) -> None:
+    """Refuse to join examples whose columns differ, or stand in another order.
+
+    Args:
+        schemas: Of those whose examples are to be joined, by name.
+        what: Joins them, such as ``"public_size"``.
+
+    Raises:
+        DataError: Naming two of them and their columns.
+    """
+    known = {name: schema.columns for name, schema in schemas.items() if schema.columns}
+    for name, columns in known.items():
+        first = next(iter(known))
+        if columns != known[first]:
+            raise DataError(
+                f"{what}: joins examples of everyone, but {first!r} reads {', '.join(known[first])} and {name!r} reads "
+                f"{', '.join(columns)}: list the same features in the same order for both, or leave it out."
+            )
 
 
 def learned_columns(learned: Mapping[str, DataSchema]) -> list[str] | None:

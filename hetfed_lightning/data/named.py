@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.labels import labels_of
+from hetfed_lightning.data.learned import refuse_mixed_columns
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule, pooled, take
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.data.partitioned import shuffled
@@ -79,6 +80,9 @@ class NamedDataModule(FederatedDataModule):
         del participants
         everyone = self._wanted(self.load_participants())
         share = -(-self.public_size // len(everyone))
+        for what, joins in (("public_size", bool(share)), ("global_sets", self.global_sets)):
+            if joins:
+                refuse_mixed_columns({name: one for name, one in self.schemas.items() if name in everyone}, what)
         train, val, test, public = {}, {}, {}, {}
         for name, dataset in everyone.items():
             first, second, third = self._cut(name, dataset)

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from hetfed_lightning import BackboneAveraging, Federation, Participant
-from hetfed_lightning.data import SiteDataModule, TableDataModule
+from hetfed_lightning.cli.compare import check_poolable
+from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.data import DataError, SiteDataModule, TableDataModule
 from hetfed_lightning.flower.agreement import Difference, disagreements, odd_ones, table
 from hetfed_lightning.flower.description import Description, describe
 from hetfed_lightning.flower.init.data import agreed_settings
@@ -120,6 +122,27 @@ def test_a_deployment_names_columns_and_classes_for_every_site(tmp_path: Path, k
     for index in range(2):
         for one, other in zip(whole.data.train["b"][index], apart.data.train["b"][index], strict=True):
             assert torch.equal(one, other)
+
+
+def test_columns_that_differ_by_participant_are_neither_averaged_nor_joined(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("age,dose,sick\n" + "1,2,0\n2,3,1\n" * 6, encoding="utf-8")
+    listed = {"a": ["age", "dose"], "b": ["dose", "age"]}
+
+    def members(**settings: Any) -> Federation:
+        return Federation({name: Participant(nn.Linear(2, 3), nn.Linear(3, 2), **settings) for name in "ab"})
+
+    with pytest.raises(ValueError, match=r"'a' and 'b' average all .* column 1 is 'age' in the data of 'a' and 'dose'"):
+        fit(members(), TableDataModule(str(tmp_path), "sick", features=listed), 1, BackboneAveraging())
+    fit(members(shared=("head",)), TableDataModule(str(tmp_path), "sick", features=listed), 1, BackboneAveraging())
+    for joined in ({"global_sets": True}, {"public_size": 2}):
+        data = TableDataModule(str(tmp_path), "sick", features=listed, **joined)
+        with pytest.raises(DataError, match=rf"{next(iter(joined))}: joins .* 'a' reads age, dose and 'b' reads dose"):
+            data.setup()
+    whole = TableDataModule(str(tmp_path), "sick", features=listed)
+    whole.setup()
+    with pytest.raises(ConfigError, match=r"'centralised' .* 'a' reads age, dose and 'b' reads dose, age"):
+        check_poolable(whole.data, whole.schemas)
 
 
 def test_a_backbone_of_other_columns_is_not_averaged() -> None:
