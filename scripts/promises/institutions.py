@@ -167,19 +167,19 @@ PROMISES: tuple[Promise, ...] = (
                 _CHECKS,
                 "        or _of_shared(reply, order, parameters)\n",
                 "",
-                (f"{_FAULT}[NaN]",),
+                (_FAULT,),
             ),
             Mutation(
                 _CHECKS,
                 "    if reply.samples != description.samples:\n",
                 "    if False:\n",
-                (f"{_FAULT}[its size]",),
+                (_FAULT,),
             ),
             Mutation(
                 _CHECKS,
                 "        if owner != reply.participant:\n",
                 "        if False:\n",
-                (f"{_FAULT}[another's figures]",),
+                (_FAULT,),
             ),
             Mutation(
                 "hetfed_lightning/flower/volley.py",

@@ -81,20 +81,23 @@ FAULTS: dict[str, tuple[Callable[[Reply], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_costs_the_site_one_round(fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    alter, reason = FAULTS[fault]
-    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, settings={"deadline": 0.5})
-    deployed.grid.faults["b"] = in_round(alter)
+def test_a_fault_costs_the_site_one_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A fault in every round but the first and the last, and then the site is as the others are."""
+    count = len(FAULTS)
+    settings = {"deadline": 0.5}
+    deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, rounds=count + 2, settings=settings)
+    alters = dict(enumerate((alter for alter, _ in FAULTS.values()), start=1))
+    deployed.grid.faults["b"] = lambda order, reply: alters.get(order.begin or 0, lambda one: one)(reply)
     with caplog.at_level(logging.WARNING):
         leader = deployed.lead(min_participants=2)
-    assert [list(left) for left in deployed.notes.left_out] == [[], ["b"], []]
+    assert [list(left) for left in deployed.notes.left_out] == [[], *[["b"]] * count, []]
     said = [message for message in caplog.messages if "left out" in message]
-    assert len(said) == 1
-    assert said[0].startswith("Round 2: b is left out: ")
-    assert re.search(reason, said[0])
-    assert [one["federation/participants"] for one in deployed.notes.figures] == [3, 2, 3]
-    assert [one["federation/quarantined"] for one in deployed.notes.figures] == [0, 1, 0]
+    assert len(said) == count
+    for place, (fault, (_, reason)) in enumerate(FAULTS.items(), start=1):
+        assert said[place - 1].startswith(f"Round {place + 1}: b is left out: "), fault
+        assert re.search(reason, said[place - 1]), fault
+    assert [one["federation/participants"] for one in deployed.notes.figures] == [3, *[2] * count, 3]
+    assert [one["federation/quarantined"] for one in deployed.notes.figures] == [0, *[1] * count, 0]
     states = deployed.states(leader.run_id)
     shared = {
         name: {key: one for key, one in state.items() if key.startswith("backbone")} for name, state in states.items()
