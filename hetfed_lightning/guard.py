@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LARGEST = 1e15
-"""Largest absolute value of a parameter, or of an answer to the public set. Squares of larger ones, summed over a
-network's, are no numbers in float32: whoever receives them is ruined in turn, and would be named for it."""
+LARGEST = 1e12
+"""Largest absolute value of a parameter. The mean of larger ones is finite, and what is trained from it is not: whoever
+receives it is ruined in turn, and would be named for it."""
+
+LARGEST_LOGIT = 1e30
+"""Largest absolute value of a logit on the public set: sums of larger ones are no numbers in float32."""
+
+LARGEST_PREDICTION = 1e15
+"""Largest absolute value that a regression predicts on the public set, of which losses take squares."""
 
 
 @torch.no_grad()
@@ -78,14 +84,17 @@ def why_unusable(state: Mapping[str, Tensor], parameters: Container[str]) -> str
     return ""
 
 
-def why_not_heard(answers: Tensor) -> str:
-    """Why nobody can learn from answers to the public set: not finite, or too large; empty where one can."""
+def why_not_heard(answers: Tensor, kind: str) -> str:
+    """Why nobody can learn from answers to the public set: not finite, or too large; empty where one can.
+
+    Args:
+        answers: Outputs, shape ``(P, C)``.
+        kind: Of outputs, such as ``"multiclass"``.
+    """
     if not is_finite([answers]):
         return "its predictions on the public set are not finite"
-    found = largest_number([answers])
-    return (
-        "" if found <= LARGEST else f"its predictions on the public set are as large as {found:.3g}, beyond {LARGEST:g}"
-    )
+    found, most = largest_number([answers]), LARGEST_PREDICTION if kind == "regression" else LARGEST_LOGIT
+    return "" if found <= most else f"its predictions on the public set are as large as {found:.3g}, beyond {most:g}"
 
 
 def names_beyond(states: Mapping[str, Iterable[Tensor]], most: float) -> list[str]:

@@ -51,12 +51,14 @@ def test_parameters_are_bounded_and_buffers_are_not() -> None:
     state = {"weight": torch.full((2,), LARGEST, dtype=torch.float64), "running_var": torch.full((2,), 1e30)}
     assert why_unusable(state, {"weight"}) == ""
     state["weight"][1] *= -1.1
-    assert why_unusable(state, {"weight"}) == "its weights are as large as 1.1e+15 at weight, beyond 1e+15"
+    assert why_unusable(state, {"weight"}) == "its weights are as large as 1.1e+12 at weight, beyond 1e+12"
     assert why_unusable(state, set()) == ""
     state["running_var"][0] = float("inf")
     assert why_unusable(state, set()) == "its weights are not finite"
-    assert why_not_heard(torch.full((2, 3), -LARGEST, dtype=torch.float64)) == ""
-    assert why_not_heard(torch.full((2, 3), -1.1 * LARGEST)).endswith("are as large as 1.1e+15, beyond 1e+15")
+    assert why_not_heard(torch.full((2, 3), -1e29), "multiclass") == ""
+    assert why_not_heard(torch.full((2, 3), -1.1e30), "binary").endswith("are as large as 1.1e+30, beyond 1e+30")
+    assert why_not_heard(torch.full((2, 3), 1e14), "regression") == ""
+    assert why_not_heard(torch.full((2, 3), 1.1e15), "regression").endswith("are as large as 1.1e+15, beyond 1e+15")
 
 
 def test_what_is_beyond_is_looked_for_where_something_is() -> None:

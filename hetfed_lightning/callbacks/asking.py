@@ -41,7 +41,7 @@ def finite_answers(federation: Federation, names: Sequence[str], round_index: in
     said = own_answers(federation, list(filter(federation.ranks.measures, names)))
     asked: dict[str, Tensor] = {}
     for name, logits in federation.ranks.gathered(said, names).items():
-        if reason := why_not_heard(logits):
+        if reason := why_not_heard(logits, federation[name].task.kind):
             federation.quarantine(name, reason)
         else:
             asked[name] = logits.to(federation.device)

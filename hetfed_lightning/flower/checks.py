@@ -67,7 +67,7 @@ def fault_of(reply: Reply, order: Order, description: Description, parameters: C
     return (
         _of_samples(reply, description)
         or _of_metrics(reply)
-        or _of_answers(reply, order)
+        or _of_answers(reply, order, description)
         or _of_shared(reply, order, parameters)
     )
 
@@ -108,11 +108,11 @@ _NOT_THEIRS: Collection[str] = frozenset({"federation", "quarantined"})
 _NO_PATHS = frozenset({"", ".", ".."})
 
 
-def _of_answers(reply: Reply, order: Order) -> str:
+def _of_answers(reply: Reply, order: Order, description: Description) -> str:
     if reply.answers is None:
         missing = order.answer or order.answer_after
         return "its predictions on the public set are missing" if missing else ""
-    return why_not_heard(reply.answers)
+    return why_not_heard(reply.answers, description.kind)
 
 
 def _of_shared(reply: Reply, order: Order, parameters: Collection[str]) -> str:

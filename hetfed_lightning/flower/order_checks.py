@@ -17,7 +17,7 @@ from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillatio
 from hetfed_lightning.distillation.outputs import KINDS
 from hetfed_lightning.flower.description import subjects
 from hetfed_lightning.flower.untrusted import NAME, one_line
-from hetfed_lightning.guard import LARGEST, is_finite, largest_number
+from hetfed_lightning.guard import LARGEST, LARGEST_PREDICTION, is_finite, largest_number
 from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import outputs_of
 
@@ -172,7 +172,11 @@ def _fault_of_targets(federation: Federation, participant: Participant, targets:
         sums = " and sums to 1" if kind == "multiclass" else ""
         return f"that are no probabilities; what an ensemble says of {kind} outputs lies in [0, 1]{sums}"
     largest = largest_number([targets])
-    return f"with a number of magnitude {largest:.3g}; {LARGEST:g} is the most" if largest > LARGEST else ""
+    return (
+        f"with a number of magnitude {largest:.3g}; {LARGEST_PREDICTION:g} is the most"
+        if largest > LARGEST_PREDICTION
+        else ""
+    )
 
 
 def _reads_public(federation: Federation, participant: Participant) -> bool:

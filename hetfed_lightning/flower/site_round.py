@@ -178,7 +178,7 @@ class SiteRound(RoundClock):
             if name in federation.guard.quarantined:
                 return
             said = own_answers(federation, [name])[name]
-            reason = why_not_heard(said)
+            reason = why_not_heard(said, federation[name].task.kind)
             if not reason:
                 self.reply.answers = said.cpu()
             elif federation.round_is_open:

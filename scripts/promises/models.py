@@ -25,7 +25,7 @@ PROMISES = (
             ),
             Mutation(
                 "hetfed_lightning/callbacks/asking.py",
-                "if reason := why_not_heard(logits):",
+                "if reason := why_not_heard(logits, federation[name].task.kind):",
                 "if reason := '':",
                 ("tests/federation/test_non_finite.py",),
             ),

@@ -48,7 +48,7 @@ class Faulty(Participant):
                     next(self.parameters()).view(-1)[0] = float("inf")
             if self.where == "large weights":
                 with torch.no_grad():
-                    next(self.parameters()).fill_(1e16)
+                    next(self.parameters()).fill_(1e13)
         return loss
 
     def forward(self, inputs: Any) -> Tensor:
@@ -57,7 +57,7 @@ class Faulty(Participant):
         if self.where == "logits" and public and self._trainer is not None and self.current_epoch == self.when:
             outputs = outputs * NAN
         if self.where == "large logits" and public and self._trainer is not None and self.current_epoch == self.when:
-            outputs = torch.full_like(outputs, 1e30)
+            outputs = torch.full_like(outputs, 1e35)
         return outputs
 
 
@@ -88,8 +88,8 @@ def federation(where: str = "nowhere", faulty: str = "b") -> Federation:
 SAID = {
     "loss": "its loss is not finite",
     "logits": "its predictions on the public set are not finite",
-    "large weights": r"its weights are as large as [\d.]+e\+\d\d at backbone\.0\.weight, beyond 1e\+15",
-    "large logits": r"its predictions on the public set are as large as 1e\+30, beyond 1e\+15",
+    "large weights": r"its weights are as large as [\d.]+e\+\d\d at backbone\.0\.weight, beyond 1e\+12",
+    "large logits": r"its predictions on the public set are as large as 1e\+35, beyond 1e\+30",
 }
 
 

@@ -51,7 +51,7 @@ def learned(targets: torch.Tensor) -> dict[str, Any]:
         ({"shared": {1: HEAD}}, "sends head.weight, which this site does not share"),
         ({"shared": {0: HEAD}}, "sends callback 0"),
         ({"shared": {1: BACKBONE}}, "is not finite"),
-        (weight(2e15), r"a number of magnitude 2e\+15 in backbone\.0\.weight; 1e\+15 is the most"),
+        (weight(2e12), r"a number of magnitude 2e\+12 in backbone\.0\.weight; 1e\+12 is the most"),
         (weight(3e38), r"a number of magnitude 3e\+38 in backbone\.0\.weight"),
         (weight(1.0, 1), r"sends backbone\.0\.weight of shape \(1,\) and torch\.float32; here it is of \(5, 4\)"),
         (weight(1.0, 20), r"of shape \(20,\)"),

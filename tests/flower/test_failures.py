@@ -87,7 +87,7 @@ def test_a_fault_costs_the_site_one_round(tmp_path: Path, caplog: pytest.LogCapt
     settings = {"deadline": 0.5}
     deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path, rounds=count + 2, settings=settings)
     alters = dict(enumerate((alter for alter, _ in FAULTS.values()), start=1))
-    deployed.grid.faults["b"] = lambda order, reply: alters.get(order.begin or 0, lambda one: one)(reply)
+    deployed.grid.faults["b"] = lambda order, reply: alters[order.begin](reply) if order.begin in alters else reply
     with caplog.at_level(logging.WARNING):
         leader = deployed.lead(min_participants=2)
     assert [list(left) for left in deployed.notes.left_out] == [[], *[["b"]] * count, []]
