@@ -56,11 +56,20 @@ def seed_for(federation: Federation, participant: Participant, *names: int | str
 def _step(federation: Federation, participant: Participant, batch: Any, batch_idx: int) -> None:
     local = federation.local[participant.name or ""]
     reduction = federation.ranks.reduction
+    if local.rests:
+        return
     if batch is None:
         local.descend(None, federation.backward_of, reduction)
         return
     batch = federation.logbook.batch = participant.on_after_batch_transfer(batch, 0)
-    participant.on_train_batch_start(batch, batch_idx)
+    if participant.on_train_batch_start(batch, batch_idx) == -1:
+        if reduction is not None:
+            raise RuntimeError(
+                "on_train_batch_start returned -1 for a batch that several processes split: whether the others rest is "
+                "not known here. Use step_budget, or let each participant have a process of its own."
+            )
+        local.rests = True
+        return
     output = participant.training_step(batch, batch_idx)
     if not participant.automatic_optimization:
         local.count_step()

@@ -67,6 +67,7 @@ class LocalOptimization:
         skipped: Steps in this round that did not, since a gradient was infinite.
         private: Makes its gradients private before each step; None where they are not.
         hooks: Callbacks that hear of its gradients and steps.
+        rests: Whether it takes no more steps in this round, since its ``on_train_batch_start`` has returned -1.
         is_stepping: Whether :meth:`step` is at work, not the participant itself.
     """
 
@@ -79,6 +80,7 @@ class LocalOptimization:
     private: PrivateSteps | None = None
     hooks: StepHooks = field(default_factory=StepHooks)
     is_stepping: bool = field(default=False, init=False)
+    rests: bool = field(default=False, init=False)
     _scaled: list[Any] = field(default_factory=list, init=False)
     _pending: int = field(default=0, init=False)
     _steps: int = field(default=0, init=False)
@@ -112,6 +114,7 @@ class LocalOptimization:
         """Begin to count."""
         self.landed = self.skipped = 0
         self._pending = 0
+        self.rests = False
 
     @property
     def is_accumulating(self) -> bool:
@@ -122,11 +125,13 @@ class LocalOptimization:
         """Where it stands in the round: steps that landed, and gradients that wait for an accumulation to end."""
         waiting = self.participant.named_parameters() if self._pending else ()
         gradients = {key: parameter.grad.detach() for key, parameter in waiting if parameter.grad is not None}
-        return {"landed": self.landed, "skipped": self.skipped, "pending": self._pending, "gradients": gradients}
+        counts = {"landed": self.landed, "skipped": self.skipped, "pending": self._pending}
+        return counts | {"gradients": gradients} | ({"rests": True} if self.rests else {})
 
     def load_round_state(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`round_state` was taken."""
         self.landed, self.skipped, self._pending = state["landed"], state.get("skipped", 0), state["pending"]
+        self.rests = state.get("rests", False)
         parameters = dict(self.participant.named_parameters())
         for key, gradient in state["gradients"].items():
             parameters[key].grad = gradient.to(parameters[key].device, copy=True)

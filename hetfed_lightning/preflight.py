@@ -11,11 +11,13 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
+    BatchSizeFinder,
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelPruning,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.callbacks.spike import SpikeDetection
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -54,6 +56,9 @@ REFUSED_CALLBACKS: Mapping[type[L.Callback], str] = {
     BaseFinetuning: "Freeze layers in the participant: requires_grad_(False) there, and on_train_epoch_start to thaw.",
     ModelPruning: "Prune what was trained: Participant.load_from_checkpoint, then torch.nn.utils.prune.",
     LearningRateFinder: "Set each participant's rate in Participant(optimizer=...).",
+    BatchSizeFinder: "It would try one size for everyone, of which participants have fewer examples: set batch_size in "
+    "the data module.",
+    SpikeDetection: "A step has no loss of its own here: look at train_loss/NAME in on_metrics of a FederatedCallback.",
 }
 """Lightning's callbacks that fail or do something else in a federation, and what to do instead."""
 

@@ -1,14 +1,23 @@
 """Callbacks' hooks around backward passes and steps: called in Lightning's order, with whose gradients they are."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation, Participant
+from hetfed_lightning import (
+    BackboneAveraging,
+    EnsembleDistillation,
+    FederatedCallback,
+    FederatedDataModule,
+    Federation,
+    Participant,
+)
 from hetfed_lightning.privacy import DPSGD
 from hetfed_lightning.step_hooks import STEP_HOOKS
 from tests.federations import equal, fit, line, sgd, state_of, tiny_data, tiny_federation, tiny_participant, values
@@ -163,3 +172,32 @@ def test_a_backward_pass_that_would_tell_of_private_examples_is_refused() -> Non
     federation = tiny_federation("a", participant={"privacy": DPSGD(1.0, 1.0, 1e-3)})
     with pytest.raises(ValueError, match=r"'a'.*Hears.on_after_backward would see its gradients without noise"):
         fit(federation, tiny_data("a"), 1, Hears())
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks:UserWarning")
+@pytest.mark.parametrize("at", [None, 2])
+def test_whoever_returns_minus_one_rests_for_the_round(at: int | None, tmp_path: Path) -> None:
+    """As in Lightning, where the epoch ends; the others go on, and a run that is resumed in the round remembers."""
+
+    class Rests(Participant):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> Any:
+            return -1 if batch_idx == 1 else None
+
+    def made() -> Federation:
+        model, other = tiny_participant(), tiny_participant(seed=1)
+        return Federation({"a": Rests(model.backbone, model.head, optimizer=sgd()), "b": other}, engine="sequential")
+
+    landed: dict[str, int] = {}
+
+    class Counts(FederatedCallback):
+        def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+            landed.update({name: local.landed for name, local in federation.local.items()})
+
+    federation = made()
+    if at is None:
+        fit(federation, tiny_data("ab"), 1, Counts())
+    else:
+        saves = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=at, save_top_k=-1)
+        fit(made(), tiny_data("ab"), 1, saves, enable_checkpointing=True)
+        fit(federation, tiny_data("ab"), 1, Counts(), ckpt_path=tmp_path / f"step={at}.ckpt")
+    assert landed == {"a": 1, "b": 4}

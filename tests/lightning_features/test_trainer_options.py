@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     BaseFinetuning,
+    BatchSizeFinder,
     EMAWeightAveraging,
     GradientAccumulationScheduler,
     LearningRateFinder,
@@ -20,6 +21,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
+from lightning.pytorch.callbacks.spike import SpikeDetection
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from torch import Tensor
 
@@ -295,6 +297,8 @@ class Freezing(BaseFinetuning):
         (Freezing(), r"callbacks=\[Freezing\(\.\.\.\)\].*Freeze layers"),
         (ModelPruning("l1_unstructured"), "Prune what was trained"),
         (LearningRateFinder(), r"Participant\(optimizer=\.\.\.\)"),
+        (BatchSizeFinder(), "set batch_size in the data module"),
+        (SpikeDetection(), "train_loss/NAME"),
     ],
 )
 def test_callbacks_for_one_model_are_refused_with_what_to_use(callback: L.Callback, words: str) -> None:
