@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from hetfed_lightning.cli.strict_yaml import read_config
 from hetfed_lightning.flower.engine.limits import MIB, Limits
 from hetfed_lightning.flower.engine.link import EVERYWHERE, local_host
 from hetfed_lightning.flower.engine.local import LocalEngine
-from hetfed_lightning.flower.expected import SHARED, read_layouts
+from hetfed_lightning.flower.expected import SHARED, reply_bytes
 from hetfed_lightning.flower.folder import SERVER, KeyFolder
 from hetfed_lightning.flower.following import run_app
 from hetfed_lightning.flower.key_files import (
@@ -99,25 +98,6 @@ def coordinator_command(arguments: Sequence[str]) -> int:
         "resume": options.resume,
     }
     return run_app(engine, deployment / "app", config)
-
-
-def reply_bytes(shared: Path) -> int:
-    """Bytes that a site may send for one order: four times what any of them shares, and room for all else.
-
-    A state travels once for each of the run's averages, which are two at most as a rule; answers to the public set and
-    what a site says of itself are the rest.
-
-    Args:
-        shared: File of what participants are to share; without it 4 GiB are allowed.
-
-    Raises:
-        ConfigError: If it is damaged.
-    """
-    layouts = read_layouts(shared)
-    if not layouts:
-        return Limits.reply
-    sizes = [sum(8 * math.prod(shape) for shape, _ in own.values()) for own in layouts.values()]
-    return 1024 * MIB + 4 * max(sizes)
 
 
 def sites_of(deployment: Path) -> list[str]:

@@ -11,7 +11,9 @@ from jsonargparse import ArgumentParser
 
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.flower.engine.executor import APP
+from hetfed_lightning.flower.engine.limits import Limits
 from hetfed_lightning.flower.engine.local import LocalEngine
+from hetfed_lightning.flower.expected import SHARED, reply_bytes
 from hetfed_lightning.flower.folder import SERVER, SITE, KeyFolder, site_names
 from hetfed_lightning.flower.following import run_app
 from hetfed_lightning.flower.key_files import check_private
@@ -59,7 +61,8 @@ def local_command(arguments: Sequence[str]) -> int:
         "resume": options.resume,
     }
     log.info("Run: %s (logs of all processes: %s)", run, run / "engine")
-    engine = LocalEngine(run / "engine", told, keys=keys, app=APP)
+    limits = Limits(reply=reply_bytes(deployment / "server" / SHARED))
+    engine = LocalEngine(run / "engine", told, keys=keys, app=APP, limits=limits)
     code = run_app(engine, deployment / "app", config)
     if code == 0:
         log.info("States of the sites, with their models: %s", run / "sites")

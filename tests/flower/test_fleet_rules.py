@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from flwr.supercore.date import now
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
 from hetfed_lightning.flower.engine.fleet import Rules, signer_of
+from hetfed_lightning.flower.engine.limits import Limits
 from hetfed_lightning.flower.engine.log_budget import LogBudget, plain
+from hetfed_lightning.flower.expected import reply_bytes
 
 pytestmark = pytest.mark.promise("strangers")
 
@@ -106,6 +109,16 @@ def test_what_a_site_leaves_for_one_order_is_bounded() -> None:
     engine.orders = True
     engine.look()
     assert engine.leave(10_000)
+
+
+def test_what_an_answer_may_take_by_hand(tmp_path: Path) -> None:
+    shared = tmp_path / "shared.json"
+    assert reply_bytes(shared) == Limits.reply == 4 << 30
+    shared.write_text(
+        '{"a": {"weight": [[3, 4], "float32"], "count": [[], "int64"]}, "b": {"weight": [[2], "float64"]}}',
+        encoding="utf-8",
+    )
+    assert reply_bytes(shared) == (1 << 30) + 4 * 8 * (3 * 4 + 1)
 
 
 # Whose call it is, before its body is read
