@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, FederationMonitor, Participant
+from hetfed_lightning.cli.allowlist import restricted_imports
 from hetfed_lightning.data import DataError, Examples, FederatedDataModule
 from tests.federations import examples, fit, sgd, state_of, tiny_federation
 
@@ -171,7 +172,8 @@ def test_data_sets_with_arguments_are_made_from_a_configuration() -> None:
         "collate_fn": f"{__name__}.paired",
     }
     settings = {"class_path": "hetfed_lightning.FederatedDataModule", "init_args": arguments}
-    made = parser.instantiate(parser.parse_object({"data": settings})).data
+    with restricted_imports([__name__]):  # As `--allow_import` does, whatever the tests before have allowed.
+        made = parser.instantiate(parser.parse_object({"data": settings})).data
     assert (len(made.data.train["a"]), len(made.data.val["a"]), made.num_public) == (6, 4, 7)
     assert made.collate_fn is paired
 

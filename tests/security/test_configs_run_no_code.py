@@ -230,7 +230,8 @@ LOOKED_AT = {
     "torch.nn.functional.max_pool3d_with_indices": "the same",
     "torch.nn.functional.pad": "the same",
     "hetfed_lightning.data.sources.digits.load_digits_images": "imports scikit-learn",
-    "hetfed_lightning.data.sources.columns._as_numbers": "imports pandas",
+    "hetfed_lightning.data.sources.columns.as_numbers": "imports pandas",
+    "hetfed_lightning.data.sources.frames._read_parquet": "imports pyarrow",
     "hetfed_lightning.data.sources.frames.read_frame": "imports pandas",
 }
 
