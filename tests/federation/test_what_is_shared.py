@@ -382,7 +382,7 @@ def test_compiled_twice_is_refused() -> None:
 # Laws of averaging
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     order=st.permutations(range(4)),
     names=st.lists(st.text("abcxyz", min_size=1, max_size=3), min_size=4, max_size=4, unique=True),
