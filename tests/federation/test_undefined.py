@@ -214,7 +214,7 @@ def test_between_institutions_the_coordinators_mean_is_that_of_one_fit(tmp_path:
         "abc", lambda: [BackboneAveraging()], tmp_path, rounds=2,
         participants={"classes": 1, "task": auroc()}, data=data,
     )  # fmt: skip
-    _, expected = deployed.in_one_fit()
+    _, expected = deployed.rounds_in_one_fit()
     deployed.lead()
     told = deployed.notes.metrics[-1]
     assert "val_auroc/c" not in told

@@ -152,7 +152,12 @@ class Deployed:
             found[name] = {key.removeprefix(f"participants.{name}."): value for key, value in state.items()}
         return found
 
-    def in_one_fit(self) -> tuple[dict[str, dict[str, Tensor]], list[dict[str, float]]]:
+    def in_one_fit(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
+        """States and metrics after the same rounds in one process."""
+        states, metrics = self.rounds_in_one_fit()
+        return states, metrics[-1]
+
+    def rounds_in_one_fit(self) -> tuple[dict[str, dict[str, Tensor]], list[dict[str, float]]]:
         """States after the same rounds in one process, and the metrics of each round."""
         known = {key: self.settings[key] for key in ("participation", "min_participants") if key in self.settings}
         federation, rounds = self.everyone(**known), Rounds()

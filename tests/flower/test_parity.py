@@ -210,7 +210,7 @@ SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
 
 def same_as_in_one_fit(deployed: Deployed) -> None:
     """States to the bit, and the federation's figures of every round."""
-    states, metrics = deployed.in_one_fit()
+    states, metrics = deployed.rounds_in_one_fit()
     leader = deployed.lead()
     found = deployed.states(leader.run_id)
     for name, state in found.items():
@@ -263,7 +263,7 @@ def test_states_and_figures_are_those_of_one_fit(named: str, tmp_path: Path) -> 
     callbacks, settings = SETTINGS[named]
     left_out = settings.get("left_out", {})
     deployed = Deployed("abc", callbacks, tmp_path, **{key: one for key, one in settings.items() if key != "left_out"})
-    states, metrics = deployed.in_one_fit()
+    states, metrics = deployed.rounds_in_one_fit()
     rounds = 2 if "budget" in named else deployed.rounds
     leader = deployed.lead()
     found = deployed.states(leader.run_id)
