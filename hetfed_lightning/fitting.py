@@ -31,12 +31,18 @@ def take_up_schemas(participants: Mapping[str, Participant], data: FederatedData
         data: Of the run that begins.
 
     Raises:
-        ValueError: If the data does not go with what a participant learned, by name.
+        ValueError: If the data does not go with what a participant learned, or a participant that trains with DP-SGD
+            would fill gaps with means without noise, by name.
     """
     known = {name: one.schema for name, one in participants.items() if one.schema is not None}
     data.read_as_learned(known)
     for name, participant in participants.items():
         participant.schema = data.schemas.get(name, participant.schema)
+        if participant.privacy is not None and participant.schema is not None and participant.schema.fillings:
+            raise ValueError(
+                f"{participant.label}: privacy=DPSGD(...) and missing='mean': the means that fill gaps are of its "
+                "training rows, without noise. Set missing='drop', or fill the gaps with constants known beforehand."
+            )
 
 
 def fit_to_own_data(participant: Participant, dataset: Dataset[Any], collate_fn: Collate | None = None) -> None:

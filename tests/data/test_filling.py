@@ -11,6 +11,7 @@ from hetfed_lightning import Federation, Participant
 from hetfed_lightning.cli import load_participant
 from hetfed_lightning.cli.export import SCHEMA, export_participant
 from hetfed_lightning.data import DataError, Examples, SiteDataModule, TableDataModule
+from hetfed_lightning.privacy import DPSGD
 from hetfed_lightning.schema import DataSchema
 from tests.federations import fit, sgd, trainer
 
@@ -87,6 +88,19 @@ def test_a_site_alone_fills_as_in_one_process(tmp_path: Path) -> None:
     site = SiteDataModule(module(str(tmp_path)), "b", public=None)
     assert torch.equal(inputs(site.data.train["b"]), inputs(whole.data.train["b"]))
     assert site.schemas == {"b": whole.schemas["b"]}
+
+
+def test_means_without_noise_are_refused_beside_dp_sgd(tmp_path: Path) -> None:
+    pytest.importorskip("opacus")
+    settings: dict[str, Any] = {
+        "privacy": DPSGD(noise_multiplier=1.0, max_grad_norm=1.0, delta=1e-3),
+        "optimizer": sgd(),
+    }
+    private = Federation({name: Participant(nn.Linear(2, 3), nn.Linear(3, 2), **settings) for name in "ab"})
+    with pytest.raises(
+        ValueError, match=r"participant 'a': privacy=DPSGD.* missing='mean': the means .* without noise"
+    ):
+        fit(private, module(write(tmp_path)))
 
 
 @pytest.fixture(scope="module")
