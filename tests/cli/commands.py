@@ -1,10 +1,11 @@
 """A configuration small enough for a test to train, and ``hetfed`` run in this process."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,20 @@ def hetfed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Ended:
         package.setLevel(logging.NOTSET)
     found = capsys.readouterr()
     return Ended(code, found.out, found.err)
+
+
+_KEPT: dict[str, Path] = {}
+
+
+def made_once(name: str, make: Callable[[], None], folders: pytest.TempPathFactory) -> None:
+    """Files in the working folder, made by the first test of this process that wants them and copied for the others."""
+    if name in _KEPT:
+        copytree(_KEPT[name], Path(), dirs_exist_ok=True)
+        return
+    make()
+    kept = folders.mktemp(name) / "files"
+    copytree(Path(), kept)
+    _KEPT[name] = kept
 
 
 def participant(**init_args: Any) -> dict[str, Any]:

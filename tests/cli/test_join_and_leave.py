@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from hetfed_lightning.checkpointing.reading import read_checkpoint
-from tests.cli.commands import hetfed, participant, put, tiny, written
+from tests.cli.commands import hetfed, made_once, participant, put, tiny, written
 
 CAPSYS = pytest.CaptureFixture[str]
 BACKBONES = "participants.{}.backbone."
@@ -18,9 +18,8 @@ def newcomer(**init_args: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run_folder(capsys: CAPSYS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run_folder(capsys: CAPSYS, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two hospitals that average, teach each other and saved a checkpoint beside their configuration."""
-    monkeypatch.chdir(tmp_path)
     config = tiny()
     put(config, "trainer.enable_checkpointing", True)
     put(
@@ -35,7 +34,11 @@ def run_folder(capsys: CAPSYS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         },
         {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"filename": "last"}},
     ]
-    assert hetfed(capsys, "fit", "-c", written(config)).code == 0
+
+    def run() -> None:
+        assert hetfed(capsys, "fit", "-c", written(config)).code == 0
+
+    made_once("two_who_distil", run, tmp_path_factory)
     return next(Path("runs").rglob("last.ckpt")).parent
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from hetfed_lightning.cli.export import load_participant
 from hetfed_lightning.cli.predictions import write_predictions
-from tests.cli.commands import CLASSES, hetfed, member, participant, tiny, written
+from tests.cli.commands import CLASSES, hetfed, made_once, member, participant, tiny, written
 
 INPUTS = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
 
@@ -32,10 +32,14 @@ def logged(*names: str, student: bool = False) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run_folder(capsys: pytest.CaptureFixture[str]) -> Path:
+def run_folder(capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two participants."""
-    ended = hetfed(capsys, "fit", "-c", written(logged()))
-    assert ended.code == 0, ended.err
+
+    def run() -> None:
+        ended = hetfed(capsys, "fit", "-c", written(logged()))
+        assert ended.code == 0, ended.err
+
+    made_once("two_participants", run, tmp_path_factory)
     return Path("runs/tiny/version_0")
 
 
@@ -89,9 +93,9 @@ def test_services_have_each_runs_configuration_beside_its_checkpoints(capsys: py
     Path("services.py").write_text(LOGGERS, encoding="utf-8")
     config = tiny()
     config["trainer"] |= {"enable_checkpointing": True, "default_root_dir": "root"}
-    for settings, place in (({"save_dir": "all"}, "all"), ({}, "root")):
+    for settings, place, seeds in (({"save_dir": "all"}, "all", (1, 2)), ({}, "root", (1,))):
         config["trainer"]["logger"] = {"class_path": "services.Service", "init_args": settings}
-        for seed in (1, 2):
+        for seed in seeds:
             config["model"]["seed"] = seed
             ended = hetfed(capsys, "fit", "-c", written(config), "--allow_import", "services")
             assert ended.code == 0, ended.err
@@ -99,13 +103,15 @@ def test_services_have_each_runs_configuration_beside_its_checkpoints(capsys: py
         folders = sorted((Path(place) / "project").iterdir())
         assert [
             yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["model"]["seed"] for folder in folders
-        ] == [1, 2]
+        ] == list(seeds)
         assert all((folder / "record.json").is_file() for folder in folders)
         assert all(list((folder / "checkpoints").iterdir()) for folder in folders)
 
 
 def test_a_run_without_a_logger_leaves_the_configurations_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
-    path = written(tiny())
+    config = tiny()
+    config["trainer"]["max_epochs"] = 0  # What is saved is saved as a command begins.
+    path = written(config)
     before = path.read_bytes()
     for seed in ("1", "1", "2"):
         assert hetfed(capsys, "fit", "-c", path, "--model.seed", seed).code == 0

@@ -126,7 +126,15 @@ def test_what_a_round_without_the_site_gives_is_the_mean_of_the_others(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "answers", [None, torch.full((10, 3), torch.nan), torch.ones(10, 4), torch.ones(9, 3), torch.ones(10, 3).long()]
+    "answers",
+    [
+        None,
+        torch.full((10, 3), torch.nan),
+        *(
+            pytest.param(answers, marks=pytest.mark.slow)  # Looked at before they are combined, as tests of words show.
+            for answers in (torch.ones(10, 4), torch.ones(9, 3), torch.ones(10, 3).long())
+        ),
+    ],
 )
 @pytest.mark.parametrize("mode", ["mixed", pytest.param("phase", marks=pytest.mark.slow)])
 def test_answers_that_cannot_be_used(mode: Any, answers: Any, tmp_path: Path) -> None:
