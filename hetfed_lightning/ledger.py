@@ -251,7 +251,7 @@ def _reduced(entries: Mapping[str, _Entry]) -> dict[str, Reduced]:
     numbers = _numbers([entry.values for entry in entries.values()])
     values = {key: _value_of(entry, own) for (key, entry), own in zip(entries.items(), numbers, strict=True)}
     metrics = {key: entry.metric for key, entry in entries.items() if entry.metric is not None}
-    values |= zip(metrics, computed(list(metrics.values())), strict=True)
+    values |= _computed(metrics)
     undefined = {key: undefined_because(one) or "" for key, one in metrics.items() if math.isnan(values[key])}
     for metric in metrics.values():
         reset(metric)
@@ -259,6 +259,27 @@ def _reduced(entries: Mapping[str, _Entry]) -> dict[str, Reduced]:
         key: Reduced(values[key], entry.prog_bar, entry.logger, undefined.get(key, ""))
         for key, entry in entries.items()
     }
+
+
+def _computed(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Values of metrics by tag.
+
+    Raises:
+        ValueError: With the tag of a metric that has no single number for what it was shown.
+    """
+    try:
+        return dict(zip(metrics, computed(list(metrics.values())), strict=True))
+    except Exception:
+        for key, metric in metrics.items():
+            try:
+                computed([metric])
+            except Exception as error:
+                raise ValueError(
+                    f"{key}: {type(metric).__name__} gives no number for these predictions and targets "
+                    f"({type(error).__name__}: {error}). Give the task a metric of its own kind, whose value is one "
+                    "number."
+                ) from error
+        raise
 
 
 def undefined_figures(figures: Mapping[str, Reduced]) -> dict[str, str]:

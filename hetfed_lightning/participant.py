@@ -317,8 +317,16 @@ class Participant(Borrower, L.LightningModule):
         self.log(f"{stage}_loss", known.loss, batch_size=len(target))
         for name, metric in self.metrics_of(stage, known.width).items():
             if known.counts is None or not enter(metric, known.counts, self.task.kind, known.width):
-                predictions, wanted = known.predictions, self.task.metric_target(target)
-                metric.update(self.in_own_unit(predictions), self.in_own_unit(wanted))
+                predictions = self.in_own_unit(known.predictions)
+                wanted = self.in_own_unit(self.task.metric_target(target))
+                try:
+                    metric.update(predictions, wanted)
+                except Exception as error:
+                    raise ValueError(
+                        f"{self.label}: its metric {name!r} ({type(metric).__name__}) cannot take predictions of shape "
+                        f"{tuple(predictions.shape)} with targets of shape {tuple(wanted.shape)}: {error}. Give the "
+                        "task a metric of its own kind."
+                    ) from error
             # Alone in a Trainer Lightning asks which attribute a metric is; these are none.
             self.log(f"{stage}_{name}", metric, batch_size=len(target), metric_attribute=f"{stage}_{name}")
 

@@ -10,7 +10,10 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 
-from hetfed_lightning.callbacks.headlines import headline_summaries, headlines, summary_figures
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.callbacks.headlines import headline_summaries, headlines, loss_summaries, summary_figures
+from hetfed_lightning.callbacks.private_averaging import PrivateAveraging
 from hetfed_lightning.checkpointing.file_names import fields_of
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.ledger import tag
@@ -49,26 +52,29 @@ def check_monitors(federation: Federation, data: FederatedDataModule, first_roun
     known = measured(federation, data)
     late = _not_yet_measured(federation, first_round)
     for who, monitor, candidates in followed:
-        found = [name for name in candidates if _is_known(name, known)]
-        if found and not (late.get(found[0].rpartition("/")[2]) and who.startswith(EarlyStopping.__name__)):
-            continue
+        found = [name for name in candidates if name in known]
         if found:
-            owner = found[0].rpartition("/")[2]
-            raise MisconfigurationException(
-                f"{who} follows {monitor!r} from round {first_round} on, and {owner!r} joins at round {late[owner]}. "
-                "Set strict=False, or follow another metric."
-            )
+            if who == EarlyStopping.__name__:
+                _check_every_round(federation, who, found[0], late)
+            continue
         message = f"{who} follows {monitor!r}, which nobody measures{_instead(monitor, known, federation)}."
         if not _log_their_own(federation):
             raise MisconfigurationException(message)
         log.warning("%s A participant or callback of your own would have to log it.", message)
 
 
-def _is_known(name: str, known: set[str]) -> bool:
-    """Of the federation's own figures those of a validation are known beforehand; others depend on the methods."""
-    if name.startswith(("federation/", "epsilon/", "quarantined/")):
-        return name in known or not name.startswith("federation/val_")
-    return name in known
+def _check_every_round(federation: Federation, who: str, name: str, late: dict[str, int]) -> None:
+    """Refuse what is not there in some rounds for who ends the run without it."""
+    metric, _, owner = name.rpartition("/")
+    if owner in late:
+        why = f"{owner!r} joins at round {late[owner]}"
+    elif federation.participation < 1 and owner in federation.members() and not metric.startswith("val_"):
+        why = f"{owner!r} is not drawn for every round (participation={federation.participation:g})"
+    else:
+        return
+    raise MisconfigurationException(
+        f"{who} follows {name!r} in every round, and {why}. Set strict=False, or follow another metric."
+    )
 
 
 def _not_yet_measured(federation: Federation, first_round: int) -> dict[str, int]:
@@ -90,15 +96,31 @@ def measured(federation: Federation, data: FederatedDataModule) -> set[str]:
     if validates and sets.global_val is not None:
         for name, participant in federation.everyone().items():
             known |= _evaluated(participant, name, everyone=True)
-    summaries = headline_summaries(headlines(federation.members()), "val", dict.fromkeys(known, 0.5))
+    values, of_members = dict.fromkeys(known, 0.5), headlines(federation.members())
+    summaries = headline_summaries(of_members, "val", values) | loss_summaries(of_members, "val", values)
     for figures in summary_figures(summaries, "val"):
         known |= figures.keys()
+    known |= _of_the_federation(federation)
     for name in federation.everyone():
         optimizers = federation.local[name].optimizers
         groups = sum(len(optimizer.param_groups) for optimizer in optimizers)
         rates = ["lr"] if groups == 1 else [f"lr_{number}" for number in range(1, groups + 1)]
         known |= {tag(rate, name) for rate in rates}
     return known
+
+
+def _of_the_federation(federation: Federation) -> set[str]:
+    """Figures that a round and the package's methods log, some of them in some rounds alone."""
+    names = {"quarantined", "participants", "bytes_up", "bytes_down", "skipped_steps"}
+    for callback in federation.trainer.callbacks:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
+        if isinstance(callback, BackboneAveraging):
+            names |= {"divergence", "clipped"}
+        if isinstance(callback, PrivateAveraging):
+            names |= {"epsilon", "epsilon_rehearsed"}
+        if isinstance(callback, EnsembleDistillation):
+            names.add("teacher_agreement")
+    own = {tag(figure, name) for figure in ("epsilon", "quarantined") for name in federation.members()}
+    return own | {f"federation/{name}" for name in names}
 
 
 def _evaluated(participant: Participant, name: str, *, everyone: bool) -> set[str]:
@@ -136,6 +158,8 @@ def _instead(monitor: str, known: set[str], federation: Federation) -> str:
         mean = f"federation/{monitor}_mean"
         shown = [*found[:3], *([mean] if mean in known else [])]
         return f" under this name; each participant has its own: {', '.join(shown)}"
+    if f"federation/{monitor}" in known:
+        return f"; did you mean 'federation/{monitor}'?"
     return did_you_mean(monitor, sorted(known))
 
 

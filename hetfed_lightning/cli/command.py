@@ -11,7 +11,7 @@ import lightning as L
 import torch
 import yaml
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch.callbacks import ModelSummary, ProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -208,6 +208,9 @@ class FederatedCLI(LightningCLI):
             log.info("`%s validate` measures what the checkpoint holds.", self.prog)
             return
         self._report("val")
+        for one in of_type(self.trainer, EarlyStopping):
+            if one.stopping_reason_message:
+                log.info("EarlyStopping ended the run after round %d: %s", one.stopped_epoch + 1, one.monitor)
         for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
             log.info("Logs: %s", where_to_look(logger))
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")

@@ -31,7 +31,11 @@ class SavedConfiguration(SaveConfigCallback):
             return
         folder = run_folder(trainer)
         if trainer.is_global_zero:
-            text = self.parser.dump(self.config, skip_none=False)
+            # The checkpoint that this run went on from is not what its own configuration is tested with later.
+            config = self.config.clone()
+            if config.get("ckpt_path") is not None:
+                config["ckpt_path"] = None
+            text = self.parser.dump(config, skip_none=False)
             path = folder / self.config_filename
             self.path = path if trainer.loggers else _not_anothers(path, text)
             with atomic_file(self.path) as file:

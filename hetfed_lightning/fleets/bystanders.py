@@ -27,7 +27,12 @@ def bystanders(federation: Federation) -> list[Any]:
 
 
 def runs_between_steps(bystander: Any) -> bool:
-    """Whether one of :func:`bystanders` may be called between the local steps of a round."""
+    """Whether one of :func:`bystanders` may be called between the local steps of a round, and change a participant.
+
+    A callback that only looks, at a clock for instance, says so by a class attribute, ``changes_participants = False``.
+    """
+    if isinstance(bystander, L.Callback) and getattr(bystander, "changes_participants", True) is False:
+        return False
     return not isinstance(bystander, L.Callback) or any(
         getattr(getattr(bystander, hook), "__func__", None) is not getattr(L.Callback, hook) for hook in _BETWEEN_STEPS
     )

@@ -101,6 +101,8 @@ class Interleaved(L.Callback):
         how: The run's settings.
     """
 
+    changes_participants = False  # Fleets need not look for changes before each step.
+
     def __init__(self, make_loop: MakeLoop | None, how: How) -> None:
         self.record = Record(workers=how.processes)
         self.clock = PairClock(self.record, how.warm, how.device)

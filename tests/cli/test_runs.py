@@ -144,6 +144,17 @@ def test_going_on_with_nothing_left_to_do_says_so(capsys: pytest.CaptureFixture[
     assert "Nobody was measured" not in ended.out
 
 
+def test_early_stopping_says_that_it_ended_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny()
+    stopping = {"monitor": "federation/val_loss_mean", "min_delta": 99.0, "patience": 1}
+    config["trainer"]["callbacks"].append(
+        {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": stopping}
+    )
+    ended = hetfed(capsys, "fit", "-c", written(config), "--trainer.max_epochs", "5")
+    assert ended.code == 0, ended.err
+    assert "EarlyStopping ended the run after round 2: federation/val_loss_mean" in ended.out
+
+
 def test_a_wrong_monitor_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny()
     stopping = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val_loss"}}
@@ -170,6 +181,9 @@ def test_a_run_goes_on_from_its_checkpoint(capsys: pytest.CaptureFixture[str], r
     assert hetfed(capsys, "fit", "-c", written(logged()), *more).code == 0
     saved = torch.load(checkpoint(Path("runs/tiny/version_1")), weights_only=True)
     assert saved["epoch"] == 1
+    # Tested by its own configuration, it is not the run before that is measured.
+    config = yaml.safe_load(Path("runs/tiny/version_1/config.yaml").read_text(encoding="utf-8"))
+    assert config["ckpt_path"] is None
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])

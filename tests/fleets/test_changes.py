@@ -20,6 +20,7 @@ from hetfed_lightning import (
     Phase,
     Transfer,
 )
+from hetfed_lightning.fleets.bystanders import runs_between_steps
 from hetfed_lightning.tasks import MulticlassTask
 from tests.federations import fit, tiny_data, tiny_federation
 from tests.fleets.kin import OPTIMIZERS, classes, furthest, members, network, trained
@@ -416,3 +417,15 @@ def test_a_class_weight_that_is_changed_is_its_owners(monkeypatch: pytest.Monkey
         found.append(trained(engine, classes(torch.float64), members(OPTIMIZERS["sgd"], task=tasks), change,
                              precision="64-true"))  # fmt: skip
     assert furthest(found[1], found[0]) < 1e-10
+
+
+def test_a_callback_that_only_looks_may_say_so() -> None:
+    class Looks(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, federation: Any, batch: Any, batch_idx: int) -> None:
+            self.seen = batch_idx
+
+    class SaysSo(Looks):
+        changes_participants = False
+
+    assert runs_between_steps(Looks())
+    assert not runs_between_steps(SaysSo())

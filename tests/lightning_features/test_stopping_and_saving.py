@@ -10,9 +10,17 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import ConfusionMatrix, MeanSquaredError, Metric
+from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy
 
-from hetfed_lightning import BackboneAveraging, FederatedDataModule, Federation, MulticlassTask, Participant
+from hetfed_lightning import (
+    BackboneAveraging,
+    EnsembleDistillation,
+    FederatedDataModule,
+    Federation,
+    MulticlassTask,
+    Participant,
+)
 from tests.federations import equal, fit, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 
 
@@ -72,6 +80,9 @@ def test_early_stopping_follows_a_loss_of_one_participant() -> None:
         ("val_acuracy/a", r"did you mean 'val_accuracy/a'"),
         ("federation/val_accuracy", r"did you mean 'federation/val_accuracy_"),
         ("val_loss/nobody", r"which nobody measures"),
+        ("val_loss_mean", r"did you mean 'federation/val_loss_mean'"),
+        ("federation/train_loss_mean", r"which nobody measures"),
+        ("federation/teacher_agreement", r"which nobody measures"),
     ],
 )
 @pytest.mark.parametrize("kind", [EarlyStopping, ModelCheckpoint])
@@ -82,6 +93,39 @@ def test_a_metric_that_nobody_measures_is_refused_before_the_first_round(
     federation = tiny_federation()
     with pytest.raises(MisconfigurationException, match=rf"{kind.__name__} follows '{monitor}'.*{message}"):
         fit(federation, tiny_data(), 2, follower, enable_checkpointing=True)
+    assert not federation.has_trained
+
+
+def test_every_figure_that_is_logged_may_be_followed() -> None:
+    """What is known beforehand is what a round logs, by an averaging and a distilling federation."""
+    methods = (EnsembleDistillation(), BackboneAveraging(max_update_norm=1.0))
+    logged = fit(tiny_federation(), tiny_data(), 2, *methods).callback_metrics
+    followers = [EarlyStopping(name, patience=9, check_finite=False) for name in logged]
+    assert {"federation/val_loss_mean", "federation/teacher_agreement", "lr/a"} < set(logged)
+    assert fit(tiny_federation(), tiny_data(), 1, *methods, *followers).current_epoch == 1
+
+
+def test_early_stopping_on_who_is_not_always_drawn_is_refused() -> None:
+    with pytest.raises(MisconfigurationException, match=r"'a' is not drawn for every round.*strict=False"):
+        fit(tiny_federation(participation=0.4), tiny_data(), 1, EarlyStopping("train_loss/a"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        (
+            MeanSquaredError(),
+            r"participant 'a': its metric 'rate' \(MeanSquaredError\) cannot take predictions of shape",
+        ),
+        (BinaryAUROC(), r"val_rate/a: BinaryAUROC gives no number .*IndexError"),
+        (ConfusionMatrix("multiclass", num_classes=3), r"val_rate/a: MulticlassConfusionMatrix gives no number"),
+    ],
+)
+def test_a_metric_of_another_kind_is_told_by_participant_and_name(metric: Metric, words: str) -> None:
+    metrics = {"accuracy": MulticlassAccuracy(num_classes=3), "rate": metric}
+    federation = tiny_federation(participant={"task": MulticlassTask(metrics=metrics)})
+    with pytest.raises(ValueError, match=words):
+        fit(federation, tiny_data(), 1, num_sanity_val_steps=1)
     assert not federation.has_trained
 
 
