@@ -74,6 +74,50 @@ def test_values_of_a_regression(tmp_path: Path) -> None:
     assert (targets.tolist(), targets.dtype) == ([-0.5, 3.0], torch.float32)
 
 
+def of_column(values: list[Any], target: bool = False) -> str:
+    rows = (f"a,0,{value}" if target else f"a,{value},{i % 2}" for i, value in enumerate(values))
+    return "\n".join(["ward,x,sick", *rows])
+
+
+@pytest.mark.parametrize("start", [1_700_000_000, -1_700_000_000, 1_700_000_000 * 10**9])
+@pytest.mark.parametrize("target", [False, True])
+def test_whole_numbers_that_float32_does_not_tell_apart(tmp_path: Path, start: int, target: bool) -> None:
+    values = [start + i for i in range(80)]
+    settings = {"kind": "value"} if target else {}
+    left = len({torch.tensor(value, dtype=torch.float32).item() for value in values})
+    name = "sick" if target else "x"
+    with pytest.raises(DataError) as raised:
+        read(tmp_path, of_column(values, target), **settings)
+    said = str(raised.value)
+    assert f"t.csv, participant 'a': whole numbers in column '{name}'" in said
+    assert f"80 different ones become {left}, {start} and {start + 1} for instance become equal" in said
+    assert ("leave the column out" in said) is not target
+    kept, targets = everything(read(tmp_path, of_column([i - 40 for i in range(80)], target), **settings)["a"])
+    assert len((targets if target else kept).unique()) == 80
+
+
+def test_gaps_and_small_codes_do_not_hide_them(tmp_path: Path) -> None:
+    values = ["", -1, 99, *(1_700_000_000 + i for i in range(28))]
+    for missing in ("keep", "drop"):
+        with pytest.raises(DataError, match="28 different ones become"):
+            read(tmp_path, of_column(values), missing=missing)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.1 + i * 1e-12 for i in range(50)],  # Noise in the last digits.
+        [1.7e9 + i / 16 for i in range(1, 16)],
+        [2**24 - i for i in range(50)],  # Exact.
+        [1_700_000_000] * 50,  # One value.
+        [1_600_000_000 + 86_400 * i for i in range(50)],  # Days apart.
+        [1_600_000_000 + 1000 * i for i in range(200)] + [1_600_000_001],  # One of 201.
+    ],
+)
+def test_numbers_that_lose_no_more_than_digits_are_read(tmp_path: Path, values: list[float]) -> None:
+    assert len(read(tmp_path, of_column(values))["a"]) == len(values)
+
+
 @pytest.mark.parametrize("name", ["007", "1e3", "NA", "None", "1.0", "Zürich"])
 def test_participants_keep_their_names(tmp_path: Path, name: str) -> None:
     assert list(read(tmp_path, f"ward,x,sick\n{name},1,0\n {name} ,2,0\n")) == [name]

@@ -39,6 +39,15 @@ Columns = Sequence[str] | Mapping[str, Sequence[str]] | None
 
 Floats = NDArray[np.float64]
 
+_EXACT = 2.0**24
+"""Up to here float32 holds every whole number."""
+
+_LOST = 0.01
+"""Share of a column's distinct whole numbers that may become equal to another in float32."""
+
+_FINE = 2**16
+"""A column that has as many distinct values left in float32 is fine enough, whatever it had before."""
+
 _NUMBER_LIKE = re.compile(r"[+-]?\s*\d[\d.,'\s]*%?")
 
 
@@ -113,7 +122,7 @@ def read_inputs(rows: Rows, features: Sequence[str], missing: Literal["keep", "d
         Inputs, float32 of shape ``(N, columns)``, NaN where a gap is kept, and the N rows that were kept.
 
     Raises:
-        DataError: If a column holds text, or values are missing or infinite.
+        DataError: If a column holds text, values are missing or infinite, or whole numbers become equal in float32.
     """
     columns = {name: as_numbers(rows.frame[name]) for name in features}
     text = [name for name, values in columns.items() if values is None]
@@ -146,7 +155,7 @@ def read_values(rows: Rows) -> Tensor:
         Shape ``(N,)``, float32.
 
     Raises:
-        DataError: If the column holds text or infinite values.
+        DataError: If the column holds text or infinite values, or whole numbers become equal in float32.
     """
     return _as_float32(rows, [rows.target], finite_targets(rows)[:, None])[:, 0]
 
@@ -237,7 +246,33 @@ def _as_float32(rows: Rows, names: Sequence[str], values: Floats) -> Tensor:
     with np.errstate(over="ignore"):
         narrowed = values.astype(np.float32)
     _refuse_infinite(rows, names, narrowed)
+    for name, wide, narrow in zip(names, values.T, narrowed.T, strict=True):
+        _refuse_collapsed(rows, name, wide, narrow)
     return torch.from_numpy(narrowed)
+
+
+def _refuse_collapsed(rows: Rows, name: str, wide: Floats, narrow: NDArray[np.float32]) -> None:
+    """Refuse a column of large whole numbers, such as seconds since 1970, that float32 does not tell apart.
+
+    Digits that other numbers lose are noise, and so are a few equal ones among many.
+    """
+    large = (np.abs(wide) > _EXACT) & (wide == np.floor(wide))
+    if not large.any():
+        return
+    # As the file has them: beyond 2**53 float64 does not tell them apart either.
+    found = rows.frame[name].iloc[np.flatnonzero(large)].drop_duplicates().sort_values()
+    left = len(np.unique(narrow[large]))
+    if len(found) - left <= _LOST * len(found) or left >= _FINE:
+        return
+    become = np.asarray(found.to_numpy(dtype=np.float64), dtype=np.float32)
+    first = int((become[1:] == become[:-1]).argmax())
+    one, other = (int(found.iloc[place]) for place in (first, first + 1))
+    out = "" if name == rows.target else ", or leave the column out of the features"
+    raise DataError(
+        f"{rows}: whole numbers in column {name!r} are too large for float32, which everything is computed in: "
+        f"{len(found)} different ones become {left}, {one} and {other} for instance become equal. Subtract an offset, "
+        f"the same for all participants, or round to a coarser unit (days instead of seconds){out}"
+    )
 
 
 def _row(rows: Rows, flagged: NDArray[np.bool_]) -> int:
