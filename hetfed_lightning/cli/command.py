@@ -23,7 +23,7 @@ from hetfed_lightning.cli.blame import naming_participants
 from hetfed_lightning.cli.configs import Arguments, ConfigError, check_checkpoint, load_configs, split_arguments
 from hetfed_lightning.cli.hints import check_participants
 from hetfed_lightning.cli.places import where_to_look
-from hetfed_lightning.cli.predictions import write_predictions
+from hetfed_lightning.cli.predictions import Predicted, write_predictions
 from hetfed_lightning.cli.reach import read_no_other_file
 from hetfed_lightning.cli.saved_configuration import SavedConfiguration
 from hetfed_lightning.cli.strict_yaml import parser_text
@@ -255,11 +255,20 @@ class FederatedCLI(LightningCLI):
         predictions = self.trainer.predict(**arguments | {"return_predictions": True})
         names = list(cast("Mapping[str, Any]", self.trainer.predict_dataloaders))
         who = self.model.predict_with or (STUDENT if self.model.student is not None else None)
-        if who is not None:
-            names = [who if name == GLOBAL else f"{who}_on_{name}" for name in names]
+        predicted = []
+        for name in names:
+            file = name if who is None else who if name == GLOBAL else f"{who}_on_{name}"
+            predicted.append(Predicted(file, self.model[who or name].task.kind, _classes(self.model, who or name)))
         folder = self.folder / "predictions"
-        for path in write_predictions(predictions, names, folder) if self.trainer.is_global_zero else ():
+        for path in write_predictions(predictions, predicted, folder) if self.trainer.is_global_zero else ():
             log.info("Predictions: %s", path)
+
+
+def _classes(federation: Federation, name: str) -> tuple[str, ...]:
+    """Names of a participant's classes by label (the student's where all participants have the same); () if unknown."""
+    asked = federation.members().values() if name == STUDENT else [federation[name]]
+    known = {() if one.schema is None else one.schema.classes for one in asked}
+    return known.pop() if len(known) == 1 else ()
 
 
 def _check_numbers(settings: Any) -> None:

@@ -4,41 +4,95 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from hetfed_lightning.distillation import OutputKind
 
-def write_predictions(predictions: Any, names: Sequence[str], folder: Path) -> list[Path]:
+__all__ = ["Predicted", "write_predictions"]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the predictions of one loader are.
+
+    Attributes:
+        name: Name of the file, without its ending.
+        kind: What the outputs of who predicts mean (:attr:`Task.kind`); a kind of a task's own too.
+        classes: Names of the classes by label, where they are known.
+    """
+
+    name: str
+    kind: OutputKind | str
+    classes: tuple[str, ...] = ()
+
+    def header(self, width: int) -> list[str]:
+        """Names of the columns for predictions of ``width`` values."""
+        label = ["label"] if self._decides(width) and self.classes else []
+        if self.kind == "multiclass" and width > 1:
+            return ["class", *label, *_numbered("p", width)]
+        if self.kind in {"multiclass", "binary", "multilabel"}:
+            return [*label, *_numbered("p", width)]
+        if self.kind == "regression":
+            return ["value"] if width == 1 else _numbered("value_", width)
+        return _numbered("output_", width)
+
+    def row(self, values: Sequence[float]) -> list[str]:
+        """Cells of one example, as :meth:`header` names them."""
+        cells = [f"{value:.6g}" for value in values]
+        if not self._decides(len(values)):
+            return cells
+        # As the metrics decide: the first of the largest, and yes above one half.
+        several = self.kind == "multiclass"
+        chosen = max(range(len(values)), key=values.__getitem__) if several else int(values[0] > 0.5)
+        label = [self.classes[chosen] if chosen < len(self.classes) else ""] if self.classes else []
+        return [*([str(chosen)] if several else []), *label, *cells]
+
+    def _decides(self, width: int) -> bool:
+        """Whether one class is chosen for each example."""
+        return width > 1 if self.kind == "multiclass" else self.kind == "binary" and width == 1
+
+
+def write_predictions(predictions: Any, predicted: Sequence[Predicted], folder: Path) -> list[Path]:
     """Write what ``Trainer.predict`` returned.
 
     Args:
         predictions: Batches of one loader, or a list of such lists, one per loader.
-        names: Name of each loader, in order; names of the files.
+        predicted: What those of each loader are, in order.
         folder: Made if it is not there.
 
     Returns:
-        The files: a row per example with its position, the predicted class where there are several, and every
-        probability (or value).
+        The files: a row per example with its position and, by the kind of the outputs,
+
+        - multiclass: the most probable ``class``, its name as ``label`` where names are known, probabilities ``p0``,
+          ``p1``, ...;
+        - binary: the ``label`` where names are known, the probability ``p0`` of a yes;
+        - multilabel: the probability of each label, ``p0``, ``p1``, ...;
+        - regression: ``value``, or ``value_0``, ``value_1``, ...;
+        - a kind of a task's own: ``output_0``, ``output_1``, ...
     """
     loaders = predictions if predictions and isinstance(predictions[0], list) else [predictions]
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, batches in zip(names, loaders, strict=True):
+    for one, batches in zip(predicted, loaders, strict=True):
         values = torch.cat([_columns(batch) for batch in batches])
-        path = folder / f"{name}.csv"
+        path = folder / f"{one.name}.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            several = values.shape[1] > 1
-            writer.writerow(["example", *(["class"] if several else []), *(f"p{i}" for i in range(values.shape[1]))])
-            for index, row in enumerate(values.tolist()):
-                best = [max(range(len(row)), key=row.__getitem__)] if several else []
-                writer.writerow([index, *best, *(f"{value:.6g}" for value in row)])
+            writer.writerow(["example", *one.header(values.shape[1])])
+            writer.writerows([index, *one.row(row)] for index, row in enumerate(values.tolist()))
         files.append(path)
     return files
 
 
 def _columns(batch: Tensor) -> Tensor:
     return batch.unsqueeze(1) if batch.ndim == 1 else batch.flatten(1)
+
+
+def _numbered(prefix: str, width: int) -> list[str]:
+    return [f"{prefix}{index}" for index in range(width)]

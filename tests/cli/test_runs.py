@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from hetfed_lightning.cli.export import load_participant
-from hetfed_lightning.cli.predictions import write_predictions
+from hetfed_lightning.cli.predictions import Predicted, write_predictions
 from tests.cli.commands import CLASSES, hetfed, made_once, member, participant, tiny, written
 
 INPUTS = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
@@ -231,11 +231,57 @@ def test_predictions_of_a_student(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_prediction_files_by_hand(tmp_path: Path) -> None:
     loaders = [[torch.tensor([[0.25, 0.75], [0.5, 0.5]])], [torch.tensor([1.5]), torch.tensor([[2.0]])]]
-    first, second = write_predictions(loaders, ["a", "b"], tmp_path / "new")
+    a, b, c = Predicted("a", "multiclass"), Predicted("b", "regression"), Predicted("c", "multiclass")
+    first, second = write_predictions(loaders, [a, b], tmp_path / "new")
     assert first.read_text(encoding="utf-8").splitlines() == ["example,class,p0,p1", "0,1,0.25,0.75", "1,0,0.5,0.5"]
-    assert second.read_text(encoding="utf-8").splitlines() == ["example,p0", "0,1.5", "1,2"]
-    (alone,) = write_predictions(loaders[0], ["c"], tmp_path)
+    assert second.read_text(encoding="utf-8").splitlines() == ["example,value", "0,1.5", "1,2"]
+    (alone,) = write_predictions(loaders[0], [c], tmp_path)
     assert alone.read_bytes() == first.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes", "values", "expected"),
+    [
+        ("regression", (), [[120.5, 80.25]], ["example,value_0,value_1", "0,120.5,80.25"]),
+        ("multilabel", (), [[0.875, 0.75, 0.0625]], ["example,p0,p1,p2", "0,0.875,0.75,0.0625"]),
+        ("ranking", (), [[3.0, -1.0]], ["example,output_0,output_1", "0,3,-1"]),
+        ("ranking", (), [3.0], ["example,output_0", "0,3"]),
+        ("binary", (), [[0.75], [0.25]], ["example,p0", "0,0.75", "1,0.25"]),
+        ("binary", ("ill", "well"), [0.75, 0.5], ["example,label,p0", "0,well,0.75", "1,ill,0.5"]),
+        (
+            "multiclass",
+            ("ill, badly", "well"),  # And an output that no class belongs to.
+            [[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.0, 0.0, 1.0]],
+            ["example,class,label,p0,p1,p2", '0,0,"ill, badly",0.5,0.25,0.25', "1,1,well,0.25,0.5,0.25", "2,2,,0,0,1"],
+        ),
+    ],
+)
+def test_prediction_files_have_the_form_of_their_kind(
+    tmp_path: Path, kind: str, classes: tuple[str, ...], values: list[Any], expected: list[str]
+) -> None:
+    (path,) = write_predictions([torch.tensor(values)], [Predicted("a", kind, classes)], tmp_path)
+    assert path.read_text(encoding="utf-8").splitlines() == expected
+
+
+def test_predictions_on_a_table_name_the_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{site},{i % 5},{i % 3},{('low', 'mid', 'high')[i % 3]}" for site in "ab" for i in range(40)]
+    Path("wards.csv").write_text("\n".join(["site,x,y,risk", *rows]), encoding="utf-8")
+    config = logged("a", "b", student=True)
+    settings = {"path": "wards.csv", "target": "risk", "participant_column": "site", "batch_size": 8, "public_size": 8}
+    config["data"] = {"class_path": "hetfed_lightning.data.TableDataModule", "init_args": settings}
+    for one in [*config["model"]["participants"].values(), config["model"]["student"]]:
+        one["init_args"]["backbone"]["init_args"]["in_features"] = 2
+    assert hetfed(capsys, "fit", "-c", written(config)).code == 0
+    saved = checkpoint(Path("runs/tiny/version_0"))
+    for version, (who, options) in enumerate({"student": (), "a": ("--model.predict_with", "a")}.items(), start=1):
+        ended = hetfed(capsys, "predict", "-c", "config.yaml", "--ckpt_path", saved, *options)
+        assert ended.code == 0, ended.err
+        found = read_predictions(Path(f"runs/tiny/version_{version}"))
+        assert {f"{who}_on_a", f"{who}_on_b"} <= found.keys()
+        for header, *cells in found.values():
+            assert header == ["example", "class", "label", "p0", "p1", "p2"]
+            assert cells
+            assert all(row[2] == ("high", "low", "mid")[int(row[1])] for row in cells)
 
 
 def export(capsys: pytest.CaptureFixture[str], folder: Path, name: str, file: Path | None = None) -> tuple[int, str]:
