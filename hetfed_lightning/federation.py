@@ -39,7 +39,7 @@ from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.evaluation import evaluate, owner_of, predict, skip_empty_validation, validates_in
-from hetfed_lightning.fitting import fit_to_own_data, take_up_schemas
+from hetfed_lightning.fitting import fit_to_own_data, take_up_schemas, warn_of_unfitted
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.groups import ParticipantGroup, expanded
 from hetfed_lightning.guard import FiniteGuard
@@ -495,6 +495,16 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         for local in self.local.values():
             if not local.is_accumulating:
                 local.participant.zero_grad()
+
+    def on_validation_start(self) -> None:
+        """Name those whose task has yet to learn its class weights."""
+        warn_of_unfitted(self.members())
+        super().on_validation_start()
+
+    def on_test_start(self) -> None:
+        """Name those whose task has yet to learn its class weights."""
+        warn_of_unfitted(self.members())
+        super().on_test_start()
 
     def on_validation_epoch_start(self) -> None:
         """Seed the process: a validation that follows a resume draws what it would have drawn without."""

@@ -2,11 +2,13 @@
 
 Transforms and tasks with a ``fit`` are given all of the participant's own training data, raw, and nothing of anybody
 else's, nor of a validation or test set. Transforms are fitted once: what they learned travels in the participant's
-checkpoints. A task is fitted as every training begins.
+checkpoints. A task is fitted as every training begins; what it learned is saved with its participant for tests,
+validations and exports.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from hetfed_lightning.batches import split_batch
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.data.module import FederatedDataModule
     from hetfed_lightning.participant import Participant
+
+log = logging.getLogger(__name__)
 
 
 def take_up_schemas(participants: Mapping[str, Participant], data: FederatedDataModule) -> None:
@@ -70,6 +74,17 @@ def fit_to_own_data(participant: Participant, dataset: Dataset[Any], collate_fn:
             participant.task.fit(everything[1])
     except (ValueError, TypeError) as error:
         raise ValueError(f"{participant.label}: cannot be fitted to its training set: {error}") from error
+
+
+def warn_of_unfitted(participants: Mapping[str, Participant]) -> None:
+    """Name the participants whose task has learned nothing yet, before their loss is measured without a fit."""
+    wanting = [name for name, one in participants.items() if one.task.learned() is None]
+    if wanting:
+        log.warning(
+            "The loss of %s is measured without the class weights of its training data: they are not known. "
+            "Checkpoints of older versions do not have them; a fit learns them, and saves them.",
+            ", ".join(f"participant {name!r}" for name in wanting),
+        )
 
 
 def everything_of(

@@ -253,6 +253,7 @@ def _reduced(entries: Mapping[str, _Entry]) -> dict[str, Reduced]:
     metrics = {key: entry.metric for key, entry in entries.items() if entry.metric is not None}
     values |= _computed(metrics)
     undefined = {key: undefined_because(one) or "" for key, one in metrics.items() if math.isnan(values[key])}
+    undefined |= {key: "none of its examples has a weight" for key, one in entries.items() if _weighs_nothing(one)}
     for metric in metrics.values():
         reset(metric)
     return {
@@ -321,6 +322,10 @@ def _numbers(columns: Sequence[Sequence[Tensor]]) -> list[list[float]]:
             found[place][offset : offset + count] = read[start : start + count]
             start += count
     return found
+
+
+def _weighs_nothing(entry: _Entry) -> bool:
+    return entry.metric is None and entry.reduction == "mean" and bool(entry.weights) and not any(entry.weights)
 
 
 def _value_of(entry: _Entry, numbers: Sequence[float]) -> float:

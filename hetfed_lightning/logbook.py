@@ -93,7 +93,7 @@ class LogBook:
         self.ledgers[stage].record(
             tag(name, cast("str", participant.name), everyone=federation.scope == "global"),
             value,
-            weight=float(batch_size or batch_size_of(self.batch)),
+            weight=float(batch_size_of(self.batch) if batch_size is None else batch_size),
             prog_bar=prog_bar,
             logger=logger is not False,
             reduction="mean" if reduce_fx == "mean" else reduction_of(reduce_fx, name),

@@ -38,6 +38,7 @@ STUDENT = "student"
 Stage = Literal["train", "val", "test"]
 
 SCHEMA = "schema"
+LEARNED = "task"
 """Key of what its data means in a participant's own part of a checkpoint."""
 
 FITTED = ("transform", "target_transform", "task")
@@ -314,7 +315,9 @@ class Participant(Borrower, L.LightningModule):
         """Log loss and metrics of a batch under ``stage``; ``evaluated`` is what is known of it already."""
         inputs, target = split_batch(batch)
         known = Evaluated.of(self.task, self(inputs), target) if evaluated is None else evaluated
-        self.log(f"{stage}_loss", known.loss, batch_size=len(target))
+        weighed = self.task.weighed(target)
+        # The loss of a batch without weight is 0 / 0; it counts with weight 0 and must not spoil the others.
+        self.log(f"{stage}_loss", known.loss if weighed else torch.zeros_like(known.loss), batch_size=weighed)
         for name, metric in self.metrics_of(stage, known.width).items():
             if known.counts is None or not enter(metric, known.counts, self.task.kind, known.width):
                 predictions = self.in_own_unit(known.predictions)
@@ -505,18 +508,35 @@ class Participant(Borrower, L.LightningModule):
             own[key].copy_(tensor)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what its data means beside its weights."""
+        """Save what its data means, and what its task learned of it, beside its weights."""
         if self.schema is not None:
             checkpoint[SCHEMA] = self.schema.to_dict()
+        if learned := self.task.learned():
+            checkpoint[LEARNED] = learned
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up what its data meant when the checkpoint was saved.
+        """Take up what its data meant when the checkpoint was saved, and what its task had learned of it.
 
         Raises:
             ValueError: If that is damaged.
         """
         if SCHEMA in checkpoint:
             self.schema = DataSchema.from_dict(checkpoint[SCHEMA])
+        if LEARNED in checkpoint:
+            self.take_up_learned(checkpoint[LEARNED])
+
+    def take_up_learned(self, learned: Any) -> None:
+        """Have the task go on with what it learned of its training data, as a checkpoint or an export has it.
+
+        Raises:
+            ValueError: If that is damaged.
+        """
+        try:
+            if not isinstance(learned, Mapping):
+                raise ValueError(f"expected entries by name, got {type(learned).__name__}")  # noqa: TRY004 - of a file
+            self.task.take_up(learned)
+        except ValueError as error:
+            raise ValueError(f"{self.label}: what its task learned: {error}") from error
 
     # Inside a federation
 

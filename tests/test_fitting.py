@@ -10,9 +10,14 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import hetfed_lightning as hf
+from hetfed_lightning.cli import load_participant
+from hetfed_lightning.cli.export import export_participant
 from hetfed_lightning.data import DataError, Examples
 from hetfed_lightning.layers import Standardise
 from hetfed_lightning.metrics import BalancedAccuracy
+from hetfed_lightning.tasks import BinaryTask, MulticlassTask
+from tests.federations import sgd
+from tests.federations import trainer as quiet_trainer
 
 SCALES = {"north": 1.0, "south": 100.0}
 
@@ -165,3 +170,125 @@ def test_balanced_accuracy_by_hand() -> None:
     one_class = BalancedAccuracy()
     one_class.update(torch.tensor([0.9]), torch.tensor([1]))
     assert bool(torch.isnan(one_class.compute()))
+
+
+# Class weights
+
+
+MEMBER = {
+    "class_path": "hetfed_lightning.Participant",
+    "init_args": {
+        "backbone": {"class_path": "torch.nn.Linear", "init_args": {"in_features": 2, "out_features": 2}},
+        "head": {"class_path": "torch.nn.Linear", "init_args": {"in_features": 2, "out_features": 3}},
+        "task": {"class_path": "hetfed_lightning.tasks.MulticlassTask", "init_args": {"class_weights": "balanced"}},
+    },
+}
+# a: 4 / (2 * 3) and 4 / (2 * 1), and nothing of class 2; b: 4 / (3 * count).
+CLASSES = {"a": [0, 0, 0, 1], "b": [0, 1, 2, 2]}
+WEIGHTS = {"a": [2 / 3, 2.0], "b": [4 / 3, 4 / 3, 2 / 3]}
+
+
+def classifiers() -> hf.Federation:
+    torch.manual_seed(0)
+    return hf.Federation(
+        {
+            name: hf.Participant(
+                nn.Linear(2, 2),
+                nn.Linear(2, 3),
+                shared=("*",),
+                optimizer=sgd(),
+                task=MulticlassTask(class_weights="balanced"),
+            )
+            for name in CLASSES
+        }
+    )
+
+
+def classes(val: dict[str, list[int]] | None = None) -> hf.FederatedDataModule:
+    def sets(of: dict[str, list[int]], seed: int) -> dict[str, Dataset[Any]]:
+        stream = torch.Generator().manual_seed(seed)
+        return {
+            name: Examples(torch.randn(len(own), 2, generator=stream), torch.tensor(own)) for name, own in of.items()
+        }
+
+    some = {"a": [0, 1, 1], "b": [0, 1, 2]}
+    return hf.FederatedDataModule(sets(CLASSES, 0), sets(val or some, 1), sets(some, 2), batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def weighed_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, hf.Federation]:
+    folder, federation = tmp_path_factory.mktemp("weighed"), classifiers()
+    fit(federation, classes()).save_checkpoint(folder / "run.ckpt")
+    return folder / "run.ckpt", federation
+
+
+def loss_of(federation: hf.Federation, **settings: Any) -> dict[str, float]:
+    found = quiet_trainer(1, hf.BackboneAveraging()).test(federation, datamodule=classes(), verbose=False, **settings)[
+        0
+    ]
+    return {name: found[f"test_loss/{name}"] for name in CLASSES}
+
+
+def test_class_weights_come_back_with_a_checkpoint_and_an_export(
+    weighed_run: tuple[Path, hf.Federation], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, trained = weighed_run
+    own = torch.load(path, weights_only=True)["federation"]["own"]
+    assert {name: own[name]["task"]["class_weights"] for name in CLASSES} == {
+        name: pytest.approx(weights) for name, weights in WEIGHTS.items()
+    }
+    assert not [key for key in trained.state_dict() if "weights" in key or "task" in key]
+    with caplog.at_level("WARNING", "hetfed_lightning"):
+        assert loss_of(classifiers(), ckpt_path=path) == loss_of(trained)
+    assert "class weights" not in caplog.text
+    config: dict[str, Any] = {"model": {"participants": dict.fromkeys(CLASSES, MEMBER)}}
+    folder = export_participant(config, str(path), "a", tmp_path / "a")
+    alone, task = load_participant(folder), trained["a"].task
+    assert torch.equal(alone.task.get_buffer("class_weights"), task.get_buffer("class_weights").cpu())
+    (folder / "task.yaml").write_text("class_weights: [1.0, .nan]\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"task.yaml: .*finite weights .* under 'class_weights'.*Export again"):
+        load_participant(folder)
+
+
+def test_a_checkpoint_without_class_weights_loads_and_says_whose_loss_is_unweighted(
+    weighed_run: tuple[Path, hf.Federation], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, trained = weighed_run
+    old = torch.load(path, weights_only=True)
+    for name in CLASSES:
+        del old["federation"]["own"][name]["task"]
+    torch.save(old, tmp_path / "old.ckpt")
+    with caplog.at_level("WARNING", "hetfed_lightning"):
+        assert loss_of(classifiers(), ckpt_path=tmp_path / "old.ckpt") != loss_of(trained)
+    assert "The loss of participant 'a', participant 'b' is measured without the class weights" in caplog.text
+
+
+def test_balanced_binary_weights_are_taken_up() -> None:
+    task, other = (BinaryTask(class_weights="balanced") for _ in range(2))
+    assert task.learned() is None
+    task.fit(torch.tensor([0, 1, 1, 1]))
+    other.take_up(task.learned() or {})
+    assert torch.equal(other.balance, task.balance)
+    assert other.learned() == task.learned()
+    with pytest.raises(ValueError, match="expected 2 weights under 'class_weights', got 1"):
+        other.take_up({"class_weights": [1.0]})
+    # Of positives alone, negatives weigh nothing.
+    task.fit(torch.tensor([1, 1]))
+    assert [task.weighed(torch.tensor(own)) for own in ([0, 0], [0, 1])] == [0, 2]
+
+
+@pytest.mark.parametrize("engine", ["sequential", "batched"])
+def test_batches_of_classes_without_weight_do_not_count(engine: Any, caplog: pytest.LogCaptureFixture) -> None:
+    federation = classifiers()
+    federation.engine = engine
+    # a: batches (2, 2) and (0, 2); only one example has a weight, and alone it makes the loss.
+    metrics = fit(federation, classes({"a": [2, 2, 0, 2], "b": [0, 1]})).callback_metrics
+    data = classes({"a": [2, 2, 0, 2], "b": [0, 1]}).data.val["a"]
+    with torch.no_grad():
+        wanted = nn.functional.cross_entropy(federation["a"](data.inputs[2:3]), torch.tensor([0]))  # type: ignore[attr-defined]
+    torch.testing.assert_close(metrics["val_loss/a"], wanted)
+    assert torch.isfinite(metrics["federation/val_loss_mean"])
+    with caplog.at_level("WARNING", "hetfed_lightning"):
+        metrics = fit(federation, classes({"a": [2, 2, 2], "b": [0, 1]})).callback_metrics
+    assert "val_loss is undefined on the validation data of 'a' (none of its examples has a weight)" in caplog.text
+    assert metrics["federation/val_loss_mean"] == metrics["federation/val_loss_worst"] == metrics["val_loss/b"]

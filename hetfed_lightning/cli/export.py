@@ -21,7 +21,7 @@ from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_con
 from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.hints import check_participants, explained
 from hetfed_lightning.cli.reach import check_reach
-from hetfed_lightning.cli.schemas import saved_schema
+from hetfed_lightning.cli.schemas import saved_learned, saved_schema
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.participant import Participant, participant_state
 from hetfed_lightning.schema import DataSchema
@@ -32,6 +32,8 @@ WEIGHTS = "weights.safetensors"
 CONFIG = "participant.yaml"
 SCHEMA = "schema.yaml"
 """Columns and classes in order, and what fills gaps, of a participant that was trained on a table."""
+LEARNED = "task.yaml"
+"""What the task of a participant learned of its training data, such as class weights that balance it."""
 
 
 def export_command(arguments: Sequence[str]) -> None:
@@ -55,7 +57,9 @@ def export_command(arguments: Sequence[str]) -> None:
 
 
 def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder: Path) -> Path:
-    """Write one participant's weights as safetensors, its configuration and its data's schema as YAML; nobody else's.
+    """Write one participant's weights as safetensors, its configuration, data's schema and class weights as YAML.
+
+    Nothing of anybody else's is written.
 
     Raises:
         ConfigError: If the configuration or the checkpoint has no such participant.
@@ -69,19 +73,30 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
     check_checkpoint(ckpt_path)
     checkpoint = read_checkpoint(ckpt_path)
     schema = saved_schema(checkpoint, name, ckpt_path)
+    learned = saved_learned(checkpoint, name)
     state = participant_state(checkpoint["state_dict"], name, ckpt_path)
     settings = json.loads(json.dumps(everyone[name]))
     try:
-        made(settings).load_state_dict(state)  # What is written must load.
+        participant = made(settings)
+        participant.load_state_dict(state)  # What is written must load.
     except FAULTS as error:
         raise ConfigError(
             f"participant {name!r} of the configuration is not the one in {ckpt_path}: {error}. Use the config.yaml of "
             "the run that saved the checkpoint."
         ) from error
+    try:
+        if learned is not None:
+            participant.take_up_learned(learned)
+    except ValueError as error:
+        raise ConfigError(f"{ckpt_path}: of participant {name!r}: {error}. Use another checkpoint.") from error
+    if participant.task.learned() is None:
+        log.warning("%s has no class weights of participant %r: its loss will be unweighted.", ckpt_path, name)
     write_atomically(folder / WEIGHTS, save({key: tensor.contiguous() for key, tensor in state.items()}))
     write_atomically(folder / CONFIG, yaml.safe_dump(settings, sort_keys=False))
     if schema is not None:
         write_atomically(folder / SCHEMA, yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True))
+    if learned is not None:
+        write_atomically(folder / LEARNED, yaml.safe_dump(dict(learned), sort_keys=False))
     return folder
 
 
@@ -109,6 +124,11 @@ def load_participant(folder: str | Path, allow_import: Sequence[str] = ()) -> Pa
     if (path := Path(folder) / SCHEMA).is_file():
         try:
             participant.schema = DataSchema.from_dict(read_config(str(path)))
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}. Export again.") from error
+    if (path := Path(folder) / LEARNED).is_file():
+        try:
+            participant.take_up_learned(read_config(str(path)))
         except ValueError as error:
             raise ConfigError(f"{path}: {error}. Export again.") from error
     return participant

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torchmetrics.classification import BinaryAccuracy
 from hetfed_lightning.distillation import OutputKind
 from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.metrics import DefinedAUROC
-from hetfed_lightning.tasks.targets import balanced_weights, flat, zero_one_problem
+from hetfed_lightning.tasks.targets import balanced_weights, flat, saved_weights, zero_one_problem
 from hetfed_lightning.tasks.task import Task
 
 
@@ -50,11 +50,36 @@ class BinaryTask(Task):
         self.positive_weight = positive_weight
         self.wants_fit = class_weights == "balanced"
         self.register_buffer("balance", torch.ones(2), persistent=False)
+        self._is_fitted = self._some_weigh_nothing = False
 
     def fit(self, targets: Tensor) -> None:
         """Weigh the classes by how often they occur in targets ``(N,)`` or ``(N, 1)``."""
         if self.wants_fit:
-            self.balance.copy_(balanced_weights(torch.bincount(flat(targets).cpu().long(), minlength=2)))
+            self._balance_by(balanced_weights(torch.bincount(flat(targets).cpu().long(), minlength=2)))
+
+    def _balance_by(self, weights: Tensor) -> None:
+        self.balance.copy_(weights)
+        self._is_fitted, self._some_weigh_nothing = True, bool((weights == 0).any())
+
+    def learned(self) -> dict[str, Any] | None:
+        """The weights of negative and positive examples, if balancing them was asked for."""
+        if not self.wants_fit:
+            return {}
+        return {"class_weights": self.balance.tolist()} if self._is_fitted else None
+
+    def take_up(self, learned: Mapping[str, Any]) -> None:
+        """Weigh negative and positive examples as :meth:`fit` did, if that is asked for."""
+        if self.wants_fit:
+            weights = saved_weights(learned, "class_weights")
+            if len(weights) != 2:
+                raise ValueError(f"expected 2 weights under 'class_weights', got {len(weights)}")
+            self._balance_by(weights)
+
+    def weighed(self, target: Tensor) -> int:
+        """All examples, or none where none of them has a weight: the loss divides by all."""
+        if self._some_weigh_nothing and not bool(self.balance.cpu()[flat(target).cpu().long()].any()):
+            return 0
+        return len(target)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy of logits ``(B, 1)`` or ``(B,)``."""

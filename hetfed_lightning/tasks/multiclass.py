@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from hetfed_lightning.distillation import OutputKind
 from hetfed_lightning.distillation.outputs import at_least_float32
-from hetfed_lightning.tasks.targets import balanced_weights
+from hetfed_lightning.tasks.targets import balanced_weights, saved_weights
 from hetfed_lightning.tasks.task import Task
 
 
@@ -45,12 +45,35 @@ class MulticlassTask(Task):
         self.wants_fit = class_weights == "balanced"
         weights = torch.tensor(class_weights) if isinstance(class_weights, list) else None
         self.register_buffer("class_weights", weights, persistent=False)
+        self._some_weigh_nothing = weights is not None and bool((weights == 0).any())
 
     def fit(self, targets: Tensor) -> None:
         """Weigh the classes by how often they occur in targets ``(N,)``."""
         if self.wants_fit:
             weights = balanced_weights(torch.bincount(targets.cpu().long()))
             self.register_buffer("class_weights", weights.to(targets.device), persistent=False)
+            self._some_weigh_nothing = True  # The head may know more classes.
+
+    def learned(self) -> dict[str, Any] | None:
+        """The weights that balance the classes, if that was asked for."""
+        if not self.wants_fit:
+            return {}
+        return None if self.class_weights is None else {"class_weights": self.get_buffer("class_weights").tolist()}
+
+    def take_up(self, learned: Mapping[str, Any]) -> None:
+        """Weigh the classes as :meth:`fit` did, if that is asked for."""
+        if self.wants_fit:
+            weights, known = saved_weights(learned, "class_weights"), self.class_weights
+            weights = weights if known is None else weights.to(self.get_buffer("class_weights").device)
+            self.register_buffer("class_weights", weights, persistent=False)
+            self._some_weigh_nothing = True
+
+    def weighed(self, target: Tensor) -> int:
+        """Examples of classes that have a weight."""
+        if self.class_weights is None or not self._some_weigh_nothing:
+            return len(target)
+        known = self.get_buffer("class_weights").cpu().nonzero().flatten()
+        return int(torch.isin(target.cpu(), known).sum())
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of logits ``(B, C)`` and classes ``(B,)``."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,3 +35,26 @@ def balanced_weights(counts: Tensor) -> Tensor:
     present = (counts > 0).sum().clamp(min=1)
     weights = counts.sum() / (present * counts.clamp(min=1).double())
     return torch.where(counts > 0, weights, 0.0).float()
+
+
+def saved_weights(learned: Mapping[str, Any], key: str) -> Tensor:
+    """Weights of classes as a checkpoint or an export has them.
+
+    Args:
+        learned: What a task learned, by name.
+        key: The name of the weights.
+
+    Returns:
+        Shape ``(C,)``, float32.
+
+    Raises:
+        ValueError: If they are missing, or no list of finite numbers of at least 0.
+    """
+    found = learned.get(key)
+    if not isinstance(found, list) or not found or not all(map(_is_weight, found)):
+        raise ValueError(f"expected a list of finite weights of at least 0 under {key!r}, got {found!r:.80}")
+    return torch.tensor(found, dtype=torch.float32)
+
+
+def _is_weight(value: Any) -> bool:
+    return type(value) in {float, int} and math.isfinite(value) and value >= 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -47,6 +48,31 @@ class Task(nn.Module, ABC):
 
     def fit(self, targets: Tensor) -> None:
         """Learn from the targets of a training set, shape ``(N, ...)``; nothing unless a task says otherwise."""
+
+    def learned(self) -> dict[str, Any] | None:
+        """Plain numbers that :meth:`fit` found, for the participant's part of checkpoints and for its export.
+
+        They are no part of ``state_dict``, so nothing of them is shared or averaged.
+
+        Returns:
+            Lists of numbers by name, empty where there is nothing to keep; None if :meth:`fit` is yet to be called and
+            the loss is not what it will be.
+        """
+        return {}
+
+    def take_up(self, learned: Mapping[str, Any]) -> None:
+        """Go on with what :meth:`learned` gave; nothing unless a task says otherwise.
+
+        Raises:
+            ValueError: If something is missing or of another kind, by name.
+        """
+
+    def weighed(self, target: Tensor) -> int:
+        """Examples that count in the mean of a batch's loss with those of other batches.
+
+        All of them, unless a task gives some no weight: a batch that has none is left out of the mean.
+        """
+        return len(target)
 
     @abstractmethod
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
