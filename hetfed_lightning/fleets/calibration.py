@@ -17,7 +17,8 @@ from hetfed_lightning.fleets.batched import BatchedEngine
 from hetfed_lightning.fleets.chain import chain_of
 from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet
-from hetfed_lightning.fleets.reference import REPEATS, Reference, copies_of, seconds_of, sequential_step
+from hetfed_lightning.fleets.independence import dependence
+from hetfed_lightning.fleets.reference import REPEATS, Reference, copies_of, own_batch, seconds_of, sequential_step
 from hetfed_lightning.fleets.vmap import VmapEngine
 from hetfed_lightning.fleets.wording import shortly
 from hetfed_lightning.twins import Twins
@@ -144,7 +145,9 @@ def _trial(name: EngineName, fleet: Fleet, batch: StackedBatch, few: _Few, *, ch
         engine = engine_named(name, fleet, batch.inputs)
         if engine is None:
             return Trial(name, fault="the network is no chain of linear layers and activations")
-        seconds, fault = _run(engine, few.copies, few.batch, few.reference, everyone)
+        seconds, fault = 0.0, dependence(few.copies, *own_batch(few.batch, 0))
+        if fault is None:
+            seconds, fault = _run(engine, few.copies, few.batch, few.reference, everyone)
         if fault is not None:
             return Trial(name, fault=fault)
         if few.places == everyone:

@@ -324,7 +324,7 @@ class Fleet:
             self._predicts = False
             return None
         if self._predicts is None:
-            own = inputs if common else _first_of(inputs)
+            own = inputs if common else first_of(inputs)
             self._predicts = self._as_evaluated(self.members[first].local.participant, own, outputs[0])
         return outputs if self._predicts else None
 
@@ -347,5 +347,6 @@ class Fleet:
         return self.stack, self.optimizer, len(self.members)
 
 
-def _first_of(inputs: Any) -> Any:
+def first_of(inputs: Any) -> Any:
+    """Inputs of the first participant of several, shape ``(B, ...)``."""
     return {key: value[0] for key, value in inputs.items()} if isinstance(inputs, Mapping) else inputs[0]

@@ -18,9 +18,11 @@ from hetfed_lightning.data.collating import batch_of
 from hetfed_lightning.fleets.bystanders import bystanders, runs_between_steps
 from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, try_engines
 from hetfed_lightning.fleets.engine import Engine, EngineName
-from hetfed_lightning.fleets.fleet import Fleet
+from hetfed_lightning.fleets.fleet import Fleet, first_of
+from hetfed_lightning.fleets.independence import dependence
 from hetfed_lightning.fleets.kinship import faults_of_optimizers, keeps_up, kind_and_settings, obstacle, signature
 from hetfed_lightning.fleets.member import Member
+from hetfed_lightning.fleets.reference import own_batch
 from hetfed_lightning.fleets.seated import SeatedFleets
 from hetfed_lightning.fleets.snapshot import Snapshot
 from hetfed_lightning.fleets.terms import adding, terms_of
@@ -55,13 +57,14 @@ class Fleets(SeatedFleets):
         self._found: dict[str, Snapshot] = {}
         self._settings: dict[str, list[Any]] = {}
         self._told: set[str] = set()
+        self._tried: set[str] = set()
 
     # A run
 
     def forget(self) -> None:
         """Begin a run anew: nothing is known of its participants."""
         self.disband()
-        self.chosen, self._kinds, self._found, self._told = {}, {}, {}, set()
+        self.chosen, self._kinds, self._found, self._told, self._tried = {}, {}, {}, set(), set()
 
     def resume(self, chosen: Mapping[str, EngineName]) -> None:
         """Go on with a checkpoint's engines, unless another one is asked for: the last digits depend on them."""
@@ -78,7 +81,9 @@ class Fleets(SeatedFleets):
         self.open_round(federation, seated, terms=False)
         for kind, fleet in self._fleets.items():
             if kind in self.chosen and fleet.engine is None:
-                fleet.engine = engine_named(self.chosen[kind], fleet, _sample_of(federation, fleet))
+                inputs = _sample_of(federation, fleet)
+                own = None if inputs is None else (first_of(inputs), None)
+                self.chosen[kind] = self._go_on(fleet, kind, inputs, own)
 
     def open_round(self, federation: Federation, names: Sequence[str], *, terms: bool = True) -> None:
         """Seat those who train in this round and have somebody of their kind beside them.
@@ -262,13 +267,13 @@ class Fleets(SeatedFleets):
     def _engine_of(self, fleet: Fleet, kind: str, batch: StackedBatch) -> Engine | None:
         """The fleet's engine, chosen at its first batch; None if that is the sequential one."""
         if fleet.engine is None:
-            self.chosen[kind] = self._choose(fleet, batch, self.chosen.get(kind))
+            self.chosen[kind] = self._choose(fleet, kind, batch)
         return fleet.engine
 
-    def _choose(self, fleet: Fleet, batch: StackedBatch, known: EngineName | None) -> EngineName:
+    def _choose(self, fleet: Fleet, kind: str, batch: StackedBatch) -> EngineName:
+        known = self.chosen.get(kind)
         if known is not None and known != "sequential":  # Of an earlier round, or of a checkpoint.
-            fleet.engine = engine_named(known, fleet, batch.inputs)
-            return known if fleet.engine is not None else self._leave(fleet)
+            return self._go_on(fleet, kind, batch.inputs, own_batch(batch, 0))
         # Compiled, vmap is the fastest where it works; as it is, batched products beat it wherever they apply.
         order: list[EngineName] = ["batched", "vmap"] if fleet.compile_settings is None else ["vmap", "batched"]
         choose = self.wanted == "auto"
@@ -279,7 +284,26 @@ class Fleets(SeatedFleets):
         if best.engine is None:
             return self._leave(fleet)
         fleet.seat()
+        self._tried.add(kind)
         return best.name
+
+    def _go_on(self, fleet: Fleet, kind: str, inputs: Any, own: tuple[Any, Tensor | None] | None) -> EngineName:
+        """Have the engine that the kind has had; what it takes for granted is looked at if this run has not yet.
+
+        Args:
+            fleet: Its members seated.
+            kind: Theirs.
+            inputs: Of one batch or more, shape ``(K, B, ...)``.
+            own: Inputs and targets of the first; None to trust the engine.
+        """
+        engine = self.chosen[kind]
+        if own is not None and kind not in self._tried:
+            if (fault := dependence(fleet, *own)) is not None:
+                log.info("Fleets: %s: sequential, since %s fails (%s).", fleet.label, engine, fault)
+                return self._leave(fleet)
+            self._tried.add(kind)
+        fleet.engine = engine_named(engine, fleet, inputs)
+        return engine if fleet.engine is not None else self._leave(fleet)
 
     @staticmethod
     def _leave(fleet: Fleet) -> EngineName:
@@ -320,6 +344,8 @@ def _sample_of(federation: Federation, fleet: Fleet) -> Any:
     sample = federation.trainer.precision_plugin.convert_input(sample)
     sample = move_data_to_device(sample, federation.device)
     inputs = split_batch(member.local.participant.on_after_batch_transfer(sample, 0))[0]
+    if isinstance(inputs, Mapping) and all(isinstance(value, Tensor) for value in inputs.values()):
+        return {key: value[None] for key, value in inputs.items()}
     return inputs[None] if isinstance(inputs, Tensor) else None
 
 

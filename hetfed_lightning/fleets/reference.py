@@ -109,7 +109,7 @@ def _steps(fleet: Fleet, batch: StackedBatch, flat: Tensor) -> list[Callable[[],
     """A step of each member, of networks whose parameters are the rows of ``flat``."""
     stack, _, _ = fleet.seated()
     return [
-        partial(_step, fleet, member, *_network_of(fleet, member, stack.row(place, flat)), _own(batch, place))
+        partial(_step, fleet, member, *_network_of(fleet, member, stack.row(place, flat)), own_batch(batch, place))
         for place, member in enumerate(fleet.members)
     ]
 
@@ -133,7 +133,8 @@ def _network_of(fleet: Fleet, member: Member, row: Sequence[Tensor]) -> tuple[Ne
     return network, _copied_optimizer(member, held)
 
 
-def _own(batch: StackedBatch, place: int) -> tuple[Any, Tensor]:
+def own_batch(batch: StackedBatch, place: int) -> tuple[Any, Tensor]:
+    """Inputs and targets of the participant in one place, without what fills them up."""
     size = batch.sizes[place]
     return _first(batch.inputs, place, size), batch.targets[place, :size]
 

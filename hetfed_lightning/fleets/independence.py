@@ -1,0 +1,91 @@
+"""Whether a network looks at each example by itself, as a fleet takes for granted where it fills up short batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hetfed_lightning.fleets.fleet import Fleet
+from hetfed_lightning.fleets.tolerance import output_tolerance
+from hetfed_lightning.fleets.wording import shortly
+
+LEAST = 4
+"""Examples of the batch that is tried; of a smaller one they come several times."""
+
+MOVED = 0.1
+"""Standard deviation of what is added to the weights for a second trial: a head or a gate of zeros hides what lies
+before it, and will not stay at zero."""
+
+
+def dependence(fleet: Fleet, inputs: Any, targets: Tensor | None = None) -> str | None:
+    """What keeps a fleet's batches from being filled up, in words that follow "since"; None if nothing.
+
+    A batch is run as it is, cut, and followed by zeros and further examples, by a copy of the network; random streams
+    stay where they were.
+
+    Args:
+        fleet: Its members enlisted.
+        inputs: Of one member's batch, shape ``(B, ...)``, or several by name.
+        targets: Of the same; None to look at the outputs alone.
+    """
+    own = {key: parameter.detach() for key, parameter in fleet.members[0].parameters.items()}
+    size = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
+    rows = torch.arange(max(size, LEAST)) % size
+    inputs = _each(inputs, lambda tensor: tensor[rows.to(tensor.device)])
+    targets = None if targets is None else targets[rows.to(targets.device)]
+    device = next(iter(own.values())).device
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            if (fault := _fault(fleet, own, inputs, targets)) is not None:
+                return fault
+        except Exception as error:  # noqa: BLE001 - whatever a network cannot do is left to each member
+            return f"its network was tried on batches of other sizes ({shortly(error)})"
+        try:
+            return _fault(fleet, _moved(own), inputs, targets)
+        except Exception:  # noqa: BLE001 - weights that nobody has need not be possible ones
+            return None
+
+
+def _fault(fleet: Fleet, parameters: Mapping[str, Tensor], inputs: Any, targets: Tensor | None) -> str | None:
+    network, size = deepcopy(fleet.network), len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
+
+    def found(change: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        outputs = network.outputs_with(parameters, _each(inputs, change))
+        return (outputs,) if targets is None else (outputs, *fleet.task.example_losses(outputs, change(targets)))
+
+    whole = found(lambda tensor: tensor)
+    if _differ(whole, found(lambda tensor: tensor), size):
+        return None  # It draws, which engines refuse by themselves.
+    cut = found(lambda tensor: tensor[: size // 2])
+    filled = found(
+        lambda tensor: torch.cat([tensor, torch.zeros_like(tensor[: size // 2]), tensor.flip(0)[: size - 1]])
+    )
+    if _differ(whole, cut, size // 2) or _differ(whole, filled, size):
+        return "what it computes for an example depends on the others in its batch, and short batches are filled up"
+    return None
+
+
+def _differ(these: tuple[Tensor, ...], others: tuple[Tensor, ...], size: int) -> bool:
+    """Whether there is a difference in the first ``size`` examples, by more than rounding explains."""
+    for whole, other in zip(these, others, strict=True):
+        if whole.shape[1:] != other.shape[1:] or len(other) < size:
+            return True
+        one, two = whole[:size], other[:size]
+        largest = float(one.abs().nan_to_num(0.0, 0.0).amax()) if one.numel() else 0.0
+        bound = output_tolerance(one.dtype, one.device) * largest if one.is_floating_point() else 0.0
+        if not torch.allclose(one, two, rtol=0.0, atol=bound, equal_nan=True):
+            return True
+    return False
+
+
+def _moved(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {key: own + MOVED * torch.randn(own.shape, generator=generator).to(own) for key, own in parameters.items()}
+
+
+def _each(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    return {key: change(value) for key, value in inputs.items()} if isinstance(inputs, Mapping) else change(inputs)
