@@ -20,22 +20,24 @@ _BETWEEN_STEPS = ("on_train_batch_start", "on_train_batch_end")
 def bystanders(federation: Federation) -> list[Any]:
     """Callbacks, modules and data of classes of the user's own.
 
+    A callback that only looks, at a clock for instance, says so by a class attribute, ``changes_participants = False``,
+    and is not among them.
+
     Args:
         federation: In a fit.
     """
-    return [one for one in _everything(federation) if not _is_known(one)]
+    return [one for one in _everything(federation) if not _is_known(one) and not _only_looks(one)]
 
 
 def runs_between_steps(bystander: Any) -> bool:
-    """Whether one of :func:`bystanders` may be called between the local steps of a round, and change a participant.
-
-    A callback that only looks, at a clock for instance, says so by a class attribute, ``changes_participants = False``.
-    """
-    if isinstance(bystander, L.Callback) and getattr(bystander, "changes_participants", True) is False:
-        return False
+    """Whether one of :func:`bystanders` may be called between the local steps of a round."""
     return not isinstance(bystander, L.Callback) or any(
         getattr(getattr(bystander, hook), "__func__", None) is not getattr(L.Callback, hook) for hook in _BETWEEN_STEPS
     )
+
+
+def _only_looks(one: Any) -> bool:
+    return isinstance(one, L.Callback) and getattr(one, "changes_participants", True) is False
 
 
 def _is_known(one: Any) -> bool:

@@ -20,7 +20,6 @@ from hetfed_lightning import (
     Phase,
     Transfer,
 )
-from hetfed_lightning.fleets.bystanders import runs_between_steps
 from hetfed_lightning.tasks import MulticlassTask
 from tests.federations import fit, tiny_data, tiny_federation
 from tests.fleets.kin import OPTIMIZERS, classes, furthest, members, network, trained
@@ -427,5 +426,7 @@ def test_a_callback_that_only_looks_may_say_so() -> None:
     class SaysSo(Looks):
         changes_participants = False
 
-    assert runs_between_steps(Looks())
-    assert not runs_between_steps(SaysSo())
+    for callback, watched in ((Looks(), True), (SaysSo(), False)):
+        federation = tiny_federation("ab")
+        fit(federation, tiny_data("ab"), 1, callback)
+        assert federation.fleets.is_watchful is watched
