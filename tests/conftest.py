@@ -97,6 +97,16 @@ def _own_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture(autouse=True)
+def _logs_as_found() -> Iterator[None]:
+    """Takes back what commands and scripts say of the package's logs, which other tests read."""
+    yield
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.partition(".")[0] == "hetfed_lightning" and isinstance(logger, logging.Logger):
+            logger.setLevel(logging.NOTSET)
+            logger.propagate = True
+
+
+@pytest.fixture(autouse=True)
 def _process_as_found() -> Iterator[None]:
     """Takes back what a fit with several ranks leaves behind, so that tests pass in any order.
 

@@ -121,6 +121,7 @@ def test_the_plain_loop_trains_what_the_federation_trains(name: str) -> None:
     assert record.accuracy == record.plain_accuracy
 
 
+@pytest.mark.slow
 def test_a_configuration_is_compared_on_the_same_batches(tmp_path: Path) -> None:
     config = tmp_path / "few.yaml"
     text = (ROOT / "configs" / "digits_fedavg.yaml").read_text(encoding="utf-8")

@@ -138,7 +138,7 @@ class TakesOut(FederatedCallback):
             federation.quarantine(name, "a test says so")
 
 
-@pytest.mark.parametrize("names", ["a", "b", "bd", "bda"])
+@pytest.mark.parametrize("names", [slow("a"), slow("b"), "bd", "bda"])
 @pytest.mark.parametrize("own", [None, "nesterov"])  # Whom nobody else teaches has a slope of 0, as Adam has not.
 def test_members_that_are_out_of_the_round_learn_nothing(names: str, own: str | None) -> None:
     found = []

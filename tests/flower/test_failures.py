@@ -492,7 +492,7 @@ def test_a_full_disk_at_a_site_costs_it_the_round(tmp_path: Path, caplog: pytest
     assert "No space left on device" in caplog.text
 
 
-@pytest.mark.parametrize("mode", ["mixed", "phase"])
+@pytest.mark.parametrize("mode", [pytest.param("mixed", marks=pytest.mark.slow), "phase"])
 def test_a_coordinator_leads_more_rounds_than_the_sites_files_say(mode: Any, tmp_path: Path) -> None:
     deployed = Deployed("abc", lambda: [EnsembleDistillation(mode=mode), BackboneAveraging()], tmp_path, rounds=4)
     for name in "abc":
