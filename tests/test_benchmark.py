@@ -53,6 +53,7 @@ def options(**given: Any) -> argparse.Namespace:
 # The script
 
 
+@pytest.mark.slow
 def test_the_script_measures_the_smallest_workload(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -244,7 +244,7 @@ def test_a_thread_that_writes_slowly_leaves_no_file_behind(tmp_path: Path, monke
     written = vars(sealing)["write_all"]
 
     def slowly(file: Any, view: memoryview) -> None:
-        time.sleep(0.004)
+        time.sleep(0.002)
         written(file, view)
 
     monkeypatch.setattr(sealing, "write_all", slowly)

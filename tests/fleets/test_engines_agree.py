@@ -15,10 +15,12 @@ from hetfed_lightning.data import Examples
 from hetfed_lightning.heads import CosineHead, MLPHead
 from hetfed_lightning.tasks import MulticlassTask
 from tests.federations import fit, state_of
-from tests.fleets.kin import COUNTS, NAMES, OPTIMIZERS, classes, furthest, members, trained
+from tests.fleets.kin import COUNTS, NAMES, OPTIMIZERS, classes, furthest, members, slow, trained
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer", [slow(name) if name in {"sgd", "nesterov", "adam"} else name for name in OPTIMIZERS]
+)
 # One member of the clipped ones is free.
 @pytest.mark.parametrize(
     "clip",

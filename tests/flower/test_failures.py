@@ -185,7 +185,14 @@ def test_too_few_end_the_run_by_name(tmp_path: Path) -> None:
     assert all(equal(found[name], states[name]) for name in "abc")
 
 
-@pytest.mark.parametrize(("away", "left"), [("a while", []), ("for good", ["b"]), ("at each order", ["b"])])
+@pytest.mark.parametrize(
+    ("away", "left"),
+    [
+        pytest.param("a while", [], marks=pytest.mark.slow),
+        pytest.param("for good", ["b"], marks=pytest.mark.slow),
+        ("at each order", ["b"]),
+    ],
+)
 def test_a_node_that_drops_out_and_comes_back_is_asked_again(
     away: str, left: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
