@@ -38,8 +38,9 @@ STUDENT = "student"
 Stage = Literal["train", "val", "test"]
 
 SCHEMA = "schema"
-LEARNED = "task"
 """Key of what its data means in a participant's own part of a checkpoint."""
+LEARNED = "task"
+"""Key of what its task learned of its training data, there too."""
 
 FITTED = ("transform", "target_transform", "task")
 """Attributes whose buffers describe the participant's own data."""
