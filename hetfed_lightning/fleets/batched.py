@@ -1,7 +1,7 @@
 """Chains of linear layers, batched by matrix products ``(N, B, in) x (N, in, out)``, forward and backward by hand.
 
-By hand because autograd would write every gradient to fresh memory and read it again for the step: of wide layers that
-is most of the time. Here the descent is folded into the product that makes the gradient, ``W <- W - rate dz^T h``.
+By hand because autograd would write every gradient to fresh memory and read it again for the step: with wide layers
+that is most of the time. Here the descent is folded into the product that makes the gradient, ``W <- W - rate dz^T h``.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from hetfed_lightning.tasks import MulticlassTask
 
 @dataclass(frozen=True)
 class _Passed:
-    """What the backward pass of a layer needs: its inputs, and of each activation its input or output."""
+    """Tensors that the backward pass of a layer needs: its inputs, and the input or output of each activation."""
 
     inputs: Tensor
     kept: Sequence[tuple[Activation, Tensor]]
 
 
 class BatchedEngine(Engine):
-    """Multiplies everyone's matrices at once.
+    """Engine for chains of linear layers: one batched matrix product per layer for all participants.
 
     Args:
-        network: Of the participants' architecture.
-        task: What they are to make small, all of them.
-        layers: What the network does, as :func:`~hetfed_lightning.fleets.chain.chain_of` found it.
+        network: Network of the participants' architecture.
+        task: Loss of every participant.
+        layers: The network's layers, as :func:`~hetfed_lightning.fleets.chain.chain_of` found them.
     """
 
     name = "batched"
@@ -51,7 +51,13 @@ class BatchedEngine(Engine):
 
     @torch.no_grad()
     def outputs(self, parameters: Mapping[str, Tensor], inputs: Any, *, common: bool = False) -> Tensor:
-        """As the base class."""
+        """Outputs of every participant, shape ``(K, B, C)``, without gradients.
+
+        Args:
+            parameters: Shape ``(K, *shape)`` each, by key.
+            inputs: Shape ``(K, B, ...)``; ``(B, ...)`` if ``common``.
+            common: True if all participants see the same inputs.
+        """
         count = len(next(iter(parameters.values())))
         return self._forward(parameters, inputs.expand(count, *inputs.shape) if common else inputs)[0]
 
@@ -64,7 +70,14 @@ class BatchedEngine(Engine):
         *,
         add: bool = False,
     ) -> Tensor:
-        """As the base class."""
+        """Losses of every participant, shape ``(K,)``; writes their gradients.
+
+        Args:
+            parameters: Shape ``(K, *shape)`` each, by key.
+            gradients: Tensors of the same keys and shapes; overwritten, or added to.
+            batch: One batch of each participant.
+            add: True to add to the values in ``gradients``.
+        """
         losses, passed, delta = self._losses(parameters, batch)
         for layer, own in zip(reversed(self.layers), reversed(passed), strict=True):
             delta = self._through_activations(delta, own)
@@ -81,7 +94,13 @@ class BatchedEngine(Engine):
 
     @torch.no_grad()
     def descend(self, parameters: Mapping[str, Tensor], rates: Tensor, batch: StackedBatch) -> Tensor:
-        """As the base class."""
+        """Losses before the step, shape ``(K,)``; steps the parameters along gradients that are never written down.
+
+        Args:
+            parameters: Shape ``(K, *shape)`` each, by key; changed in place.
+            rates: Learning rates, shape ``(K,)``.
+            batch: One batch of each participant.
+        """
         losses, passed, delta = self._losses(parameters, batch)
         delta = delta * rates[:, None, None]  # Scaled once here, where it is small: all gradients are linear in it.
         for layer, own in zip(reversed(self.layers), reversed(passed), strict=True):
@@ -98,7 +117,7 @@ class BatchedEngine(Engine):
         return losses
 
     def _losses(self, parameters: Mapping[str, Tensor], batch: StackedBatch) -> tuple[Tensor, list[_Passed], Tensor]:
-        """Everyone's loss, what the backward pass needs, and the loss's gradient at the outputs."""
+        """Losses ``(K,)``, tensors for the backward pass by layer, and the gradient ``(K, B, C)`` at the outputs."""
         outputs, passed = self._forward(parameters, batch.inputs)
         if self._closed_form:
             losses, delta = _cross_entropies(outputs, batch.targets, batch.mask)
@@ -137,7 +156,7 @@ class BatchedEngine(Engine):
 
 
 WIDE = 2**14
-"""Weights of a layer from which on the sum with a product is quicker than the product and a sum after it."""
+"""Number of weights of a layer from which adding to a product is quicker than a product followed by a sum."""
 
 
 def _is_wide(inputs: Tensor, delta: Tensor) -> bool:
@@ -152,9 +171,9 @@ def _put(place: Tensor, values: Tensor, *, add: bool) -> None:
 
 
 def _product(delta: Tensor, inputs: Tensor) -> Tensor:
-    """``delta^T inputs`` of everyone, shape ``(K, out, in)``, made so that the longer side is that of the columns.
+    """``delta^T inputs`` of all participants, shape ``(K, out, in)``, with the longer side along the columns.
 
-    Of 100 products of 64 x 32 with 32 x 10 that takes a quarter of the time.
+    For 100 products of 64 x 32 with 32 x 10 that takes a quarter of the time.
     """
     if delta.shape[2] > inputs.shape[2]:
         return torch.bmm(inputs.mT, delta).mT
@@ -162,7 +181,7 @@ def _product(delta: Tensor, inputs: Tensor) -> Tensor:
 
 
 def _cross_entropies(outputs: Tensor, targets: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Everyone's mean cross-entropy, shape ``(K,)``, and its gradient: softmax less one at the class, by example.
+    """Mean cross-entropies, shape ``(K,)``, and their gradient ``(K, B, C)``: softmax minus one at the class, over B.
 
     A third of the time that autograd takes for the same. In float32 at least, as the task computes it.
     """

@@ -1,4 +1,4 @@
-"""Code of the user's that runs in a round, and may change what a fleet has taken for granted."""
+"""Code of the user's that runs in a round and may change participants behind a fleet's back."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation
 
 _KNOWN = frozenset({"hetfed_lightning", "lightning", "torch", "torchmetrics", "torchvision", "builtins"})
-"""Packages whose classes leave participants alone between steps, or write in place, which fleets see."""
+"""Packages whose classes leave participants alone between steps, or write in place, where a fleet sees it."""
 
 _BETWEEN_STEPS = ("on_train_batch_start", "on_train_batch_end")
 
 
 def bystanders(federation: Federation) -> list[Any]:
-    """Callbacks, modules and data of classes of the user's own.
+    """Callbacks, modules and data sets of the user's own classes.
 
-    A callback that only looks, at a clock for instance, says so by a class attribute, ``changes_participants = False``,
-    and is not among them.
+    A callback that reads and changes nothing, such as a clock, sets the class attribute ``changes_participants =
+    False`` and is left out.
 
     Args:
-        federation: In a fit.
+        federation: Federation in a fit.
     """
     return [one for one in _everything(federation) if not _is_known(one) and not _only_looks(one)]
 
 
 def runs_between_steps(bystander: Any) -> bool:
-    """Whether one of :func:`bystanders` may be called between the local steps of a round."""
+    """True if one of :func:`bystanders` may be called between the local steps of a round."""
     return not isinstance(bystander, L.Callback) or any(
         getattr(getattr(bystander, hook), "__func__", None) is not getattr(L.Callback, hook) for hook in _BETWEEN_STEPS
     )

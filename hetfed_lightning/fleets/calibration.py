@@ -1,7 +1,7 @@
-"""Which engine trains a fleet: tried on a real batch and checked against one participant after another.
+"""Choice of the engine that trains a fleet: each is tried on a real batch and checked against one member after another.
 
-First on copies of a few; the stack of all is made for an engine alone that is right and fast for those. Many might take
-memory that there is not: batched convolutions of twenty networks take a gigabyte.
+The trial runs on copies of a few members first. The stack of all members is made only for an engine that is right and
+fast on those, since memory may not hold it otherwise: batched convolutions of twenty networks take a gigabyte.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from hetfed_lightning.fleets.wording import shortly
 from hetfed_lightning.twins import Twins
 
 FEW = 8
-"""Members that are copied, trained one after another, and compared with."""
+"""Number of members that are copied and trained one after another, for engines to be compared with."""
 
 FEWER = 4
-"""So many where the copies would take more than ``COPIED_BYTES``."""
+"""Their number where the copies would take more than ``COPIED_BYTES``."""
 
 COPIED_BYTES = 32 * 2**20
 
 SLOWER = 1.1
-"""How much slower than the sequential engine it may be with those few."""
+"""Time of an engine's step on the copies, over the sequential one's, above which the engine is given up."""
 
 WORTHWHILE = 1.2
-"""How much faster an engine must be to be taken: runs that differ in noise alone should agree in the engine, whose
-last digits differ."""
+"""Speed-up that an engine must reach to be taken. Runs whose timings differ in noise alone should agree in the engine,
+since the last digits of the results differ by engine."""
 
 COMPUTING = 0.01
-"""Seconds of one participant's step on a CPU from which on it computes more than it calls operations. Calling them is
-what ``vmap`` saves: a millisecond of a step, which is then no sixth of it."""
+"""Seconds of one participant's step on a CPU, above which arithmetic outweighs the calls of operations. Calls are all
+that ``vmap`` saves: about a millisecond of a step, less than a sixth of such a long one."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of one engine.
+    """Outcome of trying one engine.
 
     Attributes:
-        name: The engine.
-        engine: Itself, None for the sequential one and for one that failed.
-        seconds: Of a step of all.
-        fault: Why it cannot be used, or None.
+        name: Name of the engine.
+        engine: The engine; None for the sequential one and for one that failed.
+        seconds: Seconds of one step of all members.
+        fault: Reason why it cannot be used, or None.
     """
 
     name: EngineName
@@ -61,12 +61,12 @@ class Trial:
 
 
 def engine_named(name: EngineName, fleet: Fleet, inputs: Any) -> Engine | None:
-    """An engine for a fleet, or None where its network is not of the kind that the engine takes.
+    """Engine for a fleet, or None if the engine does not support the fleet's network.
 
     Args:
         name: ``"vmap"`` or ``"batched"``.
-        fleet: Whose network it is to run.
-        inputs: Of one batch or more, shape ``(K, B, ...)``.
+        fleet: Fleet whose network the engine is to run.
+        inputs: Inputs of one batch or more, shape ``(K, B, ...)``.
     """
     if name == "vmap":
         return VmapEngine(fleet.network, fleet.task, fleet.compile_settings)
@@ -78,16 +78,18 @@ def engine_named(name: EngineName, fleet: Fleet, inputs: Any) -> Engine | None:
 def try_engines(
     fleet: Fleet, batch: StackedBatch, names: Sequence[EngineName], *, choose: bool
 ) -> dict[EngineName, Trial]:
-    """Check engines on a batch and time them; the members are left as they were, though perhaps seated.
+    """Trials of each engine, the sequential one's first; engines are checked on a batch and timed.
+
+    The members keep their values; they may be seated afterwards.
 
     Args:
-        fleet: Its members enlisted.
+        fleet: Fleet with its members enlisted.
         batch: One batch of each of the first members.
-        names: Engines to try in this order until one is worth it, ``"sequential"`` left out.
-        choose: Whether those that are slow for a few are given up.
+        names: Engines to try, in this order, until one is worth it; without ``"sequential"``.
+        choose: True to give up engines that are slow on the copies.
 
     Returns:
-        A trial of each, the sequential engine's first.
+        A trial for each engine that was tried, by its name.
     """
     size = sum(parameter.nbytes for parameter in fleet.members[0].parameters.values())
     places = spread(batch.count, FEW if FEW * size <= COPIED_BYTES else FEWER)
@@ -108,7 +110,12 @@ def try_engines(
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most so many places below ``count``, the first and the last among them."""
+    """Evenly spread places below ``count``, first and last included.
+
+    Args:
+        count: Number of places.
+        most: Largest number of places to return.
+    """
     if count <= most:
         return list(range(count))
     return [place * (count - 1) // (most - 1) for place in range(most)]
@@ -119,7 +126,7 @@ def _computes(seconds: float, reference: Reference) -> bool:
 
 
 def fastest(trials: Mapping[EngineName, Trial]) -> Trial:
-    """The engine to take: the sequential one unless another is clearly faster."""
+    """Trial of the engine to take: the sequential one, unless another is clearly faster."""
     best = trials["sequential"]
     for name in ("vmap", "batched"):
         trial = trials.get(name)
@@ -130,7 +137,7 @@ def fastest(trials: Mapping[EngineName, Trial]) -> Trial:
 
 @dataclass(frozen=True)
 class _Few:
-    """Copies of the members in some places, their batches, and where one step leads them."""
+    """Copies of the members in some places, their batches, and the parameters after one sequential step."""
 
     copies: Fleet
     batch: StackedBatch
@@ -139,7 +146,7 @@ class _Few:
 
 
 def _trial(name: EngineName, fleet: Fleet, batch: StackedBatch, few: _Few, *, choose: bool) -> Trial:
-    """An engine on the copies, and then on all."""
+    """Trial of one engine, on the copies and then on all members."""
     everyone = list(range(few.batch.count))
     try:
         engine = engine_named(name, fleet, batch.inputs)
@@ -164,7 +171,7 @@ def _trial(name: EngineName, fleet: Fleet, batch: StackedBatch, few: _Few, *, ch
 def _run(
     engine: Engine, fleet: Fleet, batch: StackedBatch, reference: Reference, places: list[int]
 ) -> tuple[float, str | None]:
-    """Seconds of a step, and what is wrong with it for the members in ``places``; the fleet is left as it was."""
+    """Seconds of a step, and what is wrong with it for the members in ``places``; the fleet keeps its values."""
     stack, _, _ = fleet.seated()
     kept = _Kept(fleet, batch.count)
     try:
@@ -183,11 +190,11 @@ def _run(
 
 
 class _Kept:
-    """A fleet's parameters and optimizer states, to return to; what several have alike is kept once.
+    """Copy of a fleet's parameters and optimizer states; tensors that several members have alike are kept once.
 
     Args:
-        fleet: Seated.
-        count: Of its first members.
+        fleet: Seated fleet.
+        count: Number of first members to copy.
     """
 
     def __init__(self, fleet: Fleet, count: int) -> None:

@@ -1,7 +1,7 @@
-"""Recognises a network that is a chain of linear layers and activations, whatever its code looks like.
+"""Recognition of networks that are chains of linear layers and activations, whatever their code looks like.
 
-The network is run once under ``make_fx``, which records the operations that were carried out; what it records is a
-chain if each operation takes what the one before gave.
+The network is run once under ``make_fx``, which records the operations that are carried out. The record is a chain if
+each operation takes the result of the one before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hetfed_lightning.fleets.network import Network
 aten = torch.ops.aten
 
 EXAMPLES = 3
-"""Batch size of the recorded run."""
+"""Batch size B of the recorded run."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Activation:
     """An element-wise function and the product of a gradient with its derivative.
 
     Attributes:
-        function: Of the inputs, with the settings.
-        backward: Of the gradient and what was kept, with the settings.
-        keeps_output: Whether the derivative is a function of the output, not of the input.
-        settings: Further arguments of both.
+        function: Function of the inputs, of any shape, and of the settings.
+        backward: Function of a gradient, of the kept input or output (both of the same shape) and of the settings.
+        keeps_output: True if the derivative is a function of the output, False if of the input.
+        settings: Further arguments of both functions.
     """
 
     function: Callable[..., Tensor]
@@ -44,9 +44,9 @@ class Linear:
     """A linear layer and the activations that follow it.
 
     Attributes:
-        weight: Key of its weight, ``(out, in)``.
-        bias: Key of its bias, ``(out,)``; None without.
-        activations: In order.
+        weight: Key of its weight, shape ``(out, in)``.
+        bias: Key of its bias, shape ``(out,)``; None without one.
+        activations: Activations, in order.
     """
 
     weight: str
@@ -92,12 +92,12 @@ _ACTIVATIONS: Mapping[Any, Callable[[fx.Node], Activation]] = {
 
 
 def chain_of(network: Network, parameters: Mapping[str, Tensor], example: Any) -> list[Linear] | None:
-    """The network as linear layers in order, or None if it is something else.
+    """Linear layers of a network, in order; None if the network is something else.
 
     Args:
-        network: Whose forward pass is recorded.
-        parameters: One participant's trainable parameters, by key.
-        example: Inputs of a batch, of which the first few are used.
+        network: Network whose forward pass is recorded.
+        parameters: One participant's trainable parameters, by key, of the layer's shape each.
+        example: Inputs of a batch, shape ``(B, ...)``; the first one is used.
     """
     if not isinstance(example, Tensor) or not example.is_floating_point():
         return None
@@ -118,7 +118,7 @@ def chain_of(network: Network, parameters: Mapping[str, Tensor], example: Any) -
 
 
 class _Reader:
-    """Follows the recorded operations as long as they form a chain."""
+    """Reader of recorded operations, for as long as they form a chain."""
 
     def __init__(self, nodes: Sequence[fx.Node], keys: Sequence[str]) -> None:
         self._nodes = nodes
@@ -146,7 +146,7 @@ class _Reader:
         return None
 
     def _continues(self, node: fx.Node) -> bool:
-        """Whether an operation takes what the last one gave, and is one that a chain may have."""
+        """True if an operation takes the last one's result and is one that a chain may have."""
         arguments: list[Any] = list(node.args)
         if node.target is aten.addmm.default and len(arguments) == 3 and not node.kwargs:
             bias = self._owner.get(arguments[0])

@@ -1,4 +1,4 @@
-"""Seated members compared with what they were, all of them at once: fast, since ahead of every step it may be asked."""
+"""Comparison of seated members with their state when they were seated, fast enough to be made before every step."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _trained: Callable[[Any], bool] = attrgetter("requires_grad")
 
 
 class Seat:
-    """Where a seated member's weights lie, and the state of its optimizer.
+    """Memory addresses of a seated member's weights, and the state of its optimizer, as they were when it was seated.
 
     Args:
-        member: Whose weights and state are views of a stack.
+        member: Member whose weights and optimizer state are views of a stack.
     """
 
     def __init__(self, member: Member) -> None:
@@ -37,11 +37,11 @@ class Seat:
 
     @property
     def is_taken(self) -> bool:
-        """Whether all weights lie where they were seated."""
+        """True if all weights lie at the addresses where they were seated."""
         return list(map(Tensor.data_ptr, self.parameters)) == self.places
 
     def change(self) -> str | None:
-        """What is no longer as it was, but for settings, in words that follow "since"; None if nothing."""
+        """First change since the member was seated, settings aside, as a clause that follows "since"; or None."""
         if not self.is_taken:
             moved = zip(self.member.parameters, self.parameters, self.places, strict=True)
             key = next(key for key, parameter, place in moved if parameter.data_ptr() != place)
@@ -64,14 +64,14 @@ class Seat:
     def _has_its_state(self) -> bool:
         try:
             return self.state == self.stated
-        except RuntimeError:  # Other tensors, which have no truth.
+        except RuntimeError:  # Comparing other tensors gives a tensor without a truth value.
             return False
 
     def obstacle(self, known: dict[str, Any]) -> str | None:
-        """Which settings of the optimizer cannot be taken over, in words that follow "since"; None if all can.
+        """Changed settings of the optimizer that the stack cannot take over, as a clause that follows "since"; or None.
 
         Args:
-            known: Those that it had.
+            known: Settings of the optimizer's parameter group when they were last read.
         """
         group, optimizer = self.group, self.member.optimizer
         if not _differ(group, known):
@@ -85,16 +85,16 @@ class Seat:
 
 
 class Comparison:
-    """What all members of a fleet were: questions and their answers, put by functions of C.
+    """Snapshot of all members of a fleet, as pairs of a question and its answer, asked by functions written in C.
 
-    One member is asked after another, since what is its own lies together in memory.
+    The questions of one member follow each other, since its own values lie together in memory.
 
-    Hooks are told by how many were ever registered in this process: looking at all places where one may be would cost
-    as much as all else. A module that is given another class without any other change is found as a round opens.
+    Hooks are noticed by the number that was ever registered in this process: looking at all places where one may be
+    would cost as much as all else. A module whose class alone was exchanged is found when a round opens.
 
     Args:
-        seats: Theirs.
-        registrations: Of hooks, when the members were last known to have none.
+        seats: Seats of the members.
+        registrations: Number of hooks registered when the members were last known to have none.
     """
 
     def __init__(self, seats: Sequence[Seat], registrations: int) -> None:
@@ -105,7 +105,7 @@ class Comparison:
         self._answers = [answer for _, _, answer in questions]
 
     def holds(self) -> bool:
-        """Whether everything is as it was, but for settings of optimizers; False too where that cannot be told."""
+        """True if everything is as it was, settings of optimizers aside; False also if that cannot be told."""
         if registered_hooks() != self._registrations:
             return False
         try:
@@ -115,7 +115,7 @@ class Comparison:
 
 
 def _questions(seat: Seat) -> Iterator[tuple[Callable[[Any], Any], Any, Any]]:
-    """Functions of one argument, the argument, and what they have given."""
+    """Triples of a function of one argument, the argument, and the result that it has given."""
     found, member, optimizer = seat.member.found, seat.member, seat.member.optimizer
     own = vars(optimizer)
     yield itemgetter("state", "param_groups"), own, (seat.state, own["param_groups"])

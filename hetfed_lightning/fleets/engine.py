@@ -1,4 +1,4 @@
-"""What trains a fleet: gradients and outputs of everyone at once."""
+"""Engines, which train a fleet: gradients and outputs of all participants at once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from hetfed_lightning.data.blocks import StackedBatch
 from hetfed_lightning.fleets.network import Network
 
 EngineName = Literal["auto", "sequential", "vmap", "batched"]
-"""``"auto"`` measures at the first batch which is fastest."""
+"""Names of engines; ``"auto"`` takes the fastest of those measured on the first batch."""
 
 
 class ExampleLosses(Protocol):
-    """A loss that is a sum over examples; a :class:`~hetfed_lightning.tasks.Task` is one, soft targets are another."""
+    """A loss that is a sum over examples, such as a :class:`~hetfed_lightning.tasks.Task` or one of soft targets."""
 
     def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Losses times weights, shape ``(B,)``, and the weights, shape ``(B,)``.
 
         Args:
-            outputs: Shape ``(B, C)``.
-            target: Of B examples.
+            outputs: Outputs of the network, shape ``(B, C)``.
+            target: Targets of the B examples, shape ``(B, ...)``.
         """
 
 
@@ -31,14 +31,14 @@ class Engine(ABC):
     """Gradients and outputs of K participants that differ in their parameters alone.
 
     Args:
-        network: Of the participants' architecture.
-        task: What they are to make small, all of them.
+        network: Network of the participants' architecture.
+        task: Loss of every participant.
     """
 
     name: ClassVar[EngineName]
 
     folds_descent: ClassVar[bool] = False
-    """Whether :meth:`descend` exists."""
+    """True if the engine has :meth:`descend`."""
 
     def __init__(self, network: Network, task: ExampleLosses) -> None:
         self.network = network
@@ -46,14 +46,14 @@ class Engine(ABC):
         self._other: Self | None = None
 
     def towards(self, task: ExampleLosses) -> Self:
-        """The same engine with another loss; the last one is kept, since compiling it anew takes long."""
+        """This engine with another loss; the last one is kept, since compiling it anew takes long."""
         if self._other is None or self._other.task != task:
             self._other = self._with(task)
         return self._other
 
     @abstractmethod
     def _with(self, task: ExampleLosses) -> Self:
-        """A new engine of this kind and network."""
+        """A new engine of this kind and network, with another loss."""
 
     @abstractmethod
     def gradients(
@@ -64,13 +64,13 @@ class Engine(ABC):
         *,
         add: bool = False,
     ) -> Tensor:
-        """Write the gradients of everyone's loss.
+        """Losses of every participant, shape ``(K,)``; writes their gradients.
 
         Args:
             parameters: Shape ``(K, *shape)`` each, by key.
-            gradients: Of the same keys and shapes; overwritten, or added to.
-            batch: One batch of each.
-            add: Whether to add to what ``gradients`` hold.
+            gradients: Tensors of the same keys and shapes; overwritten, or added to.
+            batch: One batch of each participant.
+            add: True to add to the values in ``gradients``.
 
         Returns:
             The losses, shape ``(K,)``.
@@ -78,29 +78,29 @@ class Engine(ABC):
 
     @abstractmethod
     def outputs(self, parameters: Mapping[str, Tensor], inputs: Any, *, common: bool = False) -> Tensor:
-        """Outputs of everyone, without gradients.
+        """Outputs of every participant, without gradients.
 
         Args:
             parameters: Shape ``(K, *shape)`` each, by key.
             inputs: Shape ``(K, B, ...)``; ``(B, ...)`` if ``common``.
-            common: Whether everyone sees the same inputs.
+            common: True if all participants see the same inputs.
 
         Returns:
-            Shape ``(K, B, C)``.
+            The outputs, shape ``(K, B, C)``.
         """
 
     def descend(self, parameters: Mapping[str, Tensor], rates: Tensor, batch: StackedBatch) -> Tensor:
-        """Step everyone's parameters along the gradients, which are never written down.
+        """Losses before the step, shape ``(K,)``; steps the parameters along gradients that are never written down.
 
         Args:
             parameters: Shape ``(K, *shape)`` each, by key; changed in place.
             rates: Learning rates, shape ``(K,)``.
-            batch: One batch of each.
+            batch: One batch of each participant.
 
         Returns:
             The losses before the step, shape ``(K,)``.
 
         Raises:
-            NotImplementedError: If the engine cannot, as :attr:`folds_descent` tells.
+            NotImplementedError: If :attr:`folds_descent` is false.
         """
         raise NotImplementedError

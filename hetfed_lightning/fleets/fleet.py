@@ -1,4 +1,4 @@
-"""One fleet: the members of a round, seated in a stack, and their step."""
+"""One fleet: the members of a round, whose parameters are rows of one stack, and their common step."""
 
 from __future__ import annotations
 
@@ -29,28 +29,32 @@ from hetfed_lightning.torch_hooks import registered_hooks
 log = logging.getLogger(__name__)
 
 HANDED_BACK_BYTES = 16 * 2**20
-"""So much memory of their own may members leave behind before it is handed back."""
+"""Bytes of their own memory that members may leave unused before it is handed back to the system."""
 
 ROOM: Mapping[str, int] = {"cpu": 4 * 2**20, "others": 64 * 2**20}
-"""Bytes of inputs, or of what a layer makes of them, that are evaluated at once, by kind of device. A CPU's should stay
-in its cache and in memory that was used before: of 100 networks all at once take half as long again."""
+"""Bytes of inputs, or of a layer's outputs for them, that are evaluated at once, by kind of device.
+
+On a CPU they should stay in its cache and in memory that was used before: evaluating 100 networks all at once takes
+half as long again."""
 
 
 class Fleet:
     """Participants of one architecture.
 
+    A member is *seated* while its parameters and the state of its optimizer are views of the fleet's stack.
+
     Args:
-        first: Whose architecture it is.
-        network: That architecture, if it has been made.
+        first: Member of that architecture.
+        network: Network of the architecture, if it has been made.
 
     Attributes:
-        terms: What callbacks add to the members' losses in this round.
-        distils_alone: Whether its members distil one after another, since a step of all has failed.
+        terms: Terms that callbacks add to the members' losses in this round.
+        distils_alone: True if its members distil one after another, because a step of all has failed.
     """
 
     def __init__(self, first: Member, network: Network | None = None) -> None:
         self.network = Network(first.local.participant) if network is None else network
-        # Copied, as the network is: what its owner does to it later is not meant for all.
+        # Copied, as the network is: later changes by its owner must not reach the other members.
         self.task = deepcopy(first.local.participant.task)
         self.compile_settings = first.local.participant.compile_settings
         self.layout = {key: parameter.shape for key, parameter in first.parameters.items()}
@@ -77,25 +81,25 @@ class Fleet:
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """Name of the fleet in messages: its members and the classes of their modules."""
         members = [one.name for one in self.members]
         parts = f"{type(self.network.backbone).__name__} + {type(self.network.head).__name__}"
         return f"{len(members)} participants ({listed(members)}; {parts})"
 
-    # Who sits where
+    # Seating of members
 
     def enlist(self, members: Sequence[Member]) -> None:
-        """Say who is to train together, in memory of their own until they are seated.
+        """Set the members that are to train together; they keep memory of their own until :meth:`seat`.
 
         Args:
-            members: Those who run out of batches last come first, so that whoever still has some is in the first rows.
+            members: Members by descending number of batches, so that those with batches left are always the first rows.
         """
         if [one.name for one in members] != [one.name for one in self.members]:
             self.rise()
         self.members = list(members)
         self.places = {one.name: place for place, one in enumerate(members)}
         self.transforms = any(one.transforms for one in members)
-        self._registrations = registered_hooks()  # Whoever has hooks is in no fleet.
+        self._registrations = registered_hooks()  # Participants with hooks join no fleet.
         for one in members:
             if one.found is not None:
                 one.found.reference = self._still
@@ -125,14 +129,14 @@ class Fleet:
         self.read_settings()
 
     def rise(self) -> None:
-        """Give the members memory of their own again."""
+        """Give the members memory of their own again; the stack stays for the next members."""
         for one, row in zip(self.members, self._rows, strict=False):  # There are no rows before they sit.
             give_back(one.parameters.values(), row)
             StackedOptimizer.let_go(one.optimizer)
         self.members, self.places, self._seats, self._comparison = [], {}, [], None
 
     def dissolve(self) -> None:
-        """Give the members memory of their own for good, and let go of the stack."""
+        """Give the members memory of their own for good, and free the stack."""
         hand_back()
         self.rise()
         self.stack = self.optimizer = None
@@ -140,7 +144,7 @@ class Fleet:
         hand_back()
 
     def read_settings(self) -> None:
-        """Take over learning rates and all else that schedulers may have changed."""
+        """Take over learning rates and other settings that schedulers may have changed."""
         if self.optimizer is None:
             return
         self.optimizer.read([one.optimizer for one in self.members])
@@ -157,12 +161,12 @@ class Fleet:
     def _found_clips(self) -> list[float | None]:
         return [one.local.participant.gradient_clip_val for one in self.members]
 
-    # What others change
+    # Changes by callbacks
 
     def changes(self) -> dict[str, str]:
-        """Members who are not as they were seated, and what has changed, in words that follow "since".
+        """Changes of members since they were seated, by name, as clauses that follow "since".
 
-        Other learning rates, and all settings that members may have of their own, are taken over.
+        Other learning rates are taken over instead, as are all settings that members may have of their own.
         """
         found: dict[str, str] = {}
         if self._comparison is None:
@@ -185,7 +189,7 @@ class Fleet:
     def _settings_differ(self) -> bool:
         try:
             return self._groups != self._known or self._found_clips() != self._clip_values
-        except RuntimeError:  # Tensors of several elements have no truth.
+        except RuntimeError:  # Tensors of several elements have no truth value.
             return True
 
     # The step
@@ -198,16 +202,16 @@ class Fleet:
         add: Callable[[Tensor], None] | None = None,
         optimizer: StackedOptimizer | None = None,
     ) -> Tensor:
-        """One step of the members in the first rows, as many as the batch has.
+        """Losses of the first K members before one step of theirs, shape ``(K,)``; the batch has K members.
 
         Args:
             batch: One batch of each, in the order of the rows.
-            engine: What computes.
-            add: Adds further gradients to those of the batch, shape ``(K, width)``.
-            optimizer: Steps instead of the members' own.
+            engine: Engine that computes the gradients.
+            add: Function that adds further gradients to those of the batch, shape ``(K, width)``.
+            optimizer: Optimizer to step with, instead of the members' own.
 
         Returns:
-            The losses before it, shape ``(K,)``, without what ``add`` stands for.
+            The losses, shape ``(K,)``, without the terms whose gradients ``add`` adds.
         """
         stack, own, _ = self.seated()
         optimizer = own if optimizer is None else optimizer
@@ -222,14 +226,18 @@ class Fleet:
         if add is not None:
             add(gradients)
         if self._clips is not None:
-            # As torch.nn.utils.clip_grad_norm_ does, its small number included.
+            # As torch.nn.utils.clip_grad_norm_ does, with its 1e-6.
             norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
             gradients.mul_((self._clips[:count] / (norms + 1e-6)).clamp(max=1.0))
         optimizer.step(count, gradients)
         return losses
 
     def count_step(self, count: int) -> None:
-        """Count a step of the first members; step what they have scheduled by steps."""
+        """Count a step of the first members, and step their schedulers that count steps.
+
+        Args:
+            count: Number of members that have stepped.
+        """
         stepped = False
         for one in self.members[:count]:
             one.local.count_step()
@@ -238,7 +246,7 @@ class Fleet:
             self.read_settings()
 
     def is_seated(self, name: str) -> bool:
-        """Whether all of a member's parameters are views of the stack still; a loan may have taken their place."""
+        """True if all of a member's parameters are still views of the stack; a copy-on-write loan may replace them."""
         place = self.places.get(name)
         if place is None or place >= len(self._seats) or not self._seats[place].is_taken:
             return False
@@ -246,19 +254,23 @@ class Fleet:
         return found is None or found.holds_its_parameters
 
     def is_as_found(self, name: str) -> bool:
-        """Whether the fleet's network computes what the member's own would, which is in evaluation mode."""
+        """True if the fleet's network gives the outputs of the member's own network in evaluation mode."""
         return self.members[self.places[name]].change("evaluation") is None
 
     def weights_of(self, name: str) -> tuple[tuple[int, int], ...]:
-        """Where each of a member's parameters lies and how often it was written to, but for the fleet's own steps."""
+        """Address and version of each of a member's parameters; the fleet's own steps do not raise the version."""
         own = self.members[self.places[name]].parameters.values()
         return tuple((parameter.data_ptr(), parameter._version) for parameter in own)
 
     def views(self, names: Sequence[str], keys: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]] | None:
-        """What members hold under ``keys`` (all that they hold if None), made for all of them at once.
+        """States of members, as views by name and key, of the parameters' shapes; made for all members at once.
+
+        Args:
+            names: Members.
+            keys: Keys of ``state_dict``; None for all.
 
         Returns:
-            None where a member holds more than the stack does.
+            The views, or None if a key is not in the stack.
         """
         stack, _, count = self.seated()
         if not set(self.everything if keys is None else keys) <= set(self.layout):
@@ -269,7 +281,12 @@ class Fleet:
 
     @torch.no_grad()
     def load(self, names: Sequence[str], state: Mapping[str, Tensor]) -> None:
-        """Copy one state into the rows of members; its keys are among the stack's."""
+        """Copy one state into the rows of members.
+
+        Args:
+            names: Members.
+            state: Tensors of the parameters' shapes, by key; every key is in the stack.
+        """
         stack, _, count = self.seated()
         places = [self.places[name] for name in names]
         stacked = stack.by_key(stack.flat[:count])
@@ -283,15 +300,15 @@ class Fleet:
         """Members in the order of their rows, in parts of two or more that are computed at once.
 
         Args:
-            names: Members; where one is left over, it is in no part.
-            inputs: Those of one of them, shape ``(B, ...)``.
+            names: Members; one that is left over is in no part.
+            inputs: Inputs of one of them, shape ``(B, ...)``.
         """
         most, ordered = self.room_for(inputs), sorted(names, key=self.places.__getitem__)
         parts = [ordered[start : start + most] for start in range(0, len(ordered), most)]
         return [part for part in parts if len(part) > 1]
 
     def room_for(self, inputs: Any) -> int:
-        """How many members can be evaluated at once on inputs like these, shape ``(B, ...)``; at least 2."""
+        """Number of members that can be evaluated at once on inputs like these, shape ``(B, ...)``; at least 2."""
         flat = self.seated()[0].flat
         first = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
         widest = max(shape[0] for shape in self.layout.values() if shape) * flat.element_size() * first.shape[0]
@@ -299,17 +316,17 @@ class Fleet:
         return max(2, room // max(1, bytes_of(inputs) or 0, widest))
 
     def outputs(self, names: Sequence[str], inputs: Any, engine: Engine, *, common: bool) -> Tensor | None:
-        """Outputs of some members.
+        """Outputs of members in evaluation mode, shape ``(K, B, C)``.
 
         Args:
-            names: Members.
-            inputs: Shape ``(K, B, ...)``; ``(B, ...)`` if ``common``, for inputs that all of them see.
-            engine: What computes.
-            common: Whether everyone sees the same inputs.
+            names: Members, K in all.
+            inputs: Shape ``(K, B, ...)``; ``(B, ...)`` if ``common``.
+            engine: Engine that computes them.
+            common: True if all members see the same inputs.
 
         Returns:
-            Shape ``(K, B, C)``; None if the engine, which has been checked as the network trains, gives other outputs
-            than a member in evaluation mode.
+            The outputs, or None if the engine fails or gives others than a member in evaluation mode. Engines are
+            checked in training mode before, where the two may differ.
         """
         if self._predicts is False:
             return None
@@ -337,10 +354,10 @@ class Fleet:
         return bool(torch.allclose(outputs, alone, rtol=tolerance, atol=tolerance, equal_nan=True))
 
     def seated(self) -> tuple[Stack, StackedOptimizer, int]:
-        """The stack, its optimizer and how many sit there.
+        """The stack, its optimizer and the number of seated members.
 
         Raises:
-            RuntimeError: If nobody does.
+            RuntimeError: If no member is seated.
         """
         if self.stack is None or self.optimizer is None or not self.members:
             raise RuntimeError("A fleet was asked to compute before its members were seated; this is a fault of ours.")
@@ -348,5 +365,9 @@ class Fleet:
 
 
 def first_of(inputs: Any) -> Any:
-    """Inputs of the first participant of several, shape ``(B, ...)``."""
+    """Inputs of the first of K participants, shape ``(B, ...)``.
+
+    Args:
+        inputs: Inputs of all, shape ``(K, B, ...)``, or a mapping of such tensors.
+    """
     return {key: value[0] for key, value in inputs.items()} if isinstance(inputs, Mapping) else inputs[0]

@@ -1,4 +1,4 @@
-"""The fleets of a run: who belongs to which, which engine each has, and a batch's way through them."""
+"""The fleets of a run: their members, their engines, and the way of a batch through them."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ log = logging.getLogger(__name__)
 
 
 class Fleets(SeatedFleets):
-    """Forms fleets of a round's participants and trains them.
+    """Fleets of a round's participants, formed and trained.
 
     Args:
-        engine: ``"auto"`` measures at the first batch; another is used wherever it can be.
+        engine: ``"auto"`` measures engines on the first batch; any other name is used wherever that engine can be.
 
     Raises:
         ValueError: If there is no such engine.
@@ -59,21 +59,26 @@ class Fleets(SeatedFleets):
         self._told: set[str] = set()
         self._tried: set[str] = set()
 
-    # A run
+    # Once a run
 
     def forget(self) -> None:
-        """Begin a run anew: nothing is known of its participants."""
+        """Begin a run anew: all that was found of its participants is dropped."""
         self.disband()
         self.chosen, self._kinds, self._found, self._told, self._tried = {}, {}, {}, set(), set()
 
     def resume(self, chosen: Mapping[str, EngineName]) -> None:
-        """Go on with a checkpoint's engines, unless another one is asked for: the last digits depend on them."""
+        """Take over a checkpoint's engines, since the last digits depend on them; excluded ones are left out.
+
+        Args:
+            chosen: Engine of each kind of participant, by the kind's signature.
+        """
         self.chosen = {kind: engine for kind, engine in chosen.items() if self.wanted in {"auto", engine}}
 
     def take_seats(self, federation: Federation) -> None:
-        """Seat everyone as the round left them, for its validation, ahead of which a checkpoint was made.
+        """Seat everyone as at the end of the round, for validation after a checkpoint was loaded that precedes it.
 
-        Where not everyone is sampled, who borrows what it shares has left its seat for that.
+        If not everyone is sampled, participants that borrow their shared tensors stay out: they left their seats for
+        the loan.
         """
         round_index = federation.current_round
         all_train = len(federation.active_names(round_index)) == len(federation.joined(round_index))
@@ -86,12 +91,12 @@ class Fleets(SeatedFleets):
                 self.chosen[kind] = self._go_on(fleet, kind, inputs, own)
 
     def open_round(self, federation: Federation, names: Sequence[str], *, terms: bool = True) -> None:
-        """Seat those who train in this round and have somebody of their kind beside them.
+        """Seat participants that train in this round and have at least one other of their kind.
 
         Args:
-            federation: In a fit.
-            names: Who trains.
-            terms: Whether callbacks are asked what they add to the losses.
+            federation: Federation in a fit.
+            names: Participants that train.
+            terms: True to ask callbacks for the terms that they add to the losses.
         """
         self._seats = {}
         watched = bystanders(federation)
@@ -149,11 +154,11 @@ class Fleets(SeatedFleets):
                 yield f"{type(callback).__name__} adds to each participant's loss"
 
     def _find_kin(self, federation: Federation, names: Sequence[str]) -> None:
-        """Find of which kind each is; say once for each reason who is of none though others have the same network."""
+        """Find the kind of each participant; log once per reason who has none though others share its architecture."""
         apart: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
         for name in names:
             participant, local = federation[name], federation.local[name]
-            if participant.held or self._is_as_found(federation, name):  # Of what is frozen no fleet is made.
+            if participant.held or self._is_as_found(federation, name):  # Frozen participants join no fleet.
                 continue
             reason = obstacle(participant, local)
             self._kinds[name], self._settings[name] = None, []
@@ -172,7 +177,7 @@ class Fleets(SeatedFleets):
                 self._tell(reason, f"Fleets: {who}: one after another, since {reason}.")
 
     def _is_as_found(self, federation: Federation, name: str) -> bool:
-        """Whether a participant is of the kind of which it was found to be; of ours nobody changes it."""
+        """True if a participant is still of the kind that was found; code of the package itself changes none."""
         if not self.has_bystanders and name in self._kinds:
             return True
         if name not in self._found or self._found[name].difference() is not None:
@@ -182,23 +187,23 @@ class Fleets(SeatedFleets):
         return next(faults, None) is None and self._settings[name] == kind_and_settings(optimizers[0])
 
     def _tell(self, subject: str, line: str) -> None:
-        """Log a line, the first time that it is about this."""
+        """Log a line, the first time that its subject comes up."""
         if subject not in self._told:
             self._told.add(subject)
             log.info("%s", line)
 
-    # A batch
+    # Once a batch
 
     def train(self, federation: Federation, batch: Mapping[str, Any], batch_idx: int) -> Mapping[str, Any]:
-        """Train the fleets' members on their part of a batch.
+        """Part of a batch that fleets have not trained on, by participant; fleets take one step on the other part.
 
         Args:
-            federation: In a fit.
+            federation: Federation in a fit.
             batch: Batches by participant, on the device, before any transform.
-            batch_idx: Its place in the round.
+            batch_idx: Index of the batch in the round.
 
         Returns:
-            What is left for others to train on.
+            Batches of participants that are to train one after another.
         """
         if not self._seats:
             return batch
@@ -207,7 +212,7 @@ class Fleets(SeatedFleets):
         left = dict(batch)
         for kind, fleet in list(self._fleets.items()):
             present = [one for one in fleet.members if one.name in batch]
-            # Whoever has run out of batches sits behind those who have some.
+            # Members without a batch left are in the last rows.
             if len(present) < 2 or present != fleet.members[: len(present)]:
                 continue
             whole = self._whole(federation, fleet, present, batch, batch_idx)
@@ -229,7 +234,7 @@ class Fleets(SeatedFleets):
         return left
 
     def _let_changed_ones_go(self, federation: Federation, batch_idx: int) -> None:
-        """Have those train by themselves for the rest of the round whom a callback has changed."""
+        """Take members out of their fleets for the rest of the round if a callback has changed them."""
         self.may_have_changed = False
         everyone = "hooks are registered for all modules or optimizers" if anything_has_hooks() else None
         for kind, fleet in list(self._fleets.items()):
@@ -244,7 +249,7 @@ class Fleets(SeatedFleets):
                     f"{'itself' if len(names) == 1 else 'themselves'} for the rest of the round, since {reason}.",
                 )
             others = [one for one in fleet.members if one.name not in changes]
-            # A new stack for those who stay: a callback may keep what it has taken away, a view of the old one.
+            # A new stack for the others: the callback may hold on to a view of the old one.
             fleet.dissolve()
             for name in changes:
                 self._seats.pop(name, None)
@@ -288,13 +293,14 @@ class Fleets(SeatedFleets):
         return best.name
 
     def _go_on(self, fleet: Fleet, kind: str, inputs: Any, own: tuple[Any, Tensor | None] | None) -> EngineName:
-        """Have the engine that the kind has had; what it takes for granted is looked at if this run has not yet.
+        """Name of the engine that a kind trains with, the one of before unless it fails now.
 
         Args:
-            fleet: Its members seated.
-            kind: Theirs.
-            inputs: Of one batch or more, shape ``(K, B, ...)``.
-            own: Inputs and targets of the first; None to trust the engine.
+            fleet: Fleet with its members seated.
+            kind: Their signature.
+            inputs: Inputs of one batch or more, shape ``(K, B, ...)``.
+            own: Inputs ``(B, ...)`` and targets of the first member, to check once in a run that the network treats
+                examples independently; None to trust the engine.
         """
         engine = self.chosen[kind]
         if own is not None and kind not in self._tried:
@@ -312,14 +318,14 @@ class Fleets(SeatedFleets):
 
     @staticmethod
     def _note(federation: Federation, fleet: Fleet, batch: StackedBatch, losses: Tensor) -> None:
-        """What ``Participant.training_step`` logs, and the counting of steps."""
+        """Log the losses as ``Participant.training_step`` does, and count the steps."""
         keys = tuple(tag("train_loss", one.name) for one in fleet.members[: batch.count])
         federation.logbook.ledgers["train"].record_row(keys, losses, batch.sizes)
         fleet.count_step(batch.count)
 
 
 def _drawn(federation: Federation, fleet: Fleet, member: Member, batch: Mapping[str, Any], batch_idx: int) -> Any:
-    """A member's batch, transformed; everything that it and the terms draw is what the member would draw by itself."""
+    """A member's batch, transformed, with the random numbers that the member would draw by itself."""
     own, participant = batch[member.name], member.local.participant
     if not fleet.transforms:
         return own

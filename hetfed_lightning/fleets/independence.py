@@ -1,4 +1,4 @@
-"""Whether a network looks at each example by itself, as a fleet takes for granted where it fills up short batches."""
+"""Check that a network treats each example by itself, which fleets rely on when they fill up short batches."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from hetfed_lightning.fleets.tolerance import output_tolerance
 from hetfed_lightning.fleets.wording import shortly
 
 LEAST = 4
-"""Examples of the batch that is tried; of a smaller one they come several times."""
+"""Least number of examples in the batch that is tried; those of a smaller one are repeated."""
 
 MOVED = 0.1
-"""Standard deviation of what is added to the weights for a second trial: a head or a gate of zeros hides what lies
+"""Standard deviation of the noise added to the weights for a second trial: a head or a gate of zeros hides the modules
 before it, and will not stay at zero."""
 
 
 def dependence(fleet: Fleet, inputs: Any, targets: Tensor | None = None) -> str | None:
-    """What keeps a fleet's batches from being filled up, in words that follow "since"; None if nothing.
+    """Reason why a fleet's batches may not be filled up, as a clause that follows "since"; None if they may.
 
-    A batch is run as it is, cut, and followed by zeros and further examples, by a copy of the network; random streams
-    stay where they were.
+    A copy of the network runs on the batch as it is, cut short, and followed by zeros and further examples. Random
+    streams are restored.
 
     Args:
-        fleet: Its members enlisted.
-        inputs: Of one member's batch, shape ``(B, ...)``, or several by name.
-        targets: Of the same; None to look at the outputs alone.
+        fleet: Fleet with its members enlisted.
+        inputs: Inputs of one member's batch, shape ``(B, ...)``, or a mapping of several.
+        targets: Targets of the same batch, shape ``(B, ...)``; None to compare the outputs alone.
     """
     own = {key: parameter.detach() for key, parameter in fleet.members[0].parameters.items()}
     size = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
@@ -59,7 +59,7 @@ def _fault(fleet: Fleet, parameters: Mapping[str, Tensor], inputs: Any, targets:
 
     whole = found(lambda tensor: tensor)
     if _differ(whole, found(lambda tensor: tensor), size):
-        return None  # It draws, which engines refuse by themselves.
+        return None  # It draws random numbers, which engines refuse by themselves.
     cut = found(lambda tensor: tensor[: size // 2])
     filled = found(
         lambda tensor: torch.cat([tensor, torch.zeros_like(tensor[: size // 2]), tensor.flip(0)[: size - 1]])
@@ -70,7 +70,7 @@ def _fault(fleet: Fleet, parameters: Mapping[str, Tensor], inputs: Any, targets:
 
 
 def _differ(these: tuple[Tensor, ...], others: tuple[Tensor, ...], size: int) -> bool:
-    """Whether there is a difference in the first ``size`` examples, by more than rounding explains."""
+    """True if the first ``size`` examples differ by more than rounding explains."""
     for whole, other in zip(these, others, strict=True):
         if whole.shape[1:] != other.shape[1:] or len(other) < size:
             return True

@@ -1,4 +1,4 @@
-"""Who can be trained together: what keeps a participant out of any fleet, what the members of one have in common."""
+"""Compatibility of participants: reasons that keep one out of any fleet, and the signature that members share."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ OWN_STEP = (
     "on_before_zero_grad",
     "log",
 )
-"""Methods of a participant that a fleet's step does not call."""
+"""Methods of a participant that a fleet's step does not call; a participant that overrides one trains by itself."""
 
 
 def obstacle(participant: Participant, local: LocalOptimization) -> str | None:
-    """What keeps a participant from being trained together with others of its kind, or None.
+    """Reason why a participant cannot be trained together with others of its kind, as a clause after "since"; or None.
 
     Args:
-        participant: In a federation.
+        participant: Participant of a federation.
         local: Its optimizers and schedulers.
     """
     for method in OWN_STEP:
@@ -68,17 +68,17 @@ def obstacle(participant: Participant, local: LocalOptimization) -> str | None:
 
 
 def gives_example_losses(task: Task) -> bool:
-    """Whether ``example_losses`` comes from the class that says what the loss is."""
+    """True if the class that defines the task's ``loss`` defines its ``example_losses`` too."""
     return _owner(type(task), "example_losses") is _owner(type(task), "loss") is not Task
 
 
 def keeps_up(kind: type, part: str, whole: str) -> bool:
-    """Whether a method that has to agree with another comes from the same class, or from one that knows it.
+    """True if a method that has to agree with another is defined in the same class as it, or in a subclass of that.
 
     Args:
-        kind: Which has both methods.
-        part: The method that is computed for many at once.
-        whole: The one that it has to agree with, which a subclass may have changed.
+        kind: Class with both methods.
+        part: Name of the method that is computed for many participants at once.
+        whole: Name of the method that it has to agree with.
     """
     return issubclass(_owner(kind, part), _owner(kind, whole))
 
@@ -110,7 +110,12 @@ def _faults_of_modules(participant: Participant) -> Iterator[str]:
 
 
 def faults_of_optimizers(optimizers: Sequence[Optimizer], participant: Participant) -> Iterator[str]:
-    """What keeps a participant's optimizers from being stepped together with others, as a stack does it."""
+    """Reasons why a participant's optimizers cannot be stepped as rows of a stack, as clauses that follow "since".
+
+    Args:
+        optimizers: Optimizers of the participant.
+        participant: Participant whose parameters they step.
+    """
     if len(optimizers) != 1:
         yield f"it has {len(optimizers)} optimizers"
         return
@@ -136,11 +141,13 @@ def faults_of_optimizers(optimizers: Sequence[Optimizer], participant: Participa
 
 
 def signature(participant: Participant, optimizer: Optimizer) -> str:
-    """Equal for participants that one computation can train: modules, settings, shapes, task, kind of optimizer.
+    """Digest that is equal for participants that one computation can train.
+
+    It covers modules, settings, shapes, task and kind of optimizer.
 
     Args:
-        participant: One without an :func:`obstacle`.
-        optimizer: Its only one.
+        participant: Participant without an :func:`obstacle`.
+        optimizer: Its only optimizer.
 
     Returns:
         A digest, the same in every process.
@@ -160,12 +167,17 @@ def signature(participant: Participant, optimizer: Optimizer) -> str:
 
 
 def kind_and_settings(optimizer: Optimizer) -> list[Any]:
-    """What optimizers must have in common to be stepped as one."""
+    """Type and settings of an optimizer that participants must share to be stepped as one."""
     return kind_and_settings_of(optimizer, optimizer.param_groups[0])
 
 
 def kind_and_settings_of(optimizer: Optimizer, group: Mapping[str, Any]) -> list[Any]:
-    """The same of an optimizer whose only parameter group had other settings."""
+    """Type of an optimizer, and those settings of a parameter group that participants must share.
+
+    Args:
+        optimizer: Optimizer whose type counts.
+        group: Settings in place of the ones in its only parameter group.
+    """
     kind = kind_of(optimizer)
     parts: list[Any] = [type(optimizer).__qualname__, [str(group.get(name)) for name in (kind.equal if kind else ())]]
     if "momentum" in group:
@@ -174,14 +186,14 @@ def kind_and_settings_of(optimizer: Optimizer, group: Mapping[str, Any]) -> list
 
 
 def _at_rest(participant: Participant) -> list[str]:
-    """Modules that their owner keeps in evaluation mode."""
+    """Names of modules that their owner keeps in evaluation mode."""
     parts = (("backbone", participant.backbone), ("head", participant.head))
     return [f"{part}.{name}" for part, root in parts for name, module in root.named_modules()
             if not module.training and not isinstance(module, _DropoutNd)]  # fmt: skip
 
 
 def _settings(root: nn.Module) -> Iterator[Any]:
-    """What tells a module from another of the same shapes: classes, plain attributes, buffers."""
+    """Classes, plain attributes and buffers of modules: all that tells two of the same shapes apart."""
     for name, module in root.named_modules():
         plain = {
             key: value if isinstance(value, _LITERAL) else _told(value)
@@ -194,8 +206,8 @@ def _settings(root: nn.Module) -> Iterator[Any]:
 
 
 def _told(value: Any, depth: int = 4) -> Any:
-    """What tells a plain attribute from another of its class, as far as that can be seen."""
-    if isinstance(value, Tensor):  # In no state, and yet the network may compute with it.
+    """Content of a plain attribute, as far as it can be read, to tell it from another of its class."""
+    if isinstance(value, Tensor):  # Absent from `state_dict`, but the network may compute with it.
         return _content(value)
     name = getattr(value, "__qualname__", type(value).__qualname__)
     inside = _inside(value) if depth else []
@@ -208,7 +220,7 @@ _LITERAL = (bool, int, float, str, tuple, list, type(None))
 
 
 def _inside(value: Any) -> list[Any]:
-    """What a function has closed over, and what an object or a collection holds."""
+    """Values that a function has closed over, or that an object or a collection holds."""
     if isinstance(value, FunctionType):
         return [*(cell.cell_contents for cell in value.__closure__ or ()), *(value.__defaults__ or ())]
     if isinstance(value, Mapping):

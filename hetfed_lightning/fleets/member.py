@@ -1,4 +1,4 @@
-"""A participant as a fleet sees it: its optimizer, and what that steps."""
+"""A member of a fleet: one participant with its optimizer and the parameters that it steps."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Member:
     """A participant in a fleet.
 
     Attributes:
-        name: Its name.
+        name: Name of the participant.
         local: Its optimizer and schedulers.
-        parameters: What its optimizer steps, by key of its state.
-        optimizer: Its only one.
-        found: Its network as it was when its kind was found; None of a copy.
+        parameters: Parameters that its optimizer steps, by key of its state, in the optimizer's order.
+        optimizer: Its only optimizer.
+        found: Snapshot of its network, taken when its kind was found; None for a copy.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Member:
 
     @property
     def transforms(self) -> bool:
-        """Whether the participant does something to its batches."""
+        """True if the participant transforms its batches."""
         participant = self.local.participant
         as_usual = all(
             getattr(getattr(participant, method), "__func__", None) is getattr(Participant, method)
@@ -42,12 +42,22 @@ class Member:
         return transforms or not as_usual
 
     def change(self, modes: Modes = "training") -> str | None:
-        """What is no longer as it was found, in words that follow "since"; None if nothing."""
+        """First change since the snapshot, as a clause that follows "since"; None without one.
+
+        Args:
+            modes: Modes that the modules ought to be in.
+        """
         return None if self.found is None else self.found.difference(modes)
 
     @classmethod
     def of(cls, name: str, local: LocalOptimization, found: Snapshot) -> Member:
-        """In the order in which the optimizer holds them."""
+        """Member with its parameters in the order in which the optimizer holds them.
+
+        Args:
+            name: Name of the participant.
+            local: Its optimizer and schedulers.
+            found: Snapshot of its network.
+        """
         keys = {id(parameter): key for key, parameter in local.participant.named_parameters()}
         optimizer = local.optimizers[0]
         held = optimizer.param_groups[0]["params"]

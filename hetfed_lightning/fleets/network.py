@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Network(nn.Module):
-    """Backbone and head of a participant, copied, in their modes; its keys are the participant's.
+    """Copy of a participant's backbone and head, in their modes, under the participant's keys.
 
     Args:
-        participant: Whose forward pass is the head's of the backbone's.
+        participant: Participant whose forward pass is the head applied to the backbone's features.
     """
 
     def __init__(self, participant: Participant) -> None:
@@ -30,27 +30,32 @@ class Network(nn.Module):
                 module.eval()  # It drops nothing, but asks for random numbers all the same.
 
     def forward(self, inputs: Any) -> Tensor:
-        """Outputs ``(B, C)``."""
+        """Outputs of the head on the backbone's features of ``inputs`` ``(B, ...)``, shape ``(B, C)``."""
         outputs: Tensor = self.head(self.backbone(inputs))
         return outputs
 
     def outputs_with(self, parameters: Mapping[str, Tensor], inputs: Any) -> Tensor:
-        """Outputs ``(B, C)`` under other parameters (and buffers) than its own."""
+        """Outputs under other parameters (and buffers) than the network's own, shape ``(B, C)``.
+
+        Args:
+            parameters: Tensors of the parameters' shapes, by key.
+            inputs: Inputs of the backbone, shape ``(B, ...)``.
+        """
         outputs: Tensor = functional_call(self, dict(parameters), (inputs,))
         return outputs
 
 
 def mean_loss(losses: Tensor, weights: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:
-    """Mean over a batch's examples, those that only fill it up left out.
+    """Mean loss over a batch's examples, padding left out, shape ``(...,)``.
 
     Args:
         losses: Weighted loss of each example, shape ``(..., B)``.
         weights: Weight of each example, of the same shape.
         mask: True where there is an example, of the same shape; None if there is one everywhere.
-        dim: The examples' dimension.
+        dim: Dimension of the examples.
     """
     if mask is not None:
-        # By `where`, not by a product: what stands in for an example may have an infinite loss.
+        # By `where`, not by a product: padding may have an infinite loss.
         zero = losses.new_zeros(())
         losses, weights = torch.where(mask, losses, zero), torch.where(mask, weights, zero)
     return losses.sum(dim) / weights.sum(dim)

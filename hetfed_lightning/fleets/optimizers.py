@@ -1,7 +1,7 @@
 """One optimizer over a stack: torch's SGD, Adam and AdamW with settings of each participant's own.
 
-Each participant keeps its torch optimizer; that one's settings are read before steps, and the buffers in its state are
-views of the stacked ones, so that schedulers, checkpoints and whoever steps it by itself meet what they expect.
+Each participant keeps its torch optimizer. Its settings are read before steps, and the buffers in its state are views
+of the stacked ones, so that schedulers, checkpoints and steps of a single participant meet what they expect.
 
 Reference:
     Kingma and Ba (2015), Adam, Algorithm 1; Loshchilov and Hutter (2019), Decoupled Weight Decay Regularization,
@@ -22,17 +22,17 @@ from hetfed_lightning.fleets.stack import Stack
 
 
 class StackedOptimizer(ABC):
-    """Steps the parameters of a stack's first participants.
+    """Optimizer of the parameters in a stack's first rows.
 
     Args:
-        stack: Whose rows are stepped.
+        stack: Stack whose rows are stepped, N participants by ``width`` numbers.
     """
 
     needed: ClassVar[tuple[str, ...]]
     """Settings of a parameter group that may differ between participants."""
 
     equal: ClassVar[tuple[str, ...]]
-    """Settings that must not, beside the optimizer's type."""
+    """Settings that may not differ between participants, as their optimizer's type may not."""
 
     buffers: ClassVar[tuple[str, ...]]
     """Names of the state's tensors that have a parameter's shape."""
@@ -51,17 +51,17 @@ class StackedOptimizer(ABC):
         self._spare: Tensor | None = None
 
     def used_buffers(self) -> tuple[str, ...]:
-        """Buffers that the settings ask for."""
+        """Names of the buffers that the settings ask for."""
         return self.buffers
 
     @classmethod
     def obstacle(cls, group: Mapping[str, Any]) -> str | None:
-        """Which setting this class does not know how to follow, or None."""
+        """First setting of a parameter group that this class cannot follow, as ``name=value``; None without one."""
         unknown = [name for name in ("maximize", "amsgrad", "differentiable", "dampening") if group.get(name)]
         return f"{unknown[0]}={group[unknown[0]]}" if unknown else None
 
     def read(self, optimizers: Sequence[Optimizer]) -> None:
-        """Take over the settings of each participant's optimizer, in the order of the rows."""
+        """Take over the settings of each participant's optimizer, given in the order of the rows."""
         flat = self.stack.flat
         groups = [optimizer.param_groups[0] for optimizer in optimizers]
         for name in self.needed:
@@ -70,12 +70,17 @@ class StackedOptimizer(ABC):
             self._nonzero[name] = bool((values != 0).any())
 
     def any(self, name: str) -> bool:
-        """Whether a setting is other than 0 for anyone."""
+        """True if a setting is other than 0 for at least one participant."""
         return self._nonzero[name]
 
     @torch.no_grad()
     def pull(self, index: int, optimizer: Optimizer) -> None:
-        """Take a participant's state into its row, and leave views of the row in its place."""
+        """Copy a participant's optimizer state into its row, and replace it by views of the row.
+
+        Args:
+            index: Row of the participant.
+            optimizer: Its torch optimizer.
+        """
         parameters = optimizer.param_groups[0]["params"]
         for name, stacked in self.state.items():
             for parameter, view in zip(parameters, self.stack.row(index, stacked), strict=True):
@@ -93,20 +98,31 @@ class StackedOptimizer(ABC):
 
     @staticmethod
     def let_go(optimizer: Optimizer) -> None:
-        """Give a participant's state memory of its own again."""
+        """Give a participant's optimizer state memory of its own again."""
         for state in optimizer.state.values():
             state.update({key: value.clone() for key, value in state.items() if isinstance(value, Tensor)})
 
     @abstractmethod
     def step(self, count: int, gradients: Tensor) -> None:
-        """Move the first ``count`` rows along ``gradients``, shape ``(count, width)``, which it may overwrite."""
+        """Move the first rows of the stack along their gradients.
+
+        Args:
+            count: Number of rows.
+            gradients: Shape ``(count, width)``; may be overwritten.
+        """
 
     def setting(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
-        """A setting of the first participants, shape ``(count, 1)``."""
+        """Setting of the first participants, shape ``(count, 1)``.
+
+        Args:
+            name: Name of the setting.
+            count: Number of participants.
+            dtype: Dtype of the result.
+        """
         return self.settings[name][:count].to(dtype)
 
     def spare(self, count: int) -> Tensor:
-        """Room for an intermediate result, shape ``(count, width)``."""
+        """Room for an intermediate result, shape ``(count, width)``, uninitialised."""
         if self._spare is None:
             self._spare = torch.empty_like(self.stack.flat)
         return self._spare[:count]
@@ -124,17 +140,22 @@ class StackedSGD(StackedOptimizer):
         super().__init__(stack)
 
     def used_buffers(self) -> tuple[str, ...]:
-        """None without momentum."""
+        """The momentum buffer, or nothing without momentum."""
         return self.buffers if self._momentum else ()
 
     @property
     def is_plain(self) -> bool:
-        """Whether a step is the gradient times a rate and nothing else."""
+        """True if a step is the gradient times the learning rate and nothing else."""
         return not self._momentum and not self.any("weight_decay")
 
     @torch.no_grad()
     def step(self, count: int, gradients: Tensor) -> None:
-        """As the base class."""
+        """Move the first rows along their gradients, as ``torch.optim.SGD`` does.
+
+        Args:
+            count: Number of rows.
+            gradients: Shape ``(count, width)``; may be overwritten.
+        """
         flat = self.stack.flat[:count]
         if self.any("weight_decay"):
             gradients.addcmul_(flat, self.setting("weight_decay", count, flat.dtype))
@@ -162,7 +183,12 @@ class StackedAdam(StackedOptimizer):
 
     @torch.no_grad()
     def step(self, count: int, gradients: Tensor) -> None:
-        """As the base class."""
+        """Move the first rows along their gradients, as ``torch.optim.Adam`` and ``AdamW`` do.
+
+        Args:
+            count: Number of rows.
+            gradients: Shape ``(count, width)``; may be overwritten.
+        """
         flat, dtype = self.stack.flat[:count], self.stack.flat.dtype
         rate, decay = self.settings["lr"][:count], self.settings["weight_decay"][:count]
         if self.any("weight_decay"):
@@ -184,12 +210,17 @@ class StackedAdam(StackedOptimizer):
 
 
 def kind_of(optimizer: Optimizer) -> type[StackedOptimizer] | None:
-    """Which stacked optimizer does what a torch optimizer does, or None."""
+    """Stacked optimizer that computes the same as a torch optimizer, or None."""
     return {SGD: StackedSGD, Adam: StackedAdam, AdamW: StackedAdam}.get(type(optimizer))  # type: ignore[return-value]
 
 
 def stacked_optimizer(stack: Stack, optimizers: Sequence[Optimizer]) -> StackedOptimizer:
-    """One over ``stack`` for participants whose optimizers agree in type and in what must be equal."""
+    """Optimizer over a stack for participants that agree in the type of theirs and in its ``equal`` settings.
+
+    Args:
+        stack: Stack whose rows are stepped, shape ``(N, width)``.
+        optimizers: Optimizers of the participants, in the order of the rows.
+    """
     groups = [optimizer.param_groups[0] for optimizer in optimizers]
     if kind_of(optimizers[0]) is StackedSGD:
         momentum = any(group["momentum"] for group in groups)

@@ -1,8 +1,8 @@
-"""Validation of a fleet's members, each on its own set: with one member's batch comes what the others say of theirs.
+"""Validation of a fleet's members, each on its own set, a batch of every member at once.
 
-Lightning walks through one participant's loader after another. As a member comes to its batch of index k, batch k of
-several members is computed at once, and what was found waits until their loaders come to it. That is only done where a
-batch is known before its loader gives it: data in memory, in order, that nobody transforms on its way.
+Lightning walks through one participant's loader after another. When a member comes to its batch of index k, batch k of
+several members is computed at once, and the others' results wait until Lightning comes to their loaders. That is done
+only if a batch is known before its loader gives it: data in memory, in order, without a transform on its way.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation
 
 KEPT = 16 * 2**20
-"""Bytes of predictions that may wait; who comes when there are more is evaluated alone."""
+"""Bytes of predictions that may wait; beyond them members are evaluated alone."""
 
 _ON_THE_WAY = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
 @dataclass(frozen=True)
 class _Crew:
-    """Members of a fleet whose own sets are batched, and the loaders, in the order in which Lightning asks them."""
+    """Members of a fleet whose own sets are evaluated together, with their loaders in the order of Lightning's walk."""
 
     fleet: Fleet
     engine: Engine
@@ -44,7 +44,7 @@ class _Crew:
     limits: Mapping[str, float]
 
     def beside(self, owner: str, index: int) -> list[str]:
-        """The owner and those after it who have a batch of this index."""
+        """Names of the owner and of members after it that have a batch of this index."""
         names = list(self.loaders)
         later = names[names.index(owner) :]
         return [name for name in later if index < min(len(self.loaders[name]), self.limits[name])]
@@ -52,14 +52,14 @@ class _Crew:
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """What waits, and which weights it is of."""
+    """Evaluation that waits for its batch, with the addresses and versions of the weights that it was computed with."""
 
     evaluated: Evaluated
     weights: tuple[tuple[int, int], ...]
 
 
 class OwnSets:
-    """What has been found of batches that their loaders are yet to give, in one pass over all sets."""
+    """Evaluations computed ahead of their loaders, in one pass over all validation sets."""
 
     def __init__(self) -> None:
         self._crews: dict[str, _Crew] = {}
@@ -71,8 +71,8 @@ class OwnSets:
         """Begin a pass.
 
         Args:
-            federation: In a fit, about to be validated.
-            seated: Fleets that have an engine, and those of their members who are measured here.
+            federation: Federation in a fit, about to be validated.
+            seated: Fleets with an engine, each with the names of its members that are measured here.
         """
         self.close()
         loaders = federation.trainer.val_dataloaders
@@ -98,12 +98,12 @@ class OwnSets:
         self._crews, self._kept, self._federation, self.bytes_kept = {}, {}, None, 0
 
     def evaluated(self, owner: str, batch: Any, index: int) -> dict[str, Evaluated]:
-        """What the owner's network says of a batch, by its name; empty if it is to be asked itself.
+        """Evaluation of the owner's network on a batch, by its name; empty if the network has to be asked itself.
 
         Args:
-            owner: Whose set the batch is of.
-            batch: As its loader gave it, on the device.
-            index: Of the batch.
+            owner: Participant whose set the batch is of.
+            batch: The batch as its loader gave it, on the device, inputs of shape ``(B, ...)``.
+            index: Index of the batch.
         """
         crew = self._crews.get(owner)
         if crew is None:
@@ -123,7 +123,7 @@ class OwnSets:
         return not federation.fleets.has_bystanders or crew.fleet.is_as_found(name)
 
     def _look_ahead(self, crew: _Crew, owner: str, index: int) -> None:
-        """Evaluate batches of this index, the owner's first, as many as there is room for at once."""
+        """Evaluate the batches of this index of as many members as there is room for, the owner's among them."""
         if self.bytes_kept > KEPT:
             return
         names = [name for name in crew.beside(owner, index) if (name, index) not in self._kept]
@@ -139,32 +139,37 @@ class OwnSets:
             return
         together = evaluated_together(crew.fleet.task, outputs, block.targets, block.mask, block.sizes)
         for name, evaluated in zip(names, together, strict=True):
-            # Copied, or one that waits would hold on to the whole block.
+            # Copied, since a waiting view would keep the whole block in memory.
             own = Evaluated(evaluated.loss, evaluated.predictions.clone(), evaluated.width, evaluated.counts)
             self._kept[name, index] = _Kept(own, crew.fleet.weights_of(name))
             self.bytes_kept += evaluated.predictions.nbytes
 
     def _as_it_comes(self, block: StackedBatch) -> StackedBatch:
-        """The block as Lightning would hand out its batches: in the run's precision, on the device."""
+        """The block in the run's precision and on the device, as Lightning would hand out its batches."""
         federation = cast("Federation", self._federation)
         inputs, targets = federation.trainer.precision_plugin.convert_input((block.inputs, block.targets))
         return replace(block, inputs=inputs, targets=targets).to(federation.device)
 
 
 def versions_of(batch: Any) -> tuple[int, ...]:
-    """How often each tensor of a batch has been written to since it was made."""
+    """Number of times that each tensor of a batch has been written to since it was made."""
     inputs, targets = split_batch(batch)
     tensors = [*(inputs.values() if isinstance(inputs, Mapping) else [inputs]), targets]
     return tuple(one._version for one in tensors if isinstance(one, Tensor) and not one.is_inference())
 
 
 def steps_its_own_way(participant: Participant, step: str) -> bool:
-    """Whether a participant evaluates a batch otherwise than by ``evaluate_batch``."""
+    """True if a participant evaluates a batch by code of its own instead of ``evaluate_batch``.
+
+    Args:
+        participant: The participant.
+        step: Name of the step, such as ``"validation_step"``.
+    """
     return getattr(getattr(participant, step), "__func__", None) is not getattr(Participant, step)
 
 
 def _known_ahead(loader: Any) -> EvaluationLoader | None:
-    """The loader if it is one of ours over a set in memory, whose batches can be told before it gives them."""
+    """The loader if it is one of the package's over a set in memory, so that its batches are known ahead; else None."""
     inside = loader.inside if type(loader) is MeasuredLoader else loader
     if type(inside) is not EvaluationLoader or type(inside.dataset).batch is not Examples.batch:
         return None
@@ -172,7 +177,7 @@ def _known_ahead(loader: Any) -> EvaluationLoader | None:
 
 
 def _comes_as_it_is(federation: Federation) -> bool:
-    """Whether nobody has a hand in a batch between its loader and the participant."""
+    """True if no hook changes a batch between its loader and the participant."""
     data = federation.federated_data
     return all(
         getattr(getattr(one, hook), "__func__", None) is getattr(kind, hook)

@@ -1,4 +1,4 @@
-"""Copies of a fleet's members, trained one after another: what engines are checked against and timed beside."""
+"""Copies of a fleet's members, trained one after another: the reference that engines are checked against."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hetfed_lightning.fleets.tolerance import step_tolerance
 from hetfed_lightning.optimization import LocalOptimization
 
 REPEATS = 3
-"""Timed steps; the fastest counts."""
+"""Number of timed steps; the fastest counts."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Reference:
     """One step of K members, one after another.
 
     Attributes:
-        wanted: Parameters after it, shape ``(K, width)``, laid out as the stack of their fleet.
-        lengths: Of each member's step, the distance from where it began, shape ``(K,)``.
-        seconds: How long it takes, all of them together.
+        wanted: Parameters after the step, shape ``(K, width)``, laid out as the stack of their fleet.
+        lengths: Distance between each member's parameters before and after it, shape ``(K,)``.
+        seconds: Seconds of the step of all members together.
     """
 
     wanted: Tensor
@@ -40,13 +40,13 @@ class Reference:
     seconds: float
 
     def difference(self, found: Tensor) -> str | None:
-        """What is wrong with a step that should have led to ``wanted`` and led to ``found``, or None."""
+        """Fault of an engine's step that led to the parameters ``found``, shape ``(K, width)``; None if it is right."""
         precision, step = torch.finfo(self.wanted.dtype).eps, self.lengths
         apart = torch.stack([_distance(one, other) for one, other in zip(self.wanted, found, strict=True)])
-        # What rounding alone can do to numbers of this size.
+        # Distance that rounding alone can make between numbers of this size.
         rounding = 4 * precision * torch.stack([one.double().norm() for one in self.wanted])
         tolerance = step_tolerance(self.wanted.dtype, self.wanted.device)
-        # A participant whose numbers ran away is the guard's business.
+        # Participants that diverged are quarantined elsewhere.
         wrong = ~(apart <= tolerance * step + rounding) & torch.isfinite(step)
         if not bool(wrong.any()):
             return None
@@ -59,7 +59,12 @@ def _distance(one: Tensor, other: Tensor) -> Tensor:
 
 
 def copies_of(fleet: Fleet, places: Sequence[int]) -> Fleet:
-    """A seated fleet of copies of some members, whose network it shares; the members are left as they are."""
+    """Seated fleet of copies of some members; it shares the network, and the members are left as they are.
+
+    Args:
+        fleet: Fleet of the members.
+        places: Places of the members to copy.
+    """
     copies = Fleet(fleet.members[0], fleet.network)
     copies.enlist([_copied(fleet.members[place]) for place in places])
     copies.seat()
@@ -75,7 +80,7 @@ def _copied(member: Member) -> Member:
 
 
 def _copied_optimizer(member: Member, originals: Mapping[nn.Parameter, nn.Parameter]) -> Optimizer:
-    """One of a member's kind, as far as the member's is, over the keys of ``originals``."""
+    """Optimizer like a member's, with a copy of its state, over the keys of ``originals``."""
     original = member.optimizer
     settings = {key: value for key, value in original.param_groups[0].items() if key != "params"}
     optimizer = type(original)([{"params": list(originals)} | settings])  # type: ignore[call-arg]
@@ -87,7 +92,7 @@ def _copied_optimizer(member: Member, originals: Mapping[nn.Parameter, nn.Parame
 
 
 def sequential_step(fleet: Fleet, batch: StackedBatch) -> Reference:
-    """Where one step of each member leads, the fleet being left as it was.
+    """Reference step of each member, one after another; the fleet keeps its values.
 
     Args:
         fleet: Copies, as :func:`copies_of` makes them.
@@ -106,7 +111,7 @@ def sequential_step(fleet: Fleet, batch: StackedBatch) -> Reference:
 
 
 def _steps(fleet: Fleet, batch: StackedBatch, flat: Tensor) -> list[Callable[[], None]]:
-    """A step of each member, of networks whose parameters are the rows of ``flat``."""
+    """Functions that step each member, whose networks' parameters are the rows of ``flat``, shape ``(K, width)``."""
     stack, _, _ = fleet.seated()
     return [
         partial(_step, fleet, member, *_network_of(fleet, member, stack.row(place, flat)), own_batch(batch, place))
@@ -134,7 +139,12 @@ def _network_of(fleet: Fleet, member: Member, row: Sequence[Tensor]) -> tuple[Ne
 
 
 def own_batch(batch: StackedBatch, place: int) -> tuple[Any, Tensor]:
-    """Inputs and targets of the participant in one place, without what fills them up."""
+    """Inputs ``(B, ...)`` and targets ``(B, ...)`` of the participant in one place, padding left out.
+
+    Args:
+        batch: Batches of K participants.
+        place: Place of the participant.
+    """
     size = batch.sizes[place]
     return _first(batch.inputs, place, size), batch.targets[place, :size]
 
@@ -146,7 +156,12 @@ def _first(inputs: Any, place: int, size: int) -> Any:
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:
-    """How long a call takes, what it started on the device included."""
+    """Seconds that a call takes, work that it started on the device included.
+
+    Args:
+        function: Function to call.
+        device: Device that is waited for.
+    """
     _wait_for(device)
     started = time.perf_counter()
     function()

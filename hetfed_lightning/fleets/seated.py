@@ -1,4 +1,4 @@
-"""What others ask of those who sit in fleets: states, outputs, figures, made for all members at once."""
+"""Queries of seated members: states, outputs and evaluations, computed for all members of a fleet at once."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class SeatedFleets:
-    """The fleets of a round, by kind, and who has a seat in which.
+    """The fleets of a round by kind, and the fleet of each seated participant.
 
     Attributes:
-        own_sets: What has been found of members' own validation sets.
-        has_bystanders: Whether code of the user's runs in the round at all.
-        is_watchful: Whether it may run between local steps.
-        may_have_changed: Whether such code may have run since members were last compared with what they were.
+        own_sets: Evaluations of members' own validation sets, computed ahead.
+        has_bystanders: True if any code of the user's runs in the round.
+        is_watchful: True if such code may run between local steps.
+        may_have_changed: True if such code may have run since the members were last compared with their snapshots.
     """
 
     def __init__(self) -> None:
@@ -43,13 +43,13 @@ class SeatedFleets:
         self.own_sets.close()
 
     def open_validation(self, federation: Federation) -> None:
-        """Find who is validated on an own set together with others, as Lightning begins to walk through the sets."""
-        self.may_have_changed = True  # What hears of a validation may change something.
+        """Find members that are validated on their own sets together, as Lightning begins its walk through the sets."""
+        self.may_have_changed = True  # A callback may change something as a validation begins.
         seated = ((fleet, here) for fleet, here in self._seated(federation.measured_here()) if fleet.engine is not None)
         self.own_sets.open(federation, seated)
 
     def _seated(self, names: Iterable[str]) -> Iterator[tuple[Fleet, list[str]]]:
-        """Fleets in which two or more of ``names`` sit, and those."""
+        """Fleets in which two or more of ``names`` are seated, each with those names."""
         found: dict[str, list[str]] = defaultdict(list)
         for name in names:
             kind = self._seats.get(name)
@@ -62,12 +62,12 @@ class SeatedFleets:
     def views(
         self, federation: Federation, names: Sequence[str], keys: Sequence[str] | None = None
     ) -> dict[str, dict[str, Tensor]]:
-        """Each participant's tensors under ``keys`` (all if None), as ``Participant.view_of`` gives them.
+        """Tensors of each participant, as views by name and key, of the parameters' shapes.
 
         Args:
-            federation: Whose participants they are.
+            federation: Federation of the participants.
             names: Participants, whose order is kept.
-            keys: Keys of ``state_dict``.
+            keys: Keys of ``state_dict``; None for all.
         """
         found: dict[str, dict[str, Tensor]] = {}
         for fleet, here in self._seated(names):
@@ -75,7 +75,13 @@ class SeatedFleets:
         return {name: found[name] if name in found else federation[name].view_of(keys) for name in names}
 
     def load(self, federation: Federation, names: Iterable[str], state: Mapping[str, Tensor]) -> None:
-        """Copy one state into several participants, as ``Participant.load_state_of`` does."""
+        """Copy one state into several participants.
+
+        Args:
+            federation: Federation of the participants.
+            names: Participants.
+            state: Tensors of the parameters' shapes, by key.
+        """
         left = dict.fromkeys(names)
         for fleet, here in self._seated(left):
             if all(fleet.layout.get(key) == tensor.shape for key, tensor in state.items()):
@@ -86,10 +92,10 @@ class SeatedFleets:
             federation[name].load_state_of(state)
 
     def learners(self, names: Iterable[str]) -> list[Fleet]:
-        """Fleets in which two or more of ``names`` can distil together: they are seated, whoever else was there rises.
+        """Fleets in which two or more of ``names`` can distil together; those are seated, all other members are not.
 
         Args:
-            names: Participants who learn at the end of a round.
+            names: Participants that learn at the end of a round.
         """
         found = []
         for fleet, here in list(self._seated(names)):
@@ -106,14 +112,14 @@ class SeatedFleets:
         return found
 
     def outputs(self, names: Sequence[str], inputs: Any) -> dict[str, Tensor]:
-        """Outputs of those of ``names`` who sit in a fleet and take raw inputs, computed at once.
+        """Outputs on common raw inputs of seated participants without a transform, computed at once.
 
         Args:
             names: Participants.
-            inputs: Shape ``(B, ...)``, raw.
+            inputs: Raw inputs, shape ``(B, ...)``.
 
         Returns:
-            Shape ``(B, C)`` each, by name.
+            Outputs, shape ``(B, C)`` each, by name.
         """
         found: dict[str, Tensor] = {}
         for _, part, outputs in self._outputs(names, inputs):
@@ -121,7 +127,12 @@ class SeatedFleets:
         return found
 
     def evaluated(self, names: Sequence[str], batch: Any) -> dict[str, Evaluated]:
-        """What :meth:`outputs` of a batch with targets come to, by name."""
+        """Evaluations of seated participants on a common batch, by name.
+
+        Args:
+            names: Participants.
+            batch: Raw inputs, shape ``(B, ...)``, and targets, shape ``(B, ...)``.
+        """
         inputs, targets = split_batch(batch)
         found: dict[str, Evaluated] = {}
         if isinstance(targets, Tensor):
@@ -132,7 +143,7 @@ class SeatedFleets:
         return found
 
     def _outputs(self, names: Sequence[str], inputs: Any) -> Iterator[tuple[Fleet, list[str], Tensor]]:
-        """Fleets, members who are computed at once, and their outputs, shape ``(K, B, C)``."""
+        """Fleets, members that are computed at once, and their outputs, shape ``(K, B, C)``."""
         if bytes_of(inputs) is None:
             return
         for fleet, here in self._seated(name for name in names if name in self._seats):

@@ -1,9 +1,9 @@
-"""A member's network, settings and optimizer as a fleet found them, and what has been changed since.
+"""Snapshot of a member's network, settings and optimizer, to find changes made since.
 
-A fleet computes with one copy of the network and with rows of a stack. Whatever a callback changes in a member's own
-modules between two steps (a mode, a hook, a frozen weight, the rate of a dropout) would be passed over there without a
-word, so it is looked for before the fleet relies on it. Looking is cheap, since values are compared by functions of C;
-the first difference alone is described in words.
+A fleet computes with one copy of the network and with rows of a stack. A change in a member's own modules between two
+steps (a mode, a hook, a frozen weight, the rate of a dropout) would silently have no effect there, so it is looked for
+before the fleet relies on the copy. Looking is cheap, since values are compared by functions written in C; only the
+first difference is put into words.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from hetfed_lightning.participant import Participant
 
 Modes = Literal["training", "evaluation"]
-"""Which modes modules ought to be in: those that were found in training, or all in evaluation mode."""
+"""Modes that modules ought to be in: the ones that were found in training, or evaluation mode for all."""
 
 _CONTENTS = ("_parameters", "_buffers", "_modules")
 SETTINGS = ("task", "transform", "target_transform", "accumulate_grad_batches", "_automatic_optimization", "privacy")
-"""Attributes of a participant that a fleet's step depends on, those that are modules aside."""
+"""Attributes of a participant that a fleet's step depends on."""
 
 OWN = (*OWN_STEP, "on_after_batch_transfer", "transformed")
-"""Methods that a participant may have been given, and that a fleet's step does not call."""
+"""Methods that a fleet's step does not call; a participant may have been given one as an attribute of its own."""
 
 _trains: Callable[[Any], bool] = attrgetter("requires_grad")
 
@@ -46,24 +46,24 @@ class Snapshot:
     """A participant's network and settings as a fleet found them.
 
     Args:
-        participant: One whom nothing keeps out of fleets, in training mode.
+        participant: Participant without an obstacle to joining fleets, in training mode.
 
     Attributes:
-        participant: It.
-        modules: Its backbone's, head's and task's.
-        states: Attributes of each.
-        sizes: How many each has.
-        modes: Which of them are in training mode.
-        plain: The same dictionaries, and those of configurations that are plain attributes.
-        keys: Of the values that matter in each.
-        getters: What takes the values that matter out of each.
-        values: Those values.
+        participant: The participant.
+        modules: All modules of its backbone, head and task.
+        states: Attributes of each module, as its ``__dict__``.
+        sizes: Number of attributes of each.
+        modes: True for each module in training mode.
+        plain: The same dictionaries, followed by those of configurations that are plain attributes.
+        keys: Keys of the values that matter, for each dictionary in ``plain``.
+        getters: Function that takes these values out of each dictionary.
+        values: These values.
         contents: Dictionaries of parameters, buffers and submodules.
-        contained: What they held.
+        contained: Copies of these dictionaries.
         hooks: Dictionaries of hooks, all of them empty.
-        parameters: All of them.
-        trained: Which of them require a gradient.
-        settings: Those of ``SETTINGS`` that are no modules.
+        parameters: All parameters.
+        trained: True for each parameter that requires a gradient.
+        settings: Attributes among ``SETTINGS`` that are no modules.
         reference: Buffers and frozen weights that its fleet computes with, by key.
     """
 
@@ -82,7 +82,7 @@ class Snapshot:
         self.keys = [*(list(_plain(state)) for state in self.states), *map(list, nested)]
         self.getters = [_getter(keys) for keys in self.keys]
         self.values = [tuple(map(_copy, getter(state))) for getter, state in zip(self.getters, self.plain, strict=True)]
-        # Of torch's own classes the dictionaries stay the same objects.
+        # Torch never replaces these dictionaries of its modules.
         self.contents = [vars(module)[kind] for module in everything for kind in _CONTENTS]
         self.contained = [dict(content) for content in self.contents]
         self.hooks = [vars(module)[kind] for module in everything for kind in MODULE_HOOKS]
@@ -96,14 +96,14 @@ class Snapshot:
 
     @property
     def holds_its_parameters(self) -> bool:
-        """Whether the modules hold the parameter objects that were found, in the places where they were."""
+        """True if the modules hold the same parameter objects in the same places as when they were found."""
         return self.contents == self.contained
 
     def difference(self, modes: Modes = "training") -> str | None:
-        """What is no longer as it was found, in words that follow "since"; None where everything is.
+        """First change since the snapshot, as a clause that follows "since"; None without one.
 
         Args:
-            modes: Which the modules ought to be in.
+            modes: Modes that the modules ought to be in.
         """
         try:
             as_found = self._is_as_found(modes)
@@ -134,11 +134,11 @@ class Snapshot:
 
     @property
     def has_still_tensors(self) -> bool:
-        """Whether there are buffers or frozen weights."""
+        """True if there are buffers or frozen weights."""
         return bool(self._still)
 
     def stands_still(self) -> bool:
-        """Whether buffers and frozen weights have their values; an average of equal ones writes and changes nothing."""
+        """True if buffers and frozen weights have their values; writing equal ones, as an average may, is no change."""
         if not self.reference:
             return self._places_of_still() == self._places
         # By value: writing to `tensor.data` counts in no version.
@@ -147,7 +147,7 @@ class Snapshot:
     def _places_of_still(self) -> list[tuple[int, int]]:
         return [(tensor.data_ptr(), _version(tensor)) for tensor in self._still.values()]
 
-    # In words
+    # Changes in words
 
     def _differences(self, modes: Modes) -> Iterator[str]:
         own = vars(self.participant)
@@ -192,7 +192,15 @@ class Snapshot:
 
 
 def still_tensors(backbone: nn.Module, head: nn.Module, task: nn.Module) -> dict[str, Tensor]:
-    """What a network and its loss compute with and nobody trains: buffers, frozen weights, tensors in no state."""
+    """Tensors that a network and its loss compute with but do not train, by key and of any shape.
+
+    These are buffers, frozen weights and tensors in plain attributes.
+
+    Args:
+        backbone: Backbone of the network.
+        head: Head of the network.
+        task: Task, a module with the loss.
+    """
     found: dict[str, Tensor] = {}
     for part, root in (("backbone", backbone), ("head", head), ("task", task)):
         for name, module in root.named_modules(prefix=part):
@@ -211,20 +219,20 @@ def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_parts(value: Any) -> bool:
-    """Whether a plain attribute is an object with attributes of its own, as a configuration is."""
+    """True if a plain attribute is an object with attributes of its own, such as a configuration."""
     return hasattr(value, "__dict__") and not isinstance(value, (type, FunctionType, Tensor, nn.Module)) \
         and not callable(value)  # fmt: skip
 
 
 def _getter(keys: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
-    """A function of a dictionary to a tuple of its values, even of one key or none."""
+    """Function from a dictionary to a tuple of its values under ``keys``, for one key or none too."""
     if len(keys) > 1:
         return itemgetter(*keys)
     return (lambda state: (state[keys[0]],)) if keys else _nothing
 
 
 def _copy(value: Any) -> Any:
-    """Collections as they are now: they may be changed in place."""
+    """Copy of a collection, which may be changed in place; any other value itself."""
     return value.copy() if type(value) in {list, dict, set} else value
 
 

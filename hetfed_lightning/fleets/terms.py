@@ -1,4 +1,4 @@
-"""What a callback adds to the local loss of a fleet's members: by its gradient, for all of them at once."""
+"""Terms that callbacks add to the local losses of a fleet's members, by their gradients, for all members at once."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ if TYPE_CHECKING:
 
 
 class FleetTerm(ABC):
-    """A term of everyone's local loss in one round.
+    """A term of every member's local loss in one round.
 
-    What it adds has to be the gradient of what the callback's ``local_loss`` returns for each member by itself.
+    Its gradient has to be that of the callback's ``local_loss`` for each member by itself.
     """
 
     def draw(self, member: Member, batch_idx: int) -> None:
-        """Do what draws random numbers for a member, such as passing inputs through its transform.
+        """Draw a member's random numbers, for instance by passing public inputs through its transform.
 
-        Called in the random stream of the member's local step, after the member's own batch has been transformed; not
-        called in a fleet of whom nobody transforms anything.
+        Called in the random stream of the member's local step, after the member's own batch has been transformed. Not
+        called in a fleet without transforms.
+
+        Args:
+            member: Member whose numbers are drawn.
+            batch_idx: Index of the local step in the round.
         """
         del member, batch_idx  # Few terms draw anything.
 
@@ -34,20 +38,31 @@ class FleetTerm(ABC):
         """Add the term's gradients to those of the members' own losses, before clipping.
 
         Args:
-            engine: The fleet's.
-            batch_idx: Place of the local step in the round.
-            gradients: Of the members in the first rows of the fleet's stack, shape ``(K, width)``; added to.
+            engine: Engine of the fleet.
+            batch_idx: Index of the local step in the round.
+            gradients: Gradients of the members in the first rows of the fleet's stack, shape ``(K, width)``; added to.
         """
 
 
 def terms_of(federation: Federation, fleet: Fleet) -> list[FleetTerm]:
-    """What the callbacks add to the losses of a fleet's members in the round that opens."""
+    """Terms that callbacks add to the losses of a fleet's members in the round that opens.
+
+    Args:
+        federation: Federation in a fit.
+        fleet: Fleet with its members enlisted.
+    """
     terms = [callback.fleet_term(federation, fleet) for callback in federation.adding]
     return [term for term in terms if term is not None]
 
 
 def adding(terms: Sequence[FleetTerm], engine: Engine, batch_idx: int) -> Callable[[Tensor], None] | None:
-    """What adds the gradients of all terms in a local step, or None if there are none."""
+    """Function that adds the gradients of all terms in a local step, to shape ``(K, width)``; None without terms.
+
+    Args:
+        terms: Terms of the fleet in this round.
+        engine: Engine of the fleet.
+        batch_idx: Index of the local step in the round.
+    """
 
     def add(gradients: Tensor) -> None:
         for term in terms:

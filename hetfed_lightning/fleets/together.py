@@ -1,4 +1,4 @@
-"""From the outputs of a fleet's members to what each notes of its batch: losses, predictions, counts of all at once."""
+"""Evaluation of a fleet's members from their outputs: losses, predictions and counts of all members at once."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from hetfed_lightning.tasks import TASKS, Task
 def evaluated_together(
     task: Task, outputs: Tensor, targets: Tensor, mask: Tensor | None, sizes: Sequence[int]
 ) -> list[Evaluated]:
-    """What :meth:`Evaluated.of` gives for each participant, the losses but for rounding.
+    """Evaluation of each participant, equal to :meth:`Evaluated.of` up to the rounding of the losses.
 
     Args:
-        task: Of all of them, with a loss of each example.
+        task: Task of all participants, with a loss of each example.
         outputs: Shape ``(K, B, C)`` or ``(K, B)``.
         targets: Shape ``(K, B, ...)``.
         mask: True where there is an example, shape ``(K, B)``; None if there is one everywhere.
-        sizes: Examples of each.
+        sizes: Number of examples of each participant.
 
     Returns:
-        K of them, of as many examples as ``sizes`` says.
+        K evaluations, each of as many examples as ``sizes`` has for it.
     """
     shape, width = outputs.shape[:2], 1 if outputs.ndim == 2 else outputs.shape[-1]
-    if type(task) not in TASKS.values():  # One of the user's own may look at a batch as a whole.
+    if type(task) not in TASKS.values():  # A user's own task may look at a batch as a whole.
         rows = zip(outputs, targets, sizes, strict=True)
         return [Evaluated.of(task, own[:size], target[:size]) for own, target, size in rows]
     flat, wanted = outputs.flatten(0, 1), targets.flatten(0, 1)

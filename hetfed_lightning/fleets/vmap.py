@@ -1,4 +1,4 @@
-"""Any network of a functional kind, batched by ``torch.func.vmap``."""
+"""Engine for any network that can be called functionally, batched by ``torch.func.vmap``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hetfed_lightning.fleets.network import Network, mean_loss
 
 
 class VmapEngine(Engine):
-    """Vectorises one participant's loss over all of them.
+    """Engine that vectorises one participant's loss over all participants.
 
-    Fast where operations are so small that calling them costs more than computing them. Refuses what draws random
-    numbers, changes buffers, or branches on values.
+    Fast where operations are so small that calling them costs more than computing them. Networks fail that draw random
+    numbers, change buffers, or branch on values.
 
     Args:
-        network: Of the participants' architecture.
-        task: What they are to make small, all of them.
+        network: Network of the participants' architecture.
+        task: Loss of every participant.
         compile_settings: Arguments of ``torch.compile`` for the step of all; None to run it as it is.
     """
 
@@ -47,7 +47,14 @@ class VmapEngine(Engine):
         *,
         add: bool = False,
     ) -> Tensor:
-        """As the base class."""
+        """Losses of every participant, shape ``(K,)``; writes their gradients.
+
+        Args:
+            parameters: Shape ``(K, *shape)`` each, by key.
+            gradients: Tensors of the same keys and shapes; overwritten, or added to.
+            batch: One batch of each participant.
+            add: True to add to the values in ``gradients``.
+        """
         batched = self._step(masked=batch.mask is not None)
         with sdpa_kernel(SDPBackend.MATH):  # The only kernel of attention that has a batching rule.
             found, losses = batched(dict(parameters), batch.inputs, batch.targets, batch.mask)
@@ -60,7 +67,10 @@ class VmapEngine(Engine):
         return all_losses
 
     def _step(self, *, masked: bool) -> Any:
-        """Losses and gradients of everyone: compiled as a whole, since a network compiled by itself is not fused."""
+        """Function to losses and gradients of all participants.
+
+        Compiled as a whole, since operations of different networks are not fused if the network alone is compiled.
+        """
         if masked not in self._steps:
 
             def loss(own: dict[str, Tensor], inputs: Any, targets: Tensor, mask: Tensor | None) -> Tensor:
@@ -75,7 +85,13 @@ class VmapEngine(Engine):
 
     @torch.no_grad()
     def outputs(self, parameters: Mapping[str, Tensor], inputs: Any, *, common: bool = False) -> Tensor:
-        """As the base class."""
+        """Outputs of every participant, shape ``(K, B, C)``, without gradients.
+
+        Args:
+            parameters: Shape ``(K, *shape)`` each, by key.
+            inputs: Shape ``(K, B, ...)``; ``(B, ...)`` if ``common``.
+            common: True if all participants see the same inputs.
+        """
         batched = vmap(self.network.outputs_with, in_dims=(0, None if common else 0))
         with sdpa_kernel(SDPBackend.MATH):
             outputs: Tensor = batched(dict(parameters), inputs)
