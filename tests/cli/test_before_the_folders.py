@@ -1,0 +1,40 @@
+"""What users wrote while modules stood flat in the package: checkpoints, saved configurations and dotted paths."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from jsonargparse._util import import_object
+from safetensors.torch import load_file
+
+from hetfed_lightning.cli.allowlist import restricted_imports
+from tests.cli.commands import hetfed
+
+WRITTEN = Path(__file__).parents[1] / "data/before_the_folders"
+OLD_NAMES = yaml.safe_load((WRITTEN / "old_names.yaml").read_text(encoding="utf-8"))
+ROUNDING = 1e-10
+"""The run is in double precision: sums in another order, as on another machine, differ by much less."""
+
+
+def test_a_run_goes_on_from_its_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    config, checkpoint = WRITTEN / "config.yaml", WRITTEN / "after_two_rounds.ckpt"
+    ended = hetfed(capsys, "fit", "-c", config, "--ckpt_path", checkpoint)
+    assert ended.code == 0, ended.err
+    (last,) = Path().glob("runs/small/*/checkpoints/round-epoch=3.ckpt")
+    states = torch.load(last, weights_only=True)["state_dict"]
+    uninterrupted = load_file(WRITTEN / "after_four_rounds.safetensors")
+    assert list(uninterrupted.keys() ^ states.keys()) == []
+    for key, expected in uninterrupted.items():
+        torch.testing.assert_close(states[key], expected, rtol=0, atol=ROUNDING, msg=key)
+
+
+def test_a_configuration_of_old_paths_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = hetfed(capsys, "fit", "-c", WRITTEN / "old_paths.yaml")
+    assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize(("old", "public"), OLD_NAMES.items(), ids=OLD_NAMES)
+def test_an_old_name_may_be_named_and_means_the_same(old: str, public: str) -> None:
+    with restricted_imports():
+        assert import_object(old) is import_object(public)
