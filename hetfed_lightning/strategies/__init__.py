@@ -1,4 +1,4 @@
-"""Where a federation is trained: on one device, or divided over processes, devices and nodes."""
+"""Training of a federation on one device, or divided over processes, devices and nodes."""
 
 from __future__ import annotations
 

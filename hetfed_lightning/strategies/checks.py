@@ -1,4 +1,4 @@
-"""What several ranks cannot do together, refused by name before the first step."""
+"""Checks, before the first step, for things that several ranks cannot do together; each error names the fault."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def check_callbacks(trainer: L.Trainer) -> None:
-    """Refuse callbacks that look at everyone's weights between two exchanges.
+    """Refuse callbacks that read all participants' weights between two exchanges.
 
     Raises:
-        MisconfigurationException: With what to use instead.
+        MisconfigurationException: If there is one; the message says what to use instead.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
         if isinstance(callback, WeightAveraging):
@@ -40,8 +40,12 @@ def check_callbacks(trainer: L.Trainer) -> None:
 def check_same_data(federation: Federation, exchange: Exchange) -> None:
     """Refuse data that differs from rank to rank.
 
+    Args:
+        federation: Federation in a fit.
+        exchange: Exchange between the ranks.
+
     Raises:
-        ValueError: Naming the participant and the ranks.
+        ValueError: If a participant's or the public data differs; names the participant and the ranks.
     """
     data = federation.federated_data
     sizes = {name: (data.num_samples(name), data.source(name).batches_per_epoch) for name in federation.members()}
@@ -60,8 +64,12 @@ def check_same_data(federation: Federation, exchange: Exchange) -> None:
 def check_shares(federation: Federation, replicas: int) -> None:
     """Refuse participants whose batches cannot be split.
 
+    Args:
+        federation: Federation in a fit.
+        replicas: Number of ranks that split each batch.
+
     Raises:
-        ValueError: Naming the participant and what to change.
+        ValueError: If there is one; names the participant and what to change.
     """
     for name, participant in federation.everyone().items():
         if not participant.automatic_optimization:

@@ -1,4 +1,4 @@
-"""Values from rank to rank: everyone's to all, or to the first. What is dead is told by name."""
+"""Exchange of values between ranks: from each to all, or to the first. Errors name a rank that was lost."""
 
 from __future__ import annotations
 
@@ -21,50 +21,54 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 SHORTEST_LOOK, LONGEST_LOOK = 1e-4, 0.004
-"""Seconds between two looks of a rank that waits for others whether they have come, at first and in the end."""
+"""Seconds between two looks of a waiting rank for the others, at first and in the end."""
 
 _meetings = itertools.count()
-"""Numbers those of this process, over all its runs: every rank goes through the same ones."""
+"""Numbers of the exchanges of this process, over all its runs; every rank counts the same ones."""
 
 
 class Watching(Protocol):
-    """Who knows whether a rank was lost, or was told to stop."""
+    """Liveness of the other ranks, as an exchange needs to know it."""
 
     @property
     def stopping(self) -> Stopping:
-        """Where the run stops."""
+        """State of the agreement on where the run stops."""
 
     def tell_of_stop(self) -> None:
         """Tell the others, once, that a rank was told to stop."""
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody is watched any more, between two runs."""
+        """True if the ranks are no longer watched, as between two runs."""
 
     def check(self) -> None:
-        """Raise if a rank was lost."""
+        """Raise if a rank was lost.
+
+        Raises:
+            RankLostError: If a rank was lost; names it.
+        """
 
     def finished(self) -> str | None:
-        """A rank that has left the run, in words."""
+        """Description of a rank that has left the run; None without one."""
 
     def explain(self, error: Exception) -> Exception:
-        """The error to raise instead of one that a collective raised."""
+        """Error to raise in place of one that a collective raised."""
 
 
 class Exchange:
     """Collectives on nested values, over the CPU.
 
     Objects travel by pickle between processes of one job, tensors as bytes beside them. Tensors on a GPU go by way of
-    the CPU; gradients, which are exchanged at every step, are reduced where they lie.
+    the CPU; gradients, which are exchanged at every step, are reduced on their device.
 
     Args:
-        rank: Of this process, from 0.
+        rank: Rank of this process, from 0.
         world: Number of processes.
-        group: A group on the CPU (gloo).
-        store: What the processes met at.
-        timeout: Seconds that a rank waits for others between two runs, when nobody watches whether they live.
-        replicas: The group of the ranks that split the batches of the same participants; None where there is one.
-        watch: Who knows whether a rank was lost.
+        group: Process group on the CPU (gloo).
+        store: Store through which the processes met.
+        timeout: Seconds that a rank waits for others between two runs, when their liveness is not watched.
+        replicas: Process group of the ranks that split the batches of the same participants; None for a single group.
+        watch: Liveness of the other ranks.
     """
 
     def __init__(
@@ -79,15 +83,15 @@ class Exchange:
         self._watch = watch
 
     def share(self, value: Any) -> list[Any]:
-        """Every rank's ``value``, by rank, on all of them. Tensors are on the CPU and in shared storage."""
+        """Values of all ranks, by rank, on every rank. Tensors, of any shape, are on the CPU in shared storage."""
         return self.guarded(lambda: self._share(value))
 
     def collect(self, value: Any) -> list[Any] | None:
-        """Every rank's ``value``, by rank, on rank 0; None elsewhere. Tensors are copies on the CPU."""
+        """Values of all ranks, by rank, on rank 0; None on the others. Tensors, of any shape, are copies on the CPU."""
         return self.guarded(lambda: self._collect(value))
 
     def add(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over the replicas, which take the same steps and come to it together."""
+        """Replace a tensor, of any shape, by its sum over the replicas, which take the same steps together."""
         self._watch.check()
         try:
             dist.all_reduce(tensor, group=self._replicas)
@@ -95,10 +99,10 @@ class Exchange:
             raise self._watch.explain(error) from error
 
     def stops(self, signum: int | None) -> int | None:
-        """Come to a place where the run may stop; the signal for which all ranks stop here, or None.
+        """Signal for which all ranks stop here, or None; called at each place where the run may stop.
 
         Args:
-            signum: A signal that this rank has received.
+            signum: Signal that this rank has received, or None.
         """
         stopping = self._watch.stopping
         if signum is not None:
@@ -114,13 +118,13 @@ class Exchange:
         return stopping.signal if stopping.passed == stopping.place else None
 
     def guarded(self, call: Callable[[], R]) -> R:
-        """Run a collective once all ranks have come to it; where a rank was lost, raise an error that says which.
+        """Result of a collective, which is run once all ranks have come to it.
 
-        Ranks may come hours apart, where one's participants take so much longer, so that waiting has no limit: the
-        watch knows whether those that are missing live. The collective itself has one.
+        Waiting has no limit, since ranks may come hours apart if some participants take longer: the watch tells whether
+        the missing ranks live. The collective itself has a time limit.
 
         Raises:
-            RankLostError: If a rank was lost.
+            RankLostError: If a rank was lost; names it.
         """
         try:
             self._await_everyone()

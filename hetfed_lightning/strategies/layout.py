@@ -1,4 +1,4 @@
-"""Which process hosts whom, and which part of a batch is whose: pure functions of names, costs and numbers."""
+"""Layouts: the ranks that train each participant, and their parts of a batch; pure functions of names and costs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 WORTHWHILE = 0.95
-"""A new layout replaces one in use if its busiest group has at most this share of the load of the present one."""
+"""Load of the busiest group under a new layout, over that under the present one, up to which the new one is taken."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Who is trained by which ranks.
+    """Assignment of participants to ranks.
 
-    The ranks fall into ``groups`` of ``replicas`` consecutive ones (so that a group lies on one node where it can).
-    A participant is hosted by one group, whose replicas split each of its batches.
+    The ranks fall into ``groups`` of ``replicas`` consecutive ones, so that a group lies on one node if it can. A
+    participant is hosted by one group, whose replicas split each of its batches.
 
     Args:
         hosts: Group of every participant, from 0.
@@ -27,24 +27,24 @@ class Layout:
     replicas: int
 
     def group_of(self, rank: int) -> int:
-        """The group that a rank belongs to."""
+        """Group of a rank, from 0."""
         return rank // self.replicas
 
     def replica_of(self, rank: int) -> int:
-        """A rank's place in its group, from 0."""
+        """Place of a rank in its group, from 0."""
         return rank % self.replicas
 
     def ranks_of(self, name: str) -> range:
-        """The ranks that train a participant."""
+        """Ranks that train a participant."""
         first = self.hosts[name] * self.replicas
         return range(first, first + self.replicas)
 
     def owner_of(self, name: str) -> int:
-        """The first of these: the rank whose state, buffers included, is the participant's."""
+        """First of the ranks that train a participant; its state there, buffers included, is the participant's."""
         return self.ranks_of(name)[0]
 
     def measurer_of(self, name: str) -> int:
-        """The rank that evaluates a participant, and asks it as a teacher: a group's replicas take turns."""
+        """Rank that evaluates a participant and runs it as a teacher; replicas of a group take turns."""
         ranks = self.ranks_of(name)
         together = [other for other, group in self.hosts.items() if group == self.hosts[name]]
         return ranks[together.index(name) % self.replicas]
@@ -55,13 +55,14 @@ class Layout:
 
 
 def balanced(costs: Mapping[str, float], groups: int) -> dict[str, int]:
-    """Group of every participant such that no group has much more to do than another.
+    """Group of every participant such that loads are nearly equal.
 
-    The longest goes first, to the group that has least so far; equal ones keep their order, so that every rank finds
-    the same. The busiest group then has at most 4/3 - 1/(3 groups) of the load that the best division would give it.
+    Participants are taken by descending cost, each for the group with the least load so far. Ties keep their order, so
+    that every rank computes the same. The busiest group has at most 4/3 - 1/(3 groups) of its load under the best
+    division.
 
     Args:
-        costs: What a round of each participant takes, at least 0, in any one unit.
+        costs: Cost of a round of each participant, at least 0, in any one unit.
         groups: Number of groups, at least 1.
 
     Reference:
@@ -80,7 +81,12 @@ def balanced(costs: Mapping[str, float], groups: int) -> dict[str, int]:
 
 
 def heaviest(costs: Mapping[str, float], hosts: Mapping[str, int]) -> float:
-    """Load of the busiest group."""
+    """Load of the busiest group, in the unit of the costs.
+
+    Args:
+        costs: Cost of a round of each participant.
+        hosts: Group of each participant.
+    """
     loads: dict[int, float] = {}
     for name, group in hosts.items():
         loads[group] = loads.get(group, 0.0) + costs[name]
@@ -88,7 +94,12 @@ def heaviest(costs: Mapping[str, float], hosts: Mapping[str, int]) -> float:
 
 
 def rebalanced(costs: Mapping[str, float], layout: Layout) -> Layout:
-    """The layout that ``costs`` ask for, or the same one where moving participants would gain next to nothing."""
+    """Layout that balances ``costs``, or the present one if moving participants would gain next to nothing.
+
+    Args:
+        costs: Cost of a round of each participant, at least 0, in any one unit.
+        layout: The present layout.
+    """
     hosts = balanced(costs, layout.groups)
     if heaviest(costs, hosts) > WORTHWHILE * heaviest(costs, layout.hosts):
         return layout
@@ -96,12 +107,12 @@ def rebalanced(costs: Mapping[str, float], layout: Layout) -> Layout:
 
 
 def share_of(size: int, replicas: int, replica: int) -> range:
-    """Positions in a batch that are a replica's: consecutive, together the whole, in sizes that differ by at most 1.
+    """Positions in a batch of one replica's part: consecutive, in sizes that differ by at most 1 between replicas.
 
     Args:
-        size: Examples in the batch.
+        size: Number of examples in the batch.
         replicas: Number of replicas, at least 1.
-        replica: Whose share, from 0; the first ones take what is over.
+        replica: Replica of the part, from 0; the first ones take the remainder.
     """
     least, over = divmod(size, replicas)
     start = replica * least + min(replica, over)

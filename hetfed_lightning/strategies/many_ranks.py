@@ -1,4 +1,4 @@
-"""Several processes that train one federation: what each does alone, and what they tell each other."""
+"""Several processes that train one federation: the work of each rank, and the values that ranks exchange."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ V = TypeVar("V")
 class ManyRanks(Ranks):
     """Ranks in groups: a group hosts some participants, its replicas split their batches.
 
-    At a round's end every rank receives the state of everyone who trained. What participants then do together is the
-    same computation on the same states on every rank, in the same order, so that it ends in the same bits.
+    At a round's end every rank receives the states of all participants that trained. What follows is the same
+    computation on the same states on every rank, in the same order, so that it gives the same bits.
 
     Args:
-        federation: Who is trained.
-        exchange: Carries values between the ranks.
-        groups: Number of groups; the ranks are a multiple of it.
+        federation: Federation to train.
+        exchange: Exchange of values between the ranks.
+        groups: Number of groups, a divisor of the number of ranks.
     """
 
     def __init__(self, federation: Federation, exchange: Exchange, groups: int) -> None:
@@ -59,38 +59,48 @@ class ManyRanks(Ranks):
         self.layout = Layout(balanced(self._expected, groups), groups, exchange.world // groups)
 
     def describe(self, rank: int) -> str:
-        """A rank in words, with those it trains."""
+        """A rank in words, with its participants and the round."""
         hosted = self.layout.hosted_by(rank)
         who = ", ".join(hosted[:5]) + (f" and {len(hosted) - 5} more" if len(hosted) > 5 else "")
         return f"rank {rank} (participants: {who or 'none'}) in round {self._federation.current_round}"
 
-    # Who is here
+    # Participants of this rank
 
     def hosts(self, name: str) -> bool:
-        """Whether a participant (or the student) takes its steps here."""
+        """True if a participant (or the student) takes its steps here."""
         return self.rank in self.layout.ranks_of(name)
 
     def measures(self, name: str) -> bool:
-        """Whether a participant is evaluated, and asked as a teacher, here. One rank does for each."""
+        """True if a participant is evaluated, and run as a teacher, here; true on one rank for each."""
         return self.rank == self.layout.measurer_of(name)
 
     def is_timed(self, name: str) -> bool:
-        """Whether its local steps are to be timed: in its first round, where there is somewhere to move."""
+        """True if a participant's local steps are to be timed: in its first round, if there is more than one group."""
         return self.layout.groups > 1 and not self._times.knows(name)
 
     def note_seconds(self, name: str, seconds: float) -> None:
-        """Remember how long a local step took."""
+        """Record the duration of a local step.
+
+        Args:
+            name: Participant that has stepped.
+            seconds: Seconds of the step.
+        """
         self._times.note(name, seconds)
 
     # Parts of a batch
 
     def share(self, indices: Tensor) -> Tensor:
-        """The part of a batch's indices that is this rank's; may be empty."""
+        """This rank's part of a batch's indices, shape ``(B',)`` of ``(B,)``; may be empty."""
         part = share_of(len(indices), self.layout.replicas, self.layout.replica_of(self.rank))
         return indices[part.start : part.stop]
 
     def weight(self, name: str, batch_idx: int) -> float:
-        """This rank's part of a participant's batch, in [0, 1]: what the mean over its examples weighs in the whole."""
+        """Fraction in [0, 1] of a participant's batch that this rank has, the weight of its mean in that of the whole.
+
+        Args:
+            name: The participant.
+            batch_idx: Index of the batch in the round.
+        """
         if self.layout.replicas == 1:
             return 1.0
         size = self._federation.train_loader().length_of(name, batch_idx)
@@ -98,12 +108,12 @@ class ManyRanks(Ranks):
 
     @property
     def reduction(self) -> Reduction | None:  # type: ignore[override]
-        """Sums gradients over the replicas; None where no batch is split."""
+        """Function that sums gradients over the replicas; None if no batch is split."""
         return None if self.layout.replicas == 1 else self._reduce
 
     @torch.no_grad()
     def _reduce(self, parameters: Sequence[nn.Parameter]) -> None:
-        """One sum for all gradients. Where no replica has one there stays none: optimizers skip such parameters."""
+        """Sum all gradients at once. One that no replica has stays None, so that optimizers skip the parameter."""
         dtype = torch.float32
         for parameter in parameters:
             dtype = torch.promote_types(dtype, parameter.dtype)
@@ -125,14 +135,14 @@ class ManyRanks(Ranks):
 
     @property
     def stream(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Another one for each part of a batch, whose dropout would else fall on the same places."""
+        """Addition to the names of random streams, one per replica, so that dropout differs between batch parts."""
         replica = self.layout.replica_of(self.rank)
         return (replica,) if replica else ()
 
-    # What the others have
+    # Values of other ranks
 
     def synchronise(self, names: Sequence[str]) -> None:
-        """Give everybody's state, and what was counted of it, to all ranks; buffers are those of the first replica."""
+        """Share participants' states and step counts with all ranks; buffers are those of the first replica."""
         federation = self._federation
         mine = {
             name: report(federation, name) | {"seconds": self._times.round_of(name)}
@@ -146,17 +156,27 @@ class ManyRanks(Ranks):
                 self._times.settle(name, found["seconds"])
 
     def agreed(self, names: Sequence[str]) -> list[str]:
-        """Names that any rank gives, in order."""
+        """Names given by at least one rank, in the federation's order."""
         given = {name for part in self._exchange.share(list(names)) for name in part}
         return [name for name in self.layout.hosts if name in given]
 
     def gathered(self, values: Mapping[str, V], order: Sequence[str]) -> dict[str, V]:
-        """Values by name that one rank each has, in ``order``; names without a value are left out."""
+        """Values by name, from all ranks; names without a value are left out.
+
+        Args:
+            values: Values of this rank; a name has a value on one rank only.
+            order: Names, in the order of the result.
+        """
         found = {name: value for part in self._exchange.share(dict(values)) for name, value in part.items()}
         return {name: found[name] for name in order if name in found}
 
     def reduced(self, ledger: Ledger, stage: Stage) -> dict[str, Reduced]:
-        """All ranks' notes, reduced; the ledger is empty afterwards."""
+        """Reduced notes of all ranks, by key; the ledger is empty afterwards.
+
+        Args:
+            ledger: Ledger of this rank.
+            stage: Stage of the notes.
+        """
         if stage == "train" and self.layout.replicas > 1:  # Each replica has noted its own examples.
             return merge_notes(self._exchange.share(ledger.take_notes()))
         return {key: figure for part in self._exchange.share(ledger.reduce()) for key, figure in part.items()}
@@ -164,7 +184,7 @@ class ManyRanks(Ranks):
     # Moments of a run
 
     def prepare(self) -> None:
-        """Before training: refuse what ranks cannot do together."""
+        """Check, before training, for things that ranks cannot do together."""
         check_same_data(self._federation, self._exchange)
         if self.layout.replicas > 1:
             check_shares(self._federation, self.layout.replicas)
@@ -185,7 +205,7 @@ class ManyRanks(Ranks):
         forget_optimizers(self._federation, [name for name in self.layout.hosts if not self.hosts(name)])
 
     def end_round(self) -> None:
-        """Move participants where the first measured steps say that ranks would wait for each other."""
+        """Move participants to other groups if the first measured steps show that ranks would wait for each other."""
         if self.layout.groups == 1 or not self._times.has_news:
             return
         layout = rebalanced(self._times.costs(self._expected), self.layout)
@@ -203,20 +223,20 @@ class ManyRanks(Ranks):
         log.info("After measured steps %s moved. %s", ", ".join(moved), "\n".join(self._lines()))
 
     def stops(self, signum: int | None) -> int | None:
-        """Come to a place where the run may stop; the signal for which all ranks stop here, or None."""
+        """Signal for which all ranks stop here, or None; called at each place where the run may stop."""
         return self._exchange.stops(signum)
 
     def complete(self, checkpoint: dict[str, Any]) -> None:
-        """Put into a checkpoint what other ranks have of it. Only rank 0's is whole, which is the one written."""
+        """Add other ranks' parts to a checkpoint. Only rank 0's becomes whole, which is the one that is written."""
         complete_checkpoint(checkpoint, self._federation, self._exchange, self.layout)
 
     def resumed(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The part of a round in progress, as a checkpoint has it, that belongs here."""
+        """This rank's part of a round in progress, from a checkpoint."""
         local = {}
         for name, state in saved["local"].items():
             if not self.hosts(name):
                 local[name] = {**state, "pending": 0, "gradients": {}}
-            else:  # What waits for an accumulation to end is the replicas' sum: one of them takes it.
+            else:  # Gradients that wait for an accumulation to end are the replicas' sum: one of them takes it.
                 local[name] = state if self.layout.owner_of(name) == self.rank else {**state, "gradients": {}}
         ledger = {key: notes for key, notes in saved["ledger"].items() if self._notes_here(key)}
         return {**saved, "local": local, "ledger": ledger}

@@ -1,4 +1,4 @@
-"""What of a participant goes to other ranks: its state after a round, its belongings when it moves, for checkpoints."""
+"""Transfer of participants between ranks: states after a round, all that moves to a new host, parts of checkpoints."""
 
 from __future__ import annotations
 
@@ -20,10 +20,17 @@ if TYPE_CHECKING:
 
 
 def report(federation: Federation, name: str) -> dict[str, Any]:
-    """What all ranks have to know of a participant after its steps.
+    """State of a participant after its steps, as all ranks need it.
 
-    Momenta stay where they are; learning rates travel, since they are logged, with the schedulers that step with the
+    Momenta stay on their rank. Learning rates travel, since they are logged, as do schedulers that step with the
     optimizer.
+
+    Args:
+        federation: Federation in a fit.
+        name: The participant.
+
+    Returns:
+        Its state, step counts, schedulers and settings of parameter groups; tensors have their parameters' shapes.
     """
     local = federation.local[name]
     return {
@@ -40,7 +47,13 @@ def report(federation: Federation, name: str) -> dict[str, Any]:
 
 
 def take_report(federation: Federation, name: str, found: dict[str, Any]) -> None:
-    """Bring this rank's copy of a participant to what its host reported."""
+    """Set this rank's copy of a participant to its host's report.
+
+    Args:
+        federation: Federation in a fit.
+        name: The participant.
+        found: Its host's :func:`report`.
+    """
     local = federation.local[name]
     _load_state(federation[name], found["state"])
     local.landed, local.skipped, local.progress = found["landed"], found["skipped"], found["steps"]
@@ -53,7 +66,15 @@ def take_report(federation: Federation, name: str, found: dict[str, Any]) -> Non
 
 
 def luggage(federation: Federation, name: str) -> dict[str, Any]:
-    """Everything that a participant takes along when another rank becomes its host."""
+    """Everything that moves with a participant to a new host.
+
+    Args:
+        federation: Federation in a fit.
+        name: The participant.
+
+    Returns:
+        State, optimizers, schedulers and the participant's own checkpoint entries; tensors keep their shapes.
+    """
     local, own = federation.local[name], dict[str, Any]()
     federation[name].on_save_checkpoint(own)
     return {
@@ -65,7 +86,13 @@ def luggage(federation: Federation, name: str) -> dict[str, Any]:
 
 
 def deliver(federation: Federation, name: str, found: dict[str, Any]) -> None:
-    """Become the host of a participant."""
+    """Make this rank the host of a participant.
+
+    Args:
+        federation: Federation in a fit.
+        name: The participant.
+        found: Its :func:`luggage`, from the host of before.
+    """
     local = federation.local[name]
     _load_state(federation[name], found["state"])
     for optimizer, state in zip(local.optimizers, found["optimizers"], strict=True):
@@ -77,7 +104,12 @@ def deliver(federation: Federation, name: str, found: dict[str, Any]) -> None:
 
 
 def forget_optimizers(federation: Federation, names: Sequence[str]) -> None:
-    """Free the momenta of participants that others train, and their gradients."""
+    """Free momenta and gradients of participants that other ranks train.
+
+    Args:
+        federation: Federation in a fit.
+        names: The participants.
+    """
     for name in names:
         for optimizer in federation.local[name].optimizers:
             optimizer.state = defaultdict(dict)
@@ -85,7 +117,14 @@ def forget_optimizers(federation: Federation, names: Sequence[str]) -> None:
 
 
 def complete_checkpoint(checkpoint: dict[str, Any], federation: Federation, exchange: Exchange, layout: Layout) -> None:
-    """Put the states, optimizers and counters of other ranks' participants into rank 0's checkpoint."""
+    """Add states, optimizers and counters of other ranks' participants to rank 0's checkpoint.
+
+    Args:
+        checkpoint: Checkpoint of this rank; changed in place on rank 0.
+        federation: Federation in a fit.
+        exchange: Exchange between the ranks.
+        layout: The present layout.
+    """
     saved = checkpoint["federation"]
     hosted = layout.hosted_by(exchange.rank)
     mine: dict[str, Any] = {
@@ -126,7 +165,7 @@ def complete_checkpoint(checkpoint: dict[str, Any], federation: Federation, exch
 
 
 def _summed(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Where participants stand in the round; gradients that wait for more of them are the replicas' sum."""
+    """Progress of participants in the round; gradients that wait for an accumulation are summed over replicas."""
     found: dict[str, Any] = {}
     for part in parts:
         for name, state in part.items():

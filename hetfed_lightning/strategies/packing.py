@@ -1,4 +1,4 @@
-"""Nested values taken apart into what is small (sent as an object) and tensors (sent as one run of bytes).
+"""Nested values split into a small skeleton, sent as an object, and tensors, sent as one run of bytes.
 
 A tensor is copied on the way, never sent with its storage: the storage of a view holds its neighbours too.
 """
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 16
-"""Bytes; where a tensor may begin, so that it can be read in place in any dtype."""
+"""Bytes to a multiple of which every tensor's start is aligned, so that it can be read in place in any dtype."""
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a tensor lies among the bytes."""
+    """Place of a tensor among the bytes, with its shape and dtype."""
 
     start: int
     shape: tuple[int, ...]
@@ -34,12 +34,12 @@ class _Slot:
 
 @dataclass(frozen=True)
 class Packed:
-    """A value taken apart.
+    """A value split into a skeleton and tensors.
 
     Attributes:
-        skeleton: The value with a note in the place of every tensor.
+        skeleton: The value with a slot in place of every tensor.
         length: Bytes of all tensors, gaps included.
-        tensors: With the place of each.
+        tensors: Pairs of a slot and its tensor, of the slot's shape.
     """
 
     skeleton: Any
@@ -47,7 +47,7 @@ class Packed:
     tensors: list[tuple[_Slot, Tensor]]
 
     def bytes(self) -> Tensor:
-        """The tensors' content, shape ``(length,)``, uint8, on the CPU."""
+        """Content of the tensors, shape ``(length,)``, uint8, on the CPU."""
         flat = torch.zeros(self.length, dtype=torch.uint8)
         for slot, tensor in self.tensors:
             if slot.size:
@@ -56,7 +56,7 @@ class Packed:
 
 
 def pack(value: Any) -> Packed:
-    """Take dictionaries, lists and tuples of tensors and plain data apart."""
+    """Dictionaries, lists and tuples of tensors and plain data, split into skeleton and tensors."""
     tensors: list[tuple[_Slot, Tensor]] = []
     length = 0
 
@@ -74,14 +74,14 @@ def pack(value: Any) -> Packed:
 
 
 def unpack(skeleton: Any, flat: Tensor) -> Any:
-    """Put a value together again.
+    """The value of a skeleton and its bytes.
 
     Args:
-        skeleton: As :func:`pack` made it.
-        flat: The bytes.
+        skeleton: Skeleton as :func:`pack` made it.
+        flat: The bytes, shape ``(length,)``, uint8.
 
     Returns:
-        The value; its tensors lie in ``flat``, so clone what is to be kept or saved.
+        The value. Its tensors are views of ``flat``, so clone those that are to be kept or saved.
     """
 
     def visit(part: Any) -> Any:
@@ -95,12 +95,12 @@ def unpack(skeleton: Any, flat: Tensor) -> Any:
 
 
 def cloned(value: Any) -> Any:
-    """A value whose tensors are copies, each with a storage of its own."""
+    """Copy of a nested value; each tensor, of any shape, has a storage of its own."""
     return value.detach().clone() if isinstance(value, Tensor) else _rebuilt(value, cloned)
 
 
 def _rebuilt(part: Any, visit: Any) -> Any:
-    """Plain containers with every element visited; others as they are."""
+    """Copy of a plain container with ``visit`` applied to every element; any other value itself."""
     if isinstance(part, Mapping):
         return {key: visit(element) for key, element in part.items()}
     if type(part) in {list, tuple}:

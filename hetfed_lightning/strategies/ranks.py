@@ -1,7 +1,7 @@
-"""What the rest of the package asks of the processes that train a federation: who is here, and what have the others.
+"""The ranks that train a federation, as the rest of the package sees them, with the answers of a single process.
 
-This file is the seam, and its answers are those of one process, which hosts everybody and waits for nobody. Callbacks
-ask here and call no collective themselves, so that every rank takes the same decisions.
+This file is the seam: callbacks ask here and call no collective themselves, so that every rank takes the same
+decisions. A single process hosts every participant and waits for no other.
 """
 
 from __future__ import annotations
@@ -24,44 +24,51 @@ V = TypeVar("V")
 
 
 class Ranks:
-    """One process: everybody is here.
+    """One process that hosts all participants.
 
     Attributes:
-        reduction: What to do with gradients between backward and step; None where no batch is split.
-        stream: What names a local step's random stream beside round, participant and batch: nothing, but for the parts
-            of a batch after the first.
+        reduction: Function that sums gradients between backward pass and step; None if no batch is split.
+        stream: Addition to the names (round, participant, batch) of a local step's random stream, different for each
+            part of a split batch; empty for the first part.
     """
 
     reduction: Reduction | None = None
     stream: tuple[int, ...] = ()
 
-    # Who is here
+    # Participants of this rank
 
     def hosts(self, name: str) -> bool:
-        """Whether a participant (or the student) takes its steps here."""
+        """True if a participant (or the student) takes its steps here."""
         del name
         return True
 
     def measures(self, name: str) -> bool:
-        """Whether a participant is evaluated, and asked as a teacher, here. One rank does for each."""
+        """True if a participant is evaluated, and run as a teacher, here; true on one rank for each."""
         del name
         return True
 
     def is_timed(self, name: str) -> bool:
-        """Whether its local steps are to be timed."""
+        """True if a participant's local steps are to be timed."""
         del name
         return False
 
     def note_seconds(self, name: str, seconds: float) -> None:
-        """Remember how long a local step took."""
+        """Record the duration of a local step.
+
+        Args:
+            name: Participant that has stepped.
+            seconds: Seconds of the step.
+        """
 
     @contextmanager
     def timing(self, names: Sequence[str], device: torch.device) -> Iterator[None]:
-        """Note how long a local step takes of those who are timed, an equal part of it if several take it together.
+        """Context that records the duration of a local step for those of ``names`` that are timed.
+
+        If several step together, each is given an equal part.
 
         Args:
-            names: Who steps.
-            device: What it waits for in the end.
+            names: Participants that step.
+            device: Device that is waited for in the end.
         """
         timed = [name for name in names if self.is_timed(name)]
         began = perf_counter()
@@ -74,50 +81,65 @@ class Ranks:
     # Parts of a batch
 
     def share(self, indices: Tensor) -> Tensor:
-        """The part of a batch's indices that is this rank's; may be empty."""
+        """This rank's part of a batch's indices, shape ``(B',)`` of ``(B,)``; may be empty."""
         return indices
 
     def weight(self, name: str, batch_idx: int) -> float:
-        """This rank's part of a participant's batch, in [0, 1]: what the mean over its examples weighs in the whole."""
+        """Fraction in [0, 1] of a participant's batch that this rank has, the weight of its mean in that of the whole.
+
+        Args:
+            name: The participant.
+            batch_idx: Index of the batch in the round.
+        """
         del name, batch_idx
         return 1.0
 
-    # What the others have
+    # Values of other ranks
 
     def synchronise(self, names: Sequence[str]) -> None:
-        """Give everybody's state, and what was counted of it, to all ranks."""
+        """Share participants' states and step counts with all ranks."""
 
     def agreed(self, names: Sequence[str]) -> list[str]:
-        """Names that any rank gives, in order."""
+        """Names given by at least one rank, in the federation's order."""
         return list(names)
 
     def gathered(self, values: Mapping[str, V], order: Sequence[str]) -> dict[str, V]:
-        """Values by name that one rank each has, in ``order``; names without a value are left out."""
+        """Values by name, from all ranks; names without a value are left out.
+
+        Args:
+            values: Values of this rank; a name has a value on one rank only.
+            order: Names, in the order of the result.
+        """
         return {name: values[name] for name in order if name in values}
 
     def reduced(self, ledger: Ledger, stage: Stage) -> dict[str, Reduced]:
-        """All ranks' notes, reduced; the ledger is empty afterwards."""
+        """Reduced notes of all ranks, by key; the ledger is empty afterwards.
+
+        Args:
+            ledger: Ledger of this rank.
+            stage: Stage of the notes.
+        """
         del stage
         return ledger.reduce()
 
     # Moments of a run
 
     def prepare(self) -> None:
-        """Before training: refuse what ranks cannot do together."""
+        """Check, before training, for things that ranks cannot do together."""
 
     def begin(self) -> None:
-        """Before the first round, when a checkpoint has been read."""
+        """Prepare the first round, after a checkpoint has been read."""
 
     def end_round(self) -> None:
-        """After a round and its validation: who hosts whom may change."""
+        """Move participants to other ranks if need be, after a round and its validation."""
 
     def stops(self, signum: int | None) -> int | None:
-        """Come to a place where the run may stop; the signal for which all ranks stop here, or None."""
+        """Signal for which all ranks stop here, or None; called at each place where the run may stop."""
         return signum
 
     def complete(self, checkpoint: dict[str, Any]) -> None:
-        """Put into a checkpoint what other ranks have of it."""
+        """Add other ranks' parts to a checkpoint."""
 
     def resumed(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The part of a round in progress, as a checkpoint has it, that belongs here."""
+        """This rank's part of a round in progress, from a checkpoint."""
         return saved

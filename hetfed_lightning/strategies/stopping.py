@@ -1,9 +1,9 @@
-"""At which batch several ranks stop together, once one of them was told to.
+"""Agreement on the batch at which several ranks stop, once one of them was told to.
 
-Nothing is exchanged inside a round, so that ranks are at different batches when one is told. A run may stop at certain
-places, the end of a batch among them, which every rank passes in the same order and counts. A rank that hears of the
-signal says how many it has passed, and waits at its next one until all have said so: they stop at the first place that
-none had passed.
+Nothing is exchanged inside a round, so ranks are at different batches when one is told. A run may stop at certain
+places, such as the end of a batch, which every rank passes in the same order and counts. A rank that hears of the
+signal announces its count, and waits at its next place until all have announced theirs. They stop at the first place
+that none had passed.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 
 class Stopping:
-    """One rank's view of where the run stops.
+    """State of that agreement on one rank.
 
     Args:
-        rank: Of this process.
+        rank: Rank of this process.
         world: Number of processes.
     """
 
@@ -34,18 +34,18 @@ class Stopping:
         self.signal = self.signal or signum
 
     def arrive(self) -> bool:
-        """Come to a place where the run may stop; whether it is to be asked if this is the one."""
-        with self._lock:  # What others were told of this rank is either before this place, or stops it here.
+        """True if the ranks may stop here and have to be asked; called at each place where the run may stop."""
+        with self._lock:  # The number told to the others either counts this place or makes the rank ask here.
             self.passed += 1
             return self.rank in self._passed_by
 
     @property
     def place(self) -> int | None:
-        """The number of the place where all stop; None while that is not known."""
+        """Number of the place at which all ranks stop; None until it is known."""
         return max(self._passed_by.values()) + 1 if len(self._passed_by) == self.world else None
 
     def news(self) -> dict[str, int] | None:
-        """What the others are to be told, once."""
+        """Announcement for the other ranks, once; None without news."""
         with self._lock:
             if self.signal is None or self.rank in self._passed_by:
                 return None
@@ -53,6 +53,6 @@ class Stopping:
         return {"stop": self.signal, "rank": self.rank, "passed": self.passed}
 
     def hear(self, message: Mapping[str, Any]) -> None:
-        """Note what another rank told."""
+        """Take in the announcement of another rank."""
         self.signal = self.signal or message["stop"]
         self._passed_by[message["rank"]] = message["passed"]

@@ -38,32 +38,32 @@ B = TypeVar("B")
 
 
 class FederatedStrategy(DDPStrategy):
-    """Trains a federation on one device, or on several processes with one device each, on one node or more.
+    """Lightning strategy for a federation on one device, or on several processes with one device each.
 
     ``Trainer(strategy="federated", devices=4)`` divides the participants among four ranks: each trains its own, and
     nothing is exchanged inside a round. Work is divided by size first, by measured seconds after the first round. On
-    one device it is as no strategy at all, to the bit, and there is no process group.
+    one device the results are those of no strategy at all, to the bit, and there is no process group.
 
-    With ``layout="data"`` every rank trains all participants on its part of each batch, and gradients are added up
-    before each step. A loss has to be a mean over the examples, as usual. Batch normalisation sees its rank's part
-    alone; its running statistics are those of the first rank from the round's end on. Evaluation divides the
-    participants in every layout.
+    With ``layout="data"`` every rank trains all participants on its part of each batch, and gradients are summed before
+    each step. A loss has to be a mean over the examples, as usual. Batch normalisation sees its rank's part alone; at
+    the round's end all ranks take its running statistics from the first rank. Evaluation divides the participants in
+    every layout.
 
-    With ``groups`` both are combined: that many groups of ranks divide the participants, the ranks of a group split
-    their batches.
+    With ``groups`` both are combined: groups of ranks divide the participants, and the ranks of a group split their
+    batches.
 
     Args:
-        layout: ``"participant"`` or ``"data"``; without a meaning where ``groups`` is given.
+        layout: ``"participant"`` or ``"data"``; unused if ``groups`` is given.
         groups: Number of groups of ranks, a divisor of the number of ranks; None for as many as there are ranks
             (``"participant"``) or one (``"data"``).
         stuck_after: Seconds without a sign of life after which a rank's process counts as stuck, above 0. The others
             then end with an error that names it, as they do at once when it dies or raises.
-        timeout: Seconds after which a collective fails that all ranks have begun, above 0. How long a rank waits for
-            others to come to it has no limit while they live.
-        accelerator: As for ``DDPStrategy``; the Trainer sets it, and what follows.
+        timeout: Seconds after which a collective fails that all ranks have begun, above 0. Waiting for others to come
+            to it has no limit while they live.
+        accelerator: Accelerator, as for ``DDPStrategy``; the Trainer sets it and all arguments below.
         parallel_devices: Devices of this node.
-        cluster_environment: Who launches processes: Lightning itself, torchrun, SLURM, ...
-        checkpoint_io: Writes checkpoints.
+        cluster_environment: Launcher of processes: Lightning itself, torchrun, SLURM, ...
+        checkpoint_io: Writer of checkpoints.
         precision_plugin: Precision.
         process_group_backend: ``"gloo"``, ``"nccl"``, ...; None for the device's own.
 
@@ -73,7 +73,7 @@ class FederatedStrategy(DDPStrategy):
 
     strategy_name = "federated"
 
-    # A backward pass needs nothing of this strategy, and `backward` looks whether that is so.
+    # This strategy does nothing around a backward pass; `backward` checks for these very functions.
     pre_backward = Strategy.pre_backward
     post_backward = Strategy.post_backward
 
@@ -115,10 +115,10 @@ class FederatedStrategy(DDPStrategy):
         self._watch: Watch | None = None
         self._ranks: ManyRanks | None = None
 
-    # What the federation asks
+    # Ranks for the federation
 
     def ranks_for(self, federation: Federation) -> Ranks:
-        """The ranks of a run that begins."""
+        """Ranks of a run that begins."""
         if self._exchange is None:
             return Ranks()
         self._ranks = ManyRanks(federation, self._exchange, self._number_of_groups)
@@ -141,7 +141,11 @@ class FederatedStrategy(DDPStrategy):
             super()._configure_launcher()
 
     def setup_environment(self) -> None:
-        """Start, or find, the other processes."""
+        """Start, or find, the other processes.
+
+        Raises:
+            MisconfigurationException: If groups do not divide the processes, or ``sync_batchnorm`` is set.
+        """
         if self._processes == 1:
             super(DDPStrategy, self).setup_environment()
             return
@@ -198,14 +202,14 @@ class FederatedStrategy(DDPStrategy):
     # The model
 
     def setup(self, trainer: L.Trainer) -> None:
-        """As on one device, with the weights of the first rank."""
+        """Set up the model as on one device, with the weights of the first rank."""
         Strategy.setup(self, trainer)
 
     def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override]
         return model
 
     def model_to_device(self) -> None:
-        """Move it, and make all ranks begin with the first one's weights."""
+        """Move the model, and load the first rank's weights on all ranks."""
         super().model_to_device()
         if self._exchange is not None and self.model is not None:
             first = self.global_rank == 0
@@ -216,18 +220,34 @@ class FederatedStrategy(DDPStrategy):
     # Collectives that Lightning asks for
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
-        """Wait for all ranks."""
+        """Wait for all ranks, at most as long as they live.
+
+        Args:
+            args: Arguments of ``DDPStrategy.barrier``.
+            kwargs: Keyword arguments of the same.
+        """
         if self._exchange is not None:
             self._exchange.guarded(lambda: super(FederatedStrategy, self).barrier(*args, **kwargs))
 
     def broadcast(self, obj: B, src: int = 0) -> B:
-        """A value of one rank, on all."""
+        """Value of one rank, on all ranks.
+
+        Args:
+            obj: The value; only that of rank ``src`` counts.
+            src: Rank of the value.
+        """
         if self._exchange is None:
             return obj
         return self._exchange.guarded(lambda: super(FederatedStrategy, self).broadcast(obj, src))
 
     def reduce(self, tensor: Tensor, group: Any = None, reduce_op: Any = "mean") -> Tensor:
-        """A tensor reduced over all ranks."""
+        """Tensor reduced over all ranks, of the same shape.
+
+        Args:
+            tensor: Tensor of this rank, of any shape.
+            group: Process group; None for all ranks.
+            reduce_op: ``"mean"``, ``"sum"``, or an operation of ``torch.distributed``.
+        """
         if self._exchange is None:
             return tensor
         return self._exchange.guarded(lambda: super(FederatedStrategy, self).reduce(tensor, group, reduce_op))
@@ -235,7 +255,7 @@ class FederatedStrategy(DDPStrategy):
     # The end
 
     def on_exception(self, exception: BaseException) -> None:
-        """Tell the other ranks."""
+        """Announce an exception to the other ranks."""
         if self._watch is None:
             return
         self._watch.announce(exception)
@@ -251,7 +271,7 @@ class FederatedStrategy(DDPStrategy):
         self._end_children()
 
     def teardown(self) -> None:
-        """Stop watching, and let go of the device."""
+        """Stop watching the other ranks, and free the device."""
         if self._watch is not None:
             self._watch.close()
             self._watch = None
@@ -259,7 +279,7 @@ class FederatedStrategy(DDPStrategy):
 
     @classmethod
     def register_strategies(cls, strategy_registry: Any) -> None:
-        """Make it known as ``"federated"``."""
+        """Register the strategy under the name ``"federated"``."""
         strategy_registry.register(cls.strategy_name, cls, description="Divides a federation's participants over ranks")
 
 
@@ -270,12 +290,12 @@ def _leave() -> None:
 
 
 def register() -> None:
-    """Let ``Trainer(strategy="federated")`` find it; done once, when the package is imported."""
+    """Register ``Trainer(strategy="federated")``; done once, when the package is imported."""
     if FederatedStrategy.strategy_name not in StrategyRegistry:
         FederatedStrategy.register_strategies(StrategyRegistry)
 
 
 def ranks_of(federation: Federation) -> Ranks:
-    """The ranks of a federation's trainer; one for any other strategy."""
+    """Ranks of a federation's trainer; a single one under any other strategy."""
     strategy = federation.trainer.strategy
     return strategy.ranks_for(federation) if isinstance(strategy, FederatedStrategy) else Ranks()

@@ -1,4 +1,4 @@
-"""What a round of each participant costs: guessed from sizes at first, measured from its first round on."""
+"""Cost of a round of each participant: estimated from sizes at first, measured in its first round."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def expected_costs(federation: Federation) -> dict[str, float]:
-    """Parameters times training examples times local epochs of everyone, the student counting as next to nothing.
+    """Parameters times training examples times local epochs of each participant; 0 for the student.
 
-    A convolution does more with a parameter than a linear layer; measured times correct that.
+    A convolution does more with a parameter than a linear layer does. Measured times correct that.
     """
     datamodule: Any = getattr(federation.trainer, "datamodule", None)
     train = datamodule.data.train if hasattr(datamodule, "data") else {}
@@ -28,9 +28,9 @@ def expected_costs(federation: Federation) -> dict[str, float]:
 
 
 class StepTimes:
-    """Seconds of local steps in each participant's first round.
+    """Durations of local steps in each participant's first round, in seconds.
 
-    By the median of its steps: the first one allocates, and any may be held up by another process.
+    Their median counts: the first step allocates memory, and another process may delay any.
     """
 
     def __init__(self) -> None:
@@ -39,15 +39,20 @@ class StepTimes:
         self._seconds: dict[str, float] = {}
 
     def knows(self, name: str) -> bool:
-        """Whether a whole round of a participant has been measured."""
+        """True if a whole round of a participant has been measured."""
         return name in self._seconds
 
     def note(self, name: str, seconds: float) -> None:
-        """A local step took so long."""
+        """Record the duration of a local step.
+
+        Args:
+            name: Participant that has stepped.
+            seconds: Seconds of the step.
+        """
         self._steps[name].append(seconds)
 
     def round_of(self, name: str) -> float | None:
-        """Seconds of a participant's round, as far as it was measured here; None where it was not."""
+        """Seconds of a participant's round, as far as it was measured here; None without a measurement."""
         if name in self._seconds:
             return self._seconds[name]
         steps = self._steps.get(name)
@@ -56,17 +61,22 @@ class StepTimes:
         return median(steps) * len(steps)
 
     def settle(self, name: str, seconds: float | None) -> None:
-        """Take what a participant's host has measured."""
+        """Take over a measurement of a participant's host.
+
+        Args:
+            name: The participant.
+            seconds: Seconds of its round; None without a measurement.
+        """
         if seconds is not None and name not in self._seconds:
             self._seconds[name] = seconds
             self.has_news = True
             self._steps.pop(name, None)
 
     def costs(self, expected: Mapping[str, float]) -> dict[str, float]:
-        """Seconds of everyone's round; those not measured yet in proportion to what was expected.
+        """Seconds of a round of each participant; unmeasured ones in proportion to their expected cost.
 
         Args:
-            expected: Costs in any unit.
+            expected: Expected costs, in any one unit.
         """
         self.has_news = False
         known = sum(expected[name] for name in self._seconds)

@@ -1,9 +1,10 @@
-"""Each rank hears whether the others live, and ends within seconds of learning that one does not.
+"""Liveness of ranks: each rank learns within seconds that another is lost, and ends.
 
 A process that dies closes its connections; one that is stopped sends no signs of life; one that raises says so before
-it ends. Collectives alone notice the first only when they wait for it, the second after their timeout, and name nobody.
+it ends. Collectives alone notice the first only when they wait for it, the second after their timeout, and name
+neither.
 
-The ranks' connections form a star around rank 0. A thread of each rank sends a sign of life and listens; it is about
+The ranks' connections form a star around rank 0. A thread of each rank sends signs of life and listens. They are about
 the *process*: a long validation or a slow step is no fault, since the thread goes on meanwhile.
 """
 
@@ -38,19 +39,19 @@ BYE = "bye"
 
 
 class RankLostError(RuntimeError):
-    """Another rank died, raised an error, or is stuck; the message names it."""
+    """Error that another rank died, raised an error, or is stuck; the message names it."""
 
 
 class Watch:
-    """One rank's view of the others.
+    """Liveness of the other ranks, as one rank sees it.
 
     Args:
-        rank: Of this process.
+        rank: Rank of this process.
         world: Number of processes.
         stuck_after: Seconds without a sign of life after which a process counts as stuck.
-        describe: A rank in words, with its participants and the round.
-        end_children: Ends the processes that this one has started, which may be stopped; called before this process
-            is ended.
+        describe: Function from a rank to its description, with its participants and the round.
+        end_children: Function that ends the processes started by this one, which may be stopped; called before this
+            process is ended.
     """
 
     def __init__(
@@ -79,25 +80,22 @@ class Watch:
     # Beginning
 
     def listen(self, host: str) -> int:
-        """Open rank 0's port.
+        """Port that rank 0 listens on, opened by this call.
 
         Args:
             host: Address to listen at.
-
-        Returns:
-            The port.
         """
         self._server = socket.create_server((host, 0))
         self._server.settimeout(CONNECT)
         return int(self._server.getsockname()[1])
 
     def start(self, host: str, port: int, token: str) -> None:
-        """Connect, and begin to listen.
+        """Connect to the other ranks, and begin to listen.
 
         Args:
-            host: Where rank 0 listens.
-            port: On which port.
-            token: A secret of this run; connections without it are closed.
+            host: Address at which rank 0 listens.
+            port: Port on which it listens.
+            token: Secret of this run; connections without it are closed.
         """
         if self._server is not None:
             while len(self._peers) < self.world - 1:
@@ -120,29 +118,34 @@ class Watch:
                 return
         connection.close()
 
-    # What the rest of the program asks
+    # Questions of the rest of the program
 
     def check(self) -> None:
         """Raise if a rank was lost.
 
         Raises:
-            RankLostError: Naming it.
+            RankLostError: If a rank was lost; names it.
         """
         if self.verdict is not None:
             raise RankLostError(self.verdict)
 
     @property
     def is_over(self) -> bool:
-        """Whether this rank has stopped watching."""
+        """True if this rank has stopped watching."""
         return self._closed.is_set()
 
     def finished(self) -> str | None:
-        """A rank that has finished while this one goes on, in words; None where there is none."""
+        """Description of a rank that has finished while this one goes on; None without one."""
         ranks = [rank for rank, peer in self._peers.items() if peer.finished and not self.is_over]
         return self._describe(ranks[0]) if ranks else None
 
     def explain(self, error: Exception, patience: float = 2.0) -> Exception:
-        """What to raise for an error of a collective: who was lost, if the thread learns of it within ``patience``."""
+        """Error to raise in place of one that a collective raised: the lost rank's, if it is known in time.
+
+        Args:
+            error: Error of the collective.
+            patience: Seconds to wait for news of a lost rank.
+        """
         if isinstance(error, RankLostError):
             return error
         self._known.wait(patience)
@@ -156,7 +159,7 @@ class Watch:
             self._tell({"lost": self.rank, "why": reason}, skip=None)
 
     def tell_of_stop(self) -> None:
-        """Tell the others, once, that a rank was told to stop, and how far this one is."""
+        """Tell the others, once, that a rank was told to stop, and the number of places that this one has passed."""
         if news := self.stopping.news():
             self._tell(news, skip=None)
 
@@ -241,7 +244,7 @@ class Watch:
         threading.Thread(target=self._end, name="rank-watch-end", daemon=True).start()
 
     def _end(self) -> None:
-        """End this process, unless it does so by itself: it may wait in a collective that never returns."""
+        """End this process if it has not ended by itself: it may wait in a collective that never returns."""
         if self._closed.wait(GRACE):
             return
         sys.stderr.write(f"[rank {self.rank}] {self.verdict}\n")
@@ -259,7 +262,7 @@ class Watch:
 
 
 class _Peer:
-    """A connection to another rank."""
+    """Connection to another rank."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
