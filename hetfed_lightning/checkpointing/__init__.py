@@ -1,1 +1,1 @@
-"""Checkpoints of a federation: what they hold beside Lightning's, and how files are read that may be damaged."""
+"""Checkpoints of a federation: entries beside Lightning's, safe writing, and reading of files that may be damaged."""

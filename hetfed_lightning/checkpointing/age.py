@@ -1,8 +1,8 @@
-"""The newest of several checkpoints: told by what they hold, since the times of files change as they are copied.
+"""Order of checkpoints by age, from their content, since the times of files change when they are copied.
 
-A run's checkpoints say how far it had come, and which run it is: a folder may hold those of an earlier one that came
-further. Between runs the time at which each began decides. Files that say neither, of other programs or earlier
-versions, are told apart by the time of their last change, and so are those that have come equally far.
+A checkpoint holds its run's name and progress: a folder may hold files of an earlier run that came further. Runs are
+ordered by the time at which they began. Files without these entries, of other programs or earlier versions, are ordered
+by the time of their last change, as are files of equal progress.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _COUNTERS = (
     ("fit_loop", "epoch_loop.val_loop.batch_progress", "total", "completed"),
     ("fit_loop", "epoch_progress", "total", "completed"),
 )
-"""Of Lightning's loops, those that grow from one checkpoint to the next: rounds, batches, validations, their ends."""
+"""Counters of Lightning's loops that grow from one checkpoint to the next: rounds, batches, validations, their ends."""
 
 
 @dataclass(frozen=True)
 class _Age:
-    """How far a file's run had come, and which it is.
+    """Run and progress of a checkpoint file.
 
     Attributes:
-        run: Its name; empty where the file does not say.
-        began: When it did, seconds; of files that do not say, when they were last changed.
-        progress: Counters; none of a file that says nothing.
-        changed: When the file was, seconds.
+        run: Name of its run; empty if the file has none.
+        began: Time at which the run began, seconds; for files without one, the time of their last change.
+        progress: Counters; empty if the file has none.
+        changed: Time of the file's last change, seconds.
     """
 
     run: str
@@ -46,15 +46,15 @@ class _Age:
 
 
 def new_run() -> dict[str, Any]:
-    """What a run's checkpoints say of which run it is."""
+    """Name and begin of a new run, as its checkpoints hold them."""
     return {"id": uuid4().hex, "began": time()}
 
 
 def newest_first(files: Iterable[Path]) -> list[Path]:
-    """Checkpoint files, the one that has come furthest in the latest run first.
+    """Checkpoint files, the one with the most progress in the latest run first.
 
     Args:
-        files: Whole or not; a damaged one stands where the time of its last change puts it.
+        files: Files, whole or not; a damaged one is placed by the time of its last change.
     """
     ages = {file: _age_of(file) for file in files}
     began: defaultdict[str, float] = defaultdict(float)
@@ -70,10 +70,10 @@ def newest_first(files: Iterable[Path]) -> list[Path]:
 
 
 def progress_of(content: Mapping[str, Any]) -> tuple[int, ...]:
-    """How far a checkpoint's run had come: batches, then rounds, validations and their ends; none where it is unknown.
+    """Progress of a checkpoint's run: batches, then rounds, validations and their ends; empty if unknown.
 
     Args:
-        content: Of a checkpoint.
+        content: Content of a checkpoint.
     """
     steps = content.get("global_step")
     found: list[int] = [steps] if isinstance(steps, int) else []
@@ -86,7 +86,7 @@ def progress_of(content: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def run_of(content: Mapping[str, Any]) -> tuple[str, float]:
-    """Which run a checkpoint is of, and when that began, seconds; empty and 0 where it does not say."""
+    """Name of a checkpoint's run and the time at which it began, in seconds; empty and 0 if unknown."""
     federation = content.get("federation")
     run = federation.get("run") if isinstance(federation, Mapping) else None
     name, began = (run.get("id"), run.get("began")) if isinstance(run, Mapping) else (None, None)
@@ -94,7 +94,7 @@ def run_of(content: Mapping[str, Any]) -> tuple[str, float]:
 
 
 def _age_of(file: Path) -> _Age:
-    changed = 0.0  # A link that leads nowhere is oldest.
+    changed = 0.0  # A broken link counts as the oldest file.
     with contextlib.suppress(OSError):
         changed = file.stat().st_mtime
     try:

@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all, whenever the process is killed and wherever temporary files usually lie.
+"""Atomic writing: files are there whole or not at all, even if the process is killed.
 
-What is written goes into a temporary file in the folder of its destination, to the disk, and only then under its name.
-A temporary folder on another filesystem would not do: moving from there is copying, which can be cut short.
+Content goes into a temporary file in the folder of its destination, from there to the disk, and only then under its
+name. A temporary folder on another filesystem would not do: moving from there is copying, which can be cut short.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 PREFIX, SUFFIX = ".hetfed-", ".tmp"
-"""Around the random part of a temporary file's name. It says nothing of the destination, whose name may be as long as
-a filesystem allows."""
+"""Begin and end of a temporary file's name, around a random part. The destination's name is not in it, since that may
+be as long as a filesystem allows."""
 
 NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
-"""What filesystems say that have nothing to synchronise of a folder."""
+"""Errors of filesystems that cannot synchronise a folder."""
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of ``path`` when the block ends, unless it ends with an exception.
+    """File to write, which replaces ``path`` when the block ends without an exception.
 
-    Leftovers in the folder of processes that were killed while writing are removed.
+    Leftovers of killed processes in the folder are removed.
 
     Args:
         path: Destination; missing folders are made. A symbolic link there is replaced, not followed.
@@ -36,7 +36,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         A binary file without a buffer of its own, for reading too.
 
     Raises:
-        OSError: If it cannot be written; what was at ``path`` is as it was.
+        OSError: If it cannot be written; the file at ``path`` is then unchanged.
     """
     destination = Path(path)
     folder = destination.parent
@@ -47,7 +47,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         with file:
             yield file
             os.fsync(file.fileno())
-            temporary.replace(destination)  # Still locked: nobody takes it for a leftover.
+            temporary.replace(destination)  # Still locked, so that no process removes it as a leftover.
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -55,14 +55,24 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
-    """Write bytes, or text in UTF-8, as :func:`atomic_file`."""
+    """Write bytes, or text in UTF-8, through :func:`atomic_file`.
+
+    Args:
+        path: Destination; missing folders are made.
+        content: Bytes or text.
+    """
     data = content.encode() if isinstance(content, str) else content
     with atomic_file(path) as file:
         write_all(file, memoryview(data))
 
 
 def write_all(file: BinaryIO, view: memoryview) -> None:
-    """Write everything; a file without a buffer may take less than it is given."""
+    """Write all bytes of a view, since a file without a buffer may take fewer at once.
+
+    Args:
+        file: File to write to.
+        view: Bytes to write.
+    """
     while view:
         view = view[file.write(view) :]
 
@@ -70,7 +80,7 @@ def write_all(file: BinaryIO, view: memoryview) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files whose processes have ended; one that is being written is locked by its writer."""
     for leftover in folder.glob(f"{PREFIX}*{SUFFIX}"):
-        # Someone else may have been quicker.
+        # Another process may have removed it first.
         with contextlib.suppress(OSError), leftover.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             leftover.unlink()
@@ -82,13 +92,13 @@ def _temporary(folder: Path) -> tuple[Path, BinaryIO]:
         file = path.open("x+b", buffering=0)
         with contextlib.suppress(OSError):  # Some filesystems have no locks; their leftovers stay.
             fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:  # Not taken for a leftover before it was locked.
+        if os.fstat(file.fileno()).st_nlink:  # Not removed as a leftover before it was locked.
             return path, file
         file.close()
 
 
 def _synchronise(folder: Path) -> None:
-    """Have the new name on the disk as well."""
+    """Write the folder's entry for the new name to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

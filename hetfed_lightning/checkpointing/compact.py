@@ -1,4 +1,4 @@
-"""A federation's state in as few bytes as it has: what several participants hold alike is written once."""
+"""Compact states: tensors that several participants have alike are written once."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from hetfed_lightning.lending import place_of
 from hetfed_lightning.twins import Twins
 
 AMONG = 4
-"""How many groups that average one key apart are recognised."""
+"""Number of tensors under one key that a tensor is compared with: one for each group that averages by itself."""
 
 
 def compact(state: dict[str, Any]) -> None:
-    """Give every tensor memory of its own, and equal ones of several participants the same.
+    """Give every tensor memory of its own, and equal tensors of several participants the same memory.
 
-    After averaging everyone holds the same backbone; ``torch.save`` writes memory that is shared once. Views of a
+    After averaging all participants hold the same backbone; ``torch.save`` writes shared memory once. Views of a
     fleet's stack would bring the whole stack along.
 
     Args:
-        state: ``state_dict`` of a federation; altered in place.
+        state: ``state_dict`` of a federation, tensors of any shape by key; changed in place.
     """
     twins = Twins(AMONG)
-    copies: dict[tuple[Any, ...], Tensor] = {}  # By the place of the original; what many borrow is compared once.
+    copies: dict[tuple[Any, ...], Tensor] = {}  # By the place of the original; a lent tensor is compared once.
     for key, tensor in state.items():
         if not isinstance(tensor, Tensor):
             continue

@@ -1,4 +1,4 @@
-"""File names of checkpoints that show metrics, whose names here have a slash: ``val_loss/hospital_a``."""
+"""File names of checkpoints that show metrics whose names have a slash, such as ``val_loss/hospital_a``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def fields_of(filename: str) -> list[str]:
 
 
 def keep_names_flat(trainer: L.Trainer) -> None:
-    """Have Lightning write ``epoch=3-val_loss_a=0.250.ckpt`` instead of ``a=0.250.ckpt`` in a folder per round.
+    """Make Lightning write ``epoch=3-val_loss_a=0.250.ckpt`` instead of ``a=0.250.ckpt`` in a folder per round.
 
-    Where a file name shows a metric with a slash, the metrics' names are put into it here, which Lightning's
-    ``auto_insert_metric_name=True`` would do with the slash. Slashes outside of braces stay folders.
+    Metrics' names are put into file names here if one has a slash; Lightning's ``auto_insert_metric_name=True`` would
+    keep the slash. Slashes outside of braces stay folders.
 
     Args:
-        trainer: Before its callbacks are set up.
+        trainer: Trainer, before its callbacks are set up.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
         if not isinstance(callback, ModelCheckpoint) or not callback.filename or not callback.auto_insert_metric_name:

@@ -1,7 +1,7 @@
-"""Tensors that a callback has changed since a fit began, and that its checkpoints would not hold.
+"""Warning of callbacks' tensors that have changed since a fit began but that no checkpoint holds.
 
-A callback without ``state_dict`` begins anew when a run is resumed, and nothing tells its user. What never changes,
-such as constants or a network that is only asked, it will hold again: only changes since the beginning count.
+A callback without ``state_dict`` begins anew when a run is resumed, and nothing tells its user. Constants and networks
+that never change are set up again anyway, so only changes since the beginning count.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from torch.optim import Optimizer
 log = logging.getLogger(__name__)
 
 DEEPEST = 4
-"""How far containers in containers are looked into."""
+"""Depth to which nested containers are searched."""
 
 Held = Mapping[str, tuple[weakref.ref[Tensor], int]]
-"""Tensors by attribute, each with how often it had been written to."""
+"""Tensors by attribute, each as a weak reference with its version."""
 
 
 class ForgottenState:
-    """Looks at what a run's callbacks hold as it begins, and at each checkpoint until something is found."""
+    """Search, at each checkpoint, of a run's callbacks for changed tensors that no checkpoint holds."""
 
     def __init__(self) -> None:
         self._before: dict[L.Callback, Held] = {}
         self._told: set[L.Callback] = set()
 
     def begin(self, callbacks: Iterable[L.Callback]) -> None:
-        """Remember what is held before the first round."""
+        """Record the callbacks' tensors before the first round."""
         self._told = set()
         self._before = {
             one: {path: (weakref.ref(tensor), tensor._version) for path, tensor in _held(one)} for one in callbacks
         }
 
     def look(self, module: nn.Module) -> None:
-        """Warn of callbacks whose tensors have changed and are saved nowhere, once of each, by name.
+        """Warn of callbacks with changed tensors that are saved nowhere, once for each, by name.
 
         Args:
-            module: The federation, whose own tensors are saved whoever else holds them.
+            module: The federation; its own tensors are saved, so callbacks may hold them.
         """
         suspects = [one for one in self._before if one not in self._told and not _saves_something(one)]
         own = {id(tensor) for tensor in (*module.parameters(), *module.buffers())} if suspects else set()
@@ -83,7 +83,7 @@ def _held(callback: L.Callback) -> Iterator[tuple[str, Tensor]]:
 
 
 def _tensors(value: Any, path: str, depth: int) -> Iterator[tuple[str, Tensor]]:
-    """Tensors in a value by path; of what belongs to a run (modules of Lightning's, trainers) none."""
+    """Tensors in a value, of any shape, with their paths; objects of a run (Lightning modules, trainers) have none."""
     if isinstance(value, Tensor):
         yield path, value
     elif isinstance(value, nn.Module):

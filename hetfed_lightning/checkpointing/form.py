@@ -1,7 +1,7 @@
-"""Whether what was read from a file has the form of a checkpoint, told before anything of it is used.
+"""Form of a checkpoint: which entries a file must have, checked before any of them is used.
 
-A file that was made by another program, or by hand, is not damaged: every byte is right. Lightning takes the form for
-granted and fails somewhere inside, with the name of a key and nothing else.
+A file made by another program, or by hand, is not damaged: every byte is right. Lightning relies on the form, and fails
+somewhere inside with the name of a key and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 EXTRA = "_extra_state"
-"""What `Module.get_extra_state` puts into a state, which may be anything."""
+"""Last part of keys for the result of ``Module.get_extra_state``, which may be anything."""
 
 PARTS: Mapping[str, type | tuple[type, ...]] = {
     "epoch": int,
@@ -39,15 +39,15 @@ FEDERATION: Mapping[str, type] = {
     "run": Mapping,
 }
 OF_A_FEDERATION = ("optimizers", "schedulers", "steps", "scheduled_rounds")
-"""What every version has written."""
+"""Entries that every version has written."""
 NEEDED = ("state_dict", "pytorch-lightning_version")
 
 
 def form_problem(content: Any) -> str | None:
-    """Why a file's content is no checkpoint of a Trainer, or None if it is one.
+    """Reason why a file's content is no checkpoint of a Trainer, or None if it is one.
 
     Args:
-        content: What ``torch.load`` returned.
+        content: Result of ``torch.load``.
     """
     if not isinstance(content, Mapping):
         return f"expected a mapping, got {type(content).__name__}"
@@ -93,12 +93,12 @@ def _is_group(group: Mapping[Any, Any]) -> bool:
 
 
 def missing_part(found: Any, like: Any, where: str) -> str | None:
-    """The place of what is not there, or is of another kind than in ``like``; None where all is.
+    """Keys of the first entry that is missing, or of another type than in ``like``; None if there is none.
 
     Args:
         found: A part of a checkpoint.
         like: The same part as it would be saved now.
-        where: Keys that lead to it.
+        where: Keys that lead to the part, joined by dots.
     """
     if isinstance(like, Mapping):
         if not isinstance(found, Mapping):

@@ -1,7 +1,7 @@
-"""Which checkpoints may be loaded: files on this machine that name no function to be called.
+"""Refusal of checkpoints whose loading could run code: only files on this machine that name no function may be loaded.
 
-A checkpoint behind an address is read by Lightning as a pickle, which runs code, unless it is told otherwise; and one
-whose hyperparameters bring an ``_instantiator`` along decides by itself what is made of it, weights only or not.
+Lightning reads a checkpoint behind an address as a pickle, which runs code, unless it is told otherwise. One whose
+hyperparameters have an ``_instantiator`` names the function that makes the module, even if only weights are loaded.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def check_harmless(path: Any, *, tensors: bool = False) -> None:
 
     Args:
         path: A file, or one that is open.
-        tensors: Whether to read the tensors too, which may be damaged where the rest is not.
+        tensors: True to read the tensors too, which may be damaged where the rest is not.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is an address, is damaged, holds more than weights and plain data, or names a function by
-            which it is to be made.
+        ValueError: If it is an address, is damaged, holds more than weights and plain data, or names a function that
+            makes the module.
     """
     if hasattr(path, "read"):
         checkpoint = read_checkpoint(path)
@@ -45,13 +45,13 @@ def check_harmless(path: Any, *, tensors: bool = False) -> None:
 
 
 class LoadsHarmlessly:
-    """Mixin for what Lightning makes of a checkpoint: ``load_from_checkpoint`` runs nothing that the file brings."""
+    """Mixin of classes with ``load_from_checkpoint``, so that it runs no code from the file."""
 
     @classmethod
     def load_from_checkpoint(
         cls, checkpoint_path: Any, map_location: Any = None, *, weights_only: bool | None = True, **kwargs: Any
     ) -> Self:
-        """What a checkpoint holds, made anew; none of its code runs.
+        """Module made anew from a checkpoint; no code in the file is run.
 
         Args:
             checkpoint_path: A file on this machine, or one that is open.
@@ -62,7 +62,7 @@ class LoadsHarmlessly:
         Raises:
             FileNotFoundError: If there is no such file.
             TypeError: If ``hparams_file`` is given, which may name functions too.
-            ValueError: If the path is an address, the file is damaged or holds more than it may, or is of another
+            ValueError: If the path is an address, or the file is damaged, holds more than it may, or is of another
                 federation.
         """
         if kwargs.pop("hparams_file", None) is not None:

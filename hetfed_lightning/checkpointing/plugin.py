@@ -31,10 +31,10 @@ from hetfed_lightning.checkpointing.sealing import DamagedFileError, is_sealed, 
 log = logging.getLogger(__name__)
 
 _LAST = re.compile(rf"{ModelCheckpoint.CHECKPOINT_NAME_LAST}(-v\d+)?")
-"""Names that ``ckpt_path="last"`` looks for."""
+"""Names among which ``ckpt_path="last"`` chooses."""
 
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
-"""Of a disk that is full or does not answer: nobody chose that, and it may have passed by the next checkpoint."""
+"""Errors of a disk that is full or does not answer, which may have passed by the next checkpoint."""
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -43,16 +43,16 @@ class SafeCheckpointIO(CheckpointIO):
     Every :class:`~hetfed_lightning.Federation` brings it along, whatever the strategy; ``ModelCheckpoint`` and
     ``Trainer.save_checkpoint`` are used as ever. For other modules: ``Trainer(plugins=[SafeCheckpointIO()])``.
 
-    - A file takes the place of an older one only when it is on the disk. A process that is killed meanwhile leaves the
-      older one, wherever temporary files lie.
-    - Every file is checked before it is used. A damaged one is refused by name; where training is resumed, the newest
+    - A file replaces an older one only once it is on the disk. If the process is killed before, the older one stays,
+      wherever temporary files lie.
+    - Every file is checked before it is used. A damaged one is refused by name. When training is resumed, the newest
       intact one of its folder is taken instead, and a warning names both. Files without a hash are read as ever.
     - A disk that is full, or fails, while training: a warning; training goes on, and the files that the missing one
       would have replaced stay. Errors of another kind (no permission) are raised, unless this process has written to
       that folder before. Outside of ``Trainer.fit`` all are raised.
 
-    Files that are not on a local or mounted disk (``s3://...``) are written by Lightning, without a hash, and are not
-    read: who knows what is there by now?
+    Files that are not on a local or mounted disk (``s3://...``) are written by Lightning, without a hash. They are not
+    read, since their content may have been exchanged.
 
     Args:
         wrapped: A plugin that writes and reads in its own way. Its files carry no hash and are as whole as it makes
@@ -62,8 +62,8 @@ class SafeCheckpointIO(CheckpointIO):
     def __init__(self, wrapped: CheckpointIO | None = None) -> None:
         self.wrapped = wrapped
         self.trainer: L.Trainer | None = None
-        """Who trains; without one, training is taken to be in progress where a file is written, and not to be resumed
-        where one is read."""
+        """The Trainer; without one, training is taken to be in progress when a file is written, and not to be resumed
+        when one is read."""
         self._inner = wrapped or TorchCheckpointIO()
         self._written: set[Path] = set()
         self._failed: str | None = None
@@ -73,6 +73,11 @@ class SafeCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write a checkpoint.
+
+        Args:
+            checkpoint: Content of the checkpoint.
+            path: Destination.
+            storage_options: Options of the wrapped plugin.
 
         Raises:
             OSError: If it cannot be written, and training would not be ended by that alone.
@@ -110,7 +115,7 @@ class SafeCheckpointIO(CheckpointIO):
         )
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint, unless the one that takes its place could not be written: then, when that goes."""
+        """Remove a checkpoint; if its successor could not be written, only when that one would be removed."""
         files = [*self._spared.pop(str(path), []), str(path)]
         if self._failed is not None:
             self._spared[self._failed] += files
@@ -121,11 +126,16 @@ class SafeCheckpointIO(CheckpointIO):
     # Reading
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """A checkpoint's content; where training is resumed and the file is damaged, that of the newest intact one.
+        """Content of a checkpoint, or of the newest intact one if training is resumed and the file is damaged.
+
+        Args:
+            path: A file.
+            args: Arguments of the wrapped plugin.
+            kwargs: Keyword arguments of the wrapped plugin.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            UnreadableCheckpointError: If it is damaged, of another form, or holds what may not be loaded.
+            UnreadableCheckpointError: If it is damaged, of another form, or holds entries that may not be loaded.
             ValueError: If it is an address.
         """
         refuse_address(path)
@@ -148,7 +158,7 @@ class SafeCheckpointIO(CheckpointIO):
         return content
 
     def _tell_of_a_later_one(self, path: Any, content: Mapping[str, Any]) -> None:
-        """Say that another ``last.ckpt`` has come further: Lightning chooses among them by the time of a file."""
+        """Warn if another ``last.ckpt`` has more progress, since Lightning chooses among them by the time of a file."""
         file = _local(path)
         if file is None or self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
@@ -177,18 +187,16 @@ class SafeCheckpointIO(CheckpointIO):
         return content
 
     def teardown(self) -> None:
-        """As the plugin that it wraps."""
+        """Tear down the wrapped plugin."""
         self._inner.teardown()
 
 
 def intact_files(folder: Path, damaged: Path | None = None) -> Iterator[Path]:
-    """Checkpoints of a folder that are as they were written, the newest first; then those that carry no hash.
-
-    The newest is the one that has come furthest, as they say themselves.
+    """Intact checkpoints of a folder, the one with the most progress first; then those that carry no hash.
 
     Args:
-        folder: Where they are.
-        damaged: Not this one, nor links to it; None for all.
+        folder: The folder.
+        damaged: File to leave out, with links to it; None for none.
     """
     without = []
     others = [one for one in folder.glob("*.ckpt") if damaged is None or one.resolve() != damaged.resolve()]
@@ -203,7 +211,7 @@ def intact_files(folder: Path, damaged: Path | None = None) -> Iterator[Path]:
 
 
 def make_safe(trainer: L.Trainer) -> None:
-    """Have a Trainer write and read through :class:`SafeCheckpointIO`, around or inside of what the user brought."""
+    """Make a Trainer write and read through :class:`SafeCheckpointIO`, around or inside of the user's plugin."""
     strategy = trainer.strategy
     outermost = strategy._checkpoint_io
     if isinstance(outermost, _WrappingCheckpointIO):  # Writes in a thread, or the like, by means of another.
@@ -223,7 +231,7 @@ def make_safe(trainer: L.Trainer) -> None:
 
 
 def _remove_in_turn(plugin: _WrappingCheckpointIO) -> None:
-    """Where a thread writes, have it remove as well: else a file that is still to be written would be left behind."""
+    """Make a plugin that writes in a thread also remove there: else a file yet to be written would be left behind."""
     if not isinstance(plugin, AsyncCheckpointIO):
         return
 

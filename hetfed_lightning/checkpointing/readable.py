@@ -1,7 +1,7 @@
-"""What could not be read back is refused as it is saved, with the key and its owner.
+"""Refusal, on saving, of states that could not be read back; the error names the key and its owner.
 
-Checkpoints are read as weights and plain data alone, since anything else may run code. What a callback or a participant
-puts into one, a NumPy number or a date, would be found out as the run is resumed, when it is gone.
+Checkpoints are read as weights and plain data alone, since anything else may run code. A NumPy number or a date that a
+callback or a participant saves would be found only when the run is resumed, and the value is gone by then.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ _REMEDIES: tuple[tuple[Any, str], ...] = (
     (PurePath, "str(value)"),
     (Enum, "value.value"),
 )
-"""What to save instead, by kind."""
+"""Form in which to save a value instead, by its type."""
 
 
 class UnreadableStateError(ValueError):
-    """A state that a checkpoint could not be read back with; the message names its key and its owner."""
+    """A state with which a checkpoint could not be read back; the message names its key and its owner."""
 
 
 def check_readable(checkpoint: Mapping[str, Any]) -> None:
     """Refuse a federation's checkpoint that could not be read back.
 
     Args:
-        checkpoint: As ``on_save_checkpoint`` is about to hand it on.
+        checkpoint: Checkpoint as ``on_save_checkpoint`` is about to return it.
 
     Raises:
-        UnreadableStateError: Naming the callback or participant, the key, what stands there and what to save instead.
+        UnreadableStateError: If it could not be read back; names the callback or participant, the key, the value and
+            the form in which to save it.
     """
     if _fault(_without_tensors(checkpoint)) is not None:
         keys, value = _culprit(checkpoint, ())
@@ -63,7 +64,7 @@ def check_readable(checkpoint: Mapping[str, Any]) -> None:
 
 
 def _without_tensors(value: Any) -> Any:
-    """The same containers without their tensors, which can be read and are most of it."""
+    """The same containers without their tensors, which are most of the content and always readable."""
     if type(value) in _MAPPINGS:
         return {
             key: _without_tensors(inside)
@@ -76,7 +77,7 @@ def _without_tensors(value: Any) -> Any:
 
 
 def _fault(value: Any) -> Exception | None:
-    """Why a value cannot be read back; None where it can."""
+    """Error on reading a value back; None if it can be read."""
     file = io.BytesIO()
     try:
         torch.save(value, file)
@@ -105,7 +106,7 @@ def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _owner(checkpoint: Mapping[str, Any], keys: tuple[Any, ...]) -> tuple[str, Sequence[Any]]:
-    """Whose state it is, in words, and the keys below that."""
+    """Owner of a state in words, and the keys below it."""
     federation = checkpoint.get("federation", {})
     match keys:
         case ("callbacks", name, *below):
@@ -125,6 +126,6 @@ def _owner(checkpoint: Mapping[str, Any], keys: tuple[Any, ...]) -> tuple[str, S
 
 
 def _at(counts: Mapping[str, int], place: int) -> str:
-    """Whose the optimizer at a place is, of participants with so many each."""
+    """Name of the participant whose optimizer is at a place; ``counts`` has the number of optimizers of each."""
     names = [name for name, count in counts.items() for _ in range(count)]
     return names[place] if place < len(names) else "?"

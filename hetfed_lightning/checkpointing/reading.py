@@ -1,4 +1,4 @@
-"""Reading checkpoint files that may be missing, cut off, damaged, or meant to run code: told by the file's name."""
+"""Reading of checkpoint files that may be missing, cut off, damaged, or meant to run code; errors name the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hetfed_lightning.checkpointing.form import form_problem
 from hetfed_lightning.checkpointing.sealing import DamagedFileError, is_sealed
 
 FAULTS = (RuntimeError, EOFError, OSError, UnpicklingError, ValueError, LookupError, TypeError, AttributeError)
-"""What torch raises of bytes that are no checkpoint; pickles of flipped bits fail in any of these ways."""
+"""Errors of torch on bytes that are no checkpoint; pickles with flipped bits raise any of these."""
 
 
 LONGEST_REASON = 200
@@ -25,7 +25,7 @@ class UnreadableCheckpointError(ValueError):
     """A checkpoint file that cannot be used; the message names it.
 
     Attributes:
-        is_damaged: Whether its bytes are not those that were written, so that an older file may do instead.
+        is_damaged: True if its bytes are not the ones that were written, so that an older file may do instead.
     """
 
     def __init__(self, path: Any, error: Exception) -> None:
@@ -40,7 +40,7 @@ class UnreadableCheckpointError(ValueError):
 
 
 def refuse_address(path: Any) -> None:
-    """Refuse what is no file on this machine: nobody can say what will be behind an address when it is opened.
+    """Refuse anything but a file on this machine: the content behind an address may be another when it is opened.
 
     Raises:
         ValueError: If ``path`` is an address, also one of a chain such as ``simplecache::s3://...``.
@@ -53,12 +53,12 @@ def refuse_address(path: Any) -> None:
 
 
 def read_checkpoint(path: str | Path | BinaryIO, *, map_location: Any = "cpu", **options: Any) -> dict[str, Any]:
-    """A checkpoint's content, whose hash is checked; none of its code runs.
+    """Content of a checkpoint, whose hash is checked; none of its code runs.
 
     Args:
         path: A local file, or one that is open.
         map_location: Device of the tensors, as for ``torch.load``.
-        options: Further ones of ``torch.load``.
+        options: Further options of ``torch.load``.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -73,21 +73,25 @@ def read_checkpoint(path: str | Path | BinaryIO, *, map_location: Any = "cpu", *
 
 
 def read_content(path: Path) -> Any:
-    """What a file holds but for the values of its tensors, which are not read, nor is its hash checked.
+    """Content of a file without the values of its tensors; its hash is not checked.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        UnreadableCheckpointError: If it is damaged where that matters, or holds more than weights and plain data.
+        UnreadableCheckpointError: If the bytes that are read are damaged or hold more than weights and plain data.
     """
     with naming_faults(path):
         return torch.load(path, map_location="meta", mmap=True, weights_only=True)
 
 
 def check_form(content: Any, path: Any) -> None:
-    """Refuse what was read from a file but is no checkpoint.
+    """Refuse content of a file that is no checkpoint.
+
+    Args:
+        content: Content of the file.
+        path: The file, for the message.
 
     Raises:
-        UnreadableCheckpointError: Naming the file and what is missing.
+        UnreadableCheckpointError: If it is no checkpoint; names the file and the missing entry.
     """
     if (problem := form_problem(content)) is not None:
         raise UnreadableCheckpointError(path, ValueError(problem))
@@ -95,11 +99,11 @@ def check_form(content: Any, path: Any) -> None:
 
 @contextlib.contextmanager
 def naming_faults(path: Any) -> Iterator[None]:
-    """Raise what reading a file raises as an error that names it, but for its absence.
+    """Context that turns errors of reading a file into ones that name it; a missing file raises as ever.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        UnreadableCheckpointError: Otherwise.
+        UnreadableCheckpointError: If reading fails in another way.
     """
     try:
         yield

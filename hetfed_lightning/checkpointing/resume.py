@@ -1,4 +1,4 @@
-"""What a federation adds to a Lightning checkpoint: whose optimizer is whose, and nothing that is not finite."""
+"""Entries that a federation adds to a Lightning checkpoint, by participant, and their checks when a run is resumed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ log = logging.getLogger(__name__)
 
 
 def saved_participants(local: Mapping[str, LocalOptimization], scheduled_rounds: int) -> dict[str, Any]:
-    """Names in order with the number of optimizers and schedulers that each has, its counters and its loss scale."""
+    """Checkpoint entries of participants: numbers of optimizers and schedulers, counters, loss scales, privacy
+    accounts.
+
+    Args:
+        local: Optimizers and schedulers of each participant, in order.
+        scheduled_rounds: Number of rounds for which learning rates are scheduled.
+    """
     return {
         "optimizers": {name: len(own.optimizers) for name, own in local.items()},
         "schedulers": {name: len(own.schedules) for name, own in local.items()},
@@ -39,7 +45,7 @@ def saved_participants(local: Mapping[str, LocalOptimization], scheduled_rounds:
 
 
 def own_parts(participants: Mapping[str, Participant]) -> dict[str, dict[str, Any]]:
-    """What each participant's ``on_save_checkpoint`` adds, in a part of the checkpoint that is its own."""
+    """Entries that each participant's ``on_save_checkpoint`` adds, by participant."""
     parts: dict[str, dict[str, Any]] = {}
     for name, participant in participants.items():
         part: dict[str, Any] = {}
@@ -50,7 +56,7 @@ def own_parts(participants: Mapping[str, Participant]) -> dict[str, dict[str, An
 
 
 def saved_round(federation: Federation) -> dict[str, Any]:
-    """What has been counted in the round in progress, or in the last one."""
+    """Checkpoint entry of the round in progress, or of the last one: counters and logged values."""
     return {
         "round": federation.opened_round,
         "bytes": [federation.bytes_up, federation.bytes_down],
@@ -62,7 +68,12 @@ def saved_round(federation: Federation) -> dict[str, Any]:
 
 
 def take_up_round(federation: Federation, saved: Mapping[str, Any]) -> None:
-    """Go on with what :func:`saved_round` counted, if that was the round now open."""
+    """Restore counters and logged values of a round if it is the one now open.
+
+    Args:
+        federation: Federation in a fit.
+        saved: Entry that :func:`saved_round` made.
+    """
     if saved.get("round") != federation.opened_round:
         return
     saved = federation.ranks.resumed(saved)
@@ -74,19 +85,21 @@ def take_up_round(federation: Federation, saved: Mapping[str, Any]) -> None:
 
 
 def resume_where_it_stood(checkpoint: dict[str, Any], trainer: L.Trainer) -> bool:
-    """Rewrite Lightning's progress where it would resume elsewhere than the checkpoint was taken.
+    """True if :func:`settle_validation` has to follow; makes Lightning resume a run where it was saved.
 
-    - After a batch and before the validation due there: Lightning skips that validation, and after a round's last
-      batch ``on_train_epoch_end`` as well; schedulers, EarlyStopping and ensembles that weigh by validation would
-      miss a round. As the progress of an interrupted validation, it is begun again.
+    Lightning's progress is changed in the checkpoint in two cases:
+
+    - After a batch and before the validation due there: Lightning skips that validation, and after a round's last batch
+      ``on_train_epoch_end`` as well. Schedulers, EarlyStopping and ensembles that weigh by validation would miss a
+      round. The validation is entered as interrupted, so that it begins again.
     - After a round, with ``max_steps`` alone: Lightning takes that for a place inside the round, and counts it twice.
 
     Args:
-        checkpoint: Altered in place.
-        trainer: Who is about to read it.
+        checkpoint: Checkpoint of a federation; changed in place.
+        trainer: Trainer that is about to read it.
 
     Returns:
-        Whether the first applied, so that :func:`settle_validation` has to follow.
+        True in the first of these cases.
     """
     loops = checkpoint.get("loops", {}).get("fit_loop")
     if loops is None:
@@ -111,10 +124,10 @@ def resume_where_it_stood(checkpoint: dict[str, Any], trainer: L.Trainer) -> boo
 
 
 def tell_that_nothing_was_left(trainer: L.Trainer) -> None:
-    """Warn of a fit that ended before its first batch, and say what would let it go on.
+    """Warn of a fit that ended before its first batch, and say which setting would let it go on.
 
     Args:
-        trainer: At the end of that fit; where it resumed, with what the checkpoint says in its loops.
+        trainer: Trainer at the end of that fit.
     """
     done = trainer.current_epoch
     whose = f"the checkpoint {trainer.ckpt_path}" if trainer.ckpt_path else "this Trainer"
@@ -132,7 +145,7 @@ def tell_that_nothing_was_left(trainer: L.Trainer) -> None:
 
 
 def settle_validation(trainer: L.Trainer) -> None:
-    """Undo what :func:`resume_where_it_stood` had to feign, once Lightning has decided how to go on."""
+    """Undo the changes of :func:`resume_where_it_stood` to counters, once Lightning has decided how to go on."""
     loop = trainer.fit_loop.epoch_loop
     validation = loop.val_loop.batch_progress.total
     validation.ready = validation.started = validation.processed  # type: ignore[attr-defined]
@@ -141,10 +154,10 @@ def settle_validation(trainer: L.Trainer) -> None:
 
 
 def restore_by_name(checkpoint: dict[str, Any], names: Sequence[str]) -> None:
-    """Bring optimizer and scheduler states, saved by position, into the order of ``names``.
+    """Put optimizer and scheduler states, saved by position, into the order of ``names``.
 
     Args:
-        checkpoint: A checkpoint of a federation; altered in place.
+        checkpoint: A checkpoint of a federation; changed in place.
         names: The participants (and ``"student"``) of the federation that loads it.
 
     Raises:
@@ -163,7 +176,7 @@ def restore_by_name(checkpoint: dict[str, Any], names: Sequence[str]) -> None:
     if there != list(names):
         log.info("The checkpoint lists its participants as %s; each takes its own state by name.", ", ".join(there))
     state = checkpoint["state_dict"]
-    for key in [key for key in state if plain_name(key) != key]:  # Older ones, of networks compiled by hand.
+    for key in [key for key in state if plain_name(key) != key]:  # Older files, of networks compiled by hand.
         state[plain_name(key)] = state.pop(key)
     if "optimizer_states" in checkpoint:
         checkpoint["optimizer_states"] = match_by_name(checkpoint["optimizer_states"], saved["optimizers"], names)
@@ -171,10 +184,14 @@ def restore_by_name(checkpoint: dict[str, Any], names: Sequence[str]) -> None:
 
 
 def check_architectures(checkpoint: Mapping[str, Any], federation: Federation) -> None:
-    """Refuse a checkpoint whose tensors are not those of the participants, before any of them is loaded.
+    """Refuse a checkpoint whose keys or shapes are not the participants', before any tensor is loaded.
+
+    Args:
+        checkpoint: A checkpoint of a federation.
+        federation: The federation that loads it.
 
     Raises:
-        ValueError: Naming the participant, the key and both shapes.
+        ValueError: If one differs; names the participant, the key and both shapes.
     """
     saved = _by_participant(checkpoint["state_dict"], federation)
     for name, participant in federation.everyone().items():
@@ -190,13 +207,17 @@ def check_architectures(checkpoint: Mapping[str, Any], federation: Federation) -
 
 
 def check_loops(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
-    """Refuse a checkpoint that does not tell how far its run had come, which Lightning takes for granted.
+    """Refuse a checkpoint without the progress of its run, which Lightning takes for granted.
+
+    Args:
+        checkpoint: A checkpoint.
+        trainer: Trainer that loads it.
 
     Raises:
-        ValueError: Naming what is missing.
+        ValueError: If an entry is missing; names it.
     """
     if "loops" not in checkpoint:
-        return  # Of weights alone.
+        return  # A checkpoint of weights alone.
     told = ("progress", "epoch_loop.state_dict")
     progress = {key: value for key, value in trainer.fit_loop.state_dict().items() if key.endswith(told)}
     missing = missing_part(checkpoint["loops"], {"fit_loop": progress | {"state_dict": {}}}, "loops")
@@ -205,14 +226,14 @@ def check_loops(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
 
 
 def check_optimizers(saved: Sequence[Mapping[str, Any]], local: Mapping[str, LocalOptimization]) -> None:
-    """Refuse optimizer states of other groups of parameters than the optimizers have.
+    """Refuse optimizer states whose groups of parameters differ in size from the optimizers'.
 
     Args:
-        saved: Of a checkpoint, in the order of the participants; empty where it has none.
+        saved: Optimizer states of a checkpoint, in the order of the participants; empty without any.
         local: The participants' optimizers.
 
     Raises:
-        ValueError: Naming the participant.
+        ValueError: If one differs; names the participant.
     """
     owners = [(name, optimizer) for name, own in local.items() for optimizer in own.optimizers]
     for (name, optimizer), state in zip(owners, saved, strict=False):
@@ -228,8 +249,8 @@ def check_optimizers(saved: Sequence[Mapping[str, Any]], local: Mapping[str, Loc
 def take_on_precision(federation: Federation) -> None:
     """Convert the participants to the Trainer's precision before weights are loaded into them.
 
-    Lightning converts after that: in ``"64-true"`` the weights of a checkpoint would pass through float32, and a
-    resumed run would go on from others than were saved.
+    Lightning converts after loading. In ``"64-true"`` the weights of a checkpoint would pass through float32, and a
+    resumed run would go on from other weights than were saved.
     """
     trainer = federation._trainer  # None where a checkpoint is loaded without a run.
     precision = None if trainer is None else trainer.precision_plugin
@@ -238,7 +259,7 @@ def take_on_precision(federation: Federation) -> None:
 
 
 def _by_participant(state: Mapping[str, Any], federation: Federation) -> dict[str, dict[str, Any]]:
-    """Each participant's part of a federation's state, under its own keys; one pass however many there are."""
+    """Part of a federation's state for each participant, under its own keys, found in one pass over the state."""
     parts: dict[str, dict[str, Any]] = {name: {} for name in federation.everyone()}
     whose = {federation.prefix_of(name): name for name in parts}
     for key, value in state.items():
@@ -268,13 +289,17 @@ def _difference(there: Sequence[str], missing: Sequence[str], added: Sequence[st
 
 
 def without_poison(checkpoint: dict[str, Any], federation: Federation) -> None:
-    """Replace what is not finite in a checkpoint by the participant's last finite state.
+    """Replace the state of a participant that is not finite, in a checkpoint, by its last finite state.
+
+    Args:
+        checkpoint: A checkpoint of the federation; changed in place.
+        federation: The federation.
 
     Raises:
         RuntimeError: If a participant never had a finite state.
     """
     state = checkpoint["state_dict"]
-    # What many borrow is looked at once.
+    # A tensor that many borrow is checked once.
     distinct = {place_of(tensor): tensor for tensor in state.values() if isinstance(tensor, Tensor)}
     if is_finite(distinct.values()):
         return

@@ -1,8 +1,8 @@
-"""A checkpoint carries its own SHA-256, so that one flipped bit, or a file that was cut off, is seen before it is used.
+"""Sealing of checkpoints with their own SHA-256, so that a flipped bit or a cut is seen before the file is used.
 
 ``torch.save`` writes a zip archive, and the seal is the archive's comment: it stays with the file when that is copied,
-renamed or linked, and everything that reads archives or checkpoints reads it as ever. The hash covers every byte before
-it; what it does not cover, the hash itself and the length of the file, cannot be damaged without being seen:
+renamed or linked, and all readers of archives or checkpoints read the file as ever. The hash covers every byte before
+it. The hash itself and the length of the file cannot be damaged unnoticed either:
 
 - a file with the seal's mark is intact if the hash is right;
 - one without it has to end as an archive ends that never had a seal. Older checkpoints and those of others do.
@@ -23,7 +23,7 @@ import torch
 from hetfed_lightning.checkpointing.atomic import atomic_file, write_all
 
 MARK = b"hetfed sha256 "
-"""Begins the comment, followed by 64 hexadecimal digits."""
+"""First bytes of the comment, followed by 64 hexadecimal digits."""
 
 HASH = 64
 """Digits of the hash."""
@@ -32,36 +32,37 @@ SEAL = len(MARK) + HASH
 """Bytes of the whole comment."""
 
 ARCHIVE, END, END_LENGTH, NO_COMMENT = b"PK\x03\x04", b"PK\x05\x06", 22, b"\0\0"
-"""How a zip archive begins; how its last record begins, which the comment follows, and how many bytes it has; the last
-two of them, the comment's length, where there is none (APPNOTE.TXT of PKWARE, 4.3.7 and 4.3.16)."""
+"""Parts of a zip archive: its first bytes; the first bytes of its last record, which the comment follows; the bytes of
+that record; its last two, the comment's length, of an archive without comment (APPNOTE.TXT of PKWARE, 4.3.7 and
+4.3.16)."""
 
 BLOCK = 1 << 20
 """Bytes that are written, or read, at once."""
 
 WORTH_A_THREAD = 4 << 20
-"""Bytes of a file from which on its hash is computed beside the writing."""
+"""Bytes of a file above which its hash is computed while it is being written."""
 
 
 class DamagedFileError(ValueError):
-    """A file is not as it was written."""
+    """Error of a file that is not as it was written."""
 
 
 def write_checkpoint(content: Any, path: str | Path) -> None:
-    """Write a checkpoint that is there whole or not at all, with its seal.
+    """Write a checkpoint with its seal; the file is there whole or not at all.
 
     Args:
-        content: Whatever ``torch.save`` takes.
+        content: Anything that ``torch.save`` takes.
         path: Destination, a local file; see :func:`~hetfed_lightning.checkpointing.atomic.atomic_file`.
 
     Raises:
-        OSError: If it cannot be written; what was at ``path`` is as it was.
+        OSError: If it cannot be written; the file at ``path`` is then unchanged.
     """
     with atomic_file(path) as file, SealingFile(file) as sealing:
         torch.save(content, cast("IO[bytes]", sealing))
 
 
 def is_sealed(file: str | Path | BinaryIO) -> bool:
-    """Whether a file carries a seal. All of it is read.
+    """True if a file carries an intact seal. All of it is read.
 
     Args:
         file: A path, or an open file, which is left at its beginning.
@@ -91,13 +92,13 @@ def is_sealed(file: str | Path | BinaryIO) -> bool:
 
 
 class SealingFile:
-    """Passes on what ``torch.save`` writes, and ends it with a seal.
+    """File for ``torch.save`` that passes on all bytes and ends with a seal.
 
-    What has been written is read back and hashed in a thread, while torch goes on; files of a few megabytes are read
-    in the end. Hashing the tensors themselves would have torch wait for it.
+    Written bytes are read back and hashed in a thread while torch goes on; files of a few megabytes are read in the
+    end. Hashing the tensors themselves would make torch wait.
 
     Args:
-        file: Where it goes, open for reading too.
+        file: Destination, open for reading too.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -107,9 +108,9 @@ class SealingFile:
         self._follower = _Follower(file.fileno())
 
     def write(self, data: Any) -> int:
-        """Write all but the last two bytes so far, which would be the length of the archive's comment.
+        """Number of bytes taken, always all; the last two so far, the length of the archive's comment, are held back.
 
-        An error is kept for the end: raised from here, torch would tell it as another one.
+        An error is kept for the end: torch would report it as another one if it were raised here.
         """
         view = memoryview(data).cast("B")
         size = len(view)
@@ -126,7 +127,7 @@ class SealingFile:
         return size
 
     def flush(self) -> None:
-        """Nothing is buffered."""
+        """Do nothing, since nothing is buffered."""
 
     def __enter__(self) -> Self:
         return self
@@ -144,7 +145,7 @@ class SealingFile:
     def _seal(self) -> None:
         self._pass_on(memoryview(struct.pack("<H", SEAL) + MARK))
         if self._follower.is_running:
-            os.fsync(self._file.fileno())  # Goes on beside the hash; only the seal is left for the next one.
+            os.fsync(self._file.fileno())  # Runs beside the hash; only the seal is left for the next call.
         write_all(self._file, memoryview(self._follower.end().encode()))
 
     def _pass_on(self, view: memoryview) -> None:
@@ -167,7 +168,7 @@ class _Follower:
 
     @property
     def is_running(self) -> bool:
-        """Whether it hashes in a thread."""
+        """True if it hashes in a thread."""
         return self._thread is not None
 
     def follow(self, count: int) -> None:
@@ -180,7 +181,7 @@ class _Follower:
             self._thread.start()
 
     def end(self) -> str:
-        """The hash of everything, in hexadecimal digits.
+        """SHA-256 of all bytes, in hexadecimal digits.
 
         Raises:
             OSError: If the file could not be read back.
