@@ -27,10 +27,8 @@ MOST_LINES = 120
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EVERY_COMMAND = {*COMMANDS, *PROJECT["entry-points"][GROUP]}
 LIGHTNINGS_OPTIONS = {"--ckpt_path", "--config", "--help"}
-MODULES = [
-    hf,
-    *(import_module(f"hetfed_lightning.{name}") for name in ("aggregation", "distillation", "backbones", "data")),
-]
+MODULES = [hf, aggregation, backbones, data, distillation]
+"""Where the short names in sentences are from."""
 
 each_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 
