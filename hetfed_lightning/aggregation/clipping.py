@@ -1,4 +1,4 @@
-"""Bounds how far one participant can move what is shared, before any rule sees its state.
+"""Clipping of participants' updates to a largest norm, before any rule aggregates their states.
 
 A participant that scales its update by 100 moves a mean by 100 times as much; once updates are clipped it weighs as
 much as anybody. Clipping bounds the length of an update and not its direction: against participants that agree on a
@@ -19,15 +19,15 @@ from hetfed_lightning.aggregation.state import State, accumulation_dtype
 def clip_updates(
     states: Sequence[State], previous: State, max_norm: float, names: Sequence[str] | None = None
 ) -> list[State]:
-    """Return the states with their updates scaled down to a norm of at most ``max_norm``.
+    """The states, with their updates scaled down to a norm of at most ``max_norm``.
 
     An update is a state minus what was shared before, over all floating-point tensors together; integer and bool
-    tensors pass unchanged. What is added to the shared state is rounded towards it, so that the bound holds in exact
-    arithmetic also in float32 and half precision.
+    tensors pass unchanged. Rounding is towards the state shared before, so that the bound holds in exact arithmetic
+    also in float32 and half precision.
 
     Args:
         states: One state per participant, K in all, with the keys, shapes and dtypes of ``previous``; left as they are.
-        previous: What was last shared, on the same device.
+        previous: The state last shared, on the same device.
         max_norm: Largest L2 norm of an update, above 0.
         names: K names for the messages; without them participants are called by their index.
 
@@ -60,7 +60,7 @@ def check_max_norm(max_norm: float, name: str = "max_norm") -> None:
 
     Args:
         max_norm: Largest L2 norm of an update.
-        name: What the setting is called where it was given.
+        name: Name of the setting, for the message.
 
     Raises:
         ValueError: If it is zero, negative, infinite, NaN or no number.
@@ -71,11 +71,11 @@ def check_max_norm(max_norm: float, name: str = "max_norm") -> None:
 
 @torch.no_grad()
 def update_norm(state: State, previous: State) -> float:
-    """Return the L2 norm of a state's update, over all floating-point tensors together.
+    """L2 norm of a state's update, over all floating-point tensors together.
 
     Args:
-        state: What a participant has.
-        previous: What was last shared, of the same keys, shapes and dtypes, on the same device.
+        state: A participant's state.
+        previous: The state last shared, of the same keys, shapes and dtypes, on the same device.
 
     Returns:
         The norm, summed in float64; infinite or NaN where the update is not finite.
@@ -95,7 +95,7 @@ def _difference(tensor: Tensor, before: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _scaled(state: State, previous: State, factor: float) -> dict[str, Tensor]:
-    # The factor itself was rounded: a shade less keeps the norm of float64 updates below the bound as well.
+    # The factor itself was rounded: a slightly smaller one keeps the norm of float64 updates below the bound as well.
     factor *= 1 - 1e-12
     return {
         key: _towards(previous[key], _difference(tensor, previous[key]).mul_(factor))

@@ -1,8 +1,7 @@
-"""How far states are from one another, in float64 and by direct difference, a block of coordinates at a time.
+"""Distances between states, in float64 and by direct difference, a block of coordinates at a time.
 
-Never by ``|a|^2 + |b|^2 - 2 ab``: in float32 that loses a distance of 1 between vectors of length 10,000, and with it
-sight of who lies far away in a large network. A block takes some 8 MB however large the network, and the differences
-no more.
+Never by ``|a|^2 + |b|^2 - 2 ab``: in float32 that loses a distance of 1 between vectors of length 10,000, so that in a
+large network an outlier is not seen. A block takes some 8 MB however large the network, and the differences no more.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _VALUES_PER_BLOCK = 1 << 20
 
 
 def blocks(states: Sequence[State]) -> Iterator[Tensor]:
-    """Yield all floating-point coordinates of the states, some at a time.
+    """Blocks of the states' floating-point coordinates, all of them once, in the order of the keys.
 
     Args:
         states: One state per participant, K in all, already checked by `check_states`.

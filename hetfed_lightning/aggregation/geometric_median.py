@@ -1,8 +1,8 @@
 """Geometric median of the participants' states: the point with the smallest sum of distances to them (RFA).
 
 It stands faulty participants below one half, looks at whole states where the coordinate-wise median looks at single
-numbers, and without faults stays close to the mean. Who is far away pulls with the same force however far; yet many who
-pull in one direction from within the honest ones' spread are heard.
+numbers, and without faults stays close to the mean. An outlier pulls with the same force however far away it is. It
+does not stand many participants that pull in one direction from within the spread of the honest ones.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class GeometricMedian(AggregationRule):
 
     Ours: begins at the coordinate-wise median and goes on until the weights stand still; the paper begins at the mean
     and stops after a few rounds, since there each needs the participants. And ours is unweighted; the paper's weights
-    are numbers of samples. Why: they are what participants say of themselves, and who claims more than half of all
-    samples would be the median.
+    are numbers of samples. Why: these numbers are reported by the participants, and one that reports more than half of
+    all samples would be the median.
 
     Args:
         smoothing: Distance below which a state pulls no harder, above 0, in the unit of the parameters.
-        tolerance: The iteration ends once no participant's share changes by more, in (0, 1).
+        tolerance: Largest change of a participant's share at which the iteration ends, in (0, 1).
         iterations: Most iterations, at least 1; the result of the last is then taken, which is closer than any before.
 
     Raises:
@@ -53,11 +53,11 @@ class GeometricMedian(AggregationRule):
         self.iterations = iterations
 
     def shares(self, states: Sequence[State]) -> Tensor:
-        """Return how much each participant counts in the median, shape ``(K,)``, summing to one.
+        """Weight of each participant in the median, shape ``(K,)``, summing to one.
 
         Args:
-            states: One state per participant, K in all, with equal keys, shapes and dtypes. Who has NaN or
-                infinities counts nothing.
+            states: One state per participant, K in all, with equal keys, shapes and dtypes. A state with NaN or
+                infinities has weight 0.
 
         Raises:
             ValueError: If two states disagree (see `check_states`), or none is finite.
@@ -107,7 +107,7 @@ def _middle_of(block: Tensor) -> Tensor:
 
 
 def _mean_with(shares: Tensor) -> Callable[[Tensor], Tensor]:
-    # 0 * inf is nan: who has no share is left out, not multiplied by zero.
+    # 0 * inf is nan: a state of weight 0 is left out, not multiplied by zero.
     heard = shares > 0
 
     def mean(block: Tensor) -> Tensor:

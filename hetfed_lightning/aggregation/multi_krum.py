@@ -1,4 +1,4 @@
-"""Krum and Multi-Krum: the mean of those participants who lie closest to their neighbours.
+"""Krum and Multi-Krum: the mean of the participants whose states lie closest to their nearest neighbours.
 
 A faulty participant is left out whole, which helps where each of its coordinates looks harmless. The price is paid
 where participants' data differ: an honest one whose data nobody else has is left out as well, in every round. Faulty
@@ -24,7 +24,7 @@ def krum_scores(squared_distances: Tensor, faulty: int) -> Tensor:
 
     Args:
         squared_distances: Shape ``(K, K)``, symmetric, zero on the diagonal.
-        faulty: How many participants f may be faulty, at least 0.
+        faulty: Number f of participants that may be faulty, at least 0.
 
     Returns:
         Shape ``(K,)``.
@@ -33,8 +33,8 @@ def krum_scores(squared_distances: Tensor, faulty: int) -> Tensor:
         ValueError: If K is below ``2 f + 3``.
 
     Reference:
-        Blanchard, El Mhamdi, Guerraoui, Stainer (2017). Machine learning with adversaries: Byzantine tolerant
-        gradient descent. NeurIPS, section 4.
+        Blanchard, El Mhamdi, Guerraoui, Stainer (2017). Machine learning with adversaries: Byzantine tolerant gradient
+        descent. NeurIPS, section 4.
     """
     count = len(squared_distances)
     if count < 2 * faulty + 3:
@@ -50,22 +50,22 @@ class MultiKrum(AggregationRule):
     """Unweighted mean of the participants with the lowest Krum scores.
 
     Ours: `faulty` is a share, since the number of participants changes where they are sampled or left out of a round;
-    the paper's f is a number. It is rounded up, and down where K is below ``2 f + 3``: who sends NaN, and is left out
-    before, cannot end the run of a federation that was large enough. Distances are those of whole states, over all
+    the paper's f is a number. It is rounded up, and down where K is below ``2 f + 3``, so that a participant left out
+    for NaN does not end the run of a federation that was large enough. Distances are those of whole states, over all
     floating-point tensors; between updates they would be the same.
 
-    Weights are what participants say of themselves, and neither choose nor weigh here.
+    Weights are numbers reported by the participants; here they neither choose nor weigh.
 
     Args:
         faulty: Share in [0, 0.5) of the participants that may be faulty.
-        keep: How many are averaged, at least 1: 1 is Krum. None, and more than that, keeps ``K - f``.
+        keep: Number of states averaged, at least 1: 1 is Krum. None, and more than that, keeps ``K - f``.
 
     Raises:
         ValueError: If a setting is out of its range.
 
     Reference:
-        Blanchard et al. (2017), as in `krum_scores`, section 5; Bareilles, Bouaziz, Fageot, El Mhamdi (2026).
-        Byzantine machine learning: MultiKrum and an optimal notion of robustness, for a proof.
+        Blanchard et al. (2017), as in `krum_scores`, section 5; Bareilles, Bouaziz, Fageot, El Mhamdi (2026). Byzantine
+        machine learning: MultiKrum and an optimal notion of robustness, for a proof.
     """
 
     def __init__(self, faulty: float = 0.2, keep: int | None = None) -> None:
@@ -80,11 +80,11 @@ class MultiKrum(AggregationRule):
         self.keep = keep
 
     def least_participants(self) -> int:
-        """Return the smallest K with ``K >= 2 * faulty * K + 3``: 5 for a share of 0.2, 8 for 0.3."""
+        """Smallest K with ``K >= 2 * faulty * K + 3``: 5 for a share of 0.2, 8 for 0.3."""
         return max(math.ceil(3 / (1 - 2 * self.faulty) - 1e-9), 5 if self.faulty else 3)
 
     def tolerated(self, participants: int) -> int:
-        """Return how many faulty participants f the rule stands: at least one, unless the share is 0.
+        """Number f of faulty participants that the rule stands: at least one, unless the share is 0.
 
         Args:
             participants: Number of participants K.
@@ -103,7 +103,7 @@ class MultiKrum(AggregationRule):
         return min(math.ceil(self.faulty * participants - 1e-9), (participants - 3) // 2)
 
     def ranking(self, states: Sequence[State]) -> list[int]:
-        """Return the participants' indices, best score first; of equal scores the smaller index, as in the paper.
+        """Indices of the participants, best score first; of equal scores the smaller index, as in the paper.
 
         Args:
             states: One state per participant, K in all, with equal keys, shapes and dtypes.

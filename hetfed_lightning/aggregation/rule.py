@@ -15,20 +15,27 @@ from hetfed_lightning.aggregation.state import State
 
 
 class AggregationRule(ABC):
-    """A rule that takes its settings at construction and is then called like `weighted_mean`."""
+    """Aggregation rule with settings, which are given at construction; it is then called like `weighted_mean`.
+
+    A subclass overrides ``__call__``. It must survive pickling and be deterministic, since several ranks call it with
+    equal arguments, and it must not depend on the order of the participants. Checkpoints do not save what it remembers.
+    """
 
     @abstractmethod
     def __call__(self, states: Sequence[State], weights: Tensor) -> dict[str, Tensor]:
-        """Aggregate the participants' states into one.
+        """Aggregate of the states, one state; called in each round for every group of equal keys and shapes.
+
+        An override calls `check_states` first, so that nothing is broadcast, and computes in
+        `hetfed_lightning.aggregation.state.accumulation_dtype`.
 
         Args:
-            states: One state per participant, K in all, with equal keys, shapes and dtypes; left as they are. They
-                are the participants' own tensors, so a rule that remembers them keeps copies.
+            states: One state per participant, K in all, with equal keys, shapes and dtypes; left as they are. They are
+                the participants' own tensors, so a rule that remembers them keeps copies.
             weights: Shape ``(K,)``; finite, not negative, not all zero.
 
         Returns:
-            A state of the same keys, shapes, dtypes and device, sharing no memory with any input. Integer and
-            bool tensors take the maximum over participants.
+            A state of the same keys, shapes, dtypes and device, sharing no memory with any input. Integer and bool
+            tensors take the maximum over participants.
 
         Raises:
             ValueError: If two states disagree or the weights do not fit (see `check_states`), or there are too few of
@@ -36,5 +43,5 @@ class AggregationRule(ABC):
         """
 
     def least_participants(self) -> int:
-        """Return how many participants have to be there as training begins for the rule to do what it is set to."""
+        """Smallest number of participants K that the rule accepts as training begins, at least 1; 1 by default."""
         return 1

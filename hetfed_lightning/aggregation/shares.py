@@ -1,7 +1,7 @@
-"""What participants claim to have: refused where it is no count, bounded where it would outweigh all others.
+"""Bounds on the numbers of examples that participants report, which are the weights of a mean.
 
-A weight by number of examples is a participant's own word. One of a million millions is the average; so nobody's share
-exceeds a bound, whatever it says. Rules that ignore weights need none of this.
+A number that is no count is refused. A weight by number of examples is a participant's own word, and one of a million
+millions would be the average; so no participant's share exceeds a bound. Rules that ignore weights need none of this.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor
 from hetfed_lightning.aggregation.state import accumulation_dtype
 
 MAX_SHARE = 0.5
-"""Nobody outweighs all the others together."""
+"""Largest share of one participant by default: no more than all others together."""
 
 
 def sample_count(claimed: object, name: str) -> int:
-    """Return a claimed number of examples, if it is one.
+    """A reported number of examples as an integer of at least 0.
 
     Args:
-        claimed: What a participant says it has.
+        claimed: The value that a participant reports, of any type.
         name: The participant, for the message.
 
     Raises:
@@ -37,7 +37,10 @@ def sample_count(claimed: object, name: str) -> int:
 
 
 def check_max_share(max_share: float) -> None:
-    """Refuse a bound that is none.
+    """Refuse a bound that is no fraction in (0, 1].
+
+    Args:
+        max_share: The bound.
 
     Raises:
         ValueError: If it is not a fraction in (0, 1].
@@ -47,10 +50,11 @@ def check_max_share(max_share: float) -> None:
 
 
 def bounded_weights(weights: Tensor, max_share: float = MAX_SHARE) -> Tensor:
-    """Return weights of which none is more than a share of their sum.
+    """Weights of which none is more than a share of their sum.
 
-    Larger ones are lowered to one common value; the others stay. Where the bound is below one over the number of those
-    above 0, these become equal. Of two neither can be told to be the liar: their weights stay as they are.
+    Larger ones are lowered to one common value; the others stay. Where the bound is below one over the number of
+    positive weights, these become equal. Of two participants neither can be told to be the liar: their weights stay as
+    they are.
 
     Args:
         weights: Shape ``(K,)``, finite, not negative.
@@ -60,7 +64,7 @@ def bounded_weights(weights: Tensor, max_share: float = MAX_SHARE) -> Tensor:
         Shape ``(K,)``, in float64 (float32 on ``mps``, which has no float64).
 
     Raises:
-        ValueError: If the bound is none.
+        ValueError: If ``max_share`` is outside (0, 1].
     """
     check_max_share(max_share)
     bounded = weights.to(accumulation_dtype(weights))
@@ -68,7 +72,7 @@ def bounded_weights(weights: Tensor, max_share: float = MAX_SHARE) -> Tensor:
     if len(descending) < 3:
         return bounded
     for lowered, largest in enumerate(descending):
-        # With `lowered` of them at the value c: c = max_share * (lowered * c + what the rest sum up to).
+        # With `lowered` of them at the value c: c = max_share * (lowered * c + sum of the rest).
         left = 1 - max_share * lowered
         if left <= 0:
             break

@@ -1,7 +1,7 @@
-"""The sorting that medians and trimmed mean share: a function of each coordinate's ascending values.
+"""Functions of each coordinate's sorted values, as medians and the trimmed mean need them.
 
-`torch.sort` also returns 8 bytes of index per value, so sorting K whole states at once takes several times
-their memory; a block of coordinates at a time takes some 30 MB however large the network.
+`torch.sort` also returns 8 bytes of index per value, so sorting K whole states at once takes several times their
+memory; a block of coordinates at a time takes some 30 MB however large the network.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _VALUES_PER_BLOCK = 1 << 20
 
 
 def reduce_sorted(states: Sequence[State], reduce: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Return the state whose every coordinate is a function of its K sorted values.
+    """State in which every coordinate is a function of its K sorted values.
 
     Args:
         states: One state per participant, K in all, already checked by `check_states`.
-        reduce: Takes ``(K, M)`` values in float64, ascending over participants, and returns ``(M,)``. NaN
-            sorts last, so a rule that looks away from the ends looks away from NaN.
+        reduce: Takes ``(K, M)`` values in float64, ascending over participants, and returns ``(M,)``. NaN sorts last,
+            so a rule that ignores the largest values ignores NaN.
 
     Returns:
-        A state of the same keys, shapes, dtypes and device, sharing no memory with any input. Integer and
-        bool tensors take the maximum over participants.
+        A state of the same keys, shapes, dtypes and device, sharing no memory with any input. Integer and bool tensors
+        take the maximum over participants.
     """
     with torch.no_grad():
         return {

@@ -1,7 +1,7 @@
-"""What travels between participants: a state maps keys to tensors, and all must agree before any rule runs.
+"""State: the tensors that a participant shares, by key, and the checks that come before any rule.
 
-Every rule calls `check_states` first, so that nothing broadcasts, promotes or vanishes silently. A caller
-that knows the participants' names calls it once more with them, before the rule does, to be told who it was.
+Every rule calls `check_states` first, so that nothing broadcasts, promotes or vanishes silently. A caller that knows
+the participants' names calls it before the rule with these names, so that the message has the name and not an index.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ State: TypeAlias = Mapping[str, Tensor]
 """One participant's shared tensors by key, as `torch.nn.Module.state_dict` returns them."""
 
 AggregationFunction: TypeAlias = Callable[[Sequence[State], Tensor], dict[str, Tensor]]
-"""What every rule is, function or `AggregationRule`: ``(states, weights) -> state``."""
+"""Type of every rule, function or `AggregationRule`: ``(states, weights) -> state``."""
 
 
 def check_states(states: Sequence[State], weights: Tensor, names: Sequence[str] | None = None) -> None:
     """Refuse states that disagree and weights that are no weights, naming the participant and the key.
 
-    Values are not looked at: a non-finite tensor passes (finding those costs a pass over every parameter and
-    is the business of a guard, not of a rule).
+    Values are not looked at: a non-finite tensor passes (finding those costs a pass over every parameter and is the
+    business of a guard, not of a rule).
 
     Args:
         states: One state per participant, K in all.
@@ -32,8 +32,8 @@ def check_states(states: Sequence[State], weights: Tensor, names: Sequence[str] 
         names: K names for the messages; without them participants are called by their index.
 
     Raises:
-        ValueError: If there is no state; if a participant's keys, or a tensor's shape, dtype or device,
-            differ from the first participant's; if a tensor is complex; if the weights do not fit.
+        ValueError: If there is no state; if a participant's keys, or a tensor's shape, dtype or device, differ from the
+            first participant's; if a tensor is complex; if the weights do not fit.
     """
     if len(states) == 0:
         raise ValueError("expected at least one state, got none: aggregate only in rounds that somebody takes part in")
@@ -48,7 +48,7 @@ def check_states(states: Sequence[State], weights: Tensor, names: Sequence[str] 
 
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the dtype to sum in: float64, so that rounding stays below what float32 results can show.
+    """Dtype to sum in: float64, so that rounding stays below the resolution of float32 results.
 
     Args:
         tensor: A floating-point tensor on the device that sums.
@@ -60,10 +60,10 @@ def accumulation_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def maximum_over_participants(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the element-wise maximum of integer or bool tensors: what every rule does with counters.
+    """Element-wise maximum of integer or bool tensors, by which every rule aggregates counters.
 
-    A mean would turn a step counter into a fraction (7 and 10 into 8.5). The maximum of bools is "any of
-    them". It is not robust: a participant that lies about a counter is believed, whatever the rule.
+    A mean would turn a step counter into a fraction (7 and 10 into 8.5). The maximum of bools is "any of them". It is
+    not robust: a false counter of one participant is taken as it is, whatever the rule.
 
     Args:
         tensors: At least one tensor; all of one shape and dtype.

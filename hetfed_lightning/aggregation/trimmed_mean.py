@@ -19,24 +19,22 @@ from hetfed_lightning.aggregation.state import State, check_states
 class TrimmedMean(AggregationRule):
     """Mean over participants of every parameter, after the smallest and the largest values are dropped.
 
-    Ours: ``ceil(trim * K)`` values dropped at each side, but at least one (odd K) or two (even K) kept. The
-    paper's fraction times K is a whole number; `scipy.stats.trim_mean` takes the floor. Why: with the floor,
-    0.1 of fewer than ten participants drops nobody, and a robust rule that protects from nothing says nothing
-    about it.
+    Ours: ``ceil(trim * K)`` values dropped at each side, but at least one (odd K) or two (even K) kept. The paper's
+    fraction times K is a whole number; `scipy.stats.trim_mean` takes the floor. Why: with the floor, 0.1 of fewer than
+    ten participants drops none of them, silently, and the rule is no longer robust.
 
-    The mean of what remains is unweighted, as in the paper: weights are what participants say of themselves,
-    and one that claims to be large would otherwise pull the mean to whatever value of its own survives.
+    The mean of what remains is unweighted, as in the paper: weights are reported by the participants, and a large one
+    would pull the mean towards those values of its participant that survive.
 
     Args:
-        trim: Fraction in [0, 0.5) of the participants to drop at each side; at least the fraction that may be
-            faulty.
+        trim: Fraction in [0, 0.5) of the participants to drop at each side; at least the fraction that may be faulty.
 
     Raises:
         ValueError: If the fraction is outside [0, 0.5).
 
     Reference:
-        Yin, Chen, Ramchandran, Bartlett (2018). Byzantine-robust distributed learning: towards optimal
-        statistical rates. ICML, Definition 2.
+        Yin, Chen, Ramchandran, Bartlett (2018). Byzantine-robust distributed learning: towards optimal statistical
+        rates. ICML, Definition 2.
     """
 
     def __init__(self, trim: float = 0.1) -> None:
@@ -48,7 +46,7 @@ class TrimmedMean(AggregationRule):
         self.trim = trim
 
     def dropped_per_side(self, participants: int) -> int:
-        """Return how many values are dropped at each side: so many faulty participants the rule stands.
+        """Number of values dropped at each side, which is the number of faulty participants that the rule stands.
 
         Args:
             participants: Number of participants K, at least 1.

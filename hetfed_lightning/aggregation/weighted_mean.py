@@ -44,7 +44,7 @@ def weighted_mean(states: Sequence[State], weights: Tensor) -> dict[str, Tensor]
     check_states(states, weights)
     shares = _shares(weights)
     heaviest = max(range(len(states)), key=shares.__getitem__)
-    # 0 * inf is nan: who has no weight is left out, not multiplied by zero.
+    # 0 * inf is nan: a state of weight 0 is left out, not multiplied by zero.
     heard = [k for k, share in enumerate(shares) if share > 0]
     with torch.no_grad():
         return {

@@ -44,7 +44,7 @@ class ConvBackbone(ImageBackbone):
         self.project_maps = nn.Linear(2 * width * pixels_left, out_features)
 
     def project(self, x: Tensor) -> Tensor:
-        """The maps, a weight for every place."""
+        """Projection of the flattened maps, shape ``(B, out_features)``."""
         maps: Tensor = self.convolutions(x)
         features: Tensor = self.project_maps(maps.flatten(1))
         return features

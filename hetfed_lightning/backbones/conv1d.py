@@ -1,14 +1,13 @@
-"""Convolutions over time: for series of any length, where what happened matters more than when.
+"""Convolutions over time: for series of any length whose patterns matter more than their position in time.
 
-Ours / the paper's / why: layers of convolution and ReLU under a global pooling, as in the fully convolutional
-network of Wang et al., but without batch normalisation (its statistics do not survive averaging over unlike
-participants), with pooling by two between layers (each doubles the stretch of time that a feature sees) and
-with the maximum next to the mean over time (the mean says how much of a pattern there is, the maximum whether
-it occurs at all).
+Ours / the paper's / why: layers of convolution and ReLU under a global pooling, as in the fully convolutional network
+of Wang et al., but without batch normalisation (its statistics do not survive averaging over unlike participants), with
+pooling by two between layers (each doubles the stretch of time that a feature sees) and with the maximum next to the
+mean over time (the mean measures the amount of a pattern, the maximum whether it occurs at all).
 
 Reference:
-    Wang, Yan & Oates (2017), Time series classification from scratch with deep neural networks: a strong
-    baseline, section II-B.
+    Wang, Yan & Oates (2017), Time series classification from scratch with deep neural networks: a strong baseline,
+    section II-B.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Square images of a fixed size: the one input of the convolutional backbones, and what these have in common."""
+"""Square images of a fixed size, as all convolutional backbones take them."""
 
 from abc import abstractmethod
 
@@ -9,14 +9,14 @@ from hetfed_lightning.layers.checks import require_positive, shape_error
 
 
 class ImageBackbone(Backbone):
-    """Features of square images; a subclass says how they come about.
+    """Features of square images, by a subclass's :meth:`project`.
 
     Args:
         width: Channels of the first convolution.
         out_features: Width of the feature vectors.
         in_channels: Channels per image, 1 for grey, 3 for colour.
         image_size: Rows and columns per image, in pixels.
-        smallest: What ``image_size`` must be at least.
+        smallest: Smallest ``image_size`` that the subclass takes, in pixels.
 
     Raises:
         ValueError: If a size is out of its range.
@@ -42,13 +42,13 @@ class ImageBackbone(Backbone):
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
-        """What becomes features by leaving out what is negative.
+        """Features before the ReLU, shape ``(B, out_features)``; :meth:`forward` has checked the images' shape.
 
         Args:
             x: Shape ``(B, in_channels, image_size, image_size)``.
 
         Returns:
-            Shape ``(B, out_features)``.
+            Shape ``(B, out_features)``, of either sign.
         """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class ImageBackbone(Backbone):
 
 
 def require_image(x: Tensor, in_channels: int, image_size: int, *, owner: str) -> None:
-    """Refuses a batch that holds no square images of the given size.
+    """Refuse a batch that holds no square images of the given size.
 
     Args:
         x: The batch, expected of shape ``(B, in_channels, image_size, image_size)``.

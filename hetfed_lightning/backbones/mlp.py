@@ -1,11 +1,11 @@
-"""A multilayer perceptron: for tables, and the plainest baseline for everything else.
+"""Multilayer perceptron: for tables, and the plainest baseline for everything else.
 
-It knows nothing of neighbourhoods in space or time; for images and series of any size the other families
-learn more from fewer parameters.
+It has no notion of neighbourhoods in space or time; on images and series of any size the other families learn more from
+fewer parameters.
 
 References:
-    Rumelhart, Hinton & Williams (1986), Learning representations by back-propagating errors.
-    Srivastava et al. (2014), Dropout: a simple way to prevent neural networks from overfitting, section 4.
+    Rumelhart, Hinton & Williams (1986), Learning representations by back-propagating errors. Srivastava et al. (2014),
+    Dropout: a simple way to prevent neural networks from overfitting, section 4.
 """
 
 from collections.abc import Sequence

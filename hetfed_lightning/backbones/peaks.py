@@ -1,8 +1,8 @@
-"""A convolutional network that asks whether a pattern is anywhere: the peak of each map is its feature.
+"""Convolutional network with the peak of each map as a feature, for patterns at any place of an image.
 
-The features do not depend on where in the image the pattern lies, so that 100 examples teach what a network with a
-weight for every place needs thousands for. It has few parameters to send. Not for images whose meaning lies in where
-things are, such as digits: take ``ConvBackbone``.
+The features do not depend on the place of the pattern, so that 100 examples suffice where a network with a weight for
+every place needs thousands. It has few parameters to send. Not for images whose meaning lies in places, such as digits:
+take ``ConvBackbone``.
 
 Reference:
     Oquab, Bottou, Laptev & Sivic (2015), Is object localization for free? Weakly-supervised learning with convolutional
@@ -41,7 +41,7 @@ class PeakBackbone(ImageBackbone):
         self.project_peaks = nn.Linear(2 * width, out_features)
 
     def project(self, x: Tensor) -> Tensor:
-        """The peak of each map, projected."""
+        """Projection of the peak of each map, shape ``(B, out_features)``."""
         maps: Tensor = self.detectors(x)
         features: Tensor = self.project_peaks(maps.amax(dim=(2, 3)))
         return features

@@ -32,7 +32,7 @@ class RecurrentBackbone(Backbone):
         hidden_size: Width of the hidden state, per direction.
         num_layers: Recurrent layers, one on top of the other.
         cell: ``"gru"`` (gated recurrent unit) or ``"lstm"`` (long short-term memory, a third larger).
-        bidirectional: Whether a second network reads backwards; its last state is the one at the first step.
+        bidirectional: True for a second network that reads backwards; its last state is the one at the first step.
 
     Raises:
         ValueError: If a size is below one or the cell is unknown.

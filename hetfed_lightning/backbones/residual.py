@@ -1,21 +1,19 @@
-"""A small residual network, normalised per sample so that it may be averaged over unlike participants.
+"""Small residual network, normalised per sample so that it may be averaged over unlike participants.
 
-Batch normalisation computes with whatever shares a batch, and keeps running statistics of one participant's
-data; under label skew both differ between participants, and the averaged network fits nobody. Group
-normalisation looks at one sample alone and keeps nothing, so it is the default here. Use ``norm="batch"``
-only where the participants' data are alike, or where its buffers stay local (the default of backbone
-averaging).
+Batch normalisation mixes the samples of a batch, and keeps running statistics of one participant's data; under label
+skew both differ between participants, and the averaged network fits none of them. Group normalisation uses one sample
+alone and keeps no statistics, so it is the default here. Use ``norm="batch"`` only where the participants' data are
+alike, or where its buffers stay local (the default of backbone averaging).
 
-Ours / the papers' / why: channels double and images halve from stage to stage as in He et al., but with one
-block per stage by default (a federation on a CPU), 1x1 convolutions on every shortcut that changes shape
-(their option B), and no pooling in the stem (small images). Groups hold at least two channels, eight groups
-at most, where Wu & He take 32 groups: our stages start at 16 channels, and a group of one channel on a map of
-one pixel would always be zero.
+Ours / the papers' / why: channels double and images halve from stage to stage as in He et al., but with one block per
+stage by default (a federation on a CPU), 1x1 convolutions on every shortcut that changes shape (their option B), and no
+pooling in the stem (small images). Groups hold at least two channels, eight groups at most, where Wu & He take 32
+groups: our stages start at 16 channels, and a group of one channel on a map of one pixel would always be zero.
 
 References:
-    He, Zhang, Ren & Sun (2016), Deep residual learning for image recognition, equations 1 and 2, section 4.2.
-    Wu & He (2018), Group normalization, equations 1 to 7.
-    Hsieh, Phanishayee, Mutlu & Gibbons (2020), The non-IID data quagmire of decentralized machine learning.
+    He, Zhang, Ren & Sun (2016), Deep residual learning for image recognition, equations 1 and 2, section 4.2. Wu & He
+    (2018), Group normalization, equations 1 to 7. Hsieh, Phanishayee, Mutlu & Gibbons (2020), The non-IID data quagmire
+    of decentralized machine learning.
 """
 
 import math
@@ -130,7 +128,7 @@ class ResidualBackbone(ImageBackbone):
         self.project_mean_map = nn.Linear(channels, out_features)
 
     def project(self, x: Tensor) -> Tensor:
-        """The mean of each map, projected."""
+        """Projection of the mean of each map, shape ``(B, out_features)``."""
         maps: Tensor = self.stages(self.stem(x))
         features: Tensor = self.project_mean_map(maps.mean(dim=(2, 3)))
         return features

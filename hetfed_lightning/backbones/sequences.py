@@ -1,7 +1,6 @@
-"""One reading of series and images alike: an image is a series of its rows, from top to bottom.
+"""Series and images as sequences: an image is the series of its rows, from top to bottom.
 
-It lets a recurrent network and a transformer sit in the same federation as a convolutional one, on the same
-data.
+By this a recurrent network and a transformer work in the same federation as a convolutional one, on the same data.
 """
 
 from torch import Tensor
@@ -10,12 +9,12 @@ from hetfed_lightning.layers.checks import shape_error
 
 
 def as_sequence(x: Tensor, input_size: int, *, owner: str = "as_sequence") -> Tensor:
-    """A batch of series, or of images read row by row.
+    """Sequences of a batch of series, or of images read row by row, shape ``(B, time, input_size)``.
 
     Args:
-        x: A batch of series ``(B, time, input_size)``, which includes images without a channel dimension
-            ``(B, rows, columns)``, or a batch of images ``(B, channels, rows, columns)`` with
-            ``channels * columns = input_size``: a step then holds one row of every channel.
+        x: A batch of series ``(B, time, input_size)``, which includes images without a channel dimension ``(B, rows,
+            columns)``, or a batch of images ``(B, channels, rows, columns)`` with ``channels * columns = input_size``:
+            a step then holds one row of every channel.
         input_size: Features per time step.
         owner: Name of the class that reads, for the message.
 

@@ -1,8 +1,7 @@
-"""Teaching by predictions: losses for a student, and ensembles that turn many teachers into one.
+"""Distillation: losses of a student, and ensembles that combine many teachers' outputs into one target.
 
-Pure functions of tensors. A loss takes the student's logits and a target; an `Ensemble` takes what the
-`Teachers` said on the public set and returns that target. To add an ensemble, add a file: the tests find it
-by walking this package.
+Pure functions of tensors. A loss takes the student's logits and a target; an `Ensemble` takes the `Teachers`' outputs
+on the public set and returns that target. To add an ensemble, add a file: the tests find it by walking this package.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Mean of the teachers' probabilities where each class listens to the teachers that have seen it.
+"""Mean of the teachers' probabilities with a weight per teacher and class: its share of the samples of that class.
 
-The ensemble of choice when labels are skewed: a teacher without a single example of a class has learnt to
-exclude it, and here does not get to say so. It needs class counts to travel; where these are private, use
-`MeanProbabilities`.
+The ensemble of choice when labels are skewed: a teacher without a single example of a class has learnt to exclude it,
+and here has no weight on it. It needs class counts to travel; where these are private, use `MeanProbabilities`.
 """
 
 from __future__ import annotations
@@ -22,19 +21,18 @@ from hetfed_lightning.distillation.teachers import Teachers
 class ClassPriorWeighted(Ensemble):
     """Teacher k weighs ``w_kc = (n_kc + s) / sum_j (n_jc + s)`` on class c; ``p(c) ~ sum_k w_kc p_k(c)``.
 
-    ``n_kc`` counts the samples of class c that teacher k was trained on, and ``s`` is the smoothing.
-    Multiclass targets are normalised over classes afterwards. Binary outputs are two classes, negatives and
-    positives. Multilabel outputs are weighted label by label, by positives, and need no normalising. A class
-    that no teacher has listens to all alike. A teacher that claims more samples than a share of all has its counts
-    scaled down to that.
+    ``n_kc`` is the number of training samples of class c of teacher k, and ``s`` is the smoothing. Multiclass targets
+    are normalised over classes afterwards. Binary outputs are two classes, negatives and positives. Multilabel outputs
+    are weighted label by label, by positives, and need no normalising. On a class without samples all teachers weigh
+    alike. The counts of a teacher with more than ``max_share`` of all samples are scaled down to that share.
 
     Args:
         smoothing: Samples added to every count, at least 0; more brings the weights closer to equal.
-        max_share: Fraction in (0, 1] that a teacher's samples are of all at most; with fewer than three teachers
-            nothing is bounded.
+        max_share: Largest share of one teacher in the samples of all, in (0, 1]; with fewer than three teachers nothing
+            is bounded.
 
     Raises:
-        ValueError: If the smoothing is negative or not finite, or the share is none.
+        ValueError: If the smoothing is negative or not finite, or the share is outside (0, 1].
     """
 
     kinds: ClassVar[tuple[OutputKind, ...]] = ("multiclass", "binary", "multilabel")
@@ -52,7 +50,7 @@ class ClassPriorWeighted(Ensemble):
 
         Args:
             teachers: Outputs of K teachers on N public samples, with `class_counts`; not regression.
-            temperature: What logits are divided by; finite and above 0.
+            temperature: Divisor of the logits; finite and above 0.
 
         Returns:
             Shape ``(N, C)``, in float32 or float64.

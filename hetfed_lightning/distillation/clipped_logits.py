@@ -1,7 +1,7 @@
-"""Mean of the teachers' logits, each teacher's cut to the size that is usual among them.
+"""Mean of the teachers' logits, each clipped to the median length of all teachers' logits.
 
 In the plain mean of logits a teacher whose logits are a thousand times larger is the ensemble. Here it counts as one of
-K, however large. Several who agree on what is wrong it does not stand: see `GeometricMedianProbabilities`.
+K, however large. It does not stand several teachers that agree on a wrong answer: see `GeometricMedianProbabilities`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class ClippedLogits(Ensemble):
     """Softened mean of the logits ``z_k * min(1, median_j |z_j| / |z_k|)``, sample by sample.
 
     Multiclass logits are first moved to a mean of zero over the classes, which does not change their softmax, and
-    ``|z|`` is their Euclidean norm; binary and multilabel outputs are cut one by one. No outputs of more than half of
-    the teachers are cut, and none to more than what more than half of them have: who says nothing but zeros, or
-    numbers without bound, moves the limit no further than to another teacher's.
+    ``|z|`` is their Euclidean norm; binary and multilabel outputs are clipped one by one. At least half of the teachers
+    keep their outputs as they are. Up to one half of zeros, or of numbers without bound, moves the limit no further
+    than to another teacher's length.
 
     Ours; norm clipping is known of updates (Sun, Kairouz, Suresh, McMahan (2019), Can you really backdoor federated
     learning?, section 4).
@@ -31,17 +31,17 @@ class ClippedLogits(Ensemble):
     kinds: ClassVar[tuple[OutputKind, ...]] = ("multiclass", "binary", "multilabel")
 
     def __call__(self, teachers: Teachers, temperature: float) -> Tensor:
-        """Return ``soften`` of the mean over teachers of the clipped logits.
+        """Target ``soften(mean)`` of the mean over teachers of the clipped logits.
 
         Args:
             teachers: Outputs of K teachers on N public samples; not regression.
-            temperature: What the mean logits are divided by; finite and above 0.
+            temperature: Divisor of the mean logits; finite and above 0.
 
         Returns:
             Shape ``(N, C)``, in float32 or float64.
 
         Raises:
-            ValueError: If the outputs are values, which have no usual size.
+            ValueError: If the outputs are values of a regression, whose size is no confidence.
         """
         if teachers.kind == "regression":
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The base of ensembles: many teachers in, one target for every public sample out."""
+"""Ensemble: many teachers' outputs in, one softened target for every public sample out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hetfed_lightning.distillation.outputs import OutputKind
 from hetfed_lightning.distillation.teachers import Teachers
 
 Knowledge: TypeAlias = Literal["samples", "class_counts", "scores"]
-"""The fields of `Teachers` that may be missing."""
+"""Names of the fields of `Teachers` that may be missing."""
 
 _REMEDY: dict[Knowledge, str] = {
     "samples": "pass each teacher's number of training samples",
@@ -22,11 +22,16 @@ _REMEDY: dict[Knowledge, str] = {
 
 
 class Ensemble(ABC):
-    """A way to turn what the teachers said on the public set into one softened target.
+    """Combination of the teachers' outputs on the public set into one softened target.
+
+    A subclass overrides ``__call__`` and, where they differ, ``kinds`` and ``needs``. It must survive pickling and be
+    deterministic, since several ranks call it with equal arguments, and it must not depend on the order of the
+    teachers.
 
     Attributes:
-        kinds: The kinds of output it can combine.
-        needs: The optional fields of `Teachers` it cannot do without, for whoever gathers them.
+        kinds: Kinds of output that it combines; all by default.
+        needs: Optional fields of `Teachers` that have to be there, none by default; they are gathered only if named
+            here.
     """
 
     kinds: ClassVar[tuple[OutputKind, ...]] = get_args(OutputKind)
@@ -34,16 +39,18 @@ class Ensemble(ABC):
 
     @abstractmethod
     def __call__(self, teachers: Teachers, temperature: float) -> Tensor:
-        """Combine the teachers.
+        """Softened target of each public sample; called in each distilling round, with teachers of finite outputs.
+
+        An override combines each sample by itself: row n of the result depends on ``teachers.logits[:, n]`` alone. The
+        result shares no memory with the logits.
 
         Args:
-            teachers: Outputs of K teachers on N public samples.
-            temperature: What logits are divided by; finite and above 0.
+            teachers: Outputs of K teachers on N public samples, K and N at least 1; left as they are.
+            temperature: Divisor of the logits; finite and above 0.
 
         Returns:
-            Shape ``(N, C)`` in float32, or float64 if the logits are: probabilities softened at the
-            temperature (multiclass rows sum to one), or values for regression. What `distillation_loss` takes
-            as targets.
+            Shape ``(N, C)`` in float32, or float64 if the logits are: probabilities softened at the temperature
+            (multiclass rows sum to one), or values for regression. `distillation_loss` takes them as targets.
 
         Raises:
             ValueError: If the temperature is not positive, or the teachers lack something the ensemble needs.
@@ -51,15 +58,16 @@ class Ensemble(ABC):
 
 
 def require(teachers: Teachers, field: Knowledge, ensemble: Ensemble) -> Tensor:
-    """Return a field of the teachers that may be missing.
+    """An optional field of the teachers that has to be there.
 
     Args:
         teachers: The teachers.
-        field: Which field.
-        ensemble: Who needs it; for the message.
+        field: Name of the field.
+        ensemble: The ensemble that needs it, for the message.
 
     Returns:
-        The field's tensor in float64 on the device of the logits (float32 on ``mps``, which has no float64).
+        The field's tensor, shape ``(K,)`` or ``(K, C)``, in float64 on the device of the logits (float32 on ``mps``,
+        which has no float64).
 
     Raises:
         ValueError: If the field is None; the message says how to provide it.

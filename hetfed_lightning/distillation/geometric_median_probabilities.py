@@ -1,7 +1,7 @@
 """Geometric median of the teachers' probabilities: stands lying teachers below one half, and costs little without them.
 
-Where the median of probabilities looks at each class by itself, this looks at a teacher's whole answer: of teachers who
-disagree it keeps more, as where each has seen other classes.
+The median of probabilities looks at each class by itself; this looks at a teacher's probabilities of all classes
+together. It keeps more of teachers that disagree because each has seen other classes.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from hetfed_lightning.distillation.outputs import soften
 from hetfed_lightning.distillation.teachers import Teachers
 
 SMOOTHING = 1e-6
-"""Distance below which an answer pulls no harder."""
+"""Distance below which a teacher's probabilities pull no harder."""
 
 TOLERANCE = 1e-4
-"""Of the teachers' shares on a sample; it is settled once none changes by more."""
+"""Largest change of the teachers' shares on a sample at which its iteration ends."""
 
 ITERATIONS = 50
-"""At most; the result of the last is then taken, which is closer than any before."""
+"""Most iterations; the result of the last is then taken, which is closer than any before."""
 
 
 class GeometricMedianProbabilities(Ensemble):
     """Sample by sample, the point with the smallest sum of distances to the teachers' softened probabilities.
 
-    Of values for regression. Found by the smoothed Weiszfeld iteration from the median of each class on; as a weighted
-    mean of the answers it sums to one where they do.
+    For regression the point is among the teachers' values. It is found by the smoothed Weiszfeld iteration from the
+    median of each class on. A weighted mean of the teachers' probabilities, it sums to one where they do.
 
     Reference:
         Pillutla, Kakade, Harchaoui (2022). Robust aggregation for federated learning. IEEE Transactions on Signal
@@ -39,7 +39,7 @@ class GeometricMedianProbabilities(Ensemble):
 
         Args:
             teachers: Outputs of K teachers on N public samples.
-            temperature: What logits are divided by; finite and above 0.
+            temperature: Divisor of the logits; finite and above 0.
 
         Returns:
             Shape ``(N, C)``, in float32 or float64.

@@ -1,11 +1,11 @@
-"""What pulls a student's predictions towards a target: one loss per kind of output.
+"""Distillation losses of a student's outputs against a softened target: one loss per kind of output.
 
-Two conventions hold throughout. The divergence is summed over the outputs and averaged over the batch
-(PyTorch's ``reduction="mean"`` also divides by the number of classes, 10 to 100 times too weak). And it is
-multiplied by the squared temperature, since the gradient of a softened prediction shrinks with that square;
-so changing the temperature does not change how much distillation weighs against the other losses.
+Two conventions hold throughout. The divergence is summed over the outputs and averaged over the batch (PyTorch's
+``reduction="mean"`` also divides by the number of classes, 10 to 100 times too weak). And it is multiplied by the
+squared temperature, since the gradient of a softened prediction shrinks with that square; so changing the temperature
+does not change how much distillation weighs against the other losses.
 
-Gradients flow to the student only: what a teacher said is a constant here.
+Gradients flow to the student only: the teachers' outputs are constants.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def soft_target_loss(student_logits: Tensor, teacher_probabilities: Tensor, temp
 
     Args:
         student_logits: Shape ``(B, C)`` with C >= 2; only these are divided by the temperature.
-        teacher_probabilities: Shape ``(B, C)``, rows that sum to one, softened at the same temperature; zeros
-            are allowed. Not softened again; taken as a constant.
+        teacher_probabilities: Shape ``(B, C)``, rows that sum to one, softened at the same temperature; zeros are
+            allowed. Not softened again; taken as a constant.
         temperature: Finite and above 0.
 
     Returns:
-        A scalar: ``KL(teacher || student)``, mean over the batch, times the squared temperature. In float32,
-        or float64 if an input is.
+        A scalar: ``KL(teacher || student)``, mean over the batch, times the squared temperature. In float32, or float64
+        if an input is.
 
     Raises:
         ValueError: If the shapes differ or do not fit, or the temperature is not positive.
@@ -67,20 +67,19 @@ def soft_target_loss(student_logits: Tensor, teacher_probabilities: Tensor, temp
 
 
 def binary_soft_target_loss(student_logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:
-    """Knowledge distillation of yes-or-no outputs: one of them (binary) or several (multilabel).
+    """Knowledge distillation of outputs with a sigmoid: one of them (binary) or several (multilabel).
 
-    Each output is a Bernoulli distribution of its own; cross-entropy minus the teacher's entropy, both in
-    forms that stay finite for any logit and for probabilities of exactly 0 and 1.
+    Each output is a Bernoulli distribution of its own; cross-entropy minus the teacher's entropy, both in forms that
+    stay finite for any logit and for probabilities of exactly 0 and 1.
 
     Args:
         student_logits: Shape ``(B, C)``, C = 1 for binary; only these are divided by the temperature.
-        teacher_probabilities: Shape ``(B, C)`` in [0, 1], softened at the same temperature; taken as a
-            constant.
+        teacher_probabilities: Shape ``(B, C)`` in [0, 1], softened at the same temperature; taken as a constant.
         temperature: Finite and above 0.
 
     Returns:
-        A scalar: ``KL(teacher || student)`` summed over outputs, mean over the batch, times the squared
-        temperature. In float32, or float64 if an input is; at least 0 but for rounding.
+        A scalar: ``KL(teacher || student)`` summed over outputs, mean over the batch, times the squared temperature. In
+        float32, or float64 if an input is; at least 0 but for rounding.
 
     Raises:
         ValueError: If the shapes differ or do not fit, or the temperature is not positive.
@@ -114,7 +113,7 @@ def distillation_loss(student_logits: Tensor, targets: Tensor, temperature: floa
         student_logits: Shape ``(B, C)``.
         targets: Shape ``(B, C)``; probabilities softened at the same temperature, or values for regression.
         temperature: Finite and above 0; checked but without effect on regression.
-        kind: What the outputs mean.
+        kind: Kind of the outputs.
 
     Returns:
         A scalar: `soft_target_loss` (multiclass), `binary_soft_target_loss` (binary, multilabel) or
@@ -127,13 +126,13 @@ def distillation_loss(student_logits: Tensor, targets: Tensor, temperature: floa
 
 
 def distillation_losses(student_logits: Tensor, targets: Tensor, temperature: float, kind: OutputKind) -> Tensor:
-    """Each example's part of `distillation_loss`, which is their mean.
+    """Distillation loss of each example; `distillation_loss` is their mean.
 
     Args:
         student_logits: Shape ``(B, C)``.
         targets: Shape ``(B, C)``; probabilities softened at the same temperature, or values for regression.
         temperature: Finite and above 0; checked but without effect on regression.
-        kind: What the outputs mean.
+        kind: Kind of the outputs.
 
     Returns:
         Shape ``(B,)``; in float32, or float64 if an input is.

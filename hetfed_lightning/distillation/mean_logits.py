@@ -1,7 +1,7 @@
-"""Mean of the teachers' logits, softened: a consensus of teachers alike, a poor one of teachers that differ.
+"""Mean of the teachers' logits, softened: good of teachers with similar data, poor of teachers with different data.
 
-A teacher whose logits are ten times larger counts ten times as much; with skewed labels the plain mean of
-logits reached half the accuracy that probabilities reached. Kept because papers use it.
+A teacher whose logits are ten times larger counts ten times as much; with skewed labels the plain mean of logits
+reached half the accuracy that probabilities reached. Kept because papers use it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class MeanLogits(Ensemble):
     """
 
     def __call__(self, teachers: Teachers, temperature: float) -> Tensor:
-        """Return ``soften`` of the mean over teachers of the logits.
+        """Target ``soften(mean)`` of the mean over teachers of the logits.
 
         Args:
             teachers: Outputs of K teachers on N public samples.
-            temperature: What the mean logits are divided by; finite and above 0.
+            temperature: Divisor of the mean logits; finite and above 0.
 
         Returns:
             Shape ``(N, C)``, in float32 or float64.

@@ -1,4 +1,4 @@
-"""Mean of the teachers' probabilities: the sound default; one teacher's huge logits cannot take over."""
+"""Mean of the teachers' probabilities: the sound default, in which huge logits of one teacher cannot take over."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MeanProbabilities(Ensemble):
 
         Args:
             teachers: Outputs of K teachers on N public samples.
-            temperature: What logits are divided by; finite and above 0.
+            temperature: Divisor of the logits; finite and above 0.
 
         Returns:
             Shape ``(N, C)``, in float32 or float64.

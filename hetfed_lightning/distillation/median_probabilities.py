@@ -1,7 +1,7 @@
 """Median of the teachers' probabilities: stands lying teachers below one half.
 
-Where teachers have seen different classes it also silences the one that knows: use `ClassPriorWeighted`
-there, or `GeometricMedianProbabilities` where they may lie.
+Where teachers have seen different classes it also silences the only teacher of a class: use `ClassPriorWeighted` there,
+or `GeometricMedianProbabilities` where they may lie.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class MedianProbabilities(Ensemble):
 
         Args:
             teachers: Outputs of K teachers on N public samples.
-            temperature: What logits are divided by; finite and above 0.
+            temperature: Divisor of the logits; finite and above 0.
 
         Returns:
             Shape ``(N, C)``, in float32 or float64.

@@ -1,4 +1,4 @@
-"""What a network's outputs mean: four kinds of output, and how each becomes a softened prediction."""
+"""Kinds of output, and the softened predictions that each becomes at a temperature."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ import torch
 from torch import Tensor
 
 OutputKind: TypeAlias = Literal["multiclass", "binary", "multilabel", "regression"]
-"""`multiclass`: C logits, one class is right. `binary`: one logit. `multilabel`: C logits, each label on its
-own. `regression`: C values. A task may have a kind of its own: then it says itself what it predicts and how it distils,
-and an `Ensemble` whose `kinds` has it combines its teachers."""
+"""Kind of a network's outputs.
+
+`multiclass` is C logits of which one class is right, `binary` one logit, `multilabel` C logits with each label on its
+own, `regression` C values.
+
+A task may have a kind of its own: it then overrides its predictions and its distillation loss, and an `Ensemble` with
+that kind in its `kinds` combines its teachers.
+"""
 
 KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
-"""The kinds that everything here knows."""
+"""The four kinds that losses and ensembles of this package know."""
 
 
 def says_of_kinds() -> str:
-    """What the kinds stand for, for messages."""
+    """Description of the four kinds, for messages."""
     return (
         "'multiclass' (C logits, one class is right), 'binary' (one logit), 'multilabel' (C logits, each on its own, "
         "as the thresholds of an ordinal scale) or 'regression' (C values)"
@@ -29,7 +34,7 @@ def check_temperature(temperature: float) -> None:
     """Refuse a temperature that is not a positive finite number.
 
     Args:
-        temperature: What logits are divided by; commonly 1 to 5, larger is softer.
+        temperature: Divisor of logits; commonly 1 to 5, larger is softer.
 
     Raises:
         ValueError: If it is zero, negative, infinite or NaN.
@@ -46,11 +51,11 @@ def check_outputs(outputs: Tensor, kind: OutputKind) -> None:
 
     Args:
         outputs: Logits, probabilities or values, shape ``(..., C)``.
-        kind: What the outputs mean.
+        kind: Kind of the outputs.
 
     Raises:
-        ValueError: If the kind is unknown; if the outputs are a scalar; if binary ones have not exactly one
-            column or multiclass ones fewer than two.
+        ValueError: If the kind is unknown; if the outputs are a scalar; if binary ones have not exactly one column or
+            multiclass ones fewer than two.
     """
     if kind not in KINDS:
         raise ValueError(f"expected a kind out of {list(KINDS)}, got {kind!r}")
@@ -67,10 +72,10 @@ def check_outputs(outputs: Tensor, kind: OutputKind) -> None:
 
 
 def at_least_float32(outputs: Tensor) -> Tensor:
-    """Return the outputs in float32, or in float64 if they are; half precision is too coarse.
+    """The outputs in float32, or in float64 if they are; half precision is too coarse.
 
     Args:
-        outputs: A tensor of any real dtype.
+        outputs: A tensor of any shape and real dtype.
     """
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
@@ -81,12 +86,11 @@ def soften(logits: Tensor, temperature: float, kind: OutputKind) -> Tensor:
     Args:
         logits: Shape ``(..., C)``, any floating dtype; binary ones ``(..., 1)``.
         temperature: Finite and above 0; 1 leaves the predictions as they are. Without effect on regression.
-        kind: What the logits mean.
+        kind: Kind of the outputs.
 
     Returns:
-        The same shape, in float32 or float64: ``softmax(logits / temperature)`` over the last dimension
-        (multiclass), ``sigmoid(logits / temperature)`` (binary, multilabel), the values unchanged
-        (regression).
+        The same shape, in float32 or float64: ``softmax(logits / temperature)`` over the last dimension (multiclass),
+        ``sigmoid(logits / temperature)`` (binary, multilabel), the values unchanged (regression).
 
     Raises:
         ValueError: If the temperature or the shape does not fit.
@@ -109,11 +113,14 @@ def renormalise(p: Tensor, kind: OutputKind) -> Tensor:
 
     Args:
         p: Shape ``(..., C)``; not negative if multiclass.
-        kind: What the predictions mean; only multiclass ones have a sum to keep.
+        kind: Kind of the outputs; only multiclass ones have a sum to keep.
 
     Returns:
-        Multiclass: ``p`` divided by its sum over the last dimension, and equal probabilities where the sum is
-        zero (nothing is known there). Others: ``p`` itself.
+        Shape ``(..., C)``. Multiclass: ``p`` divided by its sum over the last dimension, and equal probabilities where
+        the sum is zero. Others: ``p`` itself.
+
+    Raises:
+        ValueError: If the shape does not fit the kind.
     """
     check_outputs(p, kind)
     if kind != "multiclass":

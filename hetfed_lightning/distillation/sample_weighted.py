@@ -1,7 +1,7 @@
-"""Mean of the teachers' probabilities, weighted by how much data each was trained on.
+"""Mean of the teachers' probabilities, weighted by their numbers of training samples.
 
-Sensible when more data means a better teacher. The counts are the teachers' own word, so nobody's weight exceeds a
-share of all.
+Sensible when more data means a better teacher. The numbers are the teachers' own word, so no weight exceeds a share of
+all.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class SampleWeighted(Ensemble):
     The weights of federated averaging (McMahan et al. 2017), applied to predictions.
 
     Args:
-        max_share: Fraction in (0, 1] that a teacher's weight is of all at most; with fewer than three nothing is
-            bounded.
+        max_share: Largest share of one teacher in the sum of weights, in (0, 1]; with fewer than three teachers nothing
+            is bounded.
 
     Raises:
-        ValueError: If the share is none.
+        ValueError: If the share is outside (0, 1].
     """
 
     needs: ClassVar[tuple[Knowledge, ...]] = ("samples",)
@@ -40,7 +40,7 @@ class SampleWeighted(Ensemble):
 
         Args:
             teachers: Outputs of K teachers on N public samples, with `samples`.
-            temperature: What logits are divided by; finite and above 0.
+            temperature: Divisor of the logits; finite and above 0.
 
         Returns:
             Shape ``(N, C)``, in float32 or float64.

@@ -1,7 +1,6 @@
-"""What a student may learn from: the teachers' outputs on the public set, and what is known of each teacher.
+"""Teachers: their outputs on the public set, their sample and class counts and their scores.
 
-This is everything that distillation lets travel: outputs on data everyone may see, and counts. No private
-sample, label or head is in it.
+Distillation lets nothing else travel: outputs on public data, and counts. No private sample, label or head is in it.
 """
 
 from __future__ import annotations
@@ -19,18 +18,16 @@ class Teachers:
     """Outputs of K teachers on the N samples of the public set, checked on construction.
 
     Args:
-        logits: Shape ``(K, N, C)``, floating, finite; before any softening. C = 1 for binary, C >= 2 for
-            multiclass.
-        kind: What the logits mean.
+        logits: Shape ``(K, N, C)``, floating, finite; before any softening. C = 1 for binary, C >= 2 for multiclass.
+        kind: Kind of the outputs.
         names: The K teachers' names, all different; for messages.
         samples: Shape ``(K,)``: training samples of each teacher; finite, not negative, not all zero.
-        class_counts: Finite, not negative. Multiclass ``(K, C)``: training samples per class. Binary
-            ``(K, 2)``: negatives, positives. Multilabel ``(K, C)``: positives per label. None for regression.
-        scores: Shape ``(K,)``, finite: how good each teacher is, as validation measured it.
+        class_counts: Finite, not negative. Multiclass ``(K, C)``: training samples per class. Binary ``(K, 2)``:
+            negatives, positives. Multilabel ``(K, C)``: positives per label. None for regression.
+        scores: Shape ``(K,)``, finite: validation score of each teacher.
 
     Raises:
-        ValueError: If a tensor does not fit; the message names the field and, where one is to blame, the
-            teacher.
+        ValueError: If a tensor does not fit; the message names the field and, where one is to blame, the teacher.
     """
 
     logits: Tensor
@@ -63,7 +60,7 @@ class Teachers:
             )
         if not self.logits.is_floating_point():
             raise ValueError(f"expected floating logits, got {self.logits.dtype}: pass outputs, not predicted classes")
-        if self.kind in KINDS:  # What others look like their ensemble knows.
+        if self.kind in KINDS:  # Shapes of other kinds are known to their ensemble alone.
             check_outputs(self.logits, self.kind)
 
     def _check_names(self) -> None:

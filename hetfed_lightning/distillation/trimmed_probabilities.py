@@ -1,7 +1,7 @@
 """Mean of the teachers' probabilities without the extremes of every class: between their mean and their median.
 
-It stands as many lying teachers as it trims at one side. Where teachers have seen different classes it silences the one
-that knows, as the median does: use `ClassPriorWeighted` there, if the teachers can be trusted.
+It stands as many lying teachers as it trims at one side. Where teachers have seen different classes it silences the
+only teacher of a class, as the median does: use `ClassPriorWeighted` there, if the teachers can be trusted.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TrimmedProbabilities(Ensemble):
 
         Args:
             teachers: Outputs of K teachers on N public samples.
-            temperature: What logits are divided by; finite and above 0.
+            temperature: Divisor of the logits; finite and above 0.
 
         Returns:
             Shape ``(N, C)``, in float32 or float64.

@@ -1,7 +1,7 @@
-"""Mean of the teachers' probabilities, weighted by how well each did in validation.
+"""Mean of the teachers' probabilities, weighted by their validation scores.
 
-Only as good as the scores: each measured on one common set they rank teachers, each on its own private set
-they reward whoever has the easiest data.
+Only as good as the scores: scores on one common set rank teachers; scores on private sets favour the teacher with the
+easiest data.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class ValidationWeighted(Ensemble):
     """Mean of the softened probabilities (values for regression), weighted by ``score ** sharpness``.
 
     Args:
-        sharpness: At least 0. At 0 all weigh alike, at 1 by their scores, and the larger the more the best
-            alone.
+        sharpness: Exponent of the scores, at least 0. At 0 all teachers weigh alike, at 1 by their scores; the larger
+            it is, the closer to the best teacher alone.
 
     Raises:
         ValueError: If the sharpness is negative or not finite.
@@ -39,9 +39,9 @@ class ValidationWeighted(Ensemble):
         """Score-weighted mean over teachers of ``soften(logits)``.
 
         Args:
-            teachers: Outputs of K teachers on N public samples, with `scores` in [0, 1], larger is better (an
-                accuracy, not a loss). All zero gives equal weights.
-            temperature: What logits are divided by; finite and above 0.
+            teachers: Outputs of K teachers on N public samples, with `scores` in [0, 1], larger is better (an accuracy,
+                not a loss). All zero gives equal weights.
+            temperature: Divisor of the logits; finite and above 0.
 
         Returns:
             Shape ``(N, C)``, in float32 or float64.
@@ -58,6 +58,6 @@ class ValidationWeighted(Ensemble):
                     "pass an accuracy or clip an R2; a loss cannot weigh teachers"
                 )
         best = scores.max()
-        # By the best first: 0.5 ** 2000 is zero for everybody, 1 ** 2000 is not.
+        # Divided by the best score first: 0.5 ** 2000 is zero for all teachers, 1 ** 2000 is not.
         weights = (scores / best) ** self.sharpness if best > 0 else torch.ones_like(scores)
         return mix(predictions, weights)

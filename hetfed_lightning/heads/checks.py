@@ -1,4 +1,4 @@
-"""What heads refuse: features of another width."""
+"""Check that features have the width that a head takes."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from hetfed_lightning.layers.checks import shape_error
 
 
 def require_features(x: Tensor, in_features: int, *, owner: str) -> None:
-    """Refuses features of another width than the head was built for.
+    """Refuse features of another width than the head was built for.
 
     Args:
         x: The features, expected of shape ``(B, in_features)``.

@@ -1,17 +1,16 @@
-"""Cosine similarity to a direction per class: logits stay bounded for classes a participant never sees.
+"""Cosine similarity to a direction per class: logits stay bounded for classes that a participant never sees.
 
-A linear head trained without examples of a class pushes that class's logit down without end: every example of
-another class asks for it, and none objects. Such a participant then vetoes the class in an ensemble. Here a
-logit is a cosine times one common scale, so an unseen class can sink no further than ``-scale``, and the
-lengths of features from different backbones, which mean nothing across participants, play no part. Not for
-regression, whose targets need a range.
+A linear head trained without examples of a class pushes that class's logit down without end: every example of another
+class lowers it, and no example raises it. Such a participant then vetoes the class in an ensemble. Here a logit is a
+cosine times one common scale, so an unseen class can sink no further than ``-scale``. The lengths of features, which
+mean nothing across participants, play no part. Not for regression, whose targets need a range.
 
-Ours / the paper's / why: the paper also drops the backbone's last ReLU, so that features take both signs;
-ours leaves the backbone as it is, since a head can be exchanged without it.
+Ours / the paper's / why: the paper also drops the backbone's last ReLU, so that features take both signs; ours leaves
+the backbone as it is, since a head can be exchanged without it.
 
 Reference:
-    Gidaris & Komodakis (2018), Dynamic few-shot visual learning without forgetting (the cosine-similarity
-    based recognition model).
+    Gidaris & Komodakis (2018), Dynamic few-shot visual learning without forgetting (the cosine-similarity based
+    recognition model).
 """
 
 import torch

@@ -1,11 +1,11 @@
-"""A multilayer perceptron as head: more personal capacity than a plain linear layer.
+"""Multilayer perceptron as head: more personal capacity than a plain linear layer.
 
-Worth it where participants share a good backbone and differ in what they do with it; with few examples per
-participant ``torch.nn.Linear`` overfits less.
+Worth it where participants share a good backbone and have different targets of it; with few examples per participant
+``torch.nn.Linear`` overfits less.
 
 Reference:
-    Arivazhagan, Aggarwal, Singh & Choudhary (2019), Federated learning with personalization layers (several
-    personal layers on top of a shared base).
+    Arivazhagan, Aggarwal, Singh & Choudhary (2019), Federated learning with personalization layers (several personal
+    layers on top of a shared base).
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What backbones, heads and participants have in common; it knows none of them."""
+"""Layers, transforms and checks that backbones, heads and participants share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Refusals in one voice: expected X, got Y, what to change.
+"""Checks of shapes and settings, with one form of message: expected X, got Y, change Z.
 
-Every check looks at shapes and settings alone, never at values, so that it costs microseconds and neither
-forces a device to synchronise nor stands in the way of ``torch.func.vmap``.
+Every check looks at shapes and settings alone, never at values, so that it costs microseconds and neither forces a
+device to synchronise nor stands in the way of ``torch.func.vmap``.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def shape_error(owner: str, expected: str, x: Tensor, change: str) -> ValueError:
-    """The error to raise when a tensor has the wrong shape.
+    """Error of a tensor of the wrong shape, to be raised by the caller.
 
     Args:
         owner: Name of the class that refuses.
         expected: The shape it takes, in words and numbers.
-        x: The tensor it got.
-        change: What the reader can do about it, best with the constructor argument and its right value.
+        x: The tensor it got, of any shape.
+        change: Remedy, best with the constructor's argument and its right value.
 
     Returns:
         The error, not yet raised, so that the ``raise`` stays where the check is.
@@ -25,7 +25,7 @@ def shape_error(owner: str, expected: str, x: Tensor, change: str) -> ValueError
 
 
 def require_positive(owner: str, **sizes: int | Sequence[int]) -> None:
-    """Refuses sizes below one.
+    """Refuse sizes below one.
 
     Args:
         owner: Name of the class whose constructor was called.
@@ -40,7 +40,7 @@ def require_positive(owner: str, **sizes: int | Sequence[int]) -> None:
 
 
 def require_dropout(owner: str, dropout: float) -> None:
-    """Refuses a dropout that is no fraction in [0, 1): dropping everything leaves nothing to learn from.
+    """Refuse a dropout outside [0, 1); at 1 no activation would be left.
 
     Args:
         owner: Name of the class whose constructor was called.

@@ -1,7 +1,7 @@
-"""A participant's own view of a table that several share: its columns, its way to fill gaps, its scales.
+"""Transform of a table that several participants share: own columns, own fillings of gaps, own scales.
 
-For tables whose rows hold every participant's columns, NaN where a value was not recorded. What is measured (medians,
-means, deviations) comes from the participant's own training rows alone and stays with it.
+For tables whose rows hold every participant's columns, NaN where a value was not recorded. Medians, means and
+deviations are those of the participant's own training rows, and stay with it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 
 class OwnColumns(nn.Module):
-    """Rows of all columns as two inputs: ``common`` for a backbone that is shared, ``private`` for what is not.
+    """Rows of all columns as two inputs: ``common`` for a shared backbone, ``private`` for the participant's own part.
 
     Gaps are filled with the median of the participant's own training rows. ``common`` has the common columns in units
-    that all agree on, lest each hospital's backbone read another scale. ``private`` has, side by side: the common
-    columns standardised by the participant's own mean and deviation, the private ones likewise, and 0 or 1 for the
-    absence of some columns, less its share in training. A linear head with weight decay pays ``1 / scale^2`` for a
-    column, so the scales say how readily each kind is used.
+    that all agree on, so that every participant's backbone reads the same scale. ``private`` has, side by side: the
+    common columns standardised by the participant's own mean and deviation, the private ones likewise, and 0 or 1 for
+    the absence of some columns, less its share in training. A linear head with weight decay pays ``1 / scale^2`` for a
+    column, so a larger scale makes it use that kind of column more readily.
 
     Args:
         columns: Names of the rows' columns, in order.
@@ -76,13 +76,13 @@ class OwnColumns(nn.Module):
 
     @property
     def widths(self) -> dict[str, int]:
-        """Columns of each input, by its name: what a backbone and a head have to take."""
+        """Numbers of columns of ``common`` and of ``private``, as a backbone and a head take them."""
         own = len(self.common) + len(self.private) + len(self.indicators)
         return {"common": len(self.common), "private": own}
 
     @property
     def is_fitted(self) -> bool:
-        """Whether :meth:`fit` has been called, here or before the checkpoint that it came from."""
+        """True if :meth:`fit` has been called, here or before the checkpoint was saved."""
         return bool(self.fitted)
 
     def fit(self, values: Tensor) -> None:
@@ -112,13 +112,16 @@ class OwnColumns(nn.Module):
         self.fitted.fill_(True)
 
     def forward(self, values: Tensor) -> dict[str, Tensor]:
-        """The two inputs.
+        """Inputs ``common`` and ``private`` of a batch of rows.
 
         Args:
             values: Shape ``(B, columns)``, NaN where a value is missing.
 
         Returns:
             ``common``, shape ``(B, D)``, and ``private``, shape ``(B, P)``; see :attr:`widths`.
+
+        Raises:
+            ValueError: If the number of columns is another one.
         """
         self._require_columns(values)
         gaps = torch.isnan(values)

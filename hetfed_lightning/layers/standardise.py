@@ -1,4 +1,4 @@
-"""Values brought to mean 0 and standard deviation 1, as measured on a participant's own training data."""
+"""Values standardised to mean 0 and standard deviation 1 of a participant's own training data."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from hetfed_lightning.layers.transforms import InvertibleTransform
 
 
 class Standardise(InvertibleTransform):
-    """``(x - mean) / std`` by column; fitted once, before training, on the participant's own training data.
+    """Standardised values ``(x - mean) / std`` by column; fitted once, on the participant's own training data.
 
     As ``Participant(transform=...)`` it scales inputs, as ``target_transform`` the targets of a regression, whose
-    predictions and metrics come back in the unit of the data. Until it is fitted it changes nothing. What it learned
-    lies in buffers: it is saved with the participant and shared with nobody.
+    predictions and metrics come back in the unit of the data. Until it is fitted it changes nothing. Mean and deviation
+    are buffers: they are saved with the participant and shared with nobody.
 
     Args:
         columns: Columns of the values, D; None for values of shape ``(N,)``, such as targets.
-        fill_missing: Whether NaN, a missing value, becomes 0, the mean.
+        fill_missing: True to fill NaN, a missing value, with 0, the mean.
+
+    Raises:
+        ValueError: If ``columns`` is below 1.
     """
 
     mean: Tensor
@@ -35,9 +38,9 @@ class Standardise(InvertibleTransform):
         self.register_buffer("fitted", torch.tensor(False))
 
     def fit(self, values: Tensor) -> None:
-        """Measure mean and standard deviation (of the population) of each column, missing values left out.
+        """Set mean and standard deviation (of the population) of each column, missing values left out.
 
-        A column that never changes, or has no value at all, is left at its size.
+        A constant column, or one without any value, gets a standard deviation of 1.
 
         Args:
             values: Shape ``(N, D)``, or ``(N,)``.
@@ -59,17 +62,17 @@ class Standardise(InvertibleTransform):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether :meth:`fit` has been called, here or before the checkpoint that it came from."""
+        """True if :meth:`fit` has been called, here or before the checkpoint was saved."""
         return bool(self.fitted)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Standardised values, of the same shape."""
+        """Standardised values of the same shape, ``(B, D)`` or ``(B,)``, floating."""
         values = values if values.is_floating_point() else values.to(self.mean.dtype)
         scaled = (values - self.mean.to(values.dtype)) / self.std.to(values.dtype)
         return torch.nan_to_num(scaled, nan=0.0) if self.fill_missing else scaled
 
     def inverse(self, values: Tensor) -> Tensor:
-        """Standardised values as they were before."""
+        """Values in the unit of the data, of the same shape, from standardised ones ``(B, D)`` or ``(B,)``."""
         return values * self.std.to(values.dtype) + self.mean.to(values.dtype)
 
 

@@ -1,7 +1,7 @@
-"""Figures about a federation as a whole: how evenly it serves, what it sends, how far apart its members are.
+"""Figures of a federation as a whole: fairness, bytes sent, agreement of teachers, divergence of networks.
 
-Pure functions of tensors and numbers; accuracy and the like are torchmetrics' business, but for what it leaves
-undefined.
+Pure functions of tensors and numbers. Accuracy and the like are torchmetrics' business; here are only those of them
+that it leaves undefined.
 """
 
 from __future__ import annotations

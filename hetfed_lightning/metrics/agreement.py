@@ -1,4 +1,4 @@
-"""How often teachers say the same: where they always agree, an ensemble teaches no more than one of them."""
+"""Agreement of teachers with one another: where it is complete, an ensemble teaches no more than one teacher."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from hetfed_lightning.distillation.outputs import OutputKind, check_outputs
 
 
 def agreement_matrix(logits: Tensor, kind: OutputKind) -> Tensor:
-    """Agreement of every teacher with every other on the public set.
+    """Agreement of every teacher with every other on the public set, shape ``(K, K)``.
 
     Args:
         logits: Shape ``(K, N, C)``, finite: outputs of K teachers on N samples.
-        kind: What the outputs mean.
+        kind: Kind of the outputs.
 
     Returns:
-        Shape ``(K, K)``, float64 on the CPU, symmetric, ones on the diagonal. Multiclass: share of samples on
-        which both have the same largest logit. Binary and multilabel: share of samples (and labels) on which
-        both logits lie on the same side of zero. Regression: Pearson correlation of the values, mean over the
-        outputs; 0 with a teacher whose values are constant, since it follows nobody.
+        Shape ``(K, K)``, float64 on the CPU, symmetric, ones on the diagonal. Multiclass: share of samples on which
+        both have the same largest logit. Binary and multilabel: share of samples (and labels) on which both logits lie
+        on the same side of zero. Regression: Pearson correlation of the values, mean over the outputs; 0 with a teacher
+        whose values are constant.
 
     Raises:
         ValueError: If the shape does not fit, or the outputs of a teacher are not finite.
@@ -42,7 +42,7 @@ def agreement_matrix(logits: Tensor, kind: OutputKind) -> Tensor:
 
 
 def mean_agreement(matrix: Tensor) -> float:
-    """Mean agreement of a teacher with another.
+    """Mean agreement of two different teachers.
 
     Args:
         matrix: Shape ``(K, K)``, as `agreement_matrix` returns it.
@@ -64,7 +64,7 @@ def mean_agreement(matrix: Tensor) -> float:
 def _correlation(values: Tensor) -> Tensor:
     centred = values - values.mean(dim=1, keepdim=True)
     norms = centred.norm(dim=1, keepdim=True)
-    # Rounding of the mean leaves a constant teacher a tiny norm; that noise is no opinion.
+    # Rounding of the mean leaves constant outputs a tiny norm, which is noise and correlates with nothing.
     noise = 1e-12 * values.norm(dim=1, keepdim=True)
     unit = torch.where(norms > noise, centred / norms, torch.zeros_like(centred))
     matrix = torch.einsum("inc,jnc->ij", unit, unit) / values.shape[-1]

@@ -1,4 +1,4 @@
-"""Figures of yes-or-no predictions that say NaN where a data set does not define them."""
+"""Metrics of binary predictions with the value NaN on data sets that do not define them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 
 class DefinedAUROC(BinaryAUROC):
-    """Area under the ROC curve; NaN where only one class was seen, of which torchmetrics says 0.
+    """Area under the ROC curve; NaN where only one class was seen, for which torchmetrics returns 0.
 
     A small hospital's validation set may well hold one class, and a made-up 0 would be averaged with real figures.
     """
 
     def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics' own AUROC departs from its base like this
-        """The area, or NaN."""
+        """Area under the ROC curve, a scalar in [0, 1] or NaN."""
         targets = dim_zero_cat(self.target)
         if bool((targets == targets[:1]).all()):
             return torch.full((), math.nan)
@@ -28,8 +28,8 @@ class DefinedAUROC(BinaryAUROC):
 class BalancedAccuracy(BinaryStatScores):
     """Mean of the share of positives found and the share of negatives found; NaN where one class was not seen.
 
-    Probabilities ``(B,)`` are cut at 0.5, targets are 0 or 1. Of a prevalence of nine in ten, "always yes" reaches .5
-    rather than .9. As scikit-learn's ``balanced_accuracy_score``.
+    Probabilities ``(B,)`` are cut at 0.5, targets are 0 or 1. With nine positives in ten, "always positive" reaches .5
+    rather than .9. Equal to scikit-learn's ``balanced_accuracy_score``.
     """
 
     is_differentiable = False
@@ -39,7 +39,7 @@ class BalancedAccuracy(BinaryStatScores):
     plot_upper_bound = 1.0
 
     def compute(self) -> Tensor:
-        """The mean of both shares, or NaN."""
+        """Mean of sensitivity and specificity, a scalar in [0, 1] or NaN."""
         tp, fp, tn, fn = (count.to(torch.float32) for count in self._final_state())
         shares: Tensor = (tp / (tp + fn) + tn / (tn + fp)) / 2
         return shares

@@ -1,4 +1,4 @@
-"""What a message weighs: bytes of the tensors that travel, without the envelope they travel in."""
+"""Size of a message: bytes of the tensors in it, without headers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 def payload_bytes(payload: Tensor | Mapping[str, Tensor] | Iterable[Tensor]) -> int:
     """Bytes of the elements of a state, of several tensors or of one.
 
-    Counts what a serializer that sends values would send: a view counts its own elements, not the storage
-    behind it; two keys that share a tensor count twice.
+    A view counts its own elements, not the storage behind it; two keys that share a tensor count twice. This is the
+    size that a serializer of values sends.
 
     Args:
         payload: A state, some tensors or a tensor.

@@ -1,12 +1,12 @@
 """Values of torchmetrics' metrics where the data define them, and the reason where they do not.
 
-Of a data set with one class, torchmetrics puts the area under the ROC curve at 0, a correlation coefficient too, and
-the recall of a class without examples. Nobody has measured that, and a mean over sites would count it. Here a metric is
-undefined where the targets leave it no more than one value, whatever is predicted. That depends on the targets
-alone, so that a mean is over the same sites in every round, and is read from what the metric has noted of them.
+On a data set with one class, torchmetrics returns 0 for the area under the ROC curve, for a correlation coefficient,
+and for the recall of a class without examples. These zeros are no measurements, and a mean over sites would count them.
+Here a metric is undefined where the targets leave it no more than one value, whatever is predicted. That depends on the
+targets alone, so that a mean is over the same sites in every round; it is read from the metric's own states.
 
-Averages over classes (``average="macro"``) are those of the classes that the targets define, as scikit-learn's
-``balanced_accuracy_score`` takes them; torchmetrics counts others as 0.
+Averages over classes (``average="macro"``) are those of the classes that the targets define, as in scikit-learn's
+``balanced_accuracy_score``; torchmetrics counts the others as 0.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _OF_A_LABEL: Mapping[str, Needs] = {
     "Recall": Needs.POSITIVE,
     "Specificity": Needs.NEGATIVE,
 }
-"""By the name of torchmetrics' classes less ``Binary`` or ``Multilabel``."""
+"""Needs by the name of torchmetrics' class, without ``Binary`` or ``Multilabel``."""
 
 _OF_A_CLASS: Mapping[str, Needs] = {
     "AUROC": Needs.BOTH,
@@ -74,8 +74,11 @@ _OF_A_CLASS: Mapping[str, Needs] = {
     "Recall": Needs.POSITIVE,
     "Specificity": Needs.NEGATIVE,
 }
-"""The same less ``Multiclass``. Of others torchmetrics leaves out a class that has no example and is never predicted,
-and a false prediction of it is an error like any other."""
+"""Needs by the name of torchmetrics' class, without ``Multiclass``.
+
+For figures that are not listed, torchmetrics leaves out a class that has no example and is never predicted; a false
+prediction of such a class is an error like any other.
+"""
 
 _OURS: Mapping[type[Metric], Needs] = {BalancedAccuracy: Needs.BOTH, DefinedAUROC: Needs.BOTH}
 
@@ -84,26 +87,26 @@ _CURVES = (BinaryPrecisionRecallCurve, MulticlassPrecisionRecallCurve, Multilabe
 _CONFUSED = (BinaryConfusionMatrix, MulticlassConfusionMatrix, MultilabelConfusionMatrix)
 _MULTICLASS = (MulticlassStatScores, MulticlassPrecisionRecallCurve, MulticlassConfusionMatrix)
 _WHOLE = frozenset({"CohenKappa", "MatthewsCorrCoef"})
-"""Figures of all classes together, which two of them suffice to define."""
+"""Figures of all classes together, which two classes suffice to define."""
 
 
 class _Examples(NamedTuple):
-    """Examples that a metric has seen, of each class or label: shape ``(C,)``, or ``()`` of yes and no."""
+    """Numbers of examples that a metric has seen, by class or label: shape ``(C,)``, or ``()`` for binary ones."""
 
     positive: Tensor
     negative: Tensor
 
     def together(self) -> _Examples:
-        """Of all labels as one."""
+        """Sums over all labels, shape ``()``."""
         return _Examples(self.positive.sum(), self.negative.sum())
 
 
 def undefined_because(metric: Metric) -> str | None:
-    """The reason why a metric has no value for the data it has seen; None where it has one, or nothing is known of it.
+    """Reason why a metric has no value for the data it has seen; None where it has one, or where that is unknown.
 
     Args:
-        metric: One of torchmetrics' own, or of this package. A class of the user's that computes in a way of its own
-            knows best.
+        metric: A metric of torchmetrics or of this package. A user's class with a ``compute`` of its own has a value as
+            soon as it has seen an example.
     """
     if not metric.update_called:
         return "it has seen no example"
@@ -117,10 +120,10 @@ def undefined_because(metric: Metric) -> str | None:
 
 
 def value_of(metric: Metric) -> float:
-    """A metric's value, as torchmetrics computes it, over what the data define; NaN where they define nothing.
+    """Value of a metric over the classes that the data define; NaN where they define none.
 
     Args:
-        metric: With a single number as its value.
+        metric: A metric whose value is a single number.
     """
     if undefined_because(metric) is not None:
         return math.nan
@@ -141,7 +144,7 @@ def _mean_over(metric: Any, shares: Tensor) -> float:
     before = metric.average
     metric.average = "none"
     try:
-        by_class: Tensor = type(metric).compute(metric)  # Past what is kept of the last computation.
+        by_class: Tensor = type(metric).compute(metric)  # Past torchmetrics' cache of the last value.
     finally:
         metric.average = before
     heard = shares > 0
@@ -213,7 +216,7 @@ def _of_curve(metric: Any) -> _Examples | None:
     if isinstance(metric, MulticlassPrecisionRecallCurve):
         if is_micro:
             return None
-        if metric.thresholds is not None:  # At every threshold the same examples.
+        if metric.thresholds is not None:  # Every threshold counts the same examples.
             return _by_truth(metric.confmat[0])
         positive = torch.bincount(dim_zero_cat(metric.target).flatten().long(), minlength=metric.num_classes)
         return _Examples(positive, positive.sum() - positive)

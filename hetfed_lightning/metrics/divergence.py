@@ -1,4 +1,4 @@
-"""How far the participants' networks have drifted apart: large before averaging, zero right after."""
+"""Divergence of the participants' networks: large before averaging, zero right after."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ def state_divergence(
 ) -> float:
     """Distance of the states from their mean, relative to the length of that mean.
 
-    With each state's floating tensors laid end to end as the vector ``x_k`` and their unweighted mean ``m``,
-    it is ``sqrt(mean_k |x_k - m|^2) / |m|`` in Euclidean norms: 0.1 says that a typical participant is off by
-    a tenth of the network's length. It does not depend on the scale of the network, nor on the order of
-    participants.
+    With each state's floating tensors laid end to end as the vector ``x_k`` and their unweighted mean ``m``, it is
+    ``sqrt(mean_k |x_k - m|^2) / |m|`` in Euclidean norms: 0.1 means that a typical participant is off by a tenth of the
+    network's length. It does not depend on the scale of the network, nor on the order of participants.
 
     Args:
         states: One state per participant, K in all, with equal keys, shapes and dtypes.
         keys: The keys to compare, all by default; integer and bool tensors among them are passed over.
-        centre: What to measure from in place of the mean, such as the aggregate that a rule made of the states:
-            a third of the cost, in the precision of the states.
+        centre: State to measure from in place of the mean, such as an aggregate of the states: a third of the cost, in
+            the precision of the states.
 
     Returns:
-        A number of at least 0, exactly 0.0 if all states are equal; infinite if they differ around a mean of
-        zero, NaN if one holds a NaN.
+        A number of at least 0, exactly 0.0 if all states are equal; infinite if they differ around a mean of zero, NaN
+        if one holds a NaN.
 
     Raises:
         ValueError: If there is no state, two disagree on a key, shape or dtype, or one of `keys` is in none.

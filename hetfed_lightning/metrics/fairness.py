@@ -1,4 +1,4 @@
-"""How evenly a federation serves its participants: the mean alone hides who is left behind."""
+"""Fairness of a federation to its participants: the worst, the spread and Jain's index beside the mean."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FairnessSummary:
-    """One metric over all participants.
+    """Summary of one metric over all participants.
 
     Args:
         mean: Unweighted mean, in the metric's unit.
@@ -29,8 +29,8 @@ class FairnessSummary:
 def jain_index(values: Iterable[float]) -> float:
     """Jain's index of fairness: ``(sum x)^2 / (K sum x^2)``.
 
-    It is 1 when all have the same and 1 / K when one has everything. It knows no direction: of a loss, being
-    equal is all it rewards.
+    It is 1 when all values are equal and 1 / K when all but one are zero. It has no direction: equal losses have an
+    index of 1 however large they are.
 
     Args:
         values: K numbers, at least one; finite and not negative; any unit, since only ratios matter.
@@ -42,8 +42,8 @@ def jain_index(values: Iterable[float]) -> float:
         ValueError: If there is no value, or one is negative or not finite.
 
     Reference:
-        Jain, Chiu, Hawe (1984). A quantitative measure of fairness and discrimination for resource allocation
-        in shared computer systems. DEC Research Report TR-301.
+        Jain, Chiu, Hawe (1984). A quantitative measure of fairness and discrimination for resource allocation in shared
+        computer systems. DEC Research Report TR-301.
     """
     numbers = [float(value) for value in values]
     if not numbers:
@@ -54,7 +54,7 @@ def jain_index(values: Iterable[float]) -> float:
     largest = max(numbers)
     if largest == 0:
         return 1.0
-    # By the largest first: squares of 1e-200 are zero.
+    # Divided by the largest first: squares of 1e-200 are zero.
     scaled = [number / largest for number in numbers]
     squares = math.fsum(number * number for number in scaled)
     return min(1.0, math.fsum(scaled) ** 2 / (len(scaled) * squares))
@@ -63,15 +63,14 @@ def jain_index(values: Iterable[float]) -> float:
 def summarise(values: Mapping[str, float], *, higher_is_better: bool = True) -> FairnessSummary:
     """Summary of one metric over the participants.
 
-    A value that is not a number does not stop a run that merely reports it: it makes its participant the
-    worst and the mean NaN, in plain sight.
+    A value that is NaN raises no error: its participant is the worst, and the mean is NaN.
 
     Args:
         values: The metric of every participant by name, at least one.
         higher_is_better: True for an accuracy, False for a loss.
 
     Returns:
-        Mean, worst, who is worst, standard deviation and Jain's index.
+        Mean, worst value, name of the worst, standard deviation and Jain's index.
 
     Raises:
         ValueError: If there is no participant.

@@ -1,4 +1,4 @@
-"""How surely a mean over a few repeats is known: the interval that holds the true mean with a given confidence."""
+"""Confidence intervals of means over a few repeats."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and what it might as well be.
+    """Mean with the ends of its confidence interval.
 
     Attributes:
-        mean: Of the values; NaN of none.
-        low: Lower end; NaN of fewer than two values, which say nothing about their spread.
+        mean: Mean of the values; NaN without values.
+        low: Lower end; NaN with fewer than two values, which have no spread.
         high: Upper end; NaN like the lower.
-        count: How many values there were.
+        count: Number of values.
     """
 
     mean: float
@@ -26,12 +26,12 @@ class Interval:
 
     @property
     def known(self) -> bool:
-        """Whether it has ends."""
+        """True if it has ends, which takes two values."""
         return self.count > 1
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether a true mean of zero would be a surprise; False where the ends are unknown."""
+        """True if zero lies outside of it; False where the ends are unknown."""
         return self.low > 0 or self.high < 0
 
 
@@ -39,16 +39,16 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95, *, test_to_
     """Student's t interval of the mean: ``mean +- t * s * sqrt(1 / n + r)``, t with n - 1 degrees of freedom.
 
     With r = 0 it takes the values for independent and roughly normal, as differences between two trainings on the same
-    seed are. Repeats that divide one small data set anew share examples: their interval speaks of these examples under
+    seed are. Repeats that divide one small data set anew share examples: their interval holds for these examples under
     other divisions, and for new ones is too narrow. Nadeau and Bengio's correction widens it by ``r = test_to_train``.
 
     Args:
-        values: Of any unit; those that are NaN are left out.
-        confidence: How often the interval is to hold the true mean, in (0, 1).
+        values: Numbers of any unit; NaN is left out.
+        confidence: Probability that the interval holds the true mean, in (0, 1).
         test_to_train: Test examples over training examples of each division, at least 0.
 
     Returns:
-        The interval; of a single width, zero, where all values are equal.
+        The interval; of width zero where all values are equal.
 
     Raises:
         ValueError: If the confidence is not between 0 and 1, or the ratio is negative.
@@ -63,7 +63,7 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95, *, test_to_
     found = [float(value) for value in values if not math.isnan(value)]
     if len(found) < 2:
         return Interval(found[0] if found else math.nan, math.nan, math.nan, len(found))
-    # Here, since a fifth of a second of every start would go into it. `scipy.stats` would take four times as long.
+    # Imported here, since it takes a fifth of a second at every start; `scipy.stats` would take four times as long.
     from scipy.special import stdtrit
 
     quantile = float(stdtrit(len(found) - 1, (1 + confidence) / 2))

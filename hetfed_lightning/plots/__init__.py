@@ -1,6 +1,6 @@
 """Figures of a federation, for notebooks, reports and TensorBoard alike: from plain numbers to a matplotlib ``Figure``.
 
-A run's numbers come from its record: ``Record.read("runs/digits/version_0")``. Needs the extra ``plots``.
+The numbers of a run are in its record: ``Record.read("runs/digits/version_0")``. Needs the extra ``plots``.
 """
 
 from __future__ import annotations

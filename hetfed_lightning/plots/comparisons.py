@@ -1,4 +1,4 @@
-"""Figures that compare: own data against everyone's, and the federation against training alone."""
+"""Figures of comparisons: own data against everyone's, and the federation against training alone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROWS = 40
-"""Participants with a row of their own; of more, the lowest and the highest."""
+"""Most participants with a row of their own; beyond them the lowest and the highest alone are drawn."""
 
 MARKERS = ("o", "s", "^", "D")
+"""Markers of the kinds of training, in order."""
 
 
 def own_against_global(points: Mapping[str, Mapping[str, tuple[float, float]]], *, metric: str) -> Figure:
-    """What each participant reaches on its own data (across) and on everyone's (up).
+    """Figure of every participant's metric on its own data (across) and on everyone's (up).
 
     Args:
         points: (own, global) by kind of training, such as ``"federation"`` and ``"local only"``, and participant.
@@ -47,12 +48,12 @@ def own_against_global(points: Mapping[str, Mapping[str, tuple[float, float]]], 
 
 
 def gain(intervals: Mapping[str, Interval], *, metric: str, title: str = "") -> Figure:
-    """What the federation gave every participant over training alone, with intervals over seeds.
+    """Figure of every participant's gain by the federation over training alone, with intervals over seeds.
 
     Args:
-        intervals: Mean gain by participant, positive where the federation is better.
+        intervals: Mean gain by participant, in the metric's unit, positive where the federation is better.
         metric: Name of the metric.
-        title: Above the figure.
+        title: Title of the figure; names the metric by default.
 
     Raises:
         ValueError: If there is no participant.
@@ -78,11 +79,11 @@ def gain(intervals: Mapping[str, Interval], *, metric: str, title: str = "") -> 
 
 
 def residuals(samples: Mapping[str, tuple[list[float], list[float]]], *, where: str) -> Figure:
-    """Predicted against true values of every participant.
+    """Figure of predicted against true values, in a colour per participant.
 
     Args:
-        samples: (true, predicted) by participant, in each one's own unit.
-        where: What it was measured on, e.g. ``"own validation set"``.
+        samples: (true, predicted) by participant, N values each, in each one's own unit.
+        where: Name of the data set, such as ``"own validation set"``.
 
     Raises:
         ValueError: If there is no participant.

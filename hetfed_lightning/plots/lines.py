@@ -1,4 +1,4 @@
-"""Figures over rounds: what every participant reached, and what the federation sent."""
+"""Figures over rounds: a metric of every participant, and the bytes that travelled."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Points = Sequence[tuple[float, float]]
-"""(round, value), in order."""
+"""Pairs (round, value) in the order of rounds."""
 
 DASHES = ("--", ":", "-.")
+"""Line styles of references, in order."""
 
 
 def over_rounds(
     series: Mapping[str, Points], *, metric: str, title: str = "", references: Mapping[str, Points] | None = None
 ) -> Figure:
-    """A metric over rounds, a line per participant.
+    """Figure of a metric over rounds, a line per participant.
 
     Args:
         series: Points by participant. Of more than eight the lines are grey, and their mean is drawn in colour.
         metric: Name of the metric, the vertical axis.
-        title: Above the figure; the metric by default.
-        references: What to hold them against, such as the means of local only and of centralised training, dashed.
+        title: Title of the figure; the metric by default.
+        references: Points by name to compare with, such as the means of local only and of centralised training; dashed.
 
     Raises:
         ValueError: If there is no participant.
@@ -54,7 +55,7 @@ def over_rounds(
 
 
 def bytes_per_round(up: Points, down: Points) -> Figure:
-    """What travelled to and from the federation in every round.
+    """Figure of the bytes sent to and from the participants in every round.
 
     Args:
         up: Bytes from all participants, by round.
@@ -74,7 +75,7 @@ def bytes_per_round(up: Points, down: Points) -> Figure:
 
 
 def mean_over(lines: Sequence[Points]) -> list[tuple[float, float]]:
-    """The mean of several lines at every round at which any of them has a value."""
+    """Mean of several lines, as points, at every round at which any of them has a value."""
     found: dict[float, list[float]] = {}
     for line in lines:
         for place, value in line:

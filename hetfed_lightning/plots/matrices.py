@@ -1,7 +1,7 @@
-"""Pictures of a federation, drawn from arrays: who has which labels, who confuses what, which teachers agree.
+"""Figures of matrices: label distribution, confusion of classes, agreement of teachers.
 
-Pure drawing, without Lightning and without pyplot's global state. matplotlib is imported where a figure is made,
-so that a federation runs without it (extra ``plots``).
+Pure drawing, without Lightning and without pyplot's global state. matplotlib is imported where a figure is made, so
+that a federation runs without it (extra ``plots``).
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ANNOTATED = 16
-"""Up to this many rows and columns, the cells of a matrix say their number; above, a scale of colours does."""
+"""Most rows and columns with a number in every cell; larger matrices have a scale of colours."""
 
 CELL = 0.36
-"""Inches of a cell: room for three digits."""
+"""Width of a cell in inches: room for three digits."""
 
 NAMED = 40
-"""Up to this many rows, every participant's name is written beside its row."""
+"""Most rows with a participant's name beside each."""
 
 
 def label_distribution(counts: Mapping[str, ArrayLike]) -> Figure:
-    """Training examples of every class at every participant, a row per participant.
+    """Figure of the training examples of every class at every participant, a row per participant.
 
     Args:
-        counts: Examples per class by participant, at least one; C may differ, and missing classes stay white.
+        counts: Examples per class by participant, shape ``(C,)`` each, at least one participant; C may differ, and
+            missing classes stay white.
 
     Returns:
         A figure whose colours grow with the square root, so that rare classes are seen beside frequent ones.
@@ -59,12 +60,12 @@ def label_distribution(counts: Mapping[str, ArrayLike]) -> Figure:
 
 
 def confusion_matrix(matrix: ArrayLike, *, name: str, where: str) -> Figure:
-    """Which classes a participant takes for which: true class down, predicted class across.
+    """Figure of a participant's confusion matrix: true class down, predicted class across.
 
     Args:
         matrix: Examples by true and predicted class, shape ``(C, C)``.
         name: The participant.
-        where: What it was measured on, e.g. ``"own validation set"``.
+        where: Name of the data set, such as ``"own validation set"``.
 
     Returns:
         A figure coloured by the share of each true class, with the numbers of examples in the cells.
@@ -88,7 +89,7 @@ def confusion_matrix(matrix: ArrayLike, *, name: str, where: str) -> Figure:
 
 
 def teacher_agreement(names: Sequence[str], matrix: ArrayLike) -> Figure:
-    """How often every teacher says the same as every other on the public set.
+    """Figure of the agreement of every teacher with every other on the public set.
 
     Args:
         names: The K teachers.

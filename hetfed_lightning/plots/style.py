@@ -1,7 +1,7 @@
-"""What the figures have in common: size, letters, colours, and the sentence where matplotlib is missing.
+"""Style of all figures: size, letters, colours, and the error where matplotlib is missing.
 
-matplotlib is imported where a figure is made, so that a federation runs without it (extra ``plots``), and pyplot never,
-whose figures live until somebody closes them.
+matplotlib is imported where a figure is made, so that a federation runs without it (extra ``plots``). pyplot is never
+imported, since it keeps figures in memory until they are closed.
 """
 
 from __future__ import annotations
@@ -14,54 +14,57 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 4.5
-"""Inches: letters of 9 points stay legible where the figure is as wide as a phone."""
+"""Width of a figure in inches, at which letters of 9 points stay legible on a phone."""
 
 TITLE = 10
-"""Points of a title, which has to fit the narrowest figure."""
+"""Size of a title in points; titles have to fit the narrowest figure."""
 
 SMALL = 8
-"""Points of ticks and legends."""
+"""Size of ticks and legends in points."""
 
 DOTS = 120
-"""Dots per inch."""
+"""Resolution in dots per inch."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5D3A9B", "#8C6D31")
-"""Told apart with any colour vision (after Okabe and Ito 2008, Color universal design)."""
+"""Colours that any colour vision tells apart (after Okabe and Ito 2008, Color universal design)."""
 
 LONGEST = 40
-"""Letters of a name in a figure."""
+"""Most letters of a name in a figure."""
 
 GREY = "#666666"
 
 HARM = "#B2182B"
 
 NAMED = 8
-"""Up to this many lines are told apart by colours and a legend."""
+"""Most lines that are told apart by colours and a legend."""
 
 
 def available() -> bool:
-    """Whether matplotlib is installed."""
+    """True if matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 def need_matplotlib() -> None:
-    """Say what to install.
+    """Refuse to draw without matplotlib, with the command that installs it.
 
     Raises:
-        ModuleNotFoundError: If matplotlib is not there.
+        ModuleNotFoundError: If matplotlib is not installed.
     """
     if not available():
         raise ModuleNotFoundError("Figures need matplotlib: pip install 'hetfed-lightning[plots]'.", name="matplotlib")
 
 
 def empty(title: str, across: str, up: str, *, height: float = 3.2) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes and nothing in it.
+    """New figure with one pair of axes and nothing in it.
 
     Args:
-        title: Above it.
-        across: What the horizontal axis shows.
-        up: What the vertical axis shows.
-        height: Inches.
+        title: Title above the axes.
+        across: Label of the horizontal axis.
+        up: Label of the vertical axis.
+        height: Height in inches.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is not installed.
     """
     need_matplotlib()
     from matplotlib.figure import Figure
@@ -79,12 +82,17 @@ def empty(title: str, across: str, up: str, *, height: float = 3.2) -> tuple[Fig
 
 
 def short(name: str) -> str:
-    """A name that leaves room for the figure: of a long one the beginning and the end."""
+    """Name of at most 40 letters; of a longer one the beginning and the end, with an ellipsis between."""
     return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 + 1 :]}"
 
 
 def legend(figure: Figure, axes: Axes) -> None:
-    """A legend below the axes, where it covers nothing."""
+    """Add a legend below the axes, where it covers nothing; none for axes without labels.
+
+    Args:
+        figure: The figure, which gets the legend.
+        axes: The axes with the labelled lines.
+    """
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = 1 if max(map(len, labels)) > 24 else 2

@@ -1,6 +1,6 @@
 """Differential privacy: clipping, noise and the account of both, as pure functions of tensors and numbers.
 
-What schedules them lies elsewhere: :class:`hetfed_lightning.PrivateAveraging` protects participants,
+They are applied elsewhere: :class:`hetfed_lightning.PrivateAveraging` protects participants,
 ``Participant(privacy=DPSGD(...))`` the examples of one. `docs/privacy.md` says against whom.
 """
 

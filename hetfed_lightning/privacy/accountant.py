@@ -1,4 +1,4 @@
-"""What was released so far, and the epsilon that it comes to: the arithmetic is that of Google's dp-accounting."""
+"""Account of the releases so far, and their epsilon by Google's dp-accounting."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from typing import Any
 import torch
 
 Events = tuple[tuple[float, float, int], ...]
-"""Gaussian mechanisms as (sampling probability, noise multiplier, how often)."""
+"""Gaussian mechanisms as (sampling probability, noise multiplier, number of releases)."""
 
 LARGEST_UNSAID = 100.0
-"""Epsilon of a first release above which no run begins that does not ask for it by ``max_epsilon``: chances that differ
-by a factor of e^100 are no privacy, and a noise multiplier that was meant for something else makes them."""
+"""Largest epsilon of a first release without ``max_epsilon``; above it no run begins.
+
+Probabilities that differ by a factor of e^100 are no privacy; such an epsilon is commonly a noise multiplier in the
+wrong unit.
+"""
 
 
 class Ledger:
-    """Counts releases, each of a Gaussian mechanism, perhaps on a Poisson sample.
+    """Account of releases, each of a Gaussian mechanism, perhaps on a Poisson sample.
 
     Args:
-        events: As :meth:`state` gives them.
+        events: Releases as :meth:`state` returns them.
     """
 
     def __init__(self, events: Iterable[Sequence[float]] = ()) -> None:
@@ -31,50 +34,56 @@ class Ledger:
             self.add(multiplier, int(count), probability=probability)
 
     def add(self, noise_multiplier: float, count: int = 1, *, probability: float = 1.0) -> None:
-        """Note releases.
+        """Add releases to the account.
 
         Args:
-            noise_multiplier: Standard deviation of the noise over the largest influence that one has, above 0.
-            count: How many, at least 0.
-            probability: With which one was in each, in (0, 1]; below 1 only where who was in it stays secret.
+            noise_multiplier: Standard deviation of the noise in units of the sensitivity, above 0.
+            count: Number of releases, at least 0.
+            probability: Sampling probability of each, in (0, 1]; below 1 only where the sample stays secret.
         """
         key = (float(probability), float(noise_multiplier))
         if count:
             self._counts[key] = self._counts.get(key, 0) + count
 
     def after(self, noise_multiplier: float, count: int = 1, *, probability: float = 1.0) -> Ledger:
-        """What it would be after more releases."""
+        """A copy of the account with more releases.
+
+        Args:
+            noise_multiplier: Standard deviation of the noise in units of the sensitivity, above 0.
+            count: Number of releases, at least 0.
+            probability: Sampling probability of each, in (0, 1].
+        """
         more = Ledger(self.state())
         more.add(noise_multiplier, count, probability=probability)
         return more
 
     def since(self, earlier: Ledger) -> Ledger:
-        """Releases of each kind beyond those of another account; none where that one has more."""
+        """Releases of each kind beyond those of an earlier account, never fewer than 0."""
         return Ledger((*key, max(0, count - earlier._counts.get(key, 0))) for key, count in self._counts.items())
 
     def at_least(self, other: Ledger) -> Ledger:
-        """Of each kind of release as many as the account that knows of more: two views of the same releases."""
+        """Releases of each kind by the account with more of them, where both are views of the same releases."""
         return Ledger([*self.state(), *other.since(self).state()])
 
     @property
     def releases(self) -> int:
-        """How many were noted."""
+        """Number of releases."""
         return sum(self._counts.values())
 
     def epsilon(self, delta: float) -> float:
-        """Return the epsilon of all releases together, at ``delta``."""
+        """Epsilon of all releases together, at ``delta`` in (0, 1)."""
         return epsilon_of(tuple(sorted((*key, count) for key, count in self._counts.items())), delta)
 
     def state(self) -> list[list[float]]:
-        """The releases as plain data: probability, noise multiplier, count."""
+        """Releases as plain data, sorted: lists of probability, noise multiplier and count."""
         return [[probability, multiplier, count] for (probability, multiplier), count in sorted(self._counts.items())]
 
 
 @lru_cache(maxsize=256)
 def epsilon_of(events: Events, delta: float) -> float:
-    """Return the epsilon of Gaussian mechanisms composed, by their privacy loss distributions.
+    """Epsilon of Gaussian mechanisms composed, by their privacy loss distributions.
 
-    One is in the data or not: neighbours differ by one participant (one example in DP-SGD) added or removed.
+    Neighbouring data sets differ by one participant (one example in DP-SGD) added or removed.
 
     Args:
         events: Sampling probability, noise multiplier and count of each kind of release.
@@ -101,13 +110,13 @@ def epsilon_of(events: Events, delta: float) -> float:
 
 
 def least_epsilon(probability: float, noise_multiplier: float, delta: float) -> float:
-    """A bound from below of one release's epsilon, in closed form: accounting for hardly any noise takes minutes.
+    """Lower bound of one release's epsilon, in closed form: accounting for hardly any noise takes minutes.
 
-    It looks at one event, results above the middle of those with one's influence: with it they have at least half the
-    sampling probability, without it the tail of a Gaussian.
+    It looks at one event, results above the middle of the distribution with the participant (or example) added: with it
+    they have at least half the sampling probability, without it the tail of a Gaussian.
 
     Args:
-        probability: Of being in the sample, in (0, 1].
+        probability: Sampling probability, in (0, 1].
         noise_multiplier: Above 0.
         delta: In (0, 1).
 
@@ -122,7 +131,7 @@ def least_epsilon(probability: float, noise_multiplier: float, delta: float) -> 
 
 
 def check_budget(noise_multiplier: float, delta: float, max_epsilon: float | None = None) -> None:
-    """Refuse settings that are no settings of differential privacy, and say what is missing to account for it.
+    """Refuse settings out of the range of differential privacy, and a missing accountant.
 
     Args:
         noise_multiplier: Above 0, finite.
@@ -165,7 +174,7 @@ def _accounting() -> tuple[Any, Any]:
 
 
 def ledgers_of(state: Iterable[Sequence[Any]]) -> dict[str, Ledger]:
-    """Ledgers by name, of what :func:`state_of_ledgers` gave."""
+    """Ledgers by name, from the pairs of :func:`state_of_ledgers`."""
     return {name: Ledger(events) for name, events in state}
 
 

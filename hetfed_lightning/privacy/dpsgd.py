@@ -25,16 +25,16 @@ class DPSGD:
     """Differential privacy of a participant's training examples, as ``Participant(privacy=...)`` takes it.
 
     Each optimizer step is a Gaussian mechanism on a Poisson sample: each example is in a batch with the probability
-    ``batch_size / examples``, so that batches vary in size and may be empty. Which examples were drawn and the noise
-    come from the operating system's entropy, not from the federation's seed: two runs differ.
+    ``batch_size / examples``, so that batches vary in size and may be empty. The sample and the noise come from the
+    operating system's entropy, not from the federation's seed: two runs differ.
 
     Args:
         noise_multiplier: Standard deviation of the noise on the sum of gradients, in units of ``max_grad_norm``.
         max_grad_norm: Largest L2 norm of an example's gradient, above 0.
         delta: In (0, 1); well below one over the number of examples.
-        max_epsilon: The participant takes no step of a round whose steps would bring it above it: in one process
-            training ends before that round, and between institutions its site sits it out. None for no limit, and for
-            a first round that costs no more than 100.
+        max_epsilon: Limit of epsilon: the participant takes no step of a round whose steps would exceed it. In one
+            process training ends before that round; between institutions its site sits the round out. None for no
+            limit, but a first round that costs more than 100 is then refused.
 
     Raises:
         ValueError: If one is out of its range.
@@ -51,7 +51,7 @@ class DPSGD:
     max_epsilon: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range, and say what is not installed."""
+        """Refuse settings out of range and missing packages."""
         check_max_norm(self.max_grad_norm, "max_grad_norm")
         check_budget(self.noise_multiplier, self.delta, self.max_epsilon)
         _opacus("opacus")
@@ -66,15 +66,15 @@ def private_gradients(
     expected: float,
     noise: Callable[[int], Tensor],
 ) -> list[Tensor]:
-    """Return the noised sum of clipped gradients over the expected number of examples.
+    """Noised sum of clipped gradients over the expected number of examples, one tensor per parameter.
 
     Args:
-        gradients: Of B examples by each parameter, shape ``(B, ...)``; B may be 0. An example whose gradient is not
-            finite counts as one without a gradient.
+        gradients: Gradients by example of each parameter, shape ``(B, ...)``; B may be 0. An example whose gradient is
+            not finite counts as one with a gradient of zero.
         max_norm: Largest L2 norm of an example's gradient, over all parameters together.
         noise_multiplier: Standard deviation of the noise on the sum, in units of ``max_norm``.
         expected: Expected number of examples in a batch, above 0: the actual one is private.
-        noise: Returns so many standard normal numbers in float64.
+        noise: Source of noise: takes a count, returns as many standard normal numbers in float64, shape ``(count,)``.
 
     Returns:
         A gradient for each parameter, in its shape and dtype.
@@ -84,7 +84,7 @@ def private_gradients(
     """
     squares = [one.double().reshape(len(one), math.prod(one.shape[1:])).square().sum(dim=1) for one in gradients]
     norms = torch.stack(squares).sum(dim=0).sqrt()
-    # A shade less than the bound, as the sum of squares was rounded.
+    # Slightly less than the bound, since the sum of squares was rounded.
     factors = (max_norm * (1 - 1e-6) / norms).clamp(max=1.0).nan_to_num(1.0)
     finite = torch.isfinite(norms)
     private = []
@@ -97,29 +97,29 @@ def private_gradients(
 
 
 class PerExampleGradients:
-    """Collects the gradient of each example while it is attached; nothing stays in the modules between.
+    """Gradients by example, collected while attached to modules; nothing stays in the modules afterwards.
 
     Args:
-        modules: Whose parameters; every one's input has the examples first.
+        modules: Modules with the parameters; the input of each has the examples first.
 
     Raises:
         NotImplementedError: If a module has something that Opacus cannot differentiate by example.
     """
 
     def __init__(self, *modules: nn.Module) -> None:
-        # In no module's tree: a container of one's own, whose attributes Opacus writes to.
+        # A container outside of every module's tree, since Opacus writes to its attributes.
         self._whole = nn.ModuleList(modules)
         self._hooks = _opacus("opacus.grad_sample.grad_sample_module").GradSampleHooks
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Within it, a backward pass of a loss that is a mean over examples leaves their gradients."""
+        """Context in which a backward pass of a loss, a mean over examples, collects their gradients."""
         training = self._whole.training
         self._whole.training = True
         hooks = self._hooks(self._whole, loss_reduction="mean", strict=True)
         try:
             with warnings.catch_warnings():
-                # Of the first layer, whose inputs have no gradient: that is as it should be.
+                # The first layer's inputs have no gradient, as intended.
                 warnings.filterwarnings("ignore", message="Full backward hook is firing when gradients are computed")
                 yield
         finally:
@@ -138,7 +138,7 @@ class PerExampleGradients:
                     delattr(parameter, left)
 
     def of(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-        """What was collected: for each parameter shape ``(B, ...)``; zeros of one that the loss did not reach.
+        """Collected gradients, shape ``(B, ...)`` for each parameter; zeros for one that the loss did not reach.
 
         Raises:
             RuntimeError: If a parameter has a gradient and none by example, or was passed through several times.
@@ -160,10 +160,10 @@ class PerExampleGradients:
 
 
 def refused_layers(*modules: nn.Module) -> list[str]:
-    """What Opacus's validator says of layers that have no gradient by example, or keep statistics.
+    """Messages of Opacus's validator on layers without a gradient by example or with running statistics; may be empty.
 
     Args:
-        modules: A participant's trainable ones.
+        modules: A participant's trainable modules.
     """
     whole = nn.ModuleList(modules)
     whole.training = True
@@ -175,7 +175,7 @@ def refused_layers(*modules: nn.Module) -> list[str]:
 def _opacus(module: str) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of its own imports, which a user can do nothing about.
+            warnings.simplefilter("ignore")  # Warnings of Opacus's own imports, on which a user has no influence.
             return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(

@@ -1,7 +1,7 @@
-"""Gaussian noise that nobody can draw again: straight from the operating system's source of entropy.
+"""Gaussian noise that cannot be drawn again: straight from the operating system's source of entropy.
 
-A generator that is seeded by a configuration draws what everybody who has read the configuration can subtract, and a
-generator of 64 bits of seed can be searched. Noise for privacy is never seeded; `seeded_noise` is for rehearsals.
+Noise of a generator that is seeded by a configuration can be subtracted by every reader of the configuration, and a
+seed of 64 bits can be searched. Noise for privacy is never seeded; `seeded_noise` is for rehearsals.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _BLOCK = 1 << 18
 """Numbers made at once: their bytes and intermediate values take some 10 MB."""
 
 _BITS = 53
-"""Of a float64's mantissa."""
+"""Bits of a float64's mantissa."""
 
 
 def private_noise(count: int) -> Tensor:
-    """Return standard normal numbers that cannot be predicted or repeated.
+    """Standard normal numbers that cannot be predicted or repeated, shape ``(count,)``.
 
-    Each is the sum of four draws divided by two. In floating point a single draw takes only some of the values near
-    its own, and which ones tells what was added to it; a sum of four takes too many to search.
+    Each is the sum of four draws divided by two. In floating point a single draw takes only some of the values near its
+    own, and these betray the number that it was added to; a sum of four takes too many to search.
 
     Args:
-        count: How many, at least 0.
+        count: Number of values, at least 0.
 
     Returns:
         Shape ``(count,)``, float64, on the CPU.
@@ -40,11 +40,11 @@ def private_noise(count: int) -> Tensor:
 
 
 def seeded_noise(count: int, seed: int) -> Tensor:
-    """Return standard normal numbers that anyone who knows the seed can draw: of no use for privacy.
+    """Standard normal numbers that anyone who knows the seed can draw: of no use for privacy.
 
     Args:
-        count: How many, at least 0.
-        seed: Names the stream.
+        count: Number of values, at least 0.
+        seed: Seed of the generator.
 
     Returns:
         Shape ``(count,)``, float64, on the CPU.
@@ -71,13 +71,13 @@ def _uniform(count: int) -> Tensor:
 
 
 def random_positions(total: int, probability: float) -> Tensor:
-    """Return a Poisson sample of positions: each of ``total`` on its own with a probability, from the same source.
+    """Poisson sample of positions: each of ``total`` on its own with a probability, by the system's entropy.
 
     Args:
         total: Number of positions.
         probability: In [0, 1].
 
     Returns:
-        Positions in ascending order, int64; may be none.
+        Positions in ascending order, shape ``(n,)`` with n in 0 to ``total``, int64.
     """
     return (_uniform(total) <= probability).nonzero().flatten()

@@ -22,21 +22,22 @@ def private_mean(
     noise: Callable[[int], Tensor],
     names: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
-    """Return ``previous`` plus the noised sum of clipped updates over a fixed number of participants.
+    """State ``previous`` plus the noised sum of clipped updates over a fixed number of participants.
 
-    The number is of those who were expected, not of those who came: who was left out counts as an update of zero, so
-    that neither the denominator nor the noise tells who it was. The noise on the sum has the standard deviation
-    ``noise_multiplier * max_norm``, and one participant moves the sum by at most ``max_norm``: a Gaussian mechanism of
-    that multiplier.
+    The number is of the participants that were expected, not of those that sent: one that is left out counts as an
+    update of zero, so that neither the denominator nor the noise tells which it was. The noise on the sum has the
+    standard deviation ``noise_multiplier * max_norm``, and one participant moves the sum by at most ``max_norm``: a
+    Gaussian mechanism of that multiplier.
 
     Args:
-        states: Of those who came, of floating-point tensors alone; at most ``participants``, perhaps none.
-        previous: What was last shared, with the same keys, shapes and dtypes, on the same device.
-        participants: How many were expected, at least 1.
+        states: States of the participants that sent, of floating-point tensors alone; at most ``participants``, perhaps
+            none.
+        previous: The state last shared, with the same keys, shapes and dtypes, on the same device.
+        participants: Number of participants that were expected, at least 1.
         max_norm: Largest L2 norm of an update.
         noise_multiplier: Standard deviation of the noise on the sum, in units of ``max_norm``.
-        noise: Returns so many standard normal numbers in float64.
-        names: Of those who came, for messages.
+        noise: Source of noise: takes a count, returns as many standard normal numbers in float64, shape ``(count,)``.
+        names: Names of the participants that sent, for messages.
 
     Returns:
         A state of the keys, shapes, dtypes and device of ``previous``.

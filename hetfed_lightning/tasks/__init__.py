@@ -1,4 +1,4 @@
-"""What participants predict, a file for each kind of target."""
+"""Tasks: the loss, the distillation loss and the metrics of one kind of target each, one kind per file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ TASKS: dict[TaskName, type[Task]] = {
 
 
 def as_task(task: Task | TaskName) -> Task:
-    """The task itself, or the one that a name stands for.
+    """The task itself, or a new task with the defaults of the kind that is named.
+
+    Args:
+        task: A :class:`Task`, or one of the names in ``TASKS``.
 
     Raises:
         ValueError: If the name is unknown.

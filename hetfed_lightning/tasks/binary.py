@@ -1,4 +1,4 @@
-"""Yes or no."""
+"""Task with two classes, negative (0) and positive (1), and one logit per example."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ from hetfed_lightning.tasks.task import Task
 
 
 class BinaryTask(Task):
-    """Yes or no: one logit ``(B, 1)`` or ``(B,)``, targets 0 or 1, binary cross-entropy.
+    """Two classes: one logit ``(B, 1)`` or ``(B,)``, targets 0 or 1 of either shape, binary cross-entropy.
 
     Args:
-        positive_weight: Weight of the positive examples in the loss.
+        positive_weight: Factor of the positive examples in the loss, above 0; None for 1.
         metrics: See :class:`Task`.
         class_weights: ``"balanced"`` weighs negative and positive examples by the participant's own training targets,
-            so that both classes have one say (:func:`~hetfed_lightning.tasks.targets.balanced_weights`).
+            so that both classes have the same total weight (:func:`~hetfed_lightning.tasks.targets.balanced_weights`).
+            Excludes ``positive_weight``.
+
+    Raises:
+        ValueError: If a weight is not above 0, ``class_weights`` is another word, or both weights are given.
     """
 
     kind: OutputKind = "binary"
@@ -53,7 +57,11 @@ class BinaryTask(Task):
         self._is_fitted = self._some_weigh_nothing = False
 
     def fit(self, targets: Tensor) -> None:
-        """Weigh the classes by how often they occur in targets ``(N,)`` or ``(N, 1)``."""
+        """Set the class weights by the frequencies of the classes; does nothing without ``class_weights="balanced"``.
+
+        Args:
+            targets: Shape ``(N,)`` or ``(N, 1)``, 0 or 1.
+        """
         if self.wants_fit:
             self._balance_by(balanced_weights(torch.bincount(flat(targets).cpu().long(), minlength=2)))
 
@@ -62,13 +70,20 @@ class BinaryTask(Task):
         self._is_fitted, self._some_weigh_nothing = True, bool((weights == 0).any())
 
     def learned(self) -> dict[str, Any] | None:
-        """The weights of negative and positive examples, if balancing them was asked for."""
+        """Weights of negative and positive examples under ``"class_weights"``, two numbers; empty unless balanced."""
         if not self.wants_fit:
             return {}
         return {"class_weights": self.balance.tolist()} if self._is_fitted else None
 
     def take_up(self, learned: Mapping[str, Any]) -> None:
-        """Weigh negative and positive examples as :meth:`fit` did, if that is asked for."""
+        """Set the class weights that an earlier :meth:`fit` found; does nothing without ``class_weights="balanced"``.
+
+        Args:
+            learned: Two finite weights of at least 0 under ``"class_weights"``, negative first.
+
+        Raises:
+            ValueError: If they are missing, not two, or no such numbers.
+        """
         if self.wants_fit:
             weights = saved_weights(learned, "class_weights")
             if len(weights) != 2:
@@ -76,13 +91,22 @@ class BinaryTask(Task):
             self._balance_by(weights)
 
     def weighed(self, target: Tensor) -> int:
-        """All examples, or none where none of them has a weight: the loss divides by all."""
+        """Number of examples B, or 0 where all of them have weight 0; the loss is divided by B.
+
+        Args:
+            target: Shape ``(B,)`` or ``(B, 1)``, 0 or 1.
+        """
         if self._some_weigh_nothing and not bool(self.balance.cpu()[flat(target).cpu().long()].any()):
             return 0
         return len(target)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Binary cross-entropy of logits ``(B, 1)`` or ``(B,)``."""
+        """Binary cross-entropy, a scalar: the sum of the weighted losses over B.
+
+        Args:
+            outputs: Logits, shape ``(B, 1)`` or ``(B,)``.
+            target: Shape ``(B,)`` or ``(B, 1)``, 0 or 1.
+        """
         logits = flat(at_least_float32(outputs))
         wanted = flat(target).to(logits.dtype)
         return F.binary_cross_entropy_with_logits(
@@ -90,7 +114,15 @@ class BinaryTask(Task):
         )
 
     def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Binary cross-entropies of logits ``(B, 1)`` or ``(B,)``."""
+        """Binary cross-entropy of each example, and its weight.
+
+        Args:
+            outputs: Logits, shape ``(B, 1)`` or ``(B,)``.
+            target: Shape ``(B,)`` or ``(B, 1)``, 0 or 1.
+
+        Returns:
+            Losses times class weights, shape ``(B,)``, and ones, shape ``(B,)``.
+        """
         logits = at_least_float32(outputs).reshape(len(outputs))
         wanted = target.reshape(len(outputs)).to(logits.dtype)
         losses = F.binary_cross_entropy_with_logits(
@@ -109,15 +141,15 @@ class BinaryTask(Task):
         return negative + (positive - negative) * wanted
 
     def predictions(self, outputs: Tensor) -> Tensor:
-        """Probability of the positive class, shape ``(B,)``."""
+        """Probability of the positive class, shape ``(B,)``, of logits ``(B, 1)`` or ``(B,)``."""
         return flat(super().predictions(flat(outputs).unsqueeze(1)))
 
     def metric_target(self, target: Tensor) -> Tensor:
-        """Targets of shape ``(B,)``."""
+        """Targets of shape ``(B,)``, of targets ``(B,)`` or ``(B, 1)``."""
         return flat(target)
 
     def default_metrics(self, width: int) -> dict[str, Metric]:
-        """Accuracy and area under the ROC curve."""
+        """Accuracy and area under the ROC curve, as ``"accuracy"`` and ``"auroc"``."""
         del width
         return {
             "accuracy": BinaryAccuracy(sync_on_compute=False),
@@ -125,7 +157,7 @@ class BinaryTask(Task):
         }
 
     def target_problem(self, target: Tensor, width: int) -> str | None:
-        """Anything but 0 and 1, or a head of more than one output."""
+        """Description of targets other than one 0 or 1 per example, or of a head wider than 1; None without fault."""
         if width != 1:
             return f"expected a head with 1 output for a binary task, got {width} (use task 'multiclass' for classes)"
         if flat(target).ndim != 1:
@@ -133,6 +165,6 @@ class BinaryTask(Task):
         return zero_one_problem(target)
 
     def class_counts(self, target: Tensor, width: int) -> Tensor | None:
-        """Negative and positive examples, shape ``(2,)``."""
+        """Numbers of negative and of positive examples, shape ``(2,)``, int64, on the CPU."""
         del width
         return torch.bincount(flat(target).cpu().long(), minlength=2)

@@ -1,4 +1,4 @@
-"""One of several classes."""
+"""Task with several classes, of which each example has one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from hetfed_lightning.tasks.task import Task
 
 
 class MulticlassTask(Task):
-    """One of C classes: logits ``(B, C)``, integer targets ``(B,)``, cross-entropy.
+    """One of C classes: logits ``(B, C)``, integer targets ``(B,)`` in 0 to C - 1, cross-entropy.
 
     Args:
-        class_weights: Weight of each class in the loss, C of them; ``"balanced"`` weighs the participant's own training
-            classes so that all have one say (:func:`~hetfed_lightning.tasks.targets.balanced_weights`).
+        class_weights: Weight of each class in the loss, C of them; ``"balanced"`` weighs the classes by the
+            participant's own training targets, so that all classes have the same total weight
+            (:func:`~hetfed_lightning.tasks.targets.balanced_weights`).
         label_smoothing: Share of the target spread over all classes, in [0, 1).
         metrics: See :class:`Task`.
+
+    Raises:
+        ValueError: If the label smoothing is out of its range or ``class_weights`` is another word.
     """
 
     kind: OutputKind = "multiclass"
@@ -48,20 +52,31 @@ class MulticlassTask(Task):
         self._some_weigh_nothing = weights is not None and bool((weights == 0).any())
 
     def fit(self, targets: Tensor) -> None:
-        """Weigh the classes by how often they occur in targets ``(N,)``."""
+        """Set the class weights by the frequencies of the classes; does nothing without ``class_weights="balanced"``.
+
+        Args:
+            targets: Classes, shape ``(N,)``, integers.
+        """
         if self.wants_fit:
             weights = balanced_weights(torch.bincount(targets.cpu().long()))
             self.register_buffer("class_weights", weights.to(targets.device), persistent=False)
-            self._some_weigh_nothing = True  # The head may know more classes.
+            self._some_weigh_nothing = True  # The head may have more classes than occur in the targets.
 
     def learned(self) -> dict[str, Any] | None:
-        """The weights that balance the classes, if that was asked for."""
+        """Balanced weights of the classes under ``"class_weights"``; empty unless balanced, None before :meth:`fit`."""
         if not self.wants_fit:
             return {}
         return None if self.class_weights is None else {"class_weights": self.get_buffer("class_weights").tolist()}
 
     def take_up(self, learned: Mapping[str, Any]) -> None:
-        """Weigh the classes as :meth:`fit` did, if that is asked for."""
+        """Set the class weights that an earlier :meth:`fit` found; does nothing without ``class_weights="balanced"``.
+
+        Args:
+            learned: Finite weights of at least 0 under ``"class_weights"``, one per class.
+
+        Raises:
+            ValueError: If they are missing or no such numbers.
+        """
         if self.wants_fit:
             weights, known = saved_weights(learned, "class_weights"), self.class_weights
             weights = weights if known is None else weights.to(self.get_buffer("class_weights").device)
@@ -69,20 +84,37 @@ class MulticlassTask(Task):
             self._some_weigh_nothing = True
 
     def weighed(self, target: Tensor) -> int:
-        """Examples of classes that have a weight."""
+        """Number of examples whose class has a weight above 0.
+
+        Args:
+            target: Classes, shape ``(B,)``, integers.
+        """
         if self.class_weights is None or not self._some_weigh_nothing:
             return len(target)
         known = self.get_buffer("class_weights").cpu().nonzero().flatten()
         return int(torch.isin(target.cpu(), known).sum())
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy of logits ``(B, C)`` and classes ``(B,)``."""
+        """Cross-entropy, a scalar: the weighted mean over the batch.
+
+        Args:
+            outputs: Logits, shape ``(B, C)``.
+            target: Classes, shape ``(B,)``, integers.
+        """
         outputs = at_least_float32(outputs)
         weights = self._weights(outputs)
         return F.cross_entropy(outputs, target, weights, label_smoothing=self.label_smoothing)
 
     def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropies of logits ``(B, C)`` and classes ``(B,)``, and the weights of those classes."""
+        """Cross-entropy of each example, and the weight of its class.
+
+        Args:
+            outputs: Logits, shape ``(B, C)``.
+            target: Classes, shape ``(B,)``, integers.
+
+        Returns:
+            Losses times weights, shape ``(B,)``, and the weights, shape ``(B,)``; ones without class weights.
+        """
         outputs = at_least_float32(outputs)
         weights, smoothing = self._weights(outputs), self.label_smoothing
         losses = F.cross_entropy(outputs, target, weights, label_smoothing=smoothing, reduction="none")
@@ -92,15 +124,15 @@ class MulticlassTask(Task):
         if self.class_weights is None:
             return None
         weights = self.get_buffer("class_weights").to(outputs)
-        # Fitted to classes that occur; the head may know more.
+        # The weights are of the classes that occur; the head may have more.
         return F.pad(weights, (0, outputs.shape[-1] - len(weights))) if self.wants_fit else weights
 
     def default_metrics(self, width: int) -> dict[str, Metric]:
-        """Share of examples classified rightly."""
+        """Share of examples classified correctly, as ``"accuracy"``, for logits ``(B, width)``."""
         return {"accuracy": MulticlassAccuracy(width, average="micro", sync_on_compute=False, validate_args=False)}
 
     def target_problem(self, target: Tensor, width: int) -> str | None:
-        """Anything but integers from 0 to C - 1, one per example."""
+        """Description of targets other than one integer from 0 to ``width - 1`` per example; None without fault."""
         if target.is_floating_point():
             return f"expected integer class labels, got {str(target.dtype).removeprefix('torch.')}"
         if target.ndim != 1:
@@ -110,5 +142,5 @@ class MulticlassTask(Task):
         return None
 
     def class_counts(self, target: Tensor, width: int) -> Tensor | None:
-        """Examples per class, shape ``(C,)``."""
+        """Examples per class, shape ``(width,)``, int64, on the CPU, of targets ``(N,)``."""
         return torch.bincount(target.cpu().long(), minlength=width)

@@ -1,4 +1,4 @@
-"""Targets as several tasks look at them."""
+"""Functions of targets that several tasks use: their shape, their faults and the weights of their classes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 def flat(tensor: Tensor) -> Tensor:
-    """Values of shape ``(B,)`` where there is one for each example."""
+    """The same values, of shape ``(B,)`` in place of ``(B, 1)``; tensors of any other shape unchanged."""
     return tensor.squeeze(1) if tensor.ndim == 2 and tensor.shape[1] == 1 else tensor
 
 
 def zero_one_problem(target: Tensor) -> str | None:
-    """What is wrong with targets that should be 0 or 1, or None."""
+    """Description of targets, of any shape, that are not all 0 or 1; None if they are."""
     wrong = (target != 0) & (target != 1)
     if bool(wrong.any()):
         return f"expected targets 0 or 1, got {target[wrong][0].item()}"
@@ -24,13 +24,14 @@ def zero_one_problem(target: Tensor) -> str | None:
 
 
 def balanced_weights(counts: Tensor) -> Tensor:
-    """Weight of each class that gives all of them one say, ``N / (C * count)``, as scikit-learn's ``"balanced"``.
+    """Class weights ``N / (C * count)``, by which all classes have the same total weight, as scikit-learn's "balanced".
 
     Args:
         counts: Examples per class, shape ``(C,)``.
 
     Returns:
-        Shape ``(C,)``, float32, weighted mean 1 over the examples; 0 for a class without any, C counting the others.
+        Shape ``(C,)``, float32, weighted mean 1 over the examples. A class without examples has weight 0 and is not
+        counted in C.
     """
     present = (counts > 0).sum().clamp(min=1)
     weights = counts.sum() / (present * counts.clamp(min=1).double())
@@ -38,17 +39,17 @@ def balanced_weights(counts: Tensor) -> Tensor:
 
 
 def saved_weights(learned: Mapping[str, Any], key: str) -> Tensor:
-    """Weights of classes as a checkpoint or an export has them.
+    """Class weights out of a checkpoint or an export, checked.
 
     Args:
-        learned: What a task learned, by name.
-        key: The name of the weights.
+        learned: Entries as ``Task.learned`` returned them.
+        key: Name of the entry that holds the weights.
 
     Returns:
         Shape ``(C,)``, float32.
 
     Raises:
-        ValueError: If they are missing, or no list of finite numbers of at least 0.
+        ValueError: If the entry is missing, or no list of finite numbers of at least 0.
     """
     found = learned.get(key)
     if not isinstance(found, list) or not found or not all(map(_is_weight, found)):

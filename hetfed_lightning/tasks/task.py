@@ -1,4 +1,8 @@
-"""What a participant predicts: the loss, the distillation loss and the metrics that belong together."""
+"""Task: the loss, the distillation loss and the metrics that belong to one kind of target.
+
+A task of one's own is a subclass with four things: the attributes ``kind`` and ``headline``, and the methods
+:meth:`Task.loss`, :meth:`Task.default_metrics` and :meth:`Task.target_problem`. All other methods have defaults.
+"""
 
 from __future__ import annotations
 
@@ -16,102 +20,156 @@ from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_
 class Task(nn.Module, ABC):
     """Loss, distillation loss and metrics of one kind of target.
 
+    In shapes B is the batch, C the width of the head's outputs, N the number of examples of a data set. Outputs come in
+    the precision of the training, which may be 16 bits; losses and predictions are expected in float32 at least.
+    Targets come after the participant's ``target_transform`` in the losses, and before it in :meth:`fit`,
+    :meth:`target_problem` and :meth:`class_counts`.
+
     Args:
-        metrics: Metrics by the name they are logged under, instead of the task's own. They receive what
-            :meth:`predictions` returns and the targets. Give ``sync_on_compute=False`` metrics when several
-            processes train: participants are not hosted everywhere.
+        metrics: Metrics by logged name, in place of the task's own; the first is the headline unless one bears the
+            task's headline name. They are updated with :meth:`predictions` and :meth:`metric_target`, and cloned for
+            each participant and data set. Set ``sync_on_compute=False`` where several processes train, since a
+            participant is hosted by some of them only.
     """
 
     kind: OutputKind
-    """How outputs are softened when they teach: ``"multiclass"``, ``"binary"``, ``"multilabel"`` or ``"regression"``.
+    """Meaning of the outputs: ``"multiclass"``, ``"binary"``, ``"multilabel"`` or ``"regression"``.
 
-    A task whose outputs are none of these may name a kind of its own. It then has :meth:`predictions` of its own; and
-    where it distils, :meth:`distillation_loss`, and an ``Ensemble`` whose ``kinds`` has that kind.
+    It decides how outputs are softened in distillation. A task may name a kind of its own. It then overrides
+    :meth:`predictions`. To distil, it also overrides :meth:`distillation_loss` and takes an ``Ensemble`` with that kind
+    in its ``kinds``.
     """
 
     headline: str
-    """The metric that summaries, tables and progress bars show."""
+    """Logged name of the metric that summaries, tables and progress bars show, one of :meth:`default_metrics`."""
 
     higher_is_better: bool = True
-    """Whether a larger value of the headline metric is better."""
+    """True if a larger value of the headline metric is better."""
 
     def __init__(self, metrics: Mapping[str, Metric] | None = None) -> None:
         super().__init__()
-        # A plain dictionary, so that metrics own no parameters and appear in no state.
+        # A plain dictionary, not a `ModuleDict`, so that no tensor of a metric appears in a state.
         self._custom_metrics = dict(metrics) if metrics else None
         if self._custom_metrics and self.headline not in self._custom_metrics:
             self.headline = next(iter(self._custom_metrics))
             self.higher_is_better = self._custom_metrics[self.headline].higher_is_better is not False
 
     wants_fit: bool = False
-    """Whether :meth:`fit` is to be called with the participant's own training targets as a training begins."""
+    """True if :meth:`fit` is to be called as each training begins."""
 
     def fit(self, targets: Tensor) -> None:
-        """Learn from the targets of a training set, shape ``(N, ...)``; nothing unless a task says otherwise."""
+        """Learn from the participant's own training targets; called once as each training begins, if ``wants_fit``.
+
+        The default does nothing. An override keeps the results in buffers with ``persistent=False``, so that they are
+        neither shared nor averaged, and returns them from :meth:`learned`. Participants with DP-SGD refuse tasks that
+        want it, since what it learns has no noise.
+
+        Args:
+            targets: All training targets, raw, shape ``(N, ...)``.
+
+        Raises:
+            ValueError: If nothing can be learned from them; the caller adds the participant's name.
+        """
 
     def learned(self) -> dict[str, Any] | None:
-        """Plain numbers that :meth:`fit` found, for the participant's part of checkpoints and for its export.
+        """Plain numbers found by :meth:`fit`, for the participant's checkpoints and exports; empty by default.
 
-        They are no part of ``state_dict``, so nothing of them is shared or averaged.
+        Called whenever a checkpoint is saved. :meth:`take_up` of the result must restore the same loss.
 
         Returns:
-            Lists of numbers by name, empty where there is nothing to keep; None if :meth:`fit` is yet to be called and
-            the loss is not what it will be.
+            Lists of numbers by name, empty if there is nothing to keep; None if :meth:`fit` has still to be called
+            before the loss is meaningful.
         """
         return {}
 
     def take_up(self, learned: Mapping[str, Any]) -> None:
-        """Go on with what :meth:`learned` gave; nothing unless a task says otherwise.
+        """Restore the results of an earlier :meth:`fit`; called as a checkpoint is read. The default does nothing.
+
+        Args:
+            learned: Entries that :meth:`learned` returned, after a round trip through a file.
 
         Raises:
-            ValueError: If something is missing or of another kind, by name.
+            ValueError: If an entry is missing or malformed; the message names the entry.
         """
 
     def weighed(self, target: Tensor) -> int:
-        """Examples that count in the mean of a batch's loss with those of other batches.
+        """Number of examples that a batch counts as in the mean loss of a data set; called for every evaluated batch.
 
-        All of them, unless a task gives some no weight: a batch that has none is left out of the mean.
+        The default is all of them. A task that gives examples weight 0 leaves these out; a batch of 0 does not enter
+        the mean.
+
+        Args:
+            target: Targets of the batch, shape ``(B, ...)``.
         """
         return len(target)
 
     @abstractmethod
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Supervised loss, a scalar in float32 at least: the mean over the batch."""
+        """Supervised loss, a scalar, float32 at least: the mean over the batch, differentiable by the outputs.
 
-    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of each example and its weight: :meth:`loss` is the sum of the ones over the sum of the others.
-
-        A task of one's own need not have it; without, its participants train one after another.
+        Called in every training step and for every evaluated batch. An override leaves both tensors as they are.
 
         Args:
-            outputs: Shape ``(B, C)``.
-            target: Of B examples.
+            outputs: Of the head, shape ``(B, C)``, in the precision of the training.
+            target: Shape ``(B, ...)``.
+        """
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of each example and its weight: :meth:`loss` is the sum of the losses over the sum of the weights.
+
+        Optional: without it participants of this task train one after another instead of as a fleet, and DP-SGD refuses
+        them. An override must keep the examples independent: row i depends on row i of the arguments alone. It runs
+        under ``torch.func.vmap``, so it may not branch on values.
+
+        Args:
+            outputs: Of the head, shape ``(B, C)``.
+            target: Shape ``(B, ...)``.
 
         Returns:
-            Losses times weights, shape ``(B,)``, and the weights, shape ``(B,)``.
+            Losses times weights, shape ``(B,)``, and the weights, shape ``(B,)``, both float32 at least.
+
+        Raises:
+            NotImplementedError: If the task does not override it.
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss by example.")
 
     @abstractmethod
     def default_metrics(self, width: int) -> dict[str, Metric]:
-        """Fresh metrics for outputs of ``width`` columns, by logged name."""
+        """New metrics by logged name, the headline among them; called once per participant and data set.
+
+        Args:
+            width: Width C of the outputs.
+        """
 
     @abstractmethod
     def target_problem(self, target: Tensor, width: int) -> str | None:
-        """What is wrong with ``target`` for a head of ``width`` outputs, or None."""
+        """Description of the first fault of targets; None if they fit. Called before training begins.
+
+        It gets the first training example as a batch of one, and then all targets of every data set that has them in
+        memory. The caller raises a ``ValueError`` of the participant's name and this text, so it reads as "expected X,
+        got Y".
+
+        Args:
+            target: Raw targets, shape ``(N, ...)``; N may be 1.
+            width: Width C of the outputs.
+        """
 
     def metrics(self, width: int) -> dict[str, Metric]:
-        """Fresh metrics for one participant and one data set, by logged name."""
+        """New metrics of one participant and one data set by logged name: copies of the given ones, or the defaults.
+
+        Args:
+            width: Width C of the outputs.
+        """
         if self._custom_metrics is not None:
             return {name: metric.clone() for name, metric in self._custom_metrics.items()}
         return self.default_metrics(width)
 
     def prefers_higher(self, metric: str) -> bool:
-        """Whether a larger value of a metric is better, as torchmetrics says of it.
+        """True if a larger value of a metric is better, by torchmetrics' ``higher_is_better``.
 
         Args:
-            metric: Its logged name. One that is none of the task's, logged by a participant of one's own, counts as
-                better the larger it is.
+            metric: Its logged name. Metrics unknown to the task, such as those of a participant's own
+                ``validation_step``, count as better the larger they are.
         """
         if metric == self.headline:
             return self.higher_is_better
@@ -119,10 +177,15 @@ class Task(nn.Module, ABC):
         return made is None or made.higher_is_better is not False
 
     def predictions(self, outputs: Tensor) -> Tensor:
-        """What metrics and users see: probabilities, or values in a regression.
+        """Predictions for metrics and users, shape ``(B, C)``, float32 at least: probabilities, or values.
+
+        Called for every evaluated batch and in ``predict``. A task of a kind of its own overrides it.
+
+        Args:
+            outputs: Of the head, shape ``(B, C)``.
 
         Raises:
-            ValueError: If the task is of a kind of its own and does not say what it predicts.
+            ValueError: If the task is of a kind of its own and does not override this.
         """
         if self.kind not in KINDS:
             raise ValueError(
@@ -132,29 +195,46 @@ class Task(nn.Module, ABC):
         return soften(outputs, 1.0, self.kind)
 
     def metric_target(self, target: Tensor) -> Tensor:
-        """Targets in the shape of :meth:`predictions`, and like them in float32 at least."""
+        """Targets for metrics, of a shape that fits :meth:`predictions`; floating ones in float32 at least.
+
+        Args:
+            target: Shape ``(B, ...)``.
+        """
         return at_least_float32(target) if target.is_floating_point() else target
 
     def distillation_loss(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        """Loss against an ensemble's softened targets, of the size that its temperature asks for."""
+        """Loss against the softened targets of an ensemble, a scalar, float32 at least: the mean over the batch.
+
+        Called in every step on public batches. The losses of logits are multiplied by the squared temperature, so that
+        the temperature does not change their weight; an override should keep that.
+
+        Args:
+            outputs: Of the student's head, shape ``(B, C)``.
+            targets: Of the ensemble, shape ``(B, C)``, softened at the temperature; constants.
+            temperature: Finite and above 0.
+        """
         return self.example_distillation_losses(outputs, targets, temperature).mean()
 
     def example_distillation_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        """Loss of each example, whose mean :meth:`distillation_loss` is, shape ``(B,)``.
+        """Distillation loss of each example, shape ``(B,)``; :meth:`distillation_loss` is their mean.
 
-        A task with a ``distillation_loss`` of its own need not have it; without, its participants distil one after
-        another.
+        A task that overrides :meth:`distillation_loss` alone keeps working: its participants then distil one after
+        another instead of as a fleet.
 
         Args:
-            outputs: Shape ``(B, C)``.
-            targets: Shape ``(B, C)``, softened at the temperature.
+            outputs: Of the student's head, shape ``(B, C)``.
+            targets: Of the ensemble, shape ``(B, C)``, softened at the temperature; constants.
             temperature: Finite and above 0.
         """
         return distillation_losses(outputs, targets, temperature, self.kind)
 
     @property
     def distils(self) -> bool:
-        """Whether there is a distillation loss: every kind but one's own has one, which has to bring it."""
+        """True if there is a distillation loss.
+
+        Tasks of the four kinds always have one. A task of a kind of its own has it if it overrides one of the two
+        methods.
+        """
         own = type(self)
         brings = (
             own.distillation_loss is not Task.distillation_loss
@@ -163,6 +243,13 @@ class Task(nn.Module, ABC):
         return self.kind in KINDS or brings
 
     def class_counts(self, target: Tensor, width: int) -> Tensor | None:
-        """Examples per class (per label for multilabel), or None where there are no classes."""
+        """Examples per class, shape ``(C,)``, of multilabel positive examples per label; None if there are no classes.
+
+        Called before training begins, and where an ensemble needs class counts. Counts are int64 on the CPU.
+
+        Args:
+            target: Raw targets, shape ``(N, ...)``.
+            width: Width C of the outputs.
+        """
         del target, width
         return None
