@@ -27,8 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def saved_participants(local: Mapping[str, LocalOptimization], scheduled_rounds: int) -> dict[str, Any]:
-    """Checkpoint entries of participants: numbers of optimizers and schedulers, counters, loss scales, privacy
-    accounts.
+    """Checkpoint entries of participants: numbers of optimizers and schedulers, step counts, loss scales, privacy.
 
     Args:
         local: Optimizers and schedulers of each participant, in order.
