@@ -1,4 +1,4 @@
-"""``hetfed`` on the command line."""
+"""The command line, ``hetfed``."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ __all__ = ["load_participant", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run ``hetfed`` and leave with its exit code: 0, or 2 for input that cannot be used."""
+    """Run ``hetfed`` and exit with its code: 0, or 2 for input that cannot be used."""
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))

@@ -1,9 +1,9 @@
-"""What a configuration may name: a YAML file that somebody else wrote must not run code of its choice.
+"""Names that a configuration may use: a YAML file by somebody else must not run code of its choice.
 
-Everything is denied but the packages below, and what ``--allow_import`` adds. Whole packages would be too much: a path
-may name a function too, which is called with the arguments that stand below it, and some import a module by its name,
-run a file, delete a folder or fetch a model (``torch.hub``, ``lightning.pytorch.cli.instantiate_class``,
-``torchmetrics.text.BERTScore``). Nor is a configuration fetched from an address, as Lightning would do.
+All are denied but the packages below and those of ``--allow_import``. Whole packages would be too much. A path may name
+a function too, which is called with the arguments below it, and some functions import a module by its name, run a file,
+delete a folder or fetch a model (``torch.hub``, ``lightning.pytorch.cli.instantiate_class``,
+``torchmetrics.text.BERTScore``). Configurations are not fetched from addresses either, as Lightning would do.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OPEN = frozenset(
         *("privacy", "tasks", "transfer"),
     }
 )
-"""Modules of this package that hold what a configuration is made of; the others are closed."""
+"""Modules of this package whose classes a configuration may name; all others are closed."""
 
 DENIED = (
     "*",
@@ -64,11 +64,11 @@ DENIED = (
 
 
 def restrict_imports(extra: Sequence[str] = ()) -> None:
-    """Allow a configuration to name these packages alone, in this process and from now on.
+    """Allow configurations to name the packages of ``ALLOWED`` and these alone, in this process and from now on.
 
     Args:
-        extra: Dotted paths of packages, modules or objects to allow as well, such as the user's own package; they
-            may lie in the current folder.
+        extra: Dotted paths of packages, modules or objects to allow as well, such as the user's own package; they may
+            lie in the current folder.
 
     Raises:
         ValueError: If an entry is no dotted path, or would allow everything.
@@ -79,7 +79,11 @@ def restrict_imports(extra: Sequence[str] = ()) -> None:
 
 @contextmanager
 def restricted_imports(extra: Sequence[str] = ()) -> Iterator[None]:
-    """Allow these packages alone, and afterwards what was allowed before: for use inside of somebody's program."""
+    """Context in which these packages alone are allowed, for use inside of another program.
+
+    Args:
+        extra: Dotted paths to allow as well, as for :func:`restrict_imports`.
+    """
     before = deepcopy(jsonargparse_common.parsing_settings)
     try:
         _allow(extra)
@@ -90,10 +94,10 @@ def restricted_imports(extra: Sequence[str] = ()) -> Iterator[None]:
 
 
 def _allow(extra: Sequence[str]) -> None:
-    if extra and str(Path.cwd()) not in sys.path:  # As `python -m` does; a console script starts without it.
+    if extra and str(Path.cwd()) not in sys.path:  # As under `python -m`; a console script starts without it.
         sys.path.append(str(Path.cwd()))
     allowed = [*ALLOWED, *extra]
-    # jsonargparse adds to what it has: what an earlier command of this process allowed is taken back.
+    # jsonargparse only adds to its lists, so paths that an earlier command of this process allowed are denied again.
     before: dict[str, bool] = jsonargparse_common.parsing_settings["import_path_verdicts"]
     stale = [path for path, may_be_named in before.items() if may_be_named and path not in allowed]
     set_parsing_settings(import_path_denylist=[*DENIED, *stale], import_path_allowlist=allowed)

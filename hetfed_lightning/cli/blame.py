@@ -1,4 +1,4 @@
-"""Whose settings an error comes from that says nothing of it, as those of torch do."""
+"""Errors that do not say where they come from, such as torch's, traced to the participant whose settings cause them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from hetfed_lightning.groups import ParticipantGroup
 from hetfed_lightning.participant import Participant
 
 FAULTS = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, AttributeError, ImportError, MemoryError)
-"""What classes raise of arguments that are no good to them."""
+"""Errors that classes raise of arguments that they cannot use."""
 
 
 @contextmanager
 def naming_participants(model: Any) -> Iterator[None]:
-    """Make of an error of this block one that names the participant who cannot be made, where that is the reason.
+    """Context that turns an error of making a participant into one that names the participant.
 
     Args:
         model: Settings of the federation.
 
     Raises:
-        ConfigError: Naming the participant.
+        ConfigError: If a participant cannot be made; names it. Other errors are raised as they are.
     """
     try:
         yield
@@ -47,7 +47,7 @@ def naming_participants(model: Any) -> Iterator[None]:
 
 
 def made(settings: Any) -> Any:
-    """The participant (or group of them) of parsed settings."""
+    """Participant (or group of them) made of parsed settings."""
     parser = ArgumentParser(exit_on_error=False)
     plain = settings.as_dict() if isinstance(settings, Namespace) else settings
     parser.add_argument("--participant", type=ParticipantGroup if is_group(plain) else Participant)
@@ -55,12 +55,12 @@ def made(settings: Any) -> Any:
 
 
 def first_lines(message: str) -> str:
-    """A message without the addresses in the machine's code that torch adds."""
+    """Message of an error without the addresses in torch's machine code that follow it."""
     return re.split(r"\n\s*Exception raised from", message, maxsplit=1)[0].rstrip()
 
 
 def _nulls(settings: Any, above: tuple[str, ...]) -> Iterator[str]:
-    """Keys below which nothing stands though something has to: null is not their default."""
+    """Keys with the value null whose default is another."""
     settings = settings.as_dict() if isinstance(settings, Namespace) else settings
     if not isinstance(settings, Mapping):
         return
@@ -76,7 +76,7 @@ def _nulls(settings: Any, above: tuple[str, ...]) -> Iterator[str]:
 
 
 def _defaults_of(made_by: Any) -> Mapping[str, Any]:
-    """Defaults of what a class is made of, by name; nothing where it does not say."""
+    """Defaults of a class's arguments, by name; empty if they are unknown."""
     try:
         return {name: one.default for name, one in inspect.signature(made_by).parameters.items()}
     except (TypeError, ValueError):

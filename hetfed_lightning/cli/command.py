@@ -1,4 +1,4 @@
-"""The command line: LightningCLI for federations."""
+"""The command line's main commands: LightningCLI for federations."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from hetfed_lightning.paths import with_home
 log = logging.getLogger(__name__)
 
 RESERVED = ("best", "last", "hpc", "registry")
-"""What ``--ckpt_path`` may say instead of a file."""
+"""Words that ``--ckpt_path`` may have in place of a file."""
 
 SEEDS = 2**32
-"""How many there are; NumPy takes no others."""
+"""Number of possible seeds; NumPy takes no others."""
 
 MOST_THREADS = 1024
 
@@ -55,12 +55,12 @@ for in the current folder too."""
 class FederatedCLI(LightningCLI):
     """``hetfed fit|validate|test|predict``: a federation, its data and its Trainer from YAML and options.
 
-    Several ``-c`` files are merged deeply, so that a file that holds one participant adds it to those of the files
-    before it, and ``--model.participants.NAME.init_args...`` overrides a single value.
+    Several ``-c`` files are merged deeply: a file with one participant adds it to those of the files before it, and
+    ``--model.participants.NAME.init_args...`` overrides a single value.
 
     Args:
         args: Command line without the program's name.
-        run: Whether there is a subcommand to run; without one, classes alone are made.
+        run: True to run a subcommand; False to make the classes alone.
     """
 
     model: Federation
@@ -92,7 +92,7 @@ class FederatedCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what belongs to the process; no value may be the name of another file to read, which nobody checked."""
+        """Add options of the process, and make the parser read no other file that a value may name, being unchecked."""
         read_no_other_file(parser)
         parser.add_argument(
             "--threads",
@@ -102,7 +102,15 @@ class FederatedCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Merge the configuration files, check each participant by itself, and parse the whole."""
+        """Merge the configuration files, check each participant by itself, and parse the whole.
+
+        Args:
+            parser: Parser of the classes.
+            args: Command line without the program's name.
+
+        Raises:
+            ConfigError: If a file, a participant or a number cannot be used; names it.
+        """
         command = [args[0]] if args and not args[0].startswith("-") else []
         found = split_arguments(args[len(command) :])
         restrict_imports(found.allow_import)
@@ -128,12 +136,12 @@ class FederatedCLI(LightningCLI):
         self._guard_checkpoint(settings if command else None, resuming=command == ["fit"])
 
     def read_configs(self, found: Arguments) -> dict[str, Any]:
-        """The configuration of the files that a command line names."""
+        """Merged configuration of the files on a command line."""
         return load_configs(found.configs, found.participants)
 
     @staticmethod
     def _guard_checkpoint(settings: Any, *, resuming: bool) -> None:
-        """Check the file before anything is made. Lightning would fetch one from an address, and run its code."""
+        """Check the checkpoint before any class is made: Lightning would fetch one from an address, and run it."""
         if settings is None or "ckpt_path" not in settings:
             return
         path = settings.ckpt_path
@@ -144,7 +152,7 @@ class FederatedCLI(LightningCLI):
             settings.weights_only = True
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: a federation is made of its configuration alone, and a damaged file may yet be gone back from."""
+        """Do nothing: a federation is made of its configuration alone, and an older file may replace a damaged one."""
 
     def instantiate_classes(self) -> None:
         """Make the classes; the monitor and the run's record show the resolved configuration."""
@@ -159,16 +167,16 @@ class FederatedCLI(LightningCLI):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Make the Trainer; what the configuration sets takes the place of the defaults."""
+        """Trainer whose defaults give way to the configuration's settings."""
         settings = self._get(self.config_init, "trainer", default={})
         self.trainer_defaults["callbacks"] = self.default_callbacks(settings)
         return super().instantiate_trainer(**kwargs)
 
     def default_callbacks(self, settings: Any) -> list[L.Callback]:
-        """The default callbacks that a Trainer's settings neither replace nor switch off.
+        """Default callbacks that a Trainer's settings neither replace nor switch off.
 
         Args:
-            settings: Of the Trainer, its callbacks made.
+            settings: Settings of the Trainer, its callbacks made.
         """
         callbacks = settings.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
@@ -190,7 +198,7 @@ class FederatedCLI(LightningCLI):
 
     @property
     def folder(self) -> Path:
-        """Where this run writes."""
+        """Folder of this run's files."""
         return run_folder(self.trainer)
 
     def _report(self, stage: str) -> None:
@@ -203,7 +211,7 @@ class FederatedCLI(LightningCLI):
             log.info("\n%s (own: each participant's own data; global: everyone's)\n\n%s\n", what, table.text())
 
     def after_fit(self) -> None:
-        """Show where everybody stands."""
+        """Log each participant's validation figures, and the places of logs and checkpoint."""
         if not self.model.has_trained:
             log.info("`%s validate` measures what the checkpoint holds.", self.prog)
             return
@@ -222,7 +230,7 @@ class FederatedCLI(LightningCLI):
             log.warning("No --ckpt_path was given: these are networks that nobody has trained.")
 
     def fit(self, **arguments: Any) -> None:
-        """Train; if a signal ends that, say which command goes on."""
+        """Train; if a signal ends that, log the command that goes on."""
         try:
             self.trainer.fit(**arguments)
         except SIGTERMException:
@@ -238,13 +246,13 @@ class FederatedCLI(LightningCLI):
         log.info("To go on:\n  %s fit %s --ckpt_path %s", self.prog, found, preemption.file)
 
     def validate(self, **arguments: Any) -> None:
-        """Validate, and show one table instead of a block per loader."""
+        """Validate, and log one table instead of a block per loader."""
         self._warn_untrained(arguments.get("ckpt_path"))
         self.trainer.validate(**arguments | {"verbose": False})
         self._report("val")
 
     def test(self, **arguments: Any) -> None:
-        """Test, and show one table instead of a block per loader."""
+        """Test, and log one table instead of a block per loader."""
         self._warn_untrained(arguments.get("ckpt_path"))
         self.trainer.test(**arguments | {"verbose": False})
         self._report("test")
@@ -265,14 +273,14 @@ class FederatedCLI(LightningCLI):
 
 
 def _classes(federation: Federation, name: str) -> tuple[str, ...]:
-    """Names of a participant's classes by label (the student's where all participants have the same); () if unknown."""
+    """Names of a participant's classes by label, () if unknown; the student's if all participants have the same."""
     asked = federation.members().values() if name == STUDENT else [federation[name]]
     known = {() if one.schema is None else one.schema.classes for one in asked}
     return known.pop() if len(known) == 1 else ()
 
 
 def _check_numbers(settings: Any) -> None:
-    """Refuse what a library would refuse later, without naming the key."""
+    """Refuse numbers that a library would refuse later without naming the key."""
     seed, threads = settings.get("seed_everything"), settings.get("threads")
     if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < SEEDS:
         raise ConfigError(f"seed_everything: expected an integer from 0 to {SEEDS - 1}, got {seed}.")

@@ -1,4 +1,4 @@
-"""``hetfed compare``: the federation beside what its participants could do without it, on the same seeds."""
+"""``hetfed compare``: the federation beside its participants alone and all data pooled, on the same seeds."""
 
 from __future__ import annotations
 
@@ -61,25 +61,25 @@ local_only]'`."""
         parser.add_argument("--output", type=str, default="runs/compare", help="Folder of the tables.")
 
     def instantiate_classes(self) -> None:
-        """Nothing yet: every run has its own."""
+        """Make no class yet: every run has its own."""
         self.set_threads()
 
     def compare(self) -> list[Outcome]:
-        """Train every arm on every seed, print the table and write it."""
+        """Outcomes of every arm on every seed; prints and writes their table."""
         for noisy in ("lightning.pytorch", "hetfed_lightning.callbacks", "hetfed_lightning.fleets"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
-        # Of alike participants one alone trains on pooled data, and the others are said never to.
+        # On pooled data alike participants are trained once; a warning says that the others never train.
         logging.getLogger("hetfed_lightning.preflight").setLevel(logging.ERROR)
         seeds = list(range(self.config.seeds)) if isinstance(self.config.seeds, int) else list(self.config.seeds)
         outcomes: list[Outcome] = []
         for seed in seeds:
             for arm in self.config.arms:
                 found = self.run_arm(arm, seed)
-                # Whose data leave what undefined has been said, and is the same for all arms and most seeds.
+                # Undefined metrics have been named once, and are the same for all arms and most seeds.
                 logging.getLogger("hetfed_lightning.undefined").setLevel(logging.ERROR)
                 outcomes += found
                 for metric in self.config.metrics or ():
-                    of_metric(found, metric)  # A name mistaken is told after the first training, not after the last.
+                    of_metric(found, metric)  # A mistaken name is refused after the first training, not the last.
                 members = [one for one in found if one.participant != STUDENT and one.headline]
                 own, everyone = mean_of(one.own for one in members), mean_of(one.everyone for one in members)
                 log.info("seed %d  %-11s  own %s  global %s", seed, arm, figure(own), figure(everyone))
@@ -91,7 +91,12 @@ local_only]'`."""
         return outcomes
 
     def run_arm(self, arm: Arm, seed: int) -> list[Outcome]:
-        """One training and its test."""
+        """Outcomes of one training and its test.
+
+        Args:
+            arm: The kind of training.
+            seed: Seed of weights, split and batches.
+        """
         config = self.config.clone()
         config.seed_everything = seed
         config.model.seed = seed
@@ -149,7 +154,7 @@ local_only]'`."""
 
 
 def same_recipes(participants: Mapping[str, Any]) -> dict[str, str]:
-    """Participants whose configuration repeats an earlier one's, and whose: on pooled data they are one model."""
+    """Participants whose configuration repeats an earlier one's, with that one: on pooled data they are one model."""
     first: dict[str, str] = {}
     aliases = {}
     plain = {name: one.as_dict() if isinstance(one, Namespace) else one for name, one in participants.items()}
@@ -166,14 +171,14 @@ def same_recipes(participants: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_poolable(data: FederatedData, schemas: Mapping[str, DataSchema] = MappingProxyType({})) -> None:
-    """Refuse to centralise data of different forms, such as a panel of genes here and none there.
+    """Refuse to pool data of different forms, such as a panel of genes at one participant alone.
 
     Args:
-        data: Of everyone.
-        schemas: What the columns of each participant's data mean, by name, where that is known.
+        data: Data of all participants.
+        schemas: Meaning of the columns of each participant's data, by name, if known.
 
     Raises:
-        ConfigError: Naming the participants that differ and the inputs.
+        ConfigError: If forms differ; names the participants and the inputs.
     """
     try:
         refuse_mixed_columns(schemas, "pooled training data")
@@ -186,7 +191,7 @@ def check_poolable(data: FederatedData, schemas: Mapping[str, DataSchema] = Mapp
 
 
 def centralised_data(data: FederatedData) -> FederatedData:
-    """Every participant trains on everyone's training data, as if it could be pooled."""
+    """Data in which each participant's training set is all participants' training data, pooled."""
     everything = pooled(data.train)
     return FederatedData(
         dict.fromkeys(data.train, everything), data.val, data.test, data.public, data.global_val, data.global_test
@@ -194,13 +199,13 @@ def centralised_data(data: FederatedData) -> FederatedData:
 
 
 def outcomes_of(arm: Arm, seed: int, federation: Federation, metrics: Mapping[str, float]) -> list[Outcome]:
-    """A row per participant and test metric, the headline first; losses are left out, which do not compare.
+    """Outcomes of each participant by test metric, the headline first; losses are left out, being not comparable.
 
     Args:
         arm: The kind of training.
         seed: Its seed.
-        federation: Whose members were tested.
-        metrics: What the test gave, by tag.
+        federation: Federation whose members were tested.
+        metrics: Values of the test, by tag.
     """
     found = []
     for name, participant in federation.everyone().items():

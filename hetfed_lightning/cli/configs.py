@@ -25,13 +25,13 @@ PARTICIPANTS = "model.participants"
 
 @dataclass
 class Arguments:
-    """A command line, taken apart.
+    """A command line, split by the parts that handle it.
 
     Attributes:
         configs: Configuration files, in order.
         participants: Overrides below ``model.participants``, as (path below it, value as YAML text).
-        allow_import: What ``--allow_import`` names.
-        rest: Everything else, as given.
+        allow_import: Values of ``--allow_import``.
+        rest: All other arguments, as given.
     """
 
     configs: list[str] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Arguments:
 
 
 def split_arguments(arguments: Sequence[str]) -> Arguments:
-    """Separate what this module handles from what jsonargparse does.
+    """Arguments of a command line, split into those handled here and those for jsonargparse.
 
     Raises:
         ConfigError: If an option lacks its value.
@@ -70,13 +70,13 @@ def _value(iterator: Iterator[str], option: str) -> str:
 
 
 def load_configs(paths: Sequence[str], overrides: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
-    """One configuration of several files, later ones over earlier ones, and participants' overrides over all.
+    """Configuration merged from several files, later over earlier, and participants' overrides over all.
 
-    Groups are merged in their short form (``count`` beside ``class_path``) and returned as the parser takes them.
+    Groups are merged in their short form (``count`` beside ``class_path``) and returned in the parser's form.
 
     Args:
         paths: YAML or JSON files.
-        overrides: ``("hospital_a.init_args.local_epochs", "3")`` and so on; ``init_args`` may be left out.
+        overrides: Pairs such as ``("hospital_a.init_args.local_epochs", "3")``; ``init_args`` may be left out.
 
     Raises:
         ConfigError: If a file cannot be read or an override names no participant.
@@ -115,7 +115,7 @@ def load_configs(paths: Sequence[str], overrides: Sequence[tuple[str, str]] = ()
 
 
 def _without_empty_arguments(tree: Any) -> Any:
-    """The same, where ``init_args:`` with nothing below it means no arguments."""
+    """The same tree without ``init_args:`` that have nothing below them, meaning no arguments."""
     if isinstance(tree, list):
         return [_without_empty_arguments(one) for one in tree]
     if not isinstance(tree, dict):
@@ -128,17 +128,17 @@ def _without_empty_arguments(tree: Any) -> Any:
 
 
 def check_checkpoint(path: str, *, resuming: bool = False, trusted: bool = False) -> None:
-    """Refuse a checkpoint that is an address, is missing, is not whole, or holds more than weights.
+    """Refuse a checkpoint that is an address, is missing, is damaged, or holds more than weights.
 
     None of its code runs.
 
     Args:
         path: The file.
-        resuming: Whether training goes on from it, or from another one in its folder if it is damaged.
-        trusted: Whether it may hold what runs code.
+        resuming: True if training goes on from it, or from another one in its folder if it is damaged.
+        trusted: True if it may hold code that runs.
 
     Raises:
-        ConfigError: Naming the file.
+        ConfigError: If it is refused; names the file.
     """
     try:
         refuse_address(path)

@@ -1,4 +1,4 @@
-"""The error of the command line that is told as one sentence."""
+"""The error of the command line that is shown as one sentence."""
 
 from __future__ import annotations
 

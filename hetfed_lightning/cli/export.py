@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 WEIGHTS = "weights.safetensors"
 CONFIG = "participant.yaml"
 SCHEMA = "schema.yaml"
-"""Columns and classes in order, and what fills gaps, of a participant that was trained on a table."""
+"""File of a participant trained on a table: columns and classes in order, and values that fill gaps."""
 LEARNED = "task.yaml"
-"""What the task of a participant learned of its training data, such as class weights that balance it."""
+"""File of values that a participant's task learned of its training data, such as balancing class weights."""
 
 
 def export_command(arguments: Sequence[str]) -> None:
@@ -57,9 +57,15 @@ def export_command(arguments: Sequence[str]) -> None:
 
 
 def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder: Path) -> Path:
-    """Write one participant's weights as safetensors, its configuration, data's schema and class weights as YAML.
+    """Folder with one participant's weights as safetensors, and its configuration, schema and class weights as YAML.
 
-    Nothing of anybody else's is written.
+    Nothing of any other participant is written.
+
+    Args:
+        config: Configuration of the run.
+        ckpt_path: Checkpoint of the federation.
+        name: The participant.
+        folder: Folder to write.
 
     Raises:
         ConfigError: If the configuration or the checkpoint has no such participant.
@@ -78,7 +84,7 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
     settings = json.loads(json.dumps(everyone[name]))
     try:
         participant = made(settings)
-        participant.load_state_dict(state)  # What is written must load.
+        participant.load_state_dict(state)  # The written file must load.
     except FAULTS as error:
         raise ConfigError(
             f"participant {name!r} of the configuration is not the one in {ckpt_path}: {error}. Use the config.yaml of "
@@ -101,10 +107,10 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
 
 
 def load_participant(folder: str | Path, allow_import: Sequence[str] = ()) -> Participant:
-    """The participant of an exported folder, with its weights, outside of any federation.
+    """Participant of an exported folder, with its weights, outside of any federation.
 
     Args:
-        folder: What ``hetfed export`` wrote.
+        folder: Folder that ``hetfed export`` wrote.
         allow_import: Packages that its configuration may name, beside those that every configuration may.
 
     Raises:

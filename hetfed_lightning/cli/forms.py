@@ -1,7 +1,7 @@
-"""The form that a configuration has to have, told before a parser that knows classes alone speaks of other things.
+"""Form of a configuration, checked before the parser, whose errors speak of classes and not of the mistake.
 
-Settings beside ``class_path`` instead of below ``init_args``, a misspelled ``class_path``, participants beside
-``participants`` instead of below: everyday slips, of which the parser says what it tried last.
+Everyday slips are settings beside ``class_path`` instead of below ``init_args``, a misspelled ``class_path``, and
+participants beside ``participants`` instead of below. The parser's message names the last alternative it tried.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.federation import Federation
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
-"""All that may stand where a class is named."""
+"""All keys that may stand where a class is named."""
 
 SECTIONS = ("trainer", "data")
 OF_CLASSES = ("callbacks", "logger", "plugins")
@@ -25,7 +25,7 @@ _MEANT = {
     **dict.fromkeys(("class", "classpath", "class-path", "classPath", "class_name", "cls", "_target_"), "class_path"),
     **dict.fromkeys(("args", "init", "initargs", "init-args", "arguments", "kwargs", "params"), "init_args"),
 }
-"""Keys that people write for these, by memory of other programs."""
+"""Keys of other programs that people write for ``class_path`` and ``init_args``."""
 
 _CLASS = re.compile(r"(?:\w+\.)+[A-Z]\w*")
 
@@ -34,11 +34,11 @@ def check_form(config: Mapping[str, Any], where: str) -> None:
     """Refuse a configuration whose classes and sections are not written as they have to be.
 
     Args:
-        config: What stands in a file, or in several of them laid over each other.
+        config: Content of a file, or of several of them merged.
         where: The file or files, for messages.
 
     Raises:
-        ConfigError: Naming the file, the key and how it is written.
+        ConfigError: If one is not; names the file, the key and how to write it.
     """
     for section in SECTIONS:
         found = config.get(section)
@@ -52,7 +52,7 @@ def check_form(config: Mapping[str, Any], where: str) -> None:
 
 
 def _check_model(model: Any, where: str) -> None:
-    """Participants stand below ``participants``."""
+    """Refuse participants that do not stand below ``participants``."""
     if not isinstance(model, Mapping):
         return
     known = set(inspect.signature(Federation).parameters)
@@ -70,7 +70,7 @@ def _check_model(model: Any, where: str) -> None:
 
 
 def _check_trainer(trainer: Any, where: str) -> None:
-    """What a Trainer is given many of is named by its class."""
+    """Refuse items of a Trainer's lists of objects that are not named by a class."""
     for key in OF_CLASSES if isinstance(trainer, Mapping) else ():
         found = trainer.get(key)
         for place, one in enumerate(found if isinstance(found, list) else [found]):
@@ -86,7 +86,7 @@ def _is_class_as_key(settings: Mapping[Any, Any]) -> bool:
 
 
 def _check_class(settings: Mapping[Any, Any], keys: tuple[str, ...], where: str) -> None:
-    """Settings of a class stand below ``init_args``."""
+    """Refuse settings of a class that do not stand below ``init_args``."""
     place = f"{where}: {'.'.join(keys)}" if keys else where
     for written, meant in _MEANT.items():
         beside = "init_args" in settings or (isinstance(settings.get(written), str) and _CLASS.match(settings[written]))
@@ -107,7 +107,7 @@ def _check_class(settings: Mapping[Any, Any], keys: tuple[str, ...], where: str)
 
 
 def _check_slips(settings: Mapping[Any, Any], keys: tuple[str, ...], where: str) -> None:
-    """Keys that are no keys: of YAML in braces, every text without ``: `` is a key without value."""
+    """Refuse keys without value that are slips: in YAML's braces every text without ``: `` is such a key."""
     place = f"{where}: {'.'.join(keys)}" if keys else where
     for key, value in settings.items():
         text = str(key)

@@ -1,8 +1,9 @@
 """Groups in a configuration: ``clinic: {count: 100, class_path: ..., init_args: ...}`` is a participant with a count.
 
-Files and overrides are merged in that short form, so that ``--model.participants.clinic.init_args.optimizer...`` and a
-second file reach what is below it as they do for a single participant. The parser is given a
-:class:`~hetfed_lightning.ParticipantGroup`, which it reads and makes once, however large the count is.
+Files and overrides are merged in that short form, so that a second file and
+``--model.participants.clinic.init_args.optimizer...`` reach the settings below it as for a single participant. The
+parser is given a :class:`~hetfed_lightning.ParticipantGroup`, which it reads and makes once, however large the count
+is.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ _PATHS = {GROUP, "hetfed_lightning.groups.ParticipantGroup"}
 
 
 def is_group(settings: Any) -> bool:
-    """Whether a participant's settings are those of a group, in the form that the parser takes."""
+    """True if a participant's settings are those of a group, in the parser's form."""
     return isinstance(settings, Mapping) and str(settings.get("class_path")) in _PATHS
 
 
 def short_form(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration in which groups are participants with a ``count``, as people write them."""
+    """Configuration in which groups are participants with a ``count``, as people write them."""
     return _with_participants(config, lambda found: {name: _shortened(one) for name, one in found.items()})
 
 
 def full_form(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration in which groups are as the parser takes them.
+    """Configuration in which groups have the parser's form.
 
-    A member that is listed by itself, with as little as it has of its own, becomes a whole participant: the group's
-    settings with its own over them.
+    A member that is listed by itself, with its own settings alone, becomes a whole participant: the group's settings
+    with its own over them.
 
     Raises:
         ValueError: If a name looks like a group's member and is none.
@@ -40,10 +41,10 @@ def full_form(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def template_of(name: str, participants: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Settings of the group in which ``name`` is a member, in the short form and without the count.
+    """Settings of the group that ``name`` is a member of, in the short form without the count; None for no group.
 
     Args:
-        name: Of a participant.
+        name: Name of a participant.
         participants: Settings by name, in the short form.
 
     Raises:
@@ -57,7 +58,7 @@ def settings_by_member(participants: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of every participant, those of groups once for each member.
 
     Args:
-        participants: Settings by name, in the form that the parser takes.
+        participants: Settings by name, in the parser's form.
     """
     found: dict[str, Any] = {}
     for name, settings in participants.items():

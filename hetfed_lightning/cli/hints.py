@@ -35,10 +35,10 @@ _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 
 
 def check_participants(config: dict[str, Any]) -> None:
-    """Refuse a participant's configuration by its name.
+    """Refuse a configuration of a participant that the parser cannot use.
 
     Raises:
-        ConfigError: Naming the participant and the key.
+        ConfigError: If there is one; names the participant and the key.
     """
     model = config.get("model") or {}
     if not isinstance(model, dict):
@@ -59,7 +59,7 @@ def check_participants(config: dict[str, Any]) -> None:
             count, settings = settings["init_args"].get("count"), settings["init_args"].get("participant")  # noqa: PLW2901
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ConfigError(f"{label}: expected count to be an integer of at least 1, got {count!r}.")
-        if repr(settings) in sound:  # as where YAML anchors repeat one
+        if repr(settings) in sound:  # As with YAML anchors, which repeat one.
             continue
         if not isinstance(settings, dict):
             raise ConfigError(f"{label}: expected class_path and init_args, got {settings!r}.")
@@ -77,10 +77,10 @@ def check_participants(config: dict[str, Any]) -> None:
 
 
 def condensed(message: str) -> str:
-    """A parser's message without the types that were not meant and the whole value that did not fit.
+    """A parser's message without the alternatives that were not meant, and without a long value.
 
-    jsonargparse reports every alternative of a parameter, none of which a reader has in mind but the one that was
-    tried, and repeats the value, which for data or callbacks is a page.
+    jsonargparse reports every alternative of a parameter, though a reader has one in mind, and repeats the value, which
+    for data or callbacks is a page.
     """
     lines = message.split("\n")
     start = next((i for i, line in enumerate(lines) if _UNION in line), None)
@@ -100,7 +100,7 @@ def condensed(message: str) -> str:
     meant = ["\n".join(item) for item in items if not item[0].startswith(_NOT_MEANT)]
     if not meant:
         return message
-    # What stands before names the key; what comes after the alternatives is the value, shown where it is short.
+    # The text before names the key; the text after the alternatives is the value, shown if it is short.
     before = [line.strip() for line in lines[:start] if line.strip()]
     before += [lines[start].split(_UNION)[0].strip()] if lines[start].split(_UNION)[0].strip() else []
     after = [line.strip() for line in lines[errors:] if line.strip().startswith("Given value: ")]
@@ -109,11 +109,11 @@ def condensed(message: str) -> str:
 
 
 def explained(message: str, option: str = "--allow_import ") -> str:
-    """A parser's message, shortened, with what was probably meant.
+    """A parser's message, shortened, with the key or option that was probably meant.
 
     Args:
-        message: Of jsonargparse.
-        option: By which what a configuration may not name can be allowed.
+        message: Message of jsonargparse.
+        option: Option that allows a name denied to configurations.
     """
     full, message = message, condensed(message)
     hint = _hint(full, option)
@@ -123,7 +123,7 @@ def explained(message: str, option: str = "--allow_import ") -> str:
 
 
 def _hint(message: str, option: str) -> str | None:
-    """What was probably meant, to be added to a message; a whole sentence where imports are denied."""
+    """Key or option that was probably meant, to be added to a message; a whole sentence if an import is denied."""
     denied = _DENIED.search(message)
     if denied:
         return (
@@ -142,13 +142,14 @@ def _hint(message: str, option: str) -> str | None:
 
 
 def _least(path: str) -> str:
-    """The least to allow: a package of the user's own as a whole, of one that is open in part this name alone."""
+    """Least path to allow: the user's own package as a whole, but of a package that is open in part only this name."""
     package = path.split(".", maxsplit=1)[0]
     return path if package in {one.split(".", maxsplit=1)[0] for one in ALLOWED} else package
 
 
 def _parameters_near(message: str, unknown: re.Match[str]) -> list[str]:
-    """What the class takes that was given an unknown key: told right behind it, or last before."""
+    """Arguments of the class that was given an unknown key; the message names it right behind the key, or last before.
+    """
     paths = _CLASS_PATH.findall(message[: unknown.start()])[-1:]
     if behind := _GIVEN.match(message, unknown.end()):
         paths = [behind[1]]
@@ -165,7 +166,7 @@ def _parameters(one: type) -> Iterable[str]:
 
 
 def _known_class(path: str) -> type | None:
-    """A class that is imported already, never one that a configuration would make us import."""
+    """Class that is imported already; a class that a configuration names is never imported here."""
     module, _, name = path.rpartition(".")
     found = getattr(sys.modules.get(module), name, None)
     return found if isinstance(found, type) else None

@@ -1,12 +1,11 @@
-"""Commands that other code brings: entry points of the group ``hetfed_lightning.commands``, loaded when they are used.
+"""Commands of other packages: entry points of the group ``hetfed_lightning.commands``, loaded when they are used.
 
 A package adds one in its ``pyproject.toml``::
 
-    [project.entry-points."hetfed_lightning.commands"]
-    deploy = "my_package.cli:main"
+[project.entry-points."hetfed_lightning.commands"] deploy = "my_package.cli:main"
 
 ``main(arguments)`` gets the command line after the command's name and returns the exit code, or None for 0. The first
-line of its docstring is shown by ``hetfed --help``. A ``ConfigError`` that it raises is told as a sentence.
+line of its docstring is shown by ``hetfed --help``. A ``ConfigError`` that it raises is shown as a sentence.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ GROUP = "hetfed_lightning.commands"
 
 
 def installed_commands() -> dict[str, EntryPoint]:
-    """What is installed beside the package's own commands, by name; nothing of it is imported."""
+    """Commands installed beside the package's own, by name; none of them is imported."""
     return {found.name: found for found in entry_points(group=GROUP)}
 
 
 def load_command(command: EntryPoint) -> Callable[[Sequence[str]], int | None]:
-    """The function behind a command.
+    """Function of a command.
 
     Raises:
-        ConfigError: If it cannot be imported, naming the module.
+        ConfigError: If it cannot be imported; names the module.
     """
     try:
         loaded: Callable[[Sequence[str]], int | None] = command.load()

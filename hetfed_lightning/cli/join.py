@@ -1,4 +1,4 @@
-"""``hetfed join``: a participant joins a federation that was trained before, which stays as it is."""
+"""``hetfed join``: a participant joins a federation that was trained before, whose members stay unchanged."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ rounds, the others stay as they are, and OUTPUT receives a checkpoint and a conf
         parser.add_argument("--output", type=str, default="joined", help="Folder of the new checkpoint.")
 
     def instantiate_classes(self) -> None:
-        """Nothing yet: the trained federation and the newcomer's run are made of one configuration."""
+        """Make no class yet: the trained federation and the newcomer's run are made of one configuration."""
         self.set_threads()
 
     def join(self, ckpt_path: str) -> Path:
-        """Train the newcomer on what the federation knows, and write both into one checkpoint.
+        """Folder with one checkpoint of the federation and the newcomer, which is trained here.
 
         Args:
-            ckpt_path: Of the trained federation.
+            ckpt_path: Checkpoint of the trained federation.
 
         Raises:
-            ConfigError: If there is not exactly one participant that the checkpoint has not.
+            ConfigError: If the configuration has not exactly one participant that the checkpoint lacks.
         """
         checkpoint = read_checkpoint(ckpt_path)
         name = self._newcomer(members_of(checkpoint), ckpt_path)
@@ -142,8 +142,8 @@ rounds, the others stay as they are, and OUTPUT receives a checkpoint and a conf
 def join_command(arguments: Sequence[str]) -> Path:
     """``hetfed join --ckpt_path run.ckpt -c newcomer.yaml``: see :class:`JoinCLI`.
 
-    The configuration of the trained federation is the ``config.yaml`` of its run, found beside the checkpoint, and the
-    files given with ``-c`` are laid over it.
+    The configuration of the trained federation is the ``config.yaml`` of its run, found beside the checkpoint. The
+    files given with ``-c`` are merged over it.
     """
     rest = list(arguments)
     if {"-h", "--help"} & set(rest):
@@ -161,7 +161,7 @@ def join_command(arguments: Sequence[str]) -> Path:
 
 
 def _option(arguments: list[str], option: str, meaning: str) -> str:
-    """The value of an option, which is taken out of the arguments."""
+    """Value of an option, which is taken out of the arguments."""
     for place, argument in enumerate(arguments):
         if argument.startswith(f"{option}="):
             del arguments[place]
@@ -189,7 +189,7 @@ def _plain(participants: Any) -> dict[str, Any]:
 def _trained(
     everyone: Federation, trainer: Any, checkpoint: Mapping[str, Any], newcomer: str, ckpt_path: str
 ) -> tuple[Federation, EnsembleDistillation | None]:
-    """The federation of a checkpoint without the newcomer, and how its teachers are combined."""
+    """Federation of a checkpoint without the newcomer, and the distillation that combines its teachers."""
     source = deepcopy(everyone)
     del source.participants[newcomer]
     for name, participant in source.everyone().items():
@@ -214,17 +214,17 @@ def _trained(
 
 
 def _hold_what_was_released(source: Federation, state: Mapping[str, Any] | None) -> None:
-    """What participants have learned since the last noised release is theirs alone, and not for a newcomer."""
+    """Set shared tensors to the last noised release: whatever participants learned since is private to them."""
     for group, tensors in (state or {}).get("shared", {}).items():
         for name in group.split(SEPARATOR):
             source[name].load_state_of(tensors)
 
 
 def _check_private(callbacks: Any, newcomer: Participant) -> None:
-    """Refuse lessons of a federation whose participants are protected: answers carry no noise.
+    """Refuse distillation from a federation with private averages: its members' outputs carry no noise.
 
     Raises:
-        ConfigError: With what to set instead.
+        ConfigError: If the newcomer would distil; says what to set instead.
     """
     private = any(isinstance(one, PrivateAveraging) for one in (callbacks if isinstance(callbacks, list) else []))
     if private and newcomer.transfer is not None and newcomer.transfer.distillation_epochs:
@@ -242,7 +242,7 @@ def _taken_out(everyone: Federation, name: str) -> Participant:
 
 
 def _restrict(data: FederatedDataModule, name: str, there: tuple[str, ...]) -> None:
-    """Have the data module give the newcomer's data alone."""
+    """Restrict the data module to the newcomer's data."""
     if isinstance(data, PartitionedDataModule):
         log.warning(DEALT, type(data).__name__)
     whole = data.load((*there, name))

@@ -1,4 +1,4 @@
-"""``hetfed leave``: a checkpoint without a participant, from which the others go on."""
+"""``hetfed leave``: a checkpoint without one participant, from which the others go on."""
 
 from __future__ import annotations
 

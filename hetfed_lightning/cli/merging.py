@@ -1,4 +1,4 @@
-"""Configurations laid over each other, as plain mappings."""
+"""Merging of configurations, as plain mappings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ _SUBCLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 
 
 def merge(base: Any, over: Any) -> Any:
-    """``over`` laid over ``base``: mappings key by key, everything else replaced.
+    """``over`` merged over ``base``: mappings key by key, every other value replaced.
 
-    A mapping that names another ``class_path`` replaces the whole, since ``init_args`` belong to their class; but for
-    the ``count`` of a group, which does not.
+    A mapping with another ``class_path`` replaces the whole, since ``init_args`` belong to their class. Only the
+    ``count`` of a group is kept.
+
+    Args:
+        base: Configuration below.
+        over: Configuration whose values win.
     """
     if not isinstance(base, Mapping) or not isinstance(over, Mapping):
         return over
@@ -25,7 +29,13 @@ def merge(base: Any, over: Any) -> Any:
 
 
 def with_value(config: Any, keys: Sequence[str], value: Any) -> Any:
-    """A copy of ``config`` with ``value`` laid over what stands under a path of keys; ``init_args`` may be left out."""
+    """Copy of ``config`` with ``value`` merged over the value under a path of keys.
+
+    Args:
+        config: Configuration.
+        keys: Path of keys; ``init_args`` may be left out.
+        value: Value whose parts win.
+    """
     if not keys:
         return merge(config, value)
     config = dict(config) if isinstance(config, Mapping) else {} if config is None else {"class_path": config}

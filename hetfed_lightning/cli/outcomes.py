@@ -1,4 +1,4 @@
-"""What a comparison found: a table of it, the differences that count, and files."""
+"""Results of a comparison: its table, the differences that count, and its files."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ TITLES: dict[Scope, str] = {"own": "own", "everyone": "global"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one participant reached in one run, by one metric.
+    """Figure of one participant in one run, by one metric.
 
     Attributes:
         arm: The kind of training.
-        seed: Of weights, split and batches.
-        participant: Its name.
+        seed: Seed of weights, split and batches.
+        participant: Name of the participant.
         metric: Name of the metric.
-        own: On its own test set; NaN without one.
-        everyone: On everyone's test set; NaN without one.
-        higher_is_better: Whether a larger figure is the better one; False for errors.
-        headline: Whether it is the participant's headline metric.
+        own: Value on its own test set; NaN without one.
+        everyone: Value on the global test set; NaN without one.
+        higher_is_better: True if larger values are better, False for errors.
+        headline: True if it is the participant's headline metric.
     """
 
     arm: Arm
@@ -51,7 +51,11 @@ Select = Callable[[Sequence[float]], float]
 
 
 def of_metric(outcomes: Sequence[Outcome], metric: str | None) -> list[Outcome]:
-    """The outcomes of one metric; of everyone's headline metric for None.
+    """Outcomes of one metric.
+
+    Args:
+        outcomes: Outcomes of any metrics.
+        metric: Name of the metric; None for each participant's headline metric.
 
     Raises:
         ConfigError: If there are outcomes and none of that metric.
@@ -64,12 +68,13 @@ def of_metric(outcomes: Sequence[Outcome], metric: str | None) -> list[Outcome]:
 
 
 def comparison_table(outcomes: Sequence[Outcome]) -> Table:
-    """Mean and standard deviation over seeds, a row per participant, then their mean and the worst of them.
+    """Table of means and standard deviations over seeds: a row per participant, then their mean and the worst of them.
 
-    Of one metric: give it what :func:`of_metric` returns.
+    The student, which only the federation has, stands below and counts in neither. The gain is federation minus local
+    only, on equal seeds; for errors, where less is better, the other way round.
 
-    A student, whom the federation alone has, stands below and counts in neither. The gain is federation minus local
-    only, of the same seeds; for errors, where less is better, the other way round.
+    Args:
+        outcomes: Outcomes of one metric, as :func:`of_metric` returns them.
     """
     better = _sign(outcomes)
     arms = [arm for arm in ARMS if any(one.arm == arm for one in outcomes)]
@@ -98,9 +103,10 @@ def comparison_table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
-    """The gain over local only, its paired spread and interval, and the share of participants that were harmed.
+    """Sentences with the gain over local only, its paired spread and interval, and the share of participants harmed.
 
-    Of one metric: give it what :func:`of_metric` returns.
+    Args:
+        outcomes: Outcomes of one metric, as :func:`of_metric` returns them.
     """
     lines = []
     better = _sign(outcomes)
@@ -121,7 +127,13 @@ def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def paired_gains(outcomes: Sequence[Outcome], scope: Scope, names: Sequence[str]) -> list[float]:
-    """What the federation gave some participants over local only, their mean in each seed; positive is better."""
+    """Gain of the federation over local only in each seed, averaged over participants; positive is better.
+
+    Args:
+        outcomes: Outcomes of one metric.
+        scope: ``"own"`` or ``"everyone"``: the test set.
+        names: Participants to average over.
+    """
     both = [by_seed(outcomes, arm, scope, names, mean_of) for arm in ("federation", "local_only")]
     return [_sign(outcomes) * gain for gain in _paired(*both)]
 
@@ -131,7 +143,12 @@ def _ends(interval: Interval) -> str:
 
 
 def harmed_share(outcomes: Iterable[Outcome], scope: Scope) -> float:
-    """Share of (participant, seed) pairs whose federation figure is worse than their local one; NaN without pairs."""
+    """Fraction of (participant, seed) pairs whose federation figure is worse than their local one; NaN without pairs.
+
+    Args:
+        outcomes: Outcomes of one metric.
+        scope: ``"own"`` or ``"everyone"``: the test set.
+    """
     found = {
         (one.arm, one.seed, one.participant): getattr(one, scope) * (1 if one.higher_is_better else -1)
         for one in outcomes
@@ -147,7 +164,15 @@ def harmed_share(outcomes: Iterable[Outcome], scope: Scope) -> float:
 def by_seed(
     outcomes: Iterable[Outcome], arm: Arm, scope: Scope, names: Sequence[str], select: Select
 ) -> dict[int, float]:
-    """One figure per seed of an arm: ``select`` over the participants."""
+    """Figure of an arm by seed: ``select`` applied to the participants' values.
+
+    Args:
+        outcomes: Outcomes of one metric.
+        arm: The kind of training.
+        scope: ``"own"`` or ``"everyone"``: the test set.
+        names: Participants that count.
+        select: Function of their values, such as :func:`mean_of`.
+    """
     values: dict[int, list[float]] = {}
     for one in outcomes:
         if one.arm == arm and one.participant in names and not math.isnan(getattr(one, scope)):
@@ -156,7 +181,12 @@ def by_seed(
 
 
 def spread(values: Sequence[float], *, signed: bool = False) -> str:
-    """Mean and sample standard deviation; the mean alone of a single value."""
+    """Mean ± sample standard deviation as text; the mean alone for a single value, a dash for none.
+
+    Args:
+        values: Values, one per seed.
+        signed: True to show the sign of a positive mean.
+    """
     if not values:
         return "-"
     mean = sum(values) / len(values) if any(map(math.isinf, values)) else statistics.fmean(values)
@@ -169,12 +199,12 @@ def spread(values: Sequence[float], *, signed: bool = False) -> str:
 def summary(
     outcomes: Sequence[Outcome], metrics: Sequence[str] | None = None, *, form: Callable[[Table], str] = Table.markdown
 ) -> str:
-    """Table and verdicts, of the headline metric or of each of several.
+    """Text of table and verdicts, for the headline metric or for each of several.
 
     Args:
-        outcomes: Of all metrics.
-        metrics: Their names, each of which gets a table below its name; None for the headline alone, without.
-        form: How a table is written.
+        outcomes: Outcomes of all metrics.
+        metrics: Names of metrics, each shown above its table; None for the headline alone, without its name.
+        form: Function from a table to text.
     """
     parts = []
     for metric in metrics or (None,):
@@ -185,7 +215,13 @@ def summary(
 
 
 def write_comparison(outcomes: Sequence[Outcome], folder: Path, metrics: Sequence[str] | None = None) -> None:
-    """Write ``outcomes.csv``, a row per run, participant and metric, and ``table.md``, as :func:`summary` makes it."""
+    """Write ``outcomes.csv``, a row per run, participant and metric, and ``table.md``, the text of :func:`summary`.
+
+    Args:
+        outcomes: Outcomes of all metrics.
+        folder: Folder to write; made if missing.
+        metrics: Metrics of the tables; None for the headline alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "outcomes.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Outcome)])
@@ -195,13 +231,13 @@ def write_comparison(outcomes: Sequence[Outcome], folder: Path, metrics: Sequenc
 
 
 def mean_of(values: Iterable[float]) -> float:
-    """Mean, NaN of nothing."""
+    """Mean of all values that are not NaN; NaN if there is none."""
     found = [value for value in values if not math.isnan(value)]
     return statistics.fmean(found) if found else math.nan
 
 
 def worst_of(values: Sequence[float]) -> float:
-    """The smallest."""
+    """Smallest value."""
     return min(values)
 
 

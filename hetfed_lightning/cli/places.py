@@ -1,4 +1,4 @@
-"""Sentences that say where a run's logs are, for the logger in use."""
+"""Places of a run's logs, as sentences for the logger in use."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 
 
 def where_to_look(logger: Logger) -> str:
-    """The command or the place that shows what a logger holds.
+    """Command or path that shows a logger's content.
 
     Args:
-        logger: After a run.
+        logger: Logger after a run.
     """
     if isinstance(logger, TensorBoardLogger):
         return f"tensorboard --logdir {logger.log_dir}"
     if isinstance(logger, CSVLogger):
         return str(Path(logger.log_dir) / "metrics.csv")
     if isinstance(logger, MLFlowLogger):
-        # Of the client, since the logger keeps its own copy private.
+        # Asked of the client, since the logger keeps its own copy private.
         address = getattr(logger.experiment, "tracking_uri", None)
         return f"mlflow ui{f' --backend-store-uri {address}' if address else ''}, run {logger.run_id}"
     if isinstance(logger, WandbLogger):

@@ -19,12 +19,12 @@ __all__ = ["Predicted", "write_predictions"]
 
 @dataclass(frozen=True)
 class Predicted:
-    """What the predictions of one loader are.
+    """Meaning of the predictions of one loader.
 
     Attributes:
         name: Name of the file, without its ending.
-        kind: What the outputs of who predicts mean (:attr:`Task.kind`); a kind of a task's own too.
-        classes: Names of the classes by label, where they are known.
+        kind: Meaning of the predicting network's outputs (:attr:`Task.kind`); a task's own kind too.
+        classes: Names of the classes by label, if known.
     """
 
     name: str
@@ -43,35 +43,35 @@ class Predicted:
         return _numbered("output_", width)
 
     def row(self, values: Sequence[float]) -> list[str]:
-        """Cells of one example, as :meth:`header` names them."""
+        """Cells of one example, in the columns of :meth:`header`."""
         cells = [f"{value:.6g}" for value in values]
         if not self._decides(len(values)):
             return cells
-        # As the metrics decide: the first of the largest, and yes above one half.
+        # Decided as by the metrics: the first of the largest, and yes above one half.
         several = self.kind == "multiclass"
         chosen = max(range(len(values)), key=values.__getitem__) if several else int(values[0] > 0.5)
         label = [self.classes[chosen] if chosen < len(self.classes) else ""] if self.classes else []
         return [*([str(chosen)] if several else []), *label, *cells]
 
     def _decides(self, width: int) -> bool:
-        """Whether one class is chosen for each example."""
+        """True if one class is chosen for each example."""
         return width > 1 if self.kind == "multiclass" else self.kind == "binary" and width == 1
 
 
 def write_predictions(predictions: Any, predicted: Sequence[Predicted], folder: Path) -> list[Path]:
-    """Write what ``Trainer.predict`` returned.
+    """Files of the predictions that ``Trainer.predict`` returned.
 
     Args:
-        predictions: Batches of one loader, or a list of such lists, one per loader.
-        predicted: What those of each loader are, in order.
-        folder: Made if it is not there.
+        predictions: Batches of one loader, shape ``(B,)`` or ``(B, C)`` each, or a list of such lists, one per loader.
+        predicted: Meaning of the predictions of each loader, in order.
+        folder: Folder to write; made if missing.
 
     Returns:
         The files: a row per example with its position and, by the kind of the outputs,
 
-        - multiclass: the most probable ``class``, its name as ``label`` where names are known, probabilities ``p0``,
-          ``p1``, ...;
-        - binary: the ``label`` where names are known, the probability ``p0`` of a yes;
+        - multiclass: the most probable ``class``, its name as ``label`` if names are known, probabilities ``p0``,
+        ``p1``, ...;
+        - binary: the ``label`` if names are known, the probability ``p0`` of a yes;
         - multilabel: the probability of each label, ``p0``, ``p1``, ...;
         - regression: ``value``, or ``value_0``, ``value_1``, ...;
         - a kind of a task's own: ``output_0``, ``output_1``, ...

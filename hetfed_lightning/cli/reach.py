@@ -1,4 +1,4 @@
-"""What a configuration may reach: no file that nobody looked at, no address, nothing inside of a class.
+"""Values that a configuration may not have: unchecked files, addresses, and names inside of a class.
 
 The list of packages (:mod:`hetfed_lightning.cli.allowlist`) says which modules may be named. Here values are refused
 that lead past it: another configuration to be read, a folder on a server, a method of a class or a private function.
@@ -16,21 +16,21 @@ from hetfed_lightning.cli.allowlist import ALLOWED
 from hetfed_lightning.cli.errors import ConfigError
 
 FOLDERS = frozenset({"default_root_dir", "dirpath", "root_dir", "save_dir"})
-"""Keys below which runs, checkpoints and profiles are written."""
+"""Keys of folders that runs, checkpoints and profiles are written to."""
 
 _ROOTS = "|".join(sorted({one.partition(".")[0] for one in ALLOWED}))
 _INSIDE = re.compile(rf"(?:{_ROOTS})\.(?:\w+\.)*(?:[A-Z]\w*\.\w+|_\w+(?:\.\w+)*)")
 
 
 def check_reach(config: dict[str, Any], path: str) -> None:
-    """Refuse a configuration that reaches further than it may.
+    """Refuse a configuration with a forbidden value.
 
     Args:
-        config: What stands in the file.
+        config: Content of the file.
         path: The file, for messages.
 
     Raises:
-        ConfigError: Naming file and key.
+        ConfigError: If there is one; names file and key.
     """
     if config.get("config") is not None or isinstance(config.get("trainer"), str | list):
         key = "config" if config.get("config") is not None else "trainer"
@@ -53,7 +53,7 @@ def check_reach(config: dict[str, Any], path: str) -> None:
 
 
 def read_no_other_file(parser: ArgumentParser) -> None:
-    """Have no value of a parser's arguments be the name of another file to read, which nobody checked."""
+    """Make a parser take no value as the name of another file to read, which would be unchecked."""
     for action in parser._actions:
         if hasattr(action, "_enable_path"):
             action._enable_path = False
@@ -61,7 +61,7 @@ def read_no_other_file(parser: ArgumentParser) -> None:
 
 
 def _check_classes(value: Any, keys: tuple[str, ...], path: str) -> None:
-    """Refuse what names a class but not in text, or gives it other than arguments by name."""
+    """Refuse a class that is not named by text, and arguments of one that are not given by name."""
     if isinstance(value, dict):
         kinds: tuple[tuple[str, type, str], ...] = (
             ("class_path", str, "a class's dotted path"),
@@ -77,7 +77,7 @@ def _check_classes(value: Any, keys: tuple[str, ...], path: str) -> None:
 
 
 def _texts(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Every text in a configuration with the keys that lead to it."""
+    """Every text in a configuration, with the keys that lead to it."""
     for key, inside in _items(value):
         yield from _texts(inside, (*keys, key))
     if isinstance(value, str) and keys:

@@ -1,4 +1,4 @@
-"""What ``hetfed join`` and ``hetfed leave`` have in common: where a run's configuration is, and how to go on."""
+"""Files of a run that ``hetfed join`` and ``hetfed leave`` read and write: its configuration and its checkpoint."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ CONFIG = "config.yaml"
 
 
 def tell_how_to_go_on(folder: Path) -> None:
-    """Say which command trains everyone who is there now."""
+    """Log the command that trains all present participants."""
     log.info("Written: %s, %s", folder / CHECKPOINT, folder / CONFIG)
     log.info("Everyone goes on, until so many rounds have been trained in all, by")
     log.info("  hetfed fit -c %s --ckpt_path %s --trainer.max_epochs ROUNDS", folder / CONFIG, folder / CHECKPOINT)
 
 
 def config_of_run(ckpt_path: str) -> Path:
-    """The ``config.yaml`` of the run that saved a checkpoint: in its folder, or the one above.
+    """``config.yaml`` of the run that saved a checkpoint, in its folder or the one above.
 
     Raises:
         ConfigError: If there is none.

@@ -1,4 +1,4 @@
-"""Which command it is, and how its errors end: with a sentence and exit code 2 before training, as they are after."""
+"""Dispatch of commands, and their errors: a sentence and exit code 2 before training, a traceback after its begin."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ OWN: Mapping[str, Callable[[Sequence[str]], object]] = {
 }
 """Commands that are not LightningCLI's."""
 COMMANDS = ("fit", "validate", "test", "predict", "compare", *OWN)
-"""Without those that are installed beside them, which are looked for when none of these is meant."""
+"""Commands of the package; installed ones are looked up if none of these is meant."""
 DEBUG = "HETFED_DEBUG"
 NOISE = ("Tip:", "already configured with model summary callbacks")
-"""Of what Lightning tells at every start, what a user did not ask for and can do nothing about."""
+"""Messages of Lightning at every start that a user can do nothing about."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command.
+    """Exit code of one command, which is run here.
 
     Args:
         arguments: Command line without the program's name.
 
     Returns:
-        The exit code: 0; 2 for input that cannot be used; 1 where too few participants were left to go on. Other errors
-        after training began are raised as they are, and all of them if the environment sets ``HETFED_DEBUG``. An
-        installed command's own exit code.
+        0; 2 for input that cannot be used; 1 if too few participants were left to go on; an installed command's own
+        code. Other errors after training began are raised as they are, and all of them if the environment sets
+        ``HETFED_DEBUG``.
     """
     _speak()
     Federation.trained_in_this_process = False  # By this command, when several run in one process.
@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _told(error: Exception) -> str:
-    """An error in a sentence; of those that speak of the program rather than of its input, the kind too."""
+    """An error in a sentence, with its type if it is about the program rather than its input."""
     message = condensed(first_lines(str(error)))
     if isinstance(error, ValueError | TypeError | OSError | MisconfigurationException) and message:
         return message
@@ -104,7 +104,7 @@ def _execute(command: str, rest: list[str]) -> int:
 
 
 class _HelpfulCLI(FederatedCLI):
-    """The same, knowing what is installed beside it: that takes imports, for which only a reader of the help waits."""
+    """The CLI with installed commands in its description; only a reader of the help has to wait for their imports."""
 
     def __init__(self, args: Sequence[str]) -> None:
         self.description = DESCRIPTION + described()
@@ -117,7 +117,7 @@ def _refuse(message: str, code: int = BAD_INPUT) -> int:
 
 
 def _speak() -> None:
-    """Show the package's messages on standard output as plain lines, and keep noise out."""
+    """Show the package's messages on standard output as plain lines, and hide noise."""
     package = logging.getLogger("hetfed_lightning")
     if not package.handlers:
         handler = logging.StreamHandler(sys.stdout)

@@ -1,4 +1,4 @@
-"""Saves a run's resolved configuration beside its checkpoints."""
+"""Callback that saves a run's resolved configuration beside its checkpoints."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hetfed_lightning.checkpointing.atomic import atomic_file
 
 
 class SavedConfiguration(SaveConfigCallback):
-    """Writes ``config.yaml`` into the run's own folder, so that no run takes another's away.
+    """Callback that writes ``config.yaml`` into the run's own folder, so that no run overwrites another's.
 
-    Lightning's own writes into ``Trainer.log_dir``, which all runs of W&B share and MLflow on a database lacks.
-    Without a logger runs share ``default_root_dir``: a file that is there stays, and this run's is ``config-v1.yaml``
-    and so on, as Lightning numbers checkpoints.
+    Lightning's own writes into ``Trainer.log_dir``, which all runs of W&B share and MLflow on a database lacks. Without
+    a logger runs share ``default_root_dir``: an existing file stays, and this run's is ``config-v1.yaml`` and so on, as
+    Lightning numbers checkpoints.
 
     Attributes:
         path: The file, once it is written by this process.
@@ -26,12 +26,18 @@ class SavedConfiguration(SaveConfigCallback):
     path: Path | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write the file once a command; all processes take part."""
+        """Write the file once per command; all processes take part.
+
+        Args:
+            trainer: Trainer of the run.
+            pl_module: The federation.
+            stage: Stage of the command.
+        """
         if self.already_saved:
             return
         folder = run_folder(trainer)
         if trainer.is_global_zero:
-            # The checkpoint that this run went on from is not what its own configuration is tested with later.
+            # Tests with this file must not load the checkpoint that the run was resumed from.
             config = self.config.clone()
             if config.get("ckpt_path") is not None:
                 config["ckpt_path"] = None
@@ -45,7 +51,7 @@ class SavedConfiguration(SaveConfigCallback):
 
 
 def _not_anothers(path: Path, text: str) -> Path:
-    """The path itself, or the first numbered one where no file is, or one that says the same."""
+    """The path itself, or the first numbered one, that is free or holds the same text."""
     numbered = (path.with_stem(f"{path.stem}-v{number}") for number in count(1))
     candidate = path
     while candidate.exists() and not _says(candidate, text):

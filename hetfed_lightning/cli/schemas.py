@@ -1,4 +1,4 @@
-"""What a checkpoint says of the data of its participants, and what their tasks learned of it."""
+"""Entries of a checkpoint on participants' data: schemas, and values that their tasks learned of it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["saved_learned", "saved_schema"]
 
 
 def saved_schema(checkpoint: Mapping[str, Any], name: str, ckpt_path: str) -> DataSchema | None:
-    """Columns, classes and fillings of one participant; None where its data told nothing.
+    """Schema of one participant's data: columns, classes and fillings; None without one.
 
     Args:
-        checkpoint: Of a federation.
+        checkpoint: Checkpoint of a federation.
         name: The participant.
-        ckpt_path: Of the checkpoint, for messages.
+        ckpt_path: Path of the checkpoint, for messages.
 
     Raises:
-        ConfigError: If that part is damaged.
+        ConfigError: If that entry is damaged.
     """
     own = checkpoint.get("federation", {}).get("own", {}).get(name, {})
     try:
@@ -31,10 +31,10 @@ def saved_schema(checkpoint: Mapping[str, Any], name: str, ckpt_path: str) -> Da
 
 
 def saved_learned(checkpoint: Mapping[str, Any], name: str) -> Any:
-    """Class weights and the like that one participant's task learned; None where it learned nothing.
+    """Values that one participant's task learned, such as class weights; None without any.
 
     Args:
-        checkpoint: Of a federation.
+        checkpoint: Checkpoint of a federation.
         name: The participant.
     """
     return checkpoint.get("federation", {}).get("own", {}).get(name, {}).get(LEARNED)

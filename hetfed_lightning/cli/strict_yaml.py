@@ -1,8 +1,8 @@
-"""YAML read strictly: a key stands once, values are what JSON knows too, and no file is larger than it looks.
+"""YAML read strictly: keys are unique, values are of JSON's types, and files are no larger than they look.
 
-What YAML makes of text would be found out late and far from its line: a date, a set, a repetition of repetitions that
-fills the memory. Here file, line and key are known. Keys are text as it is written, such as participants called ``001``
-and ``no``. Values that YAML 1.1 reads in another way than they look, ``010`` as 8 and ``1:30`` as 90, are refused.
+Other values of YAML (a date, a set, repeated repetitions that fill the memory) would fail late and far from their line.
+Here file, line and key are known. Keys are text as it is written, such as participants called ``001`` and ``no``.
+Values that YAML 1.1 reads otherwise than they look, ``010`` as 8 and ``1:30`` as 90, are refused.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ import yaml
 from hetfed_lightning.cli.errors import ConfigError
 
 LARGEST = 10_000_000
-"""Bytes of a file."""
+"""Largest size of a file, bytes."""
 
 MOST = 100_000
-"""Values of a configuration, repeated ones counted as often as they are repeated."""
+"""Largest number of values in a configuration; a repeated one counts each time."""
 
 DEEPEST = 50
-"""Mappings and lists inside of each other."""
+"""Largest depth of nested mappings and lists."""
 
 _TAG = "tag:yaml.org,2002:"
 MERGE = f"{_TAG}merge"
-"""The key ``<<``, whose value's keys are laid below those that stand beside it."""
+"""The key ``<<``; keys of its value are added to those beside it, which win."""
 
 TEXT = f"{_TAG}str"
 _AS_WRITTEN = frozenset(_TAG + kind for kind in ("bool", "float", "int", "timestamp", "value"))
-"""Kinds of keys that stand for their text."""
+"""Types of keys that are taken as the text that is written."""
 
 _OTHERWISE = re.compile(r"[-+]?(?:0[0-9_]+|[1-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)")
-"""Numbers that are read in another way than they look: ``010`` as 8, ``1:30`` as 90."""
+"""Numbers that are read otherwise than they look: ``010`` as 8, ``1:30`` as 90."""
 
 _INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)")
 _FLOAT = re.compile(
@@ -51,17 +51,21 @@ _HINTS = (
     ("could not find expected ':'", "a key needs a colon and a space after it"),
     ("cannot start any token", "text that begins with it needs quotes"),
 )  # fmt: skip
-"""What was probably meant, by a part of PyYAML's message."""
+"""Likely remedy, by a part of PyYAML's message."""
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML in which a key stands once and is text, and ``1e-3`` is a number."""
+    """YAML loader in which a key is unique and text, and ``1e-3`` is a number."""
 
     depth = 0
-    """Levels in which the node that is being read lies."""
+    """Number of levels around the node that is being read."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """As any YAML loader, down to a depth, below which reading would end in Python's own limit.
+        """Node of the document, at most ``DEEPEST`` levels deep; deeper ones would end in Python's own limit.
+
+        Args:
+            parent: Node around it.
+            index: Its key or place there.
 
         Raises:
             ConfigError: If it is deeper.
@@ -74,22 +78,26 @@ class StrictLoader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """As any YAML loader, telling the line of what cannot be made.
+        """Value of a node; an error names the line.
+
+        Args:
+            node: Node of the document.
+            deep: True to construct nested values at once.
 
         Raises:
-            ConfigError: If a value is not what its form or its tag says.
+            ConfigError: If a value does not have the form that its tag asks for.
         """
         try:
             return super().construct_object(node, deep)
         except (ConfigError, yaml.YAMLError, RecursionError):
             raise
-        except Exception as error:  # PyYAML's own makers fail in whatever way their last line does.
+        except Exception as error:  # PyYAML's constructors let any error of Python's out.
             line, kind = node.start_mark.line + 1, str(node.tag).removeprefix(_TAG)
             why = f" ({error})" if isinstance(error, ValueError | OverflowError) else ""
             raise ConfigError(f"{self.name}, line {line}: {node.value!r:.60} cannot be read as {kind}{why}.") from error
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """As any YAML loader, up to a size: merges of merges multiply.
+        """Merge the keys of ``<<`` into a mapping, up to a size: merges of merges multiply.
 
         Raises:
             ConfigError: If it becomes too large.
@@ -101,7 +109,7 @@ class StrictLoader(yaml.SafeLoader):
 
 
 def _take_keys_as_written(node: yaml.MappingNode) -> None:
-    """Make text of keys that YAML takes for numbers, truth values or dates."""
+    """Turn keys that YAML takes for numbers, truth values or dates back into text."""
     for place, (key, value) in enumerate(node.value):
         if isinstance(key, yaml.ScalarNode) and key.tag in {*_AS_WRITTEN, TEXT} and key.style is None:
             written = yaml.ScalarNode(TEXT, key.value, key.start_mark, key.end_mark, style="'")
@@ -130,7 +138,7 @@ def _construct_mapping(loader: StrictLoader, node: yaml.MappingNode) -> dict[Any
 
 
 def _construct_text(loader: StrictLoader, node: Any) -> str:
-    """Text, in which two halves of a character, as JSON escapes those beyond 0xffff, are one."""
+    """Text of a node; two surrogates, by which JSON escapes a character beyond 0xffff, become that character."""
     if node.style is None and _OTHERWISE.fullmatch(node.value):
         raise ConfigError(
             f"{loader.name}, line {node.start_mark.line + 1}: {node.value!r:.60} is another number to YAML than it "
@@ -170,11 +178,11 @@ StrictLoader.add_constructor(f"{_TAG}float", _construct_float)
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """One configuration file.
+    """Configuration in one file.
 
     Raises:
-        ConfigError: If it is missing, is not UTF-8, is not YAML, repeats a key, holds what is neither text nor a
-            number, is too large or too deep, or is no mapping.
+        ConfigError: If it is missing, is not UTF-8, is not YAML, repeats a key, holds a value that is neither text nor
+            a number, is too large or too deep, or is no mapping.
     """
     file = Path(path)
     if not file.is_file():
@@ -194,11 +202,11 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def read_yaml(text: str, name: str) -> Any:
-    """What a text holds.
+    """Value of a YAML text.
 
     Args:
         text: One YAML document.
-        name: Of the file or option, for messages.
+        name: Name of the file or option, for messages.
 
     Raises:
         ConfigError: As for :func:`read_config`.
@@ -214,7 +222,7 @@ def read_yaml(text: str, name: str) -> Any:
         raise ConfigError(f"{name}: not valid YAML: {error}{hint}") from error
     except RecursionError as error:
         raise ConfigError(f"{name}: expected at most {DEEPEST} levels of lists and mappings, found more.") from error
-    except (ValueError, OverflowError) as error:  # Of an escape that stands for no character.
+    except (ValueError, OverflowError) as error:  # An escape stands for no character.
         raise ConfigError(f"{name}: not valid YAML: {error}") from error
     size, depth = _checked(found, name, (), {})
     if size > MOST or depth > DEEPEST:
@@ -225,7 +233,7 @@ def read_yaml(text: str, name: str) -> Any:
 
 
 def _checked(value: Any, name: str, keys: tuple[str, ...], known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """How many values there are in one, and in how many levels; each of them is of a kind that JSON has too."""
+    """Numbers of values and of levels in a value; raises if one is of a type that JSON does not have."""
     if id(value) in known:
         return known[id(value)]
     where = f"{name}, {'.'.join(keys)}" if keys else name
@@ -245,17 +253,17 @@ def _checked(value: Any, name: str, keys: tuple[str, ...], known: dict[int, tupl
 
 
 def parser_text(value: Any) -> str:
-    """A configuration as JSON that YAML's parsers read too: characters beyond 0xffff in one, infinity as YAML's.
+    """Configuration as JSON that YAML's parsers read too: no surrogates, and infinity as in YAML.
 
     Args:
-        value: As :func:`read_yaml` gives it.
+        value: Value as :func:`read_yaml` gives it.
     """
     if isinstance(value, dict):
         return f"{{{', '.join(f'{parser_text(str(key))}: {parser_text(inside)}' for key, inside in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(parser_text, value))}]"
     if isinstance(value, str):
-        # JSON escapes such a character in two halves, which are none to a YAML parser.
+        # JSON escapes such a character as two surrogates, which YAML parsers refuse.
         parts = [f"\\U{ord(one):08x}" if _ASTRAL.match(one) else json.dumps(one)[1:-1] for one in _pieces(value)]
         return f'"{"".join(parts)}"'
     if isinstance(value, float) and not math.isfinite(value):
@@ -264,5 +272,5 @@ def parser_text(value: Any) -> str:
 
 
 def _pieces(text: str) -> list[str]:
-    """A text, cut around every character beyond 0xffff."""
+    """Parts of a text, split around every character beyond 0xffff."""
     return [part for part in re.split(f"({_ASTRAL.pattern})", text) if part]

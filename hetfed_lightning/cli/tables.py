@@ -13,14 +13,14 @@ class Table:
 
     Attributes:
         header: Names of the columns.
-        rows: As many cells each as the header has.
+        rows: Rows with as many cells as the header.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def text(self) -> str:
-        """For a terminal: first column flush left, the others flush right."""
+        """Text for a terminal: first column flush left, the others flush right."""
         widths = [max(len(row[column]) for row in (self.header, *self.rows)) for column in range(len(self.header))]
 
         def line(cells: Sequence[str]) -> str:
@@ -34,18 +34,23 @@ class Table:
         return "\n".join((line(self.header), rule, *map(line, self.rows)))
 
     def markdown(self) -> str:
-        """As a Markdown table."""
+        """Markdown table."""
         rule = ["---", *(["---:"] * (len(self.header) - 1))]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in (self.header, rule, *self.rows))
 
 
 def figure(value: float, digits: int = 3) -> str:
-    """A number for a table; a dash where there is none."""
+    """A number for a table; a dash for NaN.
+
+    Args:
+        value: The number.
+        digits: Digits after the point.
+    """
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def participants_table(metrics: Mapping[str, float], names: Iterable[str], stage: str) -> Table:
-    """Every figure of a stage, a row for each participant.
+    """Table of every figure of a stage, a row for each participant.
 
     Args:
         metrics: Values by tag, such as ``val_accuracy/hospital_a``.
@@ -55,7 +60,7 @@ def participants_table(metrics: Mapping[str, float], names: Iterable[str], stage
     bases = dict.fromkeys(
         key.split("/")[0] for key in metrics if key.startswith(f"{stage}_") and not key.startswith("federation")
     )
-    # Own before everyone's, losses last.
+    # Own before global, losses last.
     columns = sorted(bases, key=lambda base: (base.endswith("loss"), "_global_" in base))
     rows = []
     for name in names:
@@ -67,7 +72,7 @@ def participants_table(metrics: Mapping[str, float], names: Iterable[str], stage
         for column in columns
     ]
     if len(rows) > 1:
-        # Of those who have a figure: an area under the curve is undefined where all examples are of one class.
+        # Mean of known figures: an area under the curve is undefined if all examples are of one class.
         known = [[value for value in found if not math.isnan(value)] for found in means]
         rows.append(["mean", *(figure(sum(found) / len(found)) if found else "-" for found in known)])
     return Table(["participant", *(_title(column, stage) for column in columns)], rows)

@@ -1,4 +1,4 @@
-"""One HTML page that shows what runs did: self-contained, without network, for a screen, a phone or paper."""
+"""One HTML page of runs' results: self-contained, without network, for a screen, a phone or paper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``hetfed report``: one page that shows what runs did."""
+"""``hetfed report``: one page of runs' results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pieces of HTML. Whatever comes from a file passes through :func:`text`, so that nothing in it can become a tag."""
+"""Pieces of HTML. Values from files pass through :func:`text`, so that nothing in them can become a tag."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def table(
     marks: dict[int, str] | None = None,
     words: bool = False,
 ) -> str:
-    """A table in a box that scrolls by itself where the screen is too narrow; all cells are text.
+    """HTML table in a box that scrolls by itself if the screen is too narrow; all cells are text.
 
     Args:
         header: Names of the columns.
-        rows: Cells; the first of each is its heading.
-        caption: What it shows.
-        words: Whether the cells are words, flush left, and no numbers.
-        marks: A word by number of row, shown beside its heading, such as ``"worst"``.
+        rows: Cells; the first of each row is its heading.
+        caption: Caption of the table.
+        marks: Word shown beside a row's heading, such as ``"worst"``, by number of row.
+        words: True if the cells are words, flush left, and no numbers.
     """
     head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in header)
     lines = []
@@ -55,12 +55,18 @@ def table(
 
 
 def picture(figure: Figure, alt: str, caption: str = "") -> str:
-    """A figure as SVG with real letters, inside the page; ``alt`` says in words what it shows."""
+    """Figure as inline SVG with real letters.
+
+    Args:
+        figure: Figure of matplotlib.
+        alt: Content of the figure in words.
+        caption: Text below the figure.
+    """
     import matplotlib as mpl
 
     number = next(_numbers)
     buffer = io.StringIO()
-    # `$` in the name of a run is a dollar. A fixed salt gives equal pages for equal records.
+    # `$` in the name of a run is no formula. A fixed salt gives equal pages for equal records.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hetfed", "text.parse_math": False}):
         for letters in filter(_is_text, figure.findobj()):
             letters.set_parse_math(False)
@@ -75,24 +81,35 @@ def picture(figure: Figure, alt: str, caption: str = "") -> str:
 
 
 def grid(pieces: Iterable[str]) -> str:
-    """Figures side by side where there is room."""
+    """Figures side by side, as far as there is room."""
     found = list(pieces)
     return f'<div class="grid">{"".join(found)}</div>' if found else ""
 
 
 def section(title: str, *pieces: str, level: int = 3) -> str:
-    """A section with its heading; nothing where it would be empty."""
+    """Section with its heading; empty without content.
+
+    Args:
+        title: Heading.
+        pieces: HTML of the content.
+        level: Level of the heading.
+    """
     content = "".join(pieces)
     return f"<section><h{level}>{text(title)}</h{level}>{content}</section>" if content else ""
 
 
 def paragraph(words: str) -> str:
-    """A paragraph of text."""
+    """Paragraph of text."""
     return f"<p>{text(words)}</p>" if words else ""
 
 
 def folded(title: str, content: str) -> str:
-    """Preformatted text that opens on a click."""
+    """Preformatted text that opens on a click.
+
+    Args:
+        title: Text to click on.
+        content: The text.
+    """
     return f"<details><summary>{text(title)}</summary><pre>{text(content)}</pre></details>"
 
 

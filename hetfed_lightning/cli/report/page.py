@@ -1,4 +1,4 @@
-"""The whole page: head, style, a part per run, and a table that holds several runs side by side."""
+"""The whole page: head, style, a part per run, and a table of several runs side by side."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ table{font-size:7.5pt}th,td{padding:.15rem .3rem}th:first-child{position:static}
 
 
 def page(subjects: Sequence[Subject], *, title: str = "Federation report") -> str:
-    """A complete HTML document.
+    """Complete HTML document.
 
     Args:
-        subjects: Runs and comparisons, in order; those of equal names are numbered.
-        title: Of the document.
+        subjects: Runs and comparisons, in order; equal names are numbered.
+        title: Title of the document.
 
     Raises:
-        ValueError: If there is nothing to show.
-        ModuleNotFoundError: If matplotlib is not there.
+        ValueError: If there is no subject.
+        ModuleNotFoundError: If matplotlib is missing.
     """
     if not subjects:
         raise ValueError("page: expected at least one run to report on, got none.")

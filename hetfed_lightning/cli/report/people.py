@@ -1,4 +1,4 @@
-"""Who took part and how it went: sizes, labels, architectures, what is shared, curves, bytes, answers."""
+"""Sections on participants and the course of a run: sizes, labels, architectures, shared bytes, curves, outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REFERENCES = {"local_only": "local only, mean", "centralised": "centralised, mea
 
 
 def participants(record: Record) -> str:
-    """A table of everyone, and who has which labels."""
+    """Section with a table of all participants, and their numbers of examples per label."""
     if not record.participants:
         return ""
     rows = [
@@ -62,7 +62,7 @@ def _shared(role: dict[str, object]) -> str:
 
 
 def curves(subject: Subject) -> str:
-    """The headline metric over rounds, own and global, with what other trainings reached."""
+    """Section with the headline metric over rounds, own and global, beside the final figures of other trainings."""
     record = subject.main
     pieces = []
     for metric in dict.fromkeys(str(role.get("headline", "")) for role in record.participants.values()):
@@ -90,7 +90,7 @@ def curves(subject: Subject) -> str:
 
 
 def left_out(record: Record) -> str:
-    """Who was left out of which round, and why; nothing where nobody was."""
+    """Section with the participants left out of rounds, and the reasons; empty without any."""
     rows = [[str(one["round"]), one["participant"], one["reason"]] for one in record.left_out]
     caption = "Rounds that went on without a participant; it returned to the state it began them with"
     return (
@@ -101,7 +101,7 @@ def left_out(record: Record) -> str:
 
 
 def traffic(record: Record) -> str:
-    """Bytes, agreement of the teachers, and what participants answer."""
+    """Section with bytes per round, divergence before averaging, and numbers of quarantined participants."""
     pieces = []
     up, down = record.points("federation/bytes_up"), record.points("federation/bytes_down")
     if up or down:
@@ -126,7 +126,7 @@ def traffic(record: Record) -> str:
 
 
 def answers(record: Record) -> str:
-    """Teachers' agreement, confusion matrices, and predicted against true values."""
+    """Section with teachers' agreement, confusion matrices, and predicted against true values."""
     pieces = []
     names = [str(name) for name in record.agreement.get("names", [])]
     if len(names) > 1:

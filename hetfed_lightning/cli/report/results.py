@@ -1,4 +1,4 @@
-"""The tables and figures of what came out: own and global, with and without the federation, and who was harmed."""
+"""Tables and figures of results: own and global figures, with and without the federation, and participants harmed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LABELS: dict[str, str] = {"federation": "federation", "local_only": "local only"
 
 
 def results(subject: Subject) -> str:
-    """The headline metric's table in sight, the others' behind a click, then scatter and gain."""
+    """Section with the headline metric's table, the other metrics' behind a click, then scatter and gain."""
     if not any(not math.isnan(value) for one in subject.outcomes for value in (one.own, one.everyone)):
         return section("Results", paragraph("Nobody has been measured in this run."))
     headline = of_metric(subject.outcomes, None) if any(one.headline for one in subject.outcomes) else []
@@ -47,7 +47,7 @@ def results(subject: Subject) -> str:
 
 
 def _undefined(subject: Subject) -> str:
-    """Figures that a participant's data do not define, which tables show as a dash."""
+    """Paragraph on figures that a participant's data do not define, which tables show as a dash."""
     stage = "test_" if subject.measured == "test" else "val_"
     found = [(key, why) for key, why in subject.main.undefined.items() if key.startswith(stage)]
     named = [f"{key.rpartition('/')[0]} of {key.rpartition('/')[2]} ({why})" for key, why in found[:MOST_NAMED]]
@@ -69,7 +69,7 @@ def _of_metric(subject: Subject, outcomes: list[Outcome], *, judged: bool = True
     worst = _worst(outcomes, arms[0], scopes[0], names) if judged and scopes and len(names) > 1 else None
     marks = {names.index(worst): "worst"} if worst else {}
     pieces = []
-    # Arms beside each other need a table for each scope: both in one are wider than a page.
+    # Several arms need a table for each scope: both scopes in one are wider than a page.
     for together in [[scope] for scope in scopes] if len(arms) > 1 else [scopes]:
         header = ["participant"]
         for scope in together:
@@ -92,7 +92,7 @@ def _cells(outcomes: list[Outcome], arms: list[Arm], scope: Scope, names: list[s
 
 
 def gain_cell(gain: Interval) -> str:
-    """A gain with the ends of its interval, a dash where there is none."""
+    """A gain with the ends of its interval; a dash without one."""
     if not gain.count:
         return "-"
     return f"{gain.mean:+.3f}" + (f" [{gain.low:+.3f}, {gain.high:+.3f}]" if gain.known else "")

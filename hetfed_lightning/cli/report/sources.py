@@ -1,4 +1,4 @@
-"""What a report is made of: the record of a run, or those of a comparison with its table of outcomes."""
+"""Sources of a report: the record of a run, or those of a comparison with its table of outcomes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Subject:
     """One run, or one comparison.
 
     Attributes:
-        name: For headings.
-        main: The record that is shown in detail: the run's, or that of the federation's first seed.
+        name: Name for headings.
+        main: Record shown in detail: the run's, or that of the federation's first seed.
         records: All records by kind of training.
         outcomes: Figures of every participant, seed, kind of training and metric.
-        measured: What they were measured on: ``"test"``, or ``"validation"`` where there was no test.
+        measured: Kind of set that they were measured on: ``"test"``, or ``"validation"`` without a test.
     """
 
     name: str
@@ -35,12 +35,12 @@ class Subject:
 
     @property
     def is_comparison(self) -> bool:
-        """Whether several kinds of training are compared."""
+        """True if several kinds of training are compared."""
         return len({one.arm for one in self.outcomes}) > 1
 
 
 def read_subject(folder: str | Path) -> Subject:
-    """What a folder holds: of ``hetfed fit``, a run; of ``hetfed compare``, everything it trained.
+    """Subject of a folder: a run of ``hetfed fit``, or a comparison of ``hetfed compare``.
 
     Raises:
         RecordError: If it is neither, or a file in it is damaged.
@@ -84,7 +84,7 @@ def _read_outcomes(path: Path) -> list[Outcome]:
 
 
 def _outcomes_of(record: Record) -> tuple[list[Outcome], str]:
-    """A single run's figures: of its test, or else of its last validation."""
+    """Figures of a single run, of its test or else of its last validation."""
     values, stage = (record.test, "test") if record.test else (record.last("val_"), "val")
     arm: Arm = record.arm if record.arm in ARMS else "federation"
     found = []
@@ -98,7 +98,7 @@ def _outcomes_of(record: Record) -> tuple[list[Outcome], str]:
             own = values.get(f"{stage}_{metric}/{name}", math.nan)
             everyone = values.get(f"{stage}_global_{metric}/{name}", math.nan)
             is_headline = metric == headline
-            # Which way is better is known of the headline alone; of the others no worst one is told.
+            # The better direction is known for the headline alone; other tables mark no worst participant.
             found.append(
                 Outcome(arm, record.seed, name, metric, own, everyone, higher if is_headline else True, is_headline)
             )
@@ -106,5 +106,5 @@ def _outcomes_of(record: Record) -> tuple[list[Outcome], str]:
 
 
 def members(subject: Subject) -> list[str]:
-    """The participants of the outcomes, a student not among them."""
+    """Participants of the outcomes, without the student."""
     return list(dict.fromkeys(one.participant for one in subject.outcomes if one.participant != STUDENT))
