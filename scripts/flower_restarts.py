@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `hetfed_light
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.flower.engine.executor import APP
 from hetfed_lightning.flower.engine.local import LocalEngine
-from hetfed_lightning.flower.folder import SERVER, KeyFolder, site_names
+from hetfed_lightning.flower.files.folder import SERVER, KeyFolder, site_names
 from hetfed_lightning.flower.following import SuperLinkEndedError, follow
 from hetfed_lightning.flower.init import init_command
 from hetfed_lightning.flower.keys import make_keys

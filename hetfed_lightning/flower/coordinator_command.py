@@ -15,7 +15,7 @@ from hetfed_lightning.flower.engine.limits import MIB, Limits
 from hetfed_lightning.flower.engine.link import EVERYWHERE, local_host
 from hetfed_lightning.flower.engine.local import LocalEngine
 from hetfed_lightning.flower.expected import SHARED, reply_bytes
-from hetfed_lightning.flower.folder import SERVER, KeyFolder
+from hetfed_lightning.flower.files.folder import SERVER, KeyFolder
 from hetfed_lightning.flower.following import run_app
 from hetfed_lightning.flower.key_files import (
     check_private,

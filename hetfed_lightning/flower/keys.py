@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.flower.certificates import (
+from hetfed_lightning.flower.files.certificates import (
     LOOPBACK,
     Certificate,
     make_authority,
@@ -19,7 +19,7 @@ from hetfed_lightning.flower.certificates import (
     serves,
     write_private,
 )
-from hetfed_lightning.flower.folder import KeyFolder, site_names
+from hetfed_lightning.flower.files.folder import KeyFolder, site_names
 
 log = logging.getLogger(__name__)
 

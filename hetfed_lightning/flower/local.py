@@ -14,7 +14,7 @@ from hetfed_lightning.flower.engine.executor import APP
 from hetfed_lightning.flower.engine.limits import Limits
 from hetfed_lightning.flower.engine.local import LocalEngine
 from hetfed_lightning.flower.expected import SHARED, reply_bytes
-from hetfed_lightning.flower.folder import SERVER, SITE, KeyFolder, site_names
+from hetfed_lightning.flower.files.folder import SERVER, SITE, KeyFolder, site_names
 from hetfed_lightning.flower.following import run_app
 from hetfed_lightning.flower.key_files import check_private
 from hetfed_lightning.flower.keys import make_keys

@@ -17,7 +17,7 @@ from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.strict_yaml import read_config
 from hetfed_lightning.flower.engine.executor import APP
 from hetfed_lightning.flower.engine.site import SiteEngine
-from hetfed_lightning.flower.folder import SITE
+from hetfed_lightning.flower.files.folder import SITE
 from hetfed_lightning.flower.following import terminated_by_exception
 from hetfed_lightning.flower.key_files import check_site_key, check_there
 from hetfed_lightning.flower.local import ALLOW_IMPORT

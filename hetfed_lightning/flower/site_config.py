@@ -17,9 +17,9 @@ from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.flower.deployable import as_list, check_deployable
-from hetfed_lightning.flower.paths import absolute, with_paths
-from hetfed_lightning.flower.reading import naming_file
-from hetfed_lightning.flower.start import START, load_start
+from hetfed_lightning.flower.files.config_errors import naming_file
+from hetfed_lightning.flower.files.initial_weights import START, load_start
+from hetfed_lightning.flower.files.paths import absolute, with_paths
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from hetfed_lightning.data.sources import (
     read_table,
     read_tables,
 )
-from hetfed_lightning.flower.paths import absolute
+from hetfed_lightning.flower.files.paths import absolute
 from hetfed_lightning.paths import arguments_with_home, with_home
 
 TABLE = b"x,ward,sick\n1,a,0\n2,a,1\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hetfed_lightning.flower.engine.local import LocalEngine
-from hetfed_lightning.flower.folder import KeyFolder
+from hetfed_lightning.flower.files.folder import KeyFolder
 from hetfed_lightning.flower.keys import make_keys
 from tests.flower.deployments import empty_deployment
 

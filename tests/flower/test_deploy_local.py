@@ -12,7 +12,7 @@ from hetfed_lightning.flower.engine.control import RefusedError
 from hetfed_lightning.flower.engine.executor import APP
 from hetfed_lightning.flower.engine.local import LocalEngine
 from hetfed_lightning.flower.engine.marks import marked
-from hetfed_lightning.flower.folder import SERVER, KeyFolder
+from hetfed_lightning.flower.files.folder import SERVER, KeyFolder
 from hetfed_lightning.flower.keys import make_keys
 from hetfed_lightning.flower.local import site_config
 from hetfed_lightning.records import Record

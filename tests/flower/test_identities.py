@@ -17,18 +17,18 @@ from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from hetfed_lightning.flower.certificates import (
+from hetfed_lightning.flower.engine.link import SuperLink
+from hetfed_lightning.flower.engine.local import LocalEngine
+from hetfed_lightning.flower.engine.node import SuperNode
+from hetfed_lightning.flower.engine.settings import free_ports
+from hetfed_lightning.flower.files.certificates import (
     Certificate,
     make_authority,
     make_node_key,
     make_server_certificate,
     write_private,
 )
-from hetfed_lightning.flower.engine.link import SuperLink
-from hetfed_lightning.flower.engine.local import LocalEngine
-from hetfed_lightning.flower.engine.node import SuperNode
-from hetfed_lightning.flower.engine.settings import free_ports
-from hetfed_lightning.flower.folder import KeyFolder
+from hetfed_lightning.flower.files.folder import KeyFolder
 from tests.flower.engines import empty_engine, rounds, run_to_end, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.promise("identities")]

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.flower.certificates import Certificate, make_authority, make_server_certificate
 from hetfed_lightning.flower.cli import main
-from hetfed_lightning.flower.folder import KeyFolder
+from hetfed_lightning.flower.files.certificates import Certificate, make_authority, make_server_certificate
+from hetfed_lightning.flower.files.folder import KeyFolder
 from hetfed_lightning.flower.keys import make_keys
 from tests.flower.deployments import empty_deployment
 

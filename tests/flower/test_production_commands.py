@@ -10,10 +10,10 @@ import yaml
 
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.flower import coordinator_command, site_command
-from hetfed_lightning.flower.certificates import Certificate, make_server_certificate, write_private
 from hetfed_lightning.flower.cli import main
 from hetfed_lightning.flower.engine.site import NODE_LOG, TASKS_LOG
-from hetfed_lightning.flower.folder import KeyFolder
+from hetfed_lightning.flower.files.certificates import Certificate, make_server_certificate, write_private
+from hetfed_lightning.flower.files.folder import KeyFolder
 from hetfed_lightning.flower.keys import make_keys
 from hetfed_lightning.flower.orders import Order
 from hetfed_lightning.flower.site_account import ACCOUNT, opened_account

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import uvicorn
 
-from hetfed_lightning.flower.certificates import make_authority, make_server_certificate
 from hetfed_lightning.flower.engine.connections import Connections, network_of
 from hetfed_lightning.flower.engine.guard import Guard, Scope
 from hetfed_lightning.flower.engine.limits import MIB, Limits
 from hetfed_lightning.flower.engine.operator_secret import HEADER
 from hetfed_lightning.flower.engine.serving import GuardedServer
 from hetfed_lightning.flower.engine.settings import free_ports
+from hetfed_lightning.flower.files.certificates import make_authority, make_server_certificate
 
 pytestmark = pytest.mark.promise("strangers")
 

@@ -10,13 +10,13 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from hetfed_lightning.flower.certificates import write_private
 from hetfed_lightning.flower.engine.control import Control
 from hetfed_lightning.flower.engine.limits import Limits
 from hetfed_lightning.flower.engine.operator_secret import new_secret
 from hetfed_lightning.flower.engine.process import Process
 from hetfed_lightning.flower.engine.settings import LOOPBACK, free_ports
-from hetfed_lightning.flower.folder import KeyFolder
+from hetfed_lightning.flower.files.certificates import write_private
+from hetfed_lightning.flower.files.folder import KeyFolder
 
 # Run with -P: its folder is no place to import from.
 PROGRAM = Path(__file__).with_name("superlink.py")

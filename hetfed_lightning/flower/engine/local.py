@@ -16,7 +16,7 @@ from hetfed_lightning.flower.engine.marks import end_marked
 from hetfed_lightning.flower.engine.node import SuperNode
 from hetfed_lightning.flower.engine.process import Process, Watchdog
 from hetfed_lightning.flower.engine.settings import LOOPBACK, environment, free_ports, without_proxy
-from hetfed_lightning.flower.folder import KeyFolder
+from hetfed_lightning.flower.files.folder import KeyFolder
 
 log = logging.getLogger(__name__)
 

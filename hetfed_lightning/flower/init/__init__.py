@@ -12,6 +12,8 @@ from jsonargparse import ArgumentParser
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data.sources import public_bytes
 from hetfed_lightning.flower.expected import SHARED, layouts_text
+from hetfed_lightning.flower.files.config_errors import naming_file
+from hetfed_lightning.flower.files.initial_weights import START, start_bytes
 from hetfed_lightning.flower.init.app import app_text
 from hetfed_lightning.flower.init.data import PUBLIC, agreed_settings, is_dealt, site_data
 from hetfed_lightning.flower.init.readme import readme_text
@@ -19,10 +21,8 @@ from hetfed_lightning.flower.init.refusals import check_source
 from hetfed_lightning.flower.init.server import server_text
 from hetfed_lightning.flower.init.sites import site_text
 from hetfed_lightning.flower.init.source import Source, read_source
-from hetfed_lightning.flower.reading import naming_file
 from hetfed_lightning.flower.server_config import read_server_config
 from hetfed_lightning.flower.site_config import read_site
-from hetfed_lightning.flower.start import START, start_bytes
 
 __all__ = ["init_command", "write_deployment"]
 

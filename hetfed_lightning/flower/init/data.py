@@ -20,8 +20,8 @@ from hetfed_lightning.data import (
 from hetfed_lightning.data.named import NamedDataModule
 from hetfed_lightning.data.names import of_member
 from hetfed_lightning.data.sources.table import table_files
+from hetfed_lightning.flower.files.paths import absolute, paths_in, with_paths
 from hetfed_lightning.flower.init.source import Source
-from hetfed_lightning.flower.paths import absolute, paths_in, with_paths
 
 PUBLIC = "public.safetensors"
 SITE_DATA = "hetfed_lightning.data.SiteDataModule"

@@ -23,7 +23,7 @@ from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.examples import Inputs
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.flower.deployable import as_list
-from hetfed_lightning.flower.reading import naming_file
+from hetfed_lightning.flower.files.config_errors import naming_file
 from hetfed_lightning.preflight import check_names
 
 log = logging.getLogger(__name__)
