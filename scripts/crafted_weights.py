@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from hetfed_lightning import DPSGD, BackboneAveraging, FederatedDataModule, Federation, Participant
 from hetfed_lightning.backbones import MLPBackbone
 from hetfed_lightning.data import Examples
-from hetfed_lightning.flower.orders import Order
+from hetfed_lightning.flower.protocol.orders import Order
 from hetfed_lightning.flower.site import Site, SiteParts
 
 COLUMNS, UNITS, EPOCHS = 12, 512, 10

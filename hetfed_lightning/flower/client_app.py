@@ -19,7 +19,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from hetfed_lightning.flower.messages import (
+from hetfed_lightning.flower.protocol.messages import (
     description_content,
     order_of,
     reply_content,

@@ -30,12 +30,12 @@ from hetfed_lightning.flower.agreement import (
     refuse_disagreements,
     table,
 )
-from hetfed_lightning.flower.arrays import Layout
-from hetfed_lightning.flower.checks import fault_of, usable_metrics
-from hetfed_lightning.flower.description import Description, parameters_of
 from hetfed_lightning.flower.exchange import Exchange, read_or_fault
-from hetfed_lightning.flower.orders import Order, Reply
 from hetfed_lightning.flower.pooling import Pooling
+from hetfed_lightning.flower.protocol.arrays import Layout
+from hetfed_lightning.flower.protocol.description import Description, parameters_of
+from hetfed_lightning.flower.protocol.orders import Order, Reply
+from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metrics
 from hetfed_lightning.flower.roll import Roll
 from hetfed_lightning.flower.server_config import ServerConfig
 from hetfed_lightning.flower.student import Student

@@ -12,12 +12,12 @@ from typing import TypeVar
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from hetfed_lightning.flower.checks import wanted
-from hetfed_lightning.flower.description import Description
-from hetfed_lightning.flower.messages import DESCRIBE, WORK, description_of, order_content, reply_of
-from hetfed_lightning.flower.orders import Order, Reply
-from hetfed_lightning.flower.records import RecordsError
-from hetfed_lightning.flower.untrusted import one_line
+from hetfed_lightning.flower.protocol.description import Description
+from hetfed_lightning.flower.protocol.messages import DESCRIBE, WORK, description_of, order_content, reply_of
+from hetfed_lightning.flower.protocol.orders import Order, Reply
+from hetfed_lightning.flower.protocol.records import RecordsError
+from hetfed_lightning.flower.protocol.reply_checks import wanted
+from hetfed_lightning.flower.protocol.untrusted import one_line
 from hetfed_lightning.flower.volley import Fault, Volley, online_nodes
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.flower.arrays import Layout
-from hetfed_lightning.flower.description import layouts
 from hetfed_lightning.flower.engine.limits import MIB, Limits
+from hetfed_lightning.flower.protocol.arrays import Layout
+from hetfed_lightning.flower.protocol.description import layouts
 from hetfed_lightning.participant import Participant
 from hetfed_lightning.rounds import FederatedCallback
 

@@ -18,8 +18,8 @@ from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS, configuration_pag
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.cli import tables
 from hetfed_lightning.flower.board import Board
-from hetfed_lightning.flower.description import Description
 from hetfed_lightning.flower.introductions import headlines_of, label_counts_of, roles_of
+from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.round_line import round_line
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT

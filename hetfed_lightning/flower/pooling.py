@@ -13,7 +13,7 @@ from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging, Sen
 from hetfed_lightning.callbacks.private_averaging import Calendar, PrivateAveraging
 from hetfed_lightning.callbacks.private_checks import check_company
 from hetfed_lightning.callbacks.sharing import SharingGroup
-from hetfed_lightning.flower.description import Description, empty_state, parameters_of
+from hetfed_lightning.flower.protocol.description import Description, empty_state, parameters_of
 from hetfed_lightning.metrics import payload_bytes
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from hetfed_lightning.cli.configs import Arguments
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federation import Federation
-from hetfed_lightning.flower.deployable import as_list, check_deployable
 from hetfed_lightning.flower.files.config_errors import naming_file
 from hetfed_lightning.flower.files.initial_weights import START, load_start
 from hetfed_lightning.flower.files.paths import absolute, with_paths
+from hetfed_lightning.flower.protocol.deployable import as_list, check_deployable
 
 
 @dataclass(frozen=True)

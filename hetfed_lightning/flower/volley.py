@@ -13,8 +13,8 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from httpx import HTTPError
 
-from hetfed_lightning.flower.inflating import at_most
-from hetfed_lightning.flower.untrusted import one_line
+from hetfed_lightning.flower.protocol.inflating import at_most
+from hetfed_lightning.flower.protocol.untrusted import one_line
 
 log = logging.getLogger(__name__)
 

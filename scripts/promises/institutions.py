@@ -7,7 +7,7 @@ from scripts.promises.promise import Mutation, Promise
 _PARITY = "tests/flower/test_parity.py::test_states_and_figures_are_those_of_one_fit"
 _FAULT = "tests/flower/test_failures.py::test_a_fault_costs_the_site_one_round"
 _COORDINATOR = "hetfed_lightning/flower/coordinator.py"
-_CHECKS = "hetfed_lightning/flower/checks.py"
+_CHECKS = "hetfed_lightning/flower/protocol/reply_checks.py"
 _ORDER_CHECKS = "hetfed_lightning/flower/order_checks.py"
 _SITE = "hetfed_lightning/flower/site.py"
 _ACCOUNT = "tests/flower/test_site_account.py"
@@ -72,7 +72,7 @@ PROMISES: tuple[Promise, ...] = (
                 ("tests/flower/test_messages.py::test_nothing_else_travels",),
             ),
             Mutation(
-                "hetfed_lightning/flower/description.py",
+                "hetfed_lightning/flower/protocol/description.py",
                 "if weighs and name != STUDENT else None\n",
                 "if name != STUDENT else None\n",
                 ("tests/flower/test_messages.py::test_class_counts_are_told_only_where_an_ensemble_weighs_by_them",),
@@ -209,7 +209,7 @@ PROMISES: tuple[Promise, ...] = (
         "halves of pairs, 5 MB; any text (hypothesis); 2,400 mutated replies, descriptions and messages",
         (
             Mutation(
-                "hetfed_lightning/flower/arrays.py",
+                "hetfed_lightning/flower/protocol/arrays.py",
                 "    if taken != there:\n",
                 "    if False:\n",
                 (
@@ -218,7 +218,7 @@ PROMISES: tuple[Promise, ...] = (
                 ),
             ),
             Mutation(
-                "hetfed_lightning/flower/inflating.py",
+                "hetfed_lightning/flower/protocol/inflating.py",
                 "        if size > left:\n",
                 "        if False:\n",
                 ("tests/flower/test_fuzzed_words.py::test_a_piece_that_is_named_again_and_again_is_not_put_together",),
@@ -236,13 +236,13 @@ PROMISES: tuple[Promise, ...] = (
                 ("tests/flower/test_failures.py::test_whatever_a_reply_ends_with_is_its_sites_fault",),
             ),
             Mutation(
-                "hetfed_lightning/flower/plain_data.py",
+                "hetfed_lightning/flower/protocol/plain_data.py",
                 "            if expected := limit.fault(read):\n",
                 "            if expected := limit.fault(read) and '':\n",
                 ("tests/flower/test_site_words.py::test_what_a_description_may_not_say",),
             ),
             Mutation(
-                "hetfed_lightning/flower/untrusted.py",
+                "hetfed_lightning/flower/protocol/untrusted.py",
                 "    return character.isprintable() and character not in _MARKUP\n",
                 "    return True\n",
                 ("tests/flower/test_untrusted.py::test_any_text_becomes_a_line",),

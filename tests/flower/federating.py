@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from hetfed_lightning import FederatedCallback, FederatedDataModule, Federation, Participant
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.flower.coordinator import Coordinator
-from hetfed_lightning.flower.description import Description
 from hetfed_lightning.flower.exchange import Exchange
+from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.server_config import ServerConfig
 from hetfed_lightning.flower.site import Site, SiteParts
 from tests.federations import fit, state_of, tiny_data, tiny_federation

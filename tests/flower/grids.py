@@ -10,8 +10,8 @@ from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from hetfed_lightning.flower.messages import DESCRIBE, description_content, order_of, reply_content
-from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.protocol.messages import DESCRIBE, description_content, order_of, reply_content
+from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site import Site
 
 Alter = Callable[[Order, Reply], Any]

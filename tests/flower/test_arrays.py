@@ -10,8 +10,8 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from hetfed_lightning.flower.arrays import DTYPES, KNOWN, ArrayError, array_of, tensor_of
-from hetfed_lightning.flower.records import CASTS, RecordsError, pack, unpack
+from hetfed_lightning.flower.protocol.arrays import DTYPES, KNOWN, ArrayError, array_of, tensor_of
+from hetfed_lightning.flower.protocol.records import CASTS, RecordsError, pack, unpack
 
 pytestmark = pytest.mark.promise("words")
 

@@ -8,8 +8,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from hetfed_lightning.flower.client_app import app
 from hetfed_lightning.flower.init import init_command
-from hetfed_lightning.flower.messages import DESCRIBE, WORK, order_content
-from hetfed_lightning.flower.orders import Order
+from hetfed_lightning.flower.protocol.messages import DESCRIBE, WORK, order_content
+from hetfed_lightning.flower.protocol.orders import Order
 
 CONFIG = """
 trainer: {max_epochs: 1, callbacks: [{class_path: hetfed_lightning.BackboneAveraging}]}

@@ -12,7 +12,7 @@ from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.flower import site_store
 from hetfed_lightning.flower.order_checks import OrderError
-from hetfed_lightning.flower.orders import Order
+from hetfed_lightning.flower.protocol.orders import Order
 from hetfed_lightning.flower.site import Site
 from tests.federations import tiny_data
 from tests.flower.federating import Deployed

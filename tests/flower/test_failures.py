@@ -15,8 +15,8 @@ from flwr.app import Array, Error, RecordDict
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, PrivateAveraging
 from hetfed_lightning.flower.agreement import DisagreementError
 from hetfed_lightning.flower.exchange import Exchange
-from hetfed_lightning.flower.messages import WORK, reply_content, reply_of
-from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.protocol.messages import WORK, reply_content, reply_of
+from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site import Site
 from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.inspection import TooFewParticipantsError

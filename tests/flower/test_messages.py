@@ -12,7 +12,7 @@ from torch import nn
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Participant
 from hetfed_lightning.distillation import ClassPriorWeighted
-from hetfed_lightning.flower.messages import (
+from hetfed_lightning.flower.protocol.messages import (
     description_content,
     description_of,
     order_content,
@@ -20,8 +20,8 @@ from hetfed_lightning.flower.messages import (
     reply_content,
     reply_of,
 )
-from hetfed_lightning.flower.orders import Order, Reply
-from hetfed_lightning.flower.records import CASTS, COUNTERS, Records, RecordsError, pack, unpack
+from hetfed_lightning.flower.protocol.orders import Order, Reply
+from hetfed_lightning.flower.protocol.records import CASTS, COUNTERS, Records, RecordsError, pack, unpack
 from tests.flower.federating import Deployed
 
 pytestmark = pytest.mark.promise("travels")

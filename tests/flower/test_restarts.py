@@ -9,7 +9,7 @@ from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.checkpointing.sealing import is_sealed
 from hetfed_lightning.distillation import ValidationWeighted
 from hetfed_lightning.flower.coordinator import STATE
-from hetfed_lightning.flower.orders import Order
+from hetfed_lightning.flower.protocol.orders import Order
 from hetfed_lightning.flower.site import Site, SiteError
 from hetfed_lightning.flower.site_store import Place, SiteStore, Stage
 from tests.federations import equal, sgd

@@ -12,7 +12,7 @@ import torch
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.flower.coordinator import STATE
-from hetfed_lightning.flower.orders import Order, Reply
+from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site import Site
 from hetfed_lightning.flower.site_account import ACCOUNT, HEAD, AccountError, SiteAccount, begin_account, check_account
 from hetfed_lightning.flower.site_store import SiteStore

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from hetfed_lightning.flower.untrusted import is_name, one_line, shown
+from hetfed_lightning.flower.protocol.untrusted import is_name, one_line, shown
 
 pytestmark = pytest.mark.promise("words")
 

@@ -21,8 +21,8 @@ from lightning.pytorch.callbacks import (
 
 from hetfed_lightning.callbacks import FederationMonitor, Inheritance, RunRecord
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.flower.deployable import DEPLOYABLE
 from hetfed_lightning.flower.init.source import Source
+from hetfed_lightning.flower.protocol.deployable import DEPLOYABLE
 from hetfed_lightning.rounds import FederatedCallback
 
 log = logging.getLogger(__name__)

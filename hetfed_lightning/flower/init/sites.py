@@ -6,11 +6,11 @@ from copy import deepcopy
 from typing import Any
 
 from hetfed_lightning.callbacks import EnsembleDistillation
-from hetfed_lightning.flower.deployable import DEPLOYABLE, as_list
 from hetfed_lightning.flower.init.data import is_dealt, local_paths, own_part
 from hetfed_lightning.flower.init.refusals import KEPT
 from hetfed_lightning.flower.init.source import Source
 from hetfed_lightning.flower.init.text import yaml_text
+from hetfed_lightning.flower.protocol.deployable import DEPLOYABLE, as_list
 
 HEAD = """Site {name} of the federation in {file}, written by `hetfed deploy init`. Whoever runs the site keeps this \
 file and what lies beside it; nothing of them is sent. `hetfed fit` would read it too.

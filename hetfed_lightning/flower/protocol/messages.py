@@ -12,12 +12,12 @@ from typing import Any
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from hetfed_lightning.flower.checks import Wanted
-from hetfed_lightning.flower.description import Description
-from hetfed_lightning.flower.orders import Order, Reply
-from hetfed_lightning.flower.plain_data import PlainDataError, made, read_json
-from hetfed_lightning.flower.records import COUNTERS, Records, RecordsError, pack, unpack
-from hetfed_lightning.flower.untrusted import one_line, shown
+from hetfed_lightning.flower.protocol.description import Description
+from hetfed_lightning.flower.protocol.orders import Order, Reply
+from hetfed_lightning.flower.protocol.plain_data import PlainDataError, made, read_json
+from hetfed_lightning.flower.protocol.records import COUNTERS, Records, RecordsError, pack, unpack
+from hetfed_lightning.flower.protocol.reply_checks import Wanted
+from hetfed_lightning.flower.protocol.untrusted import one_line, shown
 
 DESCRIBE = "query.describe"
 """Type of the first message: what does a site bring along?"""

@@ -1,8 +1,8 @@
 """What a site says is looked at before anything is made of it: a fault costs the site the round, and nobody else.
 
 What a reply may hold follows from what was asked and from what the site said of itself before training
-(:func:`wanted`). Layouts are compared with that while the reply is read (:mod:`hetfed_lightning.flower.messages`), the
-rest is looked at here.
+(:func:`wanted`). Layouts are compared with that while the reply is read
+(:mod:`hetfed_lightning.flower.protocol.messages`), the rest is looked at here.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from hetfed_lightning.flower.arrays import Layout, travelling_bytes
-from hetfed_lightning.flower.description import Description
-from hetfed_lightning.flower.orders import Order, Reply
-from hetfed_lightning.flower.untrusted import is_name, one_line, shown
+from hetfed_lightning.flower.protocol.arrays import Layout, travelling_bytes
+from hetfed_lightning.flower.protocol.description import Description
+from hetfed_lightning.flower.protocol.orders import Order, Reply
+from hetfed_lightning.flower.protocol.untrusted import is_name, one_line, shown
 from hetfed_lightning.guard import why_not_heard, why_unusable
 
 MOST_METRICS = 1_000

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from hetfed_lightning.flower.untrusted import NAME, is_name, shown
+from hetfed_lightning.flower.protocol.untrusted import NAME, is_name, shown
 
 T = TypeVar("T")
 

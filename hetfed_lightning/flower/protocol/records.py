@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from hetfed_lightning.flower.arrays import CAST, ArrayError, Layout, array_of, tensor_of
-from hetfed_lightning.flower.untrusted import is_name, shown
+from hetfed_lightning.flower.protocol.arrays import CAST, ArrayError, Layout, array_of, tensor_of
+from hetfed_lightning.flower.protocol.untrusted import is_name, shown
 
 COUNTERS = ".counters"
 """Ends the name of the record that holds integers and booleans: whoever averages a record of arrays averages numbers

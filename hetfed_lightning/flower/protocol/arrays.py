@@ -17,8 +17,8 @@ import torch
 from flwr.app import Array
 from torch import Tensor
 
-from hetfed_lightning.flower.plain_data import Range
-from hetfed_lightning.flower.untrusted import one_line, shown
+from hetfed_lightning.flower.protocol.plain_data import Range
+from hetfed_lightning.flower.protocol.untrusted import one_line, shown
 
 STYPE = "numpy.ndarray"
 """The engine's name of the format."""
