@@ -24,7 +24,7 @@ from hetfed_lightning import DPSGD, BackboneAveraging, FederatedDataModule, Fede
 from hetfed_lightning.backbones import MLPBackbone
 from hetfed_lightning.data import Examples
 from hetfed_lightning.flower.protocol.orders import Order
-from hetfed_lightning.flower.site import Site, SiteParts
+from hetfed_lightning.flower.site.site import Site, SiteParts
 
 COLUMNS, UNITS, EPOCHS = 12, 512, 10
 WEIGHT, BIAS = "backbone.hidden.0.weight", "backbone.hidden.0.bias"

@@ -38,7 +38,7 @@ from hetfed_lightning.flower.following import SuperLinkEndedError, follow
 from hetfed_lightning.flower.init import init_command
 from hetfed_lightning.flower.keys import make_keys
 from hetfed_lightning.flower.local import site_config
-from hetfed_lightning.flower.site_store import Place, Stage
+from hetfed_lightning.flower.site.site_store import Place, Stage
 from hetfed_lightning.participant import participant_state
 from hetfed_lightning.records import Record
 from scripts.restarting.watch import Watch

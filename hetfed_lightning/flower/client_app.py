@@ -26,7 +26,7 @@ from hetfed_lightning.flower.protocol.messages import (
 )
 
 if TYPE_CHECKING:
-    from hetfed_lightning.flower.site import Site
+    from hetfed_lightning.flower.site.site import Site
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +88,8 @@ def site_of(node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
     Raises:
         NodeConfigError: If it names none.
     """
-    from hetfed_lightning.flower.site import Site
-    from hetfed_lightning.flower.site_parts import parts_of
+    from hetfed_lightning.flower.site.site import Site
+    from hetfed_lightning.flower.site.site_parts import parts_of
 
     name, config, state = (str(node.get(key, "")) for key in ("participant", "config", "state-dir"))
     if not name and "partition-id" in node and run.get("sites"):

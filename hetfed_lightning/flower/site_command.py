@@ -21,7 +21,7 @@ from hetfed_lightning.flower.files.folder import SITE
 from hetfed_lightning.flower.following import terminated_by_exception
 from hetfed_lightning.flower.key_files import check_site_key, check_there
 from hetfed_lightning.flower.local import ALLOW_IMPORT
-from hetfed_lightning.flower.site_account import AccountError, begin_account, check_account
+from hetfed_lightning.flower.site.account_file import AccountError, begin_account, check_account
 from hetfed_lightning.flower.site_lines import SiteLines
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ _PARITY = "tests/flower/test_parity.py::test_states_and_figures_are_those_of_one
 _FAULT = "tests/flower/test_failures.py::test_a_fault_costs_the_site_one_round"
 _COORDINATOR = "hetfed_lightning/flower/coordinator.py"
 _CHECKS = "hetfed_lightning/flower/protocol/reply_checks.py"
-_ORDER_CHECKS = "hetfed_lightning/flower/order_checks.py"
-_SITE = "hetfed_lightning/flower/site.py"
-_ACCOUNT = "tests/flower/test_site_account.py"
+_ORDER_CHECKS = "hetfed_lightning/flower/site/order_checks.py"
+_SITE = "hetfed_lightning/flower/site/site.py"
+_ACCOUNT = "tests/flower/test_account_file.py"
 _LIES = "tests/flower/test_coordinators_that_lie.py"
 
 PROMISES: tuple[Promise, ...] = (
@@ -21,13 +21,13 @@ PROMISES: tuple[Promise, ...] = (
         "private averages; six shipped configurations, three rounds",
         (
             Mutation(
-                "hetfed_lightning/flower/site.py",
+                "hetfed_lightning/flower/site/site.py",
                 "                federation.begin_schedules(round_index)\n",
                 "                pass\n",
                 (f"{_PARITY}[joins later, schedule]",),
             ),
             Mutation(
-                "hetfed_lightning/flower/site_round.py",
+                "hetfed_lightning/flower/site/site_round.py",
                 "if callback.is_due(round_index) else ()",
                 "",
                 (f"{_PARITY}[averaging, everything else]",),
@@ -66,7 +66,7 @@ PROMISES: tuple[Promise, ...] = (
                 (f"{_LIES}::test_it_is_refused",),
             ),
             Mutation(
-                "hetfed_lightning/flower/site_round.py",
+                "hetfed_lightning/flower/site/site_round.py",
                 "participant.state_of(keys).items()",
                 "participant.state_of(participant.state_dict()).items()",
                 ("tests/flower/test_messages.py::test_nothing_else_travels",),
@@ -86,19 +86,19 @@ PROMISES: tuple[Promise, ...] = (
         "without number",
         (
             Mutation(
-                "hetfed_lightning/flower/site_store.py",
+                "hetfed_lightning/flower/site/site_store.py",
                 "        if not self._holds_more(later):\n",
                 "        if True:\n",
                 (f"{_LIES}::test_no_order_deletes_what_was_learned",),
             ),
             Mutation(
-                "hetfed_lightning/flower/site_store.py",
+                "hetfed_lightning/flower/site/site_store.py",
                 "            if other < place and other != base and",
                 "            if other < place and",
                 (f"{_LIES}::test_no_order_deletes_what_was_learned[far ahead, then back]",),
             ),
             Mutation(
-                "hetfed_lightning/flower/site_store.py",
+                "hetfed_lightning/flower/site/site_store.py",
                 "        if (count := self._repeats()) >= most:\n",
                 "        if (count := 0) >= most:\n",
                 (f"{_LIES}::test_orders_that_lead_nowhere_are_counted",),
@@ -131,25 +131,25 @@ PROMISES: tuple[Promise, ...] = (
                 (f"{_ACCOUNT}::test_epsilon_is_that_of_all_runs",),
             ),
             Mutation(
-                "hetfed_lightning/flower/site_store.py",
+                "hetfed_lightning/flower/site/site_store.py",
                 '            if match["mark"] not in noted:',
                 "            if True:",
                 (f"{_ACCOUNT}::test_killed_between_the_account_and_the_state_the_state_is_taken_up",),
             ),
             Mutation(
-                "hetfed_lightning/flower/site_account.py",
+                "hetfed_lightning/flower/site/account_file.py",
                 "        if len(self._lines) < count:\n",
                 "        if False:\n",
                 (f"{_ACCOUNT}::test_nothing_is_trained_without_a_reliable_account",),
             ),
             Mutation(
-                "hetfed_lightning/flower/site_account.py",
+                "hetfed_lightning/flower/site/account_file.py",
                 "        if more := participant.ledger.since(self.ledger).releases:\n",
                 "        if more := 0:\n",
                 (f"{_ACCOUNT}::test_an_older_copy_of_the_account_is_told_by_the_states",),
             ),
             Mutation(
-                "hetfed_lightning/flower/site_round.py",
+                "hetfed_lightning/flower/site/site_round.py",
                 "            open_budgets(federation, federation.current_round, batch_idx)\n",
                 "            pass\n",
                 (f"{_ACCOUNT}::test_a_budget_holds_over_runs_and_leaves_the_site_out_by_name",),
@@ -262,7 +262,7 @@ PROMISES: tuple[Promise, ...] = (
                 ("tests/flower/test_restarts.py::test_a_killed_coordinator_goes_on",),
             ),
             Mutation(
-                "hetfed_lightning/flower/site_store.py",
+                "hetfed_lightning/flower/site/site_store.py",
                 "                if match and is_sealed(path):\n",
                 "                if match:\n",
                 ("tests/flower/test_restarts.py::test_a_damaged_state_is_as_if_it_were_not_there",),

@@ -16,7 +16,7 @@ from hetfed_lightning.flower.coordinator import Coordinator
 from hetfed_lightning.flower.exchange import Exchange
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.server_config import ServerConfig
-from hetfed_lightning.flower.site import Site, SiteParts
+from hetfed_lightning.flower.site.site import Site, SiteParts
 from tests.federations import fit, state_of, tiny_data, tiny_federation
 from tests.flower.grids import FakeGrid
 

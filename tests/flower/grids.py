@@ -12,7 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from hetfed_lightning.flower.protocol.messages import DESCRIBE, description_content, order_of, reply_content
 from hetfed_lightning.flower.protocol.orders import Order, Reply
-from hetfed_lightning.flower.site import Site
+from hetfed_lightning.flower.site.site import Site
 
 Alter = Callable[[Order, Reply], Any]
 """What a faulty site makes of its reply: another one, records, an error, or None for no answer at all."""

@@ -10,10 +10,10 @@ import torch
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.checkpointing.reading import read_checkpoint
-from hetfed_lightning.flower import site_store
-from hetfed_lightning.flower.order_checks import OrderError
 from hetfed_lightning.flower.protocol.orders import Order
-from hetfed_lightning.flower.site import Site
+from hetfed_lightning.flower.site import site_store
+from hetfed_lightning.flower.site.order_checks import OrderError
+from hetfed_lightning.flower.site.site import Site
 from tests.federations import tiny_data
 from tests.flower.federating import Deployed
 
@@ -175,8 +175,8 @@ def test_a_run_goes_back_behind_closed_rounds_a_few_times(
 def test_orders_that_lead_nowhere_are_counted(
     order: Order, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hetfed_lightning.flower.order_checks.LEAST_REPEATS", 2)
-    monkeypatch.setattr("hetfed_lightning.flower.order_checks.MORE_ROUNDS", 1)  # The site's file says 3 rounds.
+    monkeypatch.setattr("hetfed_lightning.flower.site.order_checks.LEAST_REPEATS", 2)
+    monkeypatch.setattr("hetfed_lightning.flower.site.order_checks.MORE_ROUNDS", 1)  # The site's file says 3 rounds.
     site.carry_out(Order("run", begin=0, keys=KEYS))
     for _ in range(3):
         site.carry_out(order)
@@ -190,8 +190,8 @@ def test_orders_that_lead_nowhere_are_counted(
 
 @pytest.mark.promise("learned")
 def test_orders_that_are_refused_are_counted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hetfed_lightning.flower.order_checks.LEAST_REPEATS", 1)
-    monkeypatch.setattr("hetfed_lightning.flower.order_checks.MORE_ROUNDS", 1)  # The site's file says 3 rounds.
+    monkeypatch.setattr("hetfed_lightning.flower.site.order_checks.LEAST_REPEATS", 1)
+    monkeypatch.setattr("hetfed_lightning.flower.site.order_checks.MORE_ROUNDS", 1)  # The site's file says 3 rounds.
     bad = Order("run", begin=0, shared={1: BACKBONE})
     for _ in range(6):
         with pytest.raises(OrderError, match="not finite"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hetfed_lightning.flower.site_store import Place, Stage
+from hetfed_lightning.flower.site.site_store import Place, Stage
 from hetfed_lightning.records import Record
 from scripts.flower_restarts import Plan, Result, disturbed
 from scripts.restarting.watch import Saved, Watch

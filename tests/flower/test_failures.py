@@ -17,7 +17,7 @@ from hetfed_lightning.flower.agreement import DisagreementError
 from hetfed_lightning.flower.exchange import Exchange
 from hetfed_lightning.flower.protocol.messages import WORK, reply_content, reply_of
 from hetfed_lightning.flower.protocol.orders import Order, Reply
-from hetfed_lightning.flower.site import Site
+from hetfed_lightning.flower.site.site import Site
 from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.inspection import TooFewParticipantsError
 from tests.federations import equal, tiny_data
@@ -482,7 +482,7 @@ def test_a_private_account_stays_when_its_participant_leaves(tmp_path: Path) -> 
 
 
 def test_a_full_disk_at_a_site_costs_it_the_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from hetfed_lightning.flower import site_store
+    from hetfed_lightning.flower.site import site_store
 
     deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
     write = vars(site_store)["write_checkpoint"]

@@ -12,7 +12,7 @@ import yaml
 from hetfed_lightning.cli.configs import ConfigError, read_config
 from hetfed_lightning.flower.init import init_command
 from hetfed_lightning.flower.server_config import read_server_config
-from hetfed_lightning.flower.site_config import read_site
+from hetfed_lightning.flower.site.site_config import read_site
 from tests.cli.commands import tiny, written
 from tests.flower.deployed import CONFIGS, deployed, read, weights
 

@@ -16,7 +16,7 @@ from hetfed_lightning.flower.files.certificates import Certificate, make_server_
 from hetfed_lightning.flower.files.folder import KeyFolder
 from hetfed_lightning.flower.keys import make_keys
 from hetfed_lightning.flower.protocol.orders import Order
-from hetfed_lightning.flower.site_account import ACCOUNT, opened_account
+from hetfed_lightning.flower.site.account_file import ACCOUNT, opened_account
 from hetfed_lightning.flower.site_lines import SiteLines
 from hetfed_lightning.privacy import Ledger
 from tests.flower.deployments import empty_deployment

@@ -10,8 +10,8 @@ from hetfed_lightning.checkpointing.sealing import is_sealed
 from hetfed_lightning.distillation import ValidationWeighted
 from hetfed_lightning.flower.coordinator import STATE
 from hetfed_lightning.flower.protocol.orders import Order
-from hetfed_lightning.flower.site import Site, SiteError
-from hetfed_lightning.flower.site_store import Place, SiteStore, Stage
+from hetfed_lightning.flower.site.site import Site, SiteError
+from hetfed_lightning.flower.site.site_store import Place, SiteStore, Stage
 from tests.federations import equal, sgd
 from tests.flower.federating import Callbacks, Deployed
 

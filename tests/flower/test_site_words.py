@@ -22,7 +22,7 @@ from hetfed_lightning.flower.protocol.description import Description, parameters
 from hetfed_lightning.flower.protocol.messages import description_of, reply_content, reply_of
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metrics, wanted
-from hetfed_lightning.flower.site import Site
+from hetfed_lightning.flower.site.site import Site
 from hetfed_lightning.flower.volley import Fault
 from tests.flower.federating import Deployed
 

@@ -33,7 +33,7 @@ __all__ = ["APP", "OURS", "SERVER_APP", "command", "main"]
 APP = "hetfed_lightning.flower.client_app:app"
 SERVER_APP = "hetfed_lightning.flower.server_app:app"
 PRELOADED = (
-    "hetfed_lightning.flower.site_parts",
+    "hetfed_lightning.flower.site.site_parts",
     "hetfed_lightning.backbones",
     "hetfed_lightning.heads",
     "torch.utils.tensorboard",

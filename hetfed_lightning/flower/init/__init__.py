@@ -22,7 +22,7 @@ from hetfed_lightning.flower.init.server import server_text
 from hetfed_lightning.flower.init.sites import site_text
 from hetfed_lightning.flower.init.source import Source, read_source
 from hetfed_lightning.flower.server_config import read_server_config
-from hetfed_lightning.flower.site_config import read_site
+from hetfed_lightning.flower.site.site_config import read_site
 
 __all__ = ["init_command", "write_deployment"]
 

@@ -7,9 +7,9 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 
-from hetfed_lightning.flower.order_checks import MORE_ROUNDS, UNSAID_ROUNDS
-from hetfed_lightning.flower.site import SiteParts
-from hetfed_lightning.flower.site_config import read_site
+from hetfed_lightning.flower.site.order_checks import MORE_ROUNDS, UNSAID_ROUNDS
+from hetfed_lightning.flower.site.site import SiteParts
+from hetfed_lightning.flower.site.site_config import read_site
 from hetfed_lightning.rounds import FederatedCallback
 
 

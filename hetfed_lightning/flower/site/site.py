@@ -14,13 +14,13 @@ import lightning as L
 
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.federation import Federation
-from hetfed_lightning.flower.order_checks import MORE_ROUNDS, check_rounds, most_repeats
 from hetfed_lightning.flower.protocol.description import Description, describe, subjects
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.untrusted import one_line
-from hetfed_lightning.flower.site_account import SiteAccount, check_noise, opened_account
-from hetfed_lightning.flower.site_round import Act, Pause, SiteEnd, SiteRound, own_figures
-from hetfed_lightning.flower.site_store import Place, SiteStore, Stage
+from hetfed_lightning.flower.site.account_file import SiteAccount, check_noise, opened_account
+from hetfed_lightning.flower.site.order_checks import MORE_ROUNDS, check_rounds, most_repeats
+from hetfed_lightning.flower.site.site_round import Act, Pause, SiteEnd, SiteRound, own_figures
+from hetfed_lightning.flower.site.site_store import Place, SiteStore, Stage
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.rounds import Career, FederatedCallback
 

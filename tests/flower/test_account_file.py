@@ -13,9 +13,16 @@ from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.flower.coordinator import STATE
 from hetfed_lightning.flower.protocol.orders import Order, Reply
-from hetfed_lightning.flower.site import Site
-from hetfed_lightning.flower.site_account import ACCOUNT, HEAD, AccountError, SiteAccount, begin_account, check_account
-from hetfed_lightning.flower.site_store import SiteStore
+from hetfed_lightning.flower.site.account_file import (
+    ACCOUNT,
+    HEAD,
+    AccountError,
+    SiteAccount,
+    begin_account,
+    check_account,
+)
+from hetfed_lightning.flower.site.site import Site
+from hetfed_lightning.flower.site.site_store import SiteStore
 from hetfed_lightning.privacy import DPSGD, Ledger
 from tests.federations import equal
 from tests.flower.federating import Callbacks, Deployed

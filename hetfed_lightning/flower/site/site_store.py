@@ -15,8 +15,8 @@ from typing import Any
 
 from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.sealing import DamagedFileError, is_sealed, write_checkpoint
-from hetfed_lightning.flower.order_checks import OrderError
 from hetfed_lightning.flower.protocol.untrusted import shown
+from hetfed_lightning.flower.site.order_checks import OrderError
 
 log = logging.getLogger(__name__)
 
