@@ -11,10 +11,10 @@ from jsonargparse.typing import PositiveInt
 
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.strict_yaml import read_config
+from hetfed_lightning.flower.coordinator.shared_layouts import SHARED
 from hetfed_lightning.flower.engine.limits import MIB, Limits
 from hetfed_lightning.flower.engine.link import EVERYWHERE, local_host
 from hetfed_lightning.flower.engine.local import LocalEngine
-from hetfed_lightning.flower.expected import SHARED, reply_bytes
 from hetfed_lightning.flower.files.folder import SERVER, KeyFolder
 from hetfed_lightning.flower.following import run_app
 from hetfed_lightning.flower.key_files import (
@@ -24,6 +24,7 @@ from hetfed_lightning.flower.key_files import (
     check_there,
 )
 from hetfed_lightning.flower.local import run_folder
+from hetfed_lightning.flower.reply_limit import reply_bytes
 
 log = logging.getLogger(__name__)
 

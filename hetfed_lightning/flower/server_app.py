@@ -66,10 +66,10 @@ def lead(grid: Grid, config_path: Path, folder: Path, resume: bool, *, allow_imp
     Raises:
         RunConfigError: If there is nothing to go on from, or a run that would be overwritten.
     """
-    from hetfed_lightning.flower.coordinator import STATE, Coordinator
-    from hetfed_lightning.flower.exchange import Exchange
-    from hetfed_lightning.flower.journal import Journal
-    from hetfed_lightning.flower.server_config import read_server_config
+    from hetfed_lightning.flower.coordinator.coordinator import STATE, Coordinator
+    from hetfed_lightning.flower.coordinator.journal import Journal
+    from hetfed_lightning.flower.coordinator.messenger import Exchange
+    from hetfed_lightning.flower.coordinator.server_config import read_server_config
 
     config = read_server_config(config_path, allow_import)
     there = (folder / STATE).is_file()

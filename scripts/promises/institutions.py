@@ -6,7 +6,7 @@ from scripts.promises.promise import Mutation, Promise
 
 _PARITY = "tests/flower/test_parity.py::test_states_and_figures_are_those_of_one_fit"
 _FAULT = "tests/flower/test_failures.py::test_a_fault_costs_the_site_one_round"
-_COORDINATOR = "hetfed_lightning/flower/coordinator.py"
+_COORDINATOR = "hetfed_lightning/flower/coordinator/coordinator.py"
 _CHECKS = "hetfed_lightning/flower/protocol/reply_checks.py"
 _ORDER_CHECKS = "hetfed_lightning/flower/site/order_checks.py"
 _SITE = "hetfed_lightning/flower/site/site.py"
@@ -182,13 +182,13 @@ PROMISES: tuple[Promise, ...] = (
                 (_FAULT,),
             ),
             Mutation(
-                "hetfed_lightning/flower/volley.py",
+                "hetfed_lightning/flower/coordinator/requests.py",
                 "if now - self._began >= self._deadline:",
                 "if now - self._began >= 9 * self._deadline:",
                 ("tests/flower/test_failures.py::test_a_deadline_is_kept",),
             ),
             Mutation(
-                "hetfed_lightning/flower/roll.py",
+                "hetfed_lightning/flower/coordinator/connected_sites.py",
                 "        if registered and registered != name:\n",
                 "        if False:\n",
                 ("tests/flower/test_failures.py::test_a_node_that_claims_to_be_another",),
@@ -230,7 +230,7 @@ PROMISES: tuple[Promise, ...] = (
                 ("tests/flower/test_site_words.py::test_who_ruins_a_round_is_the_one_who_is_named",),
             ),
             Mutation(
-                "hetfed_lightning/flower/exchange.py",
+                "hetfed_lightning/flower/coordinator/messenger.py",
                 "    except Exception as error:",
                 "    except ZeroDivisionError as error:",
                 ("tests/flower/test_failures.py::test_whatever_a_reply_ends_with_is_its_sites_fault",),

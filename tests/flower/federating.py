@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from hetfed_lightning import FederatedCallback, FederatedDataModule, Federation, Participant
 from hetfed_lightning.checkpointing.reading import read_checkpoint
-from hetfed_lightning.flower.coordinator import Coordinator
-from hetfed_lightning.flower.exchange import Exchange
+from hetfed_lightning.flower.coordinator.coordinator import Coordinator
+from hetfed_lightning.flower.coordinator.messenger import Exchange
+from hetfed_lightning.flower.coordinator.server_config import ServerConfig
 from hetfed_lightning.flower.protocol.description import Description
-from hetfed_lightning.flower.server_config import ServerConfig
 from hetfed_lightning.flower.site.site import Site, SiteParts
 from tests.federations import fit, state_of, tiny_data, tiny_federation
 from tests.flower.grids import FakeGrid

@@ -11,7 +11,7 @@ import torch
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.checkpointing.reading import read_checkpoint
-from hetfed_lightning.flower.coordinator import STATE
+from hetfed_lightning.flower.coordinator.coordinator import STATE
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.account_file import (
     ACCOUNT,

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from hetfed_lightning.checkpointing.atomic import write_all
-from hetfed_lightning.flower.event_file import EventFile
+from hetfed_lightning.flower.coordinator.event_file import EventFile
 from tests.flower.events import read
 
-WRITE = "hetfed_lightning.flower.event_file.write_all"
+WRITE = "hetfed_lightning.flower.coordinator.event_file.write_all"
 
 
 def steps(folder: Path, tag: str) -> list[tuple[int, float]]:

@@ -13,12 +13,12 @@ import torch
 from flwr.app import Array, Error, RecordDict
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, PrivateAveraging
-from hetfed_lightning.flower.agreement import DisagreementError
-from hetfed_lightning.flower.exchange import Exchange
+from hetfed_lightning.flower.coordinator.messenger import Exchange
+from hetfed_lightning.flower.coordinator.requests import Fault
+from hetfed_lightning.flower.coordinator.site_compatibility import DisagreementError
 from hetfed_lightning.flower.protocol.messages import WORK, reply_content, reply_of
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.site import Site
-from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.inspection import TooFewParticipantsError
 from tests.federations import equal, tiny_data
 from tests.flower.federating import Deployed
@@ -196,8 +196,8 @@ def test_too_few_end_the_run_by_name(tmp_path: Path) -> None:
 def test_a_node_that_drops_out_and_comes_back_is_asked_again(
     away: str, left: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hetfed_lightning.flower.volley.LOOK", 0.0)
-    monkeypatch.setattr("hetfed_lightning.flower.volley.GRACE", 0.3)
+    monkeypatch.setattr("hetfed_lightning.flower.coordinator.requests.LOOK", 0.0)
+    monkeypatch.setattr("hetfed_lightning.flower.coordinator.requests.GRACE", 0.3)
     deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
     asked: list[int] = []
 
@@ -243,7 +243,7 @@ def test_whatever_a_reply_ends_with_is_its_sites_fault(
         return reply_of(content, wanted)
 
     deployed.grid.pull_messages = pulled  # type: ignore[method-assign,assignment]
-    monkeypatch.setattr("hetfed_lightning.flower.exchange.reply_of", read)
+    monkeypatch.setattr("hetfed_lightning.flower.coordinator.messenger.reply_of", read)
     orders = {name: Order("r", keys={0: ("backbone.0.bias",)}) for name in "abc"}
     found = exchange.carry_out(orders, 5.0, told)
     assert [type(one) for one in found.values()] == [Reply, Fault, Reply]
@@ -386,7 +386,7 @@ def test_a_node_that_claims_to_be_another(claim: str, tmp_path: Path, caplog: py
 
 
 def test_a_node_that_was_started_again_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hetfed_lightning.flower.volley.LOOK", 0.0)
+    monkeypatch.setattr("hetfed_lightning.flower.coordinator.requests.LOOK", 0.0)
     deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
     lost: list[int] = []
 
@@ -419,7 +419,7 @@ def test_a_node_that_was_turned_away_is_asked_again_once_it_was_started_again(
 
     deployed.grid.hooks.append(mend)
     with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO, "hetfed_lightning"):
-        patch.setattr("hetfed_lightning.flower.roll.PATIENCE", 0.0)
+        patch.setattr("hetfed_lightning.flower.coordinator.connected_sites.PATIENCE", 0.0)
         deployed.lead()
     assert caplog.text.count("is turned away") == 1
     assert "Round 3: c joins." in caplog.text
@@ -434,7 +434,7 @@ def test_a_node_that_cannot_describe_itself_is_told_once(tmp_path: Path, caplog:
 
     deployed.grid.sites["c"]._make = broken
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hetfed_lightning.flower.roll.PATIENCE", 0.0)
+        patch.setattr("hetfed_lightning.flower.coordinator.connected_sites.PATIENCE", 0.0)
         deployed.lead()
     assert caplog.text.count("c does not describe itself: its node reports an error") == 1
     assert "patients.csv: no such file" in caplog.text
@@ -447,7 +447,7 @@ def test_a_full_disk_at_the_coordinator_costs_a_warning(tmp_path: Path, caplog: 
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hetfed_lightning.flower.coordinator.write_checkpoint", full)
+        patch.setattr("hetfed_lightning.flower.coordinator.coordinator.write_checkpoint", full)
         deployed.lead()
     assert deployed.notes.ended == "finished"
     assert "coordinator.ckpt could not be written: No space left on device" in caplog.text
@@ -464,7 +464,7 @@ def test_a_private_average_that_cannot_be_accounted_for_is_not_sent(tmp_path: Pa
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hetfed_lightning.flower.coordinator.write_checkpoint", full)
+        patch.setattr("hetfed_lightning.flower.coordinator.coordinator.write_checkpoint", full)
         with pytest.raises(OSError, match="No space left"):
             deployed.lead()
     down = [content for _, kind, content, _ in deployed.grid.sent if kind == WORK]

@@ -20,7 +20,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_messa
 from hetfed_lightning.flower.engine.fleet import Rules, signer_of
 from hetfed_lightning.flower.engine.limits import Limits
 from hetfed_lightning.flower.engine.log_budget import LogBudget, plain
-from hetfed_lightning.flower.expected import reply_bytes
+from hetfed_lightning.flower.reply_limit import reply_bytes
 
 pytestmark = pytest.mark.promise("strangers")
 

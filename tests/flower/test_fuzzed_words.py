@@ -21,16 +21,16 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
-from hetfed_lightning.flower.agreement import disagreements, impossible, odd_ones, table
-from hetfed_lightning.flower.exchange import Exchange
-from hetfed_lightning.flower.introductions import headlines_of, label_counts_of, roles_of
-from hetfed_lightning.flower.pooling import Pooling
+from hetfed_lightning.flower.coordinator.group_averaging import Pooling
+from hetfed_lightning.flower.coordinator.messenger import Exchange
+from hetfed_lightning.flower.coordinator.requests import Fault
+from hetfed_lightning.flower.coordinator.site_compatibility import disagreements, impossible, odd_ones, table
+from hetfed_lightning.flower.coordinator.site_summaries import headlines_of, label_counts_of, roles_of
 from hetfed_lightning.flower.protocol.description import Description, parameters_of
 from hetfed_lightning.flower.protocol.messages import description_content, description_of, reply_content, reply_of
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.records import RecordsError
 from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metrics, wanted
-from hetfed_lightning.flower.volley import Fault
 from tests.conftest import Tally
 from tests.flower.federating import Deployed
 from tests.flower.fuzzing import mutated_bytes, mutated_json, mutated_records

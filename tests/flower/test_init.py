@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from hetfed_lightning.cli.configs import ConfigError, read_config
+from hetfed_lightning.flower.coordinator.server_config import read_server_config
 from hetfed_lightning.flower.init import init_command
-from hetfed_lightning.flower.server_config import read_server_config
 from hetfed_lightning.flower.site.site_config import read_site
 from tests.cli.commands import tiny, written
 from tests.flower.deployed import CONFIGS, deployed, read, weights

@@ -28,7 +28,7 @@ from hetfed_lightning import (
 from hetfed_lightning.cli.run import run
 from hetfed_lightning.cli.tables import participants_table
 from hetfed_lightning.distillation import ClassPriorWeighted
-from hetfed_lightning.flower.journal import Journal
+from hetfed_lightning.flower.coordinator.journal import Journal
 from hetfed_lightning.flower.protocol.description import Description, empty_state
 from hetfed_lightning.flower.site.site import Site, SiteParts
 from hetfed_lightning.records import FILE, Record
@@ -37,7 +37,7 @@ from tests.flower.events import images, layouts, scalars, texts
 
 CONFIG = "seed_everything: 5\ntrainer:\n  max_epochs: 3\n"
 ROUNDS = 3
-WRITE = "hetfed_lightning.flower.event_file.write_all"
+WRITE = "hetfed_lightning.flower.coordinator.event_file.write_all"
 
 
 # ------------------------------------------------------------------------------------------------- making

@@ -8,7 +8,7 @@ import torch
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.checkpointing.sealing import is_sealed
 from hetfed_lightning.distillation import ValidationWeighted
-from hetfed_lightning.flower.coordinator import STATE
+from hetfed_lightning.flower.coordinator.coordinator import STATE
 from hetfed_lightning.flower.protocol.orders import Order
 from hetfed_lightning.flower.site.site import Site, SiteError
 from hetfed_lightning.flower.site.site_store import Place, SiteStore, Stage

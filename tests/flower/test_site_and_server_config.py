@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from hetfed_lightning.callbacks import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.cli.configs import ConfigError
+from hetfed_lightning.flower.coordinator.server_config import ServerConfig, read_server_config
 from hetfed_lightning.flower.files.initial_weights import load_start, start_bytes
 from hetfed_lightning.flower.files.paths import absolute, paths_in, with_paths
-from hetfed_lightning.flower.server_config import ServerConfig, read_server_config
 from hetfed_lightning.flower.site.site_config import Site, read_site
 from hetfed_lightning.participant import Participant
 from tests.cli.commands import participant, put, tiny

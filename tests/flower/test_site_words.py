@@ -16,14 +16,14 @@ from flwr.app import Array, ConfigRecord, MetricRecord, RecordDict
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.distillation import ClassPriorWeighted
-from hetfed_lightning.flower.agreement import Difference, impossible, table
-from hetfed_lightning.flower.exchange import read_or_fault
+from hetfed_lightning.flower.coordinator.messenger import read_or_fault
+from hetfed_lightning.flower.coordinator.requests import Fault
+from hetfed_lightning.flower.coordinator.site_compatibility import Difference, impossible, table
 from hetfed_lightning.flower.protocol.description import Description, parameters_of
 from hetfed_lightning.flower.protocol.messages import description_of, reply_content, reply_of
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metrics, wanted
 from hetfed_lightning.flower.site.site import Site
-from hetfed_lightning.flower.volley import Fault
 from tests.flower.federating import Deployed
 
 pytestmark = pytest.mark.promise("words")

@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, FederationMonitor, RunRecord
 from hetfed_lightning.distillation import ClassPriorWeighted
-from hetfed_lightning.flower.journal import Journal
+from hetfed_lightning.flower.coordinator.journal import Journal
 from hetfed_lightning.flower.protocol.orders import Order
 from hetfed_lightning.records import Record
 from tests.federations import fit

@@ -41,9 +41,9 @@ PRELOADED = (
 )
 """What sites' tasks import later than the app: a second for every message, if it were not here already."""
 PRELOADED_FOR_SERVER = (
-    "hetfed_lightning.flower.coordinator",
-    "hetfed_lightning.flower.journal",
-    "hetfed_lightning.flower.server_config",
+    "hetfed_lightning.flower.coordinator.coordinator",
+    "hetfed_lightning.flower.coordinator.journal",
+    "hetfed_lightning.flower.coordinator.server_config",
 )
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)

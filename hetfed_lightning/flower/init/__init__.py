@@ -11,7 +11,8 @@ from jsonargparse import ArgumentParser
 
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data.sources import public_bytes
-from hetfed_lightning.flower.expected import SHARED, layouts_text
+from hetfed_lightning.flower.coordinator.server_config import read_server_config
+from hetfed_lightning.flower.coordinator.shared_layouts import SHARED, layouts_text
 from hetfed_lightning.flower.files.config_errors import naming_file
 from hetfed_lightning.flower.files.initial_weights import START, start_bytes
 from hetfed_lightning.flower.init.app import app_text
@@ -21,7 +22,6 @@ from hetfed_lightning.flower.init.refusals import check_source
 from hetfed_lightning.flower.init.server import server_text
 from hetfed_lightning.flower.init.sites import site_text
 from hetfed_lightning.flower.init.source import Source, read_source
-from hetfed_lightning.flower.server_config import read_server_config
 from hetfed_lightning.flower.site.site_config import read_site
 
 __all__ = ["init_command", "write_deployment"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from hetfed_lightning.flower.coordinator.server_config import DEADLINE, WAIT
 from hetfed_lightning.flower.init.data import PUBLIC
 from hetfed_lightning.flower.init.sites import callback_settings, trainer_settings
 from hetfed_lightning.flower.init.source import Source
 from hetfed_lightning.flower.init.text import yaml_text
-from hetfed_lightning.flower.server_config import DEADLINE, WAIT
 
 HEAD = """The server of the federation in {file}, written by `hetfed deploy init`."""
 

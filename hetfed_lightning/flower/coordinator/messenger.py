@@ -12,13 +12,13 @@ from typing import TypeVar
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
+from hetfed_lightning.flower.coordinator.requests import Fault, Volley, online_nodes
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.protocol.messages import DESCRIBE, WORK, description_of, order_content, reply_of
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.records import RecordsError
 from hetfed_lightning.flower.protocol.reply_checks import wanted
 from hetfed_lightning.flower.protocol.untrusted import one_line
-from hetfed_lightning.flower.volley import Fault, Volley, online_nodes
 
 log = logging.getLogger(__name__)
 

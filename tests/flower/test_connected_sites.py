@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from hetfed_lightning.flower.exchange import Node
-from hetfed_lightning.flower.roll import Roll
-from hetfed_lightning.flower.volley import Fault
+from hetfed_lightning.flower.coordinator.connected_sites import Roll
+from hetfed_lightning.flower.coordinator.messenger import Node
+from hetfed_lightning.flower.coordinator.requests import Fault
 
 
 def test_a_site_that_cannot_describe_itself_is_named_once_for_each_reason(
@@ -22,7 +22,7 @@ def test_a_site_that_cannot_describe_itself_is_named_once_for_each_reason(
     )
     asked: list[int] = []
     roll = Roll(["hospital_a"], exchange, 1.0)
-    monkeypatch.setattr("hetfed_lightning.flower.roll.PATIENCE", 0.0)
+    monkeypatch.setattr("hetfed_lightning.flower.coordinator.connected_sites.PATIENCE", 0.0)
     with caplog.at_level(logging.WARNING):
         for _ in reasons:
             assert roll.look(0) == []

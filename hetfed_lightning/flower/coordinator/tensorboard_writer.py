@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hetfed_lightning import plots
 from hetfed_lightning.callbacks.pages import Layout, chart_layout
-from hetfed_lightning.flower.event_file import EventFile
+from hetfed_lightning.flower.coordinator.event_file import EventFile
 from hetfed_lightning.ledger import tag
 
 if TYPE_CHECKING:

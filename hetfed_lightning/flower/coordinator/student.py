@@ -19,8 +19,8 @@ from hetfed_lightning.participant import Participant
 from hetfed_lightning.rounds import FederatedCallback
 
 if TYPE_CHECKING:
+    from hetfed_lightning.flower.coordinator.server_config import ServerConfig
     from hetfed_lightning.flower.protocol.description import Description
-    from hetfed_lightning.flower.server_config import ServerConfig
 
 TEACHERS = "teachers"
 """Stands for the sites in the student's federation, which has to have a participant: a number that nobody hears."""

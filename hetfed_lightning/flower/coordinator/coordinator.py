@@ -22,7 +22,12 @@ from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillatio
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
-from hetfed_lightning.flower.agreement import (
+from hetfed_lightning.flower.coordinator.connected_sites import Roll
+from hetfed_lightning.flower.coordinator.group_averaging import Pooling
+from hetfed_lightning.flower.coordinator.messenger import Exchange, read_or_fault
+from hetfed_lightning.flower.coordinator.requests import Fault
+from hetfed_lightning.flower.coordinator.server_config import ServerConfig
+from hetfed_lightning.flower.coordinator.site_compatibility import (
     Difference,
     disagreements,
     impossible,
@@ -30,16 +35,11 @@ from hetfed_lightning.flower.agreement import (
     refuse_disagreements,
     table,
 )
-from hetfed_lightning.flower.exchange import Exchange, read_or_fault
-from hetfed_lightning.flower.pooling import Pooling
+from hetfed_lightning.flower.coordinator.student import Student
 from hetfed_lightning.flower.protocol.arrays import Layout
 from hetfed_lightning.flower.protocol.description import Description, parameters_of
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metrics
-from hetfed_lightning.flower.roll import Roll
-from hetfed_lightning.flower.server_config import ServerConfig
-from hetfed_lightning.flower.student import Student
-from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.inspection import TooFewParticipantsError
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.participant import STUDENT
@@ -47,7 +47,7 @@ from hetfed_lightning.roster import sampled
 from hetfed_lightning.rounds import FederatedCallback
 
 if TYPE_CHECKING:
-    from hetfed_lightning.flower.journal import Journal
+    from hetfed_lightning.flower.coordinator.journal import Journal
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from hetfed_lightning.flower.exchange import Exchange, Node
+from hetfed_lightning.flower.coordinator.messenger import Exchange, Node
+from hetfed_lightning.flower.coordinator.requests import Fault
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.protocol.untrusted import NAME, one_line, shown
-from hetfed_lightning.flower.volley import Fault
 from hetfed_lightning.participant import STUDENT
 
 log = logging.getLogger(__name__)

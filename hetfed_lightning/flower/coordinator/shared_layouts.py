@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.flower.engine.limits import MIB, Limits
 from hetfed_lightning.flower.protocol.arrays import Layout
 from hetfed_lightning.flower.protocol.description import layouts
 from hetfed_lightning.participant import Participant
@@ -56,22 +54,3 @@ def read_layouts(path: Path) -> dict[str, dict[str, Layout]]:
         raise ConfigError(
             f"{path}: damaged ({error}). Write it anew with `hetfed deploy init`, or remove it."
         ) from error
-
-
-def reply_bytes(shared: Path) -> int:
-    """Bytes that a site may send for one order: four times what any of them shares, and room for all else.
-
-    A state travels once for each of the run's averages, which are two at most as a rule; answers to the public set and
-    what a site says of itself are the rest.
-
-    Args:
-        shared: File of what participants are to share; without it 4 GiB are allowed.
-
-    Raises:
-        ConfigError: If it is damaged.
-    """
-    layouts = read_layouts(shared)
-    if not layouts:
-        return Limits.reply
-    sizes = [sum(8 * math.prod(shape) for shape, _ in own.values()) for own in layouts.values()]
-    return 1024 * MIB + 4 * max(sizes)

@@ -17,10 +17,10 @@ from hetfed_lightning.callbacks.monitor import SECONDS
 from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS, configuration_page, participants_table, sharing_page
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.cli import tables
-from hetfed_lightning.flower.board import Board
-from hetfed_lightning.flower.introductions import headlines_of, label_counts_of, roles_of
+from hetfed_lightning.flower.coordinator.round_summary import round_line
+from hetfed_lightning.flower.coordinator.site_summaries import headlines_of, label_counts_of, roles_of
+from hetfed_lightning.flower.coordinator.tensorboard_writer import Board
 from hetfed_lightning.flower.protocol.description import Description
-from hetfed_lightning.flower.round_line import round_line
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.records import FILE, Record, RecordError

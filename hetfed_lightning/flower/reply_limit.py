@@ -1,0 +1,28 @@
+"""Bytes that a site may leave at the coordinator for one order, by what participants are to share."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from hetfed_lightning.flower.coordinator.shared_layouts import read_layouts
+from hetfed_lightning.flower.engine.limits import MIB, Limits
+
+
+def reply_bytes(shared: Path) -> int:
+    """Bytes that a site may send for one order: four times what any of them shares, and room for all else.
+
+    A state travels once for each of the run's averages, which are two at most as a rule; answers to the public set and
+    what a site says of itself are the rest.
+
+    Args:
+        shared: File of what participants are to share; without it 4 GiB are allowed.
+
+    Raises:
+        ConfigError: If it is damaged.
+    """
+    layouts = read_layouts(shared)
+    if not layouts:
+        return Limits.reply
+    sizes = [sum(8 * math.prod(shape) for shape, _ in own.values()) for own in layouts.values()]
+    return 1024 * MIB + 4 * max(sizes)
