@@ -24,9 +24,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `hetfed_lightning`, from wherever this is started
 
-from hetfed_lightning.flower.engine.local import LocalEngine
+from hetfed_lightning.flower.deploy.keys import make_keys
+from hetfed_lightning.flower.engine.local_engine import LocalEngine
 from hetfed_lightning.flower.files.folder import KeyFolder
-from hetfed_lightning.flower.keys import make_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = ROOT / "scripts" / "empty_app"

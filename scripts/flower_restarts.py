@@ -31,13 +31,13 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `hetfed_lightning`, from wherever this is started
 
 from hetfed_lightning.checkpointing.reading import read_checkpoint
+from hetfed_lightning.flower.deploy.follow_run import SuperLinkEndedError, follow
+from hetfed_lightning.flower.deploy.keys import make_keys
+from hetfed_lightning.flower.deploy.local import site_config
 from hetfed_lightning.flower.engine.executor import APP
-from hetfed_lightning.flower.engine.local import LocalEngine
+from hetfed_lightning.flower.engine.local_engine import LocalEngine
 from hetfed_lightning.flower.files.folder import SERVER, KeyFolder, site_names
-from hetfed_lightning.flower.following import SuperLinkEndedError, follow
 from hetfed_lightning.flower.init import init_command
-from hetfed_lightning.flower.keys import make_keys
-from hetfed_lightning.flower.local import site_config
 from hetfed_lightning.flower.site.site_store import Place, Stage
 from hetfed_lightning.participant import participant_state
 from hetfed_lightning.records import Record

@@ -11,10 +11,18 @@ from hetfed_lightning.data.names import did_you_mean
 
 COMMANDS = {
     "init": ("hetfed_lightning.flower.init", "init_command", "writes what the coordinator and each site need"),
-    "keys": ("hetfed_lightning.flower.keys", "keys_command", "makes certificates and keys for trying it out"),
-    "coordinator": ("hetfed_lightning.flower.coordinator_command", "coordinator_command", "leads a run between sites"),
-    "site": ("hetfed_lightning.flower.site_command", "site_command", "takes part in runs, with this site's data"),
-    "local": ("hetfed_lightning.flower.local", "local_command", "runs all of it on this machine"),
+    "keys": ("hetfed_lightning.flower.deploy.keys", "keys_command", "makes certificates and keys for trying it out"),
+    "coordinator": (
+        "hetfed_lightning.flower.deploy.coordinator_command",
+        "coordinator_command",
+        "leads a run between sites",
+    ),
+    "site": (
+        "hetfed_lightning.flower.deploy.site_command",
+        "site_command",
+        "takes part in runs, with this site's data",
+    ),
+    "local": ("hetfed_lightning.flower.deploy.local", "local_command", "runs all of it on this machine"),
 }
 """Module, function, and what it does."""
 NEEDED = ("flwr", "cryptography")

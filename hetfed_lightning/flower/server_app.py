@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from hetfed_lightning.flower.speaking import speak
+from hetfed_lightning.flower.engine.logging_setup import speak
 
 log = logging.getLogger(__name__)
 

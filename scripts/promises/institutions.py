@@ -322,10 +322,10 @@ PROMISES: tuple[Promise, ...] = (
                 ("tests/flower/test_strangers.py::test_the_oldest_of_an_address_makes_room",),
             ),
             Mutation(
-                "hetfed_lightning/flower/engine/fleet.py",
+                "hetfed_lightning/flower/engine/sites_interface.py",
                 "if told.src_node_id != site or not told.reply_to_message_id:",
                 "if False:",
-                ("tests/flower/test_fleet_rules.py::test_a_site_answers_in_its_own_name_and_orders_nobody",),
+                ("tests/flower/test_sites_interface.py::test_a_site_answers_in_its_own_name_and_orders_nobody",),
             ),
         ),
     ),
@@ -336,7 +336,7 @@ PROMISES: tuple[Promise, ...] = (
         "used twice, plain text; a network namespace with loopback alone",
         (
             Mutation(
-                "hetfed_lightning/flower/engine/link.py",
+                "hetfed_lightning/flower/engine/superlink_process.py",
                 ' "--enable-supernode-auth",',
                 "",
                 ("tests/flower/test_identities.py",),

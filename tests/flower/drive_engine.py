@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from hetfed_lightning.flower.following import run_app
+from hetfed_lightning.flower.deploy.follow_run import run_app
 from tests.flower.engines import EMPTY_APP, empty_engine
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hetfed_lightning.flower.engine.local import LocalEngine
+from hetfed_lightning.flower.deploy.keys import make_keys
+from hetfed_lightning.flower.engine.local_engine import LocalEngine
 from hetfed_lightning.flower.files.folder import KeyFolder
-from hetfed_lightning.flower.keys import make_keys
 from tests.flower.deployments import empty_deployment
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,13 +8,13 @@ import yaml
 
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.flower.cli import main
+from hetfed_lightning.flower.deploy.keys import make_keys
+from hetfed_lightning.flower.deploy.local import site_config
 from hetfed_lightning.flower.engine.control import RefusedError
 from hetfed_lightning.flower.engine.executor import APP
-from hetfed_lightning.flower.engine.local import LocalEngine
+from hetfed_lightning.flower.engine.local_engine import LocalEngine
 from hetfed_lightning.flower.engine.marks import marked
 from hetfed_lightning.flower.files.folder import SERVER, KeyFolder
-from hetfed_lightning.flower.keys import make_keys
-from hetfed_lightning.flower.local import site_config
 from hetfed_lightning.records import Record
 from tests.cli.commands import tiny, written
 from tests.flower.deployed import deployed

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hetfed_lightning.flower.engine.control import Control
-from hetfed_lightning.flower.engine.local import LocalEngine
+from hetfed_lightning.flower.engine.local_engine import LocalEngine
 from tests.flower.engines import EMPTY_APP, empty_engine, rounds, run_to_end, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.promise("restarts")]

@@ -17,10 +17,10 @@ from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from hetfed_lightning.flower.engine.link import SuperLink
-from hetfed_lightning.flower.engine.local import LocalEngine
-from hetfed_lightning.flower.engine.node import SuperNode
+from hetfed_lightning.flower.engine.local_engine import LocalEngine
 from hetfed_lightning.flower.engine.settings import free_ports
+from hetfed_lightning.flower.engine.superlink_process import SuperLink
+from hetfed_lightning.flower.engine.supernode_process import SuperNode
 from hetfed_lightning.flower.files.certificates import (
     Certificate,
     make_authority,
@@ -142,7 +142,8 @@ def test_a_server_that_is_not_who_it_should_be(
     }[fault]
     impostor = another_server(engine, keys, tmp_path / "server", shown)
     monkeypatch.setattr(
-        "hetfed_lightning.flower.engine.link.is_healthy", lambda *_: "Uvicorn running" in impostor.process.tail(50)
+        "hetfed_lightning.flower.engine.superlink_process.is_healthy",
+        lambda *_: "Uvicorn running" in impostor.process.tail(50),
     )
     impostor.start()
     site = node(engine, "careful", authority=keys.authority, key=keys.private("clinic"), at=impostor.address)

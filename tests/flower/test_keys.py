@@ -12,9 +12,9 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.flower.cli import main
+from hetfed_lightning.flower.deploy.keys import make_keys
 from hetfed_lightning.flower.files.certificates import Certificate, make_authority, make_server_certificate
 from hetfed_lightning.flower.files.folder import KeyFolder
-from hetfed_lightning.flower.keys import make_keys
 from tests.flower.deployments import empty_deployment
 
 SITES = ("clinic", "server")  # the second has the name of one of the coordinator's files

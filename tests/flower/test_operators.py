@@ -17,9 +17,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from hetfed_lightning.flower.engine import executor
 from hetfed_lightning.flower.engine.guard import Guard, Scope
-from hetfed_lightning.flower.engine.link import SuperLink
 from hetfed_lightning.flower.engine.operator_secret import HEADER, read_secret
 from hetfed_lightning.flower.engine.settings import environment
+from hetfed_lightning.flower.engine.superlink_process import SuperLink
 from hetfed_lightning.flower.engine.tasks import _in_place_of_an_installed_app
 from tests.flower.engines import EMPTY_APP, empty_engine
 

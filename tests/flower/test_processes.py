@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hetfed_lightning.flower.engine.local import QUICK_ENDS, LocalEngine
+from hetfed_lightning.flower.engine.local_engine import QUICK_ENDS, LocalEngine
 from hetfed_lightning.flower.engine.marks import MARK, descendants, end_marked, marked
 from hetfed_lightning.flower.engine.process import Process, Watchdog
 from hetfed_lightning.flower.engine.settings import environment, free_ports, without_proxy

@@ -9,15 +9,15 @@ import pytest
 import yaml
 
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.flower import coordinator_command, site_command
 from hetfed_lightning.flower.cli import main
-from hetfed_lightning.flower.engine.site import NODE_LOG, TASKS_LOG
+from hetfed_lightning.flower.deploy import coordinator_command, site_command
+from hetfed_lightning.flower.deploy.keys import make_keys
+from hetfed_lightning.flower.deploy.site_log import SiteLines
+from hetfed_lightning.flower.engine.site_engine import NODE_LOG, TASKS_LOG
 from hetfed_lightning.flower.files.certificates import Certificate, make_server_certificate, write_private
 from hetfed_lightning.flower.files.folder import KeyFolder
-from hetfed_lightning.flower.keys import make_keys
 from hetfed_lightning.flower.protocol.orders import Order
 from hetfed_lightning.flower.site.account_file import ACCOUNT, opened_account
-from hetfed_lightning.flower.site_lines import SiteLines
 from hetfed_lightning.privacy import Ledger
 from tests.flower.deployments import empty_deployment
 

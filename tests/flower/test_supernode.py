@@ -19,9 +19,9 @@ from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supernode import start_client_internal
 from flwr.supernode.nodestate import NodeStateFactory
 
-from hetfed_lightning.flower.engine.node import SuperNode
 from hetfed_lightning.flower.engine.socket_files import ClientOfSocket
 from hetfed_lightning.flower.engine.supernode import at_socket, in_turn
+from hetfed_lightning.flower.engine.supernode_process import SuperNode
 from tests.flower.engines import wait_until
 
 LINK = start_client_internal

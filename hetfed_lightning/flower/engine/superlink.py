@@ -28,12 +28,12 @@ import uvicorn
 from flwr.supercore.logger import console_handler
 from flwr.superlink.servicer.fleet import fleet_handlers
 
-from hetfed_lightning.flower.engine.fleet import Rules, signer_of
 from hetfed_lightning.flower.engine.guard import Guard
 from hetfed_lightning.flower.engine.limits import Limits
 from hetfed_lightning.flower.engine.log_budget import LogBudget
 from hetfed_lightning.flower.engine.operator_secret import read_secret
 from hetfed_lightning.flower.engine.serving import GuardedServer, within_files
+from hetfed_lightning.flower.engine.sites_interface import Rules, signer_of
 
 engine = import_module("flwr.superlink.cli.flower_superlink")  # its package has a function of this name
 

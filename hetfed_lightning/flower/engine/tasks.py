@@ -35,9 +35,9 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import http_grid
 from flwr.supernode.runtime import run_clientapp as client_engine
 
+from hetfed_lightning.flower.engine.logging_setup import speak
 from hetfed_lightning.flower.engine.operator_secret import ClientWithSecret, ShowsSecret
 from hetfed_lightning.flower.engine.socket_files import ClientOfSocket
-from hetfed_lightning.flower.speaking import speak
 
 OURS = "hetfed: "
 """Begins a line of a task's log that is for a person."""

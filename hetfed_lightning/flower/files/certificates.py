@@ -1,6 +1,6 @@
 """Certificates and keys in the forms that the engine reads: for trying it out, on one machine or in a laboratory.
 
-In production neither is made here: see :mod:`hetfed_lightning.flower.keys`.
+In production neither is made here: see :mod:`hetfed_lightning.flower.deploy.keys`.
 """
 
 from __future__ import annotations

@@ -11,14 +11,14 @@ from jsonargparse import ArgumentParser
 
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.flower.coordinator.shared_layouts import SHARED
+from hetfed_lightning.flower.deploy.follow_run import run_app
+from hetfed_lightning.flower.deploy.key_files import check_private
+from hetfed_lightning.flower.deploy.keys import make_keys
+from hetfed_lightning.flower.deploy.reply_limit import reply_bytes
 from hetfed_lightning.flower.engine.executor import APP
 from hetfed_lightning.flower.engine.limits import Limits
-from hetfed_lightning.flower.engine.local import LocalEngine
+from hetfed_lightning.flower.engine.local_engine import LocalEngine
 from hetfed_lightning.flower.files.folder import SERVER, SITE, KeyFolder, site_names
-from hetfed_lightning.flower.following import run_app
-from hetfed_lightning.flower.key_files import check_private
-from hetfed_lightning.flower.keys import make_keys
-from hetfed_lightning.flower.reply_limit import reply_bytes
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Self
 from hetfed_lightning.flower.engine import executor
 from hetfed_lightning.flower.engine.control import Control
 from hetfed_lightning.flower.engine.limits import Limits
-from hetfed_lightning.flower.engine.link import StartError, SuperLink
 from hetfed_lightning.flower.engine.marks import end_marked
-from hetfed_lightning.flower.engine.node import SuperNode
 from hetfed_lightning.flower.engine.process import Process, Watchdog
 from hetfed_lightning.flower.engine.settings import LOOPBACK, environment, free_ports, without_proxy
+from hetfed_lightning.flower.engine.superlink_process import StartError, SuperLink
+from hetfed_lightning.flower.engine.supernode_process import SuperNode
 from hetfed_lightning.flower.files.folder import KeyFolder
 
 log = logging.getLogger(__name__)

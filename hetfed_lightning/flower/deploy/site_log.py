@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hetfed_lightning.flower.engine.executor import OURS
-from hetfed_lightning.flower.engine.site import NODE_LOG, TASKS_LOG
+from hetfed_lightning.flower.engine.site_engine import NODE_LOG, TASKS_LOG
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -12,19 +12,19 @@ from jsonargparse.typing import PositiveInt
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.strict_yaml import read_config
 from hetfed_lightning.flower.coordinator.shared_layouts import SHARED
-from hetfed_lightning.flower.engine.limits import MIB, Limits
-from hetfed_lightning.flower.engine.link import EVERYWHERE, local_host
-from hetfed_lightning.flower.engine.local import LocalEngine
-from hetfed_lightning.flower.files.folder import SERVER, KeyFolder
-from hetfed_lightning.flower.following import run_app
-from hetfed_lightning.flower.key_files import (
+from hetfed_lightning.flower.deploy.follow_run import run_app
+from hetfed_lightning.flower.deploy.key_files import (
     check_private,
     check_public_key,
     check_server_certificate,
     check_there,
 )
-from hetfed_lightning.flower.local import run_folder
-from hetfed_lightning.flower.reply_limit import reply_bytes
+from hetfed_lightning.flower.deploy.local import run_folder
+from hetfed_lightning.flower.deploy.reply_limit import reply_bytes
+from hetfed_lightning.flower.engine.limits import MIB, Limits
+from hetfed_lightning.flower.engine.local_engine import LocalEngine
+from hetfed_lightning.flower.engine.superlink_process import EVERYWHERE, local_host
+from hetfed_lightning.flower.files.folder import SERVER, KeyFolder
 
 log = logging.getLogger(__name__)
 

@@ -15,14 +15,14 @@ from jsonargparse import ArgumentParser
 
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.strict_yaml import read_config
+from hetfed_lightning.flower.deploy.follow_run import terminated_by_exception
+from hetfed_lightning.flower.deploy.key_files import check_site_key, check_there
+from hetfed_lightning.flower.deploy.local import ALLOW_IMPORT
+from hetfed_lightning.flower.deploy.site_log import SiteLines
 from hetfed_lightning.flower.engine.executor import APP
-from hetfed_lightning.flower.engine.site import SiteEngine
+from hetfed_lightning.flower.engine.site_engine import SiteEngine
 from hetfed_lightning.flower.files.folder import SITE
-from hetfed_lightning.flower.following import terminated_by_exception
-from hetfed_lightning.flower.key_files import check_site_key, check_there
-from hetfed_lightning.flower.local import ALLOW_IMPORT
 from hetfed_lightning.flower.site.account_file import AccountError, begin_account, check_account
-from hetfed_lightning.flower.site_lines import SiteLines
 
 log = logging.getLogger(__name__)
 

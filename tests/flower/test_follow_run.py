@@ -7,12 +7,12 @@ from typing import Any, Self, cast
 import pytest
 
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.flower import local
 from hetfed_lightning.flower.cli import main
+from hetfed_lightning.flower.deploy import local
+from hetfed_lightning.flower.deploy.follow_run import run_app
 from hetfed_lightning.flower.engine.control import Outcome, RefusedError
-from hetfed_lightning.flower.engine.link import StartError
-from hetfed_lightning.flower.engine.local import LocalEngine
-from hetfed_lightning.flower.following import run_app
+from hetfed_lightning.flower.engine.local_engine import LocalEngine
+from hetfed_lightning.flower.engine.superlink_process import StartError
 from tests.flower.deployments import empty_deployment
 
 COMPLETED = Outcome("finished", "completed", "")

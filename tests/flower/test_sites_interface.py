@@ -17,10 +17,10 @@ from flwr.proto.node_pb2 import Node
 from flwr.supercore.date import now
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
-from hetfed_lightning.flower.engine.fleet import Rules, signer_of
+from hetfed_lightning.flower.deploy.reply_limit import reply_bytes
 from hetfed_lightning.flower.engine.limits import Limits
 from hetfed_lightning.flower.engine.log_budget import LogBudget, plain
-from hetfed_lightning.flower.reply_limit import reply_bytes
+from hetfed_lightning.flower.engine.sites_interface import Rules, signer_of
 
 pytestmark = pytest.mark.promise("strangers")
 

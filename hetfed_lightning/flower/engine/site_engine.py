@@ -11,9 +11,9 @@ from typing import Self
 
 from hetfed_lightning.flower.engine import executor
 from hetfed_lightning.flower.engine.marks import end_marked
-from hetfed_lightning.flower.engine.node import SuperNode
 from hetfed_lightning.flower.engine.process import Process, Watchdog
 from hetfed_lightning.flower.engine.settings import environment
+from hetfed_lightning.flower.engine.supernode_process import SuperNode
 
 NODE_LOG, TASKS_LOG, EXECUTOR_LOG = "supernode.log", "tasks.log", "executor.log"
 SOCKET = "tasks.socket"

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import FrameType
 
 from hetfed_lightning.flower.engine.control import Control, Outcome, RefusedError
-from hetfed_lightning.flower.engine.link import StartError
-from hetfed_lightning.flower.engine.local import LocalEngine
+from hetfed_lightning.flower.engine.local_engine import LocalEngine
+from hetfed_lightning.flower.engine.superlink_process import StartError
 
 log = logging.getLogger(__name__)
 
