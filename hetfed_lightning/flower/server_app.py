@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from hetfed_lightning.flower.engine.logging_setup import speak
+from hetfed_lightning.flower.engine.logging_setup import log_to_output
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def main(grid: Grid, context: Context) -> None:
     Raises:
         RunConfigError: Naming the key.
     """
-    speak()
+    log_to_output()
     allowed = str(context.run_config.get("allow-import", ""))
     lead(grid, *run_settings(context), allow_import=[one.strip() for one in allowed.split(",") if one.strip()])
 
@@ -68,7 +68,7 @@ def lead(grid: Grid, config_path: Path, folder: Path, resume: bool, *, allow_imp
     """
     from hetfed_lightning.flower.coordinator.coordinator import STATE, Coordinator
     from hetfed_lightning.flower.coordinator.journal import Journal
-    from hetfed_lightning.flower.coordinator.messenger import Exchange
+    from hetfed_lightning.flower.coordinator.messenger import Messenger
     from hetfed_lightning.flower.coordinator.server_config import read_server_config
 
     config = read_server_config(config_path, allow_import)
@@ -82,7 +82,7 @@ def lead(grid: Grid, config_path: Path, folder: Path, resume: bool, *, allow_imp
     folder.mkdir(parents=True, exist_ok=True)
     text = config_path.read_text(encoding="utf-8")
     journal = Journal(folder, config=text, name=folder.name, seed=config.seed, rounds=config.rounds)
-    Coordinator(config, Exchange(grid), journal, folder, resume=resume).lead()
+    Coordinator(config, Messenger(grid), journal, folder, resume=resume).lead()
     if table := journal.table():
         log.info("\nValidation (own: each participant's own data; global: everyone's)\n\n%s\n", table)
     else:

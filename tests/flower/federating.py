@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hetfed_lightning import FederatedCallback, FederatedDataModule, Federation, Participant
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.flower.coordinator.coordinator import Coordinator
-from hetfed_lightning.flower.coordinator.messenger import Exchange
+from hetfed_lightning.flower.coordinator.messenger import Messenger
 from hetfed_lightning.flower.coordinator.server_config import ServerConfig
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.site.site import Site, SiteParts
@@ -134,8 +134,8 @@ class Deployed:
         config = ServerConfig(
             self.folder / "server.yaml", tuple(self.names), self.rounds, callbacks=list(self.callbacks()), **known
         )
-        exchange = Exchange(self.grid)
-        return Coordinator(config, exchange, self.notes, self.folder, resume=resume)  # type: ignore[arg-type]
+        messenger = Messenger(self.grid)
+        return Coordinator(config, messenger, self.notes, self.folder, resume=resume)  # type: ignore[arg-type]
 
     def lead(self, **settings: Any) -> Coordinator:
         """All rounds."""

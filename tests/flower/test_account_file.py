@@ -17,7 +17,7 @@ from hetfed_lightning.flower.site.account_file import (
     ACCOUNT,
     HEAD,
     AccountError,
-    SiteAccount,
+    AccountFile,
     begin_account,
     check_account,
 )
@@ -57,7 +57,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def spent(folder: Path) -> int:
     """Steps that the account of a knows of."""
-    return SiteAccount(folder / "a", "a").ledger.releases
+    return AccountFile(folder / "a", "a").ledger.releases
 
 
 def in_newest_state(folder: Path, run: str = "run") -> int:
@@ -133,7 +133,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("owner", "step"), [(SiteAccount, "note"), (SiteAccount, "_write_head"), (SiteStore, "_settle")]
+    ("owner", "step"), [(AccountFile, "note"), (AccountFile, "_write_head"), (SiteStore, "_settle")]
 )
 def test_killed_around_the_account_a_round_counts_once(
     owner: type, step: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -156,14 +156,14 @@ def test_killed_around_the_account_a_round_counts_once(
 def test_killed_between_the_account_and_the_state_the_state_is_taken_up(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noted = SiteAccount.note
+    noted = AccountFile.note
 
-    def end(self: SiteAccount, *args: Any) -> None:
+    def end(self: AccountFile, *args: Any) -> None:
         noted(self, *args)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(SiteAccount, "note", end)
+        patch.setattr(AccountFile, "note", end)
         with pytest.raises(Killed):
             site.carry_out(BEGIN)
     assert not list((tmp_path / "a" / "run").glob("*.ckpt"))
@@ -217,7 +217,7 @@ def test_epsilon_is_that_of_all_runs(tmp_path: Path) -> None:
     once = deployed.notes.metrics[-1]["epsilon/a"]
     (tmp_path / STATE).unlink()
     deployed.lead()
-    releases, twice = SiteAccount(tmp_path / "a", "a").ledger, deployed.notes.metrics[-1]["epsilon/a"]
+    releases, twice = AccountFile(tmp_path / "a", "a").ledger, deployed.notes.metrics[-1]["epsilon/a"]
     assert len(lines(tmp_path)) == 4
     assert twice == pytest.approx(releases.epsilon(1e-3))
     assert twice > once

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hetfed_lightning.flower.coordinator.connected_sites import Roll
+from hetfed_lightning.flower.coordinator.connected_sites import ConnectedSites
 from hetfed_lightning.flower.coordinator.messenger import Node
 from hetfed_lightning.flower.coordinator.requests import Fault
 
@@ -15,16 +15,16 @@ def test_a_site_that_cannot_describe_itself_is_named_once_for_each_reason(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reasons = ["ConfigError", "ConfigError", "ConfigError", "DataError", "DataError"]
-    exchange: Any = SimpleNamespace(
+    messenger: Any = SimpleNamespace(
         nodes={},
         online=lambda: {7: Node("hospital_a", "1")},
         describe=lambda nodes, deadline: {node: Fault(reasons[len(asked)]) for node in nodes},
     )
     asked: list[int] = []
-    roll = Roll(["hospital_a"], exchange, 1.0)
+    sites = ConnectedSites(["hospital_a"], messenger, 1.0)
     monkeypatch.setattr("hetfed_lightning.flower.coordinator.connected_sites.PATIENCE", 0.0)
     with caplog.at_level(logging.WARNING):
         for _ in reasons:
-            assert roll.look(0) == []
+            assert sites.look(0) == []
             asked.append(1)
     assert caplog.messages == [f"hospital_a does not describe itself: {kind}." for kind in ("ConfigError", "DataError")]

@@ -13,7 +13,7 @@ import torch
 from flwr.app import Array, Error, RecordDict
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, PrivateAveraging
-from hetfed_lightning.flower.coordinator.messenger import Exchange
+from hetfed_lightning.flower.coordinator.messenger import Messenger
 from hetfed_lightning.flower.coordinator.requests import Fault
 from hetfed_lightning.flower.coordinator.site_compatibility import DisagreementError
 from hetfed_lightning.flower.protocol.messages import WORK, reply_content, reply_of
@@ -223,8 +223,8 @@ def test_whatever_a_reply_ends_with_is_its_sites_fault(
     """The engine inflates what came, and may end with anything; what it had of the others is not lost."""
     deployed = Deployed("abc", lambda: [BackboneAveraging()], tmp_path)
     error = kind("utf-8", b"", 0, 1, "said") if kind is UnicodeDecodeError else kind("said")
-    exchange = Exchange(deployed.grid)
-    exchange.nodes = {name: deployed.grid.node_of(name) for name in "abc"}
+    messenger = Messenger(deployed.grid)
+    messenger.nodes = {name: deployed.grid.node_of(name) for name in "abc"}
     told = {name: deployed.grid.sites[name].describe() for name in "abc"}
     pull = deployed.grid.pull_messages
 
@@ -245,7 +245,7 @@ def test_whatever_a_reply_ends_with_is_its_sites_fault(
     deployed.grid.pull_messages = pulled  # type: ignore[method-assign,assignment]
     monkeypatch.setattr("hetfed_lightning.flower.coordinator.messenger.reply_of", read)
     orders = {name: Order("r", keys={0: ("backbone.0.bias",)}) for name in "abc"}
-    found = exchange.carry_out(orders, 5.0, told)
+    found = messenger.carry_out(orders, 5.0, told)
     assert [type(one) for one in found.values()] == [Reply, Fault, Reply]
     assert found["b"].reason.startswith(f"its answer cannot be {where}: {kind.__name__}: ")  # type: ignore[union-attr]
     assert "said" in found["b"].reason  # type: ignore[union-attr]
@@ -267,13 +267,13 @@ def test_a_deadline_is_kept(tmp_path: Path) -> None:
     deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
     deployed.grid.faults["b"] = lambda order, reply: None
     looks: list[float] = []
-    exchange = Exchange(deployed.grid, looks.append)
-    exchange.nodes = {"b": deployed.grid.node_of("b")}
+    messenger = Messenger(deployed.grid, looks.append)
+    messenger.nodes = {"b": deployed.grid.node_of("b")}
     told = {"b": deployed.grid.sites["b"].describe()}
     began = time.monotonic()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: began + len(looks))
-        found = exchange.carry_out({"b": Order("r", keys={0: ("backbone.0.bias",)})}, 5.0, told)
+        found = messenger.carry_out({"b": Order("r", keys={0: ("backbone.0.bias",)})}, 5.0, told)
     assert found == {"b": Fault("no answer within 5 s (deadline)")}
     assert len(looks) == 5
 
@@ -285,10 +285,10 @@ def test_a_deadline_is_kept(tmp_path: Path) -> None:
 def test_a_message_that_the_engine_lets_expire_was_late(deadline: float, reason: str, tmp_path: Path) -> None:
     deployed = Deployed("ab", lambda: [BackboneAveraging()], tmp_path)
     deployed.grid.faults["b"] = lambda order, reply: Error(3, "may have expired")
-    exchange = Exchange(deployed.grid)
-    exchange.nodes = {"b": deployed.grid.node_of("b")}
+    messenger = Messenger(deployed.grid)
+    messenger.nodes = {"b": deployed.grid.node_of("b")}
     told = {"b": deployed.grid.sites["b"].describe()}
-    found = exchange.carry_out({"b": Order("r", keys={0: ("backbone.0.bias",)})}, deadline, told)
+    found = messenger.carry_out({"b": Order("r", keys={0: ("backbone.0.bias",)})}, deadline, told)
     assert found == {"b": Fault(reason)}
 
 
@@ -361,7 +361,7 @@ def test_a_newcomer_that_nobody_expected(tmp_path: Path) -> None:
     deployed.grid.online = set("ab")
     deployed.grid.hooks.append(lambda _, order: deployed.grid.online.add("c") if order.begin == 1 else None)
     made = deployed.coordinator()
-    made.roll.order.remove("c")
+    made.sites.order.remove("c")
     object.__setattr__(made.config, "sites", ("a", "b"))
     made.lead()
     assert deployed.notes.introduced[-1] == ["a", "b", "c"]
@@ -476,9 +476,9 @@ def test_a_private_account_stays_when_its_participant_leaves(tmp_path: Path) -> 
     deployed = Deployed("abc", private, tmp_path, own={"b": {"leaves_at": 1}})
     leader = deployed.lead()
     counts = {"a": 3, "b": 1, "c": 3}
-    assert leader.pools[0].callback.releases == counts  # type: ignore[attr-defined]
+    assert leader.averages[0].callback.releases == counts  # type: ignore[attr-defined]
     again = deployed.coordinator(resume=True)
-    assert again.pools[0].callback.releases == counts  # type: ignore[attr-defined]
+    assert again.averages[0].callback.releases == counts  # type: ignore[attr-defined]
 
 
 def test_a_full_disk_at_a_site_costs_it_the_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,12 +10,12 @@ from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.flower.cli import main
 from hetfed_lightning.flower.deploy import local
 from hetfed_lightning.flower.deploy.follow_run import run_app
-from hetfed_lightning.flower.engine.control import Outcome, RefusedError
+from hetfed_lightning.flower.engine.control import RefusedError, RunStatus
 from hetfed_lightning.flower.engine.local_engine import LocalEngine
 from hetfed_lightning.flower.engine.superlink_process import StartError
 from tests.flower.deployments import empty_deployment
 
-COMPLETED = Outcome("finished", "completed", "")
+COMPLETED = RunStatus("finished", "completed", "")
 LOG = "\x1b[92mINFO \x1b[0m:      Start `flwr-serverapp` process\nSuccessfully installed x to y.\nRound 1/2\nRou"
 
 
@@ -23,11 +23,11 @@ class FakeEngine:
     """Stands for an engine and its SuperLink, which say what a test has them say."""
 
     def __init__(
-        self, folder: Path, pieces: list[str], outcome: Outcome | BaseException, *, alive: bool = True
+        self, folder: Path, pieces: list[str], outcome: RunStatus | BaseException, *, alive: bool = True
     ) -> None:
         self.folder = folder
         self.pieces = pieces
-        self.outcomes = [Outcome("running", "", ""), outcome] if alive else [outcome]
+        self.outcomes = [RunStatus("running", "", ""), outcome] if alive else [outcome]
         self.superlink = self.process = self
         self.is_alive = alive
         self.log = folder / "superlink.log"
@@ -58,7 +58,7 @@ class FakeEngine:
                 while link.pieces:
                     yield link.pieces.pop(0)
 
-            def outcome(self, run: int) -> Outcome:
+            def outcome(self, run: int) -> RunStatus:
                 found = link.outcomes.pop(0)
                 if isinstance(found, BaseException):
                     raise found
@@ -90,7 +90,7 @@ def test_a_failure_is_told_as_its_sentence_and_its_traceback_is_in_the_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     traceback = "\x1b[91mERROR \x1b[0m:     ServerApp raised an exception\nTraceback (most recent call last):\n  File\n"
-    failed = Outcome("finished", "failed", "ServerApp failed with exception: too few sites replied: clinic")
+    failed = RunStatus("finished", "failed", "ServerApp failed with exception: too few sites replied: clinic")
     assert FakeEngine(tmp_path, ["Round 1/2\n", traceback], failed).run() == 1
     shown = capsys.readouterr()
     assert shown.out == "Round 1/2\n"
@@ -101,13 +101,13 @@ def test_a_failure_is_told_as_its_sentence_and_its_traceback_is_in_the_log(
 @pytest.mark.parametrize(
     ("outcome", "sentence"),
     [
-        (Outcome("finished", "stopped", ""), "the run was stopped."),
+        (RunStatus("finished", "stopped", ""), "the run was stopped."),
         (RefusedError("The SuperLink did not start the app"), "The SuperLink did not start the app"),
     ],
     ids=["stopped", "refused"],
 )
 def test_other_ends_are_failures_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], outcome: Outcome | BaseException, sentence: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], outcome: RunStatus | BaseException, sentence: str
 ) -> None:
     assert FakeEngine(tmp_path, [], outcome).run() == 1
     assert capsys.readouterr().err == f"hetfed: error: {sentence}\n"

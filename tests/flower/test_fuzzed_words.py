@@ -21,8 +21,8 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
-from hetfed_lightning.flower.coordinator.group_averaging import Pooling
-from hetfed_lightning.flower.coordinator.messenger import Exchange
+from hetfed_lightning.flower.coordinator.group_averaging import GroupAveraging
+from hetfed_lightning.flower.coordinator.messenger import Messenger
 from hetfed_lightning.flower.coordinator.requests import Fault
 from hetfed_lightning.flower.coordinator.site_compatibility import disagreements, impossible, odd_ones, table
 from hetfed_lightning.flower.coordinator.site_summaries import headlines_of, label_counts_of, roles_of
@@ -132,7 +132,7 @@ def made_of(descriptions: dict[str, Description]) -> str:
         refused(table(found).replace("\n", " "))
         assert odd_ones(found) == {"a"}
         return "turned away"
-    Pooling(1, callbacks[1]).arrange(descriptions)  # type: ignore[arg-type]
+    GroupAveraging(1, callbacks[1]).arrange(descriptions)  # type: ignore[arg-type]
     assert len(roles_of(descriptions, callbacks, 10)) == 3
     assert len(headlines_of(descriptions)) >= 2
     label_counts_of(descriptions, 10)
@@ -144,8 +144,8 @@ def test_messages_that_cannot_be_taken_apart(honest: Any, tally: Tally, tmp_path
     """Bits of the engine's own objects: the others' answers are there all the same."""
     deployed = honest[0]
     told = {name: deployed.grid.sites[name].describe() for name in "abc"}
-    exchange = Exchange(deployed.grid, lambda _: None)
-    exchange.nodes = {name: deployed.grid.node_of(name) for name in "abc"}
+    messenger = Messenger(deployed.grid, lambda _: None)
+    messenger.nodes = {name: deployed.grid.node_of(name) for name in "abc"}
     answers = {name: reply_content(Reply(name, told[name].samples, shared={1: {}})) for name in "abc"}
     question = Order("r", keys={})
 
@@ -166,7 +166,7 @@ def test_messages_that_cannot_be_taken_apart(honest: Any, tally: Tally, tmp_path
             return [inflate_object_from_contents(message.object_id, contents)]  # type: ignore[list-item]
 
         deployed.grid.pull_messages = pull
-        found = exchange.carry_out(dict.fromkeys("abc", question), 0.5, told)
+        found = messenger.carry_out(dict.fromkeys("abc", question), 0.5, told)
         assert isinstance(found["b"], Reply)
         assert isinstance(found["c"], Reply)
         if isinstance(found["a"], Reply):
@@ -183,8 +183,8 @@ def test_messages_that_cannot_be_taken_apart(honest: Any, tally: Tally, tmp_path
 def test_a_piece_that_is_named_again_and_again_is_not_put_together(times: int, honest: Any) -> None:
     """8 KB and a list of numbers would be 1.6 GB, which the engine puts together before anybody looks at it."""
     deployed, described, order, reply = honest
-    exchange = Exchange(deployed.grid, lambda _: None)
-    exchange.nodes = {"a": 1}
+    messenger = Messenger(deployed.grid, lambda _: None)
+    messenger.nodes = {"a": 1}
     content = reply_content(replace(reply, metrics={}))
     if times > 1:
         content.array_records["shared.1"]["backbone.0.weight"] = Array("float32", (1,), "numpy.ndarray", bytes(8_000))
@@ -201,7 +201,7 @@ def test_a_piece_that_is_named_again_and_again_is_not_put_together(times: int, h
     deployed.grid.pull_messages = pull
     tracemalloc.start()
     try:
-        found = exchange.carry_out({"a": order}, 0.5, {"a": described})["a"]
+        found = messenger.carry_out({"a": order}, 0.5, {"a": described})["a"]
         assert tracemalloc.get_traced_memory()[1] < 2**26
     finally:
         tracemalloc.stop()

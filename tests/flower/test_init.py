@@ -12,7 +12,7 @@ import yaml
 from hetfed_lightning.cli.configs import ConfigError, read_config
 from hetfed_lightning.flower.coordinator.server_config import read_server_config
 from hetfed_lightning.flower.init import init_command
-from hetfed_lightning.flower.site.site_config import read_site
+from hetfed_lightning.flower.site.site_config import read_site_config
 from tests.cli.commands import tiny, written
 from tests.flower.deployed import CONFIGS, deployed, read, weights
 
@@ -294,7 +294,7 @@ def test_paths_of_the_data_hold_wherever_a_process_starts(tmp_path: Path, monkey
     assert read(site)["data"]["init_args"]["data"]["init_args"]["path"] == str(tmp_path / "pool.npz")
     assert "#   data.init_args.data.init_args.path" in site.read_text(encoding="utf-8")
     monkeypatch.chdir("/")
-    found = read_site(tmp_path / site, "hospital_a")
+    found = read_site_config(tmp_path / site, "hospital_a")
     assert len(found.data.data.train["hospital_a"]) > 0  # type: ignore[arg-type]
     assert found.data.num_public == 9
 
@@ -326,7 +326,7 @@ def test_tables_are_divided_and_classes_named(tmp_path: Path, monkeypatch: pytes
         "features": ["x", "y", "z", "w"],
     }
     Path("tables/hospital_a.csv").unlink()  # The other site's, which is not here.
-    data = read_site(folder / "sites/hospital_b/site.yaml", "hospital_b").data
+    data = read_site_config(folder / "sites/hospital_b/site.yaml", "hospital_b").data
     assert set(data.train_targets("hospital_b").tolist()) == {0, 2}
     assert data.num_public == 6
 
@@ -363,7 +363,7 @@ def test_what_belongs_to_the_server_goes_there(tmp_path: Path, monkeypatch: pyte
     assert (server.participation, server.min_participants, server.seed, server.rounds) == (0.5, 2, 9, 7)
     assert (server.joins_at, server.leaves_at) == ({"hospital_b": 2}, {"hospital_b": 5})
     assert server.callbacks[0].weighting == {"hospital_a": 1.0, "hospital_b": 3.0}  # type: ignore[attr-defined]
-    site = read_site(folder / "sites/hospital_b/site.yaml", "hospital_b")
+    site = read_site_config(folder / "sites/hospital_b/site.yaml", "hospital_b")
     assert site.federation.seed == 9
     assert site.federation["hospital_b"].joins_at == 2
     assert site.callbacks[0].weighting == {"hospital_b": 3.0}  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from hetfed_lightning.cli.groups import full_form, settings_by_member
 from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.flower.coordinator.server_config import read_server_config
-from hetfed_lightning.flower.site.site_config import Site, read_site
+from hetfed_lightning.flower.site.site_config import SiteConfig, read_site_config
 from tests.cli.test_every_config import write_images
 from tests.flower.deployed import (
     CONFIGS,
@@ -52,7 +52,7 @@ class Round:
         return batches
 
 
-def batches(run: Local | Site, name: str, round_index: int) -> list[Tensor]:
+def batches(run: Local | SiteConfig, name: str, round_index: int) -> list[Tensor]:
     """A participant's batches of a round, one after another."""
     sources = {one: run.data.source(one) for one in run.federation.members()}
     loader = RoundLoader(sources, Round(run.federation, run.federation.seed, round_index))
@@ -104,7 +104,7 @@ def deployment(config: str, folders: dict[str, Path]) -> tuple[Path, Path]:
 def test_a_site_has_what_it_has_in_one_process(deployment: tuple[Path, Path], name: str) -> None:
     folder, path = deployment
     here = local("-c", str(path))
-    site = read_site(folder / "sites" / name / "site.yaml", name)
+    site = read_site_config(folder / "sites" / name / "site.yaml", name)
     there, own = here.data.data, site.data.data
     assert list(own.train) == [name]
     for whole, part in ((there.train, own.train), (there.val, own.val), (there.test, own.test)):

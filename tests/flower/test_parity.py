@@ -277,6 +277,6 @@ def test_states_and_figures_are_those_of_one_fit(named: str, tmp_path: Path) -> 
     # What is missing is the federation's summary, which the journal makes.
     # What was logged in an earlier round alone stays among the Trainer's, of who is not sampled, or takes no step.
     varies = "participation" in deployed.settings or deployed.changes
-    active = [] if varies else leader.roll.joined(deployed.rounds - 1)
+    active = [] if varies else leader.sites.joined(deployed.rounds - 1)
     last = deployed.notes.metrics[-1].keys() | deployed.notes.figures[-1].keys()
     assert {key for key in metrics[-1] if key.rpartition("/")[2] in active} <= last

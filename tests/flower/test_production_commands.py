@@ -12,7 +12,7 @@ from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.flower.cli import main
 from hetfed_lightning.flower.deploy import coordinator_command, site_command
 from hetfed_lightning.flower.deploy.keys import make_keys
-from hetfed_lightning.flower.deploy.site_log import SiteLines
+from hetfed_lightning.flower.deploy.site_log import SiteLog
 from hetfed_lightning.flower.engine.site_engine import NODE_LOG, TASKS_LOG
 from hetfed_lightning.flower.files.certificates import Certificate, make_server_certificate, write_private
 from hetfed_lightning.flower.files.folder import KeyFolder
@@ -207,7 +207,7 @@ def test_a_site_does_not_start_on_an_account_of_its_privacy_that_was_altered(
 def test_a_site_says_what_happens_once_and_in_plain_words(tmp_path: Path) -> None:
     node, tasks = tmp_path / NODE_LOG, tmp_path / TASKS_LOG
     node.write_text("INFO : SuperNode ID: 1\n", encoding="utf-8")  # of another day
-    lines = SiteLines(tmp_path, "fl.example.org:8000")
+    lines = SiteLog(tmp_path, "fl.example.org:8000")
 
     def said(log: Path, *new: str) -> list[str]:
         with log.open("a", encoding="utf-8") as file:

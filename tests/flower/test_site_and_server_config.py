@@ -14,7 +14,7 @@ from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.flower.coordinator.server_config import ServerConfig, read_server_config
 from hetfed_lightning.flower.files.initial_weights import load_start, start_bytes
 from hetfed_lightning.flower.files.paths import absolute, paths_in, with_paths
-from hetfed_lightning.flower.site.site_config import Site, read_site
+from hetfed_lightning.flower.site.site_config import SiteConfig, read_site_config
 from hetfed_lightning.participant import Participant
 from tests.cli.commands import participant, put, tiny
 
@@ -47,8 +47,8 @@ def changed(path: Path, key: str, value: Any) -> Path:
 
 
 def test_a_site_is_read(folder: Path) -> None:
-    site = read_site(folder / "site/site.yaml", "hospital_a")
-    assert isinstance(site, Site)
+    site = read_site_config(folder / "site/site.yaml", "hospital_a")
+    assert isinstance(site, SiteConfig)
     assert list(site.federation.members()) == ["hospital_a"]
     assert (site.trainer["max_epochs"], site.trainer["accelerator"]) == (1, "cpu")
     assert "callbacks" not in site.trainer
@@ -58,7 +58,7 @@ def test_a_site_is_read(folder: Path) -> None:
 
 
 def test_two_readings_are_two_sites(folder: Path) -> None:
-    first, second = (read_site(folder / "site/site.yaml", "hospital_a") for _ in range(2))
+    first, second = (read_site_config(folder / "site/site.yaml", "hospital_a") for _ in range(2))
     assert first.federation["hospital_a"] is not second.federation["hospital_a"]
     one, other = (site.federation["hospital_a"].state_dict() for site in (first, second))
     assert all(torch.equal(one[key], other[key]) for key in one)  # From one seed.
@@ -66,16 +66,16 @@ def test_two_readings_are_two_sites(folder: Path) -> None:
 
 def test_a_site_begins_with_the_weights_beside_it(folder: Path) -> None:
     path = folder / "site/site.yaml"
-    drawn = read_site(path, "hospital_a").federation["hospital_a"].state_dict()
+    drawn = read_site_config(path, "hospital_a").federation["hospital_a"].state_dict()
     save_file({key: tensor + 1 for key, tensor in drawn.items()}, folder / "site/start.safetensors")
-    found = read_site(path, "hospital_a").federation["hospital_a"].state_dict()
+    found = read_site_config(path, "hospital_a").federation["hospital_a"].state_dict()
     assert all(torch.equal(found[key], drawn[key] + 1) for key in drawn)
 
 
 def test_another_participants_file_is_refused(folder: Path) -> None:
     words = r"site.yaml: model.participants: expected 'hospital_b' alone, .*, found hospital_a"
     with pytest.raises(ConfigError, match=words):
-        read_site(folder / "site/site.yaml", "hospital_b")
+        read_site_config(folder / "site/site.yaml", "hospital_b")
 
 
 SITE_FAULTS: dict[str, tuple[str, Any, str]] = {
@@ -100,7 +100,7 @@ SITE_FAULTS: dict[str, tuple[str, Any, str]] = {
 def test_an_error_names_the_sites_file(folder: Path, key: str, value: Any, words: str) -> None:
     path = changed(folder / "site/site.yaml", key, value)
     with pytest.raises(ConfigError, match=words) as caught:
-        read_site(path, "hospital_a")
+        read_site_config(path, "hospital_a")
     assert str(caught.value).startswith(f"{path}: ")
     assert str(caught.value).count(str(path)) == 1
 
@@ -109,9 +109,9 @@ def test_yaml_is_read_strictly(folder: Path) -> None:
     path = folder / "site/site.yaml"
     path.write_text("seed_everything: 0\nseed_everything: 1\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"site.yaml: the key 'seed_everything' stands in line 1 and again in line 2"):
-        read_site(path, "hospital_a")
+        read_site_config(path, "hospital_a")
     with pytest.raises(ConfigError, match=r"gone.yaml: no such configuration file"):
-        read_site(folder / "gone.yaml", "hospital_a")
+        read_site_config(folder / "gone.yaml", "hospital_a")
 
 
 # Weights
@@ -119,7 +119,7 @@ def test_yaml_is_read_strictly(folder: Path) -> None:
 
 def test_weights_of_another_network_are_refused_by_key(folder: Path) -> None:
     path, start = folder / "site/site.yaml", folder / "site/start.safetensors"
-    drawn = read_site(path, "hospital_a").federation["hospital_a"].state_dict()
+    drawn = read_site_config(path, "hospital_a").federation["hospital_a"].state_dict()
     for found, words in (
         ({"head.weight": drawn["head.weight"]}, "'backbone.* the file lacks it"),
         (drawn | {"head.scale": torch.ones(1)}, "'head.scale': the file has it and the participant has not"),
@@ -128,14 +128,14 @@ def test_weights_of_another_network_are_refused_by_key(folder: Path) -> None:
     ):
         save_file(dict(found), start)
         with pytest.raises(ConfigError, match=words):
-            read_site(path, "hospital_a")
+            read_site_config(path, "hospital_a")
     start.write_bytes(start.read_bytes()[:40])
     with pytest.raises(ConfigError, match=r"start.safetensors: expected weights in safetensors' format"):
-        read_site(path, "hospital_a")
+        read_site_config(path, "hospital_a")
 
 
 def test_weights_that_share_memory_are_written(folder: Path) -> None:
-    federation = read_site(folder / "site/site.yaml", "hospital_a").federation
+    federation = read_site_config(folder / "site/site.yaml", "hospital_a").federation
     one = federation["hospital_a"]
     first, second = torch.nn.Linear(5, 5), torch.nn.Linear(5, 5)
     second.weight = first.weight
@@ -221,8 +221,8 @@ def test_a_class_of_the_users_own_has_to_be_allowed(folder: Path) -> None:
     refused = r"may not be named by a configuration.*allow-import=tests"
     for _ in range(2):  # What one file may name, the next may not.
         with pytest.raises(ConfigError, match=refused):
-            read_site(path, "hospital_a")
-        assert type(read_site(path, "hospital_a", ["tests"]).federation["hospital_a"]).__name__ == "Own"
+            read_site_config(path, "hospital_a")
+        assert type(read_site_config(path, "hospital_a", ["tests"]).federation["hospital_a"]).__name__ == "Own"
 
 
 # Paths

@@ -20,7 +20,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_messa
 from hetfed_lightning.flower.deploy.reply_limit import reply_bytes
 from hetfed_lightning.flower.engine.limits import Limits
 from hetfed_lightning.flower.engine.log_budget import LogBudget, plain
-from hetfed_lightning.flower.engine.sites_interface import Rules, signer_of
+from hetfed_lightning.flower.engine.sites_interface import SitesInterface, signer_of
 
 pytestmark = pytest.mark.promise("strangers")
 
@@ -33,7 +33,7 @@ class Engine:
     def __init__(self, reply: int = 10_000) -> None:
         self.taken: list[Any] = []
         self.orders = True
-        self.rules = Rules(self._pull, self._push, self._object, reply)
+        self.rules = SitesInterface(self._pull, self._push, self._object, reply)
 
     def _pull(self, *, request: Any, state: str) -> PullMessagesResponse:
         return PullMessagesResponse(messages_list=[Message()] if self.orders else [])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from hetfed_lightning.flower.coordinator.messenger import Exchange, Node
+from hetfed_lightning.flower.coordinator.messenger import Messenger, Node
 from hetfed_lightning.flower.coordinator.requests import Fault
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.protocol.untrusted import NAME, one_line, shown
@@ -23,7 +23,7 @@ PATIENCE = 10.0
 """Seconds after which a node that could not describe itself is asked once more."""
 
 
-class Roll:
+class ConnectedSites:
     """The sites of a federation.
 
     A node speaks for a participant if it was registered under the participant's name, or under none and nobody else
@@ -31,7 +31,7 @@ class Roll:
 
     Args:
         expected: Names of the configuration, in the order of the federation; others are added as they come.
-        exchange: By which nodes are asked.
+        messenger: By which nodes are asked.
         deadline: Seconds for a description.
         impossible: What a description says that cannot be, for which its site is turned away; empty if nothing.
     """
@@ -39,7 +39,7 @@ class Roll:
     def __init__(
         self,
         expected: Sequence[str],
-        exchange: Exchange,
+        messenger: Messenger,
         deadline: float,
         impossible: Callable[[Description], str] = lambda _: "",
     ) -> None:
@@ -47,7 +47,7 @@ class Roll:
         self.descriptions: dict[str, Description] = {}
         self.joined_at: dict[str, int] = {}
         self.connected: set[str] = set()
-        self._exchange = exchange
+        self._messenger = messenger
         self._deadline = deadline
         self._impossible = impossible
         self._turned_away: dict[int, Node] = {}
@@ -63,8 +63,8 @@ class Roll:
         Returns:
             Names of those who were not known before.
         """
-        online = self._exchange.online()
-        known = {node: name for name, node in self._exchange.nodes.items() if name in self.descriptions}
+        online = self._messenger.online()
+        known = {node: name for name, node in self._messenger.nodes.items() if name in self.descriptions}
         new = [node for node in online if node not in known and self._may_be_asked(node, online[node])]
         self.connected = {name for node, name in known.items() if node in online}
         return self._welcome(new, online, round_index) if new else []
@@ -78,7 +78,7 @@ class Roll:
     def _welcome(self, numbers: Sequence[int], online: Mapping[int, Node], round_index: int) -> list[str]:
         found: list[str] = []
         self._asked |= dict.fromkeys(numbers, time.monotonic())
-        for number, answer in self._exchange.describe(numbers, self._deadline).items():
+        for number, answer in self._messenger.describe(numbers, self._deadline).items():
             node = online[number]
             if isinstance(answer, Fault):
                 who = node.registered or f"Node {number}"
@@ -109,7 +109,7 @@ class Roll:
                 found.append(name)
             if name not in self.order:
                 self.order.append(name)
-            self._exchange.nodes[name] = number
+            self._messenger.nodes[name] = number
             self.descriptions[name] = answer
             self.connected.add(name)
             self.joined_at.setdefault(name, max(answer.joins_at, round_index))
@@ -133,9 +133,9 @@ class Roll:
 
     def forget(self, names: Sequence[str]) -> None:
         """Turn sites away that do not fit."""
-        online = self._exchange.online()
+        online = self._messenger.online()
         for name in names:
-            number = self._exchange.nodes.pop(name)
+            number = self._messenger.nodes.pop(name)
             if number in online:
                 self._turned_away[number] = online[number]
             del self.descriptions[name]

@@ -22,9 +22,9 @@ from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillatio
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
-from hetfed_lightning.flower.coordinator.connected_sites import Roll
-from hetfed_lightning.flower.coordinator.group_averaging import Pooling
-from hetfed_lightning.flower.coordinator.messenger import Exchange, read_or_fault
+from hetfed_lightning.flower.coordinator.connected_sites import ConnectedSites
+from hetfed_lightning.flower.coordinator.group_averaging import GroupAveraging
+from hetfed_lightning.flower.coordinator.messenger import Messenger, read_or_fault
 from hetfed_lightning.flower.coordinator.requests import Fault
 from hetfed_lightning.flower.coordinator.server_config import ServerConfig
 from hetfed_lightning.flower.coordinator.site_compatibility import (
@@ -63,7 +63,7 @@ class Coordinator:
 
     Args:
         config: The server's configuration.
-        exchange: What passes between it and the sites.
+        messenger: What passes between it and the sites.
         journal: Where it writes what happened.
         folder: The run's, where its state is kept.
         resume: Whether to go on where the run in ``folder`` stopped.
@@ -73,7 +73,7 @@ class Coordinator:
     def __init__(
         self,
         config: ServerConfig,
-        exchange: Exchange,
+        messenger: Messenger,
         journal: Journal,
         folder: Path,
         *,
@@ -81,15 +81,15 @@ class Coordinator:
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self.config = config
-        self.exchange = exchange
+        self.messenger = messenger
         self.journal = journal
         self.callbacks = [one for one in config.callbacks if isinstance(one, FederatedCallback)]
-        self.pools = [
-            Pooling(place, one) for place, one in enumerate(self.callbacks) if isinstance(one, BackboneAveraging)
+        self.averages = [
+            GroupAveraging(place, one) for place, one in enumerate(self.callbacks) if isinstance(one, BackboneAveraging)
         ]
         self.lessons = {place: one for place, one in enumerate(self.callbacks) if isinstance(one, EnsembleDistillation)}
-        self.roll = Roll(
-            config.sites, exchange, min(config.deadline, config.wait), lambda told: impossible(told, self.callbacks)
+        self.sites = ConnectedSites(
+            config.sites, messenger, min(config.deadline, config.wait), lambda told: impossible(told, self.callbacks)
         )
         self.run_id = uuid.uuid4().hex
         self.next_round = 0
@@ -122,8 +122,8 @@ class Coordinator:
         """
         try:
             self._gather()
-            for pool in self.pools:
-                pool.may_begin(self, self.next_round, self.callbacks, len(self.roll.descriptions))
+            for average in self.averages:
+                average.may_begin(self, self.next_round, self.callbacks, len(self.sites.descriptions))
             while self.next_round < self.config.rounds and not self._is_spent:
                 self._round(self.next_round)
             self._close_last()
@@ -136,7 +136,7 @@ class Coordinator:
 
     def active_names(self, round_index: int) -> list[str]:
         """Who trains in a round: those who have joined, or the sample of them that ``participation`` asks for."""
-        joined = self.roll.joined(round_index)
+        joined = self.sites.joined(round_index)
         return sampled(joined, round_index, self.config.participation, self.config.seed) if joined else []
 
     def _gather(self) -> None:
@@ -144,23 +144,23 @@ class Coordinator:
         began = time.monotonic()
         log.info("Waiting for %s, at most %g s.", ", ".join(self.config.sites), self.config.wait)
         while True:
-            self.roll.look(self.next_round)
+            self.sites.look(self.next_round)
             wanted = [name for name in self.config.sites if self.config.joins_at.get(name, 0) <= self.next_round]
-            missing = [name for name in wanted if name not in self.roll.connected]
+            missing = [name for name in wanted if name not in self.sites.connected]
             if not missing:
                 break
             if time.monotonic() - began >= self.config.wait:
-                self._refuse_too_few(len(self.roll.connected), missing)
+                self._refuse_too_few(len(self.sites.connected), missing)
                 log.warning("Going on without %s, not there after %g s.", ", ".join(missing), self.config.wait)
                 break
             self._wait(PAUSE)
         self._refuse_unfit()
         self._arrange()
-        log.info("%d sites: %s.", len(self.roll.descriptions), ", ".join(self.roll.descriptions))
+        log.info("%d sites: %s.", len(self.sites.descriptions), ", ".join(self.sites.descriptions))
 
     def _refuse_unfit(self) -> None:
         """End the run where sites do not fit together, or go on without the odd ones if there is a quorum of others."""
-        known = self.roll.descriptions
+        known = self.sites.descriptions
         found = self._disagreements(known)
         odd = [name for name in known if name in odd_ones(found)]
         rest = {name: one for name, one in known.items() if name not in odd}
@@ -174,7 +174,7 @@ class Coordinator:
                 "again joins.\n%s",
                 ", ".join(odd), quorum, table(found),
             )  # fmt: skip
-            self.roll.forget(odd)
+            self.sites.forget(odd)
 
     def _disagreements(self, descriptions: Mapping[str, Description]) -> dict[str, Difference]:
         return disagreements(descriptions, self.callbacks, self.config.seed, self.layouts)
@@ -189,26 +189,26 @@ class Coordinator:
             )
 
     def _arrange(self) -> None:
-        for pool in self.pools:
-            pool.arrange(self.roll.descriptions, is_whole=set(self.config.sites) <= self.roll.descriptions.keys())
-        for name, one in self.roll.descriptions.items():
+        for average in self.averages:
+            average.arrange(self.sites.descriptions, is_whole=set(self.config.sites) <= self.sites.descriptions.keys())
+        for name, one in self.sites.descriptions.items():
             counts = Tensor(one.class_counts) if one.class_counts else None
             for lesson in self.lessons.values():
                 lesson.meet(name, one.samples, counts)
-        everyone = self.roll.descriptions | ({} if self.student is None else {STUDENT: self.student.describe()})
+        everyone = self.sites.descriptions | ({} if self.student is None else {STUDENT: self.student.describe()})
         self.journal.introduce(everyone, self.callbacks, self.next_round)
 
     def _look(self, round_index: int) -> None:
         """Greet newcomers, name those who are gone, wait while too few are there."""
         began = time.monotonic()
         while True:
-            new = self.roll.look(round_index)
+            new = self.sites.look(round_index)
             unfit = self._unfit(new)
             if fit := [name for name in new if name not in unfit]:
                 log.info("Round %d: %s joins.", round_index + 1, ", ".join(fit))
                 self._arrange()
-            joined = self.roll.joined(round_index)
-            absent = [name for name in joined if name not in self.roll.connected]
+            joined = self.sites.joined(round_index)
+            absent = [name for name in joined if name not in self.sites.connected]
             if len(joined) - len(absent) >= min(self.config.min_participants, len(joined)) and len(joined) > len(
                 absent
             ):
@@ -223,12 +223,12 @@ class Coordinator:
     def _unfit(self, new: Sequence[str]) -> list[str]:
         unfit = []
         for name in new:
-            others = {key: one for key, one in self.roll.descriptions.items() if key not in new or key == name}
+            others = {key: one for key, one in self.sites.descriptions.items() if key not in new or key == name}
             found = self._disagreements(others)
             if found:
                 log.warning("%s cannot join, since it does not fit:\n%s", name, table(found))
                 unfit.append(name)
-        self.roll.forget(unfit)
+        self.sites.forget(unfit)
         return unfit
 
     # A round
@@ -237,10 +237,10 @@ class Coordinator:
         began = time.monotonic()
         self.left, self._metrics, self._metrics_of_student = {}, {}, {}
         self._look(round_index)
-        joined = self.roll.joined(round_index)
+        joined = self.sites.joined(round_index)
         self._see_off(round_index, joined)
         active = self.active_names(round_index)
-        newcomers = self.roll.newcomers(round_index)
+        newcomers = self.sites.newcomers(round_index)
         self._stale |= set(newcomers)
         figures: dict[str, float] = {}
         volume = [0, 0]
@@ -258,17 +258,17 @@ class Coordinator:
         elif self.student is not None:
             self._metrics_of_student = self.student.learn(self.run_id, round_index, {}).metrics
         self._refuse_too_few_left(round_index, active, replies)
-        due = [pool for pool in self.pools if pool.callback.is_due(round_index)]
-        for pool in self.pools:
-            pool.fresh = set()
-        for pool in due:
-            senders = pool.callback.stepped({name: not replies[name].idle for name in active if name in replies})
+        due = [average for average in self.averages if average.callback.is_due(round_index)]
+        for average in self.averages:
+            average.fresh = set()
+        for average in due:
+            senders = average.callback.stepped({name: not replies[name].idle for name in active if name in replies})
             states = {name: replies[name].shared for name in senders}
-            found, up, down = pool.aggregate(round_index, states, active, self.roll.descriptions)
+            found, up, down = average.aggregate(round_index, states, active, self.sites.descriptions)
             figures |= found
             volume[0] += up
             volume[1] += down
-            self._is_spent |= pool.is_spent(self, round_index)
+            self._is_spent |= average.is_spent(self, round_index)
         figures |= {
             "federation/participants": float(len(replies)),
             "federation/quarantined": float(len(self.left)),
@@ -290,7 +290,7 @@ class Coordinator:
 
     def _see_off(self, round_index: int, joined: Sequence[str]) -> None:
         """Have those who leave with this round close their last: they take along what it has made."""
-        leaving = [name for name in self._open if name not in joined and name in self.roll.connected]
+        leaving = [name for name in self._open if name not in joined and name in self.sites.connected]
         self._carry_out({name: self._closing(name, round_index) for name in leaving})
         for name in leaving:  # Whoever fails in this misses nothing of a round that it is no part of.
             self.left.pop(name, None)
@@ -299,8 +299,8 @@ class Coordinator:
         """Who trains for the first time in this round, having joined a run in progress, and asks for lessons."""
         found = []
         for name in active:
-            joined_at = self.roll.joined_at[name]
-            if joined_at > 0 and self.roll.descriptions[name].lessons and self._reads(name):
+            joined_at = self.sites.joined_at[name]
+            if joined_at > 0 and self.sites.descriptions[name].lessons and self._reads(name):
                 earlier = range(joined_at, round_index)
                 if not any(name in self.active_names(index) for index in earlier):
                     found.append(name)
@@ -351,16 +351,16 @@ class Coordinator:
             Bytes that go down for that, and to newcomers.
         """
         down = 0
-        for pool in self.pools:
-            down += sum(payload_bytes(pool.state_for(name, fresh=False)) for name in newcomers)
-            while found := pool.without_start([name for name in joined if name not in self.left]):
+        for average in self.averages:
+            down += sum(payload_bytes(average.state_for(name, fresh=False)) for name in newcomers)
+            while found := average.without_start([name for name in joined if name not in self.left]):
                 name, groups = next(iter(found.items()))
                 keys = tuple(key for group in groups for key in group.keys)
-                reply = self._carry_out({name: Order(self.run_id, keys={pool.place: keys})}).get(name)
+                reply = self._carry_out({name: Order(self.run_id, keys={average.place: keys})}).get(name)
                 for group in groups if reply is not None else ():
-                    pool.begin(group, reply.shared[pool.place])  # type: ignore[union-attr]
+                    average.begin(group, reply.shared[average.place])  # type: ignore[union-attr]
                     receivers = [other for other in joined if other in group and other != name]
-                    down += payload_bytes(pool.callback.shared[group]) * len(receivers)
+                    down += payload_bytes(average.callback.shared[group]) * len(receivers)
                 self._stale |= set(joined)
         return down
 
@@ -436,11 +436,11 @@ class Coordinator:
     def _close_last(self) -> None:
         """Have everyone receive what the last round has made, and validate."""
         self.left, self._metrics = {}, {}
-        self.roll.look(self.next_round)
-        absent = [name for name in self._open if name not in self.roll.connected]
+        self.sites.look(self.next_round)
+        absent = [name for name in self._open if name not in self.sites.connected]
         for name in absent:
             self._leave_out(name, "its node is not connected")
-        names = [name for name in self.roll.descriptions if name in self._open and name not in self.left]
+        names = [name for name in self.sites.descriptions if name in self._open and name not in self.left]
         self._carry_out({name: self._closing(name, self.next_round) for name in names})
         self._publish()
 
@@ -451,7 +451,9 @@ class Coordinator:
         closes = name in self._open
         shared: dict[int, dict[str, Tensor]] = {}
         if closes or name in self._stale:
-            shared = {pool.place: pool.state_for(name, fresh=name not in self._stale) for pool in self.pools}
+            shared = {
+                average.place: average.state_for(name, fresh=name not in self._stale) for average in self.averages
+            }
         return Order(
             self.run_id,
             finish=round_index - 1 if closes else None,
@@ -463,14 +465,14 @@ class Coordinator:
     def _carry_out(self, orders: Mapping[str, Order]) -> dict[str, Reply]:
         """Send orders; who does not do as it is asked is out of the round."""
         usable = {}
-        for name, answer in self.exchange.carry_out(orders, self.config.deadline, self.roll.descriptions).items():
+        for name, answer in self.messenger.carry_out(orders, self.config.deadline, self.sites.descriptions).items():
             if isinstance(answer, Fault):
                 self._leave_out(name, answer.reason)
                 continue
             order = orders[name]
             if answer.finished is not None and answer.finished == order.finish:
                 self._open.discard(name)
-                self._metrics |= usable_metrics(answer, self.roll.descriptions[name])
+                self._metrics |= usable_metrics(answer, self.sites.descriptions[name])
             fault = self._fault_of(name, answer, order)
             if fault:
                 self._leave_out(name, fault)
@@ -481,7 +483,7 @@ class Coordinator:
 
     def _fault_of(self, name: str, reply: Reply, order: Order) -> str:
         """Why a reply cannot be used; that it cannot be looked at is a reason too."""
-        described = self.roll.descriptions
+        described = self.sites.descriptions
         parameters = parameters_of(described.values())
         found = read_or_fault(reply, lambda one: fault_of(one, order, described[name], parameters))
         return found.reason if isinstance(found, Fault) else found
@@ -511,16 +513,16 @@ class Coordinator:
         return [(place, one) for place, one in self.lessons.items() if one.is_due(round_index)]
 
     def _kind(self, answers: Mapping[str, Tensor]) -> Any:
-        return self.roll.descriptions[next(iter(answers))].kind
+        return self.sites.descriptions[next(iter(answers))].kind
 
     def _reads(self, name: str) -> bool:
-        return self.roll.descriptions[name].reads_public
+        return self.sites.descriptions[name].reads_public
 
     def _keys(self, name: str, round_index: int) -> dict[int, tuple[str, ...]]:
         return {
-            pool.place: keys
-            for pool in self.pools
-            if pool.callback.is_due(round_index) and (keys := pool.keys_of(name))
+            average.place: keys
+            for average in self.averages
+            if average.callback.is_due(round_index) and (keys := average.keys_of(name))
         }
 
     # What is written
@@ -529,7 +531,7 @@ class Coordinator:
         """Write the round before, whose figures have come with the answers to this round's first orders."""
         if not self._pending:
             return
-        headlines = {name: str(one.role.get("headline", "")) for name, one in self.roll.descriptions.items()}
+        headlines = {name: str(one.role.get("headline", "")) for name, one in self.sites.descriptions.items()}
         for lesson in self.lessons.values():
             lesson.note_scores(headlines, self._metrics)
         done, self._pending = self._pending, {}
@@ -540,8 +542,8 @@ class Coordinator:
         content = {
             "run": self.run_id,
             "next_round": self.next_round,
-            "roll": self.roll.state_dict(),
-            "pools": [pool.state_dict() for pool in self.pools],
+            "roll": self.sites.state_dict(),
+            "pools": [average.state_dict() for average in self.averages],
             "lessons": {place: one.state_dict() for place, one in self.lessons.items()},
             "pending": self._pending,
             "blamed": self._blamed,
@@ -553,7 +555,7 @@ class Coordinator:
             write_checkpoint(content, self._file)
         except OSError as error:
             # What sites are sent of private averages has to be in an account that outlives this process.
-            if error.errno not in PASSING or any(pool.is_accounted for pool in self.pools):
+            if error.errno not in PASSING or any(average.is_accounted for average in self.averages):
                 raise
             log.warning(
                 "%s could not be written: %s. The run goes on; until it can be, resuming goes further back.",
@@ -563,9 +565,9 @@ class Coordinator:
     def _load(self) -> None:
         saved = read_checkpoint(self._file)
         self.run_id, self.next_round = saved["run"], saved["next_round"]
-        self.roll.load_state_dict(saved["roll"])
-        for pool, state in zip(self.pools, saved["pools"], strict=True):
-            pool.load_state_dict(state)
+        self.sites.load_state_dict(saved["roll"])
+        for average, state in zip(self.averages, saved["pools"], strict=True):
+            average.load_state_dict(state)
         for place, lesson in self.lessons.items():
             lesson.load_state_dict(saved["lessons"][place])
         self._pending, self._blamed, self._is_spent = saved["pending"], saved["blamed"], saved["spent"]

@@ -22,7 +22,7 @@ States = Mapping[str, Mapping[int, Mapping[str, Tensor]]]
 """What participants sent: by name, by place of the averaging callback, by key."""
 
 
-class Pooling:
+class GroupAveraging:
     """One averaging callback at the coordinator, which applies its rule, weights, bounds and server optimizer.
 
     Args:

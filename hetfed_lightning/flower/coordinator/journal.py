@@ -17,9 +17,9 @@ from hetfed_lightning.callbacks.monitor import SECONDS
 from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS, configuration_page, participants_table, sharing_page
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.cli import tables
-from hetfed_lightning.flower.coordinator.round_summary import round_line
+from hetfed_lightning.flower.coordinator.round_summary import round_summary
 from hetfed_lightning.flower.coordinator.site_summaries import headlines_of, label_counts_of, roles_of
-from hetfed_lightning.flower.coordinator.tensorboard_writer import Board
+from hetfed_lightning.flower.coordinator.tensorboard_writer import TensorBoardWriter
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT
@@ -61,7 +61,7 @@ class Journal:
         self._shown = {"config": configuration_page(self._record.config), _LABELS: dict(self._record.label_counts)}
         self._record.version, self._record.config, self._record.rounds = fresh.version, fresh.config, fresh.rounds
         self._record.finished = False
-        self._board: Board | None = None
+        self._writer: TensorBoardWriter | None = None
         self._has_written = False
         self._people: dict[str, Description] = {}
         self._callbacks: Sequence[FederatedCallback] = ()
@@ -84,7 +84,7 @@ class Journal:
         """
         self._callbacks = callbacks
         self._people |= descriptions
-        board = self._opened(first_round)
+        writer = self._opened(first_round)
         record = self._record
         roles = roles_of(self._people, callbacks, MAX_PARTICIPANTS)
         merged = record.participants | {name: role.row() for name, role in roles.items()}
@@ -92,17 +92,17 @@ class Journal:
         record.total = len(record.participants.keys() | self._people.keys())
         record.label_counts |= label_counts_of(self._people, MAX_PARTICIPANTS)
         reports = [one.report for one in callbacks if isinstance(one, BackboneAveraging) and one.report]
-        board.page("federation/participants", participants_table(roles.values(), len(self._people)), first_round)
-        board.page("config", configuration_page(record.config) if record.config else "", first_round)
-        board.page("federation/sharing", sharing_page(reports), first_round)
+        writer.page("federation/participants", participants_table(roles.values(), len(self._people)), first_round)
+        writer.page("config", configuration_page(record.config) if record.config else "", first_round)
+        writer.page("federation/sharing", sharing_page(reports), first_round)
         if record.label_counts:
             counts = dict(record.label_counts)
-            board.picture(_LABELS, counts, lambda: plots.label_distribution(counts), first_round)
-        self._save(board)
+            writer.picture(_LABELS, counts, lambda: plots.label_distribution(counts), first_round)
+        self._save(writer)
 
-    def _opened(self, first_round: int) -> Board:
+    def _opened(self, first_round: int) -> TensorBoardWriter:
         """Where to write, what an earlier process wrote of rounds that are made again being forgotten."""
-        if self._board is None:
+        if self._writer is None:
             record = self._record
             if self._begins_anew or (first_round == 0 and record.history):
                 _set_aside(self.folder / FILE)
@@ -112,8 +112,8 @@ class Journal:
             for one in record.history:
                 self._latest |= one["values"]
             shown = {} if self._begins_anew or first_round == 0 else self._shown
-            self._board = Board(self.folder, first_round, self._latest, shown)
-        return self._board
+            self._writer = TensorBoardWriter(self.folder, first_round, self._latest, shown)
+        return self._writer
 
     def _forget_from(self, round_index: int) -> None:
         record = self._record
@@ -141,8 +141,8 @@ class Journal:
             left_out: Who was left out of the round, and why.
             seconds: How long it took, validation not included.
         """
-        board = self._board
-        if board is None:
+        writer = self._writer
+        if writer is None:
             raise RuntimeError("Journal: expected introduce() before a round is closed.")
         self._forget_from(round_index)
         self._record.leave_out(round_index, left_out)
@@ -164,14 +164,14 @@ class Journal:
         kept = {key: value for key, value in own.items() if not _NOT_RECORDED.match(key)}
         self._record.close_round(round_index, kept | of_all)
         self._latest |= kept
-        board.row(own | of_all | flags | times, round_index + 1, self._names())
+        writer.row(own | of_all | flags | times, round_index + 1, self._names())
         here = round(of_all["federation/participants"])
-        line = round_line(
+        line = round_summary(
             round_index, self._record.rounds, participants=here, asked=here + len(left_out),
             summaries=summaries, seconds=seconds,
         )  # fmt: skip
         log.info("%s", line)
-        self._save(board)
+        self._save(writer)
 
     def _name_undefined(self, headlines: Mapping[str, Headline], own: Mapping[str, float]) -> None:
         """Say once which sites' data do not define the metric that they are judged by; they send no figure of it."""
@@ -220,8 +220,8 @@ class Journal:
         return table.text() if table.rows else ""
 
     def _end(self) -> None:
-        board, record = self._board, self._record
-        if board is None:
+        writer, record = self._writer, self._record
+        if writer is None:
             return
         for callback in self._callbacks:
             if isinstance(callback, EnsembleDistillation) and callback.agreement is not None:
@@ -229,11 +229,11 @@ class Journal:
                 record.note_agreement(names, matrix.tolist())
         if found := record.agreement:
             drawn = "federation/teacher_agreement_matrix"
-            board.picture(
+            writer.picture(
                 drawn, found, lambda: plots.teacher_agreement(found["names"], found["matrix"]), self._rounds_closed()
             )
-        board.settle()
-        self._save(board)
+        writer.settle()
+        self._save(writer)
 
     # Where it goes
 
@@ -247,9 +247,9 @@ class Journal:
     def _rounds_closed(self) -> int:
         return int(self._record.history[-1]["round"]) if self._record.history else 0
 
-    def _save(self, board: Board) -> None:
+    def _save(self, writer: TensorBoardWriter) -> None:
         with self._borne("TensorBoard's events"):
-            board.save()
+            writer.save()
         with self._borne("The record"):
             self._record.write(self.folder)
         self._has_written = True

@@ -12,7 +12,7 @@ from typing import TypeVar
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from hetfed_lightning.flower.coordinator.requests import Fault, Volley, online_nodes
+from hetfed_lightning.flower.coordinator.requests import Fault, Requests, online_nodes
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.protocol.messages import DESCRIBE, WORK, description_of, order_content, reply_of
 from hetfed_lightning.flower.protocol.orders import Order, Reply
@@ -39,7 +39,7 @@ class Node:
     since: str
 
 
-class Exchange:
+class Messenger:
     """What passes between the coordinator and the sites, by the engine's grid.
 
     Args:
@@ -94,7 +94,7 @@ class Exchange:
         self, content: Mapping[int, tuple[str, RecordDict]], deadline: float, sizes: Mapping[int, int]
     ) -> dict[int, RecordDict | Fault]:
         names = {node: name for name, node in self.nodes.items()}
-        return Volley(self._grid, content, deadline, names, self._wait, sizes).fly()
+        return Requests(self._grid, content, deadline, names, self._wait, sizes).answers()
 
 
 def read_or_fault(content: S, reader: Callable[[S], T]) -> T | Fault:

@@ -48,7 +48,7 @@ class Fault:
     reason: str
 
 
-class Volley:
+class Requests:
     """One message to each of several nodes.
 
     What a node was asked before it was killed is lost: the engine delivers a message once. It may have been carried out
@@ -83,8 +83,8 @@ class Volley:
         self._away: dict[int, tuple[float, Fault]] = {}
         self._asked = dict.fromkeys(content, 0)
 
-    def fly(self) -> dict[int, RecordDict | Fault]:
-        """Send, and gather until everybody has answered or the deadline has passed."""
+    def answers(self) -> dict[int, RecordDict | Fault]:
+        """Answers by node, once everybody has answered or the deadline has passed; a fault where there is none."""
         self._began = looked = time.monotonic()
         self._activated = self._activations()
         self._send(self._content)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hetfed_lightning.metrics import FairnessSummary
 
 
-def round_line(
+def round_summary(
     round_index: int,
     rounds: int,
     *,

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _FLAGS = tag("quarantined", "")
 
 
-class Board:
+class TensorBoardWriter:
     """Events of one process, which go on with those of an earlier one; nothing is written before :meth:`save`.
 
     What an earlier process has written of rounds that are made again is forgotten. Which these are is told by the first

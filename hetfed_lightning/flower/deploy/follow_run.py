@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from hetfed_lightning.flower.engine.control import Control, Outcome, RefusedError
+from hetfed_lightning.flower.engine.control import Control, RefusedError, RunStatus
 from hetfed_lightning.flower.engine.local_engine import LocalEngine
 from hetfed_lightning.flower.engine.superlink_process import StartError
 
@@ -56,7 +56,9 @@ def run_app(engine: LocalEngine, app: Path, config: Mapping[str, str | float | b
     return 0 if outcome.is_success else _failed(outcome.error or f"the run was {outcome.sub_status}.")
 
 
-def follow(engine: LocalEngine, control: Control, run: int, meanwhile: Callable[[], object] = lambda: None) -> Outcome:
+def follow(
+    engine: LocalEngine, control: Control, run: int, meanwhile: Callable[[], object] = lambda: None
+) -> RunStatus:
     """Show what a run's ServerApp says until it has ended, and look after the processes meanwhile.
 
     Args:
@@ -110,7 +112,7 @@ def _next(said: queue.Queue[str | None]) -> str | None:
         return ""
 
 
-def _outcome(engine: LocalEngine, control: Control, run: int) -> Outcome:
+def _outcome(engine: LocalEngine, control: Control, run: int) -> RunStatus:
     try:
         return control.outcome(run)
     except RefusedError as error:

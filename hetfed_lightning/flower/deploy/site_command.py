@@ -18,7 +18,7 @@ from hetfed_lightning.cli.strict_yaml import read_config
 from hetfed_lightning.flower.deploy.follow_run import terminated_by_exception
 from hetfed_lightning.flower.deploy.key_files import check_site_key, check_there
 from hetfed_lightning.flower.deploy.local import ALLOW_IMPORT
-from hetfed_lightning.flower.deploy.site_log import SiteLines
+from hetfed_lightning.flower.deploy.site_log import SiteLog
 from hetfed_lightning.flower.engine.executor import APP
 from hetfed_lightning.flower.engine.site_engine import SiteEngine
 from hetfed_lightning.flower.files.folder import SITE
@@ -128,7 +128,7 @@ def look_at_account(state: Path, name: str, *, begin: bool) -> None:
 
 def take_part(engine: SiteEngine, coordinator: str) -> None:
     """Run the processes of a site and show what happens, until an exception ends it."""
-    lines = SiteLines(engine.folder, coordinator)
+    lines = SiteLog(engine.folder, coordinator)
     with engine:
         while True:
             happened = list(lines.new())

@@ -36,7 +36,7 @@ class Tail:
         return [_COLOURS.sub("", line.decode("utf-8", errors="replace")) for line in lines]
 
 
-class SiteLines:
+class SiteLog:
     """Sentences for whoever runs the site; what stays as it is, is said once.
 
     Args:

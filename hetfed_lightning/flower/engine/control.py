@@ -39,7 +39,7 @@ class RefusedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunStatus:
     """How a run stands.
 
     Attributes:
@@ -140,11 +140,11 @@ class Control:
         run: int = answer.run_id
         return run
 
-    def outcome(self, run: int) -> Outcome:
+    def outcome(self, run: int) -> RunStatus:
         """How a run stands."""
         with self._told(f"say how run {run} stands"):
             found = self._client.ListRuns(ListRunsRequest(run_id=run)).run_dict[run].status
-        return Outcome(found.status, found.sub_status, found.details)
+        return RunStatus(found.status, found.sub_status, found.details)
 
     def logs(self, run: int) -> Iterator[str]:
         """What the ServerApp says, piece by piece until the run has ended."""

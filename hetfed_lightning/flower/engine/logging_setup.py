@@ -6,7 +6,7 @@ import logging
 import sys
 
 
-def speak(mark: str = "") -> None:
+def log_to_output(mark: str = "") -> None:
     """Show them, from now on and once.
 
     Args:

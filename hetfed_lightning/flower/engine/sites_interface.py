@@ -27,7 +27,7 @@ Handler = Callable[..., Any]
 log = logging.getLogger("uvicorn.error")
 
 
-class Rules:
+class SitesInterface:
     """Stands before the engine's handlers, which are called by keyword.
 
     Args:

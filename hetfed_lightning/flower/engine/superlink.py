@@ -33,7 +33,7 @@ from hetfed_lightning.flower.engine.limits import Limits
 from hetfed_lightning.flower.engine.log_budget import LogBudget
 from hetfed_lightning.flower.engine.operator_secret import read_secret
 from hetfed_lightning.flower.engine.serving import GuardedServer, within_files
-from hetfed_lightning.flower.engine.sites_interface import Rules, signer_of
+from hetfed_lightning.flower.engine.sites_interface import SitesInterface, signer_of
 
 engine = import_module("flwr.superlink.cli.flower_superlink")  # its package has a function of this name
 
@@ -82,7 +82,9 @@ def main() -> None:
     limits = replace(limits, connections=within_files(limits))
     served = server_of(read_secret(options.operator_secret), limits)
     vars(engine).update(uvicorn=SimpleNamespace(run=served))
-    rules = Rules(fleet_handlers.pull_messages, fleet_handlers.push_messages, fleet_handlers.push_object, limits.reply)
+    rules = SitesInterface(
+        fleet_handlers.pull_messages, fleet_handlers.push_messages, fleet_handlers.push_object, limits.reply
+    )
     vars(fleet_handlers).update(
         pull_messages=rules.pull_messages, push_messages=rules.push_messages, push_object=rules.push_object
     )

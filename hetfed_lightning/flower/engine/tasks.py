@@ -35,7 +35,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import http_grid
 from flwr.supernode.runtime import run_clientapp as client_engine
 
-from hetfed_lightning.flower.engine.logging_setup import speak
+from hetfed_lightning.flower.engine.logging_setup import log_to_output
 from hetfed_lightning.flower.engine.operator_secret import ClientWithSecret, ShowsSecret
 from hetfed_lightning.flower.engine.socket_files import ClientOfSocket
 
@@ -137,7 +137,7 @@ class SiteTasks(TaskSource):
         with self._file.open("ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        speak(OURS)
+        log_to_output(OURS)
         (inflatable_utils.pull_and_inflate_object_from_tree.__kwdefaults__ or {}).update(initial_backoff=0.05)
         vars(client_engine).update(
             install_from_fab=lambda *_, **__: Path(),

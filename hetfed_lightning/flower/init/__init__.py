@@ -22,7 +22,7 @@ from hetfed_lightning.flower.init.refusals import check_source
 from hetfed_lightning.flower.init.server import server_text
 from hetfed_lightning.flower.init.sites import site_text
 from hetfed_lightning.flower.init.source import Source, read_source
-from hetfed_lightning.flower.site.site_config import read_site
+from hetfed_lightning.flower.site.site_config import read_site_config
 
 __all__ = ["init_command", "write_deployment"]
 
@@ -134,7 +134,7 @@ def _check_written(source: Source, folder: Path) -> None:
     """Read what was written, one site for all: what cannot be read here could not be read anywhere."""
     read_server_config(folder / "server" / "server.yaml", source.allow_import)
     name = source.names[0]
-    read_site(folder / "sites" / name / "site.yaml", name, source.allow_import)
+    read_site_config(folder / "sites" / name / "site.yaml", name, source.allow_import)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -46,7 +46,7 @@ class AccountError(RuntimeError):
     """An account that is missing, damaged or another's; the message names the file and the way out."""
 
 
-class SiteAccount:
+class AccountFile:
     """Releases of a participant's examples in all runs of a site, read from its state folder and added to.
 
     Args:
@@ -172,7 +172,7 @@ class SiteAccount:
 
 
 @contextmanager
-def opened_account(folder: str | Path, participant: str) -> Iterator[SiteAccount]:
+def opened_account(folder: str | Path, participant: str) -> Iterator[AccountFile]:
     """A site's account, for one process at a time.
 
     Args:
@@ -180,10 +180,10 @@ def opened_account(folder: str | Path, participant: str) -> Iterator[SiteAccount
         participant: Whose examples it is about.
 
     Raises:
-        AccountError: As :class:`SiteAccount`.
+        AccountError: As :class:`AccountFile`.
     """
     with _alone(folder):
-        yield SiteAccount(folder, participant)
+        yield AccountFile(folder, participant)
 
 
 def check_noise(folder: str | Path, participant: str) -> None:
@@ -209,7 +209,7 @@ def check_account(folder: str | Path, participant: str) -> None:
     """Refuse an account that cannot be relied on, where there is one.
 
     Raises:
-        AccountError: As :class:`SiteAccount`.
+        AccountError: As :class:`AccountFile`.
     """
     if any((Path(folder) / name).exists() for name in (ACCOUNT, HEAD)):
         with opened_account(folder, participant):
@@ -245,7 +245,7 @@ def begin_account(folder: str | Path, participant: str) -> Ledger:
             if (folder / name).exists():
                 (folder / name).rename(folder / f"{name}.{stamp}")
         write_atomically(folder / HEAD, f"0 {_START}\n")
-        account = SiteAccount(folder, participant)
+        account = AccountFile(folder, participant)
         if known.releases:
             account.note("", -1, known, "")
         return known

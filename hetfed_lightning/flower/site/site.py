@@ -17,7 +17,7 @@ from hetfed_lightning.federation import Federation
 from hetfed_lightning.flower.protocol.description import Description, describe, subjects
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.untrusted import one_line
-from hetfed_lightning.flower.site.account_file import SiteAccount, check_noise, opened_account
+from hetfed_lightning.flower.site.account_file import AccountFile, check_noise, opened_account
 from hetfed_lightning.flower.site.order_checks import MORE_ROUNDS, check_rounds, most_repeats
 from hetfed_lightning.flower.site.site_round import Act, Pause, SiteEnd, SiteRound, own_figures
 from hetfed_lightning.flower.site.site_store import Place, SiteStore, Stage
@@ -74,7 +74,7 @@ class Site:
         self._make = make
         self._folder = folder
         self._parts: SiteParts | None = None
-        self._account: SiteAccount | None = None
+        self._account: AccountFile | None = None
         self._times: tuple[int, int | None] = (0, None)
         self.reply = Reply("", 0)
 

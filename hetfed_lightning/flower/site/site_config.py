@@ -23,7 +23,7 @@ from hetfed_lightning.flower.protocol.deployable import as_list, check_deployabl
 
 
 @dataclass(frozen=True)
-class Site:
+class SiteConfig:
     """What a site trains.
 
     Attributes:
@@ -60,7 +60,7 @@ class SiteCLI(FederatedCLI):
         self.set_threads()
 
 
-def read_site(path: str | Path, participant: str, allow_import: Sequence[str] = ()) -> Site:
+def read_site_config(path: str | Path, participant: str, allow_import: Sequence[str] = ()) -> SiteConfig:
     """What a site trains, from its ``site.yaml`` and the initial weights that lie beside it.
 
     Seeds the process and sets its threads, as ``hetfed fit`` does. Without a file of weights they are drawn.
@@ -93,4 +93,4 @@ def read_site(path: str | Path, participant: str, allow_import: Sequence[str] = 
             raise ConfigError(f"model.participants.{participant}: expected one participant, found a group of them.")
         if (file.parent / START).exists():
             load_start(federation[participant], file.parent / START)
-        return Site(file, participant, federation, made.data, settings, callbacks)
+        return SiteConfig(file, participant, federation, made.data, settings, callbacks)

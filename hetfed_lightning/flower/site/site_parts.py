@@ -9,7 +9,7 @@ from functools import cache
 
 from hetfed_lightning.flower.site.order_checks import MORE_ROUNDS, UNSAID_ROUNDS
 from hetfed_lightning.flower.site.site import SiteParts
-from hetfed_lightning.flower.site.site_config import read_site
+from hetfed_lightning.flower.site.site_config import read_site_config
 from hetfed_lightning.rounds import FederatedCallback
 
 
@@ -24,7 +24,7 @@ def parts_of(config: str, participant: str, allow_import: Sequence[str] = ()) ->
 
     @cache
     def read() -> SiteParts:
-        found = read_site(config, participant, allow_import)
+        found = read_site_config(config, participant, allow_import)
         settings = dict(found.trainer)
         rounds = max(settings.pop("max_epochs", None) or 0, 0)
         callbacks = [one for one in found.callbacks if isinstance(one, FederatedCallback)]
