@@ -72,6 +72,36 @@ RULES = [
         "ranks carry what others compute, and callbacks ask them, not they the callbacks",
         never=(f"{PACKAGE}.federation", f"{PACKAGE}.callbacks", f"{PACKAGE}.data", f"{PACKAGE}.cli"),
     ),
+    Rule(
+        "flower.protocol",
+        "both sides read it, and neither is to know the other",
+        never=tuple(f"{PACKAGE}.flower.{one}" for one in ("files", "coordinator", "site", "engine", "deploy", "init")),
+    ),
+    Rule(
+        "flower.files",
+        "every role reads the files of a deployment",
+        never=tuple(f"{PACKAGE}.flower.{one}" for one in ("coordinator", "site", "engine", "deploy", "init")),
+    ),
+    Rule(
+        "flower.site",
+        "an institution runs a site without a coordinator",
+        never=tuple(f"{PACKAGE}.flower.{one}" for one in ("coordinator", "engine", "deploy", "init")),
+    ),
+    Rule(
+        "flower.coordinator",
+        "it leads sites whoever started it, and asks the student alone as a site asks its participant",
+        never=tuple(f"{PACKAGE}.flower.{one}" for one in ("engine", "deploy", "init")),
+    ),
+    Rule(
+        "flower.engine",
+        "it starts and watches processes, and nothing in it learns",
+        never=tuple(f"{PACKAGE}.flower.{one}" for one in ("protocol", "coordinator", "site", "deploy", "init")),
+    ),
+    Rule(
+        "flower.init",
+        "it writes files and starts nothing",
+        never=(f"{PACKAGE}.flower.engine", f"{PACKAGE}.flower.deploy"),
+    ),
     Rule("", "it does not load beside the CPU build of torch 2.13", never=("torchvision",)),
 ]
 
@@ -201,11 +231,11 @@ def module_graph(imports: dict[str, list[Import]]) -> dict[str, set[str]]:
     }
 
 
-def package_graph(graph: dict[str, set[str]]) -> dict[str, set[str]]:
-    """``graph`` with every package right below hetfed_lightning drawn together to one node."""
+def package_graph(graph: dict[str, set[str]], depth: int = 2) -> dict[str, set[str]]:
+    """``graph`` with every package drawn together to one node; ``depth`` 2 for those right below hetfed_lightning."""
 
     def package(module: str) -> str:
-        return ".".join(module.split(".")[:2])
+        return ".".join(module.split(".")[:depth])
 
     joined: dict[str, set[str]] = {}
     for module, targets in graph.items():
@@ -228,6 +258,11 @@ def test_no_module_imports_itself_through_others(imports: dict[str, list[Import]
 
 def test_no_package_imports_itself_through_others(imports: dict[str, list[Import]]) -> None:
     assert not (cycle := cycle_in(package_graph(module_graph(imports)))), " -> ".join(cycle)
+
+
+def test_no_part_of_flower_imports_itself_through_others(imports: dict[str, list[Import]]) -> None:
+    flower = {name: found for name, found in module_graph(imports).items() if lies_in(name, f"{PACKAGE}.flower")}
+    assert not (cycle := cycle_in(package_graph(flower, depth=3))), " -> ".join(cycle)
 
 
 # ------------------------------------------------------------------------- the reader and the laws, by hand
