@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -22,37 +23,6 @@ from hetfed_lightning.flower.files.certificates import (
 from hetfed_lightning.flower.files.folder import KeyFolder, site_names
 
 log = logging.getLogger(__name__)
-
-README = """# Keys of this deployment: for trying it out
-
-| file | what | who needs it |
-|---|---|---|
-| `ca.pem` | certificate of a test authority | every site, to know the coordinator by |
-| `ca-key.pem` | its private key | nobody, unless another server certificate is made |
-| `server.pem`, `server-key.pem` | the coordinator's certificate and private key | the coordinator |
-| `NAME.key` | private key of the site NAME | that site alone |
-| `NAME.pub` | its public key | the coordinator, who registers it |
-
-Private files have the mode 600. All were made on one machine, which is why they are good for trying out only.
-
-## In production
-
-- Server certificate: of your institution's authority or a public one, for the name by which sites reach the
-  coordinator, and for 127.0.0.1, by which the run's own programs call it; where the authority does not give that,
-  `hetfed deploy coordinator --host NAME` has them use the name. Its private key is made on the coordinator's machine
-  and stays there. 90 days or less, renewed by a program (ACME); files are read when `hetfed deploy coordinator`
-  starts. Sites trust the authority (`ca.pem`), so that nothing changes there.
-- Site keys: each site makes its own, `ssh-keygen -t ecdsa -b 384 -N "" -f NAME.key`, and sends `NAME.key.pub` to the
-  coordinator by a channel on which it is known (a call, a signed letter), never the private key. The coordinator
-  keeps it as `NAME.pub` in this folder: `hetfed deploy coordinator` registers what is here, and nothing else.
-- Rotation: once a year, and at once when a key may have been seen or somebody leaves who had it. Put the new `NAME.pub`
-  in the place of the old one, start the coordinator and the site again. The old key is refused from then on.
-- Lost keys: whoever has a site's private key is that site for the coordinator, and receives what it receives.
-- The engine's own SuperLink has one port for sites (`/v1/fleet/`) and for whoever starts runs or registers keys
-  (`/v1/control/`, `/v1/runtime/`), and asks the latter for nothing. `hetfed deploy coordinator` serves them to itself
-  alone, by a secret that is made for each run; where `flower-superlink` is used, let nothing but `/v1/fleet/` be
-  reached from outside, and nobody else use the machine.
-"""
 
 
 def keys_command(arguments: Sequence[str]) -> None:
@@ -121,7 +91,8 @@ def make_keys(
             private, public = make_node_key()
             write(folder.public(site), public, folder.private(site), private)
     if made:
-        (folder.path / "README.md").write_text(README, encoding="utf-8")
+        page = files(__package__).joinpath("keys.md").read_text(encoding="utf-8")
+        (folder.path / "README.md").write_text(page, encoding="utf-8")
     return made
 
 
