@@ -148,8 +148,7 @@ def _least(path: str) -> str:
 
 
 def _parameters_near(message: str, unknown: re.Match[str]) -> list[str]:
-    """Arguments of the class that was given an unknown key; the message names it right behind the key, or last before.
-    """
+    """Arguments of the class that was given an unknown key; a message names it behind the key, or last before."""
     paths = _CLASS_PATH.findall(message[: unknown.start()])[-1:]
     if behind := _GIVEN.match(message, unknown.end()):
         paths = [behind[1]]
