@@ -11,12 +11,16 @@ PACKAGE = Path(__file__).parents[1] / "hetfed_lightning"
 PLAIN = [
     "aggregation",
     "backbones",
+    "checkpointing",
+    "cli",
     "distillation",
+    "fleets",
     "heads",
     "layers",
     "metrics",
     "plots",
     "privacy",
+    "strategies",
     "tasks",
 ]
 """Packages, or files at the root without their ending, that are held to it; others join by a line here."""
