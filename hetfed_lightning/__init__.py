@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from hetfed_lightning._moved import install, names_moved_from
 from hetfed_lightning.callbacks import (
     BackboneAveraging,
     EnsembleDistillation,
@@ -13,19 +16,23 @@ from hetfed_lightning.callbacks import (
 )
 from hetfed_lightning.checkpointing.plugin import SafeCheckpointIO
 from hetfed_lightning.data import FederatedDataModule
+from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.generic_and_personal import GenericAndPersonal
 from hetfed_lightning.groups import ParticipantGroup
 from hetfed_lightning.multi_input import MultiInputParticipant
 from hetfed_lightning.participant import Participant
 from hetfed_lightning.privacy import DPSGD
-from hetfed_lightning.rounds import FederatedCallback, Phase
 from hetfed_lightning.schedules import CosineSchedule, LinearSchedule
 from hetfed_lightning.strategies import FederatedStrategy
 from hetfed_lightning.tasks import BinaryTask, MulticlassTask, MultilabelTask, RegressionTask, Task
 from hetfed_lightning.transfer import Transfer
 
 __version__ = "0.1.0"
+
+install()
+if not TYPE_CHECKING:  # A type checker would take any name for one of the package.
+    __getattr__ = names_moved_from(__name__)
 
 __all__ = [
     "DPSGD",

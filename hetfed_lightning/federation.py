@@ -39,6 +39,7 @@ from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.evaluation import evaluate, owner_of, predict, skip_empty_validation, validates_in
+from hetfed_lightning.federated_callback import FederatedCallback, federated_callbacks, raise_event
 from hetfed_lightning.fitting import fit_to_own_data, take_up_schemas, warn_of_unfitted
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.groups import ParticipantGroup, expanded
@@ -59,7 +60,7 @@ from hetfed_lightning.preflight_privacy import check_gradients, check_privacy, t
 from hetfed_lightning.private_steps import epsilons, give_privacy
 from hetfed_lightning.roster import KeepsRoster
 from hetfed_lightning.round_length import expect_batches, warn_of_accumulation
-from hetfed_lightning.rounds import FederatedCallback, RoundClock, federated_callbacks, raise_event
+from hetfed_lightning.rounds import RoundClock
 from hetfed_lightning.scaling import give_scales, skipped_steps
 from hetfed_lightning.seeding import seed_sample, stream_seed, streams_kept
 from hetfed_lightning.separation import keep_apart

@@ -14,8 +14,8 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torchmetrics import Metric
 
+from hetfed_lightning.federated_callback import raise_event
 from hetfed_lightning.ledger import Ledger, Reduced, batch_size_of, reduction_of, tag, undefined_figures
-from hetfed_lightning.rounds import raise_event
 from hetfed_lightning.undefined import UndefinedFigures
 
 if TYPE_CHECKING:

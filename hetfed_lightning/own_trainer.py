@@ -6,10 +6,11 @@ import math
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from hetfed_lightning.federated_callback import Career
 from hetfed_lightning.logbook import is_fitting
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.preflight import check_names
-from hetfed_lightning.rounds import Career, RoundClock
+from hetfed_lightning.rounds import RoundClock
 
 if TYPE_CHECKING:
     import lightning as L

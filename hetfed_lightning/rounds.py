@@ -1,7 +1,7 @@
 """A round in one place: what happens in which order, and the callback events it raises.
 
 A round is a Lightning epoch. Its local steps run in ``Federation.training_step``; everything that participants
-do *together* happens in the callbacks of this file's events:
+do *together* happens in the events of federated callbacks (:mod:`hetfed_lightning.federated_callback`):
 
 1. ``on_round_start``: newcomers receive the shared state, anchors and snapshots are taken; ``on_join`` for newcomers;
    fleets are seated.
@@ -15,116 +15,22 @@ other models than it saves.
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
+from hetfed_lightning._moved import names_moved_from
 from hetfed_lightning.checkpointing.forgotten import ForgottenState
+from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase, federated_callbacks, raise_event
 from hetfed_lightning.inspection import inspect
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.preemption import set_exit_code
 from hetfed_lightning.private_steps import end_if_spent, open_budgets
-from hetfed_lightning.seeding import seed_all, stream_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from torch import Tensor
-
     from hetfed_lightning.federation import Federation
-    from hetfed_lightning.fleets.fleet import Fleet
-    from hetfed_lightning.fleets.terms import FleetTerm
-    from hetfed_lightning.participant import Participant, Stage
-
-
-class Phase(IntEnum):
-    """When in a round's start or end a callback acts; equal phases keep the order of ``Trainer(callbacks=...)``."""
-
-    GUARD = 0
-    DISTILLATION = 10
-    AVERAGING = 20
-    MONITORING = 90
-
-
-@dataclass(frozen=True)
-class Career:
-    """The rounds of a run that a participant trains in.
-
-    Attributes:
-        joins_at: The round in which it joins, from 0.
-        rounds: Those that it is expected to train in, in their order.
-    """
-
-    joins_at: int
-    rounds: Sequence[int]
-
-
-class FederatedCallback(L.Callback):
-    """A Lightning callback that also hears a round's events.
-
-    What an event draws from torch, ``random`` or NumPy depends on (seed, event, class of the callback, round) alone: it
-    is the same on every rank and after a resume. Two callbacks of one class draw different numbers. Where a process
-    draws for some participants and not for others, as for those that it hosts, ranks draw different ones all the same:
-    draw for all of them, or from :func:`hetfed_lightning.seeding.stream_generator` by their names.
-
-    What it has to remember from round to round goes into ``state_dict`` and comes back by ``load_state_dict``, as with
-    any callback of Lightning's. One that holds tensors which change, and saves nothing, is warned of by name when the
-    first checkpoint is written.
-    """
-
-    phase: ClassVar[Phase] = Phase.MONITORING
-
-    gives_finite: ClassVar[bool] = False
-    """Whether ``on_round_end`` vouches that what it puts into participants is finite; if not, they are looked at."""
-
-    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
-        """Before training, once the data is known to fit: refuse what cannot work, find who does what with whom."""
-
-    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Before the first local step of a round."""
-
-    def on_join(self, trainer: L.Trainer, federation: Federation, names: Sequence[str], round_index: int) -> None:
-        """Once newcomers have received what is shared, before their first local step."""
-
-    def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Instead of ``on_round_start`` when a checkpoint taken inside the round is resumed."""
-
-    def adds_to_loss(self, federation: Federation) -> bool:
-        """Whether :meth:`local_loss` may add something in this round."""
-        del federation
-        return type(self).local_loss is not FederatedCallback.local_loss
-
-    def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
-        """A scalar to add to the loss of this local step, or None.
-
-        Where it is overridden and :meth:`fleet_term` is not, everyone trains one after another.
-        """
-
-    def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
-        """What :meth:`local_loss` adds in this round, for a fleet's members at once; None if it is nothing.
-
-        Asked for as a round opens or is resumed, of callbacks that add to the loss.
-        """
-
-    def further_steps(self, federation: Federation, name: str, career: Career) -> int:
-        """Steps that a participant takes by its own optimizer beside its local ones, for what plans by their number.
-
-        Args:
-            federation: Before training, its data set up.
-            name: A participant, or the student.
-            career: The rounds that it trains in.
-        """
-        del federation, name, career
-        return 0
-
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """After the last local step of a round, before validation."""
-
-    def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
-        """When the participants' figures of a stage have been reduced, by tag."""
+else:
+    __getattr__ = names_moved_from(__name__)
 
 
 class RoundClock(L.Callback):
@@ -209,39 +115,3 @@ class RoundClock(L.Callback):
         raise_event(federation, "on_round_end", round_index, round_index, after=look)
         federation.close_round()
         end_if_spent(trainer, federation)
-
-
-def federated_callbacks(trainer: L.Trainer) -> list[FederatedCallback]:
-    """The trainer's federated callbacks in the order in which a round calls them."""
-    found = [callback for callback in trainer.callbacks if isinstance(callback, FederatedCallback)]  # type: ignore[attr-defined]
-    return sorted(found, key=lambda callback: callback.phase)
-
-
-def raise_event(
-    federation: Federation,
-    event: str,
-    round_index: int,
-    *args: Any,
-    part: str = "",
-    after: Callable[[FederatedCallback], None] | None = None,
-) -> None:
-    """Call an event of every federated callback, each under a seed that event, class and round name.
-
-    Args:
-        federation: In a run.
-        event: A method of :class:`FederatedCallback`.
-        round_index: The round.
-        args: Handed on after trainer and federation.
-        part: Tells events of one name in one round apart.
-        after: Called with each callback once it has heard the event.
-    """
-    trainer, kinds = federation.trainer, Counter[str]()
-    for callback in federated_callbacks(trainer):
-        kind = type(callback).__qualname__
-        if getattr(type(callback), event) is not getattr(FederatedCallback, event) or event in vars(callback):
-            seed = stream_seed(federation.seed, event, part, kind, kinds[kind], round_index)
-            seed_all(seed, federation.device)
-        kinds[kind] += 1
-        getattr(callback, event)(trainer, federation, *args)
-        if after is not None:
-            after(callback)

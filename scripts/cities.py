@@ -34,7 +34,7 @@ from hetfed_lightning.cli.compare import TOGETHER, CompareCLI
 from hetfed_lightning.cli.tables import Table
 from hetfed_lightning.data.cities import FlowDataModule
 from hetfed_lightning.data.examples import Examples
-from hetfed_lightning.rounds import FederatedCallback
+from hetfed_lightning.federated_callback import FederatedCallback
 
 ROOT = Path(__file__).resolve().parent.parent
 ARMS = ("persistence", "ridge", "local_only", "federation")

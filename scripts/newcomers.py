@@ -42,8 +42,8 @@ from hetfed_lightning import (
 )
 from hetfed_lightning.cli.compare import CompareCLI
 from hetfed_lightning.data import Examples, FederatedDataModule
+from hetfed_lightning.federated_callback import Phase
 from hetfed_lightning.metrics import mean_interval
-from hetfed_lightning.rounds import Phase
 
 TRANSFERS = {
     "hospitals": Transfer(frozen_rounds=100),

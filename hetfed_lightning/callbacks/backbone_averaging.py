@@ -39,12 +39,12 @@ from hetfed_lightning.callbacks.sharing import (
     uneven_foundations,
 )
 from hetfed_lightning.data.names import of_member
+from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.guard import is_finite
 from hetfed_lightning.inseparable import bound_buffers, digest, foundation, is_direction, with_unit_directions
 from hetfed_lightning.metrics import payload_bytes, state_divergence
 from hetfed_lightning.preflight_columns import check_columns
 from hetfed_lightning.preflight_steps import check_follows
-from hetfed_lightning.rounds import FederatedCallback, Phase
 
 if TYPE_CHECKING:
     import lightning as L

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS
 from hetfed_lightning.callbacks.roles import roles
-from hetfed_lightning.rounds import federated_callbacks
+from hetfed_lightning.federated_callback import federated_callbacks
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation

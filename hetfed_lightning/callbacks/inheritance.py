@@ -16,11 +16,11 @@ from hetfed_lightning.callbacks.lesson import Lesson, on_device, two_columns
 from hetfed_lightning.callbacks.sharing import listed
 from hetfed_lightning.distillation import soften
 from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_of_kinds
+from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participant import STUDENT, Participant, output_width
 from hetfed_lightning.preflight import check_last_public_batch, outputs_of
-from hetfed_lightning.rounds import Career, FederatedCallback, Phase
 from hetfed_lightning.transfer import Transfer, inherited_state, taught
 
 if TYPE_CHECKING:

@@ -32,9 +32,9 @@ from hetfed_lightning.callbacks.pages import (
     sharing_page,
 )
 from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
+from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.logbook import give_loggers
-from hetfed_lightning.rounds import FederatedCallback, Phase
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -13,7 +13,7 @@ from hetfed_lightning.aggregation import weighted_mean
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.inheritance import Inheritance
-from hetfed_lightning.rounds import FederatedCallback, Phase
+from hetfed_lightning.federated_callback import FederatedCallback, Phase
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
 from hetfed_lightning.callbacks.headlines import headline_summaries, headlines
-from hetfed_lightning.rounds import FederatedCallback
+from hetfed_lightning.federated_callback import FederatedCallback
 
 if TYPE_CHECKING:
     import lightning as L

@@ -18,6 +18,8 @@ from pkgutil import iter_modules
 from jsonargparse import _common as jsonargparse_common
 from jsonargparse import set_parsing_settings
 
+from hetfed_lightning._moved import MODULES, NAMES
+
 ALLOWED = (
     "hetfed_lightning",
     "lightning.fabric.plugins.precision",
@@ -38,16 +40,34 @@ ALLOWED = (
 OPEN = frozenset(
     {
         *("aggregation", "backbones", "callbacks", "data", "distillation", "heads", "layers", "metrics", "strategies"),
-        *("federation", "generic_and_personal", "groups", "multi_input", "participant", "rounds", "schedules"),
-        *("privacy", "tasks", "transfer"),
+        *("federated_callback", "federation", "generic_and_personal", "groups", "multi_input", "participant", "rounds"),
+        *("privacy", "schedules", "tasks", "transfer"),
     }
 )
 """Modules of this package whose classes a configuration may name; all others are closed."""
 
+
+def _closed(folder: Path = Path(__file__).parent.parent, inside: str = "") -> Iterator[str]:
+    """Dotted names, below this package, of the outermost modules that are not open."""
+    for one in iter_modules([str(folder)]):
+        name = f"{inside}{one.name}"
+        if any(path.startswith(f"{name}.") for path in OPEN):
+            yield from _closed(folder / one.name, f"{name}.")
+        elif name not in OPEN:
+            yield name
+
+
+def _closed_by_old_name(closed: Sequence[str]) -> list[str]:
+    """Old dotted names of what is closed where it stands now."""
+    return [
+        old for old, new in (MODULES | NAMES).items() if any(f"{new}.".startswith(f"{module}.") for module in closed)
+    ]
+
+
+CLOSED = tuple(_closed())
 DENIED = (
     "*",
-    *(f"hetfed_lightning.{one.name}" for one in iter_modules([str(Path(__file__).parent.parent)])
-      if one.name not in OPEN),
+    *(f"hetfed_lightning.{one}" for one in (*CLOSED, *_closed_by_old_name(CLOSED))),
     "hetfed_lightning.data.optional",  # Imports a module by its name, as do the next three.
     "lightning.fabric.plugins.precision.utils",
     "torch.nn.attention",

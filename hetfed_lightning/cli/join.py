@@ -29,10 +29,10 @@ from hetfed_lightning.cli.schemas import saved_schema
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.data.partitioned import PartitionedDataModule
+from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.membership import members_of, with_member
 from hetfed_lightning.participant import Participant, participant_state
-from hetfed_lightning.rounds import FederatedCallback, Phase
 
 log = logging.getLogger(__name__)
 

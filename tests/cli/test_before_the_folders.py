@@ -13,6 +13,7 @@ from tests.cli.commands import hetfed
 
 WRITTEN = Path(__file__).parents[1] / "data/before_the_folders"
 OLD_NAMES = yaml.safe_load((WRITTEN / "old_names.yaml").read_text(encoding="utf-8"))
+CLOSED_NAMES = yaml.safe_load((WRITTEN / "closed_names.yaml").read_text(encoding="utf-8"))
 ROUNDING = 1e-10
 """The run is in double precision: sums in another order, as on another machine, differ by much less."""
 
@@ -38,3 +39,9 @@ def test_a_configuration_of_old_paths_trains(capsys: pytest.CaptureFixture[str])
 def test_an_old_name_may_be_named_and_means_the_same(old: str, public: str) -> None:
     with restricted_imports():
         assert import_object(old) is import_object(public)
+
+
+@pytest.mark.parametrize("old", CLOSED_NAMES)
+def test_what_was_closed_stays_closed(old: str) -> None:
+    with restricted_imports(), pytest.raises(ValueError, match=rf"'{old}' is not allowed"):
+        import_object(old)

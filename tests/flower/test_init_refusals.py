@@ -7,7 +7,7 @@ import pytest
 
 from hetfed_lightning.callbacks import BackboneAveraging
 from hetfed_lightning.cli.configs import ConfigError
-from hetfed_lightning.rounds import FederatedCallback
+from hetfed_lightning.federated_callback import FederatedCallback
 from tests.cli.commands import put, tiny, written
 from tests.flower.deployed import deployed
 

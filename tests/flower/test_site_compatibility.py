@@ -11,13 +11,13 @@ from hetfed_lightning import BackboneAveraging, Federation, Participant
 from hetfed_lightning.cli.compare import check_poolable
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data import DataError, SiteDataModule, TableDataModule
+from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.coordinator.site_compatibility import Difference, disagreements, odd_ones, table
 from hetfed_lightning.flower.init.data import agreed_settings
 from hetfed_lightning.flower.protocol.description import Description, describe
 from hetfed_lightning.flower.protocol.messages import description_content, description_of
 from hetfed_lightning.layers import Standardise
 from hetfed_lightning.preflight_columns import check_columns
-from hetfed_lightning.rounds import FederatedCallback
 from hetfed_lightning.schema import DataSchema
 from tests.federations import fit, sgd
 

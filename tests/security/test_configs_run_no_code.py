@@ -23,7 +23,7 @@ from lightning.pytorch import callbacks, loggers, plugins, profilers, strategies
 from torch import nn
 
 import hetfed_lightning
-from hetfed_lightning.cli.allowlist import ALLOWED, DENIED, OPEN, restrict_imports, restricted_imports
+from hetfed_lightning.cli.allowlist import ALLOWED, DENIED, restrict_imports, restricted_imports
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.export import load_participant
 from hetfed_lightning.cli.reach import FOLDERS
@@ -68,7 +68,7 @@ def harmed(events: list[str]) -> bool:
 def below(package: Any) -> Iterator[type]:
     """Public classes of a package and of the modules below it that are open."""
     for one in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        if one.name.split(".")[1] in OPEN and one.name not in DENIED:
+        if not any(f"{one.name}.".startswith(f"{closed}.") for closed in DENIED):
             module = importlib.import_module(one.name)
             for name, found in vars(module).items():
                 if inspect.isclass(found) and found.__module__ == one.name and not name.startswith("_"):

@@ -22,6 +22,7 @@ from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillatio
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
+from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.coordinator.connected_sites import ConnectedSites
 from hetfed_lightning.flower.coordinator.group_averaging import GroupAveraging
 from hetfed_lightning.flower.coordinator.messenger import Messenger, read_or_fault
@@ -44,7 +45,6 @@ from hetfed_lightning.inspection import TooFewParticipantsError
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.roster import sampled
-from hetfed_lightning.rounds import FederatedCallback
 
 if TYPE_CHECKING:
     from hetfed_lightning.flower.coordinator.journal import Journal

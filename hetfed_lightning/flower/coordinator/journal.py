@@ -17,6 +17,7 @@ from hetfed_lightning.callbacks.monitor import SECONDS
 from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS, configuration_page, participants_table, sharing_page
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.cli import tables
+from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.coordinator.round_summary import round_summary
 from hetfed_lightning.flower.coordinator.site_summaries import headlines_of, label_counts_of, roles_of
 from hetfed_lightning.flower.coordinator.tensorboard_writer import TensorBoardWriter
@@ -24,7 +25,6 @@ from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.records import FILE, Record, RecordError
-from hetfed_lightning.rounds import FederatedCallback
 
 log = logging.getLogger(__name__)
 

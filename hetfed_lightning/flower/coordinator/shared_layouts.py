@@ -8,10 +8,10 @@ from pathlib import Path
 
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.protocol.arrays import Layout
 from hetfed_lightning.flower.protocol.description import layouts
 from hetfed_lightning.participant import Participant
-from hetfed_lightning.rounds import FederatedCallback
 
 SHARED = "shared.json"
 """Beside ``server.yaml``: by participant and key, shape and dtype."""

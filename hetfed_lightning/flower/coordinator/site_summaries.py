@@ -8,10 +8,10 @@ from typing import Any
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.headlines import Headline
 from hetfed_lightning.callbacks.roles import Partnership, Role, partnerships
+from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.protocol.description import Description, empty_state
 from hetfed_lightning.flower.protocol.untrusted import one_line
 from hetfed_lightning.metrics import payload_bytes
-from hetfed_lightning.rounds import FederatedCallback
 
 MAX_TEXT = 200
 """Characters that a site may say of itself in one cell of a table."""

@@ -21,9 +21,9 @@ from lightning.pytorch.callbacks import (
 
 from hetfed_lightning.callbacks import FederationMonitor, Inheritance, RunRecord
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.init.source import Source
 from hetfed_lightning.flower.protocol.deployable import DEPLOYABLE
-from hetfed_lightning.rounds import FederatedCallback
 
 log = logging.getLogger(__name__)
 

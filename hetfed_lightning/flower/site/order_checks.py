@@ -22,10 +22,10 @@ from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import outputs_of
 
 if TYPE_CHECKING:
+    from hetfed_lightning.federated_callback import FederatedCallback
     from hetfed_lightning.federation import Federation
     from hetfed_lightning.flower.protocol.orders import Order
     from hetfed_lightning.participant import Participant
-    from hetfed_lightning.rounds import FederatedCallback
 
 MORE_ROUNDS = 10
 """A coordinator may lead so many times the rounds that a site's own file says: runs are made longer and resumed."""

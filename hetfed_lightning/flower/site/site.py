@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 
 from hetfed_lightning.data.module import FederatedDataModule
+from hetfed_lightning.federated_callback import Career, FederatedCallback
 from hetfed_lightning.federation import Federation
 from hetfed_lightning.flower.protocol.description import Description, describe, subjects
 from hetfed_lightning.flower.protocol.orders import Order, Reply
@@ -22,7 +23,6 @@ from hetfed_lightning.flower.site.order_checks import MORE_ROUNDS, check_rounds,
 from hetfed_lightning.flower.site.site_round import Act, Pause, SiteEnd, SiteRound, own_figures
 from hetfed_lightning.flower.site.site_store import Place, SiteStore, Stage
 from hetfed_lightning.participant import STUDENT
-from hetfed_lightning.rounds import Career, FederatedCallback
 
 log = logging.getLogger(__name__)
 

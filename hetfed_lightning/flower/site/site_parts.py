@@ -7,10 +7,10 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 
+from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.site.order_checks import MORE_ROUNDS, UNSAID_ROUNDS
 from hetfed_lightning.flower.site.site import SiteParts
 from hetfed_lightning.flower.site.site_config import read_site_config
-from hetfed_lightning.rounds import FederatedCallback
 
 
 def parts_of(config: str, participant: str, allow_import: Sequence[str] = ()) -> Callable[[], SiteParts]:

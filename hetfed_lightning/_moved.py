@@ -1,0 +1,70 @@
+"""Old places of modules and names, and where they stand now: what names them goes on working.
+
+Configurations and programs name things by the module that they stood in. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+PACKAGE = "hetfed_lightning"
+
+MODULES: dict[str, str] = {}
+"""New dotted name of a module by its old one, both below the package."""
+
+NAMES: dict[str, str] = {
+    "rounds.Career": "federated_callback.Career",
+    "rounds.FederatedCallback": "federated_callback.FederatedCallback",
+    "rounds.Phase": "federated_callback.Phase",
+    "rounds.federated_callbacks": "federated_callback.federated_callbacks",
+    "rounds.raise_event": "federated_callback.raise_event",
+}
+"""New dotted name of what left a module that is still there, or did not go where the rest of it went."""
+
+
+class OldModules(MetaPathFinder, Loader):
+    """Finder of modules by their old names; each is empty, and looks up its names where they stand now."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Specification of a module that moved; None for any other name."""
+        del path, target
+        known = fullname.removeprefix(f"{PACKAGE}.") in MODULES
+        return ModuleSpec(fullname, self) if known and fullname.startswith(f"{PACKAGE}.") else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module nothing but a way to look its names up."""
+        vars(module)["__getattr__"] = names_moved_from(module.__name__)
+
+
+def names_moved_from(module: str) -> Callable[[str], Any]:
+    """A ``__getattr__`` for a module, which finds what left it.
+
+    Args:
+        module: Its dotted name, today's or an old one.
+    """
+
+    def find(name: str) -> Any:
+        old = f"{module}.{name}".removeprefix(f"{PACKAGE}.")
+        if old in NAMES:
+            place, _, new = NAMES[old].rpartition(".")
+            return getattr(import_module(f"{PACKAGE}.{place}"), new)
+        if old in MODULES:
+            return import_module(f"{module}.{name}")
+        whole = MODULES.get(module.removeprefix(f"{PACKAGE}."))
+        if whole is None or name.startswith("__"):
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return getattr(import_module(f"{PACKAGE}.{whole}"), name)
+
+    return find
+
+
+def install() -> None:
+    """Have old modules found, after all that are really there."""
+    if not any(isinstance(finder, OldModules) for finder in sys.meta_path):
+        sys.meta_path.append(OldModules())
