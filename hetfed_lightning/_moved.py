@@ -19,6 +19,15 @@ MODULES: dict[str, str] = {}
 """New dotted name of a module by its old one, both below the package."""
 
 NAMES: dict[str, str] = {
+    "guard.LARGEST": "finite.LARGEST",
+    "guard.LARGEST_LOGIT": "finite.LARGEST_LOGIT",
+    "guard.LARGEST_PREDICTION": "finite.LARGEST_PREDICTION",
+    "guard.is_finite": "finite.is_finite",
+    "guard.largest_number": "finite.largest_number",
+    "guard.names_beyond": "finite.names_beyond",
+    "guard.names_of_non_finite": "finite.names_of_non_finite",
+    "guard.why_not_heard": "finite.why_not_heard",
+    "guard.why_unusable": "finite.why_unusable",
     "rounds.Career": "federated_callback.Career",
     "rounds.FederatedCallback": "federated_callback.FederatedCallback",
     "rounds.Phase": "federated_callback.Phase",

@@ -40,7 +40,7 @@ from hetfed_lightning.callbacks.sharing import (
 )
 from hetfed_lightning.data.names import of_member
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
-from hetfed_lightning.guard import is_finite
+from hetfed_lightning.finite import is_finite
 from hetfed_lightning.inseparable import bound_buffers, digest, foundation, is_direction, with_unit_directions
 from hetfed_lightning.metrics import payload_bytes, state_divergence
 from hetfed_lightning.preflight_columns import check_columns

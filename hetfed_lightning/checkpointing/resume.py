@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hetfed_lightning.checkpointing.form import missing_part
 from hetfed_lightning.compilation import plain_name
-from hetfed_lightning.guard import is_finite
+from hetfed_lightning.finite import is_finite
 from hetfed_lightning.lending import place_of
 from hetfed_lightning.optimization import match_by_name
 from hetfed_lightning.private_steps import saved_accounts

@@ -224,7 +224,7 @@ PROMISES: tuple[Promise, ...] = (
                 ("tests/flower/test_fuzzed_words.py::test_a_piece_that_is_named_again_and_again_is_not_put_together",),
             ),
             Mutation(
-                "hetfed_lightning/guard.py",
+                "hetfed_lightning/finite.py",
                 "        if key in parameters and (found := largest_number([tensor])) > LARGEST:\n",
                 "        if (found := 0.0):\n",
                 ("tests/flower/test_site_words.py::test_who_ruins_a_round_is_the_one_who_is_named",),

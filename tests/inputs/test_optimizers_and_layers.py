@@ -16,7 +16,7 @@ from hetfed_lightning import (
     ParticipantGroup,
 )
 from hetfed_lightning.data import Examples
-from hetfed_lightning.guard import is_finite
+from hetfed_lightning.finite import is_finite
 from hetfed_lightning.preflight_steps import needs_closure
 from tests.federations import examples, fit, sgd, tiny_data, tiny_federation, tiny_participant, values
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from hetfed_lightning.finite import why_not_heard, why_unusable
 from hetfed_lightning.flower.protocol.arrays import Layout, travelling_bytes
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.untrusted import is_name, one_line, shown
-from hetfed_lightning.guard import why_not_heard, why_unusable
 
 MOST_METRICS = 1_000
 """Figures of one participant in one round."""

@@ -15,9 +15,9 @@ from torch import Tensor
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.distillation.outputs import KINDS
+from hetfed_lightning.finite import LARGEST, LARGEST_PREDICTION, is_finite, largest_number
 from hetfed_lightning.flower.protocol.description import subjects
 from hetfed_lightning.flower.protocol.untrusted import NAME, one_line
-from hetfed_lightning.guard import LARGEST, LARGEST_PREDICTION, is_finite, largest_number
 from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.preflight import outputs_of
 

@@ -16,10 +16,10 @@ from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillatio
 from hetfed_lightning.callbacks.monitor import learning_rates
 from hetfed_lightning.callbacks.sharing import SharingGroup
 from hetfed_lightning.federated_callback import Career, FederatedCallback
+from hetfed_lightning.finite import why_not_heard
 from hetfed_lightning.flower.protocol.description import subjects
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.order_checks import OrderChecks
-from hetfed_lightning.guard import why_not_heard
 from hetfed_lightning.inspection import quarantine_non_finite
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT
