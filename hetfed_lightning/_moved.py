@@ -33,6 +33,10 @@ NAMES: dict[str, str] = {
     "rounds.Phase": "federated_callback.Phase",
     "rounds.federated_callbacks": "federated_callback.federated_callbacks",
     "rounds.raise_event": "federated_callback.raise_event",
+    "transfer.hold_still": "participants.newcomer.hold_still",
+    "transfer.inherited_state": "participants.newcomer.inherited_state",
+    "transfer.let_go": "participants.newcomer.let_go",
+    "transfer.taught": "participants.newcomer.taught",
 }
 """New dotted name of what left a module that is still there, or did not go where the rest of it went."""
 

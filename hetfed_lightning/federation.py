@@ -51,6 +51,7 @@ from hetfed_lightning.logbook import LogBook, is_fitting
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.own_trainer import OwnTrainer
 from hetfed_lightning.participant import STUDENT, Participant, Stage
+from hetfed_lightning.participants.newcomer import hold_still, let_go
 from hetfed_lightning.preemption import Preemption
 from hetfed_lightning.preflight import check_data, check_members, check_names, check_trainer
 from hetfed_lightning.preflight_layers import check_initialised, check_memory
@@ -68,7 +69,6 @@ from hetfed_lightning.step_hooks import StepHooks, hear_steps_by_hand
 from hetfed_lightning.storage import LendsStorage
 from hetfed_lightning.strategies.ranks import Ranks
 from hetfed_lightning.strategies.strategy import ranks_of
-from hetfed_lightning.transfer import hold_still, let_go
 
 if TYPE_CHECKING:
     from torch import Tensor

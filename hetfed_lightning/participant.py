@@ -365,7 +365,9 @@ class Participant(Borrower, L.LightningModule):
             raise ValueError(f"{self.label}: it has no parameter that requires a gradient, so nothing can be trained.")
         factory = self.optimizer_factory
         optimizer = default_optimizer(parameters) if factory is None else factory(self.optimizer_parameters())
-        slow_down(optimizer, self)
+        if self.transfer is not None and self.transfer.learning_rate_ratio != 1:
+            state = self.state_dict(keep_vars=True)
+            slow_down(optimizer, [state[key] for key in self.shared_keys()], self.transfer.learning_rate_ratio)
         if self.lr_scheduler_factory is None:
             return optimizer
         scheduler = self.lr_scheduler_factory(optimizer)

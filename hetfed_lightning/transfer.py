@@ -1,23 +1,15 @@
-"""How a newcomer takes over what a federation has learned: weights first held still, then tuned slowly, or a lesson."""
+"""Settings of how a newcomer takes over what was learned: held still first, then tuned slowly, or taught."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import torch
-
-from hetfed_lightning.aggregation import weighted_mean
-from hetfed_lightning.inseparable import foundation, is_direction, with_unit_directions
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
-
-    from hetfed_lightning.participant import Participant
 
 
 @dataclass(frozen=True)
@@ -60,92 +52,24 @@ class Transfer:
             raise ValueError(f"transfer.temperature: expected a finite number above 0, got {self.temperature}.")
 
 
-def hold_still(participant: Participant, round_index: int) -> None:
-    """Freeze what a participant shares in the first rounds of its membership, and let go of it afterwards.
+def slow_down(optimizer: Optimizer, parameters: Collection[Tensor], ratio: float) -> None:
+    """Give some parameters groups of their own in an optimizer, with a learning rate of their own.
 
     Args:
-        participant: What was frozen before, by whoever made it, stays so.
-        round_index: The round that opens.
+        optimizer: Fresh; each of its groups is divided. One that has no others stays as it is.
+        parameters: Those that are slowed down.
+        ratio: Their learning rate over that of the rest.
     """
-    transfer = participant.transfer
-    if transfer is None or transfer.frozen_rounds == 0:
-        return
-    let_go(participant)
-    if participant.joins_at <= round_index < participant.joins_at + transfer.frozen_rounds:
-        shared = set(participant.shared_keys())
-        for key, parameter in participant.named_parameters(remove_duplicate=False):
-            if key in shared and parameter.requires_grad:
-                parameter.requires_grad_(False)
-                participant.held.add(key)
-
-
-def let_go(participant: Participant) -> None:
-    """Have everything train that :func:`hold_still` froze."""
-    parameters = dict(participant.named_parameters(remove_duplicate=False))
-    for key in participant.held:
-        parameters[key].requires_grad_(True)
-    participant.held.clear()
-
-
-@contextmanager
-def taught(participant: Participant, round_index: int) -> Iterator[None]:
-    """A lesson before the first round, in which all of a participant learns; what is to be frozen is so afterwards."""
-    let_go(participant)
-    try:
-        yield
-    finally:
-        hold_still(participant, round_index)
-
-
-def slow_down(optimizer: Optimizer, participant: Participant) -> None:
-    """Give what a participant shares a group of its own in the optimizer, with its own learning rate.
-
-    Args:
-        optimizer: Fresh; each of its groups is divided.
-        participant: Whose parameters they are.
-    """
-    transfer = participant.transfer
-    if transfer is None or transfer.learning_rate_ratio == 1:
-        return
-    keys = set(participant.shared_keys())
-    shared = {id(parameter) for key, parameter in participant.named_parameters(remove_duplicate=False) if key in keys}
+    shared = {id(parameter) for parameter in parameters}
     if all(id(parameter) in shared for group in optimizer.param_groups for parameter in group["params"]):
         return
     for whole in list(optimizer.param_groups):
         slow = [parameter for parameter in whole["params"] if id(parameter) in shared]
         rest = [parameter for parameter in whole["params"] if id(parameter) not in shared]
-        rate = whole["lr"] * transfer.learning_rate_ratio
+        rate = whole["lr"] * ratio
         if slow and rest:
             settings = {key: value for key, value in whole.items() if key != "params"}
             whole["params"] = rest
             optimizer.add_param_group(settings | {"params": slow, "lr": rate})
         elif slow:
             whole["lr"] = rate
-
-
-def inherited_state(newcomer: Participant, others: Mapping[str, Participant]) -> tuple[dict[str, Tensor], list[str]]:
-    """What a newcomer can take over from participants of its architecture: the mean of what they share.
-
-    Args:
-        newcomer: Who joins. Its running statistics are its own; what a parametrized weight is computed from is not.
-        others: Who is there, by name.
-
-    Returns:
-        The state, and from whom it is; both empty where nobody shares all that the newcomer shares, in its shapes and
-        over the same frozen weights.
-    """
-    own, keys = newcomer.state_dict(keep_vars=True), newcomer.averaged_keys()
-    bound = [key for key in keys if key in newcomer.buffer_keys() and not is_direction(key, keys)]
-    ground = foundation(newcomer, keys)
-    kin: list[str] = []
-    for name, other in others.items():
-        there, offered = other.state_dict(keep_vars=True), set(other.averaged_keys())
-        fits = keys and all(key in offered and there[key].shape == own[key].shape for key in keys)
-        # Weights over another base, or above other frozen ones, are no average with the first one's.
-        first = others[kin[0]].state_dict(keep_vars=True) if kin else there
-        if fits and foundation(other, keys) == ground and all(torch.equal(there[key], first[key]) for key in bound):
-            kin.append(name)
-    if not kin:
-        return {}, []
-    states = [others[name].state_of(keys) for name in kin]
-    return with_unit_directions(weighted_mean(states, torch.ones(len(kin), dtype=torch.float64))), kin

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import hetfed_lightning as hf
 from hetfed_lightning.data import Examples
-from hetfed_lightning.transfer import inherited_state
+from hetfed_lightning.participants.newcomer import inherited_state
 
 
 def examples(seed: int, count: int = 24, classes: int = 2) -> Examples:
