@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
@@ -20,7 +18,6 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.callbacks.spike import SpikeDetection
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.collating import Collate, batch_of
@@ -28,9 +25,9 @@ from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import labels_of
 from hetfed_lightning.data.names import did_you_mean, name_problem, refuse_twin_names
 from hetfed_lightning.distillation.outputs import KINDS
-from hetfed_lightning.modes import evaluating
 from hetfed_lightning.multi_input import missing_in_training
 from hetfed_lightning.participant import STUDENT, Participant, output_width
+from hetfed_lightning.participants.first_batch import check_batch_of_one, first_batch, outputs_of, shapes_of
 from hetfed_lightning.strategies.checks import check_callbacks
 from hetfed_lightning.strategies.strategy import FederatedStrategy
 
@@ -163,7 +160,7 @@ def check_data(federation: Federation, data: FederatedDataModule) -> None:
             inputs = split_batch(_first_batch_of(participant, what, dataset, data.collate_fn))[0]
             if what.startswith("everyone") and not participant.reads_any_of(inputs):
                 log.info("%s reads nothing of %s (%s): it is not measured on it.",
-                         participant.label, what, _shapes(inputs))  # fmt: skip
+                         participant.label, what, shapes_of(inputs))  # fmt: skip
                 continue
             outputs_of(participant, inputs, what)
             _check_targets(participant, what, dataset, width)
@@ -284,30 +281,6 @@ def _check_predictions(participant: Participant, outputs: Tensor) -> None:
         ) from error
 
 
-def outputs_of(participant: Participant, inputs: Any, what: str) -> Tensor:
-    """Outputs for raw inputs in evaluation mode, without gradients.
-
-    Raises:
-        ValueError: If the participant cannot take them, naming it, their shapes and the fault.
-    """
-    try:
-        with evaluating(participant), torch.no_grad(), participant.trainer.precision_plugin.forward_context():
-            outputs = participant(participant.transformed(as_trained(participant, inputs)))
-    except Exception as error:
-        hint = ""
-        if "dtype" in str(error) and isinstance(inputs, Tensor):
-            hint = f" The inputs are {str(inputs.dtype).removeprefix('torch.')}: give float32, or change the precision."
-        raise ValueError(
-            f"{participant.label} cannot take {what}: inputs of shape {_shapes(inputs)} fail with "
-            f"{type(error).__name__}: {error}.{hint}"
-        ) from error
-    if not isinstance(outputs, Tensor) or outputs.ndim == 0 or not outputs.is_floating_point():
-        raise ValueError(
-            f"{participant.label}: expected forward to give a tensor (B, C), got {type(outputs).__name__}."
-        )
-    return outputs
-
-
 def _check_targets(participant: Participant, what: str, dataset: Any, width: int) -> None:
     targets = labels_of(dataset)
     if targets is None or not len(targets):
@@ -328,51 +301,6 @@ def _check_targets(participant: Participant, what: str, dataset: Any, width: int
         )  # fmt: skip
 
 
-def check_last_public_batch(participant: Participant, inputs: Any, count: int, batch_size: int, setting: str) -> None:
-    """Refuse a public set of which a batch is a single example, for whom that cannot be trained on.
-
-    Args:
-        participant: Who learns on it.
-        inputs: Of its first example, raw.
-        count: Its examples.
-        batch_size: Of those who learn on it.
-        setting: Where the size is set, such as ``"EnsembleDistillation(batch_size=...)"``.
-
-    Raises:
-        ValueError: Naming the participant, both numbers and what to change.
-    """
-    if batch_size == 1 or count % batch_size == 1:
-        check_batch_of_one(
-            participant, inputs, f"{count} public examples in batches of {batch_size}",
-            f"Change {setting} or the public set's size, or use GroupNorm.",
-        )  # fmt: skip
-
-
-def check_batch_of_one(participant: Participant, inputs: Any, batches: str, remedy: str) -> None:
-    """Refuse to train on a batch of a single example, where the network's BatchNorm cannot.
-
-    Args:
-        participant: Whose network it is.
-        inputs: Of one example, raw.
-        batches: Of what sizes, for the message.
-        remedy: What to change.
-
-    Raises:
-        ValueError: Naming the participant.
-    """
-    if not any(isinstance(module, _BatchNorm) for module in participant.modules()):
-        return
-    backbone, head = deepcopy(participant.backbone), deepcopy(participant.head)
-    try:
-        with torch.no_grad(), participant.trainer.precision_plugin.forward_context():
-            head(backbone(participant.transformed(as_trained(participant, inputs))))
-    except ValueError as error:
-        raise ValueError(
-            f"{participant.label}: {batches} leave a batch of one, which its BatchNorm cannot normalise ({error}). "
-            f"{remedy}"
-        ) from error
-
-
 def steps_by_itself(participant: Participant) -> bool:
     """Whether a participant's training step is its own, which may take batches of any form."""
     return type(participant).training_step is not Participant.training_step
@@ -391,20 +319,3 @@ def _first_batch_of(participant: Participant, what: str, dataset: Any, collate_f
         return first_batch(dataset, collate_fn=collate_fn)
     except Exception as error:
         raise ValueError(f"{participant.label}: the first example of {what} cannot be read: {error}") from error
-
-
-def first_batch(dataset: Any, count: int = 1, collate_fn: Collate | None = None) -> Any:
-    """A batch of the first ``count`` examples, or of as many as there are."""
-    return batch_of(dataset, range(min(count, len(dataset))), collate_fn, "its data set")
-
-
-def as_trained(participant: Participant, inputs: Any) -> Any:
-    """Inputs on the participant's device, in the precision in which the trainer hands them over."""
-    moved = participant.transfer_batch_to_device(inputs, participant.device, 0)
-    return participant.trainer.precision_plugin.convert_input(moved)
-
-
-def _shapes(inputs: Any) -> str:
-    if isinstance(inputs, dict):
-        return "{" + ", ".join(f"{key}: {_shapes(value)}" for key, value in inputs.items()) + "}"
-    return str(tuple(inputs.shape)) if isinstance(inputs, Tensor) else type(inputs).__name__

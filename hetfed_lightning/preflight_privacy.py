@@ -20,7 +20,7 @@ from hetfed_lightning.fleets.kinship import OWN_STEP, gives_example_losses
 from hetfed_lightning.layers import Fittable
 from hetfed_lightning.modes import modes_of, restore
 from hetfed_lightning.participant import Participant
-from hetfed_lightning.preflight import as_trained, first_batch
+from hetfed_lightning.participants.first_batch import as_trained, first_batch
 from hetfed_lightning.privacy import Ledger
 from hetfed_lightning.privacy.dpsgd import PerExampleGradients, refused_layers
 

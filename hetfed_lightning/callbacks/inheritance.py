@@ -20,8 +20,8 @@ from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participant import STUDENT, Participant, output_width
+from hetfed_lightning.participants.first_batch import check_last_public_batch, outputs_of
 from hetfed_lightning.participants.newcomer import inherited_state, taught
-from hetfed_lightning.preflight import check_last_public_batch, outputs_of
 from hetfed_lightning.transfer import Transfer
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from hetfed_lightning.flower.protocol.arrays import DTYPES, Layout
 from hetfed_lightning.flower.protocol.plain_data import Range, Size, Text
 from hetfed_lightning.flower.protocol.untrusted import NAME, one_line, shown
 from hetfed_lightning.participant import STUDENT, output_width
-from hetfed_lightning.preflight import outputs_of
+from hetfed_lightning.participants.first_batch import outputs_of
 from hetfed_lightning.preflight_columns import columns_read
 
 if TYPE_CHECKING:

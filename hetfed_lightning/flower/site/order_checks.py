@@ -19,7 +19,7 @@ from hetfed_lightning.finite import LARGEST, LARGEST_PREDICTION, is_finite, larg
 from hetfed_lightning.flower.protocol.description import subjects
 from hetfed_lightning.flower.protocol.untrusted import NAME, one_line
 from hetfed_lightning.participant import STUDENT, output_width
-from hetfed_lightning.preflight import outputs_of
+from hetfed_lightning.participants.first_batch import outputs_of
 
 if TYPE_CHECKING:
     from hetfed_lightning.federated_callback import FederatedCallback
