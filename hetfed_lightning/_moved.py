@@ -28,6 +28,8 @@ NAMES: dict[str, str] = {
     "guard.names_of_non_finite": "finite.names_of_non_finite",
     "guard.why_not_heard": "finite.why_not_heard",
     "guard.why_unusable": "finite.why_unusable",
+    "logbook.give_loggers": "logs.loggers.give_loggers",
+    "logbook.write_row": "logs.loggers.write_row",
     "preflight.as_trained": "participants.first_batch.as_trained",
     "preflight.check_batch_of_one": "participants.first_batch.check_batch_of_one",
     "preflight.check_last_public_batch": "participants.first_batch.check_last_public_batch",

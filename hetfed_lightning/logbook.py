@@ -8,14 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
-from tensorboard.compat.proto.summary_pb2 import Summary
 from torchmetrics import Metric
 
 from hetfed_lightning.federated_callback import raise_event
 from hetfed_lightning.ledger import Ledger, Reduced, batch_size_of, reduction_of, tag, undefined_figures
+from hetfed_lightning.logs.loggers import give_loggers
 from hetfed_lightning.undefined import UndefinedFigures
 
 if TYPE_CHECKING:
@@ -190,36 +188,3 @@ class LogBook:
             give_loggers(trainer, values, step, step - 1)
             for logger in trainer.loggers:
                 logger.save()
-
-
-def give_loggers(trainer: L.Trainer, values: Mapping[str, float], step: int, round_index: int) -> None:
-    """Give every logger one row, with the round as ``epoch``, as Lightning's own ``log`` does.
-
-    TensorBoard gets no ``epoch``: its axis is the round, and a chart of it would be a diagonal.
-
-    Args:
-        trainer: Whose loggers they are.
-        values: By tag.
-        step: The horizontal axis.
-        round_index: The round that was measured, from 0.
-    """
-    for logger in trainer.loggers:
-        if not isinstance(logger, TensorBoardLogger):
-            logger.log_metrics({"epoch": round_index, **values}, step=step)
-        elif type(logger) is TensorBoardLogger and not logger._prefix:
-            write_row(logger, values, step)
-        else:
-            logger.log_metrics(dict(values), step=step)
-
-
-def write_row(logger: TensorBoardLogger, values: Mapping[str, float], step: int) -> None:
-    """Write figures of one step as one event: of hundreds of participants, an event each takes longer than a step.
-
-    Args:
-        logger: Writes where it always does.
-        values: By tag.
-        step: The horizontal axis.
-    """
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # Lightning sets it at run time
-        row = Summary(value=[Summary.Value(tag=key, simple_value=value) for key, value in values.items()])
-        logger.experiment._get_file_writer().add_summary(row, step)

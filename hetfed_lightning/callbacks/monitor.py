@@ -34,7 +34,7 @@ from hetfed_lightning.callbacks.pages import (
 from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.ledger import tag
-from hetfed_lightning.logbook import give_loggers
+from hetfed_lightning.logs.loggers import give_loggers
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

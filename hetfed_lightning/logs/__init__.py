@@ -1,0 +1,1 @@
+"""Figures of participants: kept, counted, reduced and written; nothing here knows a federation."""
