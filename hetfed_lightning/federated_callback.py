@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.participant import Participant, Stage
+    from hetfed_lightning.supervised import Supervised
 
 
 class Phase(IntEnum):
@@ -90,6 +91,24 @@ class FederatedCallback(L.Callback):
 
         Asked for as a round opens or is resumed, of callbacks that add to the loss.
         """
+
+    def shapes_loss(self) -> bool:
+        """True if :meth:`shaped_losses` is to be called."""
+        return False
+
+    def shaped_losses(
+        self, federation: Federation, participant: Participant, losses: Tensor, batch: Supervised
+    ) -> Tensor:
+        """Loss of each example of a local step, shape ``(B,)``, in the place of ``losses``.
+
+        Args:
+            federation: In a round.
+            participant: Whose step it is.
+            losses: Of the task, or of the callback before, shape ``(B,)``.
+            batch: The examples with features and outputs.
+        """
+        del federation, participant, batch
+        return losses
 
     def further_steps(self, federation: Federation, name: str, career: Career) -> int:
         """Steps that a participant takes by its own optimizer beside its local ones, for what plans by their number.

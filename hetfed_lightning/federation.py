@@ -48,6 +48,8 @@ from hetfed_lightning.hooks import HandsOnHooks, check_hooks
 from hetfed_lightning.ledger import Reduced, tag
 from hetfed_lightning.local_steps import take_local_step
 from hetfed_lightning.logbook import LogBook, is_fitting
+from hetfed_lightning.methods.local_carrier import LocalCarrier
+from hetfed_lightning.methods.method import Method
 from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.own_trainer import OwnTrainer
 from hetfed_lightning.participant import STUDENT, Participant, Stage
@@ -146,6 +148,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.local: dict[str, LocalOptimization] = {}
         self.bytes_up = 0
         self.bytes_down = 0
+        self.method_bytes: dict[str, int] = {}
         self.scope = "own"
         self.logbook = LogBook()
         self.ranks = Ranks()
@@ -159,6 +162,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self._before_validation = False
         self.step_hooks = StepHooks()
         self.adding: list[FederatedCallback] = []
+        self.shaping: list[FederatedCallback] = []
         self.opened_round = -1
         self.round_is_open = False
 
@@ -167,6 +171,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         return dict(super().__getstate__()) | {
             "local": {},
             "adding": [],
+            "shaping": [],
             "fleets": Fleets(self.fleets.wanted),
             "ranks": Ranks(),
             "preemption": None,
@@ -321,6 +326,9 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         give_privacy(self)
         check_gradients(self)
         self.ranks.prepare()
+        for callback in federated_callbacks(self.trainer):
+            if isinstance(callback, Method) and callback.carrier is None:
+                callback.carrier = LocalCarrier(callback)
         with streams_kept(self.device):
             raise_event(self, "prepare", 0)
         self.step_hooks = StepHooks(self.trainer)
@@ -349,6 +357,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.ranks.begin()
         if self._before_validation:
             self.adding = [one for one in federated_callbacks(self.trainer) if one.adds_to_loss(self)]
+            self.shaping = [one for one in federated_callbacks(self.trainer) if one.shapes_loss()]
             self.fleets.take_seats(self)
             self._before_validation = False
         self.round_is_open = False
@@ -373,6 +382,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             self._step_epoch_schedulers()
         seed_sample(stream_seed(self.seed, "round", round_index))
         self.bytes_up = self.bytes_down = 0
+        self.method_bytes = {}
         trained = self.trained(round_index)
         left = [name for name, one in self.members().items() if one.leaves_at == round_index]
         self.materialise_active(trained + left)  # Who leaves takes along what it had.
@@ -421,6 +431,19 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.guard.quarantine(name, self[name], self.local[name].optimizers, self.current_round, reason)
         self.local[name].restart_scale()
 
+    def count_bytes(self, method: str, *, up: int = 0, down: int = 0) -> None:
+        """Count bytes of a method's messages in this round.
+
+        Args:
+            method: Its title.
+            up: Bytes to the server.
+            down: Bytes to participants.
+        """
+        self.bytes_up += up
+        self.bytes_down += down
+        for key, count in ((f"bytes_up/{method}", up), (f"bytes_down/{method}", down)):
+            self.method_bytes[key] = self.method_bytes.get(key, 0) + count
+
     def close_round(self) -> None:
         """Log what was counted and what the participants noted, reduced once."""
         figures = {
@@ -429,6 +452,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
         }
+        figures |= self.method_bytes
         figures |= skipped_steps({name: self.local[name] for name in self.trained(self.opened_round)})
         self.log_round(epsilons(self.members()))
         self.log_round({f"federation/{name}": float(value) for name, value in figures.items()} | self._left_out())

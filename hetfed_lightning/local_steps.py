@@ -70,7 +70,7 @@ def _step(federation: Federation, participant: Participant, batch: Any, batch_id
             )
         local.rests = True
         return
-    output = participant.training_step(batch, batch_idx)
+    output = _output_of(federation, participant, batch, batch_idx)
     if not participant.automatic_optimization:
         local.count_step()
     else:
@@ -95,3 +95,30 @@ def _step(federation: Federation, participant: Participant, batch: Any, batch_id
         if loss is not None:
             local.descend(loss, federation.backward_of, reduction)
     participant.on_train_batch_end(output, batch, batch_idx)
+
+
+def _output_of(federation: Federation, participant: Participant, batch: Any, batch_idx: int) -> Any:
+    """What ``training_step`` returns, with the loss of each example as methods shape it."""
+    if not federation.shaping:
+        return participant.training_step(batch, batch_idx)
+    if has_own_step(participant):
+        raise RuntimeError(
+            f"{type(federation.shaping[0]).__name__} shapes the loss of each example, and those of "
+            f"{type(participant).__name__}.training_step are not known. Leave out one of the two."
+        )
+    seen = participant.supervised(batch)
+    losses = seen.losses(participant.task)
+    participant.log("train_loss", losses.mean().detach(), batch_size=len(losses))
+    for callback in federation.shaping:
+        losses = callback.shaped_losses(federation, participant, losses, seen)
+    return losses.mean()
+
+
+def has_own_step(participant: Participant) -> bool:
+    """Whether the loss of a local step is other than the task's of the head's output of the backbone's."""
+    own = type(participant)
+    return (
+        own.training_step is not Participant.training_step
+        or own.forward is not Participant.forward
+        or not participant.automatic_optimization
+    )

@@ -64,6 +64,7 @@ class LocalOptimization:
         schedules: The schedulers.
         scale: What its losses are scaled by in half precision; None where they are not.
         landed: Optimizer steps in this round that changed the weights.
+        rates: Sum of the learning rates of those steps, of the first optimizer's first group.
         skipped: Steps in this round that did not, since a gradient was infinite.
         private: Makes its gradients private before each step; None where they are not.
         hooks: Callbacks that hear of its gradients and steps.
@@ -76,6 +77,7 @@ class LocalOptimization:
     schedules: list[Schedule]
     scale: LossScale | None = None
     landed: int = 0
+    rates: float = 0.0
     skipped: int = 0
     private: PrivateSteps | None = None
     hooks: StepHooks = field(default_factory=StepHooks)
@@ -113,6 +115,7 @@ class LocalOptimization:
     def open_round(self) -> None:
         """Begin to count."""
         self.landed = self.skipped = 0
+        self.rates = 0.0
         self._pending = 0
         self.rests = False
 
@@ -125,13 +128,13 @@ class LocalOptimization:
         """Where it stands in the round: steps that landed, and gradients that wait for an accumulation to end."""
         waiting = self.participant.named_parameters() if self._pending else ()
         gradients = {key: parameter.grad.detach() for key, parameter in waiting if parameter.grad is not None}
-        counts = {"landed": self.landed, "skipped": self.skipped, "pending": self._pending}
+        counts = {"landed": self.landed, "rates": self.rates, "skipped": self.skipped, "pending": self._pending}
         return counts | {"gradients": gradients} | ({"rests": True} if self.rests else {})
 
     def load_round_state(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`round_state` was taken."""
         self.landed, self.skipped, self._pending = state["landed"], state.get("skipped", 0), state["pending"]
-        self.rests = state.get("rests", False)
+        self.rests, self.rates = state.get("rests", False), state.get("rates", 0.0)
         parameters = dict(self.participant.named_parameters())
         for key, gradient in state["gradients"].items():
             parameters[key].grad = gradient.to(parameters[key].device, copy=True)
@@ -222,6 +225,8 @@ class LocalOptimization:
         """Count the step just made among those that landed or those that the scale skipped; whether it landed."""
         landed = self.scale is None or self.scale.has_landed()
         self.landed += landed
+        if landed and self.optimizers:
+            self.rates += float(self.optimizers[0].param_groups[0]["lr"])
         self.skipped += not landed
         return landed
 

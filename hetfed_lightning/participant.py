@@ -29,6 +29,7 @@ from hetfed_lightning.modes import evaluating
 from hetfed_lightning.precision import converted, default_optimizer
 from hetfed_lightning.privacy import DPSGD, Ledger
 from hetfed_lightning.schema import DataSchema
+from hetfed_lightning.supervised import Supervised
 from hetfed_lightning.tasks import Task, TaskName, as_task
 from hetfed_lightning.transfer import Transfer, slow_down
 
@@ -281,6 +282,12 @@ class Participant(Borrower, L.LightningModule):
         loss = self.task.loss(self(inputs), target)
         self.log("train_loss", loss, batch_size=len(target))
         return loss
+
+    def supervised(self, batch: Any) -> Supervised:
+        """A batch of its own examples with features and outputs, for methods that shape the loss by example."""
+        inputs, target = split_batch(batch)
+        features = self.backbone(inputs)
+        return Supervised(inputs, features, self.head(features), target)
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
         """Update and log the loss and the task's metrics."""

@@ -95,6 +95,7 @@ class RoundClock(L.Callback):
         if not resumed and (newcomers := federation.newcomers(round_index)):
             raise_event(federation, "on_join", round_index, newcomers, round_index)
         federation.adding = [one for one in federated_callbacks(trainer) if one.adds_to_loss(federation)]
+        federation.shaping = [one for one in federated_callbacks(trainer) if one.shapes_loss()]
         federation.fleets.open_round(federation, federation.trained_here(round_index))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -149,6 +149,8 @@ class Fleets(SeatedFleets):
             yield "the precision plugin or the strategy does something around each backward pass"
         if anything_has_hooks():
             yield "hooks are registered for all modules or optimizers"
+        for callback in federation.shaping:
+            yield f"{type(callback).__name__} shapes the loss of each participant's examples"
         for callback in federation.adding:
             if not keeps_up(type(callback), "fleet_term", "local_loss"):
                 yield f"{type(callback).__name__} adds to each participant's loss"

@@ -36,6 +36,7 @@ def report(federation: Federation, name: str) -> dict[str, Any]:
     return {
         "state": federation[name].state_dict(),
         "landed": local.landed,
+        "rates": local.rates,
         "skipped": local.skipped,
         "steps": local.progress,
         "schedules": [one.scheduler.state_dict() for one in local.schedules if one.interval == "step"],
@@ -57,6 +58,7 @@ def take_report(federation: Federation, name: str, found: dict[str, Any]) -> Non
     local = federation.local[name]
     _load_state(federation[name], found["state"])
     local.landed, local.skipped, local.progress = found["landed"], found["skipped"], found["steps"]
+    local.rates = found["rates"]
     by_step = [one.scheduler for one in local.schedules if one.interval == "step"]
     for scheduler, state in zip(by_step, found["schedules"], strict=True):
         scheduler.load_state_dict(cloned(state))

@@ -1,0 +1,32 @@
+"""The seam between a method and whatever moves its messages: one process, ranks, or an engine between institutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.methods.context import Context
+
+
+class Carrier(Protocol):
+    """Messages of one method in a run, as the process sees them that trains the participants."""
+
+    def prepare(self, federation: Federation) -> None:
+        """Describe the participants, before training."""
+
+    def open_round(self, federation: Federation, round_index: int) -> None:
+        """Hand out what is current to newcomers, and what the exchange at the round's start gives."""
+
+    def close_round(self, federation: Federation, round_index: int) -> None:
+        """Send what the exchange at the round's end asks for, and hand out what comes of it."""
+
+    def context(self, federation: Federation, name: str) -> Context:
+        """The method's side of one participant that is trained here."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that is known here, for a checkpoint."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a checkpoint's."""

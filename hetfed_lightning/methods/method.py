@@ -1,0 +1,269 @@
+"""The protocol of a federated method: one class says what is sent, how it is combined and what is done with it.
+
+A method is a Lightning callback in ``trainer.callbacks``. It writes a few of the hooks below; the round calls them, and
+everything around them is done for it: messages are gathered over processes or institutions, checked and counted,
+participants that are not finite are left out by name, every call is seeded by name, state is kept in checkpoints,
+newcomers and participants that were not sampled receive what is current. A method that keeps to these hooks runs in one
+process, over several ranks and between institutions with the same numbers.
+
+Callbacks that only watch or schedule have no message: they extend
+:class:`~hetfed_lightning.FederatedCallback` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import Tensor
+
+from hetfed_lightning.methods.carrier import Carrier
+from hetfed_lightning.methods.messages import Combined, Exchange, Message, Work
+from hetfed_lightning.federated_callback import FederatedCallback, Phase
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.methods.context import Context
+    from hetfed_lightning.methods.participant_data import ParticipantData
+    from hetfed_lightning.methods.server import ServerMemory
+    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.supervised import Supervised
+
+About = Mapping[str, Message]
+"""Descriptions of participants, by name."""
+
+
+class Method(FederatedCallback):
+    """A federated method; every hook has a default, and most methods write three.
+
+    Attributes:
+        exchanges: Moments at which messages travel.
+        replaces_state: Whether what is received replaces the participant's tensors of the same keys.
+        needs_steps: Whether a participant without an optimizer step in the round has nothing to send at its end.
+        once: Whether ``combine`` runs on one rank and its result is handed to the others, as private noise needs it.
+            Otherwise it runs on every rank on equal input and must draw from torch's global generator alone.
+        title: Name of the method in tags such as ``federation/bytes_up/TITLE`` and in messages; the class's by default.
+    """
+
+    phase = Phase.AVERAGING
+    gives_finite = True
+
+    exchanges: Sequence[Exchange] = (Exchange(),)
+    replaces_state: ClassVar[bool] = False
+    needs_steps: ClassVar[bool] = False
+    once: ClassVar[bool] = False
+    name: str | None = None
+    """Tells two methods of one class in a run apart, in checkpoints and tags; None where there is one."""
+
+    @property
+    def title(self) -> str:
+        """Name of the method in tags and messages."""
+        return type(self).__name__ if self.name is None else f"{type(self).__name__}:{self.name}"
+
+    @property
+    def state_key(self) -> str:
+        """Key of the method's state in checkpoints; distinct for two of a class by their ``name``."""
+        return super().state_key if self.name is None else f"{super().state_key}:{self.name}"
+
+    # Before training
+
+    def describe(self, participant: Participant, data: ParticipantData) -> Message:
+        """Description of a participant for the server, made once before training and for newcomers.
+
+        Args:
+            participant: One of those of this process or site, its transform and task fitted to its data.
+            data: Its data and the public set.
+
+        Returns:
+            Tensors by key, such as layouts as tensors on the device ``"meta"`` or counts; empty by default. It is the
+            only word about the participant that ``groups`` and ``combine`` have beside its messages.
+        """
+        del participant, data
+        return {}
+
+    def groups(self, about: About) -> Mapping[str, Sequence[str]]:
+        """Names of the members of each group, by the group's name; ``combine`` runs for each group by itself.
+
+        By default participants whose descriptions have equal keys, shapes and dtypes are one group, which bears the
+        name of its first member.
+
+        Args:
+            about: Descriptions of all known participants, in the order of the federation.
+
+        Raises:
+            ValueError: If the participants cannot do together what the method is for.
+        """
+        found: dict[tuple[Any, ...], list[str]] = {}
+        for name, message in about.items():
+            layout = tuple((key, tuple(one.shape), one.dtype) for key, one in sorted(message.items()))
+            found.setdefault(layout, []).append(name)
+        return {members[0]: members for members in found.values()}
+
+    # At the participant
+
+    def example_loss(
+        self,
+        own: Tensor,
+        inputs: Any,
+        features: Tensor,
+        outputs: Tensor,
+        target: Tensor,
+        on: Literal["own", "public"],
+        context: Context,
+    ) -> Tensor:
+        """Loss of each example of a local step, shape ``(B,)``: add to ``own``, scale it or replace it.
+
+        It must not mix examples nor look at values in Python (no ``if tensor:``, ``.item()``): a fleet computes it for
+        all members at once by ``vmap``, and DP-SGD takes its gradient by example.
+
+        Args:
+            own: The task's loss of each example, shape ``(B,)``, scaled so that its mean is the batch's loss.
+            inputs: The batch as the backbone takes it.
+            features: Output of the backbone, shape ``(B, D)``.
+            outputs: Output of the head, shape ``(B, C)``.
+            target: Of B examples.
+            on: ``"own"`` for the participant's own examples.
+            context: The participant's side of the method.
+        """
+        del inputs, features, outputs, target, on, context
+        return own
+
+    def weight_term(self, parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+        """Term of the local loss that depends on weights alone, a scalar; differentiated for a whole fleet at once.
+
+        Under DP-SGD its gradient is added after the noise. It must not depend on the examples.
+
+        Args:
+            parameters: The participant's trainable parameters by key.
+            context: The participant's side of the method.
+        """
+        raise NotImplementedError
+
+    def send(self, participant: Participant, data: ParticipantData, work: Work, context: Context) -> Message:
+        """Message to the server, by key; finite tensors of equal keys and dtypes in a group.
+
+        Called without gradients for each participant that is asked, where its data are. What it draws from torch is
+        seeded by the participant's name and the round.
+
+        Args:
+            participant: The sender; not to be changed.
+            data: Its data and the public set.
+            work: Its local work of the round.
+            context: Its side of the method; ``memory`` may be written to.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has exchanges and no send: write it, or set exchanges to ().")
+
+    def receive(self, participant: Participant, data: ParticipantData, state: Message, context: Context) -> None:
+        """Take over a result; called for everyone who has joined, once a round, where the participant's data are.
+
+        With ``replaces_state`` the tensors of equal keys have been replaced before.
+
+        Args:
+            participant: The receiver; may be changed in place.
+            data: Its data and the public set.
+            state: The result, which is ``context.received`` from now on; not to be written to.
+            context: Its side of the method; ``memory`` may be written to.
+        """
+
+    # At the server
+
+    def combine(
+        self,
+        sent: Mapping[str, Message],
+        asked: Sequence[str],
+        about: About,
+        server: ServerMemory,
+        round_index: int,
+    ) -> Combined:
+        """Result of a group's messages.
+
+        Args:
+            sent: Messages of those who sent one, by name, in the order of the federation; at least one.
+            asked: Names of all members that were asked; who is missing in ``sent`` was left out of the round.
+            about: Descriptions of the group's members.
+            server: The server's memory of this group: the last result, and whatever the method keeps there.
+            round_index: The round, from 0.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has exchanges and no combine: write it, or set exchanges to ()."
+        )
+
+    # What the round does with it
+
+    carrier: Carrier | None = None
+    """Moves the method's messages in the run in progress; None outside of one."""
+
+    _saved: Mapping[str, Any] | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Forget an earlier run, unless its trainer goes on; a checkpoint is read after this."""
+        del pl_module
+        if stage == "fit" and trainer.current_epoch == 0:
+            self.carrier, self._saved = None, None
+
+    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+        """Describe everyone and find the groups."""
+        del trainer
+        if self._saved is not None:
+            self._carried.load_state_dict(self._saved)
+            self._saved = None
+        self._carried.prepare(federation)
+
+    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        """Hand newcomers what is current; the exchange at the round's start."""
+        del trainer
+        self._carried.open_round(federation, round_index)
+
+    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        """The exchange at the round's end."""
+        del trainer
+        self._carried.close_round(federation, round_index)
+
+    def adds_to_loss(self, federation: Federation) -> bool:
+        """Whether there is a :meth:`weight_term`."""
+        del federation
+        return type(self).weight_term is not Method.weight_term
+
+    def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
+        """The :meth:`weight_term` of one participant."""
+        del batch_idx
+        parameters = {key: one for key, one in participant.named_parameters() if one.requires_grad}
+        return self.weight_term(parameters, self.context_of(federation, participant))
+
+    def shapes_loss(self) -> bool:
+        """Whether there is an :meth:`example_loss`."""
+        return type(self).example_loss is not Method.example_loss
+
+    def shaped_losses(
+        self, federation: Federation, participant: Participant, losses: Tensor, batch: Supervised
+    ) -> Tensor:
+        """The :meth:`example_loss` of one participant's own batch, shape ``(B,)``."""
+        context = self.context_of(federation, participant)
+        return self.example_loss(losses, batch.inputs, batch.features, batch.outputs, batch.target, "own", context)
+
+    def context_of(self, federation: Federation, participant: Participant) -> Context:
+        """The method's side of one participant in the round in progress."""
+        return self._carried.context(federation, participant.name or "")
+
+    @property
+    def _carried(self) -> Carrier:
+        if self.carrier is None:
+            raise RuntimeError(f"{self.title} is used outside of a fit: nothing carries its messages.")
+        return self.carrier
+
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Groups, results, and what the server and the participants remember."""
+        return dict(self._saved or {}) if self.carrier is None else self.carrier.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a checkpoint's, once something carries the messages."""
+        self._saved = state_dict
+
+    def is_due(self, round_index: int) -> bool:
+        """Whether messages travel in a round; every round by default."""
+        del round_index
+        return True

@@ -1,0 +1,156 @@
+"""A participant's own examples and the public set, as ``describe``, ``send`` and ``receive`` of a method see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hetfed_lightning.batches import split_batch
+from hetfed_lightning.data.collating import batch_of
+from hetfed_lightning.distillation.outputs import at_least_float32
+from hetfed_lightning.local_steps import seed_for
+from hetfed_lightning.modes import evaluating
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.participant import Participant
+
+BATCH = 128
+"""Examples that pass through a network at once: of images, 512 at once fall out of a CPU's cache."""
+
+
+class ParticipantData:
+    """One participant's training examples and the public set, through its own transforms and network.
+
+    Everything is computed in evaluation mode, without gradients and when it is asked for. Where the participant trains
+    with DP-SGD its own examples are refused: a message made of them would tell of each without noise.
+
+    Args:
+        federation: In a fit.
+        participant: Whose data they are.
+        title: Name of the method that asks, for messages.
+    """
+
+    def __init__(self, federation: Federation, participant: Participant, title: str) -> None:
+        self._federation, self._participant, self._title = federation, participant, title
+
+    @property
+    def num_samples(self) -> int:
+        """Training examples; the one number about them that is no secret of who trains with DP-SGD."""
+        return self._federation.federated_data.num_samples(self._participant.name or "")
+
+    @property
+    def num_public(self) -> int:
+        """Examples of the public set; 0 without one."""
+        return self._federation.federated_data.num_public
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the participant and of all tensors given here."""
+        return self._federation.device
+
+    # The participant's own examples
+
+    def batches(self) -> Iterator[tuple[Any, Tensor]]:
+        """Transformed inputs and targets of the training set in its order, in batches, on the device.
+
+        Raises:
+            ValueError: If the participant trains with DP-SGD.
+        """
+        participant = self._participant
+        if participant.privacy is not None:
+            raise ValueError(
+                f"{participant.label}: privacy=DPSGD(...) is not possible beside {self._title}, whose message is made "
+                "of its examples without noise. Leave out one of the two."
+            )
+        data, seen = self._federation.federated_data, 0
+        source = data.source(participant.name or "")
+        while seen < source.num_samples:
+            indices = range(seen, min(seen + BATCH, source.num_samples))
+            self._seed("own", seen)
+            batch = batch_of(source.dataset, indices, data.collate_fn, participant.label)
+            inputs, target = split_batch(participant.on_after_batch_transfer(self._moved(batch), 0))
+            yield inputs, target
+            seen += len(indices)
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """Targets of the training set, shape ``(N, ...)``."""
+        return torch.cat([target for _, target in self.batches()])
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Features of the training set, shape ``(N, D)``, in float32 at least."""
+        return self._own[0]
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """Outputs on the training set, shape ``(N, C)``, in float32 at least."""
+        return self._own[1]
+
+    @cached_property
+    def _own(self) -> tuple[Tensor, Tensor]:
+        return self._through(inputs for inputs, _ in self.batches())
+
+    # The public set
+
+    def public_batches(self) -> Iterator[Any]:
+        """Transformed inputs of the public set in its order, in batches, on the device.
+
+        Raises:
+            ValueError: If there is no public set.
+        """
+        if self.num_public == 0:
+            raise ValueError(
+                f"{self._title} needs a public set, and the data module has none: give FederatedDataModule(public=...) "
+                "(public_size in the built-in data modules)."
+            )
+        for indices in torch.arange(self.num_public).split(BATCH):
+            self._seed("public", int(indices[0]))
+            inputs = self._moved(self._federation.federated_data.public_inputs(indices))
+            yield self._participant.transformed(inputs)
+
+    @cached_property
+    def public_features(self) -> Tensor:
+        """Features of the public set, shape ``(P, D)``, in float32 at least."""
+        return self._public[0]
+
+    @cached_property
+    def public_outputs(self) -> Tensor:
+        """Outputs on the public set, shape ``(P, C)``, in float32 at least."""
+        return self._public[1]
+
+    @cached_property
+    def _public(self) -> tuple[Tensor, Tensor]:
+        return self._through(self.public_batches())
+
+    # How
+
+    @torch.no_grad()
+    def _through(self, batches: Iterator[Any]) -> tuple[Tensor, Tensor]:
+        """Features and outputs of all batches, one after another."""
+        features, outputs = [], []
+        with evaluating(self._participant), self._federation.trainer.precision_plugin.forward_context():
+            for inputs in batches:
+                feature = self._participant.backbone(inputs)
+                features.append(at_least_float32(feature))
+                outputs.append(at_least_float32(_columns(self._participant.head(feature))))
+        return torch.cat(features), torch.cat(outputs)
+
+    def _moved(self, batch: Any) -> Any:
+        federation = self._federation
+        moved = federation.trainer.strategy.batch_to_device(batch, federation.device)
+        return federation.trainer.precision_plugin.convert_input(moved)
+
+    def _seed(self, what: str, place: int) -> None:
+        names = ("method", self._title, what, self._federation.current_round, self._participant.name or "", place)
+        seed_for(self._federation, self._participant, *names)
+
+
+def _columns(outputs: Tensor) -> Tensor:
+    """Outputs as ``(B, C)``: a binary head may give ``(B,)``."""
+    return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs

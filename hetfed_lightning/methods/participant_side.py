@@ -1,0 +1,127 @@
+"""The participants' half of a method, in the process or at the site that trains them: memory, messages, results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hetfed_lightning.finite import is_finite
+from hetfed_lightning.local_steps import seed_for
+from hetfed_lightning.methods.context import Context
+from hetfed_lightning.methods.messages import Message, MessageError, Work
+from hetfed_lightning.methods.method import Method
+from hetfed_lightning.methods.participant_data import ParticipantData
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hetfed_lightning.federation import Federation
+
+Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
+"""Shape and dtype of each tensor of a message, by key."""
+
+
+class ParticipantSide:
+    """The participants' half of one method.
+
+    Args:
+        method: Whose ``describe``, ``send`` and ``receive`` are called.
+        received: Gives the tensors of the last result that reached a participant, by its name.
+    """
+
+    def __init__(self, method: Method, received: Callable[[str], Message]) -> None:
+        self._method = method
+        self.received = received
+        self.memory: dict[str, dict[str, Tensor]] = {}
+        self._layouts: dict[str, Layout] = {}
+
+    def context(self, federation: Federation, name: str) -> Context:
+        """The method's context of one participant, in the round in progress."""
+        memory = self.memory.setdefault(name, {})
+        modules: dict[str, nn.Module] = {}
+        return Context(self.received(name), memory, modules, federation.current_round)
+
+    def data_of(self, federation: Federation, name: str) -> ParticipantData:
+        """The participant's data as the method may see them."""
+        return ParticipantData(federation, federation[name], self._method.title)
+
+    @torch.no_grad()
+    def describe(self, federation: Federation, name: str) -> Message:
+        """Description of a participant."""
+        self._seed(federation, name, "describe")
+        found = self._method.describe(federation[name], self.data_of(federation, name))
+        return {key: tensor.detach() for key, tensor in found.items()}
+
+    @torch.no_grad()
+    def send(self, federation: Federation, name: str, *, when: str) -> dict[str, Tensor] | str:
+        """A participant's message, or the reason for which it cannot be used.
+
+        Args:
+            federation: In a round.
+            name: The sender.
+            when: Moment of the exchange, ``"start"`` or ``"end"``.
+
+        Raises:
+            MessageError: If it is no mapping of tensors, or of another layout than this participant's first message.
+        """
+        local, data = federation.local[name], self.data_of(federation, name)
+        work = Work(0, 0.0, data.num_samples) if when == "start" else Work(local.landed, local.rates, data.num_samples)
+        self._seed(federation, name, f"send {when}")
+        sent = self._method.send(federation[name], data, work, self.context(federation, name))
+        message = self._checked(federation, name, sent)
+        return message if is_finite(message.values()) else _reason(message)
+
+    @torch.no_grad()
+    def receive(self, federation: Federation, name: str) -> None:
+        """Hand the last result to one participant."""
+        context = self.context(federation, name)
+        self._seed(federation, name, "receive")
+        self._method.receive(federation[name], self.data_of(federation, name), context.received, context)
+
+    def forget(self, names: set[str]) -> None:
+        """Drop what is remembered of everyone but ``names``."""
+        for name in self.memory.keys() - names:
+            del self.memory[name]
+
+    def _checked(self, federation: Federation, name: str, sent: Any) -> dict[str, Tensor]:
+        where = f"Round {federation.current_round}: {federation[name].label}: {self._method.title}.send"
+        if not isinstance(sent, Mapping):
+            raise MessageError(f"{where}: expected tensors by key, got {type(sent).__name__}.")
+        for key, tensor in sent.items():
+            if not isinstance(tensor, Tensor) or not isinstance(key, str):
+                raise MessageError(f"{where}: expected a tensor at {key!r}, got {type(tensor).__name__}.")
+        # Copied: a view of the participant's own would change with it.
+        message = {key: tensor.detach().clone() for key, tensor in sent.items()}
+        layout: Layout = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in message.items()}
+        first = self._layouts.setdefault(name, layout)
+        if layout != first:
+            key = next(key for key in first | layout if first.get(key) != layout.get(key))
+            raise MessageError(
+                f"{where}: expected {key} of {_said(first.get(key))} as in its first message, got "
+                f"{_said(layout.get(key))}. Give tensors of one layout in every round; send zeros beside a count for "
+                "what a participant does not have."
+            )
+        return message
+
+    def _seed(self, federation: Federation, name: str, event: str) -> None:
+        seed_for(federation, federation[name], "method", self._method.state_key, event, federation.current_round, name)
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Memory by participant, for a checkpoint."""
+        return {name: dict(one) for name, one in self.memory.items() if one}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on with a checkpoint's."""
+        self.memory = {name: {key: tensor.clone() for key, tensor in one.items()} for name, one in state.items()}
+
+
+def _reason(message: Message) -> str:
+    key = next(key for key, tensor in message.items() if not is_finite([tensor]))
+    return f"its message is not finite at {key}"
+
+
+def _said(layout: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+    return "nothing" if layout is None else f"shape {layout[0]} and {layout[1]}"

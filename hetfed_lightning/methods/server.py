@@ -1,0 +1,208 @@
+"""The server's half of a method, wherever the participants are: descriptions, groups, results and what it remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from hetfed_lightning.finite import is_finite
+from hetfed_lightning.methods.messages import Combined, Message, MessageError, PerParticipant
+
+if TYPE_CHECKING:
+    from hetfed_lightning.methods.method import Method
+
+T = TypeVar("T")
+
+
+class ServerMemory:
+    """Memory of one group at the server; saved in checkpoints, never sent.
+
+    Attributes:
+        group: Name of the group.
+        last: Result of the last round that had one, by key; empty before the first. Not to be written to.
+        own: The same where results differ between participants, by name.
+        tensors: Tensors, numbers, and lists and dictionaries of them that the method keeps, by key.
+    """
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self.last: dict[str, Tensor] = {}
+        self.own: dict[str, Message] = {}
+        self.tensors: MutableMapping[str, Any] = {}
+        self._kept: dict[str, Any] = {}
+        self._saved: dict[str, Any] = {}
+
+    def kept(self, name: str, make: Callable[[], T]) -> T:
+        """An object with ``state_dict`` and ``load_state_dict``, such as a module or an optimizer, made once in a run.
+
+        Args:
+            name: Its key.
+            make: Makes it where the run has none; what a checkpoint saved of it is then loaded into it.
+        """
+        if name not in self._kept:
+            made: Any = make()
+            if name in self._saved:
+                made.load_state_dict(self._saved.pop(name))
+            self._kept[name] = made
+        found: T = self._kept[name]
+        return found
+
+    def received_by(self, name: str) -> Message:
+        """The last result as one member received it."""
+        return self.own.get(name, self.last)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain data for a checkpoint."""
+        kept = {name: one.state_dict() for name, one in self._kept.items()}
+        return {
+            "last": dict(self.last),
+            "own": {name: dict(one) for name, one in self.own.items()},
+            "tensors": dict(self.tensors),
+            "kept": self._saved | kept,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a checkpoint's."""
+        self.last = {key: one.clone() for key, one in state["last"].items()}
+        self.own = {name: dict(one) for name, one in state["own"].items()}
+        self.tensors = dict(state["tensors"])
+        self._kept, self._saved = {}, dict(state["kept"])
+
+
+@dataclass(frozen=True)
+class Result:
+    """Results of a round's messages over all groups of a method.
+
+    Attributes:
+        groups: The new result of each group that has one: a message for all, or one for each.
+        figures: Means over the groups, by key.
+        stop: Whether training is to end.
+    """
+
+    groups: Mapping[str, Message | PerParticipant]
+    figures: Mapping[str, float] = field(default_factory=dict)
+    stop: bool = False
+
+
+class ServerSide:
+    """The server's half of one method.
+
+    Args:
+        method: Whose ``groups`` and ``combine`` are called.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+        self.about: dict[str, Message] = {}
+        self.groups: dict[str, tuple[str, ...]] = {}
+        self.memory: dict[str, ServerMemory] = {}
+
+    def meet(self, about: Mapping[str, Message]) -> None:
+        """Take these descriptions for those of all known participants, and find the groups.
+
+        A group goes on with the memory of the one of its name, or of the first that it shares a member with.
+        """
+        self.about = dict(about)
+        before, members = self.memory, dict(self.groups)
+        self.groups = {name: tuple(names) for name, names in self._method.groups(about).items()}
+        self.memory = {}
+        for group, names in self.groups.items():
+            kin = [old for old in before if old == group or set(members.get(old, ())) & set(names)]
+            found = before[group if group in kin else kin[0]] if kin else ServerMemory(group)
+            found.group = group
+            self.memory[group] = found
+
+    def groups_of(self, name: str) -> list[str]:
+        """Names of the groups of a participant."""
+        return [group for group, members in self.groups.items() if name in members]
+
+    def received_by(self, name: str) -> Message:
+        """Last results of all groups of a participant; empty before the first."""
+        found: dict[str, Tensor] = {}
+        for group in self.groups_of(name):
+            found |= self.memory[group].received_by(name)
+        return found
+
+    @torch.no_grad()
+    def combine(self, sent: Mapping[str, Message], asked: Sequence[str], round_index: int) -> Result:
+        """Results of a round's messages, remembered from now on.
+
+        Args:
+            sent: Checked messages by name, in the order of the federation.
+            asked: Names of those who were asked.
+            round_index: The round, from 0.
+
+        Raises:
+            MessageError: If ``combine`` gives no :class:`Combined` of tensors.
+            RuntimeError: If it gives tensors that are not finite.
+        """
+        results: dict[str, Message | PerParticipant] = {}
+        figures: dict[str, list[float]] = {}
+        stop = False
+        for group, members in self.groups.items():
+            messages = {name: sent[name] for name in members if name in sent}
+            if not messages:
+                continue
+            own_asked = [name for name in asked if name in members]
+            about = {name: self.about[name] for name in members}
+            combined = self._method.combine(messages, own_asked, about, self.memory[group], round_index)
+            state = self._checked(combined, list(messages), round_index)
+            stop |= combined.stop
+            for key, value in combined.figures.items():
+                figures.setdefault(key, []).append(float(value))
+            if state is not None:
+                results[group] = state
+                self.remember(group, state)
+        return Result(results, {key: sum(some) / len(some) for key, some in figures.items()}, stop)
+
+    def remember(self, group: str, state: Message | PerParticipant) -> None:
+        """Take a result for the group's last."""
+        memory = self.memory[group]
+        if isinstance(state, PerParticipant):
+            memory.own |= state
+        else:
+            memory.last = dict(state)
+
+    def _checked(self, combined: Any, senders: Sequence[str], round_index: int) -> Message | PerParticipant | None:
+        """Own copies of a result's tensors."""
+        where = f"Round {round_index}: {self._method.title}.combine of {', '.join(senders)}"
+        if not isinstance(combined, Combined):
+            raise MessageError(f"{where}: expected a Combined, got {type(combined).__name__}.")
+        if combined.state is None:
+            return None
+        if isinstance(combined.state, PerParticipant):
+            return PerParticipant(
+                {name: self._copied(one, f"{where}, for {name}") for name, one in combined.state.items()}
+            )
+        return self._copied(combined.state, where)
+
+    @staticmethod
+    def _copied(state: Message, where: str) -> dict[str, Tensor]:
+        for key, tensor in state.items():
+            if not isinstance(tensor, Tensor):
+                raise MessageError(f"{where}: expected a tensor at {key}, got {type(tensor).__name__}.")
+            if not is_finite([tensor]):
+                raise RuntimeError(
+                    f"{where}: the result is not finite at {key}, though what was sent is; nobody received it. Mend "
+                    "combine, or lower its step."
+                )
+        return {key: tensor.detach().clone() for key, tensor in state.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Groups and their memory, for a checkpoint."""
+        return {
+            "groups": {name: list(members) for name, members in self.groups.items()},
+            "memory": {name: one.state_dict() for name, one in self.memory.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a checkpoint's; :meth:`meet` follows."""
+        self.groups = {name: tuple(members) for name, members in state["groups"].items()}
+        self.memory = {}
+        for name, own in state["memory"].items():
+            self.memory[name] = ServerMemory(name)
+            self.memory[name].load_state_dict(own)

@@ -1,0 +1,111 @@
+"""Methods of a user's own, which no file of the package knows: prototypes, and control variates."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hetfed_lightning.methods.context import Context
+from hetfed_lightning.methods.messages import Combined, Message, Work
+from hetfed_lightning.methods.method import About, Method
+from hetfed_lightning.methods.participant_data import ParticipantData
+from hetfed_lightning.methods.server import ServerMemory
+from hetfed_lightning.participant import Participant
+
+
+class Prototypes(Method):
+    """Class means of features travel; each participant's features are pulled towards everyone's (Tan et al. 2022).
+
+    Args:
+        pull: Weight of the squared distance, at least 0.
+        classes: Number of classes, C.
+    """
+
+    def __init__(self, pull: float = 1.0, classes: int = 3) -> None:
+        self.pull, self.classes = pull, classes
+
+    def send(self, participant: Participant, data: ParticipantData, work: Work, context: Context) -> Message:
+        members = torch.nn.functional.one_hot(data.targets, self.classes).to(data.features)
+        return {"sums": members.T @ data.features, "counts": members.sum(0)}
+
+    def combine(
+        self,
+        sent: Mapping[str, Message],
+        asked: Sequence[str],
+        about: About,
+        server: ServerMemory,
+        round_index: int,
+    ) -> Combined:
+        sums = torch.stack([one["sums"] for one in sent.values()]).sum(0)
+        counts = torch.stack([one["counts"] for one in sent.values()]).sum(0)
+        means = sums / counts.clamp(min=1).unsqueeze(1)
+        return Combined({"prototypes": means, "known": (counts > 0).to(sums)}, {"classes": float((counts > 0).sum())})
+
+    def example_loss(
+        self,
+        own: Tensor,
+        inputs: Any,
+        features: Tensor,
+        outputs: Tensor,
+        target: Tensor,
+        on: Literal["own", "public"],
+        context: Context,
+    ) -> Tensor:
+        if not context.received:
+            return own
+        apart = (features - context.received["prototypes"][target]).square().mean(1)
+        return own + self.pull * context.received["known"][target] * apart
+
+
+class ControlVariates(Method):
+    """SCAFFOLD with option II (Karimireddy et al. 2020, Algorithm 1), of participants that share everything.
+
+    The correction ``c - c_k`` of the gradient is the gradient of the linear term ``(c - c_k) . w``.
+    """
+
+    replaces_state = True
+
+    def describe(self, participant: Participant, data: ParticipantData) -> Message:
+        return {key: torch.empty_like(one, device="meta") for key, one in _weights(participant).items()}
+
+    def weight_term(self, parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+        terms = []
+        for key, weight in parameters.items():
+            towards = context.received.get(f"control/{key}")
+            mine = context.memory.get(f"control/{key}")
+            for sign, one in ((1, towards), (-1, mine)):
+                if one is not None:
+                    terms.append(sign * (one * weight).sum())
+        return torch.stack(terms).sum() if terms else next(iter(parameters.values())).sum() * 0
+
+    def send(self, participant: Participant, data: ParticipantData, work: Work, context: Context) -> Message:
+        message = {}
+        for key, weight in _weights(participant).items():
+            began = context.received.get(key, context.memory.get(f"began/{key}", torch.zeros_like(weight)))
+            control = context.memory.get(f"control/{key}", torch.zeros_like(weight))
+            everyone = context.received.get(f"control/{key}", torch.zeros_like(weight))
+            updated = control - everyone + (began - weight) / work.rates
+            message[key], message[f"control/{key}"] = weight, updated - control
+            context.memory[f"control/{key}"] = updated
+        return message
+
+    def combine(
+        self,
+        sent: Mapping[str, Message],
+        asked: Sequence[str],
+        about: About,
+        server: ServerMemory,
+        round_index: int,
+    ) -> Combined:
+        state = {}
+        for key in next(iter(sent.values())):
+            mean = torch.stack([one[key] for one in sent.values()]).mean(0)
+            if key.startswith("control/"):
+                mean = server.last.get(key, torch.zeros_like(mean)) + mean * (len(sent) / len(about))
+            state[key] = mean
+        return Combined(state)
+
+
+def _weights(participant: Participant) -> dict[str, Tensor]:
+    return participant.view_of(participant.averaged_keys())
