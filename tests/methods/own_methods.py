@@ -25,6 +25,9 @@ class Prototypes(Method):
     def __init__(self, pull: float = 1.0, classes: int = 3) -> None:
         self.pull, self.classes = pull, classes
 
+    def describe(self, participant: Participant, data: ParticipantData) -> Message:
+        return {"width": torch.empty(data.features.shape[1], device="meta")}
+
     def send(self, participant: Participant, data: ParticipantData, work: Work, context: Context) -> Message:
         members = torch.nn.functional.one_hot(data.targets, self.classes).to(data.features)
         return {"sums": members.T @ data.features, "counts": members.sum(0)}

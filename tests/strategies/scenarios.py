@@ -31,6 +31,7 @@ from hetfed_lightning import (
 from hetfed_lightning.data import Examples
 from tests.drawn import ROUNDS, drawn
 from tests.federations import Listed, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
+from tests.methods.own_methods import ControlVariates, Prototypes
 
 NAMES = ("a", "b", "c", "d", "e")
 SIZES = {"a": 4, "b": 4, "c": 7, "d": 5, "e": 4}  # Of 13, 17, 21, 25 and 29 examples: last batches of one for a, b, e.
@@ -118,6 +119,17 @@ def mixed_student_participation(folder: Path, settings: Settings) -> Result:
     made = trainer(4, callback, BackboneAveraging(), **settings())
     made.fit(federation, datamodule=tiny_data(NAMES, count=13, batch_size=SIZES))
     return outcome(federation, made)
+
+
+def own_methods(folder: Path, settings: Settings) -> Result:
+    """Methods that no file of the package knows, over rounds with a newcomer and a sample of the participants."""
+    federation = five(seed=4, participation=0.7)
+    methods = (Prototypes(2.0), ControlVariates())
+    made = trainer(4, *methods, **settings())
+    made.fit(federation, datamodule=tiny_data(NAMES, count=13, batch_size=SIZES))
+    memory = {name: dict(one) for name, one in methods[1].state_dict()["memory"].items()}
+    counted = {f"{key} of all": value for key, value in federation.method_bytes.items()}
+    return outcome(federation, made) | {"memory": memory, "counted": counted}
 
 
 def quarantine(folder: Path, settings: Settings) -> Result:
@@ -347,6 +359,7 @@ SCENARIOS: dict[str, Callable[..., Result]] = {
         averaging_and_phase,
         mixed_student_participation,
         quarantine,
+        own_methods,
         draws_and_no_steps,
         any_small_federations,
         private,

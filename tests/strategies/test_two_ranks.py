@@ -14,6 +14,7 @@ TOGETHER = (
     "averaging_and_phase",
     "mixed_student_participation",
     "quarantine",
+    "own_methods",
     "draws_and_no_steps",
     "any_small_federations",
 )
