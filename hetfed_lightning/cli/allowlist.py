@@ -41,7 +41,7 @@ OPEN = frozenset(
     {
         *("aggregation", "backbones", "callbacks", "data", "distillation", "heads", "layers", "metrics", "strategies"),
         *("federated_callback", "federation", "generic_and_personal", "groups", "multi_input", "participant", "rounds"),
-        *("privacy", "schedules", "tasks", "transfer"),
+        *("methods", "privacy", "schedules", "tasks", "transfer"),
     }
 )
 """Modules of this package whose classes a configuration may name; all others are closed."""

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
+from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.methods.carrier import Carrier
 from hetfed_lightning.methods.messages import Combined, Exchange, Message, Work
-from hetfed_lightning.federated_callback import FederatedCallback, Phase
 
 if TYPE_CHECKING:
     import lightning as L
