@@ -1,1 +1,1 @@
-"""The engine's processes: how they are started, watched and stopped. Nothing here learns."""
+"""The engine's processes, started, watched and stopped; nothing is learned here."""

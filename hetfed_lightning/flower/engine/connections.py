@@ -1,7 +1,7 @@
-"""The connections of a process, of which those that prove nothing make room for others.
+"""The connections of a process: when there are too many, unproven ones make room for others.
 
-Nobody is refused for being late: when there are too many, the oldest of whoever holds the most goes. A site that shares
-an address with a stranger, behind a proxy or on one machine, is served as long as its first call takes less time than
+No caller is refused for being late: the oldest connection of the network with the most goes. A site may share an
+address with a stranger, behind a proxy or on one machine. It is served as long as its first call takes less time than
 the stranger needs for as many connections as an address may have.
 """
 
@@ -16,10 +16,10 @@ from hetfed_lightning.flower.engine.limits import Limits
 
 
 class Transport(Protocol):
-    """What is asked of an asyncio transport."""
+    """The methods that are called on an asyncio transport."""
 
     def abort(self) -> None:
-        """Close at once, whatever waits to be sent."""
+        """Close at once, dropping unsent bytes."""
 
     def get_write_buffer_size(self) -> int:
         """Bytes that wait to be sent."""
@@ -29,14 +29,14 @@ class Connection:
     """One connection, from the moment at which it is accepted.
 
     Attributes:
-        network: Where it comes from.
-        is_proven: Whether a call over it was signed by a registered key, or showed the operator's secret.
+        network: Network of the caller.
+        is_proven: True if a call over it was signed by a registered key, or showed the operator's secret.
 
     Args:
-        network: Where it comes from.
-        now: When it was accepted, in seconds.
-        cancel: Ends its socket, and what makes a transport of it.
-        allowed: Seconds until it has one.
+        network: Network of the caller.
+        now: Time at which it was accepted, in seconds.
+        cancel: Function that ends its socket, and the task that makes its transport.
+        allowed: Seconds until it has a transport.
     """
 
     def __init__(self, network: str, now: float, cancel: Callable[[], object], allowed: float) -> None:
@@ -49,23 +49,23 @@ class Connection:
         self._sent_at = now
 
     def is_ready(self, transport: Transport) -> None:
-        """Note the transport, by which it is ended from now on."""
+        """Set the transport, by which it is ended from now on."""
         self._transport = transport
 
     def waits(self, until: float) -> None:
-        """Give it up unless a request's head is there by then, and what it was answered is fetched."""
+        """Set the time by which the next request's head has to be complete, once the last answer is fetched."""
         self._ends = until
 
     def works(self) -> None:
-        """Note that a request is being dealt with, however long that takes."""
+        """Stop its time while a request is being handled."""
         self._ends = None
 
     def is_over(self, now: float, stall: float, head: float) -> bool:
-        """Whether it has had its time.
+        """True if its time is over.
 
         Args:
-            now: In seconds.
-            stall: Seconds in which something of an answer has to be fetched.
+            now: Time in seconds.
+            stall: Seconds in which a part of an answer has to be fetched.
             head: Seconds for the next request once the answer is fetched.
         """
         unsent = self._unsent_now()
@@ -89,7 +89,7 @@ class Connection:
             return 0
         try:
             return self._transport.get_write_buffer_size()
-        except AttributeError:  # asyncio's transport of TLS has lost what it asks once it was closed twice
+        except AttributeError:  # asyncio's transport of TLS has lost its inner transport once it was closed twice
             return 0
 
 
@@ -97,11 +97,11 @@ class Connections:
     """All connections of a process.
 
     Attributes:
-        dropped: How many were ended because they had had their time, or because there were too many.
+        dropped: Number of those ended because their time was over, or there were too many.
 
     Args:
         limits: Numbers and times.
-        clock: Seconds that pass.
+        clock: Function that gives the time in seconds.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -115,11 +115,11 @@ class Connections:
         return len(self._all)
 
     def admit(self, address: str, cancel: Callable[[], object]) -> Connection:
-        """A connection from an address, for which others make room if there are too many.
+        """Connection from an address; others make room if there are too many.
 
         Args:
-            address: Of the other side.
-            cancel: Ends its socket, and what makes a transport of it.
+            address: Address of the other side.
+            cancel: Function that ends its socket, and the task that makes its transport.
         """
         found = Connection(network_of(address), self._clock(), cancel, self.limits.handshake)
         self._all[found] = None
@@ -137,16 +137,16 @@ class Connections:
         return found
 
     def prove(self, connection: Connection) -> None:
-        """Note that a connection is a site's or the operator's."""
+        """Mark a connection as a site's or the operator's."""
         connection.is_proven = True
         self._forget_unproven(connection)
 
     def waits(self, connection: Connection) -> None:
-        """Note that the next request of a connection is waited for."""
+        """Start the time for the next request of a connection."""
         connection.waits(self._clock() + self.limits.head)
 
     def forget(self, connection: Connection) -> None:
-        """Note that a connection is gone."""
+        """Remove a connection that is gone."""
         self._all.pop(connection, None)
         self._forget_unproven(connection)
 
@@ -157,7 +157,7 @@ class Connections:
         connection.end()
 
     def sweep(self) -> None:
-        """End whatever has had its time."""
+        """End all connections whose time is over."""
         now = self._clock()
         for connection in [one for one in self._all if one.is_over(now, self.limits.stall, self.limits.head)]:
             self.drop(connection)
@@ -171,7 +171,7 @@ class Connections:
 
 
 def network_of(address: str) -> str:
-    """What counts as one address: of IPv6 the network of 64 bits, since whoever has one address there has all of it."""
+    """Network that counts as one address; for IPv6 its 64 bits, since their owner has all addresses there."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""What ``flwr supernode register``, ``run``, ``log`` and ``list`` do, without starting a program for each."""
+"""The operator's calls of ``flwr supernode register``, ``run``, ``log`` and ``list``, without a program for each."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 
 class RefusedError(RuntimeError):
-    """The SuperLink did not do what it was asked to; the message says why."""
+    """Error that the SuperLink refused or failed a call; the message says why."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run stands.
+    """State of a run.
 
     Attributes:
         status: ``pending``, ``starting``, ``running`` or ``finished``.
-        sub_status: Of a finished run, ``completed``, ``failed`` or ``stopped``.
-        details: Of a failed run, the error's words.
+        sub_status: ``completed``, ``failed`` or ``stopped`` for a finished run.
+        details: Text of the error for a failed run.
     """
 
     status: str
@@ -54,27 +54,27 @@ class RunStatus:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing of it goes on."""
+        """True if the run has ended."""
         return self.status == "finished"
 
     @property
     def is_success(self) -> bool:
-        """Whether it went through to its end."""
+        """True if the run went through to its end."""
         return self.is_finished and self.sub_status == "completed"
 
     @property
     def error(self) -> str:
-        """What the ServerApp's exception said, without the engine's introduction."""
+        """Text of the ServerApp's exception, without the engine's introduction."""
         return self.details.removeprefix("ServerApp failed with exception: ")
 
 
 class Control:
-    """Speaks to a SuperLink as its operator.
+    """Operator's connection to a SuperLink.
 
     Args:
-        address: ``host:port``.
+        address: ``host:port`` of the SuperLink.
         authority: Certificate by which the SuperLink is known; None for plain text.
-        secret: By which the SuperLink knows its operator.
+        secret: Secret by which the SuperLink knows its operator.
     """
 
     def __init__(self, address: str, authority: Path | None, secret: str) -> None:
@@ -98,14 +98,11 @@ class Control:
         self._client.close()
 
     def register(self, public_key: Path, name: str) -> int:
-        """Admit a site's key.
+        """Number of the node whose key is admitted here.
 
         Args:
-            public_key: Its file, in OpenSSH's form.
-            name: Of the participant, by which the ServerApp knows whose key it is.
-
-        Returns:
-            The number of the node that has the key.
+            public_key: File of the key, in OpenSSH's form.
+            name: Name of the participant, by which the ServerApp knows the key's owner.
         """
         key = serialization.load_ssh_public_key(public_key.read_bytes()).public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -115,20 +112,17 @@ class Control:
         return node
 
     def nodes(self) -> dict[int, str]:
-        """How every node stands, by its number: ``registered``, ``online``, ``offline`` or ``unregistered``."""
+        """State of every node, by its number: ``registered``, ``online``, ``offline`` or ``unregistered``."""
         with self._told("list its nodes"):
             answer = self._client.ListNodes(ListNodesRequest())
         return {node.node_id: node.status for node in answer.nodes_info}
 
     def start_run(self, app: Path, config: Mapping[str, str | int | float | bool]) -> int:
-        """Submit an app.
+        """Number of the run of an app, which is submitted here.
 
         Args:
             app: Folder with its ``pyproject.toml``.
-            config: Values that take the place of those in ``[tool.flwr.app.config]``.
-
-        Returns:
-            The number of the run.
+            config: Values that replace those in ``[tool.flwr.app.config]``.
         """
         content = build_fab_from_disk(app)
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
@@ -141,13 +135,13 @@ class Control:
         return run
 
     def outcome(self, run: int) -> RunStatus:
-        """How a run stands."""
+        """State of a run."""
         with self._told(f"say how run {run} stands"):
             found = self._client.ListRuns(ListRunsRequest(run_id=run)).run_dict[run].status
         return RunStatus(found.status, found.sub_status, found.details)
 
     def logs(self, run: int) -> Iterator[str]:
-        """What the ServerApp says, piece by piece until the run has ended."""
+        """Pieces of the ServerApp's log, until the run has ended."""
         with self._told(f"show the log of run {run}"):
             for piece in self._client.StreamLogs(StreamLogsRequest(run_id=run, after_timestamp=0.0)):
                 yield piece.log_output
@@ -171,7 +165,7 @@ class Control:
 
 @contextmanager
 def _direct(host: str) -> Iterator[None]:
-    """While a client is made, have it take no proxy to this machine: it reads the environment then."""
+    """Context in which clients are made that use no proxy to this machine: they read the environment once."""
     before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
     os.environ.update(without_proxy(os.environ, host))
     try:

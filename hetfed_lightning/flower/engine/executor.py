@@ -1,9 +1,8 @@
-"""Runs tasks in processes that are forked from one which has imported everything: no start-up per message.
+"""Executor of tasks, in processes forked from one with all imports done, so that no message waits for a start-up.
 
-The engine starts a program per message and per run, which imports torch and Lightning for seconds before it does
-anything, and tells it the token of its task on a command line that every user of the machine can read. This process
-takes the place of the one that would start them (``--isolation process`` of SuperNode and SuperLink); tokens stay in
-its memory.
+The engine starts a program per message and per run, which imports torch and Lightning for seconds before it works. It
+also passes the token of its task on a command line that every user of the machine can read. This process replaces the
+one that would start them (``--isolation process`` of SuperNode and SuperLink); tokens stay in its memory.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ PRELOADED = (
     "torch.utils.tensorboard",
     "sklearn.datasets",
 )
-"""What sites' tasks import later than the app: a second for every message, if it were not here already."""
+"""Modules that sites' tasks import later than the app: a second for every message, if they were not imported here."""
 PRELOADED_FOR_SERVER = (
     "hetfed_lightning.flower.coordinator.coordinator",
     "hetfed_lightning.flower.coordinator.journal",
@@ -53,9 +52,9 @@ log = logging.getLogger(__name__)
 
 
 def command(*arguments: str) -> list[str]:
-    """What starts this program: found where this package is, and nothing imported from the current folder.
+    """Command that starts this program from this package's folder, without imports from the current folder.
 
-    ``python -m`` would look there first, be it one in which everybody may leave a file called torch.py.
+    ``python -m`` would look there first, though every user may be able to leave a file called torch.py in it.
     """
     root = str(Path(__file__).resolve().parents[3])
     start = f"import sys; sys.path.append({root!r}); from hetfed_lightning.flower.engine.executor import main; main()"
@@ -66,7 +65,7 @@ def serve(source: TaskSource) -> NoReturn:
     """Run the tasks of one source, until a signal ends this process.
 
     Args:
-        source: Whose tasks.
+        source: Source of the tasks.
     """
     try:
         while True:
@@ -80,10 +79,10 @@ def serve(source: TaskSource) -> NoReturn:
 
 
 def serve_each(sources: Sequence[TaskSource]) -> NoReturn:
-    """Run the tasks of several sources, each from a process of its own: one that hangs holds up no other.
+    """Run the tasks of several sources, each in a process of its own, so that one that hangs delays no other.
 
     Args:
-        sources: Whose tasks.
+        sources: Sources of the tasks.
     """
     serving: dict[int, TaskSource] = {}
     while True:
@@ -96,7 +95,7 @@ def serve_each(sources: Sequence[TaskSource]) -> NoReturn:
 
 
 def _forked(work: Callable[[], int]) -> int:
-    """The number of a process that does the work and ends with what it returns, or with its parent."""
+    """Number of a process that calls ``work`` and ends with its result, or with its parent."""
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -108,7 +107,7 @@ def _forked(work: Callable[[], int]) -> int:
             code = work()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
-    except BaseException:  # the process must not go on as a copy of its parent
+    except BaseException:  # The process must not go on as a copy of its parent.
         log.exception("A task's process failed.")
     finally:
         sys.stdout.flush()
@@ -117,10 +116,10 @@ def _forked(work: Callable[[], int]) -> int:
 
 
 def _loaded(reference: str, kind: type[_App], preloaded: Sequence[str]) -> _App:
-    """The app of a reference, MODULE:NAME, after what it will import.
+    """App of a reference, MODULE:NAME, imported after ``preloaded``.
 
     Raises:
-        TypeError: If it is of another kind.
+        TypeError: If it is of another type.
     """
     for name in preloaded:
         importlib.import_module(name)
@@ -132,7 +131,7 @@ def _loaded(reference: str, kind: type[_App], preloaded: Sequence[str]) -> _App:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Import the apps and run the tasks of the sites and of the SuperLink that are named."""
+    """Import the apps and run the tasks of the sites and of the SuperLink on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--node",

@@ -1,4 +1,4 @@
-"""The outermost layer of a coordinator's process: sites get what is theirs, the operator the rest, others a refusal."""
+"""The outermost layer of a coordinator's process, which refuses all calls but sites' and the operator's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hetfed_lightning.flower.engine.operator_secret import shows
 FOR_SITES = "/v1/fleet/"
 HEALTH = "/health"
 CONNECTION = "hetfed_connection"
-"""In the state of a call: a function that notes that its connection is a site's or the operator's."""
+"""Key, in the state of a call, of a function that marks its connection as a site's or the operator's."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 Scope = MutableMapping[str, Any]
@@ -24,16 +24,16 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Guard:
-    """Refuses whatever is not a site's call and not the operator's, before a byte of its body is read.
+    """Application that refuses any call but a site's or the operator's, before a byte of its body is read.
 
-    The operator is who shows the secret of this process from this machine; another user of the machine has its address
-    and not the secret. A site's call says how long its body is, which is short unless it is signed by a registered key,
-    and arrives in time.
+    The operator shows the secret of this process from this machine; another user of the machine has its address but not
+    the secret. A site's call declares the length of its body. It is short unless the call is signed by a registered
+    key, and it has to arrive in time.
 
     Args:
-        app: What is guarded.
-        secret: Of this process.
-        signer: The registered key that has signed a call of a site, by its headers; None for nobody's.
+        app: Application that is guarded.
+        secret: Secret of this process.
+        signer: Function from the headers of a site's call to the registered public key that signed it, or None.
         limits: Sizes and times.
     """
 
@@ -47,7 +47,13 @@ class Guard:
         self._at_once: Counter[bytes] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a call on, or answer why it is refused."""
+        """Pass on a call, or answer why it is refused.
+
+        Args:
+            scope: Scope of the call (ASGI).
+            receive: Function that receives its messages.
+            send: Function that sends the answer's messages.
+        """
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] != "http":
@@ -77,16 +83,16 @@ class Guard:
             elif self._at_once[signer] >= limits.requests_at_once:
                 await refuse(send, 503, f"A site sends {limits.requests_at_once} long calls at a time.")
             else:
-                _prove(scope)  # what follows may take minutes, in which no crowd shall push it out
+                _prove(scope)  # The body may take minutes, during which no crowd may push the connection out.
                 self._at_once[signer] += 1
                 try:
                     await self._in_time(size, scope, receive, send)
                 finally:
                     self._at_once[signer] -= 1
-                    self._at_once += Counter()  # forgets those of whom there are none
+                    self._at_once += Counter()  # Removes counts of zero.
 
     async def _in_time(self, size: int, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a call on whose body arrives in time; who is late is answered nothing else.
+        """Pass on a call whose body arrives in time; a late one gets no other answer.
 
         An engine that has authenticated a call answers 200, which proves whose its connection is.
         """
@@ -97,7 +103,7 @@ class Guard:
         async def timed() -> MutableMapping[str, Any]:
             nonlocal is_complete, is_late
             if is_complete:
-                return await receive()  # until who called is gone
+                return await receive()  # Until the caller is gone.
             try:
                 async with asyncio.timeout(min(ends - loop.time(), self._limits.stall)):
                     message = await receive()
@@ -124,7 +130,7 @@ class Guard:
 
 
 def _declared(headers: Headers) -> int | None:
-    """Bytes of a body, as its head says; None if it does not say."""
+    """Bytes of a body, as declared in the head; None if they are not."""
     lengths = [value for name, value in headers if name == b"content-length"]
     if len(lengths) > 1 or any(name == b"transfer-encoding" for name, _ in headers):
         return None
@@ -134,25 +140,31 @@ def _declared(headers: Headers) -> int | None:
 
 
 def _prove(scope: Scope) -> None:
-    """Note that a call's connection is a site's or the operator's."""
+    """Mark a call's connection as a site's or the operator's."""
     proves = scope.get("state", {}).get(CONNECTION)
     if proves is not None:
         proves()
 
 
 async def refuse(send: Send, status: int, reason: str) -> None:
-    """Answer with a sentence, and have the connection closed."""
+    """Answer with a sentence, and have the connection closed.
+
+    Args:
+        send: Function that sends the answer's messages.
+        status: Status of HTTP.
+        reason: The sentence.
+    """
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": reason.encode()})
 
 
 def is_here(client: tuple[str, int] | None, server: tuple[str, int | None] | None = None) -> bool:
-    """Whether a call comes from this machine.
+    """True if a call comes from this machine.
 
     Args:
-        client: Address of who calls: of loopback, or the one at which the call arrived, since a machine that calls
-            one of its own addresses does so from there. What has none comes by a socket file, and is.
+        client: Address of the caller. It is of this machine if it is of loopback, or the one at which the call arrived,
+            since a machine calls its own addresses from there. None means a socket file, which is of this machine.
         server: Address at which the call arrived.
     """
     if client is None:

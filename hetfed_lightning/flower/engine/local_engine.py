@@ -1,4 +1,4 @@
-"""An engine of this machine, with all of its sites or without: its processes, each to be started again."""
+"""An engine of this machine, with all of its sites or without: its processes, started again when they end."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from hetfed_lightning.flower.files.folder import KeyFolder
 log = logging.getLogger(__name__)
 
 QUICK_ENDS = 3
-"""How often in a row a process may end soon after its start before it is left out."""
+"""Number of ends in a row, each soon after a start, after which a process is left out."""
 
 
 class LocalEngine:
     """SuperLink, SuperNodes and the executor of their tasks, on loopback.
 
-    Leaving it as a context ends everything that it started, however that came about.
+    Leaving it as a context ends everything that it started, even after an error.
 
     Args:
-        folder: For logs, the database and the engine's own files.
-        sites: What each site's tasks are told, by name.
+        folder: Folder for logs, the database and the engine's own files.
+        sites: Node configuration of each site, by name.
         keys: Certificates and keys; None for plain text.
         app: ``MODULE:NAME`` of the ClientApp that sites run; None to have the engine start a program for every message,
             with the app that was submitted.
-        server_app: ``MODULE:NAME`` of the ServerApp that leads runs, whatever was submitted; None where the
-            SuperLink's program is the engine's own, which starts what was submitted, to measure what that costs.
-        limits: What the SuperLink bears of whoever calls.
+        server_app: ``MODULE:NAME`` of the ServerApp that leads runs, whatever was submitted; None for the engine's own
+            SuperLink, which starts the submitted app, to measure its cost.
+        limits: Limits of the SuperLink towards callers.
         variables: More variables for all processes.
-        host: At which the SuperLink listens.
-        port: The same; None for one that is free.
+        host: Address at which the SuperLink listens.
+        port: Port at which it listens; None for a free one.
         elsewhere: Names of sites whose processes are on other machines; their keys are admitted.
     """
 
@@ -101,20 +101,20 @@ class LocalEngine:
             StartError: If the SuperLink does not come up.
         """
         self._watchdog = Watchdog(self.mark)
-        # The database holds what every site has sent, and the logs what all of them do.
+        # The database holds the messages of all sites, and the logs tell of all of them.
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         for old in self.folder.glob("superlink.db*"):  # It serves restarts of this engine's SuperLink alone.
             old.unlink()
         expected = self.superlink.address
         self.superlink.hand_over_secret()
-        self._start_executor()  # first: it imports for seconds
+        self._start_executor()  # Started first, since it imports for seconds.
         self.superlink.start()
         if self.superlink.address != expected and self.executor is not None:  # another program was faster at its port
             self.executor.stop()
             self._start_executor()
         for node in self.nodes.values():
-            node.superlink = self.superlink.address  # its port is known now
+            node.superlink = self.superlink.address  # Its port is known now.
         self.register([*self.nodes, *self._elsewhere])
         for node in self.nodes.values():
             node.start()
@@ -128,11 +128,11 @@ class LocalEngine:
                 self.node_ids[name] = control.register(self.keys.public(name), name)
 
     def control(self) -> Control:
-        """A connection as the SuperLink's operator."""
+        """Connection as the SuperLink's operator."""
         return self.superlink.control()
 
     def kill_node(self, name: str) -> None:
-        """End a site's SuperNode at once; what its task does ends with it."""
+        """End a site's SuperNode at once; its task ends with it."""
         self.nodes[name].process.kill()
 
     def restart_node(self, name: str) -> None:
@@ -143,7 +143,7 @@ class LocalEngine:
         node.start()
 
     def kill_superlink(self) -> None:
-        """End the SuperLink at once; what leads a run ends when it is missed, a moment later."""
+        """End the SuperLink at once; the run's ServerApp ends a moment later, when it misses the SuperLink."""
         self.superlink.process.kill()
 
     def restart_superlink(self) -> None:
@@ -151,10 +151,9 @@ class LocalEngine:
         self.superlink.start()
 
     def look_after(self) -> list[str]:
-        """Start again what has ended and is not the SuperLink, unless it does nothing but end.
+        """Sentences on processes that have ended; they are started again unless they end at once each time.
 
-        Returns:
-            A sentence for each.
+        The SuperLink is not looked after.
         """
         told: list[str] = []
         for name, node in self.nodes.items():
@@ -175,10 +174,10 @@ class LocalEngine:
         return True
 
     def stop(self, patience: float = 6.0) -> None:
-        """End everything: first by asking, and what does not end in time at once.
+        """End everything: first by asking, then at once.
 
         Args:
-            patience: Seconds to wait for all of them together.
+            patience: Seconds to wait for all processes together.
         """
         processes = [node.process for node in self.nodes.values()]
         processes += [self.superlink.process, *([self.executor] if self.executor is not None else [])]

@@ -1,4 +1,4 @@
-"""Lines of a log, many of whose words are others': cut, free of control characters, and so many a minute."""
+"""Filter of a log with words of other parties: lines are cut, free of control characters, and limited per minute."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable
 
 LONGEST = 400
-"""Characters of a line."""
+"""Largest number of characters of a line."""
 PER_MINUTE = 300
-"""Lines; with those of full length, a day has 170 MB."""
+"""Largest number of lines in a minute; at full length, a day has 170 MB."""
 
 
 class LogBudget(logging.Filter):
-    """Lets lines through that are short, plain and few; of a minute that had more, one line says so.
+    """Filter for short, plain and few lines; a minute that has more ends with a line that says so.
 
     Args:
-        per_minute: How many lines.
-        clock: Seconds that pass.
+        per_minute: Largest number of lines in a minute.
+        clock: Function that gives the time in seconds.
     """
 
     def __init__(self, per_minute: int = PER_MINUTE, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,7 +28,7 @@ class LogBudget(logging.Filter):
         self._count = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a line is written, which is cleaned."""
+        """True if a line is to be written; cleans it."""
         now = self._clock()
         if now - self._begun >= 60:
             self._begun, self._count = now, 0
@@ -47,6 +47,11 @@ class LogBudget(logging.Filter):
 
 
 def plain(text: str, longest: int = LONGEST) -> str:
-    """A text in one line, cut, with control characters written as such."""
+    """Text in one line, cut, with control characters as escapes.
+
+    Args:
+        text: The text.
+        longest: Largest number of characters.
+    """
     cut = text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in cut)

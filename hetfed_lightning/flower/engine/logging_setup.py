@@ -7,10 +7,10 @@ import sys
 
 
 def log_to_output(mark: str = "") -> None:
-    """Show them, from now on and once.
+    """Show the package's messages on standard output, from now on and once.
 
     Args:
-        mark: Before each of them.
+        mark: Text before each message.
     """
     package = logging.getLogger("hetfed_lightning")
     if not package.handlers:

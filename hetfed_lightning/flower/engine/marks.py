@@ -1,7 +1,8 @@
-"""Finds and ends all that an engine has started, whoever its parent is by now, and does so when the engine is gone.
+"""Search for all processes that an engine has started, whoever their parent is by now, and their end with the engine.
 
 Every process carries a mark in its environment, which its children inherit. As a program, ``python -P marks.py MARK``,
-this waits until its standard input ends, as it does when whoever holds the other end dies, and ends what has the mark.
+this waits until its standard input ends, as it does when the process at the other end dies. Then it ends every process
+with the mark.
 
 It imports nothing beyond Python itself, since it has to start in a moment.
 """
@@ -19,11 +20,11 @@ from pathlib import Path
 MARK = "HETFED_ENGINE"
 """Variable that holds the mark."""
 DONE = b"done"
-"""Said to the program when there is nothing left to end."""
+"""Message to the program that nothing is left to end."""
 
 
 def marked(mark: str) -> list[int]:
-    """Every living process that was started under a mark, this one apart."""
+    """Numbers of all living processes started under a mark, without this one."""
     entry = f"{MARK}={mark}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -34,14 +35,11 @@ def marked(mark: str) -> list[int]:
 
 
 def end_marked(mark: str, patience: float = 5.0) -> list[int]:
-    """Kill what is left of everything that was started under a mark.
+    """Numbers of the processes started under a mark that were still alive; they are killed.
 
     Args:
         mark: Value of the variable.
-        patience: Seconds after which to give up on what the kernel cannot end.
-
-    Returns:
-        Those that were there.
+        patience: Seconds after which processes that the kernel cannot end are given up.
     """
     there: set[int] = set()
     deadline = time.monotonic() + patience
@@ -55,7 +53,7 @@ def end_marked(mark: str, patience: float = 5.0) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """The children of a process, their children, and so on."""
+    """Numbers of the children of a process, their children, and so on."""
     parents: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError):
@@ -71,14 +69,14 @@ def descendants(pid: int) -> list[int]:
 
 
 def end(pids: Iterable[int]) -> None:
-    """Kill processes, those that are gone apart."""
+    """Kill processes; those that are gone are skipped."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def main(mark: str) -> None:
-    """Wait for the end of whoever started this, then end what is marked."""
+    """Wait for the end of the process that started this one, then end every process with the mark."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if sys.stdin.buffer.read() != DONE:

@@ -1,4 +1,4 @@
-"""The secret of a SuperLink: whoever operates it shows it with every call, since an address is no identity.
+"""The secret of a SuperLink, which its operator shows with every call, since an address is no identity.
 
 It is made anew for every start, handed over in a file that its owner alone may read, and never stands on a command
 line, in a variable or in a log.
@@ -21,12 +21,12 @@ HEADER = "hetfed-operator"
 
 
 def new_secret() -> str:
-    """A secret of 256 random bits, as hexadecimal digits."""
+    """Secret of 256 random bits, as hexadecimal digits."""
     return secrets.token_hex(32)
 
 
 def read_secret(path: Path) -> str:
-    """The secret of a file.
+    """Secret in a file.
 
     Raises:
         ValueError: If the file is empty, under which nothing would be protected.
@@ -38,38 +38,43 @@ def read_secret(path: Path) -> str:
 
 
 def shows(headers: Iterable[tuple[bytes, bytes]], secret: str) -> bool:
-    """Whether a call shows the secret, once and in full; compared in constant time.
+    """True if a call shows the secret, once and in full; compared in constant time.
 
     Args:
         headers: Names in lower case, and values.
-        secret: The one of this process.
+        secret: Secret of this process.
     """
     shown = [value for name, value in headers if name == HEADER.encode()]
     return len(shown) == 1 and hmac.compare_digest(shown[0], secret.encode())
 
 
 class ShowsSecret:
-    """Interceptor of the engine's clients: adds the secret to every call.
+    """Interceptor of the engine's clients that adds the secret to every call.
 
     Args:
-        secret: Of the SuperLink that is called.
+        secret: Secret of the SuperLink that is called.
     """
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        """Hand a call on with the secret."""
+        """Response to a call, which is passed on with the secret.
+
+        Args:
+            context: The call.
+            call_next: Function that passes it on.
+        """
         context.request.headers[HEADER] = self._secret
         return call_next(context)
 
 
 class ClientWithSecret:
-    """Stands where the engine's code makes a client of a SuperLink, and makes one that shows the secret.
+    """Stand-in for the engine's class of clients of a SuperLink, whose clients show the secret.
 
     Args:
         kind: The engine's class of clients.
-        secret: Of the SuperLink that is called.
+        secret: Secret of the SuperLink that is called.
     """
 
     def __init__(self, kind: Any, secret: str) -> None:
@@ -77,7 +82,13 @@ class ClientWithSecret:
         self._secret = secret
 
     def from_server_address(self, *arguments: Any, interceptors: Iterable[Any], **options: Any) -> Any:
-        """A client, made as the engine's class makes it."""
+        """Client, made as the engine's class makes it.
+
+        Args:
+            arguments: Arguments of the engine's class.
+            interceptors: Interceptors of the client.
+            options: Keyword arguments of the engine's class.
+        """
         return self._kind.from_server_address(
             *arguments, interceptors=[*interceptors, ShowsSecret(self._secret)], **options
         )

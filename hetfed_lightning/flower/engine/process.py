@@ -23,13 +23,13 @@ class Process:
     """A program with a log file, in a session of its own so that Ctrl-C reaches the parent alone.
 
     Attributes:
-        quick_ends: How often in a row it was started again within :data:`QUICK` seconds of its last start.
+        quick_ends: Number of starts in a row within :data:`QUICK` seconds of the start before.
 
     Args:
-        name: For messages.
+        name: Name for messages.
         command: Program and arguments.
-        environment: All of its variables.
-        log: File that what it says is added to.
+        environment: All variables of the process.
+        log: File that its output is added to.
     """
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
@@ -66,17 +66,17 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it runs. Asking takes a dead one out of the process table, where others would see it as alive."""
+        """True if it runs. Asking removes a dead one from the process table, where it would look alive to others."""
         return self._running is not None and self._running.poll() is None
 
     @property
     def age(self) -> float:
-        """Seconds since it was started last."""
+        """Seconds since it was last started."""
         return time.monotonic() - self._started_at
 
     @property
     def pid(self) -> int:
-        """Its number.
+        """Number of the process.
 
         Raises:
             RuntimeError: If it was never started.
@@ -85,7 +85,7 @@ class Process:
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended; below zero by a signal, None while it runs."""
+        """Exit code; below zero after a signal, None while it runs."""
         return self._started().poll()
 
     def terminate(self) -> None:
@@ -94,13 +94,13 @@ class Process:
             self._started().terminate()
 
     def kill(self) -> None:
-        """End it and what it has started at once, as a power cut would."""
+        """End it and all that it has started at once, as a power cut would."""
         if self.is_alive:
             marks.end([self.pid, *marks.descendants(self.pid)])
             self._started().wait()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it ended within the time."""
+        """True if it ended within ``seconds``."""
         if self._running is None:
             return True
         with suppress(subprocess.TimeoutExpired):
@@ -108,13 +108,13 @@ class Process:
         return not self.is_alive
 
     def stop(self, patience: float = 6.0) -> None:
-        """Ask it to end, and end it if it does not."""
+        """Ask it to end, and end it if it does not within ``patience`` seconds."""
         self.terminate()
         if not self.wait(patience):
             self.kill()
 
     def tail(self, lines: int = 5) -> str:
-        """The last lines of its log that say anything."""
+        """Last lines of its log that are not empty."""
         if not self.log.is_file():
             return ""
         said = [line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
@@ -127,12 +127,12 @@ class Process:
 
 
 def _die_with_parent() -> None:
-    """Between fork and exec: have the kernel end this process when its parent is gone, however that came."""
+    """Make the kernel end this process when its parent is gone for whatever reason; called between fork and exec."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Watchdog:
-    """Ends everything under a mark when this process is gone, by whatever it ended.
+    """Process that ends everything under a mark when this one is gone for whatever reason.
 
     Args:
         mark: Value of :data:`~hetfed_lightning.flower.engine.marks.MARK`.
@@ -147,6 +147,6 @@ class Watchdog:
         )
 
     def dismiss(self) -> None:
-        """Let it go, after all has ended."""
+        """End the watchdog, after all has ended."""
         with suppress(BrokenPipeError):
             self._running.communicate(marks.DONE)

@@ -1,6 +1,7 @@
-"""Uvicorn's server behind an entrance of our own, which counts connections and times them, also before TLS.
+"""Uvicorn's server behind the package's own entrance, which counts connections and times them, also before TLS.
 
-Uvicorn itself waits for a request's head, a handshake (a minute) and a reader of its answers as long as these like.
+Uvicorn itself waits for a request's head, a handshake (a minute) and the reading of its answers as long as callers
+like.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hetfed_lightning.flower.engine.guard import CONNECTION
 from hetfed_lightning.flower.engine.limits import Limits
 
 _SPARE_FILES = 128
-"""Of the files that a process may have open: for everything but connections."""
+"""Number of open files that are kept for everything but connections."""
 _TOLD_EVERY = 60
 """Seconds between two lines of the log about connections that were dropped."""
 
@@ -31,12 +32,12 @@ log = logging.getLogger("uvicorn.error")
 
 
 class TimedProtocol(H11Protocol):
-    """HTTP over one connection that says what it waits for.
+    """HTTP over one connection, which reports its progress to the connection's timing.
 
     Args:
-        connections: All of them.
-        connection: This one.
-        arguments: Uvicorn's.
+        connections: All connections.
+        connection: This connection.
+        arguments: Arguments of Uvicorn's protocol.
     """
 
     def __init__(self, connections: Connections, connection: Connection, *arguments: Any) -> None:
@@ -46,23 +47,23 @@ class TimedProtocol(H11Protocol):
         self.app_state = {**self.app_state, CONNECTION: lambda: connections.prove(connection)}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as Uvicorn has it
-        """The connection is there, with TLS."""
+        """Start the time for the first head, with TLS agreed on."""
         super().connection_made(transport)
         self._connection.is_ready(transport)
         self._connections.waits(self._connection)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """Remove the connection."""
         super().connection_lost(exc)
         self._connections.forget(self._connection)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come; the head's time goes on until it is complete."""
+        """Take in bytes; the head's time goes on until it is complete."""
         super().data_received(data)
         self._note_work()
 
     def on_response_complete(self) -> None:
-        """An answer is complete; the next head's time begins."""
+        """Start the time for the next head, since an answer is complete."""
         self._connections.waits(self._connection)
         super().on_response_complete()
         self._note_work()
@@ -73,13 +74,13 @@ class TimedProtocol(H11Protocol):
 
 
 class Entrance:
-    """Listens, and hands connections on within their limits; to Uvicorn it is one of its servers.
+    """Server of Uvicorn's kind that accepts connections within their limits.
 
     Args:
-        sockets: That listen.
-        connections: Where they are counted.
-        served: Makes the protocol of a connection.
-        tls: For all of them; None for plain text.
+        sockets: Sockets that listen.
+        connections: Connections, which are counted there.
+        served: Function that makes the protocol of a connection.
+        tls: TLS for all connections; None for plain text.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Entrance:
         self._running.append(loop.create_task(self._for_good(self._look)))
 
     def close(self) -> None:
-        """Accept nobody any more."""
+        """Stop accepting connections."""
         for task in self._running:
             task.cancel()
         for one in self.sockets:
@@ -108,13 +109,13 @@ class Entrance:
             one.close()
 
     async def wait_closed(self) -> None:
-        """Wait until nobody is being accepted."""
+        """Wait until no connection is being accepted."""
         for task in self._beginning:
             task.cancel()
         await asyncio.gather(*self._running, *self._beginning, return_exceptions=True)
 
     async def _for_good(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Take a step again and again: with the first that fails everybody would be shut out, or let in."""
+        """Repeat a step for good, even after errors: ending here would shut all callers out, or let all in."""
         while True:
             try:
                 await step()
@@ -126,22 +127,22 @@ class Entrance:
         loop = asyncio.get_running_loop()
         try:
             accepted, address = await loop.sock_accept(listening)
-        except OSError as error:  # no file is left, or who called is gone
+        except OSError as error:  # No file is left, or the caller is gone.
             log.warning("A connection could not be accepted: %s", error)
             await asyncio.sleep(0.1)
             return
         task = loop.create_task(self._begin(accepted, known := []))
         connection = self._connections.admit(str(address[0]), partial(_end, task, accepted))
-        known.append(connection)  # before the task begins, which it does when this one waits
+        known.append(connection)  # Before the task begins, which it does when this one waits.
         self._beginning.add(task)
         task.add_done_callback(partial(self._has_begun, accepted, connection))
-        await asyncio.sleep(0)  # who waits to be accepted does not keep those who were from going on
+        await asyncio.sleep(0)  # Let accepted connections go on before the next is accepted.
 
     async def _begin(self, accepted: socket.socket, known: list[Connection]) -> None:
         (connection,) = known
         loop = asyncio.get_running_loop()
         seconds = None if self._tls is None else self._connections.limits.handshake
-        with suppress(OSError, EOFError):  # among them whatever TLS finds at fault
+        with suppress(OSError, EOFError):  # Faults of TLS are among them.
             await loop.connect_accepted_socket(
                 lambda: self._served(connection),
                 accepted,
@@ -171,14 +172,14 @@ class Entrance:
 def _end(task: asyncio.Task[None], accepted: socket.socket) -> None:
     task.cancel()
     with suppress(OSError):
-        accepted.shutdown(socket.SHUT_RDWR)  # whatever has become of a transport
+        accepted.shutdown(socket.SHUT_RDWR)  # Needed whether or not there is a transport by now.
 
 
 class GuardedServer(uvicorn.Server):
-    """Uvicorn's server with our entrance.
+    """Uvicorn's server with the package's own entrance.
 
     Args:
-        config: Uvicorn's.
+        config: Configuration of Uvicorn.
         limits: Numbers and times of connections.
     """
 
@@ -232,7 +233,7 @@ async def _listening(host: str, port: int, backlog: int) -> list[socket.socket]:
 
 
 def within_files(limits: Limits) -> int:
-    """How many connections there is room for in the files that this process may have open; it asks for all it can."""
+    """Number of connections that fit into the open files of this process, whose limit is raised as far as allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""What the engine's processes are started with: nothing calls out, nothing is installed, their files are their own."""
+"""Environment of the engine's processes: no calls to the outside, no installations, files of their own."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ SILENT: Mapping[str, str] = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""Switches off each of the engine's ways of calling out: usage events, update checks, installation of dependencies."""
+"""Variables that switch off the engine's calls to the outside: usage events, update checks, installations."""
 CLOSED: Mapping[str, str] = {"FLWR_INTERNAL_GRPC_CONTROL_API": "0", "FLWR_INTERNAL_GRPC_FLEET_API": "0"}
-"""Keeps the engine's older interfaces shut, which ask nobody who he is and listen at ports of their own."""
+"""Variables that keep the engine's older interfaces shut, which identify nobody and listen at ports of their own."""
 POLL = 0.1
 """Seconds between two looks for a task. The engine's default is 1, which every message would wait for."""
 
 
 def environment(home: Path, mark: str) -> dict[str, str]:
-    """Variables for a process of the engine: those of this process, with its own home and without calling out.
+    """Variables for a process of the engine: those of this process, with its own home and without outside calls.
 
     Args:
-        home: Folder in which the engine keeps what it installs and notes.
+        home: Folder for the engine's installations and notes.
         mark: Value of :data:`~hetfed_lightning.flower.engine.marks.MARK`.
     """
     found = dict(os.environ)
@@ -42,7 +42,7 @@ def environment(home: Path, mark: str) -> dict[str, str]:
             # The engine starts its programs by name.
             "PATH": os.pathsep.join([sysconfig.get_path("scripts"), found.get("PATH", os.defpath)]),
             "PYTHONUNBUFFERED": "1",
-            # Whose word is taken for where a call came from: a stranger's would make him an operator.
+            # Address whose headers name a call's origin: a stranger's headers would make him an operator.
             "FORWARDED_ALLOW_IPS": LOOPBACK,
             # Lightning counts GPUs at import; without this that would leave CUDA unusable in a forked process.
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
@@ -53,10 +53,10 @@ def environment(home: Path, mark: str) -> dict[str, str]:
 
 
 def without_proxy(variables: Mapping[str, str], *hosts: str) -> dict[str, str]:
-    """Settings by which this machine is spoken to directly, since the engine's client obeys a machine's proxy.
+    """Variables with which this machine is called directly, since the engine's client obeys a machine's proxy.
 
     Args:
-        variables: Those that there are.
+        variables: The present variables.
         hosts: Names of this machine beside those of loopback.
     """
     given = variables.get("NO_PROXY") or variables.get("no_proxy") or ""
@@ -65,7 +65,7 @@ def without_proxy(variables: Mapping[str, str], *hosts: str) -> dict[str, str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback, all different, that nobody listens at now; who loses a race for one has to ask again."""
+    """Different ports of loopback that are free now; another process may take one before its use."""
     found = [socket.socket() for _ in range(count)]
     try:
         for one in found:

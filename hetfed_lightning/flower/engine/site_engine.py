@@ -1,4 +1,4 @@
-"""The processes of one site whose coordinator is elsewhere: they are kept alive for as long as the site takes part."""
+"""The processes of one site with a coordinator elsewhere, kept alive for as long as the site takes part."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class SiteEngine:
     """A SuperNode and the executor of its tasks. Leaving it as a context ends both.
 
     Args:
-        folder: For logs and the engine's own files.
-        name: Of the site.
-        coordinator: ``host:port``.
-        config: What the site's tasks are told.
+        folder: Folder for logs and the engine's own files.
+        name: Name of the site.
+        coordinator: ``host:port`` of the coordinator.
+        config: Node configuration of the site.
         authority: Certificate by which the coordinator is known; None for plain text.
         key: The site's private key; None for plain text.
         app: ``MODULE:NAME`` of the ClientApp that is run, whatever was submitted.
@@ -78,15 +78,11 @@ class SiteEngine:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         self._start_executor()
-        self._release()  # as a process before this one cannot have done, if it was killed
+        self._release()  # A killed process before this one could not do it.
         self.node.start()
 
     def look_after(self) -> list[str]:
-        """Start again what has ended: at once, or after a pause if it had hardly begun.
-
-        Returns:
-            A sentence for each that ended.
-        """
+        """Sentences on processes that have ended; they are started again, after a pause if they had hardly begun."""
         told = []
         for process in (self.node.process, self.executor):
             if process.is_alive:
@@ -97,7 +93,7 @@ class SiteEngine:
                 sentence = (
                     f"{process.name} ended with code {process.exit_code} (see {process.log}); it is started again."
                 )
-                # With 0 a node ends where a new coordinator does not know its number, which is as it should be.
+                # A node ends with 0 if a new coordinator does not know its number, which is no fault.
                 if process.exit_code and (process.exit_code < 0 or sentence != self._told):
                     told.append(sentence)
                     self._told = sentence

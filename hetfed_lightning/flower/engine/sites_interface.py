@@ -1,7 +1,7 @@
-"""What a site may do with the sites' interface: answer its orders, and leave no more than an answer takes.
+"""Rules of the sites' interface: a site may answer its orders, and leave no more bytes than an answer takes.
 
-The engine knows who calls, and not all that follows. A site with a registered key could send an order to another in the
-coordinator's name, or leave objects without end.
+The engine knows the caller, but does not check all that follows from it. A site with a registered key could send an
+order to another in the coordinator's name, or leave objects without end.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ log = logging.getLogger("uvicorn.error")
 
 
 class SitesInterface:
-    """Stands before the engine's handlers, which are called by keyword.
+    """Checks before the engine's handlers, which are called by keyword.
 
     Args:
-        pull_messages: The engine's: hands a site its orders.
-        push_messages: The engine's: takes a site's answer, without its content.
-        push_object: The engine's: takes a piece of its content.
+        pull_messages: The engine's handler that hands a site its orders.
+        push_messages: The engine's handler that takes a site's answer, without its content.
+        push_object: The engine's handler that takes a piece of its content.
         reply: Bytes that a site may leave for one order.
     """
 
@@ -46,7 +46,12 @@ class SitesInterface:
         self._lock = threading.Lock()
 
     def pull_messages(self, *, request: PullMessagesRequest, **rest: Any) -> PullMessagesResponse:
-        """Orders of a site, with each of which it may leave an answer."""
+        """Orders of a site, each of which allows one answer.
+
+        Args:
+            request: Call of the site.
+            rest: Further arguments of the engine's handler.
+        """
         response: PullMessagesResponse = self._pull_messages(request=request, **rest)
         if response.messages_list:
             with self._lock:
@@ -54,10 +59,14 @@ class SitesInterface:
         return response
 
     def push_messages(self, *, request: PushMessagesRequest, **rest: Any) -> PushMessagesResponse:
-        """Take one answer, in the name of the site that has signed the call.
+        """Response to one answer, in the name of the site that has signed the call.
+
+        Args:
+            request: Call of the site.
+            rest: Further arguments of the engine's handler.
 
         Raises:
-            HTTPException: If it is no answer, or another's.
+            HTTPException: If it is no answer, or another site's.
         """
         site = request.node.node_id
         if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
@@ -70,7 +79,11 @@ class SitesInterface:
         return response
 
     def push_object(self, *, request: PushObjectRequest, **rest: Any) -> PushObjectResponse:
-        """Take a piece of an answer.
+        """Response to a piece of an answer.
+
+        Args:
+            request: Call of the site.
+            rest: Further arguments of the engine's handler.
 
         Raises:
             HTTPException: If it is more than an answer takes.
@@ -92,13 +105,13 @@ def _refuse(site: int, status: int, reason: str) -> NoReturn:
 
 
 def signer_of(headers: Sequence[tuple[bytes, bytes]], is_registered: Callable[[bytes], bool]) -> bytes | None:
-    """The registered public key that has signed a call, by its headers alone; None if there is none.
+    """Registered public key that has signed a call, by its headers alone; None without one.
 
-    The engine looks at the same, after it has read the whole body.
+    The engine checks the same, after it has read the whole body.
 
     Args:
         headers: Names in lower case, and values.
-        is_registered: Whether a key is a site's.
+        is_registered: Function that tells whether a key is a site's.
     """
     told = dict(headers)
     try:

@@ -1,4 +1,4 @@
-"""Sockets that are files: who may not enter their folder cannot reach them, as any user reaches a port of loopback."""
+"""Socket files: a folder's permissions protect them, while any user reaches a port of loopback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _folders: dict[Path, int] = {}
 
 
 def short_path(file: Path) -> str:
-    """A path of a socket that the kernel takes, which takes 107 bytes, for this process and what is forked from it."""
+    """Path of a socket within the kernel's limit of 107 bytes, for this process and those forked from it."""
     folder = file.parent.resolve()
     if folder not in _folders:
         _folders[folder] = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -21,11 +21,11 @@ def short_path(file: Path) -> str:
 
 
 class ClientOfSocket:
-    """Stands where the engine's code makes a client of a SuperNode, and makes one that calls a socket.
+    """Stand-in for the engine's class of clients of a SuperNode, whose clients call a socket file.
 
     Args:
         kind: The engine's class of clients.
-        file: Of the socket.
+        file: The socket file.
     """
 
     def __init__(self, kind: type[ProtobufClient], file: Path) -> None:
@@ -33,7 +33,12 @@ class ClientOfSocket:
         self._file = file
 
     def from_server_address(self, *_: Any, interceptors: Any, retry_invoker: Any = None, **__: Any) -> Any:
-        """A client, made as the engine's class makes it."""
+        """Client, made as the engine's class makes it.
+
+        Args:
+            interceptors: Interceptors of the client.
+            retry_invoker: Retries of the client.
+        """
         import httpx
 
         client = self._kind("http://runtime", interceptors=interceptors, retry_invoker=retry_invoker)

@@ -1,8 +1,8 @@
 """A SuperLink behind our guard: ``python -P superlink.py --operator-secret FILE``, then options of flower-superlink.
 
-The engine's own has one port for sites and for whoever starts runs, stops them and registers keys, and does not ask the
-latter who they are; it reads whatever anybody sends, for as long as they like. Here sites get what is theirs,
-everything else wants the operator's secret, and sizes, numbers and times are bounded.
+The engine's own has one port for sites and for operators, who start runs, stop them and register keys, and does not
+authenticate the latter; it reads any call of any length for as long as the caller likes. Here sites reach their own
+interface, everything else asks for the operator's secret, and sizes, numbers and times are bounded.
 
 A program, not a module to be imported: the package's own imports would cost its start seconds.
 """
@@ -39,10 +39,10 @@ engine = import_module("flwr.superlink.cli.flower_superlink")  # its package has
 
 
 def server_of(secret: str, limits: Limits) -> Callable[..., None]:
-    """What takes the place of ``uvicorn.run`` where the engine serves its app.
+    """Function that replaces ``uvicorn.run``, by which the engine serves its app.
 
     Args:
-        secret: Which the operator shows.
+        secret: Secret of the operator.
         limits: Sizes, numbers and times.
     """
 
@@ -62,10 +62,10 @@ def server_of(secret: str, limits: Limits) -> Callable[..., None]:
 
 
 def bound_logs() -> None:
-    """Have one budget for all that is written, whichever part of the engine writes it."""
+    """Set one budget for all log lines, whichever part of the engine writes them."""
     budget = LogBudget()
     handlers = {console_handler, *logging.getLogger("uvicorn").handlers, *logging.getLogger("uvicorn.access").handlers}
-    if logging.lastResort is not None:  # which writes for asyncio, and for whoever else has no handler
+    if logging.lastResort is not None:  # It writes for asyncio and other loggers without a handler.
         handlers.add(logging.lastResort)
     for handler in handlers:
         handler.addFilter(budget)

@@ -25,24 +25,25 @@ _TRIES = 3
 
 
 class StartError(RuntimeError):
-    """A process of the engine did not come up; the message names it and its log."""
+    """Error that a process of the engine did not come up; the message names it and its log."""
 
 
 class SuperLink:
     """The coordinator's process: carries messages and admits registered keys; its runs are led by an executor.
 
     Attributes:
-        program: What is started, with options of our own.
-        isolation: Who starts what leads a run; with ``subprocess`` the engine, which then starts what was submitted.
-        secret: What its operator shows.
+        program: Program to start, with the package's own options.
+        isolation: ``process`` if an executor starts the ServerApp, ``subprocess`` if the engine starts the one that was
+            submitted.
+        secret: Secret of its operator.
 
     Args:
-        folder: For its database and its log.
-        environment: Its variables.
+        folder: Folder for its database and its log.
+        environment: Variables of the process.
         keys: Certificates; None for plain text, in which no key is asked for.
-        limits: What it bears of whoever calls.
+        limits: Limits towards callers.
         host: Address of this machine at which it listens; ``0.0.0.0`` or ``::`` for all of them.
-        port: At which it listens; None for one that is free.
+        port: Port at which it listens; None for a free one.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class SuperLink:
 
     @property
     def command(self) -> list[str]:
-        """What is started."""
+        """Command that starts it."""
         common = [
             *self.program, "--host", self.host, "--port", str(self.port),
             "--database", str(self._folder / "superlink.db"), "--disable-runtime-dependency-installation",
@@ -95,10 +96,10 @@ class SuperLink:
         """Start it and wait until it answers.
 
         Args:
-            seconds: After which it is given up.
+            seconds: Seconds after which it is given up.
 
         Raises:
-            StartError: If it ends or does not answer, with the end of its log.
+            StartError: If it ends or does not answer; shows the end of its log.
         """
         self.hand_over_secret()
         for attempt in range(_TRIES):
@@ -120,17 +121,17 @@ class SuperLink:
         )
 
     def hand_over_secret(self) -> None:
-        """Write the secret where its processes read it: a file that nobody else on this machine may read."""
+        """Write the secret to a file for its processes that no other user of this machine may read."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.secret_file.unlink(missing_ok=True)
         write_private(self.secret_file, self.secret.encode())
 
     def control(self) -> Control:
-        """A connection as its operator."""
+        """Connection as its operator."""
         return Control(self.address, None if self.keys is None else self.keys.authority, self.secret)
 
     def _answers(self, seconds: float) -> bool:
-        """Whether it answers, asked until it does or has ended."""
+        """True if it answers before it ends or ``seconds`` have passed."""
         deadline = time.monotonic() + seconds
         while self.process.is_alive and time.monotonic() < deadline:
             if is_healthy(self.address, None if self.keys is None else self.keys.authority):
@@ -140,12 +141,17 @@ class SuperLink:
 
 
 def local_host(host: str) -> str:
-    """The name by which this machine calls what listens at a host: the engine's own programs do so too."""
+    """Name by which this machine, and the engine's own programs, call a server that listens at ``host``."""
     return {EVERYWHERE: LOOPBACK, "::": "::1"}.get(host, host)
 
 
 def is_healthy(address: str, authority: Path | None) -> bool:
-    """Whether a SuperLink answers, over TLS if an authority is given."""
+    """True if a SuperLink answers, over TLS if an authority is given.
+
+    Args:
+        address: ``host:port`` of the SuperLink.
+        authority: Certificate by which it is known; None for plain text.
+    """
     context = None if authority is None else ssl.create_default_context(cafile=str(authority))
     handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
     if context is not None:

@@ -4,9 +4,9 @@ With ``--runtime-socket FILE`` it gives its tasks at a socket of its owner's alo
 loopback that every user of the machine reaches.
 
 The engine's own sleeps three seconds between two looks, which every message of a round waits for. It also falls behind
-by one message for good when a run ends, or the SuperLink is killed, just as it receives one: the message is dropped and
-worked at nevertheless, and from then on every answer is sent when the next message comes. Here a message's own answer
-is waited for.
+by one message for good if a run ends, or the SuperLink is killed, just as it receives one: the message is dropped but
+worked at, and from then on every answer is sent only when the next message comes. Here a message's own answer is waited
+for.
 
 A program, not a module to be imported: the package's own imports would cost its start seconds.
 """
@@ -39,21 +39,21 @@ from hetfed_lightning.flower.engine.socket_files import short_path
 engine = import_module("flwr.supernode.cli.flower_supernode")  # its package has a function of this name
 
 LOST = 1
-"""Exit code where the SuperLink has given the node up; the engine's program would stay, connected to nothing."""
+"""Exit code after the SuperLink has given the node up; the engine's program would stay, connected to nothing."""
 LINES = 3000
-"""Of its log, in a minute. A message has six."""
+"""Largest number of lines in its log in a minute. A message has six."""
 LONGEST = 0.25
-"""Seconds. Each look costs the SuperLink a signature's check, some milliseconds."""
+"""Longest sleep, seconds. Each look costs the SuperLink a signature's check, some milliseconds."""
 
 Pull = Callable[..., int | None]
 Push = Callable[..., None]
 
 
 class NotingAnswers:
-    """A node's state that notes to which messages answers have been dealt with.
+    """A node's state that records which messages have been answered.
 
     Args:
-        state: The engine's, which does all else.
+        state: The engine's state, which does all else.
     """
 
     def __init__(self, state: Any) -> None:
@@ -64,17 +64,17 @@ class NotingAnswers:
         return getattr(self._state, name)
 
     def delete_messages(self, *, message_ids: Sequence[str]) -> None:
-        """Forget an answer and the message it answers, which the engine does once it is sent or cannot be."""
+        """Delete an answer and its message, as the engine does once it is sent or cannot be."""
         self.answered.update(message_ids)
         self._state.delete_messages(message_ids=message_ids)
 
 
 def in_turn(pull: Pull, push: Push) -> tuple[Pull, Push]:
-    """The engine's two halves of receiving and answering, the second of which goes on until the received is answered.
+    """The engine's functions to receive and to answer, the second of which waits for the received message's answer.
 
     Args:
-        pull: Receives a message; None where there is none, or it is dropped.
-        push: Waits for answers and sends those that are there.
+        pull: Function that receives a message; None without one, or if it is dropped.
+        push: Function that waits for answers and sends the ones that are there.
     """
     received = ""
 
@@ -97,13 +97,13 @@ def in_turn(pull: Pull, push: Push) -> tuple[Pull, Push]:
 
 
 def at_socket(file: Path) -> Callable[..., uvicorn.Config]:
-    """What makes Uvicorn's configuration, of a server that listens at a socket in its owner's folder."""
+    """Function that makes Uvicorn's configuration for a server at a socket in its owner's folder."""
     file.parent.chmod(0o700)
     return lambda **settings: uvicorn.Config(**{**settings, "uds": short_path(file), "ws": "none"})
 
 
 def main() -> None:
-    """Run the SuperNode with a shorter sleep, and with a socket in the place of a port."""
+    """Run the SuperNode with a shorter sleep, and with a socket in place of a port."""
     parser = argparse.ArgumentParser(description=__doc__, add_help=False, allow_abbrev=False)
     parser.add_argument("--runtime-socket", type=Path)
     options, rest = parser.parse_known_args()
@@ -119,7 +119,7 @@ def main() -> None:
     engine.flower_supernode()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(LOST)  # a thread of its own server would keep it
+    os._exit(LOST)  # A thread of its own server would keep it alive.
 
 
 if __name__ == "__main__":

@@ -28,17 +28,17 @@ class SuperNode:
     """A site's process: takes messages from the SuperLink and brings back answers.
 
     Attributes:
-        program: What is started; ``["flower-supernode"]`` is the engine's own.
+        program: Program to start; ``["flower-supernode"]`` is the engine's own.
 
     Args:
-        name: Of the site.
-        superlink: ``host:port``.
-        environment: Its variables.
-        log: Its log.
-        config: What the site's tasks are told: ``participant``, ``config``, ``state-dir``.
-        socket: File of the socket at which an executor takes its tasks, in a folder that is its owner's alone; without
-            one the engine starts a program for each task.
-        port: Of loopback, at which tasks are given out where there is no socket.
+        name: Name of the site.
+        superlink: ``host:port`` of the SuperLink.
+        environment: Variables of the process.
+        log: File of its log.
+        config: Node configuration of the site: ``participant``, ``config``, ``state-dir``.
+        socket: Socket file at which an executor takes its tasks, in a folder of its owner alone; None to have the
+            engine start a program for each task.
+        port: Port of loopback at which tasks are given out without a socket.
         authority: Certificate by which the SuperLink is known; None for plain text.
         key: The site's private key; None for plain text.
     """
@@ -68,7 +68,7 @@ class SuperNode:
 
     @property
     def command(self) -> list[str]:
-        """What is started."""
+        """Command that starts it."""
         config = " ".join(f"{name}={json.dumps(value)}" for name, value in self.config.items())
         command = [*self.program, "--superlink", self.superlink, "--host", LOOPBACK, "--node-config", config]
         command += ["--insecure"] if self.authority is None else ["--root-certificates", str(self.authority)]
@@ -86,10 +86,10 @@ class SuperNode:
         self.process.start()
 
     def release(self, node_id: int) -> None:
-        """Tell the SuperLink that the node is gone, as one that is killed cannot.
+        """Tell the SuperLink that the node is gone, as a killed one cannot.
 
-        Without it a node is taken for present until a minute after its last sign of life, and nobody is let in with its
-        key before.
+        Otherwise the node counts as present until a minute after its last sign of life, and no other is let in with its
+        key.
 
         Args:
             node_id: Number that the SuperLink gave to the key.
@@ -105,7 +105,7 @@ class SuperNode:
         ]
         certificate = self.authority.read_bytes()
         with (
-            suppress(httpx.HTTPError),  # it is gone already, or the SuperLink is
+            suppress(httpx.HTTPError),  # The node, or the SuperLink, is gone already.
             FleetHttpClient.from_server_address(self.superlink, False, certificate, interceptors=signed) as client,
         ):
             client.DeactivateNode(DeactivateNodeRequest(node_id=node_id))

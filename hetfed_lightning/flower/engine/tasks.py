@@ -1,6 +1,6 @@
-"""Where tasks come from, and what the process of one task does: it starts no program and runs no code that was sent.
+"""Sources of tasks, and the process of one task, which starts no program and runs no code that was sent.
 
-An app that is submitted brings files. What runs here is what is installed here, whatever they say.
+An app that is submitted brings files. The installed program runs here, whatever those files contain.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from hetfed_lightning.flower.engine.operator_secret import ClientWithSecret, Sho
 from hetfed_lightning.flower.engine.socket_files import ClientOfSocket
 
 OURS = "hetfed: "
-"""Begins a line of a task's log that is for a person."""
+"""First characters of lines in a task's log that are for people."""
 
 log = logging.getLogger(__name__)
 server_engine = import_module("flwr.superlink.runtime.run_serverapp")  # its package has a function of this name
@@ -50,12 +50,12 @@ class TaskSource(ABC):
     """A process of the engine whose tasks are run here.
 
     Attributes:
-        running: Processes that work on a task.
+        running: Numbers of processes that work on a task.
 
     Args:
-        name: For messages.
-        kind: Of the tasks that it gives.
-        client: By which it is asked for them.
+        name: Name for messages.
+        kind: Kind of its tasks.
+        client: Client that asks it for tasks.
     """
 
     def __init__(self, name: str, kind: TaskType, client: RuntimeHttpClient) -> None:
@@ -65,10 +65,10 @@ class TaskSource(ABC):
         self._client = client
 
     def token(self) -> str | None:
-        """Take a task that waits, if there is one.
+        """Token of a task that waits, taken from the source; None without one.
 
-        A task whose giver is gone has nobody to answer to: it is ended, so that the next one has its files for itself.
-        Who is only hard to reach, for a crowd before it, is not gone.
+        Tasks of a source that is gone have nobody to answer to. They are ended, so that the next source has their files
+        for itself. A source that a crowd makes hard to reach is not gone.
         """
         try:
             answer = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[self._kind]))
@@ -81,11 +81,11 @@ class TaskSource(ABC):
         return answer.token or None
 
     def reap(self) -> None:
-        """Forget the processes that have ended."""
+        """Remove processes that have ended from ``running``."""
         self.running -= {pid for pid in self.running if os.waitpid(pid, os.WNOHANG)[0]}
 
     def end(self) -> None:
-        """End what runs, at once."""
+        """End all running tasks at once."""
         for pid in self.running:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -93,7 +93,7 @@ class TaskSource(ABC):
         self.running.clear()
 
     def run(self, token: str) -> int:
-        """Be the process of one task, and return its exit code."""
+        """Exit code of one task, whose process this one becomes."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         random.seed()
@@ -108,7 +108,7 @@ class TaskSource(ABC):
 
 
 def is_gone(error: BaseException | None) -> bool:
-    """Whether a call failed because nobody listens: a refused connection, or no socket, is at the bottom of it."""
+    """True if a call failed because nobody listens: a refused connection, or no socket, is the error's cause."""
     while error is not None:
         if isinstance(error, ConnectionRefusedError | FileNotFoundError):
             return True
@@ -120,9 +120,9 @@ class SiteTasks(TaskSource):
     """Tasks of a SuperNode.
 
     Args:
-        socket: At which it gives them.
-        app: What does them.
-        file: That they write to.
+        socket: Socket file at which it gives them.
+        app: App that does them.
+        file: Log file of the tasks.
     """
 
     def __init__(self, socket: Path, app: ClientApp, file: Path) -> None:
@@ -133,7 +133,7 @@ class SiteTasks(TaskSource):
         self._file = file
 
     def work(self, token: str) -> None:
-        """What ``flwr-clientapp`` does, with an app that is there already."""
+        """Do a task as ``flwr-clientapp`` does, with an app that is imported already."""
         with self._file.open("ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
@@ -151,9 +151,9 @@ class ServerTasks(TaskSource):
     """Tasks of a SuperLink: runs, each led by one process.
 
     Args:
-        address: Of all of its interfaces, as this machine calls it.
-        secret: Of its operator.
-        app: What leads a run.
+        address: ``host:port`` of its interfaces, as this machine calls it.
+        secret: Secret of its operator.
+        app: App that leads a run.
         authority: Certificate by which it is known; None for plain text.
     """
 
@@ -171,9 +171,9 @@ class ServerTasks(TaskSource):
         self._authority = authority
 
     def work(self, token: str) -> None:
-        """What ``flwr-serverapp`` does, with an app that is there already; of what was submitted, the settings count.
+        """Do a task as ``flwr-serverapp`` does, with an app that is imported already and the submitted settings.
 
-        What it says goes to the SuperLink, which hands it to the operator.
+        Its output goes to the SuperLink, which passes it to the operator.
         """
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
@@ -193,7 +193,7 @@ class ServerTasks(TaskSource):
 
 
 def _in_place_of_an_installed_app(app: ServerApp) -> dict[str, Callable[..., Any]]:
-    """Functions for the engine's module, by their names there: nothing is unpacked, and the app is this one."""
+    """Functions for the engine's module, by their names there, that unpack nothing and give this app."""
     submitted = b""
 
     def metadata(fab: bytes) -> tuple[str, str]:
