@@ -1,4 +1,4 @@
-"""``hetfed deploy``: which subcommand it is; each is imported when it is called."""
+"""``hetfed deploy``: dispatch to its subcommands, each imported when it is called."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMANDS = {
     ),
     "local": ("hetfed_lightning.flower.deploy.local", "local_command", "runs all of it on this machine"),
 }
-"""Module, function, and what it does."""
+"""Module, function, and line of help of each subcommand."""
 NEEDED = ("flwr", "cryptography")
 
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         The exit code.
 
     Raises:
-        ConfigError: If the extra is not installed, there is no such subcommand, or what it was given cannot be used.
+        ConfigError: If the extra is not installed, there is no such subcommand, or its arguments cannot be used.
     """
     command, *rest = arguments or ["--help"]
     if command in {"-h", "--help"}:

@@ -1,9 +1,9 @@
-"""The engine's client: what its process does with one message is one order for this site's participant.
+"""The engine's client: for each message, its process carries out one order for this site's participant.
 
-The node's configuration says who it is: ``--node-config 'participant="hospital_a" config="/.../site.yaml"
-state-dir="/.../state"'``, and ``allow-import="my_package,other"`` where the file names classes of the site's
-own. In the engine's simulation nodes have numbers alone, and the run's configuration names the folder of all sites
-(``sites="/.../sites"``); each keeps its states below ``state-dir`` there, or in its own folder.
+The node's configuration names the participant: ``--node-config 'participant="hospital_a" config="/.../site.yaml"
+state-dir="/.../state"'``, and ``allow-import="my_package,other"`` if the file names classes of the site's own. In the
+engine's simulation nodes have numbers alone, and the run's configuration names the folder of all sites
+(``sites="/.../sites"``). Each keeps its states below ``state-dir`` there, or in its own folder.
 """
 
 from __future__ import annotations
@@ -34,12 +34,17 @@ app = ClientApp()
 
 
 class NodeConfigError(ValueError):
-    """A node's configuration that does not say whose node it is; the message names the key and what to set."""
+    """A node's configuration that does not name its site; the message names the key and what to set."""
 
 
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
-    """What this site brings along."""
+    """Message with this site's description.
+
+    Args:
+        message: Message of the coordinator.
+        context: The engine's context, with the node's configuration.
+    """
     answer = _answer(message, context, lambda site: description_content(site.describe()))
     if not answer.has_error():
         log.info("The coordinator was told what this site brings along.")
@@ -48,7 +53,12 @@ def describe(message: Message, context: Context) -> Message:
 
 @app.train()
 def work(message: Message, context: Context) -> Message:
-    """Carry out an order."""
+    """Message with the reply to an order, which is carried out here.
+
+    Args:
+        message: Message with the order.
+        context: The engine's context, with the node's configuration.
+    """
     done, began = "", time.monotonic()
 
     def carry_out(site: Site) -> RecordDict:
@@ -64,9 +74,9 @@ def work(message: Message, context: Context) -> Message:
 
 
 def _answer(message: Message, context: Context, act: Callable[[Site], RecordDict]) -> Message:
-    """What an act answers, or of which kind its error was.
+    """Message with the result of an act, or with the type of its error.
 
-    What an error says stays in this site's log: it may quote the data, as "'Smith' in row 4" of a table does.
+    The text of an error stays in this site's log: it may quote the data, as "'Smith' in row 4" of a table does.
     """
     _be_quiet()
     try:
@@ -79,11 +89,11 @@ def _answer(message: Message, context: Context, act: Callable[[Site], RecordDict
 
 
 def site_of(node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
-    """The site that a node's configuration names.
+    """Site that a node's configuration names.
 
     Args:
         node: The node's configuration.
-        run: The run's, which serves simulations.
+        run: The run's configuration, which serves simulations.
 
     Raises:
         NodeConfigError: If it names none.
@@ -107,7 +117,7 @@ def site_of(node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
 
 
 def _be_quiet() -> None:
-    """A process for every message: what Lightning says at each start would be said hundreds of times."""
+    """Silence Lightning's lines at each start: with a process for every message they would come hundreds of times."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning")

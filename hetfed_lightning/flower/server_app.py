@@ -1,4 +1,4 @@
-"""The engine's server: it reads the run's configuration and has the coordinator lead."""
+"""The engine's server: it reads the run's configuration and starts the coordinator."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ class RunConfigError(ValueError):
 def main(grid: Grid, context: Context) -> None:
     """Lead a federation, as the run's configuration says.
 
-    Keys: ``config``, the path of ``server.yaml``; ``run-dir``, the folder of the run; ``resume``, whether to go on
-    where the run in that folder stopped; ``allow-import``, packages that the file may name, with commas between them.
+    Keys: ``config``, the path of ``server.yaml``; ``run-dir``, the folder of the run; ``resume``, true to go on where
+    the run in that folder stopped; ``allow-import``, packages that the file may name, separated by commas.
+
+    Args:
+        grid: The engine's grid, which carries messages.
+        context: The engine's context, with the run's configuration.
 
     Raises:
-        RunConfigError: Naming the key.
+        RunConfigError: If a key is missing or wrong; names it.
     """
     log_to_output()
     allowed = str(context.run_config.get("allow-import", ""))
@@ -36,10 +40,10 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def run_settings(context: Context) -> tuple[Path, Path, bool]:
-    """Configuration, folder and whether to resume, of a run's configuration.
+    """Path of the configuration, folder, and True to resume, from a run's configuration.
 
     Raises:
-        RunConfigError: Naming the key.
+        RunConfigError: If a key is missing or wrong; names it.
     """
     found = context.run_config
     paths = []
@@ -57,10 +61,10 @@ def lead(grid: Grid, config_path: Path, folder: Path, resume: bool, *, allow_imp
     """Lead a federation through its rounds.
 
     Args:
-        grid: The engine's.
-        config_path: Of ``server.yaml``.
-        folder: Of the run.
-        resume: Whether to go on where it stopped.
+        grid: The engine's grid, which carries messages.
+        config_path: Path of ``server.yaml``.
+        folder: Folder of the run.
+        resume: True to go on where it stopped.
         allow_import: Packages that the configuration may name.
 
     Raises:

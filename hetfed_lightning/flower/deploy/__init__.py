@@ -1,1 +1,1 @@
-"""The commands of ``hetfed deploy`` that run something: coordinator, site, both on one machine, and their keys."""
+"""Commands of ``hetfed deploy`` that run something: coordinator, site, both on one machine, and their keys."""

@@ -1,4 +1,4 @@
-"""``hetfed deploy coordinator``: leads a run between sites on other machines, who can do nothing but take part."""
+"""``hetfed deploy coordinator``: leads a run between sites on other machines, which can only take part."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ APP_FILE = "pyproject.toml"
 def coordinator_command(arguments: Sequence[str]) -> int:
     """``hetfed deploy coordinator DEPLOYMENT``: leads one run of sites that call from elsewhere.
 
-    Sites are served at the port, over TLS and to registered keys alone; whoever starts runs is on this machine. When
+    Sites are served at the port, over TLS and to registered keys alone; runs are started from this machine alone. When
     the run has ended everything is stopped; sites wait for the next one.
 
     Returns:
@@ -102,7 +102,7 @@ def coordinator_command(arguments: Sequence[str]) -> int:
 
 
 def sites_of(deployment: Path) -> list[str]:
-    """Names of the sites, as the server's configuration has them.
+    """Names of the sites in the server's configuration.
 
     Raises:
         ConfigError: If the folder is not the coordinator's.
@@ -124,12 +124,12 @@ def check_keys(keys: KeyFolder, sites: Sequence[str], host: str) -> None:
     """Refuse certificates and keys that cannot be used.
 
     Args:
-        keys: Where they are.
-        sites: Whose public keys there have to be.
-        host: By which this machine calls itself.
+        keys: Folder of the keys.
+        sites: Sites whose public keys have to be there.
+        host: Name by which this machine calls itself.
 
     Raises:
-        ConfigError: Naming the file, and what to change.
+        ConfigError: If one is missing or wrong; names the file and what to change.
     """
     test = "for a trial `hetfed deploy keys` makes it"
     check_there(

@@ -1,4 +1,4 @@
-"""A run of an app on an engine of this machine: what it says is shown, and who drops out is started again."""
+"""A run of an app on an engine of this machine: its log is shown, and processes that end are started again."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _GIVEN_UP = 2.0
 
 
 class SuperLinkEndedError(RuntimeError):
-    """The SuperLink ended while a run went on; the message says where its log is."""
+    """Error that the SuperLink ended during a run; the message names its log."""
 
 
 def run_app(engine: LocalEngine, app: Path, config: Mapping[str, str | float | bool]) -> int:
-    """Start an engine, run an app on it to its end, show what it says, and stop everything.
+    """Exit code of an app's run on an engine, which is started, shown to its end, and stopped.
 
     Args:
-        engine: Not yet started.
+        engine: Engine, not yet started.
         app: Folder of the app.
-        config: Its run configuration.
+        config: Run configuration of the app.
 
     Returns:
-        The exit code: 0 if the run went through, 1 if not, 130 if it was interrupted.
+        0 if the run went through, 1 if not, 130 if it was interrupted.
     """
     with terminated_by_exception():
         try:
@@ -59,13 +59,13 @@ def run_app(engine: LocalEngine, app: Path, config: Mapping[str, str | float | b
 def follow(
     engine: LocalEngine, control: Control, run: int, meanwhile: Callable[[], object] = lambda: None
 ) -> RunStatus:
-    """Show what a run's ServerApp says until it has ended, and look after the processes meanwhile.
+    """Outcome of a run, whose ServerApp's log is shown until it has ended; processes are looked after meanwhile.
 
     Args:
-        engine: Whose processes.
+        engine: Engine of the processes.
         control: A connection to its SuperLink.
-        run: The engine's number of it.
-        meanwhile: Called several times a second, before the processes are looked after.
+        run: The engine's number of the run.
+        meanwhile: Function called several times a second, before the processes are looked after.
 
     Raises:
         SuperLinkEndedError: If the SuperLink ended before.
@@ -90,7 +90,7 @@ def follow(
 
 
 def _listen(control: Control, run: int, said: queue.Queue[str | None]) -> None:
-    """Have a thread put what is said into a queue, None when no more will come."""
+    """Start a thread that puts pieces of the log into a queue, and None at its end."""
 
     def listen() -> None:
         try:
@@ -105,7 +105,7 @@ def _listen(control: Control, run: int, said: queue.Queue[str | None]) -> None:
 
 
 def _next(said: queue.Queue[str | None]) -> str | None:
-    """What was said next, nothing if nobody speaks, None if nobody will."""
+    """Next piece of the log; empty if there is none yet, None at its end."""
     try:
         return said.get(timeout=_GLANCE)
     except queue.Empty:
@@ -126,10 +126,10 @@ def _ended(engine: LocalEngine) -> str:
 
 
 class _Lines:
-    """Pieces of a log: all of them go into a file, and a person is shown what is not of the engine itself.
+    """Pieces of a log: all go into a file, and lines that are not the engine's own are shown.
 
     Args:
-        file: Of the ServerApp, which has no other.
+        file: Log file of the ServerApp, which has no other.
     """
 
     def __init__(self, file: Path) -> None:
@@ -144,7 +144,7 @@ class _Lines:
         *lines, self._rest = (self._rest + piece).split("\n")
         for line in lines:
             plain = _COLOURS.sub("", line)
-            self._failed |= FAILURE in plain  # Its traceback follows; its sentence is told at the end.
+            self._failed |= FAILURE in plain  # Its traceback follows; its sentence is shown at the end.
             if not self._failed and not _OF_THE_ENGINE.match(plain):
                 sys.stdout.write(line + "\n")
         sys.stdout.flush()
@@ -157,7 +157,7 @@ def _failed(sentence: str, code: int = FAILED) -> int:
 
 @contextmanager
 def terminated_by_exception() -> Iterator[None]:
-    """Let SIGTERM end the block as an exception, so that everything is stopped on the way out."""
+    """Context that SIGTERM ends as an exception, so that everything is stopped on the way out."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         del frame

@@ -1,4 +1,4 @@
-"""Certificates and keys that somebody else has made, looked at before anything is started with them."""
+"""Checks of certificates and keys that others have made, before any process is started with them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def check_there(files: Mapping[Path, str]) -> None:
     """Refuse to go on without a file.
 
     Args:
-        files: What each is, and whence it comes.
+        files: Each file with its purpose and where it comes from, for messages.
 
     Raises:
-        ConfigError: Naming all that are missing.
+        ConfigError: If some are missing; names all of them.
     """
     missing = [f"{path}: there is no such file; {what}." for path, what in files.items() if not path.is_file()]
     if missing:
@@ -31,10 +31,10 @@ def check_there(files: Mapping[Path, str]) -> None:
 
 
 def check_private(path: Path) -> None:
-    """Refuse a private file that others may read.
+    """Refuse a private file that other users may read.
 
     Raises:
-        ConfigError: Naming it.
+        ConfigError: If they may; names it.
     """
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
@@ -45,10 +45,10 @@ def check_private(path: Path) -> None:
 
 
 def check_site_key(path: Path) -> None:
-    """Refuse what the engine does not take as a site's private key.
+    """Refuse a file that the engine does not take as a site's private key.
 
     Raises:
-        ConfigError: Naming the file.
+        ConfigError: If it does not; names the file.
     """
     check_private(path)
     wanted = "expected a private key as `ssh-keygen -t ecdsa -b 384 -N ''` makes it"
@@ -61,10 +61,10 @@ def check_site_key(path: Path) -> None:
 
 
 def check_public_key(path: Path) -> None:
-    """Refuse what is no site's public key.
+    """Refuse a file that is no site's public key.
 
     Raises:
-        ConfigError: Naming the file.
+        ConfigError: If it is none; names the file.
     """
     try:
         key = load_ssh_public_key(path.read_bytes())
@@ -75,14 +75,14 @@ def check_public_key(path: Path) -> None:
 
 
 def check_server_certificate(path: Path, host: str) -> None:
-    """Refuse a certificate that has expired, or under which this machine cannot call itself.
+    """Refuse a certificate that has expired, or that does not cover this machine's name.
 
     Args:
-        path: Of the certificate, or of a chain that it begins.
-        host: By which the engine's own programs reach it.
+        path: File of the certificate, or of a chain that it begins.
+        host: Name by which the engine's own programs reach this machine.
 
     Raises:
-        ConfigError: Naming the file, and what it says.
+        ConfigError: If it cannot be used; names the file and its content.
     """
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())

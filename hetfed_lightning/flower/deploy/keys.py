@@ -1,4 +1,4 @@
-"""``hetfed deploy keys``: certificates and keys for trying a deployment out, and what takes their place in earnest."""
+"""``hetfed deploy keys``: certificates and keys for a trial of a deployment, and a page on those for production."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def keys_command(arguments: Sequence[str]) -> None:
 def make_keys(
     deployment: Path, *, hosts: Sequence[str] = (), days: float = 90.0, overwrite: bool = False
 ) -> list[Path]:
-    """Make the keys that are missing; what is there is kept, unless the server's certificate lacks a host or expired.
+    """Files of missing keys, made here; others stay, unless the server's certificate lacks a host or has expired.
 
     Args:
-        deployment: Its folder, with a folder for each site.
+        deployment: Folder of the deployment, with a folder for each site.
         hosts: Names and addresses of the coordinator's machine beside those of loopback.
-        days: Until the server certificate expires.
-        overwrite: Make all of them anew.
+        days: Days until the server certificate expires.
+        overwrite: True to make all of them anew.
 
     Returns:
         The files that were written.
@@ -101,7 +101,7 @@ def _has_authority(folder: KeyFolder) -> bool:
 
 
 def _has_server(folder: KeyFolder) -> bool:
-    """Whether the coordinator's files are there, be they of another authority."""
+    """True if the coordinator's files are there, of whatever authority."""
     return folder.server.exists() and folder.server_key.exists() and folder.authority.exists()
 
 

@@ -71,7 +71,13 @@ def local_command(arguments: Sequence[str]) -> int:
 
 
 def site_config(deployment: Path, run: Path, name: str) -> dict[str, str]:
-    """What the tasks of a site are told; what its configuration may name is what the server's may."""
+    """Node configuration of a site; its file may name the same packages as the server's.
+
+    Args:
+        deployment: Folder of the deployment.
+        run: Folder of the run, which holds the site's states.
+        name: Name of the site.
+    """
     app = tomllib.loads((deployment / "app" / "pyproject.toml").read_text(encoding="utf-8"))
     allowed = app["tool"]["flwr"]["app"].get("config", {}).get(ALLOW_IMPORT)
     found = {
@@ -83,7 +89,11 @@ def site_config(deployment: Path, run: Path, name: str) -> dict[str, str]:
 
 
 def run_folder(folder: Path, *, resume: bool) -> Path:
-    """The folder of a new run, or of the last one if it is to be resumed.
+    """Folder of a new run, or of the last one if it is to be resumed.
+
+    Args:
+        folder: Folder of all runs.
+        resume: True for the last run.
 
     Raises:
         ConfigError: If there is none to resume.

@@ -1,4 +1,4 @@
-"""Bytes that a site may leave at the coordinator for one order, by what participants are to share."""
+"""Limit of a site's reply to one order, in bytes, from the layouts of shared states."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hetfed_lightning.flower.engine.limits import MIB, Limits
 
 
 def reply_bytes(shared: Path) -> int:
-    """Bytes that a site may send for one order: four times what any of them shares, and room for all else.
+    """Bytes that a site may send for one order: four times the largest shared state, and room for all else.
 
-    A state travels once for each of the run's averages, which are two at most as a rule; answers to the public set and
-    what a site says of itself are the rest.
+    A state travels once for each of the run's averages, usually two at most. Predictions on the public set and the
+    site's description are the rest.
 
     Args:
-        shared: File of what participants are to share; without it 4 GiB are allowed.
+        shared: File with the layouts of shared states; without it 4 GiB are allowed.
 
     Raises:
         ConfigError: If it is damaged.

@@ -27,17 +27,17 @@ from hetfed_lightning.flower.site.account_file import AccountError, begin_accoun
 log = logging.getLogger(__name__)
 
 ENGINE = "engine"
-"""Folder of the state in which the engine's own files are."""
+"""Folder, inside the state folder, of the engine's own files."""
 _GLANCE = 0.2
-"""Seconds between two looks at the processes and at what they say."""
+"""Seconds between two looks at the processes and their logs."""
 _ADDRESS = re.compile(r"(?P<host>[^\s/:]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})")
 
 
 def site_command(arguments: Sequence[str]) -> int:
     """``hetfed deploy site FOLDER --coordinator HOST:8000``: takes part with the participant of FOLDER/site.yaml.
 
-    It calls the coordinator and is called by nobody, runs the program that is installed here and none that is sent,
-    and goes on until Ctrl-C or SIGTERM: what ends is started again, and a coordinator that is gone is waited for.
+    It calls the coordinator and is called by nobody, runs the program that is installed here and none that is sent, and
+    goes on until Ctrl-C or SIGTERM: a process that ends is started again, and an absent coordinator is waited for.
 
     Returns:
         0 when it was told to stop.
@@ -104,15 +104,15 @@ def site_command(arguments: Sequence[str]) -> int:
 
 
 def look_at_account(state: Path, name: str, *, begin: bool) -> None:
-    """Refuse an account of the site's privacy that cannot be relied on, or begin one.
+    """Refuse an unreliable account of the site's privacy, or begin one.
 
     Args:
         state: The site's state folder.
-        name: The participant's.
-        begin: Whether to begin an account with what is known.
+        name: Name of the participant.
+        begin: True to begin an account with all releases that are known.
 
     Raises:
-        ConfigError: If it cannot be relied on.
+        ConfigError: If the account cannot be relied on.
     """
     try:
         if begin:
@@ -127,7 +127,12 @@ def look_at_account(state: Path, name: str, *, begin: bool) -> None:
 
 
 def take_part(engine: SiteEngine, coordinator: str) -> None:
-    """Run the processes of a site and show what happens, until an exception ends it."""
+    """Run the processes of a site and show events, until an exception ends it.
+
+    Args:
+        engine: Engine of the site, not yet started.
+        coordinator: ``host:port`` of the coordinator.
+    """
     lines = SiteLog(engine.folder, coordinator)
     with engine:
         while True:
@@ -141,7 +146,7 @@ def take_part(engine: SiteEngine, coordinator: str) -> None:
 
 
 def participant_of(folder: Path) -> str:
-    """The name of the participant of a site's folder.
+    """Name of the participant of a site's folder.
 
     Raises:
         ConfigError: If it has none, or several.
@@ -160,10 +165,14 @@ def participant_of(folder: Path) -> str:
 
 @contextmanager
 def alone(state: Path, name: str) -> Iterator[None]:
-    """Keep a second process of the same site away from its state.
+    """Context in which no second process of the same site uses its state.
+
+    Args:
+        state: The site's state folder.
+        name: Name of the participant.
 
     Raises:
-        ConfigError: If there is one.
+        ConfigError: If there is another process.
     """
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (state / "site.lock").open("w") as lock:

@@ -1,4 +1,4 @@
-"""What happens at a site, in plain lines: picked from the logs of the engine's processes."""
+"""Events at a site, in plain lines picked from the logs of the engine's processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Tail:
     """Lines that are added to a file from now on.
 
     Args:
-        path: Of the file, which need not be there yet.
+        path: The file, which may be made later.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,7 +25,7 @@ class Tail:
         self._rest = b""
 
     def new(self) -> list[str]:
-        """Those that were completed since the last call."""
+        """Lines completed since the last call."""
         if not self._path.is_file():
             return []
         with self._path.open("rb") as file:
@@ -37,11 +37,11 @@ class Tail:
 
 
 class SiteLog:
-    """Sentences for whoever runs the site; what stays as it is, is said once.
+    """Sentences on a site's events for its operator; a state that lasts is mentioned once.
 
     Args:
-        folder: Of the engine's logs.
-        coordinator: ``host:port``.
+        folder: Folder of the engine's logs.
+        coordinator: ``host:port`` of the coordinator.
     """
 
     def __init__(self, folder: Path, coordinator: str) -> None:
@@ -51,7 +51,7 @@ class SiteLog:
         self._was_connected = False
 
     def new(self) -> Iterator[str]:
-        """What happened since the last call."""
+        """Sentences on events since the last call."""
         for line in self._node.new():
             sentence = self._of_node(line)
             if sentence and sentence != self._last:
@@ -62,11 +62,11 @@ class SiteLog:
                 yield line.removeprefix(OURS)
 
     def forget(self) -> None:
-        """Say what is so again, even if it is what was said last."""
+        """Let the last sentence be repeated if it holds again."""
         self._last = ""
 
     def _of_node(self, line: str) -> str:
-        """What a line of the SuperNode means; nothing for most of them."""
+        """Meaning of a line of the SuperNode; empty for most of them."""
         if "SuperNode ID:" in line or "Connection successful" in line:
             if "SuperNode ID:" not in line and not self._was_connected:
                 return ""  # its identity is yet to be looked at

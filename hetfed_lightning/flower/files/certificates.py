@@ -1,4 +1,4 @@
-"""Certificates and keys in the forms that the engine reads: for trying it out, on one machine or in a laboratory.
+"""Certificates and keys in the forms that the engine reads: for trials on one machine or in a laboratory.
 
 In production neither is made here: see :mod:`hetfed_lightning.flower.deploy.keys`.
 """
@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 CURVE = ec.SECP384R1
-"""The engine takes NIST's curves only, and names this one."""
+"""Curve of all keys; the engine takes NIST's curves only, and names this one."""
 _CLOCK_SKEW = timedelta(minutes=5)
 
 
@@ -28,8 +28,8 @@ class Certificate:
     """A certificate and the private key that belongs to it.
 
     Attributes:
-        certificate: What may be shown to everyone.
-        key: What stays where it is used.
+        certificate: The certificate, which may be shown to everyone.
+        key: The private key, which stays on its machine.
     """
 
     certificate: x509.Certificate
@@ -49,10 +49,14 @@ class Certificate:
 
     @classmethod
     def read(cls, certificate: Path, key: Path) -> Certificate:
-        """What was written before.
+        """Certificate and key from files.
+
+        Args:
+            certificate: File of the certificate.
+            key: File of the private key.
 
         Raises:
-            ValueError: If a file holds something else, naming it.
+            ValueError: If a file cannot be read as such, or they do not belong together; names the file.
         """
         try:
             private = serialization.load_pem_private_key(key.read_bytes(), password=None)
@@ -65,10 +69,10 @@ class Certificate:
 
 
 def make_authority(days: float = 365.0) -> Certificate:
-    """An authority that signs server certificates and nothing else.
+    """Authority that signs server certificates and nothing else.
 
     Args:
-        days: Until it expires.
+        days: Days until it expires.
     """
     key = ec.generate_private_key(CURVE())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hetfed test authority")])
@@ -86,13 +90,13 @@ def make_authority(days: float = 365.0) -> Certificate:
 def make_server_certificate(
     authority: Certificate, hosts: Iterable[str] = LOOPBACK, *, days: float = 90.0, begins: datetime | None = None
 ) -> Certificate:
-    """A certificate for the coordinator's machine under all of its names.
+    """Certificate for the coordinator's machine under all of its names.
 
     Args:
-        authority: Who signs it.
+        authority: Authority that signs it.
         hosts: Names and addresses by which sites reach it.
-        days: Until it expires.
-        begins: From when on it is valid; by default five minutes ago, since clocks differ.
+        days: Days until it expires.
+        begins: Time from which it is valid; by default five minutes ago, since clocks differ.
     """
     key = ec.generate_private_key(CURVE())
     usage = x509.KeyUsage(
@@ -112,7 +116,11 @@ def make_server_certificate(
 
 
 def serves(certificate: Path, hosts: Iterable[str] = ()) -> bool:
-    """Whether a server's certificate is for all of some names and addresses, and has not expired.
+    """True if a server's certificate covers all of some names and addresses, and has not expired.
+
+    Args:
+        certificate: File of the certificate.
+        hosts: The names and addresses.
 
     Raises:
         ValueError: If the file is no certificate.
@@ -136,7 +144,11 @@ def make_node_key() -> tuple[bytes, bytes]:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write what nobody else on the machine may read, from the first moment on.
+    """Write a file that no other user of the machine may read, from the first moment on.
+
+    Args:
+        path: File to write.
+        content: Its content.
 
     Raises:
         FileExistsError: If the file is there.

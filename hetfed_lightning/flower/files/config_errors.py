@@ -1,4 +1,4 @@
-"""Errors of a deployment's files, with the file's name before them."""
+"""Errors in a deployment's files, with the file's name before them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.hints import explained
 
 OPTION = "--allow_import "
-"""By which the command line allows more packages."""
+"""Option by which the command line allows more packages."""
 
 
 @contextmanager
 def naming_file(path: Path, option: str = OPTION) -> Iterator[None]:
-    """Make of an error of this block one that begins with the name of the file that is read.
+    """Context that makes errors begin with the name of the file that is read.
 
     Args:
         path: The file.
-        option: By which what it may not name can be allowed, for messages.
+        option: Option that allows a denied name, for messages.
 
     Raises:
-        ConfigError: For whatever was wrong with the file.
+        ConfigError: If anything is wrong with the file.
     """
     try:
         with warnings.catch_warnings():
-            # The process has arguments of its own, and they are another program's.
+            # The arguments of this process are another program's.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within")
             yield
     except (ArgumentError, OSError, *FAULTS) as error:

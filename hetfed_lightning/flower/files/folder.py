@@ -1,4 +1,4 @@
-"""What a deployment's folder holds, as ``hetfed deploy init`` writes it."""
+"""Layout of a deployment's folder, as ``hetfed deploy init`` writes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SERVER = "server.yaml"
 
 @dataclass(frozen=True)
 class KeyFolder:
-    """Where the files are.
+    """Paths of certificates and keys.
 
     Attributes:
         path: ``DEPLOYMENT/keys``.
@@ -51,7 +51,7 @@ class KeyFolder:
 
 
 def site_names(deployment: Path) -> list[str]:
-    """Names of the sites, which are those of their participants, sorted.
+    """Names of the sites, equal to those of their participants, sorted.
 
     Raises:
         ConfigError: If the folder is missing or has no sites.

@@ -15,17 +15,21 @@ START = "start.safetensors"
 
 
 def start_bytes(participant: Participant) -> bytes:
-    """The content of a file of a participant's state: tensors, and no code.
+    """Content of a file with a participant's state: tensors of its parameters' and buffers' shapes, and no code.
 
     Args:
-        participant: As it was made; nothing of it has been fitted to data.
+        participant: Participant as it was made, before anything is fitted to data.
     """
     # Clones: tensors that share memory, as tied weights do, cannot be saved.
     return save({key: tensor.detach().cpu().clone().contiguous() for key, tensor in _tensors(participant).items()})
 
 
 def load_start(participant: Participant, path: Path) -> None:
-    """Give a participant the weights of a file.
+    """Load the weights of a file into a participant.
+
+    Args:
+        participant: Participant whose keys, shapes and dtypes the file has to have.
+        path: The file.
 
     Raises:
         ConfigError: If the file is damaged, or is another participant's.
@@ -44,7 +48,7 @@ def load_start(participant: Participant, path: Path) -> None:
                 f"{path}: {key!r}: expected shape {tuple(own[key].shape)} and {own[key].dtype}, found "
                 f"{tuple(tensor.shape)} and {tensor.dtype}; the model beside it was changed after the file was written."
             )
-    participant.load_state_dict(found, strict=False)  # Of what is no tensor there is nothing in the file.
+    participant.load_state_dict(found, strict=False)  # The file holds tensors alone.
 
 
 def _tensors(participant: Participant) -> dict[str, Tensor]:

@@ -13,11 +13,11 @@ _PATH = re.compile(r"(?:.+_)?(?:path|paths|folder|folders|file|files|dir|directo
 
 
 def with_paths(config: Any, change: Callable[[str], str]) -> Any:
-    """A copy of a configuration in which paths are changed: texts below keys such as ``path`` and ``image_folder``.
+    """Copy of a configuration in which paths, such as texts below ``path`` and ``image_folder``, are changed.
 
     Args:
-        config: Of a data module: ``class_path`` and ``init_args``.
-        change: Called with each path.
+        config: Settings of a data module: ``class_path`` and ``init_args``.
+        change: Function from a path to its replacement.
     """
     return _changed(config, change, is_path=False)
 
@@ -26,18 +26,18 @@ def paths_in(config: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, str
     """Every path in a configuration, after the dotted key under which it stands.
 
     Args:
-        config: Of a data module.
-        keys: Above it.
+        config: Settings of a data module.
+        keys: Keys above it.
     """
     yield from _found(config, keys, is_path=False)
 
 
 def absolute(path: str, folder: Path) -> str:
-    """A path that does not depend on the working folder.
+    """Path that does not depend on the working folder.
 
     Args:
-        path: Absolute, or relative to ``folder``; ``~`` and ``$HOME`` are the home of who runs the process.
-        folder: Of the file in which it stands.
+        path: Absolute, or relative to ``folder``; ``~`` and ``$HOME`` are the home of the process's user.
+        folder: Folder of the file in which it stands.
     """
     return str(folder / with_home(path))
 
@@ -66,5 +66,5 @@ def _found(value: Any, keys: tuple[str, ...], *, is_path: bool) -> Iterator[tupl
 
 
 def _below(key: Any, mapping: dict[Any, Any], *, is_path: bool) -> bool:
-    """Whether texts below a key are paths: they are if it says so, or stands (as a participant) below one that does."""
+    """True if texts below a key are paths: its name says so, or it stands (as a participant) below one that does."""
     return _names_path(str(key)) or (is_path and "class_path" not in mapping and key != "class_path")

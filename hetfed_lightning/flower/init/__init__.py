@@ -1,4 +1,4 @@
-"""``hetfed deploy init``: of a configuration, what the coordinator and each site need to train it between them."""
+"""``hetfed deploy init``: from a configuration to the files with which coordinator and sites train it."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def write_deployment(source: Source, folder: Path, *, force: bool = False) -> No
 
     Args:
         source: The federation, which has been checked.
-        folder: Made if missing.
-        force: Whether files of a deployment that is there are replaced.
+        folder: Folder of the deployment; made if missing.
+        force: True to replace the files of a deployment that is there.
 
     Raises:
-        ConfigError: If the folder is in use, the data cannot be read where it has to be, or what would be written
-            cannot be read.
+        ConfigError: If the folder is in use, the data cannot be read where it has to be, or a written file cannot be
+            read back.
     """
     _check_folder(source, folder, force=force)
     files = deployment_files(source, folder.absolute())
@@ -80,11 +80,11 @@ def write_deployment(source: Source, folder: Path, *, force: bool = False) -> No
 
 
 def deployment_files(source: Source, folder: Path) -> dict[str, bytes]:
-    """Every file of a deployment, by its path in the folder.
+    """Content of every file of a deployment, by its path in the folder.
 
     Args:
         source: The federation.
-        folder: Where the deployment will be on the coordinator's machine.
+        folder: Folder of the deployment on the coordinator's machine.
 
     Raises:
         ConfigError: If the data cannot be read where it has to be.
@@ -131,7 +131,7 @@ def _check_folder(source: Source, folder: Path, *, force: bool) -> None:
 
 
 def _check_written(source: Source, folder: Path) -> None:
-    """Read what was written, one site for all: what cannot be read here could not be read anywhere."""
+    """Read the written files, of one site for all: a file that cannot be read here cannot be read anywhere."""
     read_server_config(folder / "server" / "server.yaml", source.allow_import)
     name = source.names[0]
     read_site_config(folder / "sites" / name / "site.yaml", name, source.allow_import)

@@ -1,4 +1,4 @@
-"""The engine's app: nothing but a name and where in the package the two programs are, so that no code travels."""
+"""The engine's app: nothing but a name and the places of the two programs in the package, so that no code travels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hetfed_lightning.flower.init.source import Source
 
 PUBLISHER = "hetfed"
 LONGEST = 32
-"""Characters of an app's name; the engine takes no more."""
+"""Largest number of characters of an app's name that the engine takes."""
 
 TEMPLATE = """# The engine sends this file to the sites; the programs are those of the hetfed-lightning that is
 # installed there. There are no dependencies: nothing is installed at run time.
@@ -40,11 +40,11 @@ state-dir = ""
 
 
 def app_text(source: Source, folder: Path) -> str:
-    """The content of the app's ``pyproject.toml``.
+    """Content of the app's ``pyproject.toml``.
 
     Args:
         source: The federation.
-        folder: Of the deployment, on the coordinator's machine.
+        folder: Folder of the deployment, on the coordinator's machine.
     """
     more = f"allow-import = {_quoted(','.join(source.allow_import))}\n" if source.allow_import else ""
     return TEMPLATE.format(
@@ -59,10 +59,10 @@ def app_text(source: Source, folder: Path) -> str:
 
 
 def app_name(stem: str) -> str:
-    """A name that the engine takes: letters, digits and hyphens, a letter first."""
+    """Name that the engine takes: letters, digits and hyphens, a letter first."""
     return f"hetfed-{re.sub(r'[^A-Za-z0-9]+', '-', stem).strip('-') or 'federation'}"[:LONGEST].rstrip("-")
 
 
 def _quoted(text: str) -> str:
-    # What JSON quotes, TOML reads.
+    # TOML reads JSON's quoted text.
     return json.dumps(text, ensure_ascii=False)

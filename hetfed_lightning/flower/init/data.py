@@ -1,4 +1,4 @@
-"""Of the data of a federation, what one site needs to be told to have the same examples as in one process."""
+"""Settings of a site's data, with which it has the same examples as in one process."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ SETTINGS_BY_NAME = ("batch_size", "transforms")
 """Arguments of every data module that may be given by participant."""
 
 DEALT = (PartitionedDataModule, HospitalsDataModule, CitiesDataModule, CarParksDataModule)
-"""Modules that have everyone's data inside of them: a site has the share that falls to it among all."""
+"""Modules that hold all participants' data; a site takes its own share of it."""
 
 MOST_CLASSES = 1000
-"""Numbers that are named as classes."""
+"""Largest number of numeric labels that are named as classes."""
 
 _NUMBER = re.compile(r"_\d+$")
 
@@ -44,7 +44,7 @@ def site_data(source: Source, name: str, agreed: Mapping[str, Sequence[str]] | N
     Args:
         source: The federation.
         name: The participant.
-        agreed: Settings that all sites have to have alike (:func:`agreed_settings`).
+        agreed: Settings that must be equal at all sites (:func:`agreed_settings`).
     """
     inner = deepcopy(source.written["data"])
     arguments = inner["init_args"] = dict(inner.get("init_args") or {})
@@ -59,7 +59,7 @@ def site_data(source: Source, name: str, agreed: Mapping[str, Sequence[str]] | N
     if isinstance(source.data, NamedDataModule):
         arguments["participants"] = [name]
         if source.data.global_sets:
-            arguments["global_sets"] = False  # Nobody has everyone's test set.
+            arguments["global_sets"] = False  # No site has the global test set.
         if source.data.public_size:
             arguments["public_size"] = -(-source.data.public_size // len(source.names))
     arguments |= {key: list(names) for key, names in (agreed or {}).items()}
@@ -72,7 +72,7 @@ def site_data(source: Source, name: str, agreed: Mapping[str, Sequence[str]] | N
 
 
 def is_dealt(source: Source) -> bool:
-    """Whether a site reads everyone's data to find its share, which is for trying a federation out."""
+    """True if a site reads all participants' data to find its share, as in a trial of a federation."""
     if isinstance(source.data, DEALT):
         return True
     if isinstance(source.data, NamedDataModule):
@@ -82,7 +82,7 @@ def is_dealt(source: Source) -> bool:
 
 
 def agreed_settings(source: Source) -> dict[str, list[str]]:
-    """Columns and classes by name and in order, where a site that reads its own file alone would find others.
+    """Columns and classes by name and in order, if a site would find others in its own file alone.
 
     Raises:
         ConfigError: If classes are not given, and the data cannot be read here.
@@ -118,10 +118,10 @@ def agreed_settings(source: Source) -> dict[str, list[str]]:
 
 
 def own_part(value: Any, name: str, everyone: Sequence[str]) -> Any:
-    """Of settings by participant, those of one; whatever else stays as it is.
+    """One participant's part of settings by participant; any other value itself.
 
     Args:
-        value: Of an argument.
+        value: Value of an argument.
         name: The participant; a group's settings become its own.
         everyone: Names of all participants.
     """
@@ -132,12 +132,12 @@ def own_part(value: Any, name: str, everyone: Sequence[str]) -> Any:
 
 
 def local_paths(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Paths that hold on the machine where the deployment was made, after their keys; the public set is not one."""
+    """Paths that hold only on the machine of the deployment's making, after their keys; the public set is left out."""
     return [(key, path) for key, path in paths_in(settings, ("data",)) if path != PUBLIC]
 
 
 def _is_by_name(value: Any, everyone: Sequence[str]) -> bool:
-    """Whether a mapping has participants' or their groups' names as keys, and no others."""
+    """True if all keys of a mapping are names of participants or of their groups."""
     if not isinstance(value, Mapping) or not value:
         return False
     groups = {_NUMBER.sub("", name) for name in everyone}
@@ -145,7 +145,7 @@ def _is_by_name(value: Any, everyone: Sequence[str]) -> bool:
 
 
 def _own_table(path: Any, name: str) -> dict[str, str]:
-    """The table of one participant, by its name."""
+    """Table of one participant, by its name."""
     if isinstance(path, Mapping):
         found = {str(key): str(one) for key, one in path.items()}
     else:

@@ -30,11 +30,11 @@ SUPERLINK = "hetfed"
 
 
 def readme_text(source: Source, folder: Path) -> str:
-    """The content of the deployment's ``README.md``.
+    """Content of the deployment's ``README.md``.
 
     Args:
         source: The federation.
-        folder: Of the deployment.
+        folder: Folder of the deployment.
     """
     names = source.names
     register = [f"       flwr supernode register keys/{name}.pub {SUPERLINK} --name {name}" for name in names]
@@ -64,7 +64,7 @@ def readme_text(source: Source, folder: Path) -> str:
 
 
 def _leaves(source: Source) -> str:
-    """What is sent, a line each."""
+    """List of all that a site sends, a line each."""
     sent = [
         "what its participant shares and others have too",
         "its metrics and its number of examples",

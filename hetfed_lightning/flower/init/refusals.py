@@ -1,4 +1,4 @@
-"""What trains in one process and cannot between institutions: refused by name, with what to change."""
+"""Refusal of settings that work in one process but not between institutions, with what to change."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LEFT_OUT = (
     "enable_model_summary", "enable_autolog_hparams", "model_registry", "num_sanity_val_steps", "profiler",
     "use_distributed_sampler", "limit_predict_batches",
 )  # fmt: skip
-"""What a process shows and writes for itself, or what follows from there being one participant in it."""
+"""Settings of one process's own display and files, and those that follow from its having a single participant."""
 
 REASONS = {
     "num_nodes": "a participant trains on one machine of its site",
@@ -56,14 +56,14 @@ SHOWING = (
     Checkpoint, ProgressBar, ModelSummary, LearningRateMonitor, DeviceStatsMonitor, ThroughputMonitor,
     FederationMonitor, RunRecord,
 )  # fmt: skip
-"""Callbacks that write or show what happens in one process. The server writes its own, and sites their own state."""
+"""Callbacks that write or show events of one process. The server writes its own, and sites their own state."""
 
 
 def check_source(source: Source) -> None:
-    """Refuse what does not run between institutions, and tell of what is left out.
+    """Refuse settings that do not work between institutions, and log callbacks that are left out.
 
     Raises:
-        ConfigError: Naming the file and the key.
+        ConfigError: If there are any; names the file and the keys.
     """
     faults = [*_faults_of_trainer(source), *_faults_of_callbacks(source), *_faults_of_model(source)]
     if faults:
@@ -135,7 +135,7 @@ def _faults_of_model(source: Source) -> Iterator[str]:
 
 
 def _monitor_of(settings: Mapping[str, Any]) -> str | None:
-    """The metric that a participant's scheduler follows, if it says so."""
+    """Metric that a participant's scheduler follows, if it names one."""
     scheduler = (settings.get("init_args") or {}).get("lr_scheduler")
     arguments = scheduler.get("init_args") if isinstance(scheduler, Mapping) else None
     monitor = arguments.get("monitor") if isinstance(arguments, Mapping) else None

@@ -1,4 +1,4 @@
-"""The server's configuration: names, rules and times; no participant's model and nobody's data."""
+"""The server's configuration: names, rules and times, but no participant's model or data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DATA = "What everyone may see, on which the student learns."
 
 
 def server_text(source: Source) -> str:
-    """The content of ``server.yaml``."""
+    """Content of ``server.yaml``."""
     federation = source.federation
     student = source.written["model"].get("student")
     trainer = trainer_settings(source)

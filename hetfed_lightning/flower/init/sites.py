@@ -32,7 +32,7 @@ ELSEWHERE = "What is read here belongs to this site alone."
 
 
 def site_text(source: Source, name: str, data: dict[str, Any]) -> str:
-    """The content of ``site.yaml``.
+    """Content of ``site.yaml``.
 
     Args:
         source: The federation.
@@ -52,7 +52,7 @@ def site_text(source: Source, name: str, data: dict[str, Any]) -> str:
 
 
 def trainer_settings(source: Source) -> dict[str, Any]:
-    """Settings of the Trainer as written, of those that a site keeps; rounds in any case."""
+    """Settings of the Trainer, as written, that a site keeps; the number of rounds in any case."""
     written = source.written.get("trainer") or {}
     kept = {key: written[key] for key in KEPT if written.get(key) is not None}
     return {"max_epochs": source.parsed.trainer.max_epochs} | kept | {"devices": 1}
@@ -61,7 +61,7 @@ def trainer_settings(source: Source) -> dict[str, Any]:
 def callback_settings(source: Source) -> list[dict[str, Any]]:
     """Settings of the callbacks that take part in rounds, as written, in their order.
 
-    Who learns from the ensemble is written out where there is a student, of which a site does not know.
+    ``students`` of a distillation is written out if there is a student, since sites do not know of it.
     """
     written = as_list((source.written.get("trainer") or {}).get("callbacks"))
     found = []
@@ -76,7 +76,12 @@ def callback_settings(source: Source) -> list[dict[str, Any]]:
 
 
 def own_callbacks(source: Source, name: str) -> list[dict[str, Any]]:
-    """The same, and of what is given by participant the site's own."""
+    """Settings of a site's callbacks; of values by participant only the site's own.
+
+    Args:
+        source: The federation.
+        name: The participant.
+    """
     found = callback_settings(source)
     for one in found:
         if "init_args" in one:

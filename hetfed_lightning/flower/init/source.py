@@ -1,4 +1,4 @@
-"""The federation that is to be deployed: its configuration as written, and what ``hetfed fit`` would make of it."""
+"""The federation to deploy: its configuration as written, and the objects that ``hetfed fit`` would make of it."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Source:
     """A federation in one configuration.
 
     Attributes:
-        path: The configuration's file, the last of several.
-        written: What stands in it, groups in the form that the parser takes.
+        path: File of the configuration, the last of several.
+        written: Content of the files, groups in the parser's form.
         parsed: The same with every default.
         members: Settings of each participant as written, by name.
-        federation: With the weights that ``hetfed fit`` begins with.
-        callbacks: Of the Trainer, in their order.
-        data: Not loaded yet.
-        allow_import: Packages that it may name.
+        federation: The federation, with the weights that ``hetfed fit`` begins with.
+        callbacks: Callbacks of the Trainer, in their order.
+        data: The data module, not loaded yet.
+        allow_import: Packages that the configuration may name.
     """
 
     path: Path
@@ -60,11 +60,11 @@ class Source:
 
     @property
     def distils(self) -> bool:
-        """Whether there is a distillation, which needs a public set that all have."""
+        """True if there is a distillation, which needs a common public set."""
         return any(isinstance(one, EnsembleDistillation) for one in self.callbacks)
 
     def public_inputs(self) -> Inputs:
-        """Everyone's public set, in order.
+        """Inputs of the public set, shape ``(P, ...)`` or a mapping of such, in order.
 
         Raises:
             ConfigError: If the data cannot be read here, or has none.
@@ -92,35 +92,35 @@ class Source:
 
 
 class SourceCLI(FederatedCLI):
-    """Options of a configuration that is deployed; makes nothing until it is told to.
+    """Options of a configuration to deploy; makes its classes only when told to.
 
     Attributes:
-        written: The configuration as it stands in the files.
+        written: Content of the configuration files.
     """
 
     prog = "hetfed deploy init"
     written: dict[str, Any]
 
     def read_configs(self, found: Arguments) -> dict[str, Any]:
-        """The configuration, of which a copy is kept."""
+        """Configuration, of which a copy is kept."""
         config = super().read_configs(found)
         self.written = _copied(config)
         return config
 
     def instantiate_classes(self) -> None:
-        """Nothing yet."""
+        """Make no class yet."""
         self.set_threads()
 
 
 def read_source(configs: Sequence[str], allow_import: Sequence[str] = ()) -> Source:
-    """Read a federation as ``hetfed fit`` does, its weights drawn in the same order from the same seed.
+    """Federation as ``hetfed fit`` makes it, its weights drawn in the same order from the same seed.
 
     Args:
         configs: Files, merged deeply.
         allow_import: Packages that they may name beside those that every configuration may.
 
     Raises:
-        ConfigError: Naming the file, and the participant or the key.
+        ConfigError: If one cannot be used; names the file, and the participant or the key.
     """
     path = Path(configs[-1])
     with naming_file(path):
@@ -140,7 +140,7 @@ def read_source(configs: Sequence[str], allow_import: Sequence[str] = ()) -> Sou
 
 
 def _copied(config: Any) -> Any:
-    """The same, with nothing in it twice: what anchors repeat is written out."""
+    """Copy of a configuration in which every repetition by an anchor is an object of its own."""
     return json.loads(json.dumps(config))
 
 

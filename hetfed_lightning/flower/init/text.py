@@ -1,4 +1,4 @@
-"""YAML for people: sections in a chosen order, each below what there is to say of it."""
+"""YAML for people: sections in a chosen order, each below a remark."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDTH = 116
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists are indented below their key, as people write them."""
+    """Dumper that indents lists below their key, as people do."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         """Indent lists too."""
@@ -21,19 +21,18 @@ class _Dumper(yaml.SafeDumper):
         super().increase_indent(flow, False)
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write out what stands twice."""
+        """True, so that a repeated value is written out each time."""
         del data
         return True
 
 
 def yaml_text(sections: Mapping[str, Any], remarks: Mapping[str, str], head: str) -> str:
-    """A YAML document with comments.
+    """YAML document with comments.
 
     Args:
-        sections: Values by key, in order; what is None is left out.
-        remarks: What stands above a key; paragraphs are separated by line breaks, those that begin with spaces are kept
-            as they are.
-        head: What stands above all.
+        sections: Values by key, in order; None is left out.
+        remarks: Remark above a key; line breaks separate paragraphs, and those that begin with spaces are not wrapped.
+        head: Remark above all.
     """
     parts = [commented(head)]
     for key, value in sections.items():
