@@ -1,7 +1,7 @@
 """Clipping of participants' updates to a largest norm, before any rule aggregates their states.
 
 A participant that scales its update by 100 moves a mean by 100 times as much; once updates are clipped it weighs as
-much as anybody. Clipping bounds the length of an update and not its direction: against participants that agree on a
+much as any other. Clipping bounds the length of an update and not its direction: against participants that agree on a
 direction a robust rule is needed beside it.
 """
 
@@ -21,9 +21,9 @@ def clip_updates(
 ) -> list[State]:
     """The states, with their updates scaled down to a norm of at most ``max_norm``.
 
-    An update is a state minus what was shared before, over all floating-point tensors together; integer and bool
-    tensors pass unchanged. Rounding is towards the state shared before, so that the bound holds in exact arithmetic
-    also in float32 and half precision.
+    An update is the difference of a state from ``previous``, over all floating-point tensors together; integer and bool
+    tensors pass unchanged. Rounding is towards ``previous``, so that the bound holds in exact arithmetic also in
+    float32 and half precision.
 
     Args:
         states: One state per participant, K in all, with the keys, shapes and dtypes of ``previous``; left as they are.

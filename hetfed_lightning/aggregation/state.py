@@ -51,7 +51,7 @@ def accumulation_dtype(tensor: Tensor) -> torch.dtype:
     """Dtype to sum in: float64, so that rounding stays below the resolution of float32 results.
 
     Args:
-        tensor: A floating-point tensor on the device that sums.
+        tensor: A floating-point tensor of any shape, on the device that sums.
 
     Returns:
         ``torch.float64``, but ``torch.float32`` on Apple's ``mps``, which has no float64.

@@ -56,7 +56,7 @@ def weighted_mean(states: Sequence[State], weights: Tensor) -> dict[str, Tensor]
 
 
 def _shares(weights: Tensor) -> list[float]:
-    """Return the weights divided by their sum, by their maximum first since the sum may overflow."""
+    """Weights divided by their sum, after a division by their maximum, since the sum may overflow."""
     scaled = weights.detach().cpu().double()
     scaled = scaled / scaled.max()
     shares: list[float] = (scaled / scaled.sum()).tolist()

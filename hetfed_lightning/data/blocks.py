@@ -1,4 +1,4 @@
-"""Batches of several participants as one block, shorter ones filled up: what a fleet trains on.
+"""Blocks of batches: the batches of several participants in one tensor, shorter ones padded, for fleets.
 
 A round's loader gathers a block at once and hands out each participant's batch as a view of it, so that everything is
 indexed, moved and stacked in a handful of operations however many participants there are.
@@ -20,11 +20,13 @@ from hetfed_lightning.data.examples import Examples, is_plain
 from hetfed_lightning.data.residence import Resident
 
 JOINED_BYTES = 64 * 2**20
-"""Up to here the data of those who share a block is copied into one tensor, from which a block is one gather."""
+"""Most bytes of the data of a block's participants that is copied into one tensor, from which a block is one gather."""
 
 JOINED_EXAMPLE = 2**10
-"""Bytes of an example up to which that is done: larger ones take longer to copy than a gather for each participant to
-call, and are not held twice."""
+"""Most bytes of an example for that.
+
+Larger ones take longer to copy than a gather per participant takes to call, and are not held twice.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,18 @@ class StackedBatch:
 
     @property
     def count(self) -> int:
-        """Participants, K."""
+        """Number of participants, K."""
         return len(self.sizes)
 
     def first(self, count: int) -> StackedBatch:
-        """The batches of the first ``count`` participants."""
+        """The batches of the first ``count`` participants, as views."""
         if count == self.count:
             return self
         mask = None if self.mask is None else self.mask[:count]
         return StackedBatch(_first(self.inputs, count), self.targets[:count], mask, self.sizes[:count])
 
     def pick(self, places: Sequence[int]) -> StackedBatch:
-        """The batches of the participants in some places, copied."""
+        """The batches of the participants at ``places`` in 0 to K - 1, in that order, copied."""
         chosen = list(places)
         if chosen == list(range(self.count)):
             return self
@@ -65,7 +67,7 @@ class StackedBatch:
         return StackedBatch(inputs, self.targets[chosen], mask, tuple(self.sizes[place] for place in chosen))
 
     def to(self, device: torch.device) -> StackedBatch:
-        """The same on another device."""
+        """The same batches on ``device``; itself if they are there already."""
         if self.targets.device == device:
             return self
         return StackedBatch(
@@ -76,7 +78,7 @@ class StackedBatch:
         )
 
     def parts(self) -> list[tuple[Any, Tensor]]:
-        """Each participant's own batch, as views."""
+        """Inputs and targets ``(B, ...)`` of each participant, K pairs, as views without padding."""
         inputs, targets = _unbound(self.inputs), self.targets.unbind()
         if self.mask is None:
             return list(zip(inputs, targets, strict=True))
@@ -89,7 +91,7 @@ class RoundBatch(dict[str, Any]):
     """Batches by participant, and the blocks that some of them are views of.
 
     Attributes:
-        blocks: By the names of those whose batches a block holds, in its order.
+        blocks: Blocks by the names of their participants, in the block's order.
     """
 
     def __init__(self, batches: Mapping[str, Any] = {}) -> None:
@@ -97,22 +99,27 @@ class RoundBatch(dict[str, Any]):
         self.blocks: dict[tuple[str, ...], StackedBatch] = {}
 
     def add(self, names: Sequence[str], block: StackedBatch) -> None:
-        """Add a block and the batches in it."""
+        """Add a block and the batches in it.
+
+        Args:
+            names: Participants of the block, K of them, in its order.
+            block: Their batches.
+        """
         self.blocks[tuple(names)] = block
         self.update(zip(names, block.parts(), strict=True))
 
     def arrange(self, names: Iterable[str]) -> None:
-        """Bring the batches into the order of ``names``, which may hold others too."""
+        """Bring the batches into the order of ``names``; names without a batch are passed over."""
         batches = dict(self)
         self.clear()
         self.update({name: batches[name] for name in names if name in batches})
 
     def to(self, device: torch.device, move: Callable[[Any], Any]) -> Self:
-        """The same on another device; itself if all of it is in blocks that are there already.
+        """The same batches on another device; itself if all of them are in blocks that are there already.
 
         Args:
-            device: Where it goes.
-            move: Brings a batch there that is in no block.
+            device: The device to move to.
+            move: Moves a batch that is in no block.
         """
         together = {name for names in self.blocks for name in names}
         alone = {name: move(batch) for name, batch in self.items() if name not in together}
@@ -125,7 +132,7 @@ class RoundBatch(dict[str, Any]):
         return moved
 
     def block_of(self, names: Sequence[str]) -> StackedBatch | None:
-        """The block that begins with the batches of ``names``, cut to them, or None."""
+        """Block of the batches of ``names``, in that order; None if no block begins with them."""
         wanted = tuple(names)
         for found, block in self.blocks.items():
             if found[: len(wanted)] == wanted:
@@ -134,7 +141,7 @@ class RoundBatch(dict[str, Any]):
 
 
 class BlockSource:
-    """In-memory data of participants whose examples are alike.
+    """Blocks out of the in-memory data of participants whose examples have equal shapes and dtypes.
 
     Args:
         datasets: By name; as :func:`alike` groups them.
@@ -145,7 +152,7 @@ class BlockSource:
         self.datasets = dict(datasets)
         self._home = home
         self._whole: Examples | None = None
-        distinct = {id(dataset): dataset for dataset in self.datasets.values()}  # Several may share one.
+        distinct = {id(dataset): dataset for dataset in self.datasets.values()}  # Participants may share a data set.
         if home is not None:
             self._whole = Resident.of(list(distinct.values()), home)
         elif _is_worth_joining(list(distinct.values())):
@@ -154,10 +161,13 @@ class BlockSource:
         self._starts = {name: starts[id(dataset)] for name, dataset in self.datasets.items()}
 
     def block(self, indices: Mapping[str, Tensor]) -> StackedBatch:
-        """One batch of each.
+        """Block of one batch of each participant in ``indices``.
 
         Args:
             indices: Positions in each participant's data, by name, shape ``(B,)`` each, on the host.
+
+        Returns:
+            The block, padded with zeros where lengths differ.
         """
         sizes = tuple(own.numel() for own in indices.values())  # `len` of a tensor takes twenty times as long.
         ragged = min(sizes) < max(sizes)
@@ -171,7 +181,7 @@ class BlockSource:
         return _blanked(block) if ragged else block
 
     def _gathered(self, indices: Mapping[str, Tensor], sizes: tuple[int, ...]) -> StackedBatch:
-        """A block to whose parts everybody's examples are copied from where they lie."""
+        """Block into which each participant's examples are copied one after another."""
         chosen = list(indices.values())
 
         def gather(parts: Sequence[Tensor]) -> Tensor:
@@ -197,11 +207,11 @@ def _is_worth_joining(datasets: Sequence[Examples]) -> bool:
 
 
 def alike(datasets: Mapping[str, Any], *, least: int = 2) -> list[dict[str, Examples]]:
-    """Groups whose in-memory examples have the same shapes and dtypes, targets among them.
+    """Groups of participants whose in-memory examples have the same shapes and dtypes, with targets.
 
     Args:
-        datasets: By name.
-        least: Participants that make a group.
+        datasets: Data sets by name; those that are not in memory are in no group.
+        least: Participants that make a group, at least.
     """
     kin: dict[Any, dict[str, Examples]] = defaultdict(dict)
     for name, dataset in datasets.items():
@@ -213,14 +223,13 @@ def alike(datasets: Mapping[str, Any], *, least: int = 2) -> list[dict[str, Exam
 
 
 def stacked(batches: Sequence[Any]) -> StackedBatch | None:
-    """One block of several batches.
+    """Block of several batches; None if they cannot be stacked.
 
     Args:
-        batches: One of each participant, ``(inputs, targets)``.
+        batches: One batch of each of K participants, ``(inputs, targets)`` of shape ``(B, ...)``.
 
     Returns:
-        None if they cannot be stacked: an input that is no tensor nor a dictionary of tensors, or examples of
-        different shapes.
+        The block; None if an input is neither a tensor nor a dictionary of tensors, or examples differ in shape.
     """
     if any(not isinstance(batch, (tuple, list)) or len(batch) != 2 for batch in batches):
         return None
@@ -238,7 +247,7 @@ def _mask(sizes: Sequence[int], device: torch.device) -> Tensor:
 
 
 def _blanked(block: StackedBatch) -> StackedBatch:
-    """A block whose shorter batches were filled up with anything: now with zeros, in place, and with its mask."""
+    """The block with its padding set to zero, in place, and with its mask."""
     mask = _mask(block.sizes, block.targets.device)
 
     def blank(tensor: Tensor) -> Tensor:
@@ -278,6 +287,6 @@ def _unbound(inputs: Any) -> Sequence[Any]:
 
 
 def bytes_of(inputs: Any) -> int | None:
-    """Bytes of a tensor or of several by name; None of anything else."""
+    """Bytes of a tensor or of several by name; None for anything else."""
     named = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
     return sum(tensor.nbytes for tensor in named) if all(isinstance(one, Tensor) for one in named) else None

@@ -1,4 +1,4 @@
-"""Cities that predict their traffic an hour ahead, each in a unit of its own; and one city's car parks."""
+"""Data modules of hourly traffic: three cities, each in a unit of its own, and the car parks of one city."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from hetfed_lightning.data.sources.lags import Hours, Scale, usable_hours
 
 
 class FlowDataModule(FederatedDataModule):
-    """Hourly flows, each participant's cut by time: first what it trains on, then validation, then test.
+    """Hourly flows, each participant's cut by time: training first, then validation, then test.
 
     Inputs are the ten features of :mod:`hetfed_lightning.data.sources.lags`; targets are the flow of the hour in the
     participant's own unit, for which it wants ``target_transform=Standardise()``. The public set holds features, free
-    of units, of hours drawn from the training parts, which lose them, in proportion to their length.
+    of units, of hours drawn from the training parts, which lose them, in proportion to their length. A subclass
+    overrides :meth:`load_flows`.
 
     Args:
         own_fractions: Training, validation and test shares of each participant's hours, in order of time; they sum to
             one, and the first is above 0.
-        history: Whether inputs are ``{"features": (10,), "history": (24, 2)}``: the last 24 hours too, for a recurrent
+        history: True for inputs ``{"features": (10,), "history": (24, 2)}``, with the last 24 hours, for a recurrent
             network.
-        public_size: Hours whose inputs everyone may see.
-        seed: Of the choice of the public hours; nothing else is drawn.
+        public_size: Number of public hours, at least 0.
+        seed: Seed of the choice of the public hours; nothing else is drawn.
         settings: As for :class:`FederatedDataModule`: ``batch_size``, ``num_workers`` and so on.
 
     Attributes:
         hours: Each participant's usable hours, by name, once loaded.
-        scales: Mean and deviation of each participant's training hours, by name, once loaded: its lags and its history
-            are in these deviations.
+        scales: Mean and deviation of each participant's training hours, by name, once loaded; lags and history are in
+            these deviations.
 
     Raises:
         DataError: If a share is out of its range, or a part would be empty.
@@ -66,10 +67,14 @@ class FlowDataModule(FederatedDataModule):
 
     @abstractmethod
     def load_flows(self) -> Mapping[str, Flow]:
-        """Read each participant's flow."""
+        """Flow of each participant, by name; called once, when the data is loaded.
+
+        Raises:
+            DataError: If a flow cannot be read.
+        """
 
     def load(self, participants: tuple[str, ...]) -> FederatedData:
-        """Cut each flow by time; the names are the data's own."""
+        """Data sets of the flows, each cut by time; the names are the data's own."""
         del participants
         self.hours = {name: usable_hours(flow) for name, flow in self.load_flows().items()}
         val: dict[str, Examples] = {}
@@ -88,7 +93,7 @@ class FlowDataModule(FederatedDataModule):
         return FederatedData(train, val, test, public=public)
 
     def _ends(self, hours: Hours) -> tuple[int, int]:
-        """Where training ends, and where validation ends."""
+        """Positions at which training ends and at which validation ends."""
         count = len(hours)
         first, second = (round(count * sum(self.own_fractions[: i + 1])) for i in range(2))
         for share, size, part in zip(
@@ -125,9 +130,9 @@ class CitiesDataModule(FlowDataModule):
     """Minneapolis (vehicles per hour), Washington (bikes hired per hour), Birmingham (cars per car park).
 
     Args:
-        cities: Which of them, in order; all by default.
-        history: Whether inputs are ``{"features": (10,), "history": (24, 2)}``.
-        public_size: Hours whose inputs everyone may see.
+        cities: Names of the cities, in order; all by default.
+        history: True for inputs ``{"features": (10,), "history": (24, 2)}``.
+        public_size: Number of public hours, at least 0.
         settings: As for :class:`FlowDataModule`.
 
     Reference:
@@ -143,7 +148,7 @@ class CitiesDataModule(FlowDataModule):
         self.cities = tuple(cities)
 
     def load_flows(self) -> Mapping[str, Flow]:
-        """Read the cities."""
+        """Flow of each city, by name."""
         return {name: read_city(name) for name in self.cities}
 
 
@@ -154,9 +159,9 @@ class CarParksDataModule(FlowDataModule):
     (``"Others-CCCPS133"`` becomes ``others_cccps133``), unless ``group`` numbers them.
 
     Args:
-        car_parks: Which of them, by those names; all 30 if None.
-        group: Names them ``<group>_00``, ``<group>_01``, ... in alphabetical order, as the members of a
-            :class:`~hetfed_lightning.ParticipantGroup` are; None keeps their own names.
+        car_parks: Names of the car parks to read; all 30 if None.
+        group: Prefix of the names ``<group>_00``, ``<group>_01``, ... in alphabetical order, as the members of a
+            :class:`~hetfed_lightning.ParticipantGroup` have them; None keeps the car parks' names.
         settings: As for :class:`FlowDataModule`.
 
     Reference:
@@ -169,7 +174,7 @@ class CarParksDataModule(FlowDataModule):
         self.group = group
 
     def load_flows(self) -> Mapping[str, Flow]:
-        """Read the car parks."""
+        """Flow of each car park, by name."""
         flows = {re.sub(r"\W+", "_", name).lower(): flow for name, flow in read_car_parks().items()}
         flows = dict(sorted(flows.items()))
         if self.car_parks is not None:

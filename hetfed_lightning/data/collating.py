@@ -15,11 +15,11 @@ from hetfed_lightning.data.examples import Examples
 __all__ = ["Collate", "NamedCollate", "batch_of", "collated"]
 
 Collate = Callable[[list[Any]], Any]
-"""Makes a batch of samples: ``(inputs, target)``, or whatever the participant's own steps take."""
+"""Function from a list of samples to a batch: ``(inputs, target)``, or a form that a participant's own steps take."""
 
 
 class NamedCollate:
-    """Batches of samples, and an error that says whose samples do not go into one.
+    """Batches of samples, with errors that name the owner of samples that fit into no batch.
 
     Args:
         collate_fn: Makes a batch; torch's default if None.
@@ -29,10 +29,10 @@ class NamedCollate:
         self.collate_fn = collate_fn
 
     def __call__(self, named: Sequence[tuple[str, Any]]) -> Any:
-        """The batch of samples of one owner.
+        """Batch of the samples of one owner.
 
         Args:
-            named: Whose each sample is, as a message says it, and the sample.
+            named: Pairs of the owner, as messages name it, and a sample.
 
         Raises:
             DataError: If they cannot be put into one batch.
@@ -41,11 +41,11 @@ class NamedCollate:
 
 
 def collated(samples: list[Any], owner: str, collate_fn: Collate | None = None) -> Any:
-    """The batch of some samples.
+    """Batch of some samples.
 
     Args:
         samples: As the data set yields them.
-        owner: Whose they are, for messages: ``"participant 'a'"``.
+        owner: Owner of the samples, for messages: ``"participant 'a'"``.
         collate_fn: Makes a batch; torch's default if None.
 
     Raises:
@@ -76,9 +76,12 @@ def batch_of(
 
     Args:
         dataset: In memory, or read sample by sample.
-        indices: Positions.
+        indices: Positions in the data set, B of them.
         collate_fn: Makes a batch of samples that are read one by one; torch's default if None.
-        owner: Whose they are, for messages.
+        owner: Owner of the data set, for messages.
+
+    Raises:
+        DataError: If the samples cannot be put into one batch.
     """
     if isinstance(dataset, Examples):
         inputs, targets = dataset.batch(torch.tensor(list(indices), dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""From what people keep (arrays, PIL images) to tensors a network takes, without torchvision."""
+"""Conversion of arrays and PIL images to tensors that a network takes, without torchvision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hetfed_lightning.data.labels import as_label, labels_of
 
 __all__ = ["Converted", "as_tensor", "tensor_from_array"]
 
-# Modes whose pixels are not plain 8-bit intensities, and the mode that keeps what they show.
+# Modes whose pixels are not plain 8-bit intensities, and the 8-bit mode of the same picture.
 _PLAIN_MODE = {
     "1": "L",
     "LA": "L",
@@ -32,14 +32,14 @@ _CHANNELS = (1, 3, 4)
 
 
 def tensor_from_array(array: NDArray[Any]) -> Tensor:
-    """Return a copy of an array as a tensor, of the dtypes that networks work with.
+    """Copy of an array as a tensor, of the dtypes that networks work with.
 
     Args:
         array: Numbers or booleans, of any shape, byte order and strides.
 
     Returns:
-        A tensor of the same shape: float64 becomes float32, wide unsigned integers become int64, the rest
-        keep their dtype.
+        A tensor of the same shape: float64 becomes float32, wide unsigned integers become int64, the rest keep their
+        dtype.
 
     Raises:
         DataError: If the array holds text, objects, dates or complex numbers.
@@ -56,18 +56,18 @@ def tensor_from_array(array: NDArray[Any]) -> Tensor:
 
 
 def as_tensor(sample: object) -> Tensor:
-    """Return one sample as a tensor.
+    """One sample as a tensor.
 
     Args:
         sample: A tensor (returned as it is), a NumPy array, or a PIL image.
 
     Returns:
-        An image, that is a PIL image or a uint8 array of shape ``(H, W)`` or ``(H, W, C)`` with C of 1, 3 or
-        4: float32 of shape ``(C, H, W)`` in [0, 1]; 16-bit greyscale is scaled by 65535. Any other array: a
-        tensor of its shape, float64 as float32.
+        An image, that is a PIL image or a uint8 array of shape ``(H, W)`` or ``(H, W, C)`` with C of 1, 3 or 4: float32
+        of shape ``(C, H, W)`` in [0, 1]; 16-bit greyscale is scaled by 65535. Any other array: a tensor of its shape,
+        float64 as float32.
 
     Raises:
-        DataError: If the sample is of another kind, or an image in a layout that leaves its meaning open.
+        DataError: If the sample is of another kind, or an image in an ambiguous layout.
     """
     if isinstance(sample, Tensor):
         return sample
@@ -82,7 +82,7 @@ def as_tensor(sample: object) -> Tensor:
 
 
 def is_convertible(sample: object) -> bool:
-    """Whether :func:`as_tensor` knows what to make of a sample: a tensor, an array of numbers or a PIL image."""
+    """True if :func:`as_tensor` takes a sample of this kind: a tensor, an array of numbers or a PIL image."""
     if isinstance(sample, np.ndarray | np.generic):
         return sample.dtype.kind in "biuf"
     return isinstance(sample, Tensor) or _is_pil_image(sample)
@@ -100,7 +100,7 @@ def _channels_first(image: NDArray[np.uint8]) -> Tensor:
 
 
 def _is_pil_image(sample: object) -> bool:
-    # Who holds a PIL image has imported Pillow; whoever has not need not pay for it here.
+    # A PIL image exists only if Pillow has been imported, so that it need not be imported here.
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(sample, module.Image)
 
@@ -119,18 +119,17 @@ def _from_pil(image: Any) -> Tensor:
 
 
 class Converted(Dataset[Any]):
-    """A map-style data set whose samples come out as tensors, whatever they went in as.
+    """Map-style data set whose samples are tensors, around one whose samples are tensors, arrays or images.
 
     Args:
-        dataset: Yields ``(input, label)`` or an input alone; an input is whatever :func:`as_tensor` takes, or
-            a mapping of such.
+        dataset: Yields ``(input, label)`` or an input alone; an input is of a kind that :func:`as_tensor` takes, or a
+            mapping of such.
         transform: Applied to every converted input, after the conversion.
-        leaves_rest: Whether what is no tensor, array or image, and a sample that is no pair, is left as it is, for a
-            ``collate_fn`` to make tensors of.
+        leaves_rest: True to leave values of other kinds, and samples that are no pair, to a ``collate_fn``.
 
     Raises:
-        DataError: If the data set is empty or has no length; on access, if a sample cannot be converted (the
-            message gives its index).
+        DataError: If the data set is empty or has no length; on access, if a sample cannot be converted (the message
+            gives its index).
     """
 
     def __init__(
@@ -146,15 +145,22 @@ class Converted(Dataset[Any]):
 
     @property
     def targets(self) -> Tensor | None:
-        """Labels of the wrapped data set where they can be had without loading samples, else None."""
+        """Labels of the wrapped data set, shape ``(N, ...)``; None where they cannot be had without loading samples."""
         return labels_of(self.dataset)
 
     def __len__(self) -> int:
-        """Return the number of samples."""
+        """Number of samples."""
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        """Return the sample as ``(input, label)``, or as the input alone where there is no label."""
+        """Sample as ``(input, label)``, or the input alone where there is no label.
+
+        Args:
+            index: Position in the data set.
+
+        Raises:
+            DataError: If the sample is no such pair or cannot be converted.
+        """
         sample = self.dataset[index]
         try:
             if not isinstance(sample, tuple | list):

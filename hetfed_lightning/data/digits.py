@@ -13,7 +13,7 @@ class DigitsDataModule(PartitionedDataModule):
     """1,797 digits as 1 x 28 x 28 images in [0, 1], dealt out by a partition.
 
     Args:
-        partition: How samples are dealt; see :class:`PartitionedDataModule`.
+        partition: Partition of the samples; see :class:`PartitionedDataModule`.
         image_size: Rows and columns after resizing from 8 x 8.
         public_size: Examples of the public set.
         settings: As for :class:`PartitionedDataModule`.
@@ -34,5 +34,5 @@ class DigitsDataModule(PartitionedDataModule):
         self.image_size = image_size
 
     def load_pool(self) -> Pool:
-        """Read the digits from scikit-learn."""
+        """Pool of the digits that come with scikit-learn."""
         return Pool(load_digits_images(self.image_size))

@@ -31,17 +31,17 @@ class Examples(Dataset[Any]):
 
     Args:
         inputs: N examples along the first dimension; one tensor, or one per name.
-        targets: N targets along the first dimension; integers and booleans are kept as int64. None for
-            unlabelled data, such as a public set.
-        missing: Whether NaN in the inputs stands for a missing value, for ``Participant(transform=...)`` to fill in.
+        targets: N targets along the first dimension; integers and booleans are kept as int64. None for unlabelled data,
+            such as a public set.
+        missing: True if NaN in the inputs stands for a missing value, for ``Participant(transform=...)`` to fill in.
 
     Attributes:
-        inputs: The inputs, as given.
-        targets: The targets, or None.
+        inputs: The inputs, as given, shape ``(N, ...)``.
+        targets: The targets, shape ``(N, ...)``, or None.
 
     Raises:
-        DataError: If there is no example or no input, lengths differ, or a float is infinite, or NaN where that is
-            not said to be a missing value.
+        DataError: If there is no example or no input, lengths differ, a float is infinite, or one is NaN without
+            ``missing``.
     """
 
     inputs: Inputs
@@ -68,7 +68,7 @@ class Examples(Dataset[Any]):
     def from_arrays(
         cls, inputs: NDArray[Any] | Mapping[str, NDArray[Any]], targets: NDArray[Any] | None = None
     ) -> Self:
-        """Return examples copied from NumPy arrays, float64 as float32.
+        """Examples copied from NumPy arrays, float64 as float32.
 
         Args:
             inputs: N examples along the first dimension; one array, or one per name.
@@ -89,7 +89,7 @@ class Examples(Dataset[Any]):
 
     @classmethod
     def pooled(cls, parts: Sequence[Examples] | Mapping[str, Examples]) -> Self:
-        """Return all examples of several parts, in order.
+        """All examples of several parts, in order.
 
         Args:
             parts: At least one; of a mapping (as of participants), messages give the names.
@@ -98,8 +98,8 @@ class Examples(Dataset[Any]):
             The concatenation.
 
         Raises:
-            DataError: If there is no part, or a part differs from the first in keys, shapes of one example,
-                dtypes or in having targets.
+            DataError: If there is no part, or a part differs from the first in keys, shapes of one example, dtypes or
+                in having targets.
         """
         named = dict(parts) if isinstance(parts, Mapping) else {f"part {i}": part for i, part in enumerate(parts)}
         if not named:
@@ -127,16 +127,16 @@ class Examples(Dataset[Any]):
         return sum(tensor.nbytes for tensor in tensors) + (0 if self.targets is None else self.targets.nbytes)
 
     def __len__(self) -> int:
-        """Return the number of examples, N."""
+        """Number of examples, N."""
         return self.num_samples
 
     def __getitem__(self, index: int) -> tuple[Inputs, Tensor] | Inputs:
-        """Return one example as ``(input, target)``, or its input alone where there are no targets."""
+        """One example as ``(input, target)``, or its input alone where there are no targets."""
         inputs = self._inputs_at(index)
         return inputs if self.targets is None else (inputs, self.targets[index])
 
     def batch(self, indices: Tensor) -> tuple[Inputs, Tensor | None]:
-        """Return many examples at once, as collating them one by one would, only faster.
+        """Many examples at once, equal to the collated single ones.
 
         Args:
             indices: Positions, int64, shape ``(B,)``, or ``(K, B)`` for K batches at once.
@@ -150,14 +150,19 @@ class Examples(Dataset[Any]):
         return {key: _select(values, indices) for key, values in self.inputs.items()}, targets
 
     def part(self, start: int, stop: int) -> tuple[Inputs, Tensor | None]:
-        """Inputs and targets from ``start`` up to ``stop`` as views, not to be written to."""
+        """Inputs and targets of consecutive examples, as views, not to be written to.
+
+        Args:
+            start: Position of the first example.
+            stop: Position after the last example.
+        """
         targets = None if self.targets is None else self.targets[start:stop]
         if isinstance(self.inputs, Tensor):
             return self.inputs[start:stop], targets
         return {key: values[start:stop] for key, values in self.inputs.items()}, targets
 
     def subset(self, indices: Tensor | Sequence[int]) -> Self:
-        """Return a copy of some of the examples.
+        """Copy of some of the examples.
 
         Args:
             indices: Positions in [0, N), at least one, in the wanted order; repetition is allowed.
@@ -183,7 +188,7 @@ class Examples(Dataset[Any]):
         return self._trusted(*self.batch(positions.to(torch.int64)))
 
     def __repr__(self) -> str:
-        """Return the number of examples and the shape and dtype of each tensor."""
+        """Number of examples, and the shape and dtype of each tensor."""
         shapes = {name: (tuple(shape), str(dtype)) for name, (shape, dtype) in _layout(self).items()}
         return f"{type(self).__name__}({len(self)}, {shapes})"
 
@@ -201,7 +206,7 @@ class Examples(Dataset[Any]):
 
 
 def is_plain(dataset: object) -> TypeGuard[Examples]:
-    """Whether a data set may be joined with others: it is in memory and has no way of its own to make a batch."""
+    """True if a data set may be joined with others: it is in memory and has no ``batch`` of its own."""
     return isinstance(dataset, Examples) and type(dataset).batch is Examples.batch
 
 

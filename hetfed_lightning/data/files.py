@@ -28,12 +28,12 @@ from hetfed_lightning.schema import DataSchema
 
 
 class IDXDataModule(PartitionedDataModule):
-    """A folder of IDX files (MNIST, Fashion-MNIST) dealt out to the participants.
+    """Folder of IDX files (MNIST, Fashion-MNIST) dealt out to the participants.
 
     Args:
         folder: Holds ``train-images-idx3-ubyte`` and its three companions, each plain or gzipped.
-        partition: How samples are dealt; see :class:`PartitionedDataModule`.
-        max_samples: Deals out a random selection of so many training images; None for all.
+        partition: Partition of the samples; see :class:`PartitionedDataModule`.
+        max_samples: Number of training images to deal out, drawn at random; None for all.
         max_unpacked: Bytes that a gzipped file may unpack to; None for 256 MiB, or a hundred times the file's size.
         settings: As for :class:`PartitionedDataModule`.
     """
@@ -55,7 +55,11 @@ class IDXDataModule(PartitionedDataModule):
         self.max_unpacked = max_unpacked
 
     def load_pool(self) -> Pool:
-        """Read the folder."""
+        """Pool of the folder's images.
+
+        Raises:
+            DataError: If the folder cannot be read or has no training images.
+        """
         splits = read_idx_folder(self.folder, max_unpacked=self.max_unpacked)
         if "train" not in splits:
             raise DataError(
@@ -68,11 +72,11 @@ class IDXDataModule(PartitionedDataModule):
 
 
 class NPZDataModule(PartitionedDataModule):
-    """An npz archive dealt out: in MedMNIST's layout, or two arrays of inputs and targets.
+    """Archive of NumPy arrays dealt out to the participants: in MedMNIST's layout, or of inputs and targets.
 
     Args:
         path: The archive.
-        partition: How samples are dealt; see :class:`PartitionedDataModule`.
+        partition: Partition of the samples; see :class:`PartitionedDataModule`.
         inputs: Name of the array of inputs; None for MedMNIST's ``train_images`` and so on.
         targets: Name of the array of targets.
         max_unpacked: Bytes that the arrays may unpack to; None for 256 MiB, or a hundred times the file's size.
@@ -96,7 +100,11 @@ class NPZDataModule(PartitionedDataModule):
         self.max_unpacked = max_unpacked
 
     def load_pool(self) -> Pool:
-        """Read the archive."""
+        """Pool of the archive's examples.
+
+        Raises:
+            DataError: If the archive cannot be read or has no training examples.
+        """
         if self.inputs is not None:
             return Pool(read_npz(self.path, self.inputs, self.targets, max_unpacked=self.max_unpacked))
         splits = read_npz_splits(self.path, max_unpacked=self.max_unpacked)
@@ -106,22 +114,22 @@ class NPZDataModule(PartitionedDataModule):
 
 
 class TableDataModule(NamedDataModule):
-    """One table with a column of participants, or one CSV file per participant.
+    """Table with a column of participants, or one CSV file per participant.
 
     Args:
         path: A table, a folder of CSV files, a list of files (their stems are the names), or files by name.
         target: Column to predict.
         participant_column: Column of the participants' names; None where each has a file.
-        features: Input columns; by participant where they record different ones; None for all that everyone has,
-            matched by name, but for those that number or name the rows. They must be numbers and go in as they are:
+        features: Input columns; by participant where they record different ones. None for all columns that every file
+            has, matched by name, except those that number or name the rows. They must be numbers and go in as they are:
             scale them beforehand or in the participant's transform.
         kind: ``"class"`` or ``"value"``.
-        classes: Names of all classes, in order, as the target column has them, numbers too (``["1", "2"]``); None for
-            those of everyone who is read, sorted, or where they are numbers, for the numbers themselves. Who reads its
-            own file alone, which may lack some, has to say.
+        classes: Names of all classes, in order, as the target column has them, numbers too (``["1", "2"]``). None for
+            the sorted names in all files that are read, or the numbers themselves. A participant that reads its own
+            file alone has to give them, since its file may lack some.
         missing: ``"mean"`` fills gaps by the mean of the participant's own training rows, ``"drop"`` drops rows; None
             refuses them. The means are kept with the participant, in checkpoints and exports, for its predictions.
-        separator: Between the columns of a CSV file, one character.
+        separator: Mark between the columns of a CSV file, one character.
         decimal: Mark before the decimals of a CSV file, ``"."`` or ``","``.
         max_unpacked: Bytes that a compressed file may unpack to; None for 256 MiB, or a hundred times the file's size.
         settings: As for :class:`NamedDataModule`.
@@ -161,7 +169,11 @@ class TableDataModule(NamedDataModule):
         self.max_unpacked = max_unpacked
 
     def load_participants(self) -> Tables:
-        """Read the table or tables; gaps that are to be filled are NaN in them."""
+        """Examples of each participant, by name; gaps that are to be filled are NaN in them.
+
+        Raises:
+            DataError: If a file cannot be read, or does not go with the schema of a trained participant.
+        """
         options: dict[str, Any] = {
             "features": self.features if self.features is not None else learned_columns(self.learned),
             "kind": self.kind,
@@ -182,7 +194,13 @@ class TableDataModule(NamedDataModule):
         return tables
 
     def prepared(self, name: str, dataset: Dataset[Any], trained: Tensor) -> Dataset[Any]:
-        """The examples, each gap filled with the mean of its column in the training rows."""
+        """Examples with each gap filled by the mean of its column in the training rows, if ``missing="mean"``.
+
+        Args:
+            name: Name of the participant.
+            dataset: All of its examples.
+            trained: Positions of its training rows, shape ``(n,)``.
+        """
         if self.missing != "mean" or not isinstance(dataset, Examples) or not isinstance(dataset.inputs, Tensor):
             return dataset
         schema = self.schemas[name]
@@ -202,7 +220,7 @@ class ImageFolderDataModule(NamedDataModule):
         folder: The folder of participants.
         image_size: Height and width in pixels to resize to.
         mode: ``"L"`` for one channel, ``"RGB"`` for three.
-        classes: Names of all classes, in order; None for those of everyone whose folder is there, sorted.
+        classes: Names of all classes, in order; None for the sorted names of all class folders.
         settings: As for :class:`NamedDataModule`.
     """
 
@@ -222,7 +240,11 @@ class ImageFolderDataModule(NamedDataModule):
         self.classes = classes
 
     def load_participants(self) -> Mapping[str, Dataset[Any]]:
-        """Find the images."""
+        """Image files of each participant, by name.
+
+        Raises:
+            DataError: If the folder cannot be read.
+        """
         classes = self.classes if self.classes is not None else learned_classes(self.learned)
         found = read_image_folder(self.folder, self.image_size, self.mode, classes=classes)
         self.schemas = {name: DataSchema(classes=files.classes) for name, files in found.items()}

@@ -1,4 +1,4 @@
-"""The four hospitals of UCI Heart Disease as a federation's data: nothing is dealt out, each has its own patients."""
+"""Data module of the four hospitals of UCI Heart Disease, each a participant with its own patients."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ class HospitalsDataModule(FederatedDataModule):
     """Cleveland (304 patients), Hungary (293), Switzerland (123) and VA Long Beach (200), 920 in all.
 
     Each hospital's patients are split by themselves, both classes in the same shares in every part; the split depends
-    on ``seed`` and the hospital's name alone. Inputs are rows of 18 columns with NaN where a value is missing:
-    give every participant a :class:`~hetfed_lightning.data.sources.hospitals.HospitalInputs` as its transform. The
-    global test set is everyone's.
+    on ``seed`` and the hospital's name alone. Inputs are rows of 18 columns with NaN where a value is missing: give
+    every participant a :class:`~hetfed_lightning.data.sources.hospitals.HospitalInputs` as its transform. The global
+    test set is everyone's.
 
     Args:
-        hospitals: Which take part; None for those that the federation's participants name, and all without one.
+        hospitals: Names of the hospitals that take part; None for those that the federation's participants name, and
+            all without a federation.
         fractions: Shares of training, validation and test patients; they sum to one.
-        public_size: Invented patients that everyone may see; they have the common columns alone.
-        seed: Of the splits and of the public set.
+        public_size: Number of invented patients in the public set; they have the common columns alone.
+        seed: Seed of the splits and of the public set.
         batch_size: As for :class:`FederatedDataModule`; so few patients fit in one batch.
         eval_batch_size: As for :class:`FederatedDataModule`.
 
@@ -49,7 +50,11 @@ class HospitalsDataModule(FederatedDataModule):
         self.seed = seed
 
     def load(self, participants: tuple[str, ...]) -> FederatedData:
-        """Read the patients and split each hospital's."""
+        """Data sets of the hospitals, each split by itself.
+
+        Raises:
+            DataError: If a participant has no hospital's name.
+        """
         names = list(self.hospitals or participants or HOSPITALS)
         if unknown := [name for name in names if name not in HOSPITALS]:
             raise DataError(f"no hospital {unknown[0]!r}: name the participants as they are, {', '.join(HOSPITALS)}.")

@@ -1,4 +1,4 @@
-"""Simulated hospitals whose patients have an image, a panel of genes, or both."""
+"""Data module of simulated hospitals whose patients have an image, a panel of genes, or both."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ GENES = "genes"
 
 @dataclass(frozen=True)
 class Hospital:
-    """What a simulated hospital knows of its patients.
+    """Number and inputs of a simulated hospital's patients.
 
     Attributes:
-        patients: To train on, at least 1.
-        image: Whether they have an image.
-        genes: Genes in its own panel, which is drawn from all by the disease's seed; 0 for none.
+        patients: Training patients, at least 1.
+        image: True if they have an image.
+        genes: Genes in its own panel, drawn from all by the disease's seed; 0 for none.
     """
 
     patients: int
@@ -38,15 +38,15 @@ class ImageAndGenesDataModule(FederatedDataModule):
     """Simulated patients of one disease at hospitals of different size, inputs and gene panels.
 
     A batch has its inputs by name: ``image``, shape ``(B, 1, 28, 28)``, and ``genes``, shape ``(B, P)``, the panel of
-    that hospital, each in a unit of its own; or one of the two. The public set, and everyone's test set, are images
-    alone: who reads genes only takes no part in either.
+    that hospital, each in a unit of its own; or one of the two. The public set and everyone's test set are images
+    alone; participants with genes alone take no part in either.
 
     Args:
-        hospitals: By name of a participant, what it knows: ``{patients: 50, genes: 12}``.
-        seed: Of the patients.
-        disease_seed: Of the disease and the panels: the best possible accuracies depend on it and not on ``seed``.
-        val_patients: Of each hospital's validation set.
-        test_patients: Of each hospital's test set, and of everyone's; simulated, so that there may be many.
+        hospitals: Number and inputs of the patients by participant: ``{patients: 50, genes: 12}``.
+        seed: Seed of the patients.
+        disease_seed: Seed of the disease and the panels: the best possible accuracies depend on it and not on ``seed``.
+        val_patients: Number in each hospital's validation set.
+        test_patients: Number in each hospital's test set, and in everyone's; simulated, so that there may be many.
         public_size: Public images; no public set if 0.
         disease: Settings of :meth:`SimulatedDisease.make <hetfed_lightning.data.sources.SimulatedDisease.make>`.
         settings: As for :class:`FederatedDataModule <hetfed_lightning.data.FederatedDataModule>`: ``batch_size``, ...
@@ -85,15 +85,24 @@ class ImageAndGenesDataModule(FederatedDataModule):
         self._panels = {name: self._drawn_panel(name, hospital) for name, hospital in self.hospitals.items()}
 
     def panel(self, name: str) -> tuple[str, ...]:
-        """Names of a hospital's genes, in the order of its data; none if it has images only."""
+        """Names of a hospital's genes, in the order of its data; empty if it has images only."""
         return self._panels[name]
 
     def bayes_accuracy(self, name: str, *, count: int = 20_000) -> BayesAccuracy:
-        """Accuracy on a hospital's patients that no classifier exceeds, by its inputs."""
+        """Best possible accuracy on a hospital's patients by its inputs.
+
+        Args:
+            name: Name of the hospital.
+            count: Number of simulated patients that it is estimated on.
+        """
         return self.disease.bayes_accuracy(image=self.hospitals[name].image, panel=self.panel(name), count=count)
 
     def load(self, participants: tuple[str, ...]) -> FederatedData:
-        """Draw everyone's patients."""
+        """Data sets of all hospitals, drawn from the disease.
+
+        Raises:
+            DataError: If a participant has no hospital, by name.
+        """
         for name in participants:
             if name not in self.hospitals:
                 raise DataError(f"hospitals: none for participant {name!r}{did_you_mean(name, self.hospitals)}.")

@@ -19,19 +19,18 @@ __all__ = ["as_label", "as_targets", "class_counts", "labels_of", "read_labels",
 
 
 def as_targets(targets: Tensor) -> Tensor:
-    """Return targets in the dtype that losses take: integers and booleans as int64, floats as they are."""
+    """Targets in the dtype that losses take: integers and booleans as int64, floats as they are; the same shape."""
     return targets if targets.is_floating_point() else targets.to(torch.int64)
 
 
 def as_label(label: object) -> Tensor:
-    """Return the label of one sample as a tensor.
+    """Label of one sample as a tensor.
 
     Args:
         label: A Python or NumPy number, an array or a tensor; one of shape ``(1,)`` counts as a number.
 
     Returns:
-        A tensor of shape ``()`` (or ``(C,)`` for several labels): int64, or float32 for Python floats and
-        float64.
+        A tensor of shape ``()`` (or ``(C,)`` for several labels): int64, or float32 for Python floats and float64.
 
     Raises:
         DataError: If the label is not a number.
@@ -43,19 +42,18 @@ def as_label(label: object) -> Tensor:
 
 
 def labels_of(dataset: Dataset[Any]) -> Tensor | None:
-    """Return the labels of a map-style data set without loading its samples, where that can be done.
+    """Labels of a map-style data set without loading its samples; None where they cannot be had so.
 
     They are looked for under ``.targets`` and ``.labels``, and through ``Subset``, ``ConcatDataset`` and
-    ``TensorDataset``. What is found but does not have one entry per sample is not taken, nor is what a
-    ``target_transform`` would still change.
+    ``TensorDataset``. Values without one entry per sample are not taken, nor those of a data set with a
+    ``target_transform``.
 
     Args:
         dataset: Any map-style data set.
 
     Returns:
-        Shape ``(n,)``, or ``(n, C)`` for several labels per sample, integers as int64; integer labels of
-        shape ``(n, 1)`` are flattened. None where the labels are not to be had this way: see
-        :func:`read_labels`.
+        Shape ``(n,)``, or ``(n, C)`` for several labels per sample, integers as int64; integer labels of shape ``(n,
+        1)`` are flattened. None where they are not found: see :func:`read_labels`.
     """
     for attribute in ("targets", "labels"):
         kept = _numeric(getattr(dataset, attribute, None))
@@ -73,7 +71,7 @@ def labels_of(dataset: Dataset[Any]) -> Tensor | None:
 
 
 def read_labels(dataset: Dataset[Any]) -> Tensor:
-    """Return the labels of a map-style data set by loading every one of its samples.
+    """Labels of a map-style data set, read by loading every one of its samples.
 
     Args:
         dataset: Yields ``(input, label)``.
@@ -82,8 +80,7 @@ def read_labels(dataset: Dataset[Any]) -> Tensor:
         Shape ``(n,)``, or ``(n, C)`` for several labels per sample; integers as int64.
 
     Raises:
-        DataError: If the data set is empty or has no length, a sample is no pair, or the labels differ in
-            kind.
+        DataError: If the data set is empty or has no length, a sample is no pair, or the labels differ in kind.
     """
     length = _length(dataset)
     if not length:
@@ -107,7 +104,7 @@ def read_labels(dataset: Dataset[Any]) -> Tensor:
 
 
 def class_counts(targets: Tensor, num_classes: int) -> Tensor:
-    """Return how many samples each class has.
+    """Samples of each class, shape ``(C,)``.
 
     Args:
         targets: Class labels, shape ``(n,)``, integers in [0, num_classes).
@@ -132,7 +129,7 @@ def class_counts(targets: Tensor, num_classes: int) -> Tensor:
 
 
 def require_class_labels(labels: Tensor) -> Tensor:
-    """Return class labels as int64, having checked that they are such.
+    """Class labels as int64, checked.
 
     Args:
         labels: Shape ``(n,)``, integers or booleans, none negative.

@@ -1,4 +1,4 @@
-"""What is learned of a table, and data that is read for whoever learned it before."""
+"""Column means and schemas of tables, and their comparison with those of trained participants."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def means_of(inputs: Tensor, columns: Sequence[str], participant: str) -> tuple[
     Args:
         inputs: A participant's training rows, shape ``(N, columns)``, NaN where a value is missing.
         columns: Names of the columns.
-        participant: Whose they are, for messages.
+        participant: Name of the participant, for messages.
 
     Raises:
         DataError: If a column has no value at all.
@@ -41,8 +41,8 @@ def refuse_mixed_columns(schemas: Mapping[str, DataSchema], what: str) -> None:
     """Refuse to join examples whose columns differ, or stand in another order.
 
     Args:
-        schemas: Of those whose examples are to be joined, by name.
-        what: Joins them, such as ``"public_size"``.
+        schemas: Schemas of the participants whose examples are to be joined, by name.
+        what: Name of the setting that joins them, such as ``"public_size"``.
 
     Raises:
         DataError: Naming two of them and their columns.
@@ -58,19 +58,24 @@ def refuse_mixed_columns(schemas: Mapping[str, DataSchema], what: str) -> None:
 
 
 def learned_columns(learned: Mapping[str, DataSchema]) -> list[str] | None:
-    """The columns of trained participants, in order; None where nobody has any, or they differ."""
+    """Columns of trained participants, in order; None if no participant has any, or they differ."""
     found = {schema.columns for schema in learned.values() if schema.columns}
     return list(found.pop()) if len(found) == 1 else None
 
 
 def learned_classes(learned: Mapping[str, DataSchema]) -> list[str] | None:
-    """The vocabulary of trained participants; None where nobody has one, or they differ."""
+    """Class names of trained participants, in order; None if no participant has any, or they differ."""
     found = {schema.classes for schema in learned.values() if schema.classes}
     return list(found.pop()) if len(found) == 1 else None
 
 
 def refuse_other_meaning(participant: str, learned: DataSchema, found: DataSchema) -> None:
     """Refuse data whose columns or classes are not those that a participant was trained on, in the same order.
+
+    Args:
+        participant: Name of the participant.
+        learned: Schema that it was trained with.
+        found: Schema of the data.
 
     Raises:
         DataError: Naming the participant and both lists.

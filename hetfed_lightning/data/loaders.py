@@ -1,8 +1,8 @@
 """Batches of a round: for batch index i, one batch from every active participant that still has data.
 
-Every index is drawn from a stream named (seed, round, participant, local epoch), and every sample that is loaded
-one by one is seeded by its own name too, so the batches of a round are the same after a resume, with any number
-of workers, and whoever else takes part.
+Every index is drawn from a stream named (seed, round, participant, local epoch), and every sample that is loaded one by
+one is seeded by its own name too. So the batches of a round are the same after a resume, with any number of workers,
+and with any other participants.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Batch = Any
 
 @dataclass(frozen=True)
 class LocalWork:
-    """How much a participant does in a round: passes over its data, and at most so many batches.
+    """Work of a participant in a round: passes over its data, and at most ``step_budget`` batches.
 
     Where ``poisson``, each example is in a batch on its own, drawn from the system's entropy: DP-SGD counts on it.
     """
@@ -38,53 +38,60 @@ class LocalWork:
     poisson: bool = False
 
     def batches(self, source: Source) -> int:
-        """Batches in a round on a training set, before the trainer's limit."""
+        """Number of batches in a round on a training set, before the trainer's limit."""
         batches = source.batches_per_epoch * self.local_epochs
         return batches if self.step_budget is None else min(batches, self.step_budget)
 
 
 class Hosting(Protocol):
-    """What of the work is done in this process, where there are several."""
+    """Division of the work over processes, seen from this one."""
 
     def hosts(self, name: str) -> bool:
-        """Whether a participant trains here."""
+        """True if a participant trains in this process."""
 
     def measures(self, name: str) -> bool:
-        """Whether a participant is evaluated here."""
+        """True if a participant is evaluated in this process."""
 
     def share(self, indices: Tensor) -> Tensor:
-        """The part of a batch's indices that is trained on here; may be empty."""
+        """Part of a batch's indices ``(B,)`` that is trained on in this process, shape ``(b,)`` with b in 0 to B."""
 
 
 class RoundSchedule(Protocol):
-    """Who trains when: what the loader needs to know of a federation."""
+    """Schedule of a federation's rounds, as its loader needs it."""
 
     seed: int
 
     @property
     def current_round(self) -> int:
-        """The round about to be loaded, from 0."""
+        """Index of the round about to be loaded, from 0."""
 
     @property
     def batches_done(self) -> int:
-        """Batches of that round already trained before a resume."""
+        """Number of batches of that round already trained before a resume."""
 
     def active_names(self, round_index: int) -> list[str]:
-        """Participants that take part in a round, in order."""
+        """Names of the participants that take part in a round, in order."""
 
     def work_of(self, name: str) -> LocalWork:
-        """A participant's work in every round."""
+        """Work of a participant, the same in every round."""
 
     def limit_batches(self, batches: int) -> int:
-        """How many of a participant's ``batches`` the trainer wants."""
+        """Number of batches left of ``batches`` under the trainer's limit."""
 
     def expect_batches(self, batches: int) -> int:
-        """Take the round about to begin, or to be resumed, for one of so many batches; how many it has in the end."""
+        """Set the number of batches of the round about to begin, or to be resumed.
+
+        Args:
+            batches: Number of batches by the loader's plan.
+
+        Returns:
+            The number that the round has in the end.
+        """
 
 
 @dataclass(frozen=True)
 class Source:
-    """One participant's training set and how it is cut into batches."""
+    """One participant's training set and its division into batches."""
 
     dataset: Dataset[Any]
     batch_size: int
@@ -92,39 +99,43 @@ class Source:
 
     @property
     def num_samples(self) -> int:
-        """Examples in the data set."""
+        """Number of examples in the data set."""
         return len(self.dataset)  # type: ignore[arg-type]
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches in one pass."""
+        """Number of batches in one pass."""
         full, rest = divmod(self.num_samples, self.batch_size)
         return full if self.drop_last or rest == 0 else full + 1
 
     @property
     def sampling_probability(self) -> float:
-        """With which an example is in a Poisson sample of ``batch_size`` on average."""
+        """Probability of an example to be in a Poisson sample of ``batch_size`` on average, in (0, 1]."""
         return min(1.0, self.batch_size / self.num_samples)
 
     def length_of(self, step: int) -> int:
-        """Examples in a batch of a round, counted from 0 over all passes."""
+        """Number of examples in a batch of a round.
+
+        Args:
+            step: Index of the batch, from 0 over all passes.
+        """
         return min(self.batch_size, self.num_samples - step % self.batches_per_epoch * self.batch_size)
 
 
 class RoundLoader:
-    """Iterates over one round at a time: yields ``{participant: batch}``.
+    """Batches of one round at a time: yields ``{participant: batch}``.
 
-    In-memory :class:`Examples` are indexed a whole batch at a time. Other data sets go through one
-    ``DataLoader`` that all participants share, so ``num_workers`` counts workers of the federation.
+    In-memory :class:`Examples` are indexed a whole batch at a time. Other data sets go through one ``DataLoader`` that
+    all participants share, so ``num_workers`` counts workers of the federation.
 
     Args:
         sources: Training set of every participant, by name.
-        schedule: Who trains when; the federation.
+        schedule: Schedule of the rounds; the federation.
         num_workers: Worker processes for data sets that are not in memory.
         collate_fn: Makes a batch of samples; torch's default if None.
         pin_memory: As for ``DataLoader``.
-        hosting: What of the work is done here; None for all of it. A batch of which no example is trained on here is
-            None.
+        hosting: Division of the work over processes; None in one process. A batch of which no example is trained on
+            here is None.
         home: Device on which in-memory data is to live, and its batches come out; None for the host.
     """
 
@@ -154,32 +165,41 @@ class RoundLoader:
 
     @property
     def sampler(self) -> RoundLoader:
-        """Itself: Lightning calls ``set_epoch`` of a loader's sampler before every epoch."""
+        """The loader itself: Lightning calls ``set_epoch`` of a loader's sampler before every epoch."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Say how long the round about to begin is, or that which is resumed."""
+        """Fix the length of the round about to begin, or to be resumed.
+
+        Args:
+            epoch: Index of the round, from 0.
+        """
         self._round = epoch, self.schedule.expect_batches(self.steps_in(epoch))
 
     def full_steps_of(self, name: str) -> int:
-        """Batches that a participant's data and work make in a round."""
+        """Number of batches of a participant's data and work in a round."""
         return self.schedule.work_of(name).batches(self.sources[name])
 
     def steps_of(self, name: str) -> int:
-        """Batches that a participant trains on in a round, after the trainer's limit."""
+        """Number of batches that a participant trains on in a round, after the trainer's limit."""
         return self.schedule.limit_batches(self.full_steps_of(name))
 
     def steps_in(self, round_index: int) -> int:
-        """Batches of a round: those of the longest of who takes part in it, hosted here or not; at least 1."""
+        """Number of batches of a round, at least 1: the most of any participant in it, in this process or not."""
         active = self.schedule.active_names(round_index)
         return max((self.steps_of(name) for name in active if name in self.sources), default=1) or 1
 
     def length_of(self, name: str, step: int) -> int:
-        """Examples in one of a participant's batches of a round, counted from 0."""
+        """Number of examples in one of a participant's batches of a round.
+
+        Args:
+            name: Name of the participant.
+            step: Index of the batch, from 0.
+        """
         return self.sources[name].length_of(step)
 
     def __len__(self) -> int:
-        # Of the longest round that may come: by it Lightning judges its settings, and is then told of each round's own.
+        # The longest possible round: Lightning checks its settings by it; `set_epoch` gives each round's own length.
         if self._length is None:
             self._length = max((self.full_steps_of(name) for name in self.sources), default=0)
         return self._length
@@ -195,7 +215,7 @@ class RoundLoader:
             plans = {name: [hosting.share(indices) for indices in plan] for name, plan in plans.items()}
         loaded = self._loaded(plans, round_index, start)
         blocks, single = self._blocks(plans)
-        # No further than the round: after a resume Lightning would fetch a batch beyond it.
+        # Ends with the round: after a resume Lightning would fetch a batch beyond it.
         told, length = self._round or (-1, 0)
         for index in range(start, length if told == round_index else self.steps_in(round_index)):
             batch = RoundBatch()
@@ -213,11 +233,11 @@ class RoundLoader:
                 if shared := {name: own for name, own in indices.items() if own.numel()}:
                     batch.add(tuple(shared), source.block(shared))
             batch.arrange(plans)
-            # Empty where nobody takes part in a round, or one that is resumed was longer when it was begun.
+            # Empty if no participant is in the round, or if a resumed round was longer when it began.
             yield batch
 
     def _blocks(self, plans: Mapping[str, Sequence[Tensor]]) -> tuple[list[tuple[BlockSource, list[str]]], list[str]]:
-        """Those whose batches are gathered together, who has most of them first, and everybody else."""
+        """Block sources with the participants of each, those with most batches first; and all other participants."""
         if self._sources is None:
             datasets = {name: source.dataset for name, source in self.sources.items()}
             groups = alike(datasets, least=2 if self.home is None else 1)
@@ -280,11 +300,11 @@ class RoundLoader:
         return stream_seed(self.schedule.seed, "sample", round_index, name, step, index)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the round stands. Lightning's own counters restore it; this declares the loader resumable."""
+        """Round and number of batches done, which Lightning's counters restore; it declares the loader resumable."""
         return {"round": self.schedule.current_round, "batches_done": self.schedule.batches_done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Nothing to do: the next iteration reads round and batch from the trainer's restored counters."""
+        """Do nothing: the next iteration reads round and batch from the trainer's restored counters."""
 
 
 class EvaluationLoader:
@@ -302,7 +322,7 @@ class EvaluationLoader:
             yield self.dataset.batch(torch.arange(start, min(start + self.batch_size, len(self.dataset))))
 
     def view(self, index: int) -> Batch:
-        """The batch of this index, counted from 0, as views of the set."""
+        """Batch at ``index``, counted from 0, as views of the set."""
         start = index * self.batch_size
         return self.dataset.part(start, min(start + self.batch_size, len(self.dataset)))
 
@@ -315,7 +335,15 @@ def evaluation_loader(
     collate_fn: Collate | None = None,
     owner: str = "an evaluation set",
 ) -> EvaluationLoader | DataLoader[Any]:
-    """Loader of a set in order: by whole batches where it is in memory, by torch's ``DataLoader`` elsewhere."""
+    """Loader of a set in order: by whole batches where it is in memory, by torch's ``DataLoader`` elsewhere.
+
+    Args:
+        dataset: The set.
+        batch_size: Examples per batch, at least 1.
+        num_workers: Worker processes for a set that is not in memory.
+        collate_fn: Makes a batch of samples; torch's default if None.
+        owner: Owner of the set, for messages.
+    """
     if isinstance(dataset, Examples):
         return EvaluationLoader(dataset, batch_size)
     collate = partial(collated, owner=owner, collate_fn=collate_fn)
@@ -323,14 +351,14 @@ def evaluation_loader(
 
 
 class MeasuredLoader:
-    """A set that one process evaluates: it has the same length everywhere, and batches there alone.
+    """Loader of a set that one process evaluates: it has its length in every process, and batches in that one alone.
 
-    Lightning gives a ``DataLoader`` the sampler of a distributed run, of which this one keeps it from knowing.
+    Lightning gives every ``DataLoader`` the sampler of a distributed run; this class keeps the loader out of its sight.
 
     Args:
-        loader: Of the whole set.
-        owner: Whose set it is; None for one that passes through every process.
-        hosting: Who is evaluated here, asked at the beginning of each pass.
+        loader: Loader of the whole set.
+        owner: Participant that owns the set; None for a set that passes through every process.
+        hosting: Division of the work over processes, asked at the beginning of each pass.
     """
 
     def __init__(self, loader: EvaluationLoader | DataLoader[Any], owner: str | None, hosting: Hosting) -> None:
@@ -340,7 +368,7 @@ class MeasuredLoader:
 
     @property
     def inside(self) -> EvaluationLoader | DataLoader[Any]:
-        """The loader of the whole set."""
+        """Loader of the whole set."""
         return self._loader
 
     def __len__(self) -> int:

@@ -1,4 +1,9 @@
-"""The federation's data: what each participant has of its own, and what everyone may see."""
+"""Data of a federation: each participant's own sets, the public set and everyone's sets.
+
+A data module of one's own is a subclass of :class:`FederatedDataModule` with :meth:`FederatedDataModule.load`; or of
+``NamedDataModule`` with ``load_participants``, for data of several institutions; or of ``PartitionedDataModule`` with
+``load_pool``, for one pool that is dealt out.
+"""
 
 from __future__ import annotations
 
@@ -34,18 +39,18 @@ GLOBAL = "global"
 """Key of the loader of everyone's data beside those of the participants."""
 
 LARGEST_BATCH = 2**31 - 1
-"""Examples; torch counts no further everywhere."""
+"""Largest number of examples per batch; torch counts no further everywhere."""
 
 
 @dataclass(frozen=True)
 class FederatedData:
-    """Every data set of a federation; each a map-style ``Dataset`` of ``(input, target)``.
+    """Data sets of a federation, each a map-style ``Dataset`` of ``(input, target)``.
 
     Attributes:
         train: The participants' training sets, by name.
         val: Their validation sets; participants may be missing.
         test: Their test sets; participants may be missing.
-        public: Inputs that everyone may see, raw and without targets; the students of a distillation learn on it.
+        public: Public inputs, raw and without targets, on which distillation takes place.
         global_val: Everyone's validation set, on which every participant is measured.
         global_test: Everyone's test set.
     """
@@ -62,31 +67,32 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
     """Loaders of a federation's data; pass it data, or subclass it and override :meth:`load`.
 
     Args:
-        train: Training set of every participant, by name: :class:`Examples`, or any map-style ``Dataset`` that
-            yields (tensor, array or PIL image, label).
+        train: Training set of every participant, by name: :class:`Examples`, or any map-style ``Dataset`` that yields
+            (tensor, array or PIL image, label).
         val: Validation sets by name.
         test: Test sets by name.
-        public: What everyone may see, for distillation; labels in it are ignored.
-        global_val: Everyone's validation set; ``"pooled"`` joins the participants' own, which asks that their
-            inputs be of one shape.
+        public: Public set, for distillation; labels in it are ignored.
+        global_val: Everyone's validation set; ``"pooled"`` joins the participants' own, which asks that their inputs be
+            of one shape.
         global_test: Everyone's test set; ``"pooled"`` likewise.
         batch_size: Examples per batch; one for all, or by participant, where a group's name stands for its members.
         eval_batch_size: Examples per batch of validation, test and prediction.
         num_workers: Worker processes for data sets that are not in memory, shared by all participants.
-        drop_last: Whether an incomplete last batch of a pass is left out.
-        transforms: By participant: applied to each sample's input where its data set is read sample by sample
-            (whole batches on the device are transformed by ``Participant(transform=...)``).
-        collate_fn: Makes a batch of samples that are read one by one, as their data set yields them: ``(inputs,
-            target)``, or what a participant's own steps take. Arrays and images in a sample are tensors by then; what
-            is neither, such as text or lists of tokens, is left to it. The public set's samples go through it too, and
-            of a pair that it makes of them the inputs alone are used.
+        drop_last: True to leave out an incomplete last batch of a pass.
+        transforms: By participant: applied to each sample's input where its data set is read sample by sample (whole
+            batches on the device are transformed by ``Participant(transform=...)``).
+        collate_fn: Makes a batch of samples that are read one by one: ``(inputs, target)``, or any form that a
+            participant's own steps take. It gets a list of samples as their data set yields them, arrays and images
+            turned into tensors and other values, such as text or lists of tokens, as they are. The public set's samples
+            go through it too; of a pair that it makes of them the inputs alone are used.
         pin_memory: As for ``DataLoader``.
-        resident: Whether in-memory training sets and the public set live on the accelerator where together they take at
-            most a quarter of its free memory; on a CPU it has no meaning. They are copied as training begins.
+        resident: True to keep in-memory training sets and the public set on the accelerator if together they take at
+            most a quarter of its free memory. They are copied as training begins. Without effect on a CPU.
 
     Attributes:
-        schemas: What the columns and classes of each participant's data mean, by name, where a subclass knows it.
-        learned: The schemas of participants that were trained before, by name: data is read as they learned it.
+        schemas: Meaning of the columns and classes of each participant's data, by name, where a subclass knows it; set
+            by :meth:`load`.
+        learned: Schemas of participants that were trained before, by name; :meth:`load` reads their data accordingly.
 
     Raises:
         DataError: If a size is not positive, or a name has no training set.
@@ -134,11 +140,19 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         self._data: FederatedData | None = None
 
     def load(self, participants: tuple[str, ...]) -> FederatedData:
-        """Read or make the data; called once. A subclass overrides it.
+        """Data sets of the federation, read or made; called once, at the first use, in every process.
+
+        A subclass overrides it. An override must return the same data in every process and whenever it is called with
+        the same arguments, so that a resumed run goes on with the same examples: seed every draw by the module's own
+        settings. It may be called again after :attr:`learned` has changed. A set of ``(input, target)`` pairs may be
+        :class:`Examples`, which are fastest, or any map-style ``Dataset``.
 
         Args:
-            participants: Names of the federation's participants, in order. Data that is dealt out follows them;
-                data with names of its own ignores them.
+            participants: Names of the federation's participants, in order; empty without a federation. Data that is
+                dealt out follows them; data with names of its own ignores them.
+
+        Raises:
+            DataError: If the data cannot be read, or there is none.
         """
         del participants
         train, val, test, public, global_val, global_test = self._given
@@ -151,7 +165,11 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         )  # fmt: skip
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the data if that has not been done."""
+        """Load the data, unless it is loaded.
+
+        Args:
+            stage: Ignored; all stages have one data.
+        """
         del stage
         if self._data is None:
             names = getattr(self.trainer and self.trainer.lightning_module, "participants", {})
@@ -159,16 +177,16 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
 
     @property
     def data(self) -> FederatedData:
-        """The data sets, loaded when first asked for."""
+        """Data sets of the federation, loaded at the first use."""
         if self._data is None:
             self.setup()
         return cast("FederatedData", self._data)
 
     def read_as_learned(self, schemas: Mapping[str, DataSchema]) -> None:
-        """Read the data as participants that were trained before know it: their columns, classes and fillings.
+        """Load the data anew by the columns, classes and fillings of participants that were trained before.
 
         Args:
-            schemas: By participant; who is not in it is read as new.
+            schemas: Schemas by participant; participants without one are read as new.
 
         Raises:
             DataError: If the data, or the configuration, does not go with a schema.
@@ -186,25 +204,29 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         self.read_as_learned({name: schema for name, schema in found.items() if schema is not None})
 
     def replace_data(self, data: FederatedData) -> None:
-        """Use other data sets from now on."""
+        """Replace the data sets from now on."""
         self._data = self._readable(data)
         self._resident_public = None
 
-    # What the federation asks
+    # Questions of the federation
 
     def source(self, name: str) -> Source:
-        """A participant's training set and how it is cut into batches."""
+        """Training set of a participant and its division into batches.
+
+        Raises:
+            DataError: If ``batch_size`` has no entry for the participant.
+        """
         size = self.batch_size if isinstance(self.batch_size, int) else of_member(self.batch_size, name)
         if size is None:
             raise DataError(f"batch_size: no entry for participant {name!r}; it has {', '.join(self.batch_size)}.")  # type: ignore[arg-type]
         return Source(self.data.train[name], size, self.drop_last)
 
     def num_samples(self, name: str) -> int:
-        """Training examples of a participant."""
+        """Number of training examples of a participant."""
         return self.source(name).num_samples
 
     def train_targets(self, name: str) -> Tensor:
-        """Targets of a participant's training set, read sample by sample where there is no quicker way.
+        """Targets of a participant's training set, shape ``(N, ...)``; samples are loaded if there is no quicker way.
 
         Raises:
             DataError: If its batches are no pairs of inputs and target.
@@ -225,14 +247,17 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
 
     @property
     def num_public(self) -> int:
-        """Examples in the public set; 0 without one."""
+        """Number of examples in the public set, P; 0 without one."""
         return 0 if self.data.public is None else len(self.data.public)  # type: ignore[arg-type]
 
     def public_inputs(self, indices: Tensor) -> Any:
-        """Raw inputs of some public examples, as one batch.
+        """Raw inputs of some public examples, as one batch: shape ``(B, ...)``, or several by name.
 
         Args:
-            indices: Positions in the public set, shape ``(B,)``.
+            indices: Positions in the public set, shape ``(B,)``, in 0 to P - 1.
+
+        Raises:
+            DataError: If there is no public set, or its samples fit into no batch.
         """
         public = self.data.public if self._resident_public is None else self._resident_public
         if isinstance(public, Examples):
@@ -246,7 +271,7 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         try:
             return split_batch(collated(samples, "the public set", self.collate_fn))[0]
         except DataError as error:
-            try:  # It may be made for inputs alone, where the training sets are in memory and need none.
+            try:  # The collate_fn may be made for inputs alone, if the training sets are in memory and need none.
                 return collated(alone, "the public set", self.collate_fn)
             except DataError:
                 raise error from error.__cause__
@@ -254,7 +279,7 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
     # Loaders
 
     def train_dataloader(self) -> RoundLoader:
-        """One round of everyone's batches at a time; here it is decided where the data lives."""
+        """Loader of one round of all participants' batches; data moves to the accelerator here, where it may."""
         home, public = self._home(), self.data.public
         self._resident_public = Resident.of([public], home) if home is not None and is_plain(public) else None
         schedule = cast("RoundSchedule", cast("L.Trainer", self.trainer).lightning_module)
@@ -269,24 +294,28 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         )
 
     def teardown(self, stage: str) -> None:
-        """Leave the device."""
+        """Free the device's memory of data.
+
+        Args:
+            stage: Ignored.
+        """
         del stage
         self._resident_public = None
 
     def val_dataloader(self) -> dict[str, Any]:
-        """One loader for each participant's own set, and one for everyone's."""
+        """Loaders of each participant's own validation set, by name, and of everyone's under ``"global"``."""
         self._read_as_the_model_learned()
         loaders = self._loaders(self.data.val, self.data.global_val)
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         return {GLOBAL: NothingLoader()} if fitting and not loaders else loaders
 
     def test_dataloader(self) -> dict[str, Any]:
-        """One loader for each participant's own set, and one for everyone's."""
+        """Loaders of each participant's own test set, by name, and of everyone's under ``"global"``."""
         self._read_as_the_model_learned()
         return self._loaders(self.data.test, self.data.global_test)
 
     def predict_dataloader(self) -> dict[str, Any]:
-        """The test sets: everyone's where there is one and one model predicts, else each participant's own."""
+        """Loaders of test sets: everyone's if there is one and one model predicts, else each participant's own."""
         self._read_as_the_model_learned()
         model = cast("L.Trainer", self.trainer).lightning_module
         single = getattr(model, "predict_with", None) is not None or getattr(model, "student", None) is not None
@@ -295,7 +324,13 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         return self._loaders(self.data.test, None, divided=False)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The batch on the device; on a CPU it is there already, and walking through everyone's tensors takes time."""
+        """The batch on the device; unchanged on a CPU, where walking through all tensors would take time.
+
+        Args:
+            batch: A batch of any loader of this module.
+            device: The device to move to.
+            dataloader_idx: Index of the loader.
+        """
         if device.type == "cpu":
             return batch
         move = partial(super().transfer_batch_to_device, device=device, dataloader_idx=dataloader_idx)
@@ -303,7 +338,7 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
 
     def _home(self) -> torch.device | None:
         """The device on which in-memory data is to live; None for the host."""
-        hook = "on_before_batch_transfer"  # Whoever overrides it expects batches on the host.
+        hook = "on_before_batch_transfer"  # An override of it expects batches on the host.
         if not self.resident or getattr(type(self), hook) is not getattr(L.LightningDataModule, hook):
             return None
         device = cast("L.Trainer", self.trainer).strategy.root_device
@@ -311,7 +346,7 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
 
     @property
     def _hosting(self) -> Hosting | None:
-        """Who divides the work over processes; None in one."""
+        """Division of the work over processes; None in one process."""
         trainer = self.trainer
         return getattr(trainer.lightning_module, "ranks", None) if trainer and trainer.world_size > 1 else None
 
@@ -332,7 +367,7 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         hosting = self._hosting
         if hosting is None:
             return loaders
-        # What is everyone's, and what is predicted, passes through every process.
+        # Everyone's sets and predictions pass through every process.
         return {
             name: MeasuredLoader(loader, name if divided and name != GLOBAL else None, hosting)
             for name, loader in loaders.items()
@@ -360,21 +395,26 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
             )
         ]
         if isinstance(everyones[0], Examples):
-            # What everyone may see is inputs alone; whether a NaN is a gap was said when they were made.
+            # The public set is inputs alone; its NaNs were accepted as gaps when it was made.
             everyones[0] = Examples(everyones[0].inputs, missing=True)
         train, val = by_name(data.train, "training"), by_name(data.val, "validation")
         return FederatedData(train, val, by_name(data.test, "test"), *everyones)
 
 
 class NothingLoader:
-    """Loader for a run that validates on nothing. It has no length, since Lightning warns of a length of 0."""
+    """Empty loader for a run without validation; it has no length, since Lightning warns of a length of 0."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter(())
 
 
 def take(dataset: Dataset[Any], indices: Tensor) -> Dataset[Any]:
-    """Some examples of a data set: a copy where it is in memory, a view elsewhere."""
+    """Some examples of a data set: a copy where it is in memory, a view elsewhere.
+
+    Args:
+        dataset: The data set.
+        indices: Positions, shape ``(n,)``, in the wanted order.
+    """
     return (
         dataset.subset(indices) if isinstance(dataset, Examples) else torch.utils.data.Subset(dataset, indices.tolist())
     )
@@ -382,6 +422,9 @@ def take(dataset: Dataset[Any], indices: Tensor) -> Dataset[Any]:
 
 def pooled(datasets: Mapping[str, Dataset[Any]]) -> Dataset[Any]:
     """All examples of several participants' data sets, in order.
+
+    Args:
+        datasets: Data sets by name, at least one.
 
     Raises:
         DataError: If there is none, or in-memory ones differ in shape, by name.

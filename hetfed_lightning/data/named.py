@@ -1,4 +1,4 @@
-"""Data whose participants have names already: hospitals, cities, writers."""
+"""Data whose participants have names already, such as hospitals, cities or writers."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ from hetfed_lightning.data.splits import split_own
 
 
 class NamedDataModule(FederatedDataModule):
-    """Cuts each participant's own examples into training, validation and test sets.
+    """Data of named participants, the examples of each cut into training, validation and test sets.
+
+    A subclass overrides :meth:`load_participants` and, to learn something of the training rows, :meth:`prepared`.
 
     Args:
         own_fractions: Training, validation and test shares; they sum to one.
-        stratify: Whether every share keeps the proportions of the classes.
-        shuffle: Whether examples are drawn at random; False keeps time: the first are for training, the last for
-            the test.
-        public_size: Examples that everyone may see, taken evenly from the training sets, which lose them.
-        global_sets: Whether the participants' validation and test sets are pooled for everyone; their inputs must
-            have one shape.
-        seed: Of the split.
-        participants: Whose data is read, in this order; None for all that there are.
+        stratify: True to keep the proportions of the classes in every share.
+        shuffle: True to draw examples at random; False keeps time: the first are for training, the last for the test.
+        public_size: Number of public examples, taken evenly from the training sets, which lose them.
+        global_sets: True to pool the participants' validation and test sets for everyone; their inputs must have one
+            shape.
+        seed: Seed of the split.
+        participants: Names of the participants to read, in this order; None for all that there are.
         settings: As for :class:`FederatedDataModule`: ``batch_size``, ``num_workers`` and so on.
+
+    Raises:
+        DataError: If ``stratify`` goes without ``shuffle``, or ``public_size`` is negative.
     """
 
     def __init__(
@@ -62,21 +66,41 @@ class NamedDataModule(FederatedDataModule):
 
     @abstractmethod
     def load_participants(self) -> Mapping[str, Dataset[Any]]:
-        """Read each participant's examples."""
+        """Examples of each participant, by name, in order; called once by :meth:`load`.
+
+        An override returns map-style data sets of ``(input, target)``, and the same at every call. It may set
+        :attr:`schemas`.
+
+        Raises:
+            DataError: If the data cannot be read.
+        """
 
     def prepared(self, name: str, dataset: Dataset[Any], trained: Tensor) -> Dataset[Any]:
-        """A participant's examples after what is learned of them, such as what to fill gaps with.
+        """Examples of a participant after preparation by its training rows, such as filling gaps; unchanged by default.
+
+        Called once per participant, after the split and before it is applied. An override keeps number and order of the
+        examples, and reads values of the training rows alone.
 
         Args:
-            name: The participant's.
-            dataset: All of its examples.
-            trained: Positions of those that it trains on, which alone may be learned from.
+            name: Name of the participant.
+            dataset: All of its examples, N of them.
+            trained: Positions of its training examples in ``dataset``, sorted, shape ``(n,)``.
+
+        Returns:
+            A data set of N examples.
         """
         del name, trained
         return dataset
 
     def load(self, participants: tuple[str, ...]) -> FederatedData:
-        """Cut each participant's examples; the names are the data's own."""
+        """Data sets of the participants, each cut by itself; the names are the data's own.
+
+        Args:
+            participants: Ignored.
+
+        Raises:
+            DataError: If a wanted participant has no data, or the public set would take all of one's training examples.
+        """
         del participants
         everyone = self._wanted(self.load_participants())
         share = -(-self.public_size // len(everyone))

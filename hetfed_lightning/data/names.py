@@ -1,4 +1,4 @@
-"""Names that people type: of participants, classes, columns and keys."""
+"""Names of participants, classes, columns and keys, as people type them."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ __all__ = [
 T = TypeVar("T")
 
 LONGEST = 100
-"""Characters of a participant's name, which files and folders are called by."""
+"""Most characters of a participant's name, which names files and folders."""
 
 RESERVED: Mapping[str, str] = {
     "federation": "figures of all are logged under it",
     "global": "everyone's data is called so",
     **dict.fromkeys(("jain", "mean", "std", "worst"), "tables and figures of all are called so"),
 }
-"""Names that no participant may have, and why."""
+"""Names that no participant may have, with the reason."""
 
 SHOWN = 5
-"""Pairs of spellings that a message shows."""
+"""Most pairs of spellings in a message."""
 
 _NUMBER = re.compile(r"_\d+$")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-]*")
@@ -42,11 +42,11 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_\-]+")
 
 
 def of_member(settings: Mapping[str, T], name: str) -> T | None:
-    """What ``settings`` have for a participant: under its name, or else under that of its group.
+    """Setting of a participant: the one under its name, or else under that of its group.
 
     Args:
-        settings: By name; ``"clinic"`` stands for ``"clinic_00"``, ``"clinic_01"`` and so on.
-        name: The participant's.
+        settings: Settings by name; ``"clinic"`` stands for ``"clinic_00"``, ``"clinic_01"`` and so on.
+        name: Name of the participant.
 
     Returns:
         The setting; None where there is none.
@@ -55,11 +55,11 @@ def of_member(settings: Mapping[str, T], name: str) -> T | None:
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return a hint at the closest of the names there are.
+    """Hint at the closest of the known names, for the end of a message.
 
     Args:
-        name: What was asked for.
-        choices: What there is.
+        name: The name that was not found.
+        choices: The known names.
 
     Returns:
         ``"; did you mean 'age'?"``, or the names there are (ten at most) where none is close.
@@ -73,12 +73,12 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 
 def name_problem(name: str) -> str | None:
-    """Why a participant may not be called so, and what it may be called instead; None where it may.
+    """Reason against a name of a participant, with another proposed; None if the name may be used.
 
-    Files, folders, charts and keys of checkpoints are called by participants' names, on any machine.
+    Participants' names are used for files, folders, charts and keys of checkpoints, on any machine.
 
     Args:
-        name: The participant's.
+        name: Name of the participant.
     """
     if not isinstance(name, str):
         return f"expected a name as text, got {name!r}"
@@ -106,8 +106,8 @@ def refuse_twin_names(names: Iterable[str], what: str, where: str) -> None:
 
     Args:
         names: The names, each meant to be unique.
-        what: What they name, for the message, as ``"participant"``.
-        where: Where they were found, for the message.
+        what: Kind of thing that they name, for the message, as ``"participant"``.
+        where: Place in which they were found, for the message.
 
     Raises:
         DataError: If two names are alike.
@@ -127,8 +127,8 @@ def refuse_spellings(found: Mapping[str, Iterable[str]], what: str) -> None:
     """Refuse names that several places spell differently in case or outer blanks alone.
 
     Args:
-        found: Names by where they are from, each meant to be one thing everywhere.
-        what: What they name, for the message, as ``"class"``.
+        found: Names by place, each meant to be one thing everywhere.
+        what: Kind of thing that they name, for the message, as ``"class"``.
 
     Raises:
         DataError: Giving both spellings and both places.
@@ -163,5 +163,5 @@ def checked_classes(classes: Sequence[str]) -> list[str]:
 
 
 def folded(name: str) -> str:
-    """A name without its outer blanks, case and form of its letters: what it has in common with a slip of the pen."""
+    """Name without outer blanks and differences in case or Unicode form, by which misspellings are equal."""
     return unicodedata.normalize("NFKC", name).strip().casefold()

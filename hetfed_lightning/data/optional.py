@@ -9,11 +9,11 @@ __all__ = ["import_optional"]
 
 
 def import_optional(module: str, install: str) -> ModuleType:
-    """Return a module that may not be installed.
+    """Module that may not be installed, imported.
 
     Args:
         module: Dotted name, as ``"PIL.Image"``.
-        install: What to give to ``pip install``, as ``"hetfed-lightning[images]"``.
+        install: Requirement for ``pip install``, as ``"hetfed-lightning[images]"``.
 
     Returns:
         The imported module.

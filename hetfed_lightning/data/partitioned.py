@@ -1,4 +1,4 @@
-"""One labelled pool dealt out to the participants: the experiments' way to a heterogeneous federation."""
+"""Simulated federations: one labelled pool dealt out to the participants by a partition."""
 
 from __future__ import annotations
 
@@ -20,26 +20,30 @@ from hetfed_lightning.seeding import stream_generator
 
 @dataclass(frozen=True)
 class Pool:
-    """Labelled examples to deal out, and a test set that came with them if there is one."""
+    """Labelled examples to deal out, and the test set of their source, if it has one."""
 
     examples: Dataset[Any]
     test: Dataset[Any] | None = None
 
 
 class PartitionedDataModule(FederatedDataModule):
-    """Deals a pool out: a public set and a global test set first, the rest to the participants by a partition.
+    """Pool dealt out: a public set and a global test set first, the rest to the participants by a partition.
 
-    The split depends on ``seed`` alone. Each participant's share is cut into its own training, validation and
-    test set, so that its *own* accuracy is measured on its own distribution; the global test set has everyone's.
+    The split depends on ``seed`` alone. Each participant's share is cut into its own training, validation and test set,
+    so that its *own* accuracy is measured on its own distribution; the global test set has everyone's. A subclass
+    overrides :meth:`load_pool`.
 
     Args:
-        partition: How samples are dealt; Dirichlet with alpha 0.1 if None.
+        partition: Partition of the samples; Dirichlet with alpha 0.1 if None.
         participants: Their names, or their number (``p0``, ``p1``, ...); None takes the federation's.
         public_size: Examples of the public set, drawn at random; their labels are dropped.
-        test_fraction: Share of the pool for the global test set where the source brings none.
+        test_fraction: Share of the pool for the global test set where the source brings none, in [0, 1).
         own_fractions: Each participant's training, validation and test shares; they sum to one.
-        seed: Of the whole split.
+        seed: Seed of the whole split.
         settings: As for :class:`FederatedDataModule`: ``batch_size``, ``num_workers`` and so on.
+
+    Raises:
+        DataError: If ``public_size`` or ``test_fraction`` is out of its range.
     """
 
     def __init__(
@@ -77,10 +81,24 @@ class PartitionedDataModule(FederatedDataModule):
 
     @abstractmethod
     def load_pool(self) -> Pool:
-        """Read the examples to deal out."""
+        """Pool of examples to deal out; called once by :meth:`load`.
+
+        An override returns the same examples in the same order at every call. Labels of partitions by class are
+        integers of shape ``(N,)``.
+
+        Raises:
+            DataError: If the data cannot be read.
+        """
 
     def load(self, participants: tuple[str, ...]) -> FederatedData:
-        """Deal the pool out to the participants."""
+        """Data sets of the pool, dealt out to the participants.
+
+        Args:
+            participants: Names of the federation's participants, used unless the module was given names.
+
+        Raises:
+            DataError: If there is no participant, or too few examples for them.
+        """
         names = self.names or list(participants)
         if not names:
             raise DataError(f"{type(self).__name__}: no participants; give participants=[...] or a Federation.")
@@ -119,5 +137,11 @@ class PartitionedDataModule(FederatedDataModule):
 
 
 def shuffled(count: int, seed: int, *purpose: str) -> Tensor:
-    """A permutation of ``count`` positions that depends on seed and purpose alone."""
+    """Permutation of ``count`` positions, shape ``(count,)``, int64, by seed and purpose alone.
+
+    Args:
+        count: Number of positions.
+        seed: Seed of the split.
+        purpose: Names of the random stream.
+    """
     return torch.randperm(count, generator=stream_generator(seed, *purpose))

@@ -1,4 +1,4 @@
-"""The public set alone, for who has no data of its own."""
+"""Data module with a public set alone, for a participant without data of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hetfed_lightning.data.sources.public import read_public
 
 
 class PublicDataModule(FederatedDataModule):
-    """A public set and nobody's training data: what a unified student learns on where it stands alone.
+    """Public set without training data: a unified student that stands alone learns on it.
 
     Args:
         path: File of the public set (:func:`~hetfed_lightning.data.sources.public_bytes`).
@@ -21,6 +21,13 @@ class PublicDataModule(FederatedDataModule):
         self.path = path
 
     def load(self, participants: tuple[str, ...]) -> FederatedData:
-        """Read the file."""
+        """Data sets without participants: the public set of the file.
+
+        Args:
+            participants: Ignored.
+
+        Raises:
+            DataError: If the file is missing or damaged.
+        """
         del participants
         return FederatedData({}, public=read_public(self.path))

@@ -1,6 +1,6 @@
-"""Data that lives on the accelerator, from where a batch is a selection instead of a gather and a copy.
+"""Data on the accelerator, from where a batch is a selection instead of a gather and a copy.
 
-Decided once, as training begins: all that is in memory, or nothing. What is read sample by sample stays on the host,
+Decided once, as training begins: all data in memory, or none. Data that is read sample by sample stays on the host,
 where worker processes can reach it, and so does everything when training on a CPU. The examples and their order are the
 same in either place, to the bit. Not measured on a GPU.
 """
@@ -19,38 +19,40 @@ from hetfed_lightning.data.examples import Examples, Inputs, is_plain
 log = logging.getLogger(__name__)
 
 SHARE = 0.25
-"""Of the device's free memory as training begins, so much may go to data. Optimizers, activations and what a fleet
-stacks are not there yet and need the rest."""
+"""Largest share of the device's free memory for data as training begins.
+
+Optimizers, activations and stacks of fleets are allocated later and need the rest.
+"""
 
 
 def fits(wanted: int, free: int) -> bool:
-    """Whether data may live on a device.
+    """True if data may live on a device.
 
     Args:
         wanted: Bytes of the data.
-        free: Bytes that the device has free, 0 where that is not known.
+        free: Free bytes of the device, 0 if unknown.
     """
     return wanted <= SHARE * free
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be allocated on a device; 0 where there is no way to ask (MPS, meta)."""
+    """Free bytes of a device, torch's unused cache included; 0 for devices that do not tell (MPS, meta)."""
     if device.type not in {"cuda", "xpu"}:
         return 0
     memory = torch.get_device_module(device)
-    # What torch's cache holds and nobody uses is free as well.
+    # Unused memory in torch's cache is free as well.
     cached = memory.memory_reserved(device) - memory.memory_allocated(device)
     return int(memory.mem_get_info(device)[0] + cached)
 
 
 def home_of(datasets: Iterable[Any], device: torch.device) -> torch.device | None:
-    """The device, if all data in memory may live there; None for the host.
+    """Device of all in-memory data, if it may live there; None for the host.
 
     Args:
-        datasets: Of a run; those that are not plain :class:`Examples` are passed over.
-        device: Where training happens.
+        datasets: Data sets of a run; those that are not plain :class:`Examples` are passed over.
+        device: Device of the training.
     """
-    distinct = {id(dataset): dataset for dataset in datasets if is_plain(dataset)}  # Several may share one.
+    distinct = {id(dataset): dataset for dataset in datasets if is_plain(dataset)}  # Participants may share a data set.
     if device.type == "cpu" or not distinct:
         return None
     wanted, free = sum(dataset.num_bytes for dataset in distinct.values()), free_bytes(device)
@@ -63,7 +65,7 @@ def home_of(datasets: Iterable[Any], device: torch.device) -> torch.device | Non
 
 
 class Resident(Examples):
-    """Examples on a device, selected by positions on the host. Made by :meth:`of`."""
+    """Examples on a device, selected by positions on the host; made by :meth:`of`."""
 
     @classmethod
     def of(cls, parts: Sequence[Examples], device: torch.device) -> Self:
@@ -71,7 +73,7 @@ class Resident(Examples):
 
         Args:
             parts: At least one, all of the same keys, shapes of one example and dtypes.
-            device: Where they go.
+            device: The device to copy to.
         """
         targets = (
             None if parts[0].targets is None else _joined([p.targets for p in parts if p.targets is not None], device)
@@ -82,10 +84,13 @@ class Resident(Examples):
         return cls._trusted({key: _joined(values, device) for key, values in columns.items()}, targets)
 
     def batch(self, indices: Tensor) -> tuple[Inputs, Tensor | None]:
-        """As :meth:`Examples.batch`, on the device.
+        """Many examples at once, on the device, as by :meth:`Examples.batch`.
 
         Args:
             indices: Positions, int64, shape ``(B,)`` or ``(K, B)``, on the host.
+
+        Returns:
+            Inputs and targets, of the indices' shape and that of an example; the targets are None where there are none.
         """
         first = self.inputs if isinstance(self.inputs, Tensor) else next(iter(self.inputs.values()))
         return super().batch(indices.to(first.device, non_blocking=True))

@@ -1,4 +1,4 @@
-"""One participant's part of a federation's data, as it stands where that participant trains by itself."""
+"""Data of one participant where it trains by itself, at its own site."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ ON_THE_WAY = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_
 
 
 class SiteDataModule(FederatedDataModule):
-    """What one participant has of another data module, to the example: its own sets, and those that are everyone's.
+    """One participant's sets of another data module, with the public and everyone's sets, equal to the example.
 
     Of a module that deals one pool out, or knows several institutions, the participant gets the share that it has where
-    all of them train in one process. Everybody else's data is read for that and let go of, so this is for trying a
+    all of them train in one process. All other data is read for that and then dropped, so this is for trying a
     federation out. An institution gives a module that reads its own files, and no ``everyone``.
 
     Args:
-        data: Loads everyone's data, or this participant's alone. Its batch sizes, workers and transforms hold here.
-        participant: Whose data it is.
+        data: Data module of all participants, or of this one alone. Its batch sizes, workers and transforms hold here.
+        participant: Name of the participant.
         everyone: Names of all participants, in the order in which they stand in the federation: data that is dealt out
             follows them. None where ``data`` is this participant's alone; the public set is then in a file.
         public: File of the public set (:func:`~hetfed_lightning.data.sources.public_bytes`); None takes that of
@@ -66,11 +66,18 @@ class SiteDataModule(FederatedDataModule):
         self.public = public
 
     def prepare_data(self) -> None:
-        """As the module inside."""
+        """Prepare the data of the module inside."""
         self.inner.prepare_data()
 
     def load(self, participants: tuple[str, ...]) -> FederatedData:
-        """Load everyone's data and keep what is this participant's, and what is everyone's."""
+        """Data sets of this participant, and those of everyone.
+
+        Args:
+            participants: Empty, or the name of this participant.
+
+        Raises:
+            DataError: If the federation has another participant, or there is no training set for this one.
+        """
         if participants not in {(), (self.participant,)}:
             raise DataError(
                 f"SiteDataModule: its data is that of {self.participant!r}, but the federation has "
@@ -84,7 +91,7 @@ class SiteDataModule(FederatedDataModule):
                 f"{type(self.inner).__name__} has no training set for {self.participant!r}"
                 f"{did_you_mean(self.participant, whole.train)}."
             )
-        self.inner._data = None  # Everybody else's data is let go of.
+        self.inner._data = None  # Frees the data of the other participants.
         self.schemas = {name: one for name, one in self.inner.schemas.items() if name == self.participant}
         return FederatedData(
             self._own(whole.train),

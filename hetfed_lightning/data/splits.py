@@ -1,4 +1,4 @@
-"""One participant's samples into training, validation and test parts."""
+"""Split of one participant's samples into training, validation and test parts."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def split_train_val_test(
     seed: int,
     stratify: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the positions of the training, validation and test samples.
+    """Positions of the training, validation and test samples, three tensors ``(n,)``.
 
     The same arguments always give the same parts; the global random generators are neither read nor moved.
 
     Args:
         samples: Their number N, or their labels, N along the first dimension.
-        fractions: Of training, validation and test, each in [0, 1], summing to one.
-        seed: Of this split alone, 0 or more.
-        stratify: Keep the classes' shares in each part, as far as whole samples allow; needs class labels.
+        fractions: Shares of training, validation and test, each in [0, 1], summing to one.
+        seed: Seed of this split alone, 0 or more.
+        stratify: True to keep the classes' shares in each part, as far as whole samples allow; needs class labels.
 
     Returns:
-        Three tensors of sorted int64 positions, together every position from 0 to N - 1 once. A part of a
-        positive fraction has at least one; a part of fraction zero is empty.
+        Three tensors of sorted int64 positions, together every position from 0 to N - 1 once. A part of a positive
+        fraction has at least one; a part of fraction zero is empty.
 
     Raises:
-        DataError: If the fractions are no shares, there are fewer samples than parts, or ``stratify`` has no
-            class labels to go by.
+        DataError: If the fractions are no shares, there are fewer samples than parts, or ``stratify`` has no class
+            labels to go by.
     """
     shares = _checked_shares(fractions)
     if isinstance(samples, Tensor) and samples.ndim == 0:
@@ -69,14 +69,17 @@ def split_own(
     seed: int,
     stratify: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As :func:`split_train_val_test` of a participant's own samples, all of which train where they are too few.
+    """Positions of a participant's training, validation and test samples; all train if they are too few to split.
 
     Args:
-        name: The participant's, for messages.
+        name: Name of the participant, for messages.
         samples: As for :func:`split_train_val_test`.
-        fractions: Likewise.
-        seed: Likewise.
-        stratify: Likewise.
+        fractions: As for :func:`split_train_val_test`.
+        seed: As for :func:`split_train_val_test`.
+        stratify: As for :func:`split_train_val_test`.
+
+    Returns:
+        Three tensors of positions, as by :func:`split_train_val_test`.
 
     Raises:
         DataError: As :func:`split_train_val_test`, naming the participant.
@@ -122,8 +125,8 @@ def _groups(samples: int | Tensor, num_samples: int, *, stratify: bool) -> list[
 
 
 def _shared_out(sizes: NDArray[np.int64], shares: NDArray[np.float64]) -> NDArray[np.int64]:
-    # What a class's whole samples leave over goes to the parts furthest behind so far: then small classes do
-    # not all round towards the same part.
+    # The remainder of a class goes to the parts furthest behind so far: then small classes do not all round
+    # towards the same part.
     counts = np.floor(sizes[:, None] * shares).astype(np.int64)
     behind = np.zeros(len(shares))
     for row, size in zip(counts, sizes, strict=True):

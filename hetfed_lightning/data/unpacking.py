@@ -1,7 +1,7 @@
 """Compressed files, unpacked up to a limit: a file of one megabyte may claim, or hold, a thousand times as much.
 
-What unpacks to more than 256 MiB and to more than a hundred times the size of its file is refused; honest tables and
-images unpack to a tenfold. Who has such a file sets the limit.
+A file that unpacks to more than 256 MiB and to more than a hundred times its size is refused; honest tables and images
+unpack to a tenfold. For a larger file the user sets the limit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEAST = 256 * 2**20
 """Bytes that every file may unpack to."""
 
 RATIO = 100
-"""How many times its size a file may unpack to, if that is more."""
+"""Largest ratio of unpacked to packed bytes, for files where this allows more."""
 
 _CHUNK = 1 << 22
 _OPEN: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -31,10 +31,10 @@ _UNREAD = (".zst", ".tar", ".tgz", ".7z")
 
 
 def most_bytes(path: Path, max_unpacked: int | None = None) -> int:
-    """Bytes that a file may unpack to.
+    """Bytes that a file may unpack to, at most.
 
     Args:
-        path: The file, which is there.
+        path: The file, which exists.
         max_unpacked: The user's own limit, in bytes; None for that of this module.
 
     Raises:
@@ -48,7 +48,12 @@ def most_bytes(path: Path, max_unpacked: int | None = None) -> int:
 
 
 def check_unpacked(path: Path, count: int, max_unpacked: int | None = None) -> None:
-    """Refuse a file that unpacks, or says that it does, to more bytes than it may.
+    """Refuse a file that unpacks to more bytes than it may, or declares so.
+
+    Args:
+        path: The file.
+        count: Bytes that it unpacks to.
+        max_unpacked: The user's own limit, in bytes; None for that of this module.
 
     Raises:
         DataError: Naming the file, both sizes and the setting.
@@ -62,7 +67,12 @@ def check_unpacked(path: Path, count: int, max_unpacked: int | None = None) -> N
 
 
 def read_up_to(stream: IO[bytes], size: int) -> bytearray:
-    """The first ``size`` bytes of a stream, or as many as there are; in pieces, so that no more is asked for."""
+    """First ``size`` bytes of a stream, or as many as there are; read in pieces, so that no more memory is taken.
+
+    Args:
+        stream: An open file.
+        size: Most bytes to read.
+    """
     values = bytearray()
     while len(values) < size and (piece := stream.read(min(_CHUNK, size - len(values)))):
         values += piece
@@ -70,7 +80,11 @@ def read_up_to(stream: IO[bytes], size: int) -> bytearray:
 
 
 def unpacked(path: Path, max_unpacked: int | None = None) -> Path | BytesIO:
-    """A file's content where it is compressed (``.gz``, ``.bz2``, ``.xz``, ``.zip`` of one file), else its path.
+    """Content of a compressed file (``.gz``, ``.bz2``, ``.xz``, ``.zip`` of one file); the path of any other file.
+
+    Args:
+        path: The file.
+        max_unpacked: The user's own limit, in bytes; None for that of this module.
 
     Raises:
         DataError: If there is more than a file may unpack to, a zip archive has not one file, or the compression is

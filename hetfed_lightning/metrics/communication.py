@@ -14,7 +14,7 @@ def payload_bytes(payload: Tensor | Mapping[str, Tensor] | Iterable[Tensor]) -> 
     size that a serializer of values sends.
 
     Args:
-        payload: A state, some tensors or a tensor.
+        payload: A state, some tensors or a tensor, of any shapes and dtypes.
 
     Returns:
         Sum over tensors of the number of elements times the bytes of one; 0 if there is none.

@@ -158,7 +158,7 @@ def _kind(metric: Metric) -> type[Metric]:
 
 @cache
 def _needs(kind: type[Metric]) -> Needs | None:
-    """What a class of metrics needs; None of one that is always defined, or of which nothing is known."""
+    """Needs of a class of metrics; None for one that is always defined, or unknown."""
     for ours, needs in _OURS.items():
         if issubclass(kind, ours):
             return needs if kind.compute is ours.compute else None
@@ -169,7 +169,7 @@ def _needs(kind: type[Metric]) -> Needs | None:
 
 @cache
 def _is_torchmetrics(kind: type[Metric]) -> bool:
-    """Whether torchmetrics computes it, as a class of its own or one that inherits from it."""
+    """True if torchmetrics (or this package) computes the value, in the class itself or one that it inherits from."""
     computes = next(one for one in kind.__mro__ if "compute" in vars(one))
     return computes.__module__.startswith(("torchmetrics.", "hetfed_lightning.metrics."))
 
@@ -184,7 +184,7 @@ def _name_of(kind: type[Metric]) -> str:
 
 
 def _examples(metric: Any) -> _Examples | None:
-    """What a classifier's metric has seen; None where it notes that by example, or over all classes together."""
+    """Numbers of examples in a classifier's metric; None if it keeps them by example, or over all classes together."""
     if isinstance(metric, _COUNTED):
         return _of_counts(metric)
     if isinstance(metric, _CURVES):
@@ -230,13 +230,13 @@ def _of_curve(metric: Any) -> _Examples | None:
 
 
 def _defined(found: _Examples, needs: Needs) -> Tensor:
-    """Whether each class (or label) has the examples that are needed."""
+    """Mask of the classes (or labels) with the examples that are needed, shape ``(C,)`` or ``()``."""
     positive, negative = found.positive > 0, found.negative > 0
     return {Needs.POSITIVE: positive, Needs.NEGATIVE: negative, Needs.BOTH: positive & negative}[needs]
 
 
 def _said(found: _Examples, needs: Needs) -> str:
-    """Why no class has what is needed, in words."""
+    """Reason why no class has the examples that are needed, for the log."""
     if found.positive.ndim == 0:
         count = int(found.positive + found.negative)
         only = "positive" if int(found.positive) else "negative"
@@ -249,7 +249,7 @@ def _said(found: _Examples, needs: Needs) -> str:
 
 
 def _is_constant(metric: Any) -> bool:
-    """Whether the targets that a metric of regressions has seen are all equal, as far as it can tell."""
+    """True if the targets in a metric of regressions are all equal; False where its states do not tell."""
     if not _is_torchmetrics(_kind(metric)):
         return False
     if isinstance(metric, (R2Score, RelativeSquaredError)):

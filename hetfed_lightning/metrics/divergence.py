@@ -54,10 +54,10 @@ def state_divergence(
 
 
 def _squares(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the mean squared distance from the mean, and the mean's squared length, of one key.
+    """Mean squared distance from the mean, and the mean's squared length, of one key, shape ``(2,)``.
 
-    In one pass over the participants, around the first of them: the mean square around the mean is the one around
-    any point less the square of what lies between. Equal tensors have a distance of exactly zero.
+    In one pass over the participants, around the first of them: the mean square around the mean is the one around any
+    point less the squared distance between the two. Equal tensors have a distance of exactly zero.
     """
     origin = tensors[0].to(accumulation_dtype(tensors[0])).reshape(-1)
     drift, step, squares = torch.zeros_like(origin), torch.empty_like(origin), origin.new_zeros(())
@@ -72,7 +72,7 @@ def _squares(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _squares_around(tensors: Sequence[Tensor], centre: Tensor) -> Tensor:
-    """Return the mean squared distance from `centre`, and the squared length of that, of one key."""
+    """Mean squared distance from `centre`, and the squared length of `centre`, of one key, shape ``(2,)``."""
     wide = accumulation_dtype(centre)
     centre = centre.to(torch.promote_types(centre.dtype, torch.float32))  # A norm in bfloat16 has 8 bits.
     distances = torch.stack([torch.dist(tensor.to(centre.dtype), centre) for tensor in tensors])

@@ -157,7 +157,12 @@ class BinaryTask(Task):
         }
 
     def target_problem(self, target: Tensor, width: int) -> str | None:
-        """Description of targets other than one 0 or 1 per example, or of a head wider than 1; None without fault."""
+        """Description of targets other than one 0 or 1 per example, or of a head wider than 1; None without fault.
+
+        Args:
+            target: Shape ``(N,)`` or ``(N, 1)``.
+            width: Width of the head's outputs.
+        """
         if width != 1:
             return f"expected a head with 1 output for a binary task, got {width} (use task 'multiclass' for classes)"
         if flat(target).ndim != 1:
@@ -165,6 +170,11 @@ class BinaryTask(Task):
         return zero_one_problem(target)
 
     def class_counts(self, target: Tensor, width: int) -> Tensor | None:
-        """Numbers of negative and of positive examples, shape ``(2,)``, int64, on the CPU."""
+        """Numbers of negative and of positive examples, shape ``(2,)``, int64, on the CPU.
+
+        Args:
+            target: Shape ``(N,)`` or ``(N, 1)``, 0 or 1.
+            width: Unused; there are two classes.
+        """
         del width
         return torch.bincount(flat(target).cpu().long(), minlength=2)

@@ -132,7 +132,12 @@ class MulticlassTask(Task):
         return {"accuracy": MulticlassAccuracy(width, average="micro", sync_on_compute=False, validate_args=False)}
 
     def target_problem(self, target: Tensor, width: int) -> str | None:
-        """Description of targets other than one integer from 0 to ``width - 1`` per example; None without fault."""
+        """Description of targets other than one integer from 0 to ``width - 1`` per example; None without fault.
+
+        Args:
+            target: Classes, shape ``(N,)``.
+            width: Number of classes C.
+        """
         if target.is_floating_point():
             return f"expected integer class labels, got {str(target.dtype).removeprefix('torch.')}"
         if target.ndim != 1:
@@ -142,5 +147,10 @@ class MulticlassTask(Task):
         return None
 
     def class_counts(self, target: Tensor, width: int) -> Tensor | None:
-        """Examples per class, shape ``(width,)``, int64, on the CPU, of targets ``(N,)``."""
+        """Examples per class, shape ``(C,)``, int64, on the CPU.
+
+        Args:
+            target: Classes, shape ``(N,)``, integers in 0 to C - 1.
+            width: Number of classes C.
+        """
         return torch.bincount(target.cpu().long(), minlength=width)

@@ -52,12 +52,22 @@ class MultilabelTask(Task):
         }
 
     def target_problem(self, target: Tensor, width: int) -> str | None:
-        """Description of targets other than 0 and 1 in ``width`` columns; None without fault."""
+        """Description of targets other than 0 and 1 in ``width`` columns; None without fault.
+
+        Args:
+            target: Shape ``(N, C)``.
+            width: Number of labels C.
+        """
         if target.ndim != 2 or target.shape[1] != width:
             return f"expected targets of shape (n, {width}), got {tuple(target.shape)}"
         return zero_one_problem(target)
 
     def class_counts(self, target: Tensor, width: int) -> Tensor | None:
-        """Positive examples of each label, shape ``(C,)``, int64, on the CPU, of targets ``(N, C)``."""
+        """Positive examples of each label, shape ``(C,)``, int64, on the CPU.
+
+        Args:
+            target: Shape ``(N, C)``, 0 or 1.
+            width: Unused; the targets have the number of labels.
+        """
         del width
         return target.cpu().long().sum(dim=0)

@@ -62,7 +62,12 @@ class RegressionTask(Task):
         return {"r2": DefinedR2Score(sync_on_compute=False), "mae": MeanAbsoluteError(sync_on_compute=False)}
 
     def target_problem(self, target: Tensor, width: int) -> str | None:
-        """Description of targets in another number of columns than ``width``, or not finite; None without fault."""
+        """Description of targets in another number of columns than ``width``, or not finite; None without fault.
+
+        Args:
+            target: Shape ``(N, D)``, or ``(N,)`` where D is 1.
+            width: Width D of the head's outputs.
+        """
         columns = 1 if target.ndim == 1 else target.shape[1]
         if columns != width:
             return f"expected {width} value(s) per example, as many as the head's outputs, got {columns}"

@@ -1,4 +1,4 @@
-"""Rules that deal one data set out to participants, one file each."""
+"""Partitions: rules that deal one data set out to participants, one file each."""
 
 from hetfed_lightning.data.partitions.dirichlet import Dirichlet
 from hetfed_lightning.data.partitions.iid import IID

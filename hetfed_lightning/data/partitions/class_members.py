@@ -1,4 +1,4 @@
-"""The samples of each class, as the rules by class need them."""
+"""Positions of the samples of each class, for partitions by class."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["deal_by_counts", "members_of", "shuffled_members"]
 
 
 def members_of(labels: Tensor) -> list[Indices]:
-    """Return the positions of each class that occurs, sorted, in the order of the classes.
+    """Positions of each class that occurs, sorted, in the order of the classes.
 
     Args:
         labels: Class labels, shape ``(N,)``, integers of 0 or more.
@@ -29,12 +29,23 @@ def members_of(labels: Tensor) -> list[Indices]:
 
 
 def shuffled_members(labels: Tensor, generator: np.random.Generator) -> list[Indices]:
-    """Return what :func:`members_of` returns, each class shuffled by the generator."""
+    """Positions of each class that occurs, in the order of the classes, each class shuffled by the generator.
+
+    Args:
+        labels: Class labels, shape ``(N,)``, integers of 0 or more.
+        generator: Source of the order.
+
+    Returns:
+        One array of positions per class, none empty.
+
+    Raises:
+        DataError: If the labels are not class labels.
+    """
     return [generator.permutation(members) for members in members_of(labels)]
 
 
 def deal_by_counts(members: list[Indices], counts: Indices) -> list[Indices]:
-    """Return each participant's positions, given how many of each class it gets.
+    """Positions of each participant's samples, by numbers per class.
 
     Args:
         members: C arrays of positions, one per class.

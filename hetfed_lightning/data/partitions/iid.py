@@ -1,4 +1,4 @@
-"""Samples dealt out evenly and blindly: the homogeneous case that the others are compared with."""
+"""Independent and identically distributed shares: the homogeneous case that other partitions are compared with."""
 
 from __future__ import annotations
 
@@ -19,5 +19,11 @@ class IID(Partition):
     """
 
     def deal(self, labels: Tensor, num_participants: int, generator: np.random.Generator) -> list[Indices]:
-        """Return the positions of each participant's samples."""
+        """Positions of each participant's samples, in any order.
+
+        Args:
+            labels: One entry per sample, N along the first dimension; values are unused.
+            num_participants: K.
+            generator: Source of the order.
+        """
         return list(np.array_split(generator.permutation(len(labels)), num_participants))

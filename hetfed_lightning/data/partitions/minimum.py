@@ -1,8 +1,7 @@
-"""The least number of samples a participant must have, met by moving samples instead of drawing again.
+"""Least number of samples per participant, reached by moving samples instead of drawing again.
 
-Redrawing until every participant has enough, as the reference implementations of Dirichlet partitions do,
-need not
-end: with 20 participants and alpha 0.01 most draws leave somebody empty. Moving always ends.
+The reference implementations of Dirichlet partitions draw again until every participant has enough, which need not end:
+with 20 participants and alpha 0.01 most draws leave some participant empty. Moving always ends.
 """
 
 from __future__ import annotations
@@ -16,20 +15,19 @@ __all__ = ["raise_to_minimum", "require_alpha", "require_min_size", "require_roo
 
 
 def raise_to_minimum(counts: Indices, min_size: int) -> Indices:
-    """Return counts in which every participant has at least ``min_size`` samples.
+    """Counts in which every participant has at least ``min_size`` samples.
 
-    Whoever lacks samples gets them of the class it has most of, from the largest participant that has such
-    and can spare them; failing that, from the largest participant, of that one's most frequent class. So a
-    participant of few classes remains one, and nobody falls below ``min_size`` by giving. Chance has no part
-    in it.
+    A participant that lacks samples gets them of the class it has most of, from the largest participant with samples of
+    that class to spare; failing that, from the largest participant, of that one's most frequent class. So a participant
+    of few classes remains one, and none falls below ``min_size`` by giving. Nothing is random.
 
     Args:
         counts: Samples per participant and class, shape ``(K, C)``.
         min_size: Least number of samples per participant, with ``K * min_size`` no more than there are.
 
     Returns:
-        New counts of the same shape with the same number of samples in every class; rows that had at least
-        ``min_size`` have lost at most what they had above it, and gained nothing.
+        New counts of the same shape with the same number of samples in every class; rows that had at least ``min_size``
+        have lost at most their surplus, and gained nothing.
     """
     counts = counts.copy()
     for receiver in np.flatnonzero(counts.sum(axis=1) < min_size):
@@ -59,7 +57,11 @@ def _donor(counts: Indices, sizes: Indices, receiver: int, min_size: int) -> tup
 
 
 def require_alpha(alpha: float) -> float:
-    """Return a concentration, having checked that it is finite and above zero."""
+    """Concentration of a Dirichlet distribution, checked to be finite and above zero.
+
+    Raises:
+        DataError: If it is not.
+    """
     if not (isinstance(alpha, int | float) and 0 < alpha < float("inf")):
         raise DataError(
             f"expected alpha to be a finite number above 0, got {alpha!r}: 0.1 is very unequal, 100 nearly equal"
@@ -68,14 +70,27 @@ def require_alpha(alpha: float) -> float:
 
 
 def require_min_size(min_size: int) -> int:
-    """Return a least number of samples, having checked that it is a whole number of at least one."""
+    """Least number of samples, checked to be a whole number of at least one.
+
+    Raises:
+        DataError: If it is not.
+    """
     if not isinstance(min_size, int) or min_size < 1:
         raise DataError(f"expected min_size to be a whole number of at least 1, got {min_size!r}")
     return min_size
 
 
 def require_room(num_samples: int, num_participants: int, min_size: int) -> None:
-    """Refuse a least number of samples that cannot be met."""
+    """Refuse a least number of samples that cannot be met.
+
+    Args:
+        num_samples: Number of samples in all.
+        num_participants: K.
+        min_size: Least number of samples per participant.
+
+    Raises:
+        DataError: If K times the least is more than all.
+    """
     if min_size * num_participants > num_samples:
         raise DataError(
             f"cannot give each of {num_participants} participants min_size={min_size} samples: that takes "

@@ -1,4 +1,4 @@
-"""Participants as the data names them: a column of hospitals, sensors or writers."""
+"""Natural partitions: participants by a column of the data, such as hospitals, sensors or writers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,26 @@ __all__ = ["Natural", "natural_partition"]
 
 
 class Natural(Partition):
-    """The partition that the labels themselves spell out: every distinct value is one participant.
+    """Partition with one participant per distinct label.
 
-    For a column that numbers hospitals, writers or sensors; the smallest goes to the first participant.
-    Chance has no part in it. For a column of names, see :func:`natural_partition`.
+    For a column that numbers hospitals, writers or sensors; the smallest label goes to the first participant. Nothing
+    is random. For a column of names, see :func:`natural_partition`.
 
     Raises:
         DataError: On use, if the labels are not whole numbers, or name more or fewer participants than K.
     """
 
     def deal(self, labels: Tensor, num_participants: int, generator: np.random.Generator) -> list[Indices]:
-        """Return the positions of each participant's samples."""
+        """Positions of each participant's samples, in any order.
+
+        Args:
+            labels: Number of the participant of each sample, shape ``(N,)``.
+            num_participants: K.
+            generator: Unused.
+
+        Raises:
+            DataError: If the labels name more or fewer participants than K.
+        """
         del generator
         members = members_of(labels)
         if len(members) != num_participants:
@@ -36,14 +45,14 @@ class Natural(Partition):
 
 
 def natural_partition(groups: Sequence[str]) -> dict[str, Tensor]:
-    """Return the positions of each named participant's samples.
+    """Positions of each named participant's samples, by name.
 
     Args:
         groups: The participant of each sample, N names, as a column of a table.
 
     Returns:
-        Sorted int64 positions under each name, names in alphabetical order (so that shuffling the samples
-        changes no participant's place); together every position from 0 to N - 1 once.
+        Sorted int64 positions under each name, names in alphabetical order (so that shuffling the samples changes no
+        participant's place); together every position from 0 to N - 1 once.
 
     Raises:
         DataError: If there is no sample, a name is missing, or two names differ in case or outer spaces only.

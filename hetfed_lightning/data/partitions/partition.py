@@ -1,7 +1,7 @@
-"""What every partition is: a rule that deals the samples of one data set out to participants.
+"""Partition: a rule that deals the samples of one data set out to participants.
 
-Partitions make *simulated* federations out of one data set. Data that comes from several institutions needs
-none: see :func:`natural_partition` and the readers in ``sources``.
+Partitions make *simulated* federations out of one data set. Data that comes from several institutions needs none: see
+:func:`natural_partition` and the readers in ``sources``.
 """
 
 from __future__ import annotations
@@ -25,27 +25,26 @@ Indices = NDArray[np.int64]
 class Partition(ABC):
     """Rule that deals samples out to participants.
 
-    A subclass gives :meth:`deal`; the calling, checking and ordering are here. The same labels, number of
-    participants and seed always give the same parts (with the same release of NumPy), whatever the state of
-    the global random generators, which are neither read nor moved.
+    A subclass overrides :meth:`deal`; calls, checks and the order of positions are here. The same labels, number of
+    participants and seed always give the same parts (with the same release of NumPy), whatever the state of the global
+    random generators, which are neither read nor moved.
     """
 
     def __call__(self, labels: Tensor, num_participants: int, seed: int) -> list[Tensor]:
-        """Return the positions of each participant's samples.
+        """Positions of each participant's samples, K tensors.
 
         Args:
-            labels: One entry per sample, N along the first dimension; what rules by class need is shape
-                ``(N,)``, integers of 0 or more.
+            labels: One entry per sample, N along the first dimension; partitions by class need shape ``(N,)``, integers
+                of 0 or more.
             num_participants: K, from 1 to N.
-            seed: Of this partition alone, 0 or more.
+            seed: Seed of this partition alone, 0 or more.
 
         Returns:
-            K tensors of int64 positions, each sorted and with at least one entry; together they hold every
-            position from 0 to N - 1 once.
+            K tensors of int64 positions, each sorted and with at least one entry; together they hold every position
+            from 0 to N - 1 once.
 
         Raises:
-            DataError: If K or the seed is out of range, the labels do not fit the rule, or the rule cannot be
-                met.
+            DataError: If K or the seed is out of range, the labels do not fit the rule, or the rule cannot be met.
         """
         num_participants = _whole("num_participants", num_participants, at_least=1)
         seed = _whole("seed", seed, at_least=0)
@@ -61,19 +60,25 @@ class Partition(ABC):
 
     @abstractmethod
     def deal(self, labels: Tensor, num_participants: int, generator: np.random.Generator) -> list[Indices]:
-        """Return the positions of each participant's samples, in any order.
+        """Positions of each participant's samples, in any order; called once for each call of the partition.
+
+        An override draws from ``generator`` alone, and gives every sample to exactly one participant; the caller
+        refuses parts that do not.
 
         Args:
             labels: One entry per sample, N along the first dimension, on the CPU, N of at least K.
             num_participants: K, at least 1.
-            generator: The only source of chance.
+            generator: The only source of randomness.
 
         Returns:
-            K arrays of positions, none empty, together every position once.
+            K arrays of int64 positions, none empty, together every position once.
+
+        Raises:
+            DataError: If the labels do not fit the rule, or the rule cannot be met.
         """
 
     def __repr__(self) -> str:
-        """Return the rule and its settings."""
+        """Name of the partition with its settings."""
         settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({settings})"
 

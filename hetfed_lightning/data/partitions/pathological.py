@@ -1,4 +1,4 @@
-"""The hardest label skew: every participant sees a fixed, small number of classes."""
+"""Pathological label skew: every participant has samples of a fixed, small number of classes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,13 @@ class Pathological(Partition):
         self.classes_per_participant = classes_per_participant
 
     def deal(self, labels: Tensor, num_participants: int, generator: np.random.Generator) -> list[Indices]:
-        """Return the positions of each participant's samples."""
+        """Positions of each participant's samples, in any order.
+
+        Args:
+            labels: Class labels, shape ``(N,)``, integers of 0 or more.
+            num_participants: K.
+            generator: Source of the order and of each participant's classes.
+        """
         members = shuffled_members(labels, generator)
         sizes = np.array([len(positions) for positions in members], dtype=np.int64)
         self._refuse_impossible(sizes, num_participants)
@@ -78,7 +84,7 @@ class Pathological(Partition):
 
 
 def apportion(sizes: Indices, total: int, most: Indices) -> Indices:
-    """Return how many shards to cut each class into, so that the largest shard is as small as can be.
+    """Numbers of shards per class by which the largest shard is as small as possible.
 
     Args:
         sizes: Samples per class, shape ``(C,)``.

@@ -1,4 +1,4 @@
-"""Size skew alone: participants differ in how much they have, not in what."""
+"""Quantity skew: participants have different numbers of samples of the same distribution."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["QuantitySkew"]
 class QuantitySkew(Partition):
     """Sizes in proportions drawn from a Dirichlet distribution; labels, of any kind, play no part.
 
-    Where it departs from the paper: whoever would get fewer than ``min_size`` samples is given some of the
-    largest participants'.
+    Where it departs from the paper: a participant with fewer than ``min_size`` samples is given some of the largest
+    participants'.
 
     Args:
         alpha: Concentration, finite and above 0: at 0.5 a few participants hold most of the data.
@@ -31,8 +31,7 @@ class QuantitySkew(Partition):
         DataError: If a setting is out of range; on use, if ``min_size`` cannot be met.
 
     Reference:
-        Li, Diao, Chen, He 2022, Federated Learning on Non-IID Data Silos: An Experimental Study, section
-        IV-C.
+        Li, Diao, Chen, He 2022, Federated Learning on Non-IID Data Silos: An Experimental Study, section IV-C.
     """
 
     def __init__(self, alpha: float, min_size: int = 10) -> None:
@@ -40,7 +39,13 @@ class QuantitySkew(Partition):
         self.min_size = require_min_size(min_size)
 
     def deal(self, labels: Tensor, num_participants: int, generator: np.random.Generator) -> list[Indices]:
-        """Return the positions of each participant's samples."""
+        """Positions of each participant's samples, in any order.
+
+        Args:
+            labels: One entry per sample, N along the first dimension; values are unused.
+            num_participants: K.
+            generator: Source of the sizes and of the order.
+        """
         require_room(len(labels), num_participants, self.min_size)
         drawn = dirichlet_counts(len(labels), self.alpha, num_participants, generator)
         sizes = raise_to_minimum(drawn[:, None], self.min_size)[:, 0]

@@ -1,7 +1,7 @@
 """Class labels of tables, matched by name: one vocabulary for all participants, agreed before anything is trained.
 
-A vocabulary holds names alone. It is the one thing for which all rows are looked at, test rows too: a class has to have
-its number before a row of it is met, and no figure depends on how often it is met.
+A vocabulary holds names alone. It is taken of all rows, test rows too, since a class needs its number before a row of
+it is read; no figure depends on the frequency of a class.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = ["agreed_classes", "read_labels", "shifted", "tell_missing_classes"]
 log = logging.getLogger(__name__)
 
 LARGEST = 2**31 - 1
-"""The largest number that is taken for a class."""
+"""Largest number that is taken for a class."""
 
 SHOWN = 10
-"""Participants, and classes of each, that a line names."""
+"""Most participants, and classes of each, in a line of the log."""
 
 
 def agreed_classes(everyones: Sequence[Rows], classes: Sequence[str] | None = None) -> list[str] | None:
-    """Return the names of the classes of all participants, in order; None where labels are numbers and stay so.
+    """Names of the classes of all participants, in order; None where labels are numbers and stay so.
 
     Args:
         everyones: Each participant's rows.
@@ -74,7 +74,11 @@ def agreed_classes(everyones: Sequence[Rows], classes: Sequence[str] | None = No
 
 
 def read_labels(rows: Rows, classes: Sequence[str] | None) -> Tensor:
-    """Return class labels: positions in ``classes``, or where that is None the numbers in the column.
+    """Class labels of one participant's rows: positions in ``classes``, or the numbers in the column if that is None.
+
+    Args:
+        rows: The participant's rows.
+        classes: The vocabulary, in order, or None.
 
     Returns:
         Shape ``(N,)``, int64.
@@ -93,12 +97,12 @@ def read_labels(rows: Rows, classes: Sequence[str] | None) -> Tensor:
 
 
 def shifted(labels: Mapping[str, Iterable[int]]) -> tuple[str, str] | None:
-    """Two that count the same classes, the first from 1 and the other from 0; None where nobody does.
+    """Names of two participants, the first counting the classes from 1, the other from 0; None if there are none.
 
-    They are taken for such where one has exactly 1 to C, another exactly 0 to C - 1, and nobody both 0 and C.
+    It takes one with exactly the labels 1 to C, another with exactly 0 to C - 1, and none with both 0 and C.
 
     Args:
-        labels: Those that each participant has, by whose they are.
+        labels: Distinct labels of each participant, by name.
     """
     sets = {where: set(found) for where, found in labels.items()}
     for first, found in sets.items():
@@ -112,11 +116,11 @@ def shifted(labels: Mapping[str, Iterable[int]]) -> tuple[str, str] | None:
 
 
 def tell_missing_classes(labels: Mapping[str, Tensor], classes: Sequence[str] | None) -> None:
-    """Say which participants have no example of which classes.
+    """Log the participants that have no example of some classes, and these classes.
 
     Args:
-        labels: Of each participant, by name, shape ``(N,)``.
-        classes: The vocabulary; None takes the labels of everyone together.
+        labels: Labels of each participant, by name, shape ``(N,)``.
+        classes: The vocabulary; None takes the labels of all participants together.
     """
     own = {name: set(found.unique().tolist()) for name, found in labels.items()}
     everyones = set(range(len(classes))) if classes is not None else set().union(*own.values())

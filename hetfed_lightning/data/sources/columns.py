@@ -1,4 +1,4 @@
-"""From the columns of a table to inputs and targets: features, gaps and values."""
+"""Inputs and targets from the columns of a table: features, gaps and values."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ Columns = Sequence[str] | Mapping[str, Sequence[str]] | None
 Floats = NDArray[np.float64]
 
 _EXACT = 2.0**24
-"""Up to here float32 holds every whole number."""
+"""Largest whole number below which float32 holds every whole number."""
 
 _LOST = 0.01
-"""Share of a column's distinct whole numbers that may become equal to another in float32."""
+"""Largest tolerated share of a column's distinct whole numbers that become equal to another in float32."""
 
 _FINE = 2**16
-"""A column that has as many distinct values left in float32 is fine enough, whatever it had before."""
+"""Number of distinct values in float32 above which a column is fine enough, whatever it had before."""
 
 _NUMBER_LIKE = re.compile(r"[+-]?\s*\d[\d.,'\s]*%?")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One participant's rows.
+    """Rows of one participant.
 
     Attributes:
-        participant: Its name.
-        path: The file they are from.
+        participant: Name of the participant.
+        path: File of the rows.
         frame: The rows.
         target: Name of the column to predict.
     """
@@ -69,24 +69,24 @@ class Rows:
 
     @property
     def targets(self) -> Series[Any]:
-        """The column to predict."""
+        """Column to predict, N values."""
         return self.frame[self.target]
 
     def __str__(self) -> str:
-        """Return where these rows are from, for messages."""
+        """Origin of the rows, for messages."""
         return f"{self.path}, participant {self.participant!r}"
 
 
 def select_features(
     rows: Rows, features: Columns, participant_column: str | None, agreed: Sequence[str] = ()
 ) -> list[str]:
-    """Return the names of one participant's feature columns.
+    """Names of one participant's feature columns.
 
     Args:
         rows: The participant's rows.
         features: The columns wanted; None for ``agreed``.
         participant_column: Column of the participants' names, if there is one.
-        agreed: What everyone has (:func:`~hetfed_lightning.data.sources.matching.agreed_columns`).
+        agreed: Columns of all participants (:func:`~hetfed_lightning.data.sources.matching.agreed_columns`).
 
     Returns:
         At least one name, each once.
@@ -111,12 +111,12 @@ def select_features(
 
 
 def read_inputs(rows: Rows, features: Sequence[str], missing: Literal["keep", "drop"] | None) -> tuple[Tensor, Rows]:
-    """Return one participant's inputs and the rows they belong to.
+    """Inputs of one participant, and the rows they belong to.
 
     Args:
         rows: The participant's rows.
         features: Names of the input columns.
-        missing: What to do where a value is missing, as for ``read_table``.
+        missing: Treatment of missing values, as for ``read_table``.
 
     Returns:
         Inputs, float32 of shape ``(N, columns)``, NaN where a gap is kept, and the N rows that were kept.
@@ -149,7 +149,10 @@ def read_inputs(rows: Rows, features: Sequence[str], missing: Literal["keep", "d
 
 
 def read_values(rows: Rows) -> Tensor:
-    """Return the targets of a regression.
+    """Targets of a regression.
+
+    Args:
+        rows: The participant's rows, N of them.
 
     Returns:
         Shape ``(N,)``, float32.
@@ -161,7 +164,15 @@ def read_values(rows: Rows) -> Tensor:
 
 
 def check_by_name(features: Columns, participants: Sequence[str]) -> None:
-    """Refuse features given for a participant who is not in the data, or given as one text."""
+    """Refuse features given for a participant that is not in the data, or given as one text.
+
+    Args:
+        features: Feature columns as a user gave them.
+        participants: Names of the participants in the data.
+
+    Raises:
+        DataError: If they are one text, or name an unknown participant.
+    """
     if isinstance(features, str):
         raise DataError(f"expected a list of feature columns, got the text {features!r}")
     for name in features if isinstance(features, Mapping) else ():
@@ -171,7 +182,7 @@ def check_by_name(features: Columns, participants: Sequence[str]) -> None:
 
 
 def as_numbers(column: Series[Any]) -> Floats | None:
-    """Return numbers or booleans as float64, missing ones as NaN, too large ones as infinite; None of anything else."""
+    """Numbers or booleans as float64, missing ones as NaN, too large ones as infinite; None for other columns."""
     types = import_optional("pandas", EXTRA).api.types
     if types.is_numeric_dtype(column) and not types.is_complex_dtype(column):
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
@@ -183,7 +194,7 @@ def as_numbers(column: Series[Any]) -> Floats | None:
 
 
 def looks_like_number(text: object) -> bool:
-    """Whether a cell is a number as somebody writes it: ``12,5``, ``1 000``, ``5%``."""
+    """True if a cell is a number in a person's writing: ``12,5``, ``1 000``, ``5%``."""
     return _NUMBER_LIKE.fullmatch(str(text).strip()) is not None
 
 
@@ -195,7 +206,7 @@ def _as_float(value: float) -> float:
 
 
 def finite_targets(rows: Rows) -> Floats:
-    """Return the targets as numbers.
+    """Targets as float64, shape ``(N,)``.
 
     Raises:
         DataError: If one is text or infinite, with its row.
@@ -259,7 +270,7 @@ def _refuse_collapsed(rows: Rows, name: str, wide: Floats, narrow: NDArray[np.fl
     large = (np.abs(wide) > _EXACT) & (wide == np.floor(wide))
     if not large.any():
         return
-    # As the file has them: beyond 2**53 float64 does not tell them apart either.
+    # Values as in the file: beyond 2**53 float64 does not tell them apart either.
     found = rows.frame[name].iloc[np.flatnonzero(large)].drop_duplicates().sort_values()
     left = len(np.unique(narrow[large]))
     if len(found) - left <= _LOST * len(found) or left >= _FINE:

@@ -1,4 +1,4 @@
-"""The 1797 handwritten digits that come with scikit-learn: real images without a download.
+"""Handwritten digits of scikit-learn, 1797 real images without a download.
 
 Reference:
     Alpaydin, Kaynak 1998, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
@@ -17,14 +17,13 @@ __all__ = ["load_digits_images"]
 
 
 def load_digits_images(image_size: int = 28) -> Examples:
-    """Return the digits as images, bilinearly resized from 8 x 8 pixels.
+    """Digits as images, bilinearly resized from 8 x 8 pixels.
 
     Args:
         image_size: Height and width in pixels, at least 1.
 
     Returns:
-        1797 examples: inputs of shape ``(1, image_size, image_size)``, float32 in [0, 1]; targets the digits
-            0 to 9.
+        1797 examples: inputs of shape ``(1, image_size, image_size)``, float32 in [0, 1]; targets the digits 0 to 9.
 
     Raises:
         DataError: If the size is no whole number of at least 1.

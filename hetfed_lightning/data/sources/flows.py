@@ -1,8 +1,8 @@
 """Hourly flows of three cities that come with the package: cars on a motorway, hired bikes, parked cars.
 
-Hours that were not recorded stay absent; nothing is filled in. What is read is cleaned of what cannot be: a reading
-that is there twice counts once, fewer cars than none are left out, and more cars than a car park holds are as many as
-it holds. Attribution and licences (CC BY 4.0) lie beside the files.
+Hours without a record stay absent; nothing is filled in. Impossible readings are corrected: a duplicate counts once,
+negative numbers of cars are left out, and more cars than a car park holds are as many as it holds. Attribution and
+licences (CC BY 4.0) lie beside the files.
 
 References:
     Hogue (2019), Metro Interstate Traffic Volume; Fanaee-T (2013), Bike Sharing; Stolfi (2019), Parking Birmingham: UCI
@@ -25,7 +25,7 @@ from hetfed_lightning.data.errors import DataError
 __all__ = ["CITIES", "Flow", "hourly_mean", "occupancies", "read_car_parks", "read_city"]
 
 CITIES = ("minneapolis", "washington", "birmingham")
-"""Those that come with the package."""
+"""Names of the cities that come with the package."""
 
 _COLUMN = {"minneapolis": "volume", "washington": "bikers"}
 
@@ -35,9 +35,9 @@ class Flow:
     """One quantity, hour by hour.
 
     Attributes:
-        name: Of what it belongs to, for messages.
+        name: Name of the flow, for messages.
         hours: Hours since 1970 in local time, int64, shape ``(N,)``, increasing; absent ones are left out.
-        values: Of each hour, float64, shape ``(N,)``, in the unit of the source.
+        values: Value of each hour, float64, shape ``(N,)``, in the unit of the source.
 
     Raises:
         DataError: If there is no hour, lengths differ, hours do not increase, or a value is not finite.
@@ -65,12 +65,12 @@ class Flow:
             raise DataError(f"{self.name}: {as_time(self.hours[at])} is {self.values[at]}: leave absent hours out")
 
     def __len__(self) -> int:
-        """Return the number of hours."""
+        """Number of hours, N."""
         return len(self.hours)
 
 
 def read_city(name: str) -> Flow:
-    """Return the hourly flow of one city.
+    """Hourly flow of one city.
 
     Args:
         name: ``"minneapolis"`` (vehicles per hour, westbound on Interstate 94, 2016 to 2018), ``"washington"`` (bikes
@@ -96,7 +96,7 @@ def read_city(name: str) -> Flow:
 
 
 def read_car_parks() -> dict[str, Flow]:
-    """Return the occupancy of each of Birmingham's 30 car parks, in cars, the mean over an hour's readings."""
+    """Occupancy of each of Birmingham's 30 car parks, by name, in cars, the mean over an hour's readings."""
     rows = _rows("birmingham")
     parks: dict[str, list[Mapping[str, str]]] = {}
     for row in rows:
@@ -110,14 +110,14 @@ def read_car_parks() -> dict[str, Flow]:
 def occupancies(
     readings: Iterable[tuple[str, str | float, str | float]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return what can be of one car park's readings.
+    """Hours and occupancies of one car park's readings, corrected.
 
     Args:
-        readings: Local time, occupancy and capacity, both in cars. One that is there twice counts once, one below 0 is
+        readings: Local time, occupancy and capacity, both in cars. A duplicate counts once, an occupancy below 0 is
             left out, one above the capacity counts as the capacity.
 
     Returns:
-        The clock hour of each reading that is kept, in hours since 1970, and its cars.
+        Clock hours of the n readings that are kept, in hours since 1970, and their cars, shape ``(n,)`` each.
     """
     kept = dict.fromkeys((time, float(cars), float(capacity)) for time, cars, capacity in readings)
     kept = {reading: None for reading in kept if reading[1] >= 0}
@@ -126,18 +126,24 @@ def occupancies(
 
 
 def hourly_mean(name: str, hours: NDArray[np.int64], values: NDArray[np.float64]) -> Flow:
-    """Return the mean of the values of each hour, in order of time."""
+    """Flow of the mean of the values of each hour, in order of time.
+
+    Args:
+        name: Name of the flow.
+        hours: Hour of each value, in hours since 1970, shape ``(n,)``.
+        values: Shape ``(n,)``.
+    """
     found, place, counts = np.unique(hours, return_inverse=True, return_counts=True)
     return Flow(name, found, np.bincount(place, values) / counts)
 
 
 def hours_of(times: Iterable[str]) -> NDArray[np.int64]:
-    """Return clock hours since 1970 of times as "2016-10-04 07:59:42"."""
+    """Clock hours since 1970 of times such as "2016-10-04 07:59:42", shape ``(n,)``, int64."""
     return np.array(list(times), dtype="datetime64[s]").astype("datetime64[h]").astype(np.int64)
 
 
 def as_time(hour: int | np.int64) -> str:
-    """Return an hour since 1970 as people write it."""
+    """Time of an hour since 1970, as people write it."""
     return str(np.datetime64(int(hour), "h")).replace("T", " ") + " h"
 
 

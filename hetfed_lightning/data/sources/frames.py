@@ -1,4 +1,4 @@
-"""One table file as a pandas frame, or a sentence on why it is none."""
+"""Table files as pandas frames, with errors that say why a file is none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["EXTRA", "NAMELESS", "PARQUET", "read_frame", "require_columns"]
 EXTRA = "hetfed-lightning[tables]"
 PARQUET = frozenset({".parquet", ".pq"})
 NAMELESS = "Unnamed: "
-"""What pandas calls a column without a name, with its position after it."""
+"""Prefix of pandas' name for a column without one, which its position follows."""
 _SEPARATORS = (";", "\t", "|", ",")
 _DAMAGED = (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
@@ -37,13 +37,12 @@ def read_frame(
     decimal: str = ".",
     max_unpacked: int | None = None,
 ) -> DataFrame:
-    """Return the rows of a CSV or parquet file.
+    """Rows of a CSV or parquet file.
 
     Args:
         path: A CSV file in UTF-8 with a header, or a file whose suffix says parquet.
-        separator: Between the columns of a CSV file, one character.
-        as_text: A column of a CSV file to read as text and without gaps, so that 007, 1e3 and NA stay as
-            they are.
+        separator: Mark between the columns of a CSV file, one character.
+        as_text: A column of a CSV file to read as text and without gaps, so that 007, 1e3 and NA stay as they are.
         decimal: Mark before the decimals of a CSV file, ``"."`` or ``","``.
         max_unpacked: Bytes that a compressed file may unpack to; None for the limit of
             :mod:`hetfed_lightning.data.unpacking`.
@@ -90,7 +89,16 @@ def read_frame(
 
 
 def require_columns(path: Path, frame: DataFrame, wanted: Sequence[str]) -> None:
-    """Refuse a frame that lacks a column, suggesting the one that was probably meant."""
+    """Refuse a frame that lacks a column, with the closest name that it has.
+
+    Args:
+        path: File of the frame, for the message.
+        frame: The rows.
+        wanted: Names of the columns.
+
+    Raises:
+        DataError: If a column is missing.
+    """
     present = [str(name) for name in frame.columns]
     for name in wanted:
         if name not in present:

@@ -1,8 +1,8 @@
-"""Four hospitals' patients with suspected heart disease (UCI): real tables whose columns differ from site to site.
+"""Patients of four hospitals with suspected heart disease (UCI): real tables whose columns differ from site to site.
 
-Every patient is a row of all columns, NaN where the hospital did not record the value: so rows of several hospitals
-lie in one tensor, and each hospital's transform takes what it needs (:class:`HospitalInputs`). A value of 0 for
-cholesterol or blood pressure, as all of Switzerland's cholesterol is, stands for a missing one.
+Every patient is a row of all columns, NaN where the hospital did not record the value. So rows of several hospitals lie
+in one tensor, and each hospital's transform selects its columns (:class:`HospitalInputs`). A value of 0 for cholesterol
+or blood pressure, as all of Switzerland's cholesterol is, stands for a missing one.
 
 Reference:
     Janosi, Steinbrunn, Pfisterer and Detrano (1989), Heart Disease, UCI Machine Learning Repository, CC BY 4.0; Detrano
@@ -34,7 +34,7 @@ HOSPITALS = {
     "switzerland": "Switzerland",
     "va_long_beach": "VA Long Beach",
 }
-"""Participants' names, and the hospitals' in the file."""
+"""Names of the participants, and of the hospitals in the file."""
 
 Read = Callable[[str], float]
 
@@ -78,8 +78,11 @@ _READERS: dict[str, tuple[str, Read]] = {
 }
 
 COLUMNS = tuple(_READERS)
-"""Columns of every patient, in order: quantities in the unit of the file, yes or no as 1 and 0, the slope of the ST
-segment as 0 (up), 1 (flat), 2 (down), the number of major vessels coloured by fluoroscopy from 0 to 3."""
+"""Columns of every patient, in order.
+
+Quantities are in the unit of the file, yes or no as 1 and 0, the slope of the ST segment as 0 (up), 1 (flat), 2 (down),
+the number of major vessels coloured by fluoroscopy from 0 to 3.
+"""
 
 COMMON = COLUMNS[:12]
 """Columns that all four hospitals record."""
@@ -99,16 +102,19 @@ UNITS: Mapping[str, tuple[float, float]] = {
     "ecg_hypertrophy": _YES_NO,
     "ecg_st_t": _YES_NO,
 }
-"""Origin and unit of the common columns, agreed on before training and equal everywhere: years, mm Hg, beats a minute,
-mm. A heart rate of 120 thus means the same to a backbone that several hospitals share."""
+"""Origin and unit of the common columns, agreed on before training and equal everywhere.
+
+Units are years, mm Hg, beats a minute and mm. A heart rate of 120 thus means the same to a backbone that several
+hospitals share.
+"""
 
 
 class HospitalInputs(OwnColumns):
-    """What one hospital reads of a patient: the common columns in shared units, and its own columns in its own.
+    """Inputs of one hospital's patients: the common columns in shared units, and its own columns in its own.
 
     Args:
         private: Columns beyond the common ones that this hospital records; see :data:`COLUMNS`.
-        indicators: Columns whose absence is told to the head.
+        indicators: Columns whose absence is an input of the head.
         common_scale: Factor of the common columns before the head.
         private_scale: Factor of the private columns and the indicators before the head.
     """
@@ -124,7 +130,7 @@ class HospitalInputs(OwnColumns):
 
 
 def read_hospitals() -> dict[str, Examples]:
-    """Return every hospital's patients, by name of the participant.
+    """Patients of every hospital, by name of the participant.
 
     Returns:
         Inputs of shape ``(N, 18)``, float32, the columns of :data:`COLUMNS`, NaN where a value is missing; targets 1
@@ -142,18 +148,18 @@ def read_hospitals() -> dict[str, Examples]:
 
 
 def invented_patients(count: int, seed: int) -> Tensor:
-    """Return rows for a public set that belong to no patient.
+    """Invented rows for a public set, which belong to no patient.
 
-    Quantities are normal around the origins of :data:`UNITS` with their units as standard deviation, rounded and cut
-    to what is possible; yes or no is even, but that seven in ten are male and of the four kinds of chest pain, and of
-    the two findings in the ECG, each patient has at most one. What only some hospitals record is missing.
+    Quantities are normal around the origins of :data:`UNITS` with their units as standard deviation, rounded and cut to
+    the possible range. Yes or no is even, but that seven in ten are male; of the four kinds of chest pain, and of the
+    two findings in the ECG, each patient has at most one. Columns that only some hospitals record are missing.
 
     Args:
         count: Number of rows, at least 1.
-        seed: Of the draw alone.
+        seed: Seed of the draw alone.
 
     Returns:
-        Shape ``(count, 18)``, as :func:`read_hospitals` has them.
+        Shape ``(count, 18)``, with the columns of :func:`read_hospitals`.
     """
     stream = stream_generator(seed, "invented patients")
     rows = torch.full((count, len(COLUMNS)), math.nan)

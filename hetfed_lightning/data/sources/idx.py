@@ -31,11 +31,11 @@ __all__ = ["read_idx", "read_idx_folder", "read_idx_images"]
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _SPLITS = {"train": "train", "test": "t10k"}
 MOST_DIMENSIONS = 8
-"""Dimensions of an array; MNIST's have three at most."""
+"""Most dimensions of an array; MNIST's have three at most."""
 
 
 def read_idx(path: str | os.PathLike[str], *, max_unpacked: int | None = None) -> NDArray[Any]:
-    """Return the array of an IDX file.
+    """Array of an IDX file.
 
     Args:
         path: The file, gzipped or not (told by its content, not its name).
@@ -63,7 +63,7 @@ def read_idx(path: str | os.PathLike[str], *, max_unpacked: int | None = None) -
 def read_idx_images(
     images: str | os.PathLike[str], labels: str | os.PathLike[str], *, max_unpacked: int | None = None
 ) -> Examples:
-    """Return greyscale images with their class labels.
+    """Greyscale images with their class labels.
 
     Args:
         images: IDX file of bytes, of shape ``(N, H, W)``.
@@ -89,15 +89,15 @@ def read_idx_images(
 
 
 def read_idx_folder(folder: str | os.PathLike[str], *, max_unpacked: int | None = None) -> dict[str, Examples]:
-    """Return the training and test images of a folder laid out as MNIST's.
+    """Training and test images of a folder laid out as MNIST's, by ``"train"`` and ``"test"``.
 
     Args:
-        folder: Holds ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, the same with ``t10k`` for
-            the test images, or both, each plain or with ``.gz``.
+        folder: Holds ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, the same with ``t10k`` for the test
+            images, or both, each plain or with ``.gz``.
         max_unpacked: As for :func:`read_idx`, for each file.
 
     Returns:
-        Under ``"train"`` and ``"test"``, those that are there, what :func:`read_idx_images` returns.
+        Examples as by :func:`read_idx_images`, under ``"train"``, ``"test"`` or both.
 
     Raises:
         DataError: If the folder is missing, holds neither pair, or half of one, or a file cannot be read.

@@ -1,4 +1,4 @@
-"""A simulated disease seen by image and by genes, whose best possible accuracy is known.
+"""Simulated disease seen by image and by genes, whose best possible accuracy is known.
 
 Nothing here is a measurement of anybody. A patient has one of C states. The image shows a striped lesion somewhere in
 noise; the state sets the direction of the stripes, chance sets the place and the phase, and now and then a lesion has
@@ -27,7 +27,7 @@ from hetfed_lightning.seeding import stream_generator
 __all__ = ["BayesAccuracy", "Patients", "SimulatedDisease"]
 
 PIXEL_BATCH = 500
-"""Images whose likelihoods are computed at once: every place of every lesion is a number."""
+"""Images whose likelihoods are computed at once; each takes a number per place of every lesion."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Patients:
 
 @dataclass(frozen=True)
 class BayesAccuracy:
-    """Accuracy of the best classifier there is.
+    """Accuracy of the best possible classifier.
 
     Attributes:
         value: Mean of the largest posterior probability, in [0, 1].
@@ -60,15 +60,15 @@ class BayesAccuracy:
 
 @dataclass(frozen=True)
 class SimulatedDisease:
-    """What generates patients, and the exact posterior of their states.
+    """Generator of patients, with the exact posterior of their states.
 
     Attributes:
-        lesions: What a lesion adds to the pixels by state and phase, shape ``(C, V, S, S)``.
+        lesions: Pixels of a lesion by state and phase, shape ``(C, V, S, S)``, added to the noise.
         looks: Probability that a patient of state c has the lesion of state d, shape ``(C, C)``, rows sum to one.
         means: Mean of each gene by state, shape ``(C, G)``.
-        pathways: How much each of R pathways moves each gene, shape ``(G, R)``.
-        offsets: What is added to each gene, shape ``(G,)``: genes have no common zero.
-        scales: What each gene is multiplied with before that, shape ``(G,)``.
+        pathways: Effect of each of R pathways on each gene, shape ``(G, R)``.
+        offsets: Summand of each gene, shape ``(G,)``: genes have no common zero.
+        scales: Factor of each gene before that, shape ``(G,)``.
         image_size: Rows and columns in pixels.
     """
 
@@ -94,10 +94,10 @@ class SimulatedDisease:
         image_size: int = 28,
         lesion_size: int = 9,
     ) -> Self:
-        """A disease drawn from a seed.
+        """Disease drawn from a seed.
 
         Args:
-            seed: Of the genes; the lesions are the same for all.
+            seed: Seed of the genes; the lesions are the same for all.
             states: C, at least 2; stripes of state c run at c * 180 / C degrees.
             genes: G, at least 1.
             contrast: Euclidean norm of a lesion, in standard deviations of the pixel noise, above 0.
@@ -125,7 +125,7 @@ class SimulatedDisease:
 
     @property
     def num_states(self) -> int:
-        """C."""
+        """Number of states, C."""
         return self.means.shape[0]
 
     @property
@@ -134,7 +134,7 @@ class SimulatedDisease:
         return tuple(f"gene_{index:02d}" for index in range(self.means.shape[1]))
 
     def positions(self, panel: Sequence[str]) -> Tensor:
-        """Where the genes of a panel stand among all, shape ``(P,)``.
+        """Positions of a panel's genes among all, shape ``(P,)``, int64.
 
         Raises:
             DataError: If one is unknown or named twice, or there is none.
@@ -154,7 +154,7 @@ class SimulatedDisease:
 
         Args:
             count: N, at least 1.
-            stream: Names the random stream, such as ``(seed, "hospital_a", "train")``: equal names, equal patients.
+            stream: Names of the random stream, such as ``(seed, "hospital_a", "train")``: equal names, equal patients.
 
         Raises:
             DataError: If there are to be none.
@@ -180,10 +180,10 @@ class SimulatedDisease:
         noise = torch.randn(len(states), self.means.shape[1], generator=generator)
         return self.offsets + self.scales * (self.means[states] + activity @ self.pathways.T + noise)
 
-    # What the best classifier knows
+    # The best classifier
 
     def image_log_likelihoods(self, images: Tensor) -> Tensor:
-        """Log-likelihood of images in every state, up to what is equal for all states.
+        """Log-likelihood of images in every state, up to a constant that is equal for all states.
 
         Of a lesion l at a place of an image x, with pixel noise of variance 1, the likelihood ratio to an empty image
         is exp(<x, l> - |l|^2 / 2). Places and phases are equally probable, and the state's looks weigh their sums.
@@ -204,7 +204,7 @@ class SimulatedDisease:
         return torch.logsumexp(by_look[:, None, :] + self.looks.log(), dim=2)
 
     def gene_log_likelihoods(self, expression: Tensor, panel: Sequence[str]) -> Tensor:
-        """Log-likelihood of a panel's expression in every state, up to what is equal for all states.
+        """Log-likelihood of a panel's expression in every state, up to a constant that is equal for all states.
 
         Args:
             expression: The panel's genes in its order, in their own units, shape ``(N, P)``.
@@ -231,7 +231,7 @@ class SimulatedDisease:
     def posterior(
         self, images: Tensor | None = None, expression: Tensor | None = None, panel: Sequence[str] = ()
     ) -> Tensor:
-        """Exact probabilities of the states for what is known of each patient.
+        """Exact probabilities of the states, given image, expression or both.
 
         Args:
             images: Shape ``(N, 1, size, size)``, or None where there are none.
@@ -242,7 +242,7 @@ class SimulatedDisease:
             Shape ``(N, C)``, rows sum to one. All states are equally frequent.
 
         Raises:
-            DataError: If nothing is known.
+            DataError: If neither is given.
         """
         known = []
         if images is not None:
@@ -262,10 +262,10 @@ class SimulatedDisease:
         than the share of right answers.
 
         Args:
-            image: Whether the image is known.
+            image: True if the image is known.
             panel: Names of the genes that are known; none if empty.
             count: Simulated patients, at least 2.
-            seed: Of those patients.
+            seed: Seed of those patients.
         """
         patients = self.patients(count, seed, "bayes")
         expression = patients.expression[:, self.positions(panel)] if panel else None

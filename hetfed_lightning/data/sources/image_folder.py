@@ -70,11 +70,18 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
             raise DataError(f"expected targets below {len(self.classes)}, one per class, got {int(self.targets.max())}")
 
     def __len__(self) -> int:
-        """Return the number of files, N."""
+        """Number of files, N."""
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the image, float32 of shape ``(channels, H, W)`` in [0, 1], and its class."""
+        """Image, float32 of shape ``(channels, H, W)`` in [0, 1], and its class, shape ``()``, int64.
+
+        Args:
+            index: Position of the file.
+
+        Raises:
+            DataError: If the file cannot be read as an image.
+        """
         path = self.paths[index]
         opened = import_optional("PIL.Image", "hetfed-lightning[images]")
         try:
@@ -110,7 +117,7 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
                 raise DataError(f"images differ in size (width x height), {found}: set image_size to resize them")
 
     def __repr__(self) -> str:
-        """Return the number of files and classes."""
+        """Numbers of files and of classes."""
         return f"{type(self).__name__}({len(self)} files, {len(self.classes)} classes, mode={self.mode!r})"
 
 
@@ -121,26 +128,24 @@ def read_image_folder(
     check: bool = True,
     classes: Sequence[str] | None = None,
 ) -> dict[str, ImageFiles]:
-    """Return the image files of each participant.
+    """Image files of each participant, by name.
 
     Args:
-        folder: Holds ``<participant>/<class>/`` folders of images, at any depth below the class. Names that
-            start with a dot are passed over, and so are files of other kinds.
-        image_size: Height and width in pixels to resize to, one number for both; None to keep each file's
-            own.
+        folder: Holds ``<participant>/<class>/`` folders of images, at any depth below the class. Names that start with
+            a dot are passed over, and so are files of other kinds.
+        image_size: Height and width in pixels to resize to, one number for both; None to keep each file's own.
         mode: ``"L"`` for one channel, ``"RGB"`` for three.
-        check: Open every file once now, without decoding it, to refuse damaged files and differing sizes
-            before training starts.
+        check: True to open every file once now, without decoding it, to refuse damaged files and differing sizes before
+            training starts.
         classes: Names of all classes, in order; None for those that are there.
 
     Returns:
-        Image files under the name of each participant, in alphabetical order. All number their classes alike:
-        by ``classes``, or else the sorted names of all class folders of all participants.
+        Image files under the name of each participant, in alphabetical order. All number their classes alike: by
+        ``classes``, or else the sorted names of all class folders of all participants.
 
     Raises:
-        DataError: If the folder is missing, has no participant, a participant has no image or has images
-            outside of a class, a class is not in ``classes``, two names differ in case only, or (with ``check``) a file
-            is damaged.
+        DataError: If the folder is missing, has no participant, a participant has no image or has images outside of a
+            class, a class is not in ``classes``, two names differ in case only, or (with ``check``) a file is damaged.
         ImportError: If Pillow is not installed.
     """
     folder = with_home(folder)

@@ -1,9 +1,9 @@
-"""From an hourly flow to examples: what is known before an hour begins, and the flow of that hour.
+"""Examples of an hourly flow: features that are known before an hour begins, and the flow of that hour as the target.
 
-Ten features: sine and cosine of the hour, the weekday and the month, whether it is a weekend, and the flow 1, 2 and 24
-hours before. A lag is the hour that the clock says, not the row that stands before: where that hour was not recorded,
-there is no example. Lags are in standard deviations around the mean, those of the hours that one may learn from, so
-that an hour of one city means the same to the network of another; targets are left in the unit of the flow.
+Ten features: sine and cosine of the hour, the weekday and the month, 1 or 0 for a weekend, and the flow 1, 2 and 24
+hours before. A lag is that of the clock hour, not of the row that stands before; where that hour was not recorded,
+there is no example. Lags are in standard deviations around the mean of the training hours, so that an hour of one city
+means the same to the network of another; targets are left in the unit of the flow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["FEATURES", "HISTORY", "LAGS", "Hours", "Scale", "calendar", "flow_be
 LAGS = (1, 2, 24)
 """Hours before, in the order of the last three features."""
 HISTORY = 24
-"""Hours that the history goes back."""
+"""Length of the history in hours."""
 FEATURES = (
     "hour_sin", "hour_cos", "weekday_sin", "weekday_cos", "month_sin", "month_cos", "weekend",
     *(f"lag_{lag}" for lag in LAGS),
@@ -41,20 +41,20 @@ class Scale:
 
     @classmethod
     def of(cls, values: NDArray[np.float64]) -> Scale:
-        """Mean and standard deviation (of the population) of some values; 1 where they are all the same."""
+        """Mean and standard deviation (of the population) of values ``(N,)``; a deviation of 0 becomes 1."""
         return cls(float(values.mean()), float(values.std()) or 1.0)
 
 
 @dataclass(frozen=True)
 class Hours:
-    """The hours of a flow for which all lags exist, in order of time.
+    """Hours of a flow for which all lags exist, in order of time.
 
     Attributes:
-        name: Of the flow.
+        name: Name of the flow.
         hours: Hours since 1970 in local time, shape ``(N,)``, increasing.
         lags: Flow 1, 2 and 24 hours before, shape ``(N, 3)``, in the unit of the flow.
         history: Flow 24, 23, ..., 1 hours before, shape ``(N, 24)``; NaN where it was not recorded.
-        flow: What is to be predicted, shape ``(N,)``, in the unit of the flow.
+        flow: Flow of the hour, the target, shape ``(N,)``, in the unit of the flow.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Hours:
     flow: NDArray[np.float64]
 
     def __len__(self) -> int:
-        """Return their number."""
+        """Number of hours, N."""
         return len(self.hours)
 
     def scale(self, count: int) -> Scale:
@@ -72,12 +72,12 @@ class Hours:
         return Scale.of(self.flow[:count])
 
     def examples(self, scale: Scale, *, history: bool) -> Examples:
-        """Return an example for each hour.
+        """An example for each hour.
 
         Args:
-            scale: Of the lags and the history.
-            history: Whether inputs are ``{"features": (N, 10), "history": (N, 24, 2)}`` rather than the features alone.
-                A step of the history is the scaled flow and 1, or 0 and 0 where it was not recorded.
+            scale: Scale of the lags and the history.
+            history: True for inputs ``{"features": (N, 10), "history": (N, 24, 2)}`` rather than the features alone. A
+                step of the history is the scaled flow and 1, or 0 and 0 where it was not recorded.
 
         Returns:
             Examples in order of time, float32; targets are the flow in its own unit, shape ``(N,)``.
@@ -94,7 +94,7 @@ class Hours:
 
 
 def usable_hours(flow: Flow) -> Hours:
-    """Return the hours of a flow for which those 1, 2 and 24 hours before were recorded too.
+    """Hours of a flow for which those 1, 2 and 24 hours before were recorded too.
 
     Raises:
         DataError: If there is none.
@@ -110,7 +110,7 @@ def usable_hours(flow: Flow) -> Hours:
 
 
 def flow_before(flow: Flow, lags: range | tuple[int, ...]) -> NDArray[np.float64]:
-    """Return the flow some hours before each hour by the clock; NaN where it was not recorded.
+    """Flow some hours before each hour by the clock; NaN where it was not recorded.
 
     Args:
         flow: N hours.
@@ -125,10 +125,10 @@ def flow_before(flow: Flow, lags: range | tuple[int, ...]) -> NDArray[np.float64
 
 
 def calendar(hours: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return sine and cosine of hour, weekday and month, and whether it is Saturday or Sunday.
+    """Sine and cosine of hour, weekday and month, and 1 on Saturday and Sunday, else 0.
 
     Args:
-        hours: Since 1970, shape ``(N,)``.
+        hours: Hours since 1970, shape ``(N,)``.
 
     Returns:
         Shape ``(N, 7)``. Midnight, Monday and January have angle 0.

@@ -1,4 +1,4 @@
-"""Columns of several tables, matched by name: what all of them have, in one order, and what is left out.
+"""Columns of several tables, matched by name: the common ones in one order, and a log of the others.
 
 A position means nothing: the third column of one file may be the first of another. Where features are not listed, all
 participants read the columns that all files have, in the order of the first file.
@@ -20,7 +20,7 @@ __all__ = ["agreed_columns", "tell_extra_columns"]
 log = logging.getLogger(__name__)
 
 SHOWN = 20
-"""Columns that a line names."""
+"""Most columns in a line of the log."""
 
 _OF_ROWS = frozenset({"id", "uid", "uuid", "guid", "rowname", "rownames", "rowid", "rownumber", "rownum"})
 """Names of columns that number or name the rows, without the marks between their words."""
@@ -28,9 +28,9 @@ _ENDS_IN_ID = re.compile(r".*(?:[ ._-][iI][dD]|[a-z0-9](?:Id|ID))")
 
 
 def agreed_columns(everyones: Sequence[Rows], participant_column: str | None = None) -> list[str]:
-    """Return the input columns of all participants together, in the order of the first.
+    """Input columns of all participants together, in the order of the first.
 
-    Left out, with a line that says so: columns without a name and without a value, as a separator at the end of a line
+    Left out, with a line in the log: columns without a name and without a value, as a separator at the end of a line
     makes them; columns that number or name rows; columns that half of the files or more do not have.
 
     Args:
@@ -86,7 +86,13 @@ def agreed_columns(everyones: Sequence[Rows], participant_column: str | None = N
 
 
 def tell_extra_columns(rows: Rows, features: Sequence[str], participant_column: str | None) -> None:
-    """Say which columns of a file are not among the features that were listed."""
+    """Log the columns of a file that are not among the listed features.
+
+    Args:
+        rows: The participant's rows.
+        features: Names of the listed features.
+        participant_column: Column of the participants' names, if there is one.
+    """
     used = {*features, rows.target, participant_column}
     ignored = [repr(name) for name in map(str, rows.frame.columns) if name not in used]
     if ignored:
@@ -107,12 +113,12 @@ def _refuse_nameless(rows: Rows, names: Sequence[str]) -> None:
 
 
 def _spelled_twice(name: str, names: Sequence[str]) -> bool:
-    """Whether one file has the name in two spellings, which then are two columns."""
+    """True if one file has the name in two spellings, which then are two columns."""
     return sum(folded(one) == folded(name) for one in names) > 1
 
 
 def _numbers_rows(name: str, having: Sequence[Rows]) -> bool:
-    """Whether a column is the number or the name of a row: by its own name, or as text that no two rows share."""
+    """True if a column numbers or names the rows: by its own name, or by texts of which no two rows share one."""
     if re.sub(r"[ ._-]", "", name).casefold() in _OF_ROWS:
         return True
     is_text = as_numbers(having[0].frame[name]) is None
@@ -121,7 +127,7 @@ def _numbers_rows(name: str, having: Sequence[Rows]) -> bool:
     columns = [rows.frame[name] for rows in having]
     if not any(len(column) > 1 for column in columns) or not all(column.is_unique for column in columns):
         return False
-    # A column in which a single cell is a number with a decimal comma is no name of a row, but a slip.
+    # A column with a single number with a decimal comma names no rows; the cell is a misprint.
     return not is_text or not any(looks_like_number(cell) for column in columns for cell in column.dropna())
 
 

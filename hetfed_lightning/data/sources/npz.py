@@ -38,12 +38,12 @@ def read_npz(
     *,
     max_unpacked: int | None = None,
 ) -> Examples:
-    """Return the examples of an archive of two arrays.
+    """Examples of an archive of two arrays.
 
     Args:
         path: The ``.npz`` file.
-        inputs: Name of the array of inputs, N along the first dimension. uint8 of three or four dimensions
-            are taken for images, scaled as by :func:`read_npz_splits`; all else is kept, float64 as float32.
+        inputs: Name of the array of inputs, N along the first dimension. uint8 of three or four dimensions are taken
+            for images, scaled as by :func:`read_npz_splits`; all else is kept, float64 as float32.
         targets: Name of the array of targets; None for unlabelled data.
         max_unpacked: Bytes that the arrays may unpack to; None for 256 MiB, or a hundred times the file's size.
 
@@ -51,8 +51,8 @@ def read_npz(
         The examples; integer targets of shape ``(N, 1)`` are flattened.
 
     Raises:
-        DataError: If the file is missing, damaged, lacks an array, unpacks to too much, or holds pickled objects
-            (which could run code).
+        DataError: If the file is missing, damaged, lacks an array, unpacks to too much, or holds pickled objects (which
+            could run code).
     """
     path = with_home(path)
     with _opened(path, max_unpacked) as archive:
@@ -62,21 +62,21 @@ def read_npz(
 
 
 def read_npz_splits(path: str | os.PathLike[str], *, max_unpacked: int | None = None) -> dict[str, Examples]:
-    """Return the splits of an archive in the layout of MedMNIST.
+    """Splits of an archive in the layout of MedMNIST, by name.
 
     Args:
-        path: The ``.npz`` file, with ``{split}_images`` and ``{split}_labels`` for ``train``, ``val``,
-            ``test``, or for some of them. Images are of shape ``(N, H, W)``, ``(N, H, W, C)`` with C of 1, 3
-            or 4, or ``(N, D, H, W)``; labels of shape ``(N, 1)``, or ``(N, C)`` for several labels per image.
+        path: The ``.npz`` file, with ``{split}_images`` and ``{split}_labels`` for ``train``, ``val``, ``test``, or for
+            some of them. Images are of shape ``(N, H, W)``, ``(N, H, W, C)`` with C of 1, 3 or 4, or ``(N, D, H, W)``;
+            labels of shape ``(N, 1)``, or ``(N, C)`` for several labels per image.
         max_unpacked: As for :func:`read_npz`.
 
     Returns:
-        Examples under the name of each split there is, the channels first: ``(N, C, H, W)`` or ``(N, 1, D, H,
-        W)``, of uint8 float32 in [0, 1]; labels int64 of shape ``(N,)`` or ``(N, C)``.
+        Examples under the name of each split there is, the channels first: ``(N, C, H, W)`` or ``(N, 1, D, H, W)``, of
+        uint8 float32 in [0, 1]; labels int64 of shape ``(N,)`` or ``(N, C)``.
 
     Raises:
-        DataError: If the file is missing, damaged, has no split or half of one, a negative or non-integer
-            label, or holds pickled objects (which could run code).
+        DataError: If the file is missing, damaged, has no split or half of one, a negative or non-integer label, or
+            holds pickled objects (which could run code).
     """
     path = with_home(path)
     found = {}
@@ -122,7 +122,7 @@ def _check_declared(path: Path, max_unpacked: int | None) -> None:
                 continue
             with archive.open(member) as stream:
                 if stream.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
-                    continue  # It is no array, and is told to be none where it is asked for.
+                    continue  # No array; the reader says so when it is asked for this member.
                 stream.seek(0)
                 shape, dtype = _declared(stream)
             size = math.prod(shape) * dtype.itemsize

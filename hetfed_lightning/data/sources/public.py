@@ -1,4 +1,4 @@
-"""The public set as a file: what everyone may see, the same to the bit wherever it is read."""
+"""Public set as a file, the same to the bit wherever it is read."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ONE = "inputs"
 """Key of inputs that are one tensor."""
 
 BY_NAME = "inputs."
-"""What stands before the name of one of several."""
+"""Prefix of the key of each of several inputs, which its name follows."""
 
 
 def public_bytes(inputs: Inputs) -> bytes:
-    """The content of a file of public inputs, in safetensors' format, which holds tensors and no code.
+    """Content of a file of public inputs, in safetensors' format, which holds tensors and no code.
 
     Args:
         inputs: N examples along the first dimension; one tensor, or one per name.
@@ -31,7 +31,10 @@ def public_bytes(inputs: Inputs) -> bytes:
 
 
 def read_public(path: str | os.PathLike[str]) -> Examples:
-    """The public set of a file of :func:`public_bytes`; NaN in it stands for a missing value.
+    """Public set of a file of :func:`public_bytes`; NaN in it stands for a missing value.
+
+    Args:
+        path: The file.
 
     Raises:
         DataError: If there is no such file, it is damaged, or it holds something else.

@@ -27,13 +27,13 @@ from hetfed_lightning.paths import with_home
 __all__ = ["Missing", "Tables", "read_table", "read_tables", "table_files"]
 
 Missing = Literal["keep", "drop"] | None
-"""What a reader does where an input is missing."""
+"""Treatment of missing inputs: ``"keep"`` as NaN, ``"drop"`` the row, or None to refuse them."""
 
 _TABLE_NAMES = ("*.csv", "*.csv.gz", "*.parquet", "*.pq")
 
 
 class Tables(dict[str, Examples]):
-    """Examples of each participant, by name, with what the columns meant.
+    """Examples of each participant, by name, with the names of columns and classes.
 
     Attributes:
         features: Names of the input columns of each participant, in order.
@@ -65,32 +65,32 @@ def read_table(
     decimal: str = ".",
     max_unpacked: int | None = None,
 ) -> Tables:
-    """Return the examples of each participant of one table.
+    """Examples of each participant of one table, by name.
 
     Args:
         path: A CSV file in UTF-8 with a header (``.gz`` is decompressed), or a ``.parquet`` file.
         target: Column to predict.
         participant_column: Column of the participants' names, taken as text.
-        features: Input columns, numbers or booleans; of a mapping, those of each participant. None takes all
-            columns but the target, the participants' and those that number or name the rows
+        features: Input columns, numbers or booleans; of a mapping, those of each participant. None takes all columns
+            but the target, the participants' and those that number or name the rows
             (:func:`~hetfed_lightning.data.sources.matching.agreed_columns`).
-        kind: ``"class"`` for class labels: whole numbers of 0 or more are kept, text becomes the position in
-            the sorted names of all classes of all participants. ``"value"`` for a regression.
-        missing: What to do where an input is missing: ``"drop"`` the row (one without a target too), or ``"keep"`` it
-            as NaN, to be filled with what is learned on training rows alone. None refuses.
-        separator: Between columns of a CSV file.
+        kind: ``"class"`` for class labels: whole numbers of 0 or more are kept, text becomes the position in the sorted
+            names of all classes of all participants. ``"value"`` for a regression.
+        missing: Treatment of missing inputs: ``"drop"`` drops the row (one without a target too), ``"keep"`` keeps them
+            as NaN, to be filled with values learned on training rows alone. None refuses.
+        separator: Mark between the columns of a CSV file.
         classes: Names of all classes, in order, as the file writes them, numbers too; None for those that are there.
         decimal: Mark before the decimals of a CSV file, ``"."`` or ``","``.
         max_unpacked: Bytes that a compressed file may unpack to; None for 256 MiB, or a hundred times the file's size.
 
     Returns:
-        Examples under the name of each participant, in alphabetical order; inputs float32 of shape
-        ``(N, columns)``, targets of shape ``(N,)``, int64 or (of ``"value"``) float32.
+        Examples under the name of each participant, in alphabetical order; inputs float32 of shape ``(N, columns)``,
+        targets of shape ``(N,)``, int64 or (of ``"value"``) float32.
 
     Raises:
-        DataError: If the file is missing, empty, unreadable or not UTF-8; a column is missing, is text or
-            holds missing or infinite values; a label is negative, fractional or not in ``classes``; two
-            participants, or two classes, differ in case only.
+        DataError: If the file is missing, empty, unreadable or not UTF-8; a column is missing, is text or holds missing
+            or infinite values; a label is negative, fractional or not in ``classes``; two participants, or two classes,
+            differ in case only.
         ImportError: If pandas (or pyarrow, for parquet) is not installed.
     """
     path = with_home(path)
@@ -118,14 +118,14 @@ def read_tables(
     decimal: str = ".",
     max_unpacked: int | None = None,
 ) -> Tables:
-    """Return the examples of each participant, one file each. Columns are matched by name.
+    """Examples of each participant, by name, of one file each; columns are matched by name.
 
     Args:
-        paths: A folder, all of whose CSV and parquet files are taken; a list of files; or files by
-            participant's name. Without a name, a file's stem is its participant's.
+        paths: A folder, all of whose CSV and parquet files are taken; a list of files; or files by participant's name.
+            Without a name, a file's stem is its participant's.
         target: Column to predict, in every file.
         features: As for :func:`read_table`; None takes the columns that all files have, in the order of the first, and
-            says which it ignores. Whoever reads columns of its own has them listed under its name.
+            logs the others. A participant with columns of its own has them listed under its name.
         kind: As for :func:`read_table`.
         missing: As for :func:`read_table`.
         separator: As for :func:`read_table`.
@@ -160,7 +160,7 @@ def _as_tables(
 ) -> Tables:
     if kind not in {"class", "value"}:
         raise DataError(f"expected kind 'class' or 'value', got {kind!r}")
-    if missing == "mean":  # type: ignore[comparison-overlap]  # it was allowed once, and a call may say it
+    if missing == "mean":  # type: ignore[comparison-overlap]  # earlier versions allowed it
         raise DataError(
             "missing='mean': a reader does not know which rows are for training, and a mean of all would know the test "
             "rows: use TableDataModule(missing='mean'), or 'keep' the gaps and fill them after the split"
@@ -188,7 +188,7 @@ def _as_tables(
 def table_files(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]],
 ) -> dict[str, Path]:
-    """Return the file of each participant.
+    """File of each participant, by name.
 
     Args:
         paths: As for :func:`read_tables`.
