@@ -1,1 +1,1 @@
-"""What sites and the coordinator say to each other: orders, replies, descriptions, and how they are read."""
+"""Messages between sites and the coordinator: orders, replies, descriptions, and how they are read."""

@@ -1,8 +1,8 @@
-"""Tensors in NumPy's file format, read without believing what is written over them.
+"""Tensors in NumPy's file format, read without trusting their header.
 
 A header may declare ten million million numbers over no bytes at all, nest ten thousand parentheses, or name a class to
-unpickle. NumPy's reader allocates what is declared and parses what is nested; ours compares the header with one form,
-the one that we write, and its size with the bytes that are there, before it makes anything.
+unpickle. NumPy's reader allocates the declared size and parses the nesting. Ours compares the header with the one form
+that we write, and its size with the bytes that are there, before it makes anything.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CAST: tuple[torch.dtype, ...] = (
     torch.float8_e5m2,
     torch.float8_e5m2fnuz,
 )
-"""Dtypes that NumPy does not know: they travel as float32, which holds every number of theirs."""
+"""Dtypes that NumPy does not know; they travel as float32, which represents all of their numbers."""
 
 CARRIER = torch.float32
 
@@ -61,10 +61,10 @@ _MOST_BYTES = 2**48
 
 
 class _Holdable:
-    """Limit of layouts: sizes that a memory could hold, of dtypes that travel."""
+    """Limit of layouts: sizes that a memory could hold, and dtypes that travel."""
 
     def fault(self, value: tuple[tuple[int, ...], str]) -> str:
-        """What is expected."""
+        """Expected layout, if the value is not one; else empty."""
         shape, name = value
         if name not in DTYPES:
             return f"a dtype out of {', '.join(DTYPES)}"
@@ -83,20 +83,20 @@ _HEADER = re.compile(
 
 
 def travelling_bytes(layout: Layout) -> int:
-    """Bytes that a tensor of a layout takes as it travels, at most."""
+    """Largest number of bytes of a travelling tensor of a layout."""
     dtype = DTYPES[layout[1]]
     return _bytes_of(layout[0], CARRIER if dtype in CAST else dtype) + _MOST_HEADER + len(_MAGIC) + 2
 
 
 class ArrayError(ValueError):
-    """An array that is not what it was to be; the message says what was found."""
+    """An array that is not as expected; the message says what was found."""
 
 
 def array_of(tensor: Tensor) -> Array:
-    """A tensor as it travels: every bit of it, as float32 where NumPy does not know its dtype.
+    """Array that carries a tensor, to the bit; as float32 if NumPy does not know its dtype.
 
     Args:
-        tensor: On any device.
+        tensor: Tensor of any shape, on any device.
 
     Raises:
         ArrayError: If its dtype cannot travel.
@@ -110,15 +110,15 @@ def array_of(tensor: Tensor) -> Array:
 
 
 def tensor_of(array: Array, layout: Layout | None = None, *, cast: str | None = None) -> Tensor:
-    """The tensor that an array holds, in memory of its own: as much as the array has, whatever its header says.
+    """Tensor that an array carries, of the array's shape, in memory of its own, no larger than the array's bytes.
 
     Args:
-        array: As it arrived.
-        layout: Shape and dtype that it is to have; None takes any.
-        cast: Dtype, by torch's name, that it says it had before it travelled; None for the array's own.
+        array: Array as it arrived.
+        layout: Expected shape and dtype; None takes any.
+        cast: Dtype, by torch's name, that the sender declares for before the travel; None for the array's own.
 
     Raises:
-        ArrayError: If it is another array, or none.
+        ArrayError: If the array has another layout, or cannot be read.
     """
     shape, dtype, start = _read_header(array)
     found = (shape, _name(dtype) if cast is None else cast)
@@ -134,7 +134,7 @@ def tensor_of(array: Array, layout: Layout | None = None, *, cast: str | None = 
         raise ArrayError(f"has {there} bytes of numbers, and {taken} is what its shape {shape} of {_name(dtype)} takes")
     if count == 0:
         whole = torch.empty(shape, dtype=dtype)
-    elif dtype == torch.bool:  # A byte that is neither 0 nor 1 is no bool, and torch would not notice.
+    elif dtype == torch.bool:  # Torch would not notice a byte that is neither 0 nor 1.
         whole = torch.from_numpy(np.frombuffer(array.data, np.uint8, offset=start) != 0).reshape(shape)
     else:
         numbers = np.frombuffer(array.data, _NUMPY[dtype], offset=start).copy()
@@ -143,7 +143,7 @@ def tensor_of(array: Array, layout: Layout | None = None, *, cast: str | None = 
 
 
 def _read_header(array: Array) -> tuple[tuple[int, ...], torch.dtype, int]:
-    """Shape and dtype that a header declares, and where the numbers begin."""
+    """Shape and dtype that a header declares, and the position of the first number."""
     data = array.data
     if array.stype != STYPE or not isinstance(data, bytes):
         raise ArrayError(f"is stored as {shown(array.stype)}, expected {STYPE}")

@@ -1,4 +1,4 @@
-"""Callbacks that have two halves: what a site does by itself, and what the server does with what sites send."""
+"""Callbacks with two halves: one that runs at a site, and one that the coordinator runs on all sites' messages."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from hetfed_lightning.callbacks import BackboneAveraging, EnsembleDistillation, 
 from hetfed_lightning.cli.errors import ConfigError
 
 DEPLOYABLE = (BackboneAveraging, PrivateAveraging, EnsembleDistillation)
-"""Of exactly these kinds: a class of the user's own that inherits from one may do anything with all participants."""
+"""Deployable classes. Their subclasses are not: a user's own may do anything with all participants."""
 
 
 def as_list(callbacks: Any) -> list[Any]:
-    """What stands below ``trainer.callbacks``: a list, one alone, or nothing."""
+    """Callbacks in ``trainer.callbacks`` as a list; given a list, a single one, or None."""
     return list(callbacks) if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
 
 
 def check_deployable(callbacks: Iterable[Any]) -> None:
-    """Refuse callbacks that have no two halves.
+    """Refuse callbacks without two halves.
 
     Raises:
-        ConfigError: Naming the callback.
+        ConfigError: If there is one; names it.
     """
     for place, callback in enumerate(callbacks):
         if type(callback) not in DEPLOYABLE:

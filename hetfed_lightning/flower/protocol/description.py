@@ -1,4 +1,4 @@
-"""What a site brings along, told before anything is trained, and a table of who differs in what."""
+"""Description of a site: its participant and its data, sent before anything is trained."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NUMBERED = ("multiclass", "binary")
 """Kinds of outputs whose labels are classes."""
 
 MOST_NAMES = 10_000
-"""Columns, classes or labels that a site tells."""
+"""Largest number of columns, classes or labels in a description."""
 
 Name = Annotated[str, Text()]
 Whole = Annotated[int, Range(0, 2**60)]
@@ -45,34 +45,34 @@ RoundIndex = Annotated[int, Range(0, 10**6)]
 
 @dataclass(frozen=True)
 class Description:
-    """What a site tells of its participant and its data; beside the types is what a coordinator believes at most.
+    """A site's participant and its data; beside the types stand the bounds within which a coordinator accepts values.
 
     Attributes:
-        participant: Its name.
-        seed: Of its random streams.
+        participant: Name of the participant.
+        seed: Seed of its random streams.
         callbacks: Classes of the callbacks that act between participants, in order.
-        offered: Layout of what it would average, by key, for each averaging callback by its place.
-        personal: Layout of the rest of its state, by key: for the report of what stays at home.
+        offered: Layout of the state that it would average, by key, for each averaging callback by its place.
+        personal: Layout of the rest of its state, by key, for the report of personal parts.
         parameters: Keys that are parameters rather than buffers.
-        trained: Those of them that require a gradient.
-        kind: Of its outputs, such as ``"multiclass"``.
-        width: Outputs per example.
-        public_size: Examples of the public set.
+        trained: Keys of parameters that require a gradient.
+        kind: Kind of its outputs, such as ``"multiclass"``.
+        width: Number of outputs per example, C.
+        public_size: Number of examples of the public set, P.
         public_hash: SHA-256 of the public set's inputs; empty without one.
-        reads_public: Whether it can answer it.
-        samples: Training examples.
-        class_counts: The same by class where an ensemble weighs by it; empty otherwise.
-        joins_at: The round in which it joins.
-        leaves_at: The round in which it leaves; None for never.
-        lessons: Passes over the public set as it joins.
-        role: What records and reports tell of it.
-        versions: Of hetfed-lightning, torch, lightning and Python.
-        columns: Names of the columns that its network takes, in order; empty where inputs are no table.
+        reads_public: True if it can predict on the public set.
+        samples: Number of training examples.
+        class_counts: Number of training examples by class if an ensemble weighs by it; else empty.
+        joins_at: Round in which it joins.
+        leaves_at: Round in which it leaves; None for never.
+        lessons: Passes over the public set when it joins.
+        role: Entries for records and reports.
+        versions: Versions of hetfed-lightning, torch, lightning and Python.
+        columns: Names of the columns that its network takes, in order; empty if inputs are no table.
         classes: Names of its classes, in order; empty without a vocabulary.
-        labels: Names of the classes in its training set where labels are numbers without a vocabulary.
+        labels: Names of the classes in its training set if labels are numbers without a vocabulary.
         tied: Keys whose tensor is that of a shared key, with that key.
-        foundations: Digests of the frozen weights that what it averages lies on, by key, for each averaging callback by
-            its place; participants average with those who have the same.
+        foundations: Digests of the frozen weights below the averaged ones, by key, for each averaging callback by its
+            place; only participants with equal ones average together.
     """
 
     participant: Name
@@ -101,7 +101,7 @@ class Description:
     foundations: Mapping[int, Mapping[Name, Annotated[str, Text(64, may_be_empty=True)]]] = field(default_factory=dict)
 
     def contradiction(self) -> str:
-        """What cannot be so, each entry being as declared; empty where nothing is."""
+        """First contradiction between entries, each being as declared; empty without one."""
         keys = self.personal.keys() | {key for one in self.offered.values() for key in one} | self.tied.keys()
         if strange := sorted({*self.tied.values()} - keys):
             return f"something is tied to {strange[0]!r}, which is neither offered nor personal"
@@ -116,17 +116,17 @@ class Description:
         return ""
 
     def is_member(self, round_index: int) -> bool:
-        """Whether it takes part in a round: it has joined, and has not left."""
+        """True if it takes part in a round: it has joined, and has not left."""
         return self.joins_at <= round_index and (self.leaves_at is None or round_index < self.leaves_at)
 
 
 def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federation: Federation) -> Description:
-    """What the only participant of a federation brings along.
+    """Description of the only participant of a federation.
 
     Args:
-        callbacks: Of the configuration, those that act between participants.
-        trainer: In a fit that has begun.
-        federation: Of one.
+        callbacks: Callbacks of the configuration that act between participants.
+        trainer: Trainer in a fit that has begun.
+        federation: Federation of one participant.
     """
     (name, participant), *_ = subjects(federation).items()
     data = federation.federated_data
@@ -172,7 +172,7 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
 
 
 def parameters_of(descriptions: Iterable[Description]) -> frozenset[str]:
-    """Keys that are parameters rather than buffers, by the word of at least half of those who offer them."""
+    """Keys that at least half of the descriptions that offer them call parameters rather than buffers."""
     offered: Counter[str] = Counter()
     called: Counter[str] = Counter()
     for one in descriptions:
@@ -182,7 +182,7 @@ def parameters_of(descriptions: Iterable[Description]) -> frozenset[str]:
 
 
 def subjects(federation: Federation) -> dict[str, Participant]:
-    """Whom a federation of one is about, by name: the student where there is one."""
+    """Participants that a site's federation trains, by name: its member, or the student if there is one."""
     return federation.members() if federation.student is None else {STUDENT: federation.student}
 
 
@@ -192,12 +192,12 @@ def layouts(state: Mapping[str, Tensor]) -> dict[str, Layout]:
 
 
 def empty_state(layout: Mapping[str, Layout]) -> dict[str, Tensor]:
-    """Tensors of a layout that hold nothing, on the device ``"meta"``."""
+    """Tensors of a layout's shapes without content, by key, on the device ``"meta"``."""
     return {key: torch.empty(shape, dtype=dtype_of(name), device="meta") for key, (shape, name) in layout.items()}
 
 
 def dtype_of(name: str) -> torch.dtype:
-    """A dtype by its name in torch.
+    """Dtype of a name in torch.
 
     Raises:
         ValueError: If no tensor of that dtype can travel.
@@ -208,13 +208,13 @@ def dtype_of(name: str) -> torch.dtype:
 
 
 def versions() -> dict[str, str]:
-    """Of what numbers depend on."""
+    """Versions of the packages that results depend on."""
     found = {name: version(name) for name in ("hetfed-lightning", "torch", "lightning")}
     return found | {"python": platform.python_version()}
 
 
 def public_hash(federation: Federation) -> str:
-    """SHA-256 of the public set's inputs in their order, as the data has them."""
+    """SHA-256 of the public set's inputs in their order, before any transform."""
     data, digest = federation.federated_data, hashlib.sha256()
     for indices in torch.arange(data.num_public).split(512):
         _feed(digest, data.public_inputs(indices))
@@ -243,7 +243,7 @@ def _told(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _labels(federation: Federation, name: str, participant: Participant) -> tuple[str, ...]:
-    """Numbers that stand for classes in a table's training rows, where nobody has named them."""
+    """Numeric labels in a table's training rows, if the classes have no names."""
     if participant.schema is None or participant.schema.classes or participant.task.kind not in NUMBERED:
         return ()
     found = federation.federated_data.train_targets(name).unique().tolist()

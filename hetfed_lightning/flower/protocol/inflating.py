@@ -1,7 +1,7 @@
-"""Arrays of a message are put together from pieces, of which a node may name one a million times: that is bounded.
+"""Bound on arrays that are joined from pieces, since a message may name one piece a million times.
 
-The engine joins the pieces of an array while it hands a message out, before anybody can look at it: 1 MB and a list of
-numbers become a terabyte. Its `Array.inflate` is wrapped once, and counts within :func:`at_most` alone.
+The engine joins the pieces of an array while it hands a message out, before anything can be checked: 1 MB and a list of
+numbers become a terabyte. Its `Array.inflate` is wrapped once, and counts bytes within :func:`at_most` alone.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _left: ContextVar[int | None] = ContextVar("bytes of arrays that may still be pu
 
 @contextmanager
 def at_most(size: int) -> Iterator[None]:
-    """Have arrays that are put together in this block take no more than so many bytes together.
+    """Context in which arrays joined from pieces take no more than ``size`` bytes together.
 
     Args:
         size: Bytes.
 
     Raises:
-        ValueError: From the engine, where they would take more.
+        ValueError: From the engine, if they would take more.
     """
     token = _left.set(size)
     try:

@@ -1,4 +1,4 @@
-"""Orders, replies and descriptions as the content of the engine's messages: all that ever travels is written here."""
+"""Orders, replies and descriptions as the content of the engine's messages; nothing else ever travels."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from hetfed_lightning.flower.protocol.reply_checks import Wanted
 from hetfed_lightning.flower.protocol.untrusted import one_line, shown
 
 DESCRIBE = "query.describe"
-"""Type of the first message: what does a site bring along?"""
+"""Type of the first message, which asks for a site's description."""
 
 WORK = "train"
 """Type of every other message: an order."""
 
 NONE = -1
-"""Stands for no round."""
+"""Number that stands for no round."""
 
 _MOST_ROUNDS = 2**31
-"""Rounds are less; a site bounds them further by what its own configuration says."""
+"""Exclusive bound of rounds; a site bounds them further by its own configuration."""
 
 LARGEST = 10_000_000
-"""Characters of a description; one of a network of 10,000 tensors has a tenth of it."""
+"""Largest number of characters of a description; that of a network of 10,000 tensors has a tenth of it."""
 
 
 def order_content(order: Order) -> RecordDict:
-    """An order as records."""
+    """Records of an order."""
     settings = ConfigRecord(
         {
             "run": order.run,
@@ -60,7 +60,7 @@ def order_content(order: Order) -> RecordDict:
 
 
 def order_of(content: RecordDict) -> Order:
-    """The order that records hold.
+    """Order in records.
 
     Raises:
         RecordsError: If they hold none.
@@ -82,7 +82,7 @@ def order_of(content: RecordDict) -> Order:
 
 
 def reply_content(reply: Reply) -> RecordDict:
-    """A reply as records."""
+    """Records of a reply."""
     records: Records = {
         "reply": ConfigRecord(
             {
@@ -104,16 +104,16 @@ def reply_content(reply: Reply) -> RecordDict:
 
 
 def reply_of(content: RecordDict, wanted: Wanted | None = None) -> Reply:
-    """The reply that records hold.
+    """Reply in records.
 
-    Tensors are compared with what was wanted before they are read. Those of a site that left itself out are not read.
+    Tensors are compared with the expected ones before they are read. Those of a site that left itself out are not read.
 
     Args:
-        content: As it arrived.
-        wanted: What the site may answer; None takes any tensors.
+        content: Records as they arrived.
+        wanted: Tensors that the site may send; None takes any.
 
     Raises:
-        RecordsError: If they hold none, or tensors that nobody wanted.
+        RecordsError: If they hold none, or tensors that were not asked for.
     """
     found = _config(content, "reply")
     samples = content.metric_records.get("samples", MetricRecord()).get("num-examples")
@@ -135,7 +135,7 @@ def reply_of(content: RecordDict, wanted: Wanted | None = None) -> Reply:
 
 
 def _wanted_of(wanted: Wanted | None, *, idle: bool) -> Wanted | None:
-    """Who took no step has nothing to share, whatever was asked for."""
+    """The same without shared states for a site that took no step."""
     return replace(wanted, shared={}) if wanted is not None and idle else wanted
 
 
@@ -161,12 +161,12 @@ def _shared(content: RecordDict, wanted: Wanted | None) -> dict[int, dict[str, T
 
 
 def description_content(description: Description) -> RecordDict:
-    """A description as records: it is looked at by people too, so it is text."""
+    """Records of a description, as text, since people look at it too."""
     return RecordDict({"description": ConfigRecord({"json": json.dumps(asdict(description))})})
 
 
 def description_of(content: RecordDict) -> Description:
-    """The description that records hold.
+    """Description in records.
 
     Raises:
         RecordsError: If they hold none, or one of another form; the message names the entry.
@@ -186,7 +186,7 @@ def _targets(content: RecordDict, name: str) -> dict[int, Tensor]:
 
 
 def _places(names: Iterable[str], kind: str) -> list[int]:
-    """Places of callbacks among names like ``shared.0`` and ``shared.0.counters``."""
+    """Places of callbacks in names like ``shared.0`` and ``shared.0.counters``."""
     parts = [name.split(".") for name in names]
     return sorted({int(one[1]) for one in parts if one[0] == kind and len(one) > 1 and _PLACE.fullmatch(one[1])})
 

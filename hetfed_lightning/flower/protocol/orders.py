@@ -1,4 +1,4 @@
-"""What a coordinator asks of a site, and what the site answers: plain data, whatever carries it."""
+"""Orders of a coordinator to a site, and the site's replies: plain data, whatever carries it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Order:
-    """What a site is to do, in the order of the attributes.
+    """Work of a site, in the order of the attributes.
 
     Attributes:
-        run: Which run; states of other runs are not touched.
-        finish: The round to close: receive ``shared``, validate; None for none.
-        left_out: Why the coordinator left the site out of the round that it closes, for its log; empty if it did not.
-        answer: Whether to answer the public set before the next round begins.
-        begin: The round to train in; None for none.
-        answer_after: Whether to answer the public set after the local steps.
-        learn: The round at whose end to learn from ``targets``; None for none.
-        keys: What to send at the end, by averaging callback's place; empty where the round does not average, or others
-            have to be heard first.
-        shared: What is shared, by key, for each averaging callback of the configuration by its place.
-        targets: What the ensemble says of the public set, softened, for each distilling callback by its place: learned
-            in the local steps of the round that begins, or at the end of the one named by ``learn``.
-        lessons: The same, learned by a newcomer before its first local step.
+        run: Name of the run; states of other runs are not touched.
+        finish: Round to close by receiving ``shared`` and validating; None for none.
+        left_out: Reason why the coordinator left the site out of the round that it closes, for its log; empty if it did
+            not.
+        answer: True to predict on the public set before the next round begins.
+        begin: Round to train in; None for none.
+        answer_after: True to predict on the public set after the local steps.
+        learn: Round at whose end to learn from ``targets``; None for none.
+        keys: Keys of the tensors to send at the end, by averaging callback's place; empty if the round does not
+            average, or other sites have to be heard first.
+        shared: Shared tensors, of any shape, by key, for each averaging callback of the configuration by its place.
+        targets: Targets of the ensemble on the public set, softened, shape ``(P, C)``, for each distilling callback by
+            its place. They are learned in the local steps of the round that begins, or at the end of round ``learn``.
+        lessons: Targets of the same form, learned by a newcomer before its first local step.
     """
 
     run: str
@@ -44,7 +45,7 @@ class Order:
 
     @property
     def summary(self) -> str:
-        """What was done when it is carried out, for the site's own log; rounds are counted from one."""
+        """Sentence on the work done, for the site's own log; rounds are counted from one."""
         done = [
             "" if self.finish is None else f"round {self.finish + 1} closed",
             "the public set answered" if self.answer else "",
@@ -55,12 +56,12 @@ class Order:
 
     @property
     def closing(self) -> Order:
-        """What it asks for of the round that it closes, and nothing else."""
+        """The part of the order that closes a round, and nothing else."""
         return Order(self.run, finish=self.finish, shared=self.shared)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that what is made of it depends on: the same order, asked again, has the same."""
+        """SHA-256 of everything that the result depends on, equal if the same order is sent again."""
         found = hashlib.sha256(repr(replace(self, left_out="", shared={}, targets={}, lessons={})).encode())
         tensors = {("shared", place, key): one for place, state in self.shared.items() for key, one in state.items()}
         tensors |= {("targets", place, ""): one for place, one in self.targets.items()}
@@ -74,17 +75,17 @@ class Order:
 
 @dataclass
 class Reply:
-    """What a site has to say after an order, and nothing else of what it knows.
+    """Answer of a site to an order, with nothing else of what it knows.
 
     Attributes:
-        participant: Its name.
-        samples: Its training examples.
-        metrics: Figures of the round that it closed, by tag.
-        finished: The round that it closed; None for none.
-        quarantined: Why it left itself out of the round; empty if it did not.
-        idle: Whether no optimizer step of the round has changed its weights: it takes part, and has nothing to average.
-        answers: Outputs on the public set, shape ``(P, C)``; None where it was not asked.
-        shared: What it shares, by key, for each averaging callback by its place.
+        participant: Name of the participant.
+        samples: Number of its training examples.
+        metrics: Metrics of the round that it closed, by tag.
+        finished: Round that it closed; None for none.
+        quarantined: Reason why it left itself out of the round; empty if it did not.
+        idle: True if no optimizer step of the round changed its weights: it takes part, but has nothing to average.
+        answers: Outputs on the public set, shape ``(P, C)``; None if not asked for.
+        shared: Shared tensors, of any shape, by key, for each averaging callback by its place.
     """
 
     participant: str

@@ -1,7 +1,7 @@
-"""Plain data of the other side as a dataclass declares it: types, ranges and sizes stand beside its attributes.
+"""Plain data of the other side, checked against a dataclass: types, ranges and sizes stand beside its attributes.
 
-``samples: Annotated[int, Range(1, 10**12)]`` is all that is to be said of a number; :func:`made` refuses what is not
-so, naming the entry. It knows what travels as JSON: numbers, texts, lists, objects, and nothing of classes.
+``samples: Annotated[int, Range(1, 10**12)]`` declares a number completely; :func:`made` refuses any other value and
+names the entry. Only data that travels as JSON is known: numbers, texts, lists, objects, but no classes.
 """
 
 from __future__ import annotations
@@ -17,70 +17,70 @@ from hetfed_lightning.flower.protocol.untrusted import NAME, is_name, shown
 T = TypeVar("T")
 
 DIGITS = 20
-"""Digits of a whole number in a text; 64 bits have as many."""
+"""Largest number of digits of a whole number in a text; 64 bits have as many."""
 
 PARTS = 1_000_000
-"""Lists, objects and entries in a text: 10 MB of empty lists would take 20 times that memory."""
+"""Largest number of lists, objects and entries in a text: 10 MB of empty lists would take 20 times that memory."""
 
 _MOST_KEY = 4
 
 
 class PlainDataError(ValueError):
-    """Data that are not as declared; the message names the entry, says what was expected and shows what was found."""
+    """Data that are not as declared; the message names the entry, what was expected and what was found."""
 
 
 class Limit(Protocol):
-    """What may stand beside a type in ``Annotated``."""
+    """A limit that may stand beside a type in ``Annotated``."""
 
     def fault(self, value: Any) -> str:
-        """What is expected of a value of the type, where it is not so; empty where it is."""
+        """Expected value, in words, if a value of the type is outside the limit; else empty."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """A number's least and largest value."""
+    """Least and largest value of a number."""
 
     least: int
     most: int
 
     def fault(self, value: Any) -> str:
-        """What is expected."""
+        """Expected range, in words, if a number is outside it; else empty."""
         return "" if self.least <= value <= self.most else f"a number from {self.least} to {self.most}"
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text's length, which is to be printable."""
+    """Largest length of a text, which has to be printable."""
 
     most: int = NAME
     may_be_empty: bool = False
 
     def fault(self, value: Any) -> str:
-        """What is expected."""
+        """Expected text, in words, if a text is too long or not printable; else empty."""
         fits = is_name(value, self.most) or (self.may_be_empty and value == "")
         return "" if fits else f"a printable text of at most {self.most} characters"
 
 
 @dataclass(frozen=True)
 class Size:
-    """Most entries of a list or an object."""
+    """Largest number of entries of a list or an object."""
 
     most: int
 
     def fault(self, value: Any) -> str:
-        """What is expected."""
+        """Expected size, in words, if there are more entries; else empty."""
         return "" if len(value) <= self.most else f"at most {self.most} entries"
 
 
 def read_json(text: str, most: int) -> Any:
-    """What a text of JSON holds, of a bounded length, depth and number of digits, without NaN.
+    """Value of a JSON text of bounded length, depth and number of digits, without NaN.
 
     Args:
-        text: Of the other side.
-        most: Characters.
+        text: Text of the other side.
+        most: Largest number of characters.
 
     Raises:
-        PlainDataError: If it is longer, deeper, or none.
+        PlainDataError: If it is longer or deeper, or is no JSON.
     """
     if len(text) > most:
         raise PlainDataError(f"expected at most {most} characters, got {len(text)}.")
@@ -93,11 +93,11 @@ def read_json(text: str, most: int) -> Any:
 
 
 def made(kind: type[T], found: Any) -> T:
-    """An instance of a dataclass, of an object read from JSON.
+    """Instance of a dataclass, from an object read from JSON.
 
     Args:
-        kind: The dataclass; entries that it does not declare are passed over.
-        found: What was read.
+        kind: The dataclass; entries that it does not declare are ignored.
+        found: Object that was read.
 
     Raises:
         PlainDataError: If an entry is missing, or is not as declared.
@@ -112,7 +112,7 @@ def made(kind: type[T], found: Any) -> T:
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
-    """A value as its type says: lists become tuples, keys of objects whole numbers where these are declared."""
+    """A value of the declared type: lists become tuples, keys of objects become whole numbers if these are declared."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         read = _checked(arguments[0], value, where)

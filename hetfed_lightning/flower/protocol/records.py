@@ -11,26 +11,27 @@ from hetfed_lightning.flower.protocol.arrays import CAST, ArrayError, Layout, ar
 from hetfed_lightning.flower.protocol.untrusted import is_name, shown
 
 COUNTERS = ".counters"
-"""Ends the name of the record that holds integers and booleans: whoever averages a record of arrays averages numbers
-with a fraction alone."""
+"""End of the name of the record with integers and booleans. It is apart, so that code that averages a record of arrays
+averages floating-point numbers alone."""
 
 CASTS = "casts"
-"""Name of the record that tells which arrays travel in another dtype than they have, and in which they are."""
+"""Name of the record with the own dtypes of arrays that travel in another dtype."""
 
 Records = dict[str, ArrayRecord | MetricRecord | ConfigRecord]
 
 
 class RecordsError(ValueError):
-    """Records that are not what they were to be; the message names the record and the key."""
+    """Records that are not as expected; the message names the record and the key."""
 
 
 def pack(records: Records, name: str, tensors: Mapping[str, Tensor]) -> None:
     """Put tensors among the records of a message.
 
     Args:
-        records: Receives them, under ``name`` those with a fraction and under ``name.counters`` integers and booleans.
-        name: Of the record.
-        tensors: By key, on any device.
+        records: Records to add to: floating-point tensors under ``name``, integers and booleans under
+            ``name.counters``.
+        name: Name of the record.
+        tensors: Tensors of any shape, by key, on any device.
 
     Raises:
         RecordsError: If a tensor is of a dtype that cannot travel.
@@ -52,18 +53,17 @@ def pack(records: Records, name: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def unpack(content: RecordDict, name: str, expected: Mapping[str, Layout] | None = None) -> dict[str, Tensor]:
-    """Take tensors out of a message; empty where it has none of that name.
+    """Tensors of a record, of the arrays' shapes, by key; empty if the message has no record of that name.
 
-    What is expected is compared with what is there before anything is made of it, so that a message takes no more
-    memory than it came with.
+    Layouts are compared before any tensor is made, so that a message takes no more memory than it came with.
 
     Args:
-        content: As it arrived.
-        name: Of the record.
-        expected: Shape and dtype by key, all of which have to be there and no others; None takes any.
+        content: Message as it arrived.
+        name: Name of the record.
+        expected: Shape and dtype by key, exactly these; None takes any.
 
     Raises:
-        RecordsError: If an array cannot be read, or is not what was expected.
+        RecordsError: If an array cannot be read, or is not of the expected layout.
     """
     casts = content.config_records.get(CASTS, ConfigRecord())
     arrays = {

@@ -1,8 +1,8 @@
-"""What a site says is looked at before anything is made of it: a fault costs the site the round, and nobody else.
+"""Checks of a site's reply before anything is computed from it; a fault costs the round to that site alone.
 
-What a reply may hold follows from what was asked and from what the site said of itself before training
+The tensors that a reply may hold follow from the order and from the site's description before training
 (:func:`wanted`). Layouts are compared with that while the reply is read
-(:mod:`hetfed_lightning.flower.protocol.messages`), the rest is looked at here.
+(:mod:`hetfed_lightning.flower.protocol.messages`), the rest is checked here.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.untrusted import is_name, one_line, shown
 
 MOST_METRICS = 1_000
-"""Figures of one participant in one round."""
+"""Largest number of metrics of one participant in one round."""
 
 LARGEST_FIGURE = 1e38
-"""Figures beyond it are as good as none: charts hold numbers of 32 bits, and squares of such are none of 64."""
+"""Largest magnitude of a metric; larger ones count as NaN, since charts hold 32-bit numbers and squares 64 bits."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a reply may hold.
+    """Tensors that a reply may hold.
 
     Attributes:
-        answers: Shape of the answers to the public set, ``(P, C)``; None where nobody asked.
-        shared: Layout by key of what is shared, for each averaging callback by its place.
+        answers: Shape of the outputs on the public set, ``(P, C)``; None if not asked for.
+        shared: Layout of the shared state by key, for each averaging callback by its place.
     """
 
     answers: tuple[int, int] | None
@@ -37,14 +37,19 @@ class Wanted:
 
     @property
     def most_bytes(self) -> int:
-        """Bytes of arrays that such a reply has at most, as they travel."""
+        """Largest number of bytes of such a reply's arrays, as they travel."""
         answers = [] if self.answers is None else [(self.answers, "float64")]
         layouts = [*answers, *(layout for one in self.shared.values() for layout in one.values())]
         return sum(travelling_bytes(layout) for layout in layouts)
 
 
 def wanted(order: Order, description: Description) -> Wanted:
-    """What a site may answer to an order, as it described itself."""
+    """Tensors that a site may send in reply to an order, by its own description.
+
+    Args:
+        order: The order.
+        description: Description of the site.
+    """
     return Wanted(
         (description.public_size, description.width) if order.answer or order.answer_after else None,
         {place: {key: description.offered[place][key] for key in keys} for place, keys in order.keys.items()},
@@ -52,13 +57,13 @@ def wanted(order: Order, description: Description) -> Wanted:
 
 
 def fault_of(reply: Reply, order: Order, description: Description, parameters: Collection[str]) -> str:
-    """Why a reply cannot be used; empty where it can.
+    """Reason why a reply cannot be used; empty if it can.
 
     Args:
-        reply: Of a site, of the layout that was wanted.
-        order: That it answers.
-        description: What the site said of itself before training.
-        parameters: Keys that are parameters rather than buffers, by the word of most.
+        reply: Reply of a site, of the expected layout.
+        order: Order that it answers.
+        description: Description of the site before training.
+        parameters: Keys that are parameters rather than buffers, as most sites say.
     """
     if reply.participant != description.participant:
         return f"it answers for {shown(reply.participant)}"
@@ -73,7 +78,12 @@ def fault_of(reply: Reply, order: Order, description: Description, parameters: C
 
 
 def usable_metrics(reply: Reply, description: Description) -> dict[str, float]:
-    """Figures of a reply, if they are its site's own; NaN for those that no chart holds."""
+    """Metrics of a reply, empty if they are not its site's own; NaN for those that no chart can hold.
+
+    Args:
+        reply: Reply of a site.
+        description: Description of the site.
+    """
     if reply.participant != description.participant or _of_metrics(reply):
         return {}
     return {key: value if abs(value) <= LARGEST_FIGURE else float("nan") for key, value in reply.metrics.items()}
@@ -99,7 +109,7 @@ def _of_metrics(reply: Reply) -> str:
 
 
 def _is_metric(name: str) -> bool:
-    """Whether a participant may call a figure so: on one line, no path, no markup, and none of the federation's."""
+    """True if a participant's metric may have the name: one line, no path, no markup, not one of the federation's."""
     parts = name.split("/")
     return is_name(name) and one_line(name) == name and parts[0] not in _NOT_THEIRS and _NO_PATHS.isdisjoint(parts)
 

@@ -1,8 +1,8 @@
-"""Words of the other side, made fit for a log, a table, TensorBoard, a record and a page: one line, printable, short.
+"""Texts of the other side, made fit for a log, a table, TensorBoard, a record and a page: one line, printable, short.
 
-Whoever sends a text can send line breaks that look like lines of ours, sequences that steer a terminal, marks that turn
-a line around, markup, and millions of characters. Texts that are told go through :func:`one_line`, values that an error
-shows through :func:`shown`; names by which something is found are refused where they are not :func:`is_name`.
+A sender of text can send line breaks that look like our own lines, sequences that steer a terminal, marks that turn a
+line around, markup, and millions of characters. Texts to be shown go through :func:`one_line`, values in errors through
+:func:`shown`. Names for look-ups are refused unless :func:`is_name`.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 import reprlib
 
 LINE = 300
-"""Characters of a sentence."""
+"""Largest number of characters of a sentence."""
 
 NAME = 200
-"""Characters of a name: of a key, a metric, a class."""
+"""Largest number of characters of a name, such as that of a key, a metric or a class."""
 
 _MARKUP = frozenset("<>|`")
-"""What ends a cell of a table or begins markup, in the pages that are made of texts."""
+"""Characters that end a cell of a table or begin markup, in pages made of texts."""
 
 
 def one_line(text: object, most: int = LINE) -> str:
-    """A text on one line: what does not print, or is markup, becomes a space, and the rest is cut.
+    """Text on one line: characters that are not printable, or are markup, become spaces, and the rest is cut.
 
     Args:
-        text: Of the other side; anything but a string is empty.
-        most: Characters that are kept, the three dots of a cut among them.
+        text: Text of the other side; any other value gives an empty text.
+        most: Largest number of characters, with the three dots of a cut.
     """
     if not isinstance(text, str):
         return ""
@@ -35,16 +35,16 @@ def one_line(text: object, most: int = LINE) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it: its ``repr``, of a bounded length and depth."""
+    """Value for an error message: its ``repr``, of bounded length and depth."""
     return one_line(_SHORT.repr(value), 120)
 
 
 def is_name(text: object, most: int = NAME) -> bool:
-    """Whether a text can be a name: printable, not empty and of bounded length.
+    """True if a text can be a name: printable, not empty and of bounded length.
 
     Args:
-        text: Of the other side.
-        most: Characters.
+        text: Text of the other side.
+        most: Largest number of characters.
     """
     return isinstance(text, str) and 0 < len(text) <= most and text.isprintable()
 
@@ -54,7 +54,7 @@ def _is_told(character: str) -> bool:
 
 
 class _Short(reprlib.Repr):
-    """Shorter than the standard library's, which shows whole numbers of any length first."""
+    """Shorter ``repr`` than the standard library's, which writes out whole numbers of any length first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,11 +62,11 @@ class _Short(reprlib.Repr):
         self.maxlevel = 3
 
     def repr_int(self, x: int, level: int) -> str:
-        """A number, or how long it is: writing out thousands of digits takes a while, and is refused by Python."""
+        """A number, or its length: writing out thousands of digits takes a while, and is refused by Python."""
         return f"a number of {x.bit_length()} bits" if x.bit_length() > 64 else super().repr_int(x, level)
 
     def repr_str(self, x: str, level: int) -> str:
-        """A text's beginning."""
+        """First characters of a text."""
         return super().repr_str(x[: self.maxstring + 1], level)
 
 

@@ -1,1 +1,1 @@
-"""A site: one institution's participant, its rounds, and what it keeps on its own disk."""
+"""A site: one institution's participant, its rounds, and the states on its own disk."""

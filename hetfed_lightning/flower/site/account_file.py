@@ -1,8 +1,8 @@
-"""What a site has told of its examples by DP-SGD: an account that no order, run or restart turns back.
+"""The account of a site's releases under DP-SGD, which no order, run or restart turns back.
 
-A state of a run is written anew when a coordinator asks for a round again, and another run has states of its own. What
-was sent stays sent: each noised training of a round is a line of one file in the site's state folder, which is on the
-disk before anything of it leaves, and is never taken away.
+A state of a run is written anew when a coordinator asks for a round again, and another run has states of its own. A
+message that was sent stays sent: each noised training of a round is a line of one file in the site's state folder. The
+line is on the disk before anything of the round leaves, and is never removed.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ACCOUNT, HEAD, _LOCK = "privacy.jsonl", "privacy.head", "privacy.lock"
-"""The lines; how many there are and the hash of the last, so that a cut is seen; and who works with them."""
+"""Files of the account: its lines; their number and the hash of the last, so that a cut is seen; and the lock."""
 
 _START = 64 * "0"
-"""Stands for the line before the first."""
+"""Text that stands for the line before the first."""
 
 _WAY_OUT = (
     f"No private round is trained until that is settled: bring {ACCOUNT} and {HEAD} back from a backup of the state "
@@ -43,7 +43,7 @@ _WAY_OUT = (
 
 
 class AccountError(RuntimeError):
-    """An account that is missing, damaged or another's; the message names the file and the way out."""
+    """An account that is missing, damaged or another participant's; the message names the file and the way out."""
 
 
 class AccountFile:
@@ -51,10 +51,10 @@ class AccountFile:
 
     Args:
         folder: The site's ``state-dir``.
-        participant: Whose examples they are.
+        participant: Participant with the examples.
 
     Raises:
-        AccountError: If it is damaged or another participant's, or missing though states say that there were releases.
+        AccountError: If it is damaged or another participant's, or missing though states tell of releases.
     """
 
     def __init__(self, folder: str | Path, participant: str) -> None:
@@ -87,7 +87,7 @@ class AccountFile:
                 raise self._fault(f"line {number} was altered")
             _add(self.ledger, entry["releases"])
             self.states.add(entry["state"])
-        if len(self._lines) != count:  # The process was killed between a line and the count of it.
+        if len(self._lines) != count:  # The process was killed between writing a line and counting it.
             self._write_head()
 
     def _head(self) -> tuple[int, str]:
@@ -124,7 +124,7 @@ class AccountFile:
         """Give a participant, whose state was read from a file, the account of all runs.
 
         Args:
-            participant: In a fit that has begun.
+            participant: Participant in a fit that has begun.
 
         Raises:
             AccountError: If its state tells of releases that are not in the account.
@@ -134,13 +134,13 @@ class AccountFile:
         participant.ledger = Ledger(self.ledger.state())
 
     def note(self, run: str, round_index: int, releases: Ledger, state: str) -> None:
-        """Add a line, on the disk when this returns.
+        """Add a line, which is on the disk when this returns.
 
         Args:
-            run: In which run.
-            round_index: In which round, from 0; -1 for none.
-            releases: The releases, and no earlier ones.
-            state: A mark of the state that they have made.
+            run: Name of the run.
+            round_index: The round, from 0; -1 for none.
+            releases: New releases, without earlier ones.
+            state: Mark of the state that they have made.
 
         Raises:
             OSError: If it cannot be written; nothing may be sent then.
@@ -156,7 +156,7 @@ class AccountFile:
         }
         line = json.dumps(entry, allow_nan=False).encode()
         with self._path.open("ab") as file:
-            file.truncate(self._whole)  # What a killed process has begun, and nobody has sent.
+            file.truncate(self._whole)  # A line begun by a killed process, of which nothing was sent.
             file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -173,25 +173,25 @@ class AccountFile:
 
 @contextmanager
 def opened_account(folder: str | Path, participant: str) -> Iterator[AccountFile]:
-    """A site's account, for one process at a time.
+    """Context with a site's account, for one process at a time.
 
     Args:
         folder: The site's ``state-dir``.
-        participant: Whose examples it is about.
+        participant: Participant with the examples.
 
     Raises:
-        AccountError: As :class:`AccountFile`.
+        AccountError: As for :class:`AccountFile`.
     """
     with _alone(folder):
         yield AccountFile(folder, participant)
 
 
 def check_noise(folder: str | Path, participant: str) -> None:
-    """Refuse to train without noise where an account says that all was noised.
+    """Refuse training without noise if an account says that all training had noise.
 
     Args:
         folder: The site's ``state-dir``.
-        participant: Who is to train without privacy settings.
+        participant: Participant without privacy settings.
 
     Raises:
         AccountError: If there is an account.
@@ -206,10 +206,14 @@ def check_noise(folder: str | Path, participant: str) -> None:
 
 
 def check_account(folder: str | Path, participant: str) -> None:
-    """Refuse an account that cannot be relied on, where there is one.
+    """Refuse an account that cannot be relied on, if there is one.
+
+    Args:
+        folder: The site's ``state-dir``.
+        participant: Participant with the examples.
 
     Raises:
-        AccountError: As :class:`AccountFile`.
+        AccountError: As for :class:`AccountFile`.
     """
     if any((Path(folder) / name).exists() for name in (ACCOUNT, HEAD)):
         with opened_account(folder, participant):
@@ -217,17 +221,15 @@ def check_account(folder: str | Path, participant: str) -> None:
 
 
 def begin_account(folder: str | Path, participant: str) -> Ledger:
-    """Begin an account where it is missing or damaged, with at least what is known.
+    """Releases with which a new account begins, in place of a missing or damaged one.
 
-    Of each kind of release it holds as many as the readable lines of the old one, or as the newest states of all runs
-    together if those are more. What was released beyond is known to nobody here. The old files stay under other names.
+    For each kind of release these are as many as in the readable lines of the old one, or as in the newest states of
+    all runs together if those are more. Releases beyond them cannot be known here. The old files stay under other
+    names.
 
     Args:
         folder: The site's ``state-dir``.
-        participant: Whose examples it is about.
-
-    Returns:
-        What it begins with.
+        participant: Participant with the examples.
     """
     folder = Path(folder)
     with _alone(folder):
@@ -252,12 +254,12 @@ def begin_account(folder: str | Path, participant: str) -> Ledger:
 
 
 def released_in_states(folder: Path, participant: str, *, damaged: bool = False) -> dict[str, Ledger]:
-    """Most releases that a state of each run tells of, by run.
+    """Largest number of releases in any state of a run, by run.
 
     Args:
         folder: The site's ``state-dir``.
-        participant: Whose.
-        damaged: Whether to pass over states that cannot be read.
+        participant: Name of the participant.
+        damaged: True to skip states that cannot be read.
 
     Raises:
         AccountError: If a state cannot be read.
@@ -287,7 +289,7 @@ def _alone(folder: str | Path) -> Iterator[None]:
 
 
 def _lines_of(path: Path) -> tuple[list[bytes], int]:
-    """Whole lines, and their length; a last one without an end was never written, and nothing of it sent."""
+    """Whole lines, and their length; a last one without a line break counts as not written, and was not sent."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -297,7 +299,7 @@ def _lines_of(path: Path) -> tuple[list[bytes], int]:
 
 
 def _entry_of(line: bytes) -> dict[str, Any] | None:
-    """A line's entry; None if it is none."""
+    """Entry of a line; None if it is none."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
@@ -313,7 +315,7 @@ def _entry_of(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_release(one: Any) -> bool:
-    """Whether something is a sampling probability, a noise multiplier and a count."""
+    """True for a list of a sampling probability, a noise multiplier and a count."""
     if not isinstance(one, list) or len(one) != 3 or not all(type(value) in {int, float} for value in one):
         return False
     probability, multiplier, count = one

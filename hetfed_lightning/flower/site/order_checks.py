@@ -1,7 +1,7 @@
-"""What a site does at a coordinator's word: bounds of its own, looked at before anything of an order is carried out.
+"""Checks of an order against the site's own bounds, before any part of it is carried out.
 
-A coordinator decides who trains when and on which shared state. It does not decide how long a site works, which numbers
-its network may be given, or what becomes of its files.
+A coordinator decides which site trains when and on which shared state. It does not decide how long a site works, which
+numbers its network may be given, or what becomes of its files.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ if TYPE_CHECKING:
     from hetfed_lightning.participant import Participant
 
 MORE_ROUNDS = 10
-"""A coordinator may lead so many times the rounds that a site's own file says: runs are made longer and resumed."""
+"""Largest number of rounds, over the number in the site's own file, since runs are made longer and resumed."""
 
 UNSAID_ROUNDS = 1_000
-"""Rounds of a run at most, where a site's own file says none: as many as Lightning trains by default."""
+"""Largest number of rounds if the site's own file has none: as many as Lightning trains by default."""
 
 LEAST_REPEATS = 100
-"""Orders of a run that bring a site no further, at least: a coordinator that was killed asks again for a round."""
+"""Least number of orders that may bring a run no further, since a restarted coordinator asks again for a round."""
 
 _PRECISIONS = (torch.float32, torch.float64)
-"""What an ensemble speaks in."""
+"""Dtypes of an ensemble's targets."""
 
 _TOLERANCE = 1e-2
-"""By which probabilities may miss 0, 1 and their sum: they were rounded on the way."""
+"""Tolerance by which probabilities, rounded on the way, may miss 0, 1 and their sum."""
 
 
 class OrderError(ValueError):
-    """An order that this site will not carry out; the message names what it asks for."""
+    """An order that this site will not carry out; the message names the part at fault."""
 
 
 def most_repeats(rounds: int) -> int:
-    """Number of orders of one run that may bring a site no further, by the rounds of its own file."""
+    """Largest number of orders that may bring a run no further, by the number of rounds in the site's own file."""
     return max(LEAST_REPEATS, MORE_ROUNDS * rounds)
 
 
 def check_rounds(order: Order, name: str, most: int) -> None:
-    """Refuse rounds that are none.
+    """Refuse rounds outside the site's bounds.
 
     Args:
-        order: Of a coordinator.
-        name: The participant's.
-        most: Rounds that the site takes part in at most.
+        order: Order of a coordinator.
+        name: Name of the participant.
+        most: Largest number of rounds that the site takes part in.
 
     Raises:
-        OrderError: Naming the participant, the round and the bound.
+        OrderError: If a round is outside; names the participant, the round and the bound.
     """
     for does, found in (("close", order.finish), ("train in", order.begin), ("learn in", order.learn)):
         if found is None or 0 <= found < most:
@@ -74,10 +74,10 @@ def check_rounds(order: Order, name: str, most: int) -> None:
 
 
 class OrderChecks:
-    """Bounds of one site: what its own configuration shares and learns from.
+    """Bounds of one site, from what its own configuration shares and learns from.
 
     Args:
-        callbacks: Those of the configuration that act between participants, in its order.
+        callbacks: Callbacks of the configuration that act between participants, in its order.
     """
 
     def __init__(self, callbacks: Sequence[FederatedCallback]) -> None:
@@ -85,10 +85,15 @@ class OrderChecks:
         self._distilling = {place: one for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
 
     def check(self, federation: Federation, order: Order) -> None:
-        """Look at all of an order, in a fit that has begun: precision and data are then as in training.
+        """Check all of an order, in a fit that has begun, when precision and data are as in training.
+
+        Args:
+            federation: The site's federation.
+            order: Order of a coordinator.
 
         Raises:
-            OrderError: Naming the participant, the key or the callback's place, and what was expected.
+            OrderError: If a part is refused; names the participant, the key or the callback's place, and the expected
+                value.
         """
         for participant in federation.members().values():
             for place, keys in order.keys.items():
@@ -106,7 +111,7 @@ class OrderChecks:
             self._check_mode(order, participant)
 
     def _check_keys(self, place: int, participant: Participant, keys: Sequence[str], does: str) -> None:
-        """Whatever a coordinator wants: what is personal stays personal."""
+        """Refuse keys that this site does not share: personal tensors stay personal."""
         callback = self._averaging.get(place)
         own = {} if callback is None else callback.shareable(participant)
         if callback is None or (strange := [key for key in keys if key not in own]):
@@ -127,7 +132,7 @@ class OrderChecks:
                 )
         if not is_finite(state.values()):
             raise OrderError(f"{participant.label}: the shared state that the coordinator sends is not finite.")
-        # Buffers are as large as the data of others make them.
+        # Only parameters are bounded, since buffers grow with other sites' data.
         for key in state.keys() & dict(participant.named_parameters()).keys():
             if (largest := largest_number([state[key]])) > LARGEST:
                 raise OrderError(
@@ -136,7 +141,7 @@ class OrderChecks:
                 )
 
     def _check_mode(self, order: Order, participant: Participant) -> None:
-        """When the site learns from an ensemble is its own configuration's to say."""
+        """Refuse targets at a moment at which the site's own configuration does not distil."""
         for place in order.targets:
             mode = self._distilling[place].mode
             if (order.begin is not None and mode != "mixed") or (

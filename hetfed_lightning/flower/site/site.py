@@ -1,4 +1,4 @@
-"""One institution's participant: trained on its own data by its own Trainer, which stops wherever others are heard."""
+"""One institution's participant, trained on its own data by its own Trainer, which pauses where others are heard."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ QUIET: dict[str, Any] = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
-"""A site's Trainer lives for one message: what it measures is told to the coordinator, who logs it."""
+"""Default settings of a site's Trainer, which lives for one message; the coordinator logs its metrics."""
 
 DESCRIPTION = "description"
-"""Stands for a run where none has begun; no run may be called so."""
+"""Name that stands for a run before one has begun; no run may have it."""
 
 
 class SiteError(RuntimeError):
@@ -44,14 +44,15 @@ class SiteError(RuntimeError):
 
 @dataclass(frozen=True)
 class SiteParts:
-    """What a site's configuration makes.
+    """Objects made of a site's configuration.
 
     Attributes:
-        federation: Of one participant, with nothing that a run has left in it.
-        data: Its data.
-        settings: Of its Trainer; those of ``QUIET`` are set by default.
+        federation: Federation of one participant, untouched by any run.
+        data: Data module of the participant.
+        settings: Settings of its Trainer; those of ``QUIET`` are set by default.
         callbacks: The configuration's callbacks that act between participants, in its order.
-        rounds: Rounds of the whole run.
+        rounds: Number of rounds of the whole run.
+        most_rounds: Largest number of rounds that the site takes part in; 0 for ``MORE_ROUNDS`` times ``rounds``.
     """
 
     federation: Federation
@@ -63,10 +64,10 @@ class SiteParts:
 
 
 class Site:
-    """Carries out orders. Between two of them everything that matters is on disk: each may be another process.
+    """Site that carries out orders. Its state is on disk between two of them, so that each may be another process.
 
     Args:
-        make: Makes the parts, new ones at each call, for an order may take several fits.
+        make: Function that makes new parts at each call, since an order may take several fits.
         folder: The site's ``state-dir``.
     """
 
@@ -81,7 +82,7 @@ class Site:
     # Orders
 
     def describe(self) -> Description:
-        """What this site brings along; fits what is to be fitted to its own data, and trains nothing."""
+        """Description of this site; preprocessing is fitted to its own data, and nothing is trained."""
         found: list[Description] = []
 
         def look(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
@@ -94,12 +95,12 @@ class Site:
         return replace(found[0], joins_at=joins_at, leaves_at=leaves_at)
 
     def carry_out(self, order: Order) -> Reply:
-        """Do what is asked.
+        """Reply to an order, which is carried out here.
 
         Raises:
-            OrderError: If it asks for what is not this coordinator's to decide; the site is as before.
+            OrderError: If a part of it is not the coordinator's to decide; the site is unchanged.
             SiteError: If the site's state does not allow it.
-            OSError: If the state cannot be kept; the one before stays.
+            OSError: If the state cannot be saved; the one before stays.
         """
         store = SiteStore(self._folder, order.run)
         parts = self._taken()
@@ -133,7 +134,7 @@ class Site:
 
     @contextmanager
     def _accounted(self, store: SiteStore) -> Iterator[None]:
-        """Have the account of a private participant at hand, and settle what a killed process left between the two."""
+        """Context with a private participant's account, in which a killed process's leftovers are settled."""
         private = any(one.privacy is not None for one in self._taken().federation.members().values())
         if not private:
             check_noise(self._folder, self._name)
@@ -146,20 +147,19 @@ class Site:
                 self._account = None
 
     def _check_pace(self, order: Order, store: SiteStore) -> Place | None:
-        """Refuse to go back, or to do the same again, without end.
+        """Newest place; refuses to go back, or to repeat the same, without end.
 
-        Returns:
-            The newest place; none is newer after an order that has brought the run no further.
+        No place is newer after an order that has brought the run no further.
         """
         ends, newest, most = _ends(order), store.newest(), most_repeats(self._taken().rounds)
         if ends:
             store.check_return(ends[0], self._name)
         leads_on = bool(ends) and (newest is None or newest < ends[-1])
-        store.check_repeats(2 * most if leads_on else most, self._name)  # What leads on may still go wrong.
+        store.check_repeats(2 * most if leads_on else most, self._name)  # An order that leads on may still fail.
         return newest
 
     def _finish(self, order: Order, round_index: int, store: SiteStore) -> None:
-        """Close a round: receive what is shared, validate."""
+        """Close a round: receive the shared state, validate."""
         end = Place(round_index, Stage.FINISHED)
         fingerprint = self._fingerprint(replace(order, finish=round_index).closing)
         if self._said_again(order, fingerprint, end, store):
@@ -178,7 +178,7 @@ class Site:
         self._fit(order, place, store, started=close, end=end, fingerprint=fingerprint)
 
     def _catch_up(self, order: Order, round_index: int, store: SiteStore, place: Place | None) -> None:
-        """Close a round that the site has not trained in, because it was not drawn or was not there."""
+        """Close a round that the site has not trained in, since it was not sampled or was away."""
         if place is not None and place.stage != Stage.FINISHED:
             self._finish(order, place.round_index, store)
             place = Place(place.round_index, Stage.FINISHED)
@@ -202,7 +202,7 @@ class Site:
         self.reply.finished = place.round_index
 
     def _answer(self, order: Order, store: SiteStore) -> None:
-        """Answer the public set between two rounds."""
+        """Predict on the public set between two rounds."""
 
         def answer(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
             del trainer
@@ -219,7 +219,7 @@ class Site:
             store.take_back(end)
             return
         place = store.newest(before=end)
-        if place is not None and place.stage != Stage.FINISHED:  # A round that it never heard the end of.
+        if place is not None and place.stage != Stage.FINISHED:  # A round whose end the site never heard of.
             self._finish(order, place.round_index, store)
             place = Place(place.round_index, Stage.FINISHED)
 
@@ -246,7 +246,7 @@ class Site:
         self._fit(order, place, store, started=learn, end=Place(round_index, Stage.LEARNED))
 
     def _offer(self, order: Order, store: SiteStore) -> None:
-        """Send what is shared as it is: somebody has to begin."""
+        """Send the shared state as it is, for a group to begin with."""
 
         def offer(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
             del trainer
@@ -256,15 +256,11 @@ class Site:
         self._fit(order, store.newest(), store, started=offer)
 
     def _fingerprint(self, order: Order) -> str:
-        """Of an order that is not to be carried out twice: noise drawn anew would tell more."""
+        """Fingerprint of an order under privacy, since drawing noise twice would reveal more; else empty."""
         return "" if self._account is None else order.fingerprint
 
     def _said_again(self, order: Order, fingerprint: str, end: Place, store: SiteStore) -> bool:
-        """Reply as before, if the same order has led to a place before: what was sent tells nothing new.
-
-        Returns:
-            Whether it has.
-        """
+        """True if the same order has led to a place before; repeats its reply, since it reveals nothing new."""
         if not fingerprint or end not in store.places():
             return False
         found: list[bool] = []
@@ -289,7 +285,7 @@ class Site:
         end: Place | None = None,
         fingerprint: str = "",
     ) -> None:
-        """Go on from a place until something pauses the fit."""
+        """Go on from a place until a callback pauses the fit."""
         account = self._account
 
         def save(trainer: L.Trainer) -> None:
@@ -339,20 +335,20 @@ class Site:
 
 
 def _trainer(parts: SiteParts, rounds: int, *callbacks: L.Callback) -> L.Trainer:
-    # A configuration that is silent about something has it as None.
+    # Settings that a configuration leaves out are None.
     settings = QUIET | {key: value for key, value in parts.settings.items() if value is not None}
     settings["callbacks"] = [*settings.get("callbacks", []), *callbacks]
     return L.Trainer(**settings, max_epochs=rounds)
 
 
 def _ends(order: Order) -> list[Place]:
-    """Where the parts of an order lead, in their order."""
+    """Places to which the parts of an order lead, in their order."""
     parts = ((order.finish, Stage.FINISHED), (order.begin, Stage.TRAINED), (order.learn, Stage.LEARNED))
     return [Place(round_index, stage) for round_index, stage in parts if round_index is not None]
 
 
 def _go_to(trainer: L.Trainer, round_index: int) -> None:
-    """Have the fit go on with another round; schedulers catch up as it opens."""
+    """Make the fit go on with another round; schedulers catch up when it opens."""
     progress = trainer.fit_loop.epoch_progress
     for counters in (progress.total, progress.current):
         counters.ready = counters.started = counters.processed = counters.completed = round_index  # type: ignore[attr-defined]

@@ -24,15 +24,15 @@ from hetfed_lightning.flower.protocol.deployable import as_list, check_deployabl
 
 @dataclass(frozen=True)
 class SiteConfig:
-    """What a site trains.
+    """Objects of a site's configuration.
 
     Attributes:
-        path: The file that it was read from.
-        participant: The participant's name.
-        federation: Of this participant alone, with its initial weights.
-        data: Its data, not loaded yet.
+        path: File that it was read from.
+        participant: Name of the participant.
+        federation: Federation of this participant alone, with its initial weights.
+        data: Its data module, not loaded yet.
         trainer: Arguments of ``lightning.Trainer``, callbacks apart.
-        callbacks: Those that take part in rounds, in their order.
+        callbacks: Callbacks that take part in rounds, in their order.
     """
 
     path: Path
@@ -44,34 +44,34 @@ class SiteConfig:
 
 
 class SiteCLI(FederatedCLI):
-    """Options of a site; makes nothing. Relative paths of its data are those below the file's folder."""
+    """Options of a site; makes no class. Relative paths of its data are taken from the file's folder."""
 
     prog = "site"
     description = "One participant of a federation between institutions."
 
     def read_configs(self, found: Arguments) -> dict[str, Any]:
-        """The configuration, its paths absolute."""
+        """Configuration with absolute paths."""
         config = super().read_configs(found)
         folder = Path(found.configs[-1]).parent
         return config | {"data": with_paths(config.get("data"), lambda path: absolute(path, folder))}
 
     def instantiate_classes(self) -> None:
-        """Nothing yet."""
+        """Make no class yet."""
         self.set_threads()
 
 
 def read_site_config(path: str | Path, participant: str, allow_import: Sequence[str] = ()) -> SiteConfig:
-    """What a site trains, from its ``site.yaml`` and the initial weights that lie beside it.
+    """Configuration of a site, from its ``site.yaml`` and the initial weights beside it.
 
     Seeds the process and sets its threads, as ``hetfed fit`` does. Without a file of weights they are drawn.
 
     Args:
         path: The file.
-        participant: Whose it has to be.
+        participant: Name of the participant that it has to have.
         allow_import: Packages that it may name beside those that every configuration may.
 
     Raises:
-        ConfigError: Naming the file and the key.
+        ConfigError: If it cannot be used; names the file and the key.
     """
     file = Path(path).absolute()
     with naming_file(file, "allow-import="):

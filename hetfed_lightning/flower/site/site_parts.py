@@ -1,4 +1,4 @@
-"""From a site's configuration to what it trains, made anew for every fit."""
+"""Parts of a site, made anew from its configuration for every fit."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hetfed_lightning.flower.site.site_config import read_site_config
 
 
 def parts_of(config: str, participant: str, allow_import: Sequence[str] = ()) -> Callable[[], SiteParts]:
-    """Makes what a ``site.yaml`` says, as often as it is asked: the file is read once, and data are loaded once.
+    """Function that makes the parts of a ``site.yaml`` at each call; the file is read once, and data are loaded once.
 
     Args:
         config: The file.
-        participant: Whose it has to be.
+        participant: Name of the participant that it has to have.
         allow_import: Packages that it may name beside those that every configuration may.
     """
 

@@ -1,4 +1,4 @@
-"""A round as a site lives it: it stops wherever others have to be heard, and goes on in another process."""
+"""A round at a site: it pauses wherever others have to be heard, and goes on in another process."""
 
 from __future__ import annotations
 
@@ -36,28 +36,29 @@ log = logging.getLogger(__name__)
 
 
 class Pause(Exception):  # noqa: N818 - it is no error
-    """The site has done what can be done without the others; what is to be kept has been kept."""
+    """Signal that the site has done all it can without the others, and has saved its state."""
 
 
 Act = Callable[["SiteRound", L.Trainer, "Federation"], None]
-"""Something that a site does at a place of its fit."""
+"""Function of a site's round, called at a place of its fit."""
 
 
 class SiteRound(RoundClock):
-    """Carries out one part of an order inside of a fit of a federation of one, and pauses it.
+    """Callback that carries out one part of an order in a fit of a federation of one, and pauses the fit.
 
-    The callbacks of the configuration that act between participants are not among the Trainer's: what they do at a site
-    (terms of the loss, learning, starting afresh) is called here, and what they do with what was sent elsewhere.
+    The configuration's callbacks that act between participants are not among the Trainer's. Their work at a site (terms
+    of the loss, learning, resetting optimizer states) is called here. Their work on all sites' messages is done by the
+    coordinator.
 
     Args:
-        order: Of which it is a part.
-        reply: Receives what others are to know.
-        callbacks: Those of the configuration, in its order.
-        save: Called with the Trainer where the state is to be kept.
-        started: Called before the first batch, as the state has been restored.
-        fingerprint: Of what is asked for: is kept with the state and what was said, to be said again instead of made
-            anew. Empty where it can be made again, to the bit.
-        career: The rounds from the participant's first to its last; None where no steps are to be foreseen.
+        order: Order with the part.
+        reply: Reply, which receives results.
+        callbacks: Callbacks of the configuration, in its order.
+        save: Function of the Trainer that saves the state.
+        started: Function called before the first batch, when the state has been restored.
+        fingerprint: Fingerprint of the order, saved with the state and the reply, so that the reply is repeated instead
+            of computed anew. Empty if it can be computed again, to the bit.
+        career: Rounds from the participant's first to its last; None if no steps are to be foreseen.
     """
 
     def __init__(
@@ -86,10 +87,15 @@ class SiteRound(RoundClock):
         self.safe: dict[str, Tensor] | None = None
         self.anchors: dict[int, dict[str, Tensor]] = {}
 
-    # Where it acts
+    # Hooks of the fit
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """The state is as it was saved: look at all of the order, then act."""
+        """Check all of the order, then act, with the state as it was saved.
+
+        Args:
+            trainer: Trainer of the fit.
+            pl_module: The federation.
+        """
         self._checks.check(pl_module, self.order)
         federation: Federation = pl_module
         self._samples = sum(map(federation.federated_data.num_samples, federation.members()))
@@ -97,7 +103,14 @@ class SiteRound(RoundClock):
             self.started(self, trainer, pl_module)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Open the round at its first batch."""
+        """Open the round at its first batch.
+
+        Args:
+            trainer: Trainer of the fit.
+            pl_module: The federation.
+            batch: Batch of the participant.
+            batch_idx: Index of the batch in the round.
+        """
         del trainer, batch
         federation: Federation = pl_module
         if federation.round_is_open:
@@ -119,7 +132,15 @@ class SiteRound(RoundClock):
         federation.fleets.open_round(federation, federation.trained_here(federation.current_round))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Pause at the round's last batch, and have others know what the order asks for."""
+        """Pause at the round's last batch, with the results that the order asks for.
+
+        Args:
+            trainer: Trainer of the fit.
+            pl_module: The federation.
+            outputs: Result of the training step.
+            batch: Batch of the participant.
+            batch_idx: Index of the batch in the round.
+        """
         del outputs, batch, batch_idx
         if not trainer.is_last_batch:
             return
@@ -130,10 +151,10 @@ class SiteRound(RoundClock):
             self.answer(federation)
         self.pause(trainer, federation)
 
-    # What it does
+    # Parts of an order
 
     def receive(self, federation: Federation) -> None:
-        """Take over what is shared."""
+        """Load the shared state into the participant."""
         for participant in federation.members().values():
             for place, state in self.order.shared.items():
                 participant.load_state_of(state)
@@ -141,7 +162,7 @@ class SiteRound(RoundClock):
                     self.anchors[place] = participant.state_of(state)
 
     def _set_anchors(self, federation: Federation) -> None:
-        """Hold the participant near what it received last, if a proximal term asks for that."""
+        """Set the state that was received last as anchor, if a proximal term asks for one."""
         for place, state in self.anchors.items():
             callback = self.averaging[place]
             callback.groups = [SharingGroup(tuple(federation.members()), tuple(state))]
@@ -149,7 +170,13 @@ class SiteRound(RoundClock):
             callback.set_anchors(federation)
 
     def learn(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Learn from the ensemble at a round's end, and pause."""
+        """Learn from the ensemble at a round's end, and pause.
+
+        Args:
+            trainer: Trainer of the fit.
+            federation: The site's federation.
+            round_index: The round, from 0.
+        """
         self.reopen(federation, round_index)
         names = [name for name in subjects(federation) if name not in federation.guard.quarantined]
         for place, targets in _on(federation.device, self.order.targets).items():
@@ -158,7 +185,12 @@ class SiteRound(RoundClock):
         self.pause(trainer, federation)
 
     def close(self, federation: Federation, round_index: int) -> None:
-        """Receive what is shared at a round's end, and note what was measured while training."""
+        """Receive the shared state at a round's end, and log learning rates.
+
+        Args:
+            federation: The site's federation.
+            round_index: The round, from 0.
+        """
         self.reopen(federation, round_index)
         self.receive(federation)
         for callback in self.averaging.values():
@@ -168,13 +200,18 @@ class SiteRound(RoundClock):
         federation.close_round()
 
     def reopen(self, federation: Federation, round_index: int) -> None:
-        """Go on with the round that the state was saved in."""
+        """Go on with the round in which the state was saved.
+
+        Args:
+            federation: The site's federation.
+            round_index: The round, from 0.
+        """
         federation.open_round(round_index, resumed=True)
         if self.safe is not None:
             federation.guard.hold(dict.fromkeys(subjects(federation), self.safe))
 
     def answer(self, federation: Federation) -> None:
-        """Answer the public set."""
+        """Predict on the public set; outputs that are not finite quarantine the participant."""
         for name in federation.members():
             if name in federation.guard.quarantined:
                 return
@@ -188,7 +225,12 @@ class SiteRound(RoundClock):
                 self.reply.quarantined = reason
 
     def pause(self, trainer: L.Trainer, federation: Federation) -> None:
-        """Keep the state, say what is asked for, and leave the fit."""
+        """Save the state, add shared tensors to the reply, and leave the fit.
+
+        Args:
+            trainer: Trainer of the fit.
+            federation: The site's federation.
+        """
         for name in subjects(federation):
             self.safe = federation.guard.safe_state(name)
             self.reply.quarantined = federation.guard.quarantined.get(name, self.reply.quarantined)
@@ -199,7 +241,7 @@ class SiteRound(RoundClock):
         raise Pause
 
     def offer(self, federation: Federation) -> None:
-        """Send what the order asks for of what is shared."""
+        """Add the shared tensors that the order asks for to the reply."""
         for participant in federation.members().values():
             self.reply.shared = {
                 place: {key: tensor.cpu() for key, tensor in participant.state_of(keys).items()}
@@ -207,15 +249,12 @@ class SiteRound(RoundClock):
             }
 
     def say_again(self, federation: Federation, fingerprint: str, *, closes: bool) -> bool:
-        """Reply as when the state was made, if it was made by the same order and on as many examples.
+        """True if the state was made by the same order and on as many examples; the reply is then repeated.
 
         Args:
-            federation: With the state.
-            fingerprint: Of the order.
-            closes: Whether it closed a round, or trained in one.
-
-        Returns:
-            Whether it was.
+            federation: The site's federation, with the state.
+            fingerprint: Fingerprint of the order.
+            closes: True if the order closed a round, False if it trained in one.
         """
         said, (name, *_) = self.said, federation.members()
         if said.get("order") != fingerprint or said["samples"] != federation.federated_data.num_samples(name):
@@ -241,21 +280,26 @@ class SiteRound(RoundClock):
             self.distilling[place].teach(federation, pupils, targets, round_index)
 
     def callbacks_of(self, trainer: L.Trainer) -> list[FederatedCallback]:
-        """Those of the configuration that act at this site."""
+        """Callbacks of the configuration that act at this site."""
         del trainer
         return self._all()
 
     def career_of(self, federation: Federation, name: str) -> Career:
-        """All rounds from its first to its last: the coordinator alone knows which it will be drawn for."""
+        """All rounds from the participant's first to its last, since the site cannot know those it will be sampled for.
+
+        Args:
+            federation: The site's federation.
+            name: Name of the participant.
+        """
         return super().career_of(federation, name) if self.career is None else self.career
 
     def _all(self) -> list[FederatedCallback]:
         return [*self.distilling.values(), *self.averaging.values()]
 
-    # What it keeps
+    # State
 
     def state_dict(self) -> dict[str, Any]:
-        """The state that a quarantine goes back to, what a proximal term holds to, and what is being said of it."""
+        """State that a quarantine returns to, anchors of a proximal term, and the reply; tensors of any shape."""
         said = {
             "order": self.fingerprint,
             "samples": self._samples,
@@ -268,18 +312,18 @@ class SiteRound(RoundClock):
         return {"safe": self.safe, "anchors": self.anchors, "said": said if self.fingerprint else {}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on with it."""
+        """Restore the result of :meth:`state_dict`."""
         self.safe = state_dict["safe"]
         self.anchors = dict(state_dict["anchors"])
         self.said = dict(state_dict.get("said", {}))  # Older states have none.
 
 
 class SiteEnd(Checkpoint):
-    """Pauses when a round has been closed, after every other callback.
+    """Callback that pauses when a round has been closed, after every other callback.
 
     Args:
-        reply: Receives what was measured.
-        save: Called with the Trainer.
+        reply: Reply, which receives metrics.
+        save: Function of the Trainer that saves the state.
     """
 
     def __init__(self, reply: Reply, save: Callable[[L.Trainer], None]) -> None:
@@ -287,7 +331,12 @@ class SiteEnd(Checkpoint):
         self.save = save
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Keep the state and the figures, and leave the fit."""
+        """Save the state and the metrics, and leave the fit.
+
+        Args:
+            trainer: Trainer of the fit.
+            pl_module: The federation.
+        """
         federation: Federation = pl_module
         self.reply.metrics = own_figures(trainer, list(subjects(federation)))
         self.reply.finished = federation.current_round - 1
@@ -299,9 +348,13 @@ _OF_ALL = (tag("quarantined", ""), "federation/")
 
 
 def own_figures(trainer: L.Trainer, names: Sequence[str]) -> dict[str, float]:
-    """Of all figures those of some participants, whose tags end with their names, and which their data define.
+    """Metrics of some participants, by tags that end with their names, as far as their data define them.
 
-    Who is left out the coordinator knows by itself.
+    Quarantine is not among them, since the coordinator knows of it.
+
+    Args:
+        trainer: Trainer after a validation.
+        names: Names of the participants.
     """
     undefined = cast("Federation", trainer.lightning_module).logbook.undefined.reasons
     return {

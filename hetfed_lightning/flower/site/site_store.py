@@ -1,4 +1,4 @@
-"""A site's own states on its own disk: what it has learned outlives its process, its machine and the engine."""
+"""A site's own states on its own disk, which outlive its process and the engine."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from hetfed_lightning.flower.site.order_checks import OrderError
 log = logging.getLogger(__name__)
 
 KEPT_ROUNDS = 2
-"""Rounds of which states are kept: a coordinator that was killed goes back by one."""
+"""Number of rounds whose states are kept: a coordinator that was killed goes back by one."""
 
 MOST_RUNS = 100
-"""Runs of which a site keeps states: each new one would take more of its disk, and as much of its time."""
+"""Largest number of runs whose states a site keeps, since each new one takes more of its disk and its time."""
 
 MOST_RETURNS = 10
-"""Times that a run may go back behind a closed round; the states of each are kept."""
+"""Largest number of times that a run may go back behind a closed round; the states of each are kept."""
 
 RESERVED = frozenset({"description", "engine"})
-"""What else lies in a site's state folder, or stands for no run."""
+"""Names that no run may have: that of a folder beside the runs', and the one that stands for no run."""
 
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _REPEATS = "repeats"
@@ -42,23 +42,23 @@ _PENDING = re.compile(rf"{_STATE}\.(?P<mark>[0-9a-f]+){re.escape(_WAITING)}")
 
 
 class Stage(IntEnum):
-    """How far a site has come in a round."""
+    """Progress of a site in a round."""
 
     TRAINED = 0
-    """Its local steps are done."""
+    """Local steps done."""
     LEARNED = 1
-    """It has learned from the ensemble as well."""
+    """Distillation from the ensemble done as well."""
     FINISHED = 2
-    """It has received what is shared, and was validated."""
+    """Shared state received and validated."""
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where in a run a state was saved.
+    """Place in a run at which a state was saved.
 
     Attributes:
         round_index: The round, from 0.
-        stage: How far the site had come in it.
+        stage: Progress of the site in it.
     """
 
     round_index: int
@@ -68,14 +68,14 @@ class Place:
 class SiteStore:
     """Checkpoints of one site in one run, each written atomically and sealed with its SHA-256.
 
-    What a closed round has made is never removed because an order goes back behind it: it is set aside.
+    States of closed rounds are never removed when an order goes back behind them, but set aside.
 
     Args:
         folder: The site's ``state-dir``.
-        run: Which run; each has a folder of its own.
+        run: Name of the run; each has a folder of its own.
 
     Raises:
-        OrderError: If the run's name is none that a folder may have.
+        OrderError: If the run's name cannot be a folder's.
     """
 
     def __init__(self, folder: str | Path, run: str) -> None:
@@ -88,7 +88,7 @@ class SiteStore:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait until no other process works on this state: a late order may be at work when the next one comes.
+        """Context in which no other process works on this state: a late order may be at work when the next one comes.
 
         Raises:
             OrderError: If the run is a new one, and the site has states of ``MOST_RUNS`` others.
@@ -106,11 +106,11 @@ class SiteStore:
             yield
 
     def path_of(self, place: Place) -> Path:
-        """The file of a place."""
+        """File of a place."""
         return self.folder / f"round-{place.round_index:06d}-{place.stage.name.lower()}.ckpt"
 
     def places(self) -> list[Place]:
-        """Places of which there are files, the newest last; damaged files are none."""
+        """Places with an intact file, the newest last."""
         found = []
         for path in self.folder.glob("*.ckpt"):
             match = _NAME.fullmatch(path.name)
@@ -120,18 +120,22 @@ class SiteStore:
         return sorted(found)
 
     def newest(self, *, before: Place | None = None) -> Place | None:
-        """The newest place, of those before another one; None where there is none."""
+        """Newest place; None without one.
+
+        Args:
+            before: Place before which it has to be; None for no limit.
+        """
         found = [place for place in self.places() if before is None or place < before]
         return found[-1] if found else None
 
     def write(self, place: Place, content: Mapping[str, Any], note: Callable[[str], None] | None = None) -> Path:
-        """Save a state, take away later ones, and forget those of rounds long past.
+        """File of a state, which is saved here; later states are removed, and those of rounds long past.
 
         Args:
-            place: Where in the run.
+            place: Place of the state in the run.
             content: The checkpoint.
-            note: Called with a mark of the state once it is on the disk and before it counts as one; what it keeps and
-                the state are then both there or neither, whenever the process is killed. None for nothing to keep.
+            note: Function called with a mark of the state once it is on the disk but not yet valid. Its entry and the
+                state are then both there or neither, whenever the process is killed. None for no entry.
 
         Raises:
             OSError: If the disk is full or fails; older states stay.
@@ -150,16 +154,16 @@ class SiteStore:
         return path
 
     def take_up(self, noted: Collection[str]) -> None:
-        """Take over a state that was noted as the process was killed, and remove those that were not.
+        """Make a state valid that was noted when the process was killed, and remove those that were not noted.
 
         Args:
-            noted: Marks of all states that were.
+            noted: Marks of all noted states.
         """
         for pending in sorted(self.folder.glob(f"*{_WAITING}")):
             match = _PENDING.fullmatch(pending.name)
             if match is None:
                 continue
-            if match["mark"] not in noted:  # Nobody has seen anything of it.
+            if match["mark"] not in noted:  # Nothing of it has been sent.
                 pending.unlink()
                 continue
             place = Place(int(match["round"]), Stage[match["stage"].upper()])
@@ -168,7 +172,7 @@ class SiteStore:
 
     def _settle(self, place: Place) -> None:
         self.take_back(place)
-        base = self._closed_before(place)  # What this state has gone on from, however long ago.
+        base = self._closed_before(place)  # State that this one has gone on from, however long ago.
         for other in self.places():
             if other < place and other != base and other.round_index <= place.round_index - KEPT_ROUNDS:
                 self.path_of(other).unlink(missing_ok=True)
@@ -177,11 +181,11 @@ class SiteStore:
         """Refuse to go back behind a closed round once more, if that was done often.
 
         Args:
-            place: Where the run is to go on from.
-            name: The participant's.
+            place: Place from which the run is to go on.
+            name: Name of the participant.
 
         Raises:
-            OrderError: Naming participant and round.
+            OrderError: If it was; names participant and round.
         """
         count = len(list((self.folder / _ASIDE).glob("*/")))
         if count >= MOST_RETURNS and self._holds_more(self._later(place)):
@@ -192,9 +196,9 @@ class SiteStore:
             )
 
     def take_back(self, place: Place) -> None:
-        """Take later states out of the way: of a round in progress, which is begun again, or of closed rounds.
+        """Remove later states of a round in progress, which begins again, and set those of closed rounds aside.
 
-        What belongs to closed rounds is kept below ``set_aside``: nobody but the site's operator removes it.
+        States of closed rounds are kept below ``set_aside``: only the site's operator removes them.
         """
         later = self._later(place)
         if not self._holds_more(later):
@@ -217,7 +221,7 @@ class SiteStore:
         return closed[-1] if closed else None
 
     def _holds_more(self, later: Sequence[Place]) -> bool:
-        """Whether states hold more than the beginning of a round that can be begun again from what stays."""
+        """True if states hold more than the beginning of a round that can begin again from the remaining states."""
         if not later:
             return False
         is_open = all(one.round_index == later[0].round_index and one.stage != Stage.FINISHED for one in later)
@@ -238,8 +242,8 @@ class SiteStore:
         """Refuse an order, if as many before it have brought the run no further.
 
         Args:
-            most: How many there may be.
-            name: The participant's.
+            most: Largest number of such orders.
+            name: Name of the participant.
 
         Raises:
             OrderError: If there were as many.
