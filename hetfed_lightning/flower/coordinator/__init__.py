@@ -1,1 +1,1 @@
-"""The coordinator: whom it asks, what it makes of their replies, and what it records of a run."""
+"""The coordinator: its rounds, the averaging of sites' states, and its records of a run."""

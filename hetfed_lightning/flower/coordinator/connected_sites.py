@@ -1,4 +1,4 @@
-"""Who is there: sites that have described themselves, those whose node is connected, and when each joined."""
+"""Sites of a run: those that have described themselves, those that are connected, and the rounds they joined in."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PATIENCE = 10.0
 class ConnectedSites:
     """The sites of a federation.
 
-    A node speaks for a participant if it was registered under the participant's name, or under none and nobody else
-    speaks for it. One node alone speaks for each.
+    A node stands for a participant if it was registered under the participant's name, or under none while no other node
+    stands for it. Only one node stands for each.
 
     Args:
-        expected: Names of the configuration, in the order of the federation; others are added as they come.
-        messenger: By which nodes are asked.
+        expected: Names in the configuration, in the order of the federation; others are added as they come.
+        messenger: Messenger that asks nodes.
         deadline: Seconds for a description.
-        impossible: What a description says that cannot be, for which its site is turned away; empty if nothing.
+        impossible: Function from a description to its contradiction, for which the site is turned away; empty for none.
     """
 
     def __init__(
@@ -55,13 +55,10 @@ class ConnectedSites:
         self._asked: dict[int, float] = {}
 
     def look(self, round_index: int) -> list[str]:
-        """Find out who is connected, and have those describe themselves who are new.
+        """Names of sites that are new; connections are looked up, and new nodes asked for their descriptions.
 
         Args:
             round_index: The round about to begin, in which newcomers join.
-
-        Returns:
-            Names of those who were not known before.
         """
         online = self._messenger.online()
         known = {node: name for name, node in self._messenger.nodes.items() if name in self.descriptions}
@@ -70,7 +67,7 @@ class ConnectedSites:
         return self._welcome(new, online, round_index) if new else []
 
     def _may_be_asked(self, number: int, node: Node) -> bool:
-        """Who was turned away is asked again once it was started again; who failed to answer, after a while."""
+        """True unless the node was turned away and has not been restarted since, or failed to answer recently."""
         if self._turned_away.get(number) == node:
             return False
         return time.monotonic() - self._asked.get(number, -PATIENCE) >= PATIENCE
@@ -117,7 +114,7 @@ class ConnectedSites:
         return [name for name in self.order if name in found]
 
     def _tell(self, number: int, sentence: str) -> None:
-        """Warn, once for each thing that there is to say of a node."""
+        """Log a warning on a node, unless it is the same as the last one."""
         if self._said.get(number) != sentence:
             self._said[number] = sentence
             log.warning("%s", sentence)
@@ -132,7 +129,7 @@ class ConnectedSites:
         return ""
 
     def forget(self, names: Sequence[str]) -> None:
-        """Turn sites away that do not fit."""
+        """Turn away sites that do not fit."""
         online = self._messenger.online()
         for name in names:
             number = self._messenger.nodes.pop(name)
@@ -143,7 +140,7 @@ class ConnectedSites:
             self.connected.discard(name)
 
     def joined(self, round_index: int) -> list[str]:
-        """Those who have joined by a round and have not left, connected or not."""
+        """Names of sites that have joined by a round and have not left, connected or not."""
         return [
             name
             for name, one in self.descriptions.items()
@@ -151,20 +148,20 @@ class ConnectedSites:
         ]
 
     def newcomers(self, round_index: int) -> list[str]:
-        """Those whose first round it is, later than the first of all."""
+        """Names of sites whose first round it is, later than the first of all."""
         return [name for name in self.joined(round_index) if self.joined_at[name] == round_index > 0]
 
     def state_dict(self) -> dict[str, Any]:
-        """Who joined when, in order."""
+        """Order of the sites, and the round in which each joined."""
         return {"order": list(self.order), "joined_at": dict(self.joined_at)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with it; everybody describes itself again."""
+        """Restore the result of :meth:`state_dict`; all sites describe themselves again."""
         self.order = list(dict.fromkeys([*state["order"], *self.order]))
         self.joined_at = dict(state["joined_at"])
 
 
 def _changed(before: Description, after: Description) -> str:
-    """The first entry in which two descriptions of a site differ, of those that a round relies on; empty if none."""
+    """First entry that a round relies on in which two descriptions of a site differ; empty without one."""
     names = [one.name for one in fields(Description) if one.name not in {"role", "versions"}]
     return next((name for name in names if getattr(before, name) != getattr(after, name)), "")

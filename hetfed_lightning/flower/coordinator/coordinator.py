@@ -1,8 +1,8 @@
-"""Rounds between institutions: whom to ask for what, in which order, and what to make of the answers.
+"""Rounds between institutions: the orders that sites get, their sequence, and the combination of the replies.
 
-The order of a round is that of one process (:mod:`hetfed_lightning.rounds`), cut where sites have to hear of each
+The order of a round is that of one process (:mod:`hetfed_lightning.rounds`), split where sites have to hear of each
 other. With averaging alone that is one message a round and site: it closes the round before and trains the next. With
-an ensemble it is two: answers to the public set go up, what was made of them goes down.
+an ensemble it is two: predictions on the public set go up, the ensemble's targets go down.
 """
 
 from __future__ import annotations
@@ -52,22 +52,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STATE = "coordinator.ckpt"
-"""What the coordinator keeps, in the run's folder: enough to go on after the last round that ended."""
+"""File of the coordinator's state in the run's folder, enough to go on after the last completed round."""
 
 PAUSE = 1.0
-"""Seconds between two looks for sites that are not there."""
+"""Seconds between two looks for sites that are not connected."""
 
 
 class Coordinator:
-    """Leads a federation of sites through its rounds.
+    """Coordinator that leads a federation of sites through its rounds.
 
     Args:
         config: The server's configuration.
-        messenger: What passes between it and the sites.
-        journal: Where it writes what happened.
-        folder: The run's, where its state is kept.
-        resume: Whether to go on where the run in ``folder`` stopped.
-        wait: Called with seconds while sites are waited for.
+        messenger: Messenger between it and the sites.
+        journal: Journal of the run.
+        folder: Folder of the run, where its state is kept.
+        resume: True to go on where the run in ``folder`` stopped.
+        wait: Function called with seconds while sites are waited for.
     """
 
     def __init__(
@@ -94,17 +94,17 @@ class Coordinator:
         self.run_id = uuid.uuid4().hex
         self.next_round = 0
         self.left: dict[str, str] = {}
-        """Who is out of the round in progress, and why."""
+        """Participants that are out of the round in progress, with the reason."""
         self._blamed: dict[str, str] = {}
-        """The same of the round before, for those who have still to hear of it."""
+        """Participants left out of the round before, with the reason, until they are told."""
         self._open: set[str] = set()
-        """Who has not closed the round before yet."""
+        """Participants that have not closed the round before yet."""
         self._stale: set[str] = set()
-        """Who may have missed something."""
+        """Participants that may lack the newest shared state."""
         self.student = None if config.student is None else Student(config, folder)
         self._is_spent = False
         self._pending: dict[str, Any] = {}
-        """What is to be written of the round before, once its figures are there."""
+        """Journal entry of the round before, until its metrics have come."""
         self._metrics: dict[str, float] = {}
         self._metrics_of_student: dict[str, float] = {}
         self._file = folder / STATE
@@ -114,7 +114,7 @@ class Coordinator:
             self._load()
 
     def lead(self) -> None:
-        """Go through all rounds.
+        """Lead the federation through all rounds.
 
         Raises:
             DisagreementError: If the sites do not fit together; nothing was trained.
@@ -132,10 +132,10 @@ class Coordinator:
             raise
         self.journal.finish()
 
-    # Who is there
+    # Connected sites
 
     def active_names(self, round_index: int) -> list[str]:
-        """Who trains in a round: those who have joined, or the sample of them that ``participation`` asks for."""
+        """Names of participants that train in a round: all that have joined, or a sample of them."""
         joined = self.sites.joined(round_index)
         return sampled(joined, round_index, self.config.participation, self.config.seed) if joined else []
 
@@ -159,13 +159,13 @@ class Coordinator:
         log.info("%d sites: %s.", len(self.sites.descriptions), ", ".join(self.sites.descriptions))
 
     def _refuse_unfit(self) -> None:
-        """End the run where sites do not fit together, or go on without the odd ones if there is a quorum of others."""
+        """End the run if sites do not fit together, or go on without the odd ones if there is a quorum of others."""
         known = self.sites.descriptions
         found = self._disagreements(known)
         odd = [name for name in known if name in odd_ones(found)]
         rest = {name: one for name, one in known.items() if name not in odd}
         quorum = self.config.min_participants
-        # A quorum of one is none: nobody has said that the run may do without anybody.
+        # A quorum of one is the default, and no permission to go on without a site.
         if quorum < 2 or len(rest) < quorum or self._disagreements(rest):
             refuse_disagreements(found)
         elif found:
@@ -199,7 +199,7 @@ class Coordinator:
         self.journal.introduce(everyone, self.callbacks, self.next_round)
 
     def _look(self, round_index: int) -> None:
-        """Greet newcomers, name those who are gone, wait while too few are there."""
+        """Admit newcomers, leave absent sites out, and wait while too few are connected."""
         began = time.monotonic()
         while True:
             new = self.sites.look(round_index)
@@ -289,14 +289,14 @@ class Coordinator:
         self._save()
 
     def _see_off(self, round_index: int, joined: Sequence[str]) -> None:
-        """Have those who leave with this round close their last: they take along what it has made."""
+        """Let participants that leave with this round close their last one, whose shared state they take along."""
         leaving = [name for name in self._open if name not in joined and name in self.sites.connected]
         self._carry_out({name: self._closing(name, round_index) for name in leaving})
-        for name in leaving:  # Whoever fails in this misses nothing of a round that it is no part of.
+        for name in leaving:  # A failure here costs them nothing of a round that they are no part of.
             self.left.pop(name, None)
 
     def _pupils(self, round_index: int, active: Sequence[str]) -> list[str]:
-        """Who trains for the first time in this round, having joined a run in progress, and asks for lessons."""
+        """Participants that train for the first time after joining a run in progress, and ask for lessons."""
         found = []
         for name in active:
             joined_at = self.sites.joined_at[name]
@@ -315,7 +315,7 @@ class Coordinator:
         figures: dict[str, float],
         volume: list[int],
     ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """What the ensembles say before a round: to all who learn in their local steps, and to newcomers."""
+        """Targets of ensembles before a round: for learning in the local steps, and as lessons for newcomers."""
         has_student = self.student is not None
         mixed = [
             place
@@ -345,11 +345,7 @@ class Coordinator:
         return targets, lessons
 
     def _give_start(self, joined: Sequence[str], newcomers: Sequence[str]) -> int:
-        """Have groups begin with the weights of their first member who is here.
-
-        Returns:
-            Bytes that go down for that, and to newcomers.
-        """
+        """Bytes sent to groups that begin with the weights of their first present member, and to newcomers."""
         down = 0
         for average in self.averages:
             down += sum(payload_bytes(average.state_for(name, fresh=False)) for name in newcomers)
@@ -376,7 +372,7 @@ class Coordinator:
         *,
         asked: bool,
     ) -> dict[str, Reply]:
-        """Have the round's participants take their local steps, and the others close the round before."""
+        """Replies of the round's participants after their local steps; the others close the round before."""
         orders = {}
         for name in joined:
             if name in self.left:
@@ -408,7 +404,7 @@ class Coordinator:
         figures: dict[str, float],
         volume: list[int],
     ) -> dict[str, Reply]:
-        """Combine what was answered after the local steps; those learn from it who answered, and the student."""
+        """Replies after distillation from the predictions in ``replies``, from which the student learns too."""
         answers = self._answers(replies, volume)
         if not answers:
             return dict(replies)
@@ -434,7 +430,7 @@ class Coordinator:
         return {name: found.get(name, reply) for name, reply in replies.items() if name not in self.left}
 
     def _close_last(self) -> None:
-        """Have everyone receive what the last round has made, and validate."""
+        """Send all sites the last round's shared state, to receive and to validate."""
         self.left, self._metrics = {}, {}
         self.sites.look(self.next_round)
         absent = [name for name in self._open if name not in self.sites.connected]
@@ -444,10 +440,10 @@ class Coordinator:
         self._carry_out({name: self._closing(name, self.next_round) for name in names})
         self._publish()
 
-    # Orders and what comes of them
+    # Orders and replies
 
     def _closing(self, name: str, round_index: int, *, answer: bool = False) -> Order:
-        """The order by which a site closes the round before, if it has not."""
+        """Order by which a site closes the round before, if it has not."""
         closes = name in self._open
         shared: dict[int, dict[str, Tensor]] = {}
         if closes or name in self._stale:
@@ -463,7 +459,7 @@ class Coordinator:
         )
 
     def _carry_out(self, orders: Mapping[str, Order]) -> dict[str, Reply]:
-        """Send orders; who does not do as it is asked is out of the round."""
+        """Usable replies to orders; a site with any other reply is left out of the round."""
         usable = {}
         for name, answer in self.messenger.carry_out(orders, self.config.deadline, self.sites.descriptions).items():
             if isinstance(answer, Fault):
@@ -482,7 +478,7 @@ class Coordinator:
         return usable
 
     def _fault_of(self, name: str, reply: Reply, order: Order) -> str:
-        """Why a reply cannot be used; that it cannot be looked at is a reason too."""
+        """Reason why a reply cannot be used, which may be that it cannot be checked; empty if it can."""
         described = self.sites.descriptions
         parameters = parameters_of(described.values())
         found = read_or_fault(reply, lambda one: fault_of(one, order, described[name], parameters))
@@ -525,10 +521,10 @@ class Coordinator:
             if average.callback.is_due(round_index) and (keys := average.keys_of(name))
         }
 
-    # What is written
+    # Records and state
 
     def _publish(self) -> None:
-        """Write the round before, whose figures have come with the answers to this round's first orders."""
+        """Write the round before, whose metrics have come with the replies to this round's first orders."""
         if not self._pending:
             return
         headlines = {name: str(one.role.get("headline", "")) for name, one in self.sites.descriptions.items()}
@@ -554,7 +550,7 @@ class Coordinator:
         try:
             write_checkpoint(content, self._file)
         except OSError as error:
-            # What sites are sent of private averages has to be in an account that outlives this process.
+            # Every private average that is sent has to be in an account that outlives this process.
             if error.errno not in PASSING or any(average.is_accounted for average in self.averages):
                 raise
             log.warning(

@@ -1,4 +1,4 @@
-"""A TensorBoard event file that is written when it is told to be, and completed when the disk lets it be.
+"""A TensorBoard event file that is written on demand, and completed once a full disk allows it.
 
 TensorBoard's own writer has a thread of its own, which ends for good with the first full disk.
 """
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMAT = "brain.Event:2"
-"""The first thing in every event file."""
+"""Version at the beginning of every event file."""
 
 
 class EventFile:
-    """One file of events. At any time it holds a beginning of what it is meant to hold.
+    """One file of events, at any time a prefix of its intended content.
 
     Args:
-        folder: Where TensorBoard looks for it; made if it is not there.
+        folder: Folder where TensorBoard looks for it; made if missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,42 +45,59 @@ class EventFile:
         self._pending = b""
 
     def forget_from(self, step: int) -> None:
-        """Have readers forget what older files of the folder hold of a step and later ones; before the first flush."""
+        """Make readers drop events of older files from a step on; called before the first flush."""
         self._head += _record(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers by tag, all as one event."""
+        """Add numbers by tag, all as one event.
+
+        Args:
+            values: Values by tag.
+            step: The horizontal axis.
+        """
         numbers = [Summary.Value(tag=key, simple_value=value) for key, value in values.items()]
         self._add(Event(step=step, summary=Summary(value=numbers)))
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
-        """A page of Markdown."""
+        """Add a page of Markdown.
+
+        Args:
+            tag: Tag of the page.
+            text: The page.
+            step: The horizontal axis.
+        """
         self._add(Event(step=step, summary=summary.text(tag, text)))
 
     def layout(self, layout: Layout) -> None:
-        """Charts of the page "Custom Scalars", in place of earlier ones."""
+        """Set the charts of the page "Custom Scalars", in place of earlier ones."""
         self._add(Event(summary=summary.custom_scalars(layout)))
 
     def figure(self, tag: str, figure: Figure, step: int = 0) -> None:
-        """A picture."""
+        """Add a picture.
+
+        Args:
+            tag: Tag of the picture.
+            figure: Figure of matplotlib.
+            step: The horizontal axis.
+        """
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", dpi=figure.dpi)
         content = drawn.getvalue()
-        width, height = struct.unpack(">II", content[16:24])  # Of the first chunk of every PNG.
+        width, height = struct.unpack(">II", content[16:24])  # In the first chunk of every PNG.
         image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=content)
         self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)])))
 
     def flush(self) -> None:
-        """Write what has not been written.
+        """Write events that have not been written.
 
         Raises:
-            OSError: If that cannot be done; it is kept for the next time.
+            OSError: If they cannot be written; they are kept for the next time.
         """
         if self._path is None or not self._path.exists():
             self._path, self._written = _new_file(self.folder), 0
         content = self._pending if self._written else self._head + self._pending
         with self._path.open("r+b", buffering=0) as file:
-            file.seek(self._written)  # What an attempt that failed wrote of it is written over by the same.
+            file.seek(self._written)  # Overwrites the part that a failed attempt has written, which is the same.
             write_all(file, memoryview(content))
         self._written += len(content)
         self._pending = b""
@@ -97,7 +114,7 @@ def _record(event: Event) -> bytes:
 
 
 def _new_file(folder: Path) -> Path:
-    """A file of its own, named as TensorBoard's writers name theirs: readers take files in the order of their names."""
+    """A new file, named as by TensorBoard's writers, since readers take files in the order of their names."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in itertools.count():
         path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{number}"

@@ -1,4 +1,4 @@
-"""The coordinator's half of averaging: groups of what was described, and what they share."""
+"""The coordinator's half of averaging: groups from the sites' descriptions, and their shared states."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from hetfed_lightning.metrics import payload_bytes
 log = logging.getLogger(__name__)
 
 States = Mapping[str, Mapping[int, Mapping[str, Tensor]]]
-"""What participants sent: by name, by place of the averaging callback, by key."""
+"""Tensors of a parameter's or buffer's shape that participants sent: by name, by place of the averaging callback, by
+key."""
 
 
 class GroupAveraging:
     """One averaging callback at the coordinator, which applies its rule, weights, bounds and server optimizer.
 
     Args:
-        place: The callback's among those of the configuration.
+        place: Place of the callback among those of the configuration.
         callback: The same class, made of the same configuration, as at the sites.
     """
 
@@ -34,17 +35,17 @@ class GroupAveraging:
         self.place = place
         self.callback = callback
         self.fresh: set[str] = set()
-        """Groups whose state is of the last round that ended."""
+        """Names of groups whose state is of the last completed round."""
 
     def arrange(self, descriptions: Mapping[str, Description], *, is_whole: bool = True) -> None:
-        """Find the groups of those who are known; where they change, what they share goes on.
+        """Find the groups of known participants; groups that change keep their shared states.
 
         Args:
-            descriptions: By participant.
-            is_whole: Whether nobody is missing; if somebody is, those who are there may have nothing in common for now.
+            descriptions: Descriptions by participant.
+            is_whole: True if no participant is missing; otherwise the present ones may have nothing in common for now.
 
         Raises:
-            ValueError: If nobody has anything in common, or the rule needs more participants.
+            ValueError: If no two participants share anything, or the rule needs more participants.
         """
         before, state = self.callback.groups, self.callback.state_dict()
         try:
@@ -74,11 +75,16 @@ class GroupAveraging:
         self.fresh = fresh
 
     def keys_of(self, name: str) -> tuple[str, ...]:
-        """What a participant shares with somebody."""
+        """Keys that a participant shares with others."""
         return tuple(key for group in self.callback.groups if name in group for key in group.keys)
 
     def state_for(self, name: str, *, fresh: bool) -> dict[str, Tensor]:
-        """What a participant's groups share; if ``fresh``, of those alone that averaged in the last round."""
+        """Shared tensors of a participant's groups, of their parameters' shapes, by key.
+
+        Args:
+            name: Name of the participant.
+            fresh: True for groups that averaged in the last round alone.
+        """
         return {
             key: tensor
             for group in self.callback.groups
@@ -87,7 +93,7 @@ class GroupAveraging:
         }
 
     def without_start(self, names: Sequence[str]) -> dict[str, list[SharingGroup]]:
-        """Groups that have no common start yet, by the participant with whose weights they are to begin."""
+        """Groups without a common start yet, by the participant with whose weights they are to begin."""
         found: dict[str, list[SharingGroup]] = {}
         for group in self.callback.groups:
             members = [name for name in names if name in group]
@@ -96,7 +102,12 @@ class GroupAveraging:
         return found
 
     def begin(self, group: SharingGroup, state: Mapping[str, Tensor]) -> None:
-        """Take a participant's weights for a group's start."""
+        """Set the start of a group to a participant's weights.
+
+        Args:
+            group: The group.
+            state: Tensors of the parameters' shapes, by key.
+        """
         self.callback.shared.begin(group, {key: state[key] for key in group.keys})
 
     def aggregate(
@@ -106,16 +117,13 @@ class GroupAveraging:
         expected: Sequence[str],
         descriptions: Mapping[str, Description],
     ) -> tuple[dict[str, float], int, int]:
-        """Make each group's next shared state of what was sent.
+        """Figures by tag, and bytes up and down, of averaging the states that were sent in each group.
 
         Args:
             round_index: The round that ends.
-            states: Of those who take part, in the order of the federation.
-            expected: Who was asked to.
-            descriptions: By participant.
-
-        Returns:
-            Figures by tag, and bytes up and down.
+            states: States of participants that take part, in the order of the federation.
+            expected: Names of participants that were asked for them.
+            descriptions: Descriptions by participant.
         """
         self.fresh = set()
         figures: dict[str, list[float]] = {"clipped": [], "divergence": []}
@@ -143,7 +151,7 @@ class GroupAveraging:
     def _parameters(
         self, group: SharingGroup, asked: Sequence[str], descriptions: Mapping[str, Description]
     ) -> frozenset[str]:
-        """Keys that are no buffers; where averages are private, what is trained by somebody who was asked."""
+        """Keys that are no buffers; for private averages, keys that a participant among ``asked`` trains."""
         if isinstance(self.callback, PrivateAveraging):
             return frozenset(key for name in asked for key in descriptions[name].trained)
         return parameters_of(descriptions[name] for name in group.members if name in descriptions)
@@ -152,23 +160,23 @@ class GroupAveraging:
 
     @property
     def is_accounted(self) -> bool:
-        """Whether averages are private, and each of them counts."""
+        """True if averages are private, and each of them counts."""
         return isinstance(self.callback, PrivateAveraging)
 
     def _spent(self) -> dict[str, float]:
         return self.callback.figures() if isinstance(self.callback, PrivateAveraging) else {}
 
     def may_begin(self, calendar: Calendar, round_index: int, company: Sequence[L.Callback], count: int) -> None:
-        """Refuse what would void a private average.
+        """Refuse a run that would void the promise of private averages.
 
         Args:
-            calendar: Who takes part when.
+            calendar: Participants of each round.
             round_index: The first round.
             company: All callbacks of the configuration.
-            count: Of participants.
+            count: Number of participants.
 
         Raises:
-            ValueError: With the reason.
+            ValueError: If it would; says why.
         """
         if isinstance(self.callback, PrivateAveraging):
             check_company(company, self.callback)
@@ -176,18 +184,23 @@ class GroupAveraging:
             self.callback.check_first(calendar, round_index)
 
     def is_spent(self, calendar: Calendar, round_index: int) -> bool:
-        """Whether averaging once more would exceed the budget of private averages; if so, that is said."""
+        """True if averaging once more would exceed the budget of private averages, which is then logged.
+
+        Args:
+            calendar: Participants of each round.
+            round_index: The round that ends.
+        """
         return isinstance(self.callback, PrivateAveraging) and self.callback.is_spent(calendar, round_index)
 
     # Resuming
 
     def state_dict(self) -> dict[str, Any]:
-        """What the callback keeps, and whose it is."""
+        """State of the callback, with the members and keys of its groups."""
         groups = [[list(group.members), list(group.keys)] for group in self.callback.groups]
         return {"callback": self.callback.state_dict(), "groups": groups, "fresh": sorted(self.fresh)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on; :meth:`arrange` follows."""
+        """Restore the result of :meth:`state_dict`; :meth:`arrange` follows."""
         self.callback.groups = [SharingGroup(tuple(members), tuple(keys)) for members, keys in state["groups"]]
         self.callback.load_state_dict(state["callback"])
         self.fresh = set(state["fresh"])

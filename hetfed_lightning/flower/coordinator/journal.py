@@ -1,4 +1,4 @@
-"""What a coordinator writes of a run: TensorBoard events and a record, laid out as those of ``hetfed fit``."""
+"""The journal of a coordinator: TensorBoard events and a record of the run, laid out as those of ``hetfed fit``."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from hetfed_lightning.records import FILE, Record, RecordError
 log = logging.getLogger(__name__)
 
 _NOT_RECORDED = re.compile(r"(lr(_\d+)?|quarantined)/")
-"""Logged every round, but of no use to a report."""
+"""Tags that are logged every round but are of no use to a report."""
 
 _LABELS = "federation/label_distribution"
 
 
 class Journal:
-    """Tells how a federation between institutions fares. The coordinator has no models, only what sites say.
+    """Journal of a federation between institutions. The coordinator has no models, so all entries come from sites.
 
-    Rounds are counted from 0 and logged as steps from 1, as those of a fit. A disk that is full, or fails, costs a
-    warning: the events that it did not take are written with those of the next round. A run that goes on writes into
-    the folder it wrote to before; what that has of rounds that are closed again is forgotten.
+    Rounds are counted from 0 and logged as steps from 1, as those of a fit. A full or failing disk costs a warning:
+    events that could not be written follow with those of the next round. A resumed run writes into its former folder;
+    entries there of rounds that are closed again are dropped.
 
     Args:
-        folder: Where to write.
+        folder: Folder to write to.
         config: The coordinator's configuration as YAML.
-        name: Of the run, for headings; a record of the same name, seed and arm in the folder is gone on with.
-        seed: Of the run.
-        rounds: How many are asked for.
-        arm: Kind of training, where several are compared.
+        name: Name of the run, for headings; a record in the folder with the same name, seed and arm is continued.
+        seed: Seed of the run.
+        rounds: Number of rounds.
+        arm: Kind of training, if several are compared.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Journal:
         fresh = Record(name, __version__, config, arm, seed, rounds)
         found = _gone_on_with(self.folder, fresh)
         self._record, self._begins_anew = found or fresh, found is None
-        # Pages of an earlier process that stand there.
+        # Pages that an earlier process has written.
         self._shown = {"config": configuration_page(self._record.config), _LABELS: dict(self._record.label_counts)}
         self._record.version, self._record.config, self._record.rounds = fresh.version, fresh.config, fresh.rounds
         self._record.finished = False
@@ -72,15 +72,15 @@ class Journal:
     def introduce(
         self, descriptions: Mapping[str, Description], callbacks: Sequence[FederatedCallback], first_round: int
     ) -> None:
-        """Tell who takes part, what they share and what they have; again where others join.
+        """Write the participants, their sharing and their data; called again when others join.
 
         Args:
-            descriptions: What sites told, by name: of all, or of newcomers alone.
-            callbacks: Of the configuration, those that act between participants; they know their groups.
+            descriptions: Descriptions of all sites, or of newcomers alone, by name.
+            callbacks: Callbacks of the configuration that act between participants, with their groups.
             first_round: The round that comes next; the one before may still have to be closed.
 
         Raises:
-            OSError: If nothing can be written to the folder, for another reason than a full disk.
+            OSError: If the folder cannot be written to, for another reason than a full disk.
         """
         self._callbacks = callbacks
         self._people |= descriptions
@@ -101,7 +101,7 @@ class Journal:
         self._save(writer)
 
     def _opened(self, first_round: int) -> TensorBoardWriter:
-        """Where to write, what an earlier process wrote of rounds that are made again being forgotten."""
+        """Writer of TensorBoard events, made once; entries of rounds that are repeated are dropped."""
         if self._writer is None:
             record = self._record
             if self._begins_anew or (first_round == 0 and record.history):
@@ -130,16 +130,16 @@ class Journal:
         left_out: Mapping[str, str],
         seconds: float,
     ) -> None:
-        """Write down a round.
+        """Write a round.
 
         Args:
             round_index: The round, from 0.
-            figures: The federation's own by tag, such as ``"federation/bytes_up"``; those of them that are not here
-                and can be told from the rest are added, and what is NaN is left out.
-            metrics: The participants' by tag, such as ``"val_accuracy/hospital_a"``. Others than those who were
-                introduced, and the student, are passed over.
-            left_out: Who was left out of the round, and why.
-            seconds: How long it took, validation not included.
+            figures: The federation's own values by tag, such as ``"federation/bytes_up"``. Missing ones that follow
+                from the rest are added; NaN is left out.
+            metrics: The participants' values by tag, such as ``"val_accuracy/hospital_a"``. Those of names that were
+                not introduced, the student apart, are ignored.
+            left_out: Participants left out of the round, with the reason.
+            seconds: Duration of the round, validation not included.
         """
         writer = self._writer
         if writer is None:
@@ -174,7 +174,7 @@ class Journal:
         self._save(writer)
 
     def _name_undefined(self, headlines: Mapping[str, Headline], own: Mapping[str, float]) -> None:
-        """Say once which sites' data do not define the metric that they are judged by; they send no figure of it."""
+        """Warn, once each, of sites whose data do not define their headline metric, of which they send no value."""
         for name, headline in headlines.items():
             for scope in ("", "global_"):
                 figure = tag(f"val_{scope}{headline.metric}", name)
@@ -188,7 +188,7 @@ class Journal:
                     )  # fmt: skip
 
     def _of_participants(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Figures of those who are known; what belongs to all is not theirs to tell, nor who is left out."""
+        """Metrics of known participants, without those of the whole federation and of quarantine."""
         known = {*self._names(), STUDENT}
         return {
             key: float(value)
@@ -199,15 +199,15 @@ class Journal:
     # The end
 
     def finish(self) -> None:
-        """Write which teachers agreed in the last round that asked them, and that the run came to its end."""
+        """Write the teachers' agreement in the last round that had any, and that the run is complete."""
         self._record.finished = True
         self._end()
 
     def fail(self, reason: str) -> None:
-        """Write what there is; the record stays unfinished. Raises nothing, since another error is on its way.
+        """Write all entries so far; the record stays unfinished. Raises nothing, since another error is on its way.
 
         Args:
-            reason: Why the run ends, in a sentence.
+            reason: Reason why the run ends, in a sentence.
         """
         rounds, why = self._rounds_closed(), reason or "an error that says nothing, or a signal."
         log.error("The run ends after %d of %d rounds: %s", rounds, self._record.rounds, why)
@@ -215,7 +215,7 @@ class Journal:
         self._end()
 
     def table(self) -> str:
-        """Where everybody stands, as ``hetfed fit`` prints it at its end; empty if nobody was measured."""
+        """Table of the latest metrics, as ``hetfed fit`` prints it at its end; empty without any."""
         table = tables.participants_table(self._latest, [*self._names(), STUDENT], "val")
         return table.text() if table.rows else ""
 
@@ -235,13 +235,13 @@ class Journal:
         writer.settle()
         self._save(writer)
 
-    # Where it goes
+    # Writing
 
     def _members(self) -> dict[str, Description]:
         return {name: one for name, one in self._people.items() if name != STUDENT}
 
     def _names(self) -> list[str]:
-        """Everyone who is or was here, in order."""
+        """Names of all present and former participants, in order."""
         return list(dict.fromkeys([*self._record.participants, *self._people]))
 
     def _rounds_closed(self) -> int:
@@ -256,7 +256,7 @@ class Journal:
 
     @contextmanager
     def _borne(self, what: str) -> Iterator[None]:
-        """Bear a disk that is full or fails, and everything once the folder has been written to."""
+        """Context that turns a full or failing disk, or any error once the folder was written to, into a warning."""
         try:
             yield
         except OSError as error:
@@ -268,7 +268,7 @@ class Journal:
 
 
 def _gone_on_with(folder: Path, fresh: Record) -> Record | None:
-    """The record in a folder if it is one of the same run."""
+    """Record in a folder if it is one of the same run; else None."""
     try:
         found = Record.read(folder)
     except RecordError as error:
@@ -281,7 +281,7 @@ def _gone_on_with(folder: Path, fresh: Record) -> Record | None:
 
 
 def _set_aside(path: Path) -> None:
-    """Make place for another record."""
+    """Rename an earlier run's record."""
     if path.exists():
         before = path.with_suffix(".before.json")
         log.warning("%s is of an earlier run: it is kept as %s.", path, before.name)

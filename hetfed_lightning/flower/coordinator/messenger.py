@@ -1,4 +1,4 @@
-"""Orders to many sites at once and their answers within a deadline, whatever goes wrong at any of them."""
+"""Orders to many sites at once and their replies within a deadline, whatever goes wrong at any of them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Node:
-    """What the engine knows of a node that is connected.
+    """A connected node, as the engine knows it.
 
     Attributes:
-        registered: The name that its key was registered under; empty for none.
-        since: When it was started.
+        registered: Name that its key was registered under; empty for none.
+        since: Time at which it was started.
     """
 
     registered: str
@@ -40,28 +40,28 @@ class Node:
 
 
 class Messenger:
-    """What passes between the coordinator and the sites, by the engine's grid.
+    """Messenger between the coordinator and the sites, over the engine's grid.
 
     Args:
-        grid: The engine's.
-        wait: Called with seconds between two looks.
+        grid: The engine's grid, which carries messages.
+        wait: Function called with seconds between two looks.
     """
 
     def __init__(self, grid: Grid, wait: Callable[[float], object] = time.sleep) -> None:
         self._grid = grid
         self._wait = wait
         self.nodes: dict[str, int] = {}
-        """The node of each participant that has described itself."""
+        """Node of each participant that has described itself."""
 
     def online(self) -> dict[int, Node]:
-        """Nodes that are connected, by number."""
+        """Connected nodes, by number."""
         return {number: Node(one.name, one.last_activated_at) for number, one in online_nodes(self._grid).items()}
 
     def describe(self, nodes: Iterable[int], deadline: float) -> dict[int, Description | Fault]:
-        """What sites bring along, by node.
+        """Descriptions of sites, by node.
 
         Args:
-            nodes: Whom to ask.
+            nodes: Nodes to ask.
             deadline: Seconds for all of them.
         """
         content = {node: (DESCRIBE, RecordDict()) for node in nodes}
@@ -73,12 +73,12 @@ class Messenger:
     def carry_out(
         self, orders: Mapping[str, Order], deadline: float, descriptions: Mapping[str, Description]
     ) -> dict[str, Reply | Fault]:
-        """Send orders and gather what comes back in time, in the order of ``orders``.
+        """Replies to orders that come in time, in the order of ``orders``; a fault for any other site.
 
         Args:
-            orders: By participant.
+            orders: Orders by participant.
             deadline: Seconds for all of them.
-            descriptions: What each of them said of itself: a reply of another layout is not read.
+            descriptions: Descriptions of the participants; a reply of another layout is not read.
         """
         content = {self.nodes[name]: (WORK, order_content(order)) for name, order in orders.items()}
         expected = {name: wanted(order, descriptions[name]) for name, order in orders.items()}
@@ -98,11 +98,16 @@ class Messenger:
 
 
 def read_or_fault(content: S, reader: Callable[[S], T]) -> T | Fault:
-    """What a reader makes of a site's words; whatever it ends with is the fault of the site alone."""
+    """Result of reading a site's message; any error is a fault of that site alone.
+
+    Args:
+        content: The message.
+        reader: Function that reads it.
+    """
     try:
         return reader(content)
     except RecordsError as error:
         return Fault(f"its answer cannot be read: {one_line(str(error)).rstrip('.')}")
-    except Exception as error:  # MemoryError and RecursionError among them: the others' run goes on.
+    except Exception as error:  # MemoryError and RecursionError too: the run goes on for the other sites.
         log.debug("A site's answer could not be read.", exc_info=True)
         return Fault(f"its answer cannot be read: {type(error).__name__}: {one_line(str(error)).rstrip('.')}")

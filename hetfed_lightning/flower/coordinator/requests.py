@@ -1,4 +1,4 @@
-"""Messages to several nodes and what comes back by a deadline: nodes that drop out and return are asked again."""
+"""Messages to several nodes and their answers by a deadline; nodes that drop out and return are asked again."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ GRACE = 20.0
 """Seconds in which a node that dropped out may come back and be asked again; it takes three to start."""
 
 ASKED = 3
-"""How often a node is asked: one that ends whenever it is asked would be asked until the deadline."""
+"""Largest number of times that a node is asked, since one that ends at each would be asked until the deadline."""
 
 PULLED = 16
-"""Answers looked for at a time, each by a call to the engine; those of the others at the next look."""
+"""Answers looked for at a time, each by a call to the engine; those of the others follow at the next look."""
 
 _EXPIRED = frozenset({ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE})
-"""What the engine says of a message that outlived its time, which is the deadline."""
+"""Errors of the engine for a message that outlived its time, which is the deadline."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a site has not done what it was asked.
+    """Failure of a site to do what it was asked.
 
     Attributes:
         reason: A sentence's end, as in "hospital_a is left out: {reason}".
@@ -51,16 +51,16 @@ class Fault:
 class Requests:
     """One message to each of several nodes.
 
-    What a node was asked before it was killed is lost: the engine delivers a message once. It may have been carried out
-    all the same, which does no harm, since a site finds its way back to where an order begins.
+    A message to a node that was killed is lost: the engine delivers it once. It may have been carried out all the same,
+    which does no harm, since a site returns to the place where an order begins.
 
     Args:
-        grid: The engine's.
+        grid: The engine's grid, which carries messages.
         content: Type and content of the message, by node.
         deadline: Seconds for all of them.
-        names: What messages call nodes.
-        wait: Called with seconds between two looks.
-        sizes: Bytes of arrays that each node's answer has at most.
+        names: Names of nodes, for messages.
+        wait: Function called with seconds between two looks.
+        sizes: Largest number of bytes of arrays in each node's answer.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Requests:
         self._asked = dict.fromkeys(content, 0)
 
     def answers(self) -> dict[int, RecordDict | Fault]:
-        """Answers by node, once everybody has answered or the deadline has passed; a fault where there is none."""
+        """Answers by node, once all have come or the deadline has passed; a fault for a missing one."""
         self._began = looked = time.monotonic()
         self._activated = self._activations()
         self._send(self._content)
@@ -114,9 +114,9 @@ class Requests:
                 self._found[node] = Fault("the engine took no message for it: is its node registered?")
 
     def _gather(self, now: float) -> None:
-        """Take in what has come.
+        """Take in answers that have come.
 
-        One message at a time: where one of several cannot be taken apart, the engine has forgotten the others too.
+        One message at a time: if one of several cannot be taken apart, the engine has forgotten the others too.
         """
         numbers = list(self._pending)[:PULLED]
         for number in numbers:
@@ -128,9 +128,9 @@ class Requests:
                     self._take(node, answer, now)
                     break
                 else:
-                    self._pending[number] = node  # After the others, who are looked at next.
+                    self._pending[number] = node  # Put behind the others, whose turn is next.
             except (OSError, HTTPError):
-                raise  # It is the engine that cannot be reached.
+                raise  # The engine cannot be reached.
             except Exception as error:  # noqa: BLE001 - a message that cannot be taken apart is its site's fault alone
                 self._found[node] = Fault(
                     f"its answer cannot be taken apart: {type(error).__name__}: {one_line(str(error))}"
@@ -141,7 +141,7 @@ class Requests:
             self._found[node] = answer.content
             return
         if answer.error.code in _EXPIRED and now - self._began >= self._deadline - LOOK:
-            return  # The engine has seen the deadline pass before us.
+            return  # The engine's clock passed the deadline before ours.
         said = one_line(answer.error.reason) or str(answer.error.code)
         fault = Fault(f"its node reports an error ({said})")
         if answer.error.code == ErrorCode.NODE_UNAVAILABLE and self._asked[node] < ASKED:
@@ -150,7 +150,7 @@ class Requests:
             self._found[node] = fault
 
     def _look(self, now: float) -> None:
-        """Ask those again who are back, and give those up who stay away."""
+        """Ask returned nodes again, and give up those that stay away."""
         before, self._activated = self._activated, self._activations()
         lost = [number for number, node in self._pending.items() if self._activated.get(node) != before.get(node)]
         for number in lost:
@@ -170,10 +170,10 @@ class Requests:
                 self._found[node] = fault
 
     def _activations(self) -> dict[int, str]:
-        """When each connected node was started."""
+        """Start time of each connected node."""
         return {node: one.last_activated_at for node, one in online_nodes(self._grid).items()}
 
 
 def online_nodes(grid: Grid) -> dict[int, Any]:
-    """What the engine knows of each connected node, by its number."""
+    """The engine's entry of each connected node, by its number."""
     return {node.node_id: node for node in grid.get_nodes() if node.status == "online"}

@@ -1,4 +1,4 @@
-"""A round in one line of log."""
+"""Summary of a round in one line of the log."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def round_summary(
     summaries: Mapping[tuple[str, bool], FairnessSummary],
     seconds: float,
 ) -> str:
-    """Such as ``Round 3/15 · 4 of 4 participants · val_accuracy mean 0.82, worst 0.71 (hospital_c) · 12.3 s``.
+    """Line such as ``Round 3/15 · 4 of 4 participants · val_accuracy mean 0.82, worst 0.71 (hospital_c) · 12.3 s``.
 
     Args:
         round_index: The round, from 0.
-        rounds: How many are asked for.
-        participants: Who took part in it to its end.
-        asked: Who was asked to.
-        summaries: Of the validation, by metric and whether it is on everyone's data, which is told where there is none
-            on their own.
-        seconds: How long it took; NaN where nobody knows.
+        rounds: Number of rounds.
+        participants: Number of participants that took part to its end.
+        asked: Number of participants that were asked to.
+        summaries: Summaries of the validation, by metric and True for the global set, which is shown if there is none
+            on own sets.
+        seconds: Duration of the round; NaN if unknown.
     """
     parts = [f"Round {round_index + 1}/{rounds}", f"{participants} of {asked} participants"]
     for (headline, everyone), summary in summaries.items():

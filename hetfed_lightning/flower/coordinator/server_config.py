@@ -1,4 +1,4 @@
-"""The server's configuration: whom it works with, for how long, and by which rules; no model and no data of theirs."""
+"""The server's configuration: its sites, times and rules, without their models and data."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ MODEL_KEYS = ("seed", "participation", "min_participants", "joins_at", "leaves_a
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """What the server does.
+    """Settings of the server.
 
     Attributes:
-        path: The file that it was read from.
-        sites: Names of the participants, in the order in which they stand in the federation.
-        rounds: How many.
-        seed: The federation's, which names random streams.
+        path: File that it was read from.
+        sites: Names of the participants, in the order of the federation.
+        rounds: Number of rounds.
+        seed: The federation's seed, which names random streams.
         participation: Fraction in (0, 1] of the sites sampled for each round.
-        min_participants: A round goes on if so many sites have answered; with fewer the run ends.
-        joins_at: First round of those who join later than at 0, by name.
-        leaves_at: First round without those who leave, by name.
-        callbacks: The same as at the sites, in the same order.
+        min_participants: Least number of sites whose replies a round goes on with; with fewer the run ends.
+        joins_at: First round of participants that join later than at 0, by name.
+        leaves_at: First round without a participant that leaves, by name.
+        callbacks: The same callbacks as at the sites, in the same order.
         student: The unified model, with its initial weights; None without one.
-        data: The public set alone, for the student; None without one. Not loaded yet.
+        data: The public set alone, for the student, not loaded yet; None without one.
         trainer: Arguments of ``lightning.Trainer`` for the student, callbacks apart.
-        layouts: Shape and dtype of what each participant is to share, by name and key, from the file beside this one;
-            who is not in it may share anything.
+        layouts: Shape and dtype of each participant's shared tensors, by name and key, from the file beside this one;
+            participants without an entry may share anything.
         deadline: Seconds that sites have for an exchange.
         wait: Seconds in which sites have to be there at the start.
     """
@@ -74,7 +74,7 @@ class ServerConfig:
 
 
 def read_server_config(path: str | Path, allow_import: Sequence[str] = ()) -> ServerConfig:
-    """What a ``server.yaml`` says, with the student's initial weights that lie beside it.
+    """Settings in a ``server.yaml``, with the student's initial weights beside it.
 
     Seeds the process and sets its threads, as ``hetfed fit`` does.
 
@@ -83,7 +83,7 @@ def read_server_config(path: str | Path, allow_import: Sequence[str] = ()) -> Se
         allow_import: Packages that it may name beside those that every configuration may.
 
     Raises:
-        ConfigError: Naming the file and the key.
+        ConfigError: If it cannot be used; names the file and the key.
     """
     file = Path(path).absolute()
     with naming_file(file, "allow-import="):
@@ -132,7 +132,7 @@ def _parser() -> ArgumentParser:
 
 
 def _check_keys(config: Mapping[str, Any]) -> None:
-    """Refuse keys that are none, with the one that was probably meant.
+    """Refuse unknown keys, with the one that was probably meant.
 
     Raises:
         ConfigError: Naming the key.
@@ -147,7 +147,7 @@ def _check_keys(config: Mapping[str, Any]) -> None:
 
 
 def _check(config: Namespace) -> None:
-    """Refuse what is out of its range.
+    """Refuse values out of their range.
 
     Raises:
         ConfigError: Naming the key.

@@ -1,4 +1,4 @@
-"""What participants are to share as the configuration has it: a site that brings something else is told at once."""
+"""Layouts of the participants' shared states in the configuration; a site with another layout is refused at once."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from hetfed_lightning.flower.protocol.description import layouts
 from hetfed_lightning.participant import Participant
 
 SHARED = "shared.json"
-"""Beside ``server.yaml``: by participant and key, shape and dtype."""
+"""File beside ``server.yaml`` with shape and dtype by participant and key."""
 
 
 def layouts_text(participants: Mapping[str, Participant], callbacks: Iterable[FederatedCallback]) -> str:
-    """The content of the file; a key on each line.
+    """Content of the file; a key on each line.
 
     Args:
-        participants: By name.
-        callbacks: Of the configuration.
+        participants: Participants by name.
+        callbacks: Callbacks of the configuration.
     """
     averaging = [one for one in callbacks if isinstance(one, BackboneAveraging)]
     found = {
@@ -37,7 +37,7 @@ def layouts_text(participants: Mapping[str, Participant], callbacks: Iterable[Fe
 
 
 def read_layouts(path: Path) -> dict[str, dict[str, Layout]]:
-    """What a file says; empty where there is none, and any architecture is welcome.
+    """Layouts in a file, by participant and key; empty if there is no file, when any architecture may take part.
 
     Raises:
         ConfigError: If it is damaged.

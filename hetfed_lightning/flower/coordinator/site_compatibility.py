@@ -1,4 +1,4 @@
-"""Whether sites can work together, found out before anything is trained: a table of who differs in what."""
+"""Compatibility of sites, checked before anything is trained: a table of their differences."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from hetfed_lightning.flower.protocol.untrusted import one_line, shown
 from hetfed_lightning.preflight_columns import averages_backbone
 
 PLACES = 5
-"""Places of lists that the table shows."""
+"""Largest number of differing places of lists in the table."""
 
 SHORT = 12
-"""Digits of a hash that tell it from another one for people."""
+"""Digits of a hash in the table, enough for people to tell it from another."""
 
 CELL = 120
-"""Characters of a cell of the table."""
+"""Largest number of characters of a cell of the table."""
 
 ROWS = 20
-"""Rows of the table; who differs in one tensor often differs in hundreds."""
+"""Largest number of rows of the table; a site that differs in one tensor often differs in hundreds."""
 
 
 class DisagreementError(RuntimeError):
@@ -34,18 +34,18 @@ class DisagreementError(RuntimeError):
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that is to be the same and is not.
+    """A property that has to be equal at all sites and is not.
 
     Attributes:
-        values: What each site has, by name.
-        wanted: What the coordinator's configuration has; None where sites are to agree among themselves alone.
+        values: Value at each site, by name.
+        wanted: Value in the coordinator's configuration; None if only the sites have to agree.
     """
 
     values: Mapping[str, str]
     wanted: str | None = None
 
     def odd_ones(self) -> set[str]:
-        """Who differs from what is wanted, or else from most; everyone where most have nothing in common."""
+        """Sites that differ from the wanted value, or else from the majority; all of them without a majority."""
         wanted = self.wanted
         if wanted is None:
             common, count = Counter(self.values.values()).most_common(1)[0]
@@ -61,14 +61,14 @@ class Difference:
 
 
 def impossible(description: Description, callbacks: Sequence[FederatedCallback]) -> str:
-    """What no site says of itself that has the callbacks that it names; empty where there is nothing.
+    """Contradiction between a site's description and the callbacks that it names; empty without one.
 
     Args:
-        description: Of a site.
-        callbacks: Of the coordinator's configuration.
+        description: Description of a site.
+        callbacks: Callbacks of the coordinator's configuration.
     """
     if list(description.callbacks) != [type(one).__name__ for one in callbacks]:
-        return ""  # Another configuration, which the table tells.
+        return ""  # Another configuration, which the table shows.
     places = {place for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
     if description.offered.keys() != places:
         offers = sorted(description.offered)
@@ -91,14 +91,13 @@ def disagreements(
     seed: int,
     expected: Mapping[str, Mapping[str, Layout]],
 ) -> dict[str, Difference]:
-    """What is to be the same and is not, by subject.
+    """Differences between sites, or from the configuration, by subject.
 
     Args:
-        descriptions: By participant.
-        callbacks: Of the coordinator's configuration.
-        seed: Of the coordinator's.
-        expected: Layouts of shared states as the configuration promised them, by participant; who is not in it may
-            bring any.
+        descriptions: Descriptions of the sites, by participant.
+        callbacks: Callbacks of the coordinator's configuration.
+        seed: Seed of the coordinator's configuration.
+        expected: Layouts of shared states in the configuration, by participant; participants without one may have any.
     """
     found: dict[str, Difference] = {}
 
@@ -126,15 +125,15 @@ def disagreements(
 
 
 def odd_ones(found: Mapping[str, Difference]) -> set[str]:
-    """Who would have to leave for the others to agree."""
+    """Sites that would have to leave for the others to agree."""
     return set().union(*(one.odd_ones() for one in found.values()))
 
 
 def refuse_disagreements(found: Mapping[str, Difference]) -> None:
-    """End with a table.
+    """Refuse sites with differences.
 
     Raises:
-        DisagreementError: If there is something to tell.
+        DisagreementError: If there is one; the message is a table.
     """
     if found:
         raise DisagreementError(
@@ -145,7 +144,7 @@ def refuse_disagreements(found: Mapping[str, Difference]) -> None:
 
 
 def table(found: Mapping[str, Difference]) -> str:
-    """Subjects in rows, sites in columns, as text; the first rows."""
+    """Text of the table with subjects in rows and sites in columns, cut to ``ROWS`` rows."""
     shown = {subject: one.row() for subject, one in list(found.items())[:ROWS]}
     names = list(dict.fromkeys(name for values in shown.values() for name in values))
     rows = [["", *names], *([subject, *(values.get(name, "-") for name in names)] for subject, values in shown.items())]
@@ -156,7 +155,7 @@ def table(found: Mapping[str, Difference]) -> str:
 
 
 def _columns(descriptions: Mapping[str, Description]) -> dict[str, Difference]:
-    """Places in which those who average all of a backbone over as many columns have other ones."""
+    """Places in which columns differ between sites that average whole backbones of equal width."""
     by_width: dict[int, dict[str, tuple[str, ...]]] = {}
     for name, one in descriptions.items():
         offered = {key for layout in one.offered.values() for key in layout}
@@ -167,7 +166,7 @@ def _columns(descriptions: Mapping[str, Description]) -> dict[str, Difference]:
 
 
 def _classes(descriptions: Mapping[str, Description]) -> dict[str, Difference]:
-    """Places in which vocabularies differ, and numbers that they do not hold or that count from elsewhere."""
+    """Places in which vocabularies differ, numeric labels outside of them, and numbers that begin elsewhere."""
     named = {name: one.classes for name, one in descriptions.items() if one.classes}
     numbered = {name: one.labels for name, one in descriptions.items() if one.labels}
     found = _places("class", max(map(len, named.values()), default=0), named)
@@ -183,7 +182,7 @@ def _classes(descriptions: Mapping[str, Description]) -> dict[str, Difference]:
 
 
 def _places(what: str, count: int, lists: Mapping[str, tuple[str, ...]]) -> dict[str, Difference]:
-    """The first places in which lists of names differ, counted from 1, with what each site has there."""
+    """First places, from 1, in which lists of names differ, with the name that each site has there."""
     found: dict[str, Difference] = {}
     for place in range(count if len(set(lists.values())) > 1 else 0):
         values = {name: repr(names[place]) if place < len(names) else "none" for name, names in lists.items()}
@@ -195,7 +194,7 @@ def _places(what: str, count: int, lists: Mapping[str, tuple[str, ...]]) -> dict
 
 
 def _shared(description: Description, expected: Mapping[str, Layout]) -> dict[str, Difference]:
-    """Keys in which a site's shared state is not what the configuration promised."""
+    """Keys whose layout in a site's shared state is not that of the configuration."""
     offered = {key: layout for one in description.offered.values() for key, layout in one.items()}
     return {
         f"shared {key}": Difference({description.participant: _said(offered.get(key))}, _said(expected.get(key)))

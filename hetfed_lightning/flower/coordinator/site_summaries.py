@@ -1,4 +1,4 @@
-"""What a coordinator tells of its sites: their own words, of the kinds that records and pages take."""
+"""Summaries of sites for records and pages, from their own descriptions."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from hetfed_lightning.flower.protocol.untrusted import one_line
 from hetfed_lightning.metrics import payload_bytes
 
 MAX_TEXT = 200
-"""Characters that a site may say of itself in one cell of a table."""
+"""Largest number of characters of a site's text in one cell of a table."""
 
 
 def roles_of(
     descriptions: Mapping[str, Description], callbacks: Sequence[FederatedCallback], limit: int
 ) -> dict[str, Role]:
-    """The first ``limit`` participants and what they do, by name.
+    """Roles of the first ``limit`` participants, by name.
 
     Args:
-        descriptions: What sites told, by name.
-        callbacks: Of the configuration, those that act between participants; they know their groups.
-        limit: How many to tell of, and to name as somebody's partners.
+        descriptions: Descriptions of the sites, by name.
+        callbacks: Callbacks of the configuration that act between participants, with their groups.
+        limit: Largest number of participants, and of partners that are named for each.
     """
     averaged = partnerships(_shared(descriptions, callbacks), limit)
     return {
@@ -34,7 +34,7 @@ def roles_of(
 
 
 def headlines_of(descriptions: Mapping[str, Description]) -> dict[str, Headline]:
-    """The headline metric of every participant that names one, by name."""
+    """Headline metric of every participant that names one, by name."""
     return {
         name: Headline(metric, one.role.get("higher_is_better") is not False, _text(one.kind))
         for name, one in descriptions.items()
@@ -43,7 +43,12 @@ def headlines_of(descriptions: Mapping[str, Description]) -> dict[str, Headline]
 
 
 def label_counts_of(descriptions: Mapping[str, Description], limit: int) -> dict[str, list[int]]:
-    """Training examples per class by name, of the first participants that told them."""
+    """Training examples per class by name, for the first participants that have described them.
+
+    Args:
+        descriptions: Descriptions of the sites, by name.
+        limit: Largest number of participants.
+    """
     return {
         name: [_whole(count) for count in descriptions[name].class_counts]
         for name in [*descriptions][:limit]
@@ -54,7 +59,7 @@ def label_counts_of(descriptions: Mapping[str, Description], limit: int) -> dict
 def _shared(
     descriptions: Mapping[str, Description], callbacks: Sequence[FederatedCallback]
 ) -> list[tuple[Sequence[str], int]]:
-    """Members of every group and the bytes of what they share, as one of them described it."""
+    """Members of every group and the bytes of their shared state, by the description of one of them."""
     found: list[tuple[Sequence[str], int]] = []
     for place, callback in enumerate(callbacks):
         for group in callback.groups if isinstance(callback, BackboneAveraging) else ():
@@ -86,10 +91,10 @@ def _role(name: str, described: Description, averaged: Partnership) -> Role:
 
 
 def _text(value: Any) -> str:
-    """A site's text, which is to stay in its cell."""
+    """A site's text, made fit for a cell."""
     return one_line(value, MAX_TEXT)
 
 
 def _whole(value: Any) -> int:
-    """A site's number, 0 where it is none."""
+    """A site's whole number; 0 if it is none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0

@@ -1,4 +1,4 @@
-"""The unified student, who lives at the coordinator: it learns there from what the sites answered, and nowhere else."""
+"""The unified student at the coordinator, which learns there alone, from the sites' predictions."""
 
 from __future__ import annotations
 
@@ -23,34 +23,32 @@ if TYPE_CHECKING:
     from hetfed_lightning.flower.protocol.description import Description
 
 TEACHERS = "teachers"
-"""Stands for the sites in the student's federation, which has to have a participant: a number that nobody hears."""
+"""Name of a stand-in for the sites in the student's federation, which needs a participant; no result of it is used."""
 
 
 class Student:
-    """Trains the student as a site trains its participant, in this process and on the coordinator's disk.
+    """Student trained as a site trains its participant, in this process and on the coordinator's disk.
 
     Args:
-        config: The server's, with a student and a public set.
-        folder: The run's, where the student's states are kept.
+        config: The server's configuration, with a student and a public set.
+        folder: Folder of the run, where the student's states are kept.
     """
 
     def __init__(self, config: ServerConfig, folder: Path) -> None:
         self._site = Site(lambda: _parts(config), folder / "student")
 
     def describe(self) -> Description:
-        """What records tell of it, and whether it can answer the public set."""
+        """Description of the student for records, telling also whether it can predict on the public set."""
         return self._site.describe()
 
     def learn(self, run: str, round_index: int, targets: Mapping[int, Tensor]) -> Reply:
-        """Pass a round.
+        """Reply of the student after a round, with its metrics.
 
         Args:
-            run: Which run.
-            round_index: The round.
-            targets: What the ensembles say, softened, by the callback's place; empty where the round does not distil.
-
-        Returns:
-            Its figures.
+            run: Name of the run.
+            round_index: The round, from 0.
+            targets: Softened targets of the ensembles, shape ``(P, C)``, by the callback's place; empty if the round
+                does not distil.
         """
         self._site.carry_out(Order(run, begin=round_index))
         quarantined = ""
@@ -73,14 +71,14 @@ def _parts(config: ServerConfig) -> SiteParts:
 
 
 class _StudentData(FederatedDataModule):
-    """The public set, everyone's sets if the coordinator has them, and one number for whom nobody hears."""
+    """The public set, the global sets if the coordinator has them, and one unused example for ``TEACHERS``."""
 
     def __init__(self, inside: FederatedDataModule) -> None:
         super().__init__(eval_batch_size=inside.eval_batch_size, collate_fn=inside.collate_fn)
         self._inside = inside
 
     def load(self, participants: tuple[str, ...]) -> FederatedData:
-        """The one number, and what is everyone's."""
+        """The unused example, the public set and the global sets."""
         found = self._inside.load(participants)
         number = Examples(torch.zeros(1, 1), torch.zeros(1, 1))
         return FederatedData(

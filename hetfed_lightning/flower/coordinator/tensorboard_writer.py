@@ -1,4 +1,4 @@
-"""What a coordinator shows in TensorBoard: rows of numbers, charts of them, pages of text and pictures."""
+"""TensorBoard events of a coordinator: rows of numbers, charts of them, pages of text and pictures."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _FLAGS = tag("quarantined", "")
 
 
 class TensorBoardWriter:
-    """Events of one process, which go on with those of an earlier one; nothing is written before :meth:`save`.
+    """Events of one process, which continue those of an earlier one; nothing is written before :meth:`save`.
 
-    What an earlier process has written of rounds that are made again is forgotten. Which these are is told by the first
-    row: its round may have been written just before that process was killed. Until then what is new is held back.
+    Events that an earlier process has written of repeated rounds are dropped. The first row tells which these are,
+    since its round may have been written just before that process was killed. Until then new events are held back.
 
     Args:
-        folder: Where TensorBoard looks for them.
+        folder: Folder where TensorBoard looks for them.
         first_round: The round that comes next, from 0; the one before may still be written.
-        tags: What earlier rounds have logged, which has its charts.
+        tags: Tags that earlier rounds have logged, which have charts.
         shown: Contents of pages and pictures that an earlier process has written, by name.
     """
 
@@ -45,12 +45,12 @@ class TensorBoardWriter:
             log.info("No pictures for TensorBoard: they need matplotlib (pip install 'hetfed-lightning[plots]').")
 
     def row(self, values: Mapping[str, float], step: int, names: Sequence[str]) -> None:
-        """Add a round's numbers, and lay out the charts where others turn up.
+        """Add a round's numbers, and change the charts if there are new tags.
 
         Args:
-            values: By tag.
-            step: The horizontal axis: rounds that have been trained.
-            names: The participants, who have a line each.
+            values: Values by tag.
+            step: Number of rounds that have been trained, the horizontal axis.
+            names: The participants, with a line each.
         """
         self._next_step = min(self._next_step, step)
         self.settle()
@@ -62,18 +62,24 @@ class TensorBoardWriter:
             self._events.layout(layout)
 
     def page(self, name: str, text: str, step: int) -> None:
-        """Add a page of Markdown, unless there is none or it stands there."""
+        """Add a page of Markdown, unless it is empty or unchanged.
+
+        Args:
+            name: Tag of the page.
+            text: The page.
+            step: Number of rounds that have been trained.
+        """
         if text and self._is_new(name, text):
             self._events.text(name, text, step)
 
     def picture(self, name: str, content: object, draw: Callable[[], Figure], step: int) -> None:
-        """Add a picture where matplotlib is installed, unless it stands there.
+        """Add a picture if matplotlib is installed, unless it is unchanged.
 
         Args:
-            name: Its tag.
-            content: What it shows, which is to differ for another picture.
-            draw: Draws it; an error costs a warning, since no picture is worth a run.
-            step: The horizontal axis.
+            name: Tag of the picture.
+            content: Data of the picture, by which a change is noticed.
+            draw: Function that draws it; an error costs a warning, since no picture is worth a run.
+            step: Number of rounds that have been trained.
         """
         if not plots.available() or not self._is_new(name, content):
             return
@@ -83,16 +89,16 @@ class TensorBoardWriter:
             log.warning("The picture %s could not be drawn.", name, exc_info=True)
 
     def save(self) -> None:
-        """Write what was added, unless it is held back.
+        """Write added events, unless they are held back.
 
         Raises:
-            OSError: If that cannot be done; it is kept for the next time.
+            OSError: If they cannot be written; they are kept for the next time.
         """
         if not self._holds_back:
             self._events.flush()
 
     def settle(self) -> None:
-        """Hold nothing back any longer."""
+        """Stop holding events back."""
         if self._holds_back:
             self._holds_back = False
             self._events.forget_from(self._next_step)
