@@ -16,6 +16,7 @@ PLAIN = [
     "data",
     "distillation",
     "fleets",
+    "flower",
     "heads",
     "layers",
     "metrics",
