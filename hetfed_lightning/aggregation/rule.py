@@ -1,7 +1,7 @@
-"""The base of aggregation rules that have settings; a rule without settings is simply a function.
+"""Base class of aggregation rules with settings; a rule without settings is a function.
 
-An ABC and not a callable Protocol, since a YAML names a rule by its `class_path`, and jsonargparse takes a
-callable Protocol that returns tensors for a factory of tensors.
+An ABC and not a callable Protocol, since a YAML names a rule by its `class_path`, and jsonargparse takes a callable
+Protocol that returns tensors for a factory of tensors.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class FlowDataModule(FederatedDataModule):
 
 
 class CitiesDataModule(FlowDataModule):
-    """Minneapolis (vehicles per hour), Washington (bikes hired per hour), Birmingham (cars per car park).
+    """Flows of Minneapolis (vehicles per hour), Washington (bikes hired per hour) and Birmingham (cars per car park).
 
     Args:
         cities: Names of the cities, in order; all by default.

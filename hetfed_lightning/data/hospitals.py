@@ -11,7 +11,7 @@ from hetfed_lightning.seeding import stream_seed
 
 
 class HospitalsDataModule(FederatedDataModule):
-    """Cleveland (304 patients), Hungary (293), Switzerland (123) and VA Long Beach (200), 920 in all.
+    """Patients of Cleveland (304), Hungary (293), Switzerland (123) and VA Long Beach (200), 920 in all.
 
     Each hospital's patients are split by themselves, both classes in the same shares in every part; the split depends
     on ``seed`` and the hospital's name alone. Inputs are rows of 18 columns with NaN where a value is missing: give

@@ -19,12 +19,13 @@ from hetfed_lightning.distillation.teachers import Teachers
 
 
 class ClassPriorWeighted(Ensemble):
-    """Teacher k weighs ``w_kc = (n_kc + s) / sum_j (n_jc + s)`` on class c; ``p(c) ~ sum_k w_kc p_k(c)``.
+    """Mean of the teachers' probabilities, weighted by class: ``p(c) ~ sum_k w_kc p_k(c)``.
 
-    ``n_kc`` is the number of training samples of class c of teacher k, and ``s`` is the smoothing. Multiclass targets
-    are normalised over classes afterwards. Binary outputs are two classes, negatives and positives. Multilabel outputs
-    are weighted label by label, by positives, and need no normalising. On a class without samples all teachers weigh
-    alike. The counts of a teacher with more than ``max_share`` of all samples are scaled down to that share.
+    The weight of teacher k on class c is ``w_kc = (n_kc + s) / sum_j (n_jc + s)``, where ``n_kc`` is its number of
+    training samples of class c and ``s`` the smoothing. Multiclass targets are normalised over classes afterwards.
+    Binary outputs are two classes, negatives and positives. Multilabel outputs are weighted label by label, by
+    positives, and need no normalising. On a class without samples all teachers weigh alike. The counts of a teacher
+    with more than ``max_share`` of all samples are scaled down to that share.
 
     Args:
         smoothing: Samples added to every count, at least 0; more brings the weights closer to equal.

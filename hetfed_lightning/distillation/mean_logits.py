@@ -1,4 +1,4 @@
-"""Mean of the teachers' logits, softened: good of teachers with similar data, poor of teachers with different data.
+"""Mean of the teachers' logits, softened: good for teachers with similar data, poor for teachers with different data.
 
 A teacher whose logits are ten times larger counts ten times as much; with skewed labels the plain mean of logits
 reached half the accuracy that probabilities reached. Kept because papers use it.

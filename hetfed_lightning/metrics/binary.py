@@ -1,4 +1,4 @@
-"""Metrics of binary predictions with the value NaN on data sets that do not define them."""
+"""Metrics of binary predictions whose value is NaN on data sets that do not define them."""
 
 from __future__ import annotations
 

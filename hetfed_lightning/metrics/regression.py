@@ -1,4 +1,4 @@
-"""Metrics of regressions with the value NaN on data sets that do not define them, exact in any unit."""
+"""Metrics of regressions whose value is NaN on data sets that do not define them, exact in any unit."""
 
 from __future__ import annotations
 

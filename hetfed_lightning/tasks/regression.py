@@ -17,8 +17,8 @@ from hetfed_lightning.tasks.task import Task
 class RegressionTask(Task):
     """Real values: outputs ``(B, D)``, targets ``(B, D)``, or ``(B,)`` where D is 1, squared error.
 
-    Values and metrics are in the unit of the data; the loss is in the squared unit of the network's targets, after a
-    ``target_transform``.
+    With a ``target_transform`` the loss is in the squared unit of the transformed targets; metrics and
+    ``Participant.predict`` are in the unit of the data.
     """
 
     kind: OutputKind = "regression"

@@ -13,23 +13,21 @@ __all__ = ["Pathological", "apportion"]
 
 
 class Pathological(Partition):
-    """Every participant has samples of exactly ``classes_per_participant`` classes, and every sample is used.
+    """Partition in which every participant has samples of exactly ``classes_per_participant`` classes.
 
-    Where it departs from the paper: McMahan et al. cut the samples, sorted by label, into equal shards and
-    deal two to each participant; a shard that straddles two classes, or two of one class, gives some
-    participants three classes or one. Here a class is cut into as many shards as its share of the samples
-    asks for, so no shard straddles, at the price of sizes that differ where classes do.
+    Every sample is used. Where it departs from the paper: McMahan et al. cut the samples, sorted by label, into equal
+    shards and deal two to each participant; a shard that straddles two classes, or two of one class, gives some
+    participants three classes or one. Here the number of a class's shards follows its share of the samples, so that no
+    shard straddles; sizes of participants differ where sizes of classes do.
 
     Args:
         classes_per_participant: At least 1.
 
     Raises:
-        DataError: If the setting is out of range; on use, if labels are no classes or the classes do not
-            suffice.
+        DataError: If the setting is out of range; on use, if labels are no classes or the classes do not suffice.
 
     Reference:
-        McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data,
-        section 3.
+        McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data, section 3.
     """
 
     def __init__(self, classes_per_participant: int = 2) -> None:
