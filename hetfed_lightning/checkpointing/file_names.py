@@ -1,4 +1,4 @@
-"""File names of checkpoints that show metrics whose names have a slash, such as ``val_loss/hospital_a``."""
+"""File names of checkpoints that show metrics with a slash in their names, such as ``val_loss/hospital_a``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warning of callbacks' tensors that have changed since a fit began but that no checkpoint holds.
+"""Warning of callbacks' tensors that no checkpoint holds, if they have changed since a fit began.
 
 A callback without ``state_dict`` begins anew when a run is resumed, and nothing tells its user. Constants and networks
 that never change are set up again anyway, so only changes since the beginning count.

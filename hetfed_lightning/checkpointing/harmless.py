@@ -1,7 +1,7 @@
 """Refusal of checkpoints whose loading could run code: only files on this machine that name no function may be loaded.
 
-Lightning reads a checkpoint behind an address as a pickle, which runs code, unless it is told otherwise. One whose
-hyperparameters have an ``_instantiator`` names the function that makes the module, even if only weights are loaded.
+Lightning reads a checkpoint behind an address as a pickle, which may run code, unless ``weights_only`` is set.
+Hyperparameters with an ``_instantiator`` name the function that makes the module, even if only weights are loaded.
 """
 
 from __future__ import annotations

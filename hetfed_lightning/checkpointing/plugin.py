@@ -34,7 +34,7 @@ _LAST = re.compile(rf"{ModelCheckpoint.CHECKPOINT_NAME_LAST}(-v\d+)?")
 """Names among which ``ckpt_path="last"`` chooses."""
 
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
-"""Errors of a disk that is full or does not answer, which may have passed by the next checkpoint."""
+"""Errors of a full or unresponsive disk, which may have passed by the next checkpoint."""
 
 
 class SafeCheckpointIO(CheckpointIO):

@@ -99,7 +99,7 @@ def check_form(content: Any, path: Any) -> None:
 
 @contextlib.contextmanager
 def naming_faults(path: Any) -> Iterator[None]:
-    """Context that turns errors of reading a file into ones that name it; a missing file raises as ever.
+    """Context that adds the file's name to errors of reading it; ``FileNotFoundError`` passes unchanged.
 
     Raises:
         FileNotFoundError: If there is no such file.

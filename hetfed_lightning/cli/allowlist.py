@@ -1,4 +1,4 @@
-"""Names that a configuration may use: a YAML file by somebody else must not run code of its choice.
+"""Names that a configuration may use: a YAML file by another author must not run code of its choice.
 
 All are denied but the packages below and those of ``--allow_import``. Whole packages would be too much. A path may name
 a function too, which is called with the arguments below it, and some functions import a module by its name, run a file,
@@ -58,7 +58,7 @@ def _closed(folder: Path = Path(__file__).parent.parent, inside: str = "") -> It
 
 
 def _closed_by_old_name(closed: Sequence[str]) -> list[str]:
-    """Old dotted names of what is closed where it stands now."""
+    """Old dotted names of modules and classes that are closed under their present names."""
     return [
         old for old, new in (MODULES | NAMES).items() if any(f"{new}.".startswith(f"{module}.") for module in closed)
     ]

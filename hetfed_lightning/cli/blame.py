@@ -1,4 +1,4 @@
-"""Errors that do not say where they come from, such as torch's, traced to the participant whose settings cause them."""
+"""Errors traced to the participant whose settings cause them, since messages of torch and others do not name it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAULTS = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, Att
 
 @contextmanager
 def naming_participants(model: Any) -> Iterator[None]:
-    """Context that turns an error of making a participant into one that names the participant.
+    """Context that adds the participant's name to errors of making it.
 
     Args:
         model: Settings of the federation.

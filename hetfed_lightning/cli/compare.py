@@ -154,7 +154,10 @@ local_only]'`."""
 
 
 def same_recipes(participants: Mapping[str, Any]) -> dict[str, str]:
-    """Participants whose configuration repeats an earlier one's, with that one: on pooled data they are one model."""
+    """Participants whose configuration repeats an earlier one's, with the name of the earlier one.
+
+    On pooled data they are one model.
+    """
     first: dict[str, str] = {}
     aliases = {}
     plain = {name: one.as_dict() if isinstance(one, Namespace) else one for name, one in participants.items()}

@@ -1,4 +1,4 @@
-"""``hetfed join``: a participant joins a federation that was trained before, whose members stay unchanged."""
+"""``hetfed join``: a participant joins a trained federation, whose members stay unchanged."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def _trained(
 
 
 def _hold_what_was_released(source: Federation, state: Mapping[str, Any] | None) -> None:
-    """Set shared tensors to the last noised release: whatever participants learned since is private to them."""
+    """Set shared tensors to the last noised release, since changes after it are private to the participants."""
     for group, tensors in (state or {}).get("shared", {}).items():
         for name in group.split(SEPARATOR):
             source[name].load_state_of(tensors)

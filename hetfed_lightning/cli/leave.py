@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 def leave_command(arguments: Sequence[str]) -> Path:
     """``hetfed leave --ckpt_path run.ckpt --participant hospital_b --output without_b/``.
 
-    Writes a checkpoint with nothing of the participant (weights, optimizer, logs) but what the shared state has learned
-    from it (and the account of that, where averages are private), and the configuration with which the others go on.
+    Writes a checkpoint without the participant's weights, optimizer and logs, and the configuration with which the
+    others go on. Traces of the participant in the shared state stay, as does the account of private averages.
     """
     parser = ArgumentParser(prog="hetfed leave", description=leave_command.__doc__, exit_on_error=False)
     parser.add_argument("--ckpt_path", required=True, help="Checkpoint of the federation.")

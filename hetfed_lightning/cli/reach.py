@@ -61,7 +61,7 @@ def read_no_other_file(parser: ArgumentParser) -> None:
 
 
 def _check_classes(value: Any, keys: tuple[str, ...], path: str) -> None:
-    """Refuse a class that is not named by text, and arguments of one that are not given by name."""
+    """Refuse classes that are not named by text, and class arguments that are not given by name."""
     if isinstance(value, dict):
         kinds: tuple[tuple[str, type, str], ...] = (
             ("class_path", str, "a class's dotted path"),

@@ -32,7 +32,7 @@ MERGE = f"{_TAG}merge"
 
 TEXT = f"{_TAG}str"
 _AS_WRITTEN = frozenset(_TAG + kind for kind in ("bool", "float", "int", "timestamp", "value"))
-"""Types of keys that are taken as the text that is written."""
+"""Types of keys that are read as their text."""
 
 _OTHERWISE = re.compile(r"[-+]?(?:0[0-9_]+|[1-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)")
 """Numbers that are read otherwise than they look: ``010`` as 8, ``1:30`` as 90."""
@@ -138,7 +138,7 @@ def _construct_mapping(loader: StrictLoader, node: yaml.MappingNode) -> dict[Any
 
 
 def _construct_text(loader: StrictLoader, node: Any) -> str:
-    """Text of a node; two surrogates, by which JSON escapes a character beyond 0xffff, become that character."""
+    """Text of a node; the two surrogates of a JSON escape beyond 0xffff become one character."""
     if node.style is None and _OTHERWISE.fullmatch(node.value):
         raise ConfigError(
             f"{loader.name}, line {node.start_mark.line + 1}: {node.value!r:.60} is another number to YAML than it "

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.federation import Federation
 
 _KNOWN = frozenset({"hetfed_lightning", "lightning", "torch", "torchmetrics", "torchvision", "builtins"})
-"""Packages whose classes leave participants alone between steps, or write in place, where a fleet sees it."""
+"""Packages whose classes leave participants alone between steps, or write in place, which a fleet notices."""
 
 _BETWEEN_STEPS = ("on_train_batch_start", "on_train_batch_end")
 

@@ -171,7 +171,7 @@ def _trial(name: EngineName, fleet: Fleet, batch: StackedBatch, few: _Few, *, ch
 def _run(
     engine: Engine, fleet: Fleet, batch: StackedBatch, reference: Reference, places: list[int]
 ) -> tuple[float, str | None]:
-    """Seconds of a step, and what is wrong with it for the members in ``places``; the fleet keeps its values."""
+    """Seconds of a step, and its fault for the members in ``places``, or None; the fleet keeps its values."""
     stack, _, _ = fleet.seated()
     kept = _Kept(fleet, batch.count)
     try:

@@ -1,7 +1,7 @@
-"""Recognition of networks that are chains of linear layers and activations, whatever their code looks like.
+"""Recognition of networks that are chains of linear layers and activations, however their code is written.
 
-The network is run once under ``make_fx``, which records the operations that are carried out. The record is a chain if
-each operation takes the result of the one before.
+The network is run once under ``make_fx``, which records its operations. The record is a chain if each operation takes
+the result of the one before.
 """
 
 from __future__ import annotations

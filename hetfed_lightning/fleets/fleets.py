@@ -75,10 +75,10 @@ class Fleets(SeatedFleets):
         self.chosen = {kind: engine for kind, engine in chosen.items() if self.wanted in {"auto", engine}}
 
     def take_seats(self, federation: Federation) -> None:
-        """Seat everyone as at the end of the round, for validation after a checkpoint was loaded that precedes it.
+        """Seat the members as at the end of the round, to validate from a checkpoint made before the validation.
 
-        If not everyone is sampled, participants that borrow their shared tensors stay out: they left their seats for
-        the loan.
+        If only a sample trains, participants that borrow their shared tensors stay out: they left their seats for the
+        loan.
         """
         round_index = federation.current_round
         all_train = len(federation.active_names(round_index)) == len(federation.joined(round_index))
@@ -156,7 +156,7 @@ class Fleets(SeatedFleets):
                 yield f"{type(callback).__name__} adds to each participant's loss"
 
     def _find_kin(self, federation: Federation, names: Sequence[str]) -> None:
-        """Find the kind of each participant; log once per reason who has none though others share its architecture."""
+        """Find the kind of each participant; log, once per reason, those with equals but no kind."""
         apart: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
         for name in names:
             participant, local = federation[name], federation.local[name]

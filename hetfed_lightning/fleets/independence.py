@@ -1,4 +1,4 @@
-"""Check that a network treats each example by itself, which fleets rely on when they fill up short batches."""
+"""Check that a network treats each example by itself; fleets rely on it when they fill up short batches."""
 
 from __future__ import annotations
 

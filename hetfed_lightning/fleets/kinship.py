@@ -73,7 +73,7 @@ def gives_example_losses(task: Task) -> bool:
 
 
 def keeps_up(kind: type, part: str, whole: str) -> bool:
-    """True if a method that has to agree with another is defined in the same class as it, or in a subclass of that.
+    """True if a method is defined in the class of another that it has to agree with, or in a subclass of that class.
 
     Args:
         kind: Class with both methods.
@@ -141,7 +141,7 @@ def faults_of_optimizers(optimizers: Sequence[Optimizer], participant: Participa
 
 
 def signature(participant: Participant, optimizer: Optimizer) -> str:
-    """Digest that is equal for participants that one computation can train.
+    """Digest of a participant, equal for all that one computation can train.
 
     It covers modules, settings, shapes, task and kind of optimizer.
 

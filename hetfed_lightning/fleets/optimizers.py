@@ -1,7 +1,7 @@
 """One optimizer over a stack: torch's SGD, Adam and AdamW with settings of each participant's own.
 
 Each participant keeps its torch optimizer. Its settings are read before steps, and the buffers in its state are views
-of the stacked ones, so that schedulers, checkpoints and steps of a single participant meet what they expect.
+of the stacked ones. Schedulers, checkpoints and steps of a single participant therefore see the usual state.
 
 Reference:
     Kingma and Ba (2015), Adam, Algorithm 1; Loshchilov and Hutter (2019), Decoupled Weight Decay Regularization,

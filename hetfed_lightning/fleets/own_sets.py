@@ -52,7 +52,7 @@ class _Crew:
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """Evaluation that waits for its batch, with the addresses and versions of the weights that it was computed with."""
+    """Evaluation that waits for its batch, with the addresses and versions of its network's weights."""
 
     evaluated: Evaluated
     weights: tuple[tuple[int, int], ...]

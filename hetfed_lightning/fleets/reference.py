@@ -111,7 +111,7 @@ def sequential_step(fleet: Fleet, batch: StackedBatch) -> Reference:
 
 
 def _steps(fleet: Fleet, batch: StackedBatch, flat: Tensor) -> list[Callable[[], None]]:
-    """Functions that step each member, whose networks' parameters are the rows of ``flat``, shape ``(K, width)``."""
+    """Functions that step each member, on networks with the rows of ``flat``, shape ``(K, width)``, as parameters."""
     stack, _, _ = fleet.seated()
     return [
         partial(_step, fleet, member, *_network_of(fleet, member, stack.row(place, flat)), own_batch(batch, place))
@@ -156,7 +156,7 @@ def _first(inputs: Any, place: int, size: int) -> Any:
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a call takes, work that it started on the device included.
+    """Seconds of a call, with the work that it started on the device.
 
     Args:
         function: Function to call.

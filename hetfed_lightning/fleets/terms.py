@@ -45,7 +45,7 @@ class FleetTerm(ABC):
 
 
 def terms_of(federation: Federation, fleet: Fleet) -> list[FleetTerm]:
-    """Terms that callbacks add to the losses of a fleet's members in the round that opens.
+    """Callbacks' terms in the losses of a fleet's members in the round that opens.
 
     Args:
         federation: Federation in a fit.

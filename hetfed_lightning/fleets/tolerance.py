@@ -11,7 +11,7 @@ COARSE = 5e-2
 """The largest such distance in half precision."""
 
 TF32 = 5e-3
-"""The largest such distance, and that of outputs, in float32 on a GPU, where torch may round the factors of
+"""The largest such distance, and that of outputs, in float32 on a GPU. There torch may round the factors of
 convolutions to the 10 bits of TF32 (5e-4 of each), depending on the kernel. Ten times that rounding, and not measured.
 """
 

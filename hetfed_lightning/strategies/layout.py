@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 WORTHWHILE = 0.95
-"""Load of the busiest group under a new layout, over that under the present one, up to which the new one is taken."""
+"""Largest load of the busiest group under a new layout, over that under the present one, for moving participants."""
 
 
 @dataclass(frozen=True)

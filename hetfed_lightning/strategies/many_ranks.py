@@ -39,8 +39,8 @@ V = TypeVar("V")
 class ManyRanks(Ranks):
     """Ranks in groups: a group hosts some participants, its replicas split their batches.
 
-    At a round's end every rank receives the states of all participants that trained. What follows is the same
-    computation on the same states on every rank, in the same order, so that it gives the same bits.
+    At a round's end every rank receives the states of all participants that trained. The computation after that is the
+    same on every rank, on the same states and in the same order, so that it gives the same bits.
 
     Args:
         federation: Federation to train.
@@ -95,7 +95,7 @@ class ManyRanks(Ranks):
         return indices[part.start : part.stop]
 
     def weight(self, name: str, batch_idx: int) -> float:
-        """Fraction in [0, 1] of a participant's batch that this rank has, the weight of its mean in that of the whole.
+        """Fraction in [0, 1] of a participant's batch on this rank, which weighs its mean in that of the whole batch.
 
         Args:
             name: The participant.
@@ -227,7 +227,7 @@ class ManyRanks(Ranks):
         return self._exchange.stops(signum)
 
     def complete(self, checkpoint: dict[str, Any]) -> None:
-        """Add other ranks' parts to a checkpoint. Only rank 0's becomes whole, which is the one that is written."""
+        """Add other ranks' parts to a checkpoint. Only rank 0's becomes whole, and only that one is written."""
         complete_checkpoint(checkpoint, self._federation, self._exchange, self.layout)
 
     def resumed(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -62,7 +62,7 @@ class Ranks:
 
     @contextmanager
     def timing(self, names: Sequence[str], device: torch.device) -> Iterator[None]:
-        """Context that records the duration of a local step for those of ``names`` that are timed.
+        """Context that records the duration of a local step for the timed ones of ``names``.
 
         If several step together, each is given an equal part.
 
@@ -85,7 +85,7 @@ class Ranks:
         return indices
 
     def weight(self, name: str, batch_idx: int) -> float:
-        """Fraction in [0, 1] of a participant's batch that this rank has, the weight of its mean in that of the whole.
+        """Fraction in [0, 1] of a participant's batch on this rank, which weighs its mean in that of the whole batch.
 
         Args:
             name: The participant.

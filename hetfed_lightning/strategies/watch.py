@@ -159,7 +159,7 @@ class Watch:
             self._tell({"lost": self.rank, "why": reason}, skip=None)
 
     def tell_of_stop(self) -> None:
-        """Tell the others, once, that a rank was told to stop, and the number of places that this one has passed."""
+        """Tell the others, once, of a request to stop, with the number of places that this rank has passed."""
         if news := self.stopping.news():
             self._tell(news, skip=None)
 

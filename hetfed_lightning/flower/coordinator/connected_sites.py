@@ -1,4 +1,4 @@
-"""Sites of a run: those that have described themselves, those that are connected, and the rounds they joined in."""
+"""Sites of a run: their descriptions, connections, and the rounds they joined in."""
 
 from __future__ import annotations
 
@@ -162,6 +162,6 @@ class ConnectedSites:
 
 
 def _changed(before: Description, after: Description) -> str:
-    """First entry that a round relies on in which two descriptions of a site differ; empty without one."""
+    """First differing entry of two descriptions of a site, among those that a round relies on; empty without one."""
     names = [one.name for one in fields(Description) if one.name not in {"role", "versions"}]
     return next((name for name in names if getattr(before, name) != getattr(after, name)), "")

@@ -289,7 +289,7 @@ class Coordinator:
         self._save()
 
     def _see_off(self, round_index: int, joined: Sequence[str]) -> None:
-        """Let participants that leave with this round close their last one, whose shared state they take along."""
+        """Let participants that leave with this round close their last one and take along its shared state."""
         leaving = [name for name in self._open if name not in joined and name in self.sites.connected]
         self._carry_out({name: self._closing(name, round_index) for name in leaving})
         for name in leaving:  # A failure here costs them nothing of a round that they are no part of.
@@ -478,7 +478,7 @@ class Coordinator:
         return usable
 
     def _fault_of(self, name: str, reply: Reply, order: Order) -> str:
-        """Reason why a reply cannot be used, which may be that it cannot be checked; empty if it can."""
+        """Reason why a reply cannot be used; a failure of the checks themselves is one too. Empty if it can."""
         described = self.sites.descriptions
         parameters = parameters_of(described.values())
         found = read_or_fault(reply, lambda one: fault_of(one, order, described[name], parameters))

@@ -174,7 +174,7 @@ class Journal:
         self._save(writer)
 
     def _name_undefined(self, headlines: Mapping[str, Headline], own: Mapping[str, float]) -> None:
-        """Warn, once each, of sites whose data do not define their headline metric, of which they send no value."""
+        """Warn, once each, of sites whose data do not define their headline metric, so that they send no value."""
         for name, headline in headlines.items():
             for scope in ("", "global_"):
                 figure = tag(f"val_{scope}{headline.metric}", name)

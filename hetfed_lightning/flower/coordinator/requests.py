@@ -25,16 +25,16 @@ LOOK = 2.0
 """Seconds between two looks for nodes that were started again."""
 
 GRACE = 20.0
-"""Seconds in which a node that dropped out may come back and be asked again; it takes three to start."""
+"""Seconds for a dropped node to come back and be asked again; it takes three to start."""
 
 ASKED = 3
-"""Largest number of times that a node is asked, since one that ends at each would be asked until the deadline."""
+"""Largest number of times that a node is asked, since one that ends each time would be asked until the deadline."""
 
 PULLED = 16
 """Answers looked for at a time, each by a call to the engine; those of the others follow at the next look."""
 
 _EXPIRED = frozenset({ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE})
-"""Errors of the engine for a message that outlived its time, which is the deadline."""
+"""Errors of the engine for a message that outlived its time, equal to the deadline."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Fault:
 class Requests:
     """One message to each of several nodes.
 
-    A message to a node that was killed is lost: the engine delivers it once. It may have been carried out all the same,
-    which does no harm, since a site returns to the place where an order begins.
+    A message to a node that was killed is lost: the engine delivers it once. It may have been carried out all the same.
+    That does no harm, since a site returns to the place where an order begins.
 
     Args:
         grid: The engine's grid, which carries messages.

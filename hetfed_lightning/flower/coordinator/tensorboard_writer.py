@@ -23,7 +23,7 @@ _FLAGS = tag("quarantined", "")
 class TensorBoardWriter:
     """Events of one process, which continue those of an earlier one; nothing is written before :meth:`save`.
 
-    Events that an earlier process has written of repeated rounds are dropped. The first row tells which these are,
+    Events that an earlier process has written of repeated rounds are dropped. They are known from the first row on,
     since its round may have been written just before that process was killed. Until then new events are held back.
 
     Args:

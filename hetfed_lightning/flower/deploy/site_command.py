@@ -36,8 +36,8 @@ _ADDRESS = re.compile(r"(?P<host>[^\s/:]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})")
 def site_command(arguments: Sequence[str]) -> int:
     """``hetfed deploy site FOLDER --coordinator HOST:8000``: takes part with the participant of FOLDER/site.yaml.
 
-    It calls the coordinator and is called by nobody, runs the program that is installed here and none that is sent, and
-    goes on until Ctrl-C or SIGTERM: a process that ends is started again, and an absent coordinator is waited for.
+    It calls the coordinator and accepts no calls, runs the installed program and no code that is sent, and goes on
+    until Ctrl-C or SIGTERM. A process that ends is started again, and an absent coordinator is waited for.
 
     Returns:
         0 when it was told to stop.

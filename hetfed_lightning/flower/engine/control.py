@@ -165,7 +165,7 @@ class Control:
 
 @contextmanager
 def _direct(host: str) -> Iterator[None]:
-    """Context in which clients are made that use no proxy to this machine: they read the environment once."""
+    """Context in which new clients use no proxy to this machine, since they read the environment once."""
     before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
     os.environ.update(without_proxy(os.environ, host))
     try:

@@ -13,7 +13,7 @@ PER_MINUTE = 300
 
 
 class LogBudget(logging.Filter):
-    """Filter for short, plain and few lines; a minute that has more ends with a line that says so.
+    """Filter for short, plain and few lines; a line says so when a minute has more.
 
     Args:
         per_minute: Largest number of lines in a minute.

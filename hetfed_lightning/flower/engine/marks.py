@@ -1,4 +1,4 @@
-"""Search for all processes that an engine has started, whoever their parent is by now, and their end with the engine.
+"""Search for all processes that an engine has started, under any parent, and their end with the engine.
 
 Every process carries a mark in its environment, which its children inherit. As a program, ``python -P marks.py MARK``,
 this waits until its standard input ends, as it does when the process at the other end dies. Then it ends every process

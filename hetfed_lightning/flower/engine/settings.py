@@ -19,7 +19,7 @@ SILENT: Mapping[str, str] = {
 }
 """Variables that switch off the engine's calls to the outside: usage events, update checks, installations."""
 CLOSED: Mapping[str, str] = {"FLWR_INTERNAL_GRPC_CONTROL_API": "0", "FLWR_INTERNAL_GRPC_FLEET_API": "0"}
-"""Variables that keep the engine's older interfaces shut, which identify nobody and listen at ports of their own."""
+"""Variables that keep the engine's older interfaces shut; these authenticate no caller and have ports of their own."""
 POLL = 0.1
 """Seconds between two looks for a task. The engine's default is 1, which every message would wait for."""
 

@@ -74,7 +74,7 @@ def in_turn(pull: Pull, push: Push) -> tuple[Pull, Push]:
 
     Args:
         pull: Function that receives a message; None without one, or if it is dropped.
-        push: Function that waits for answers and sends the ones that are there.
+        push: Function that waits for answers and sends them.
     """
     received = ""
 

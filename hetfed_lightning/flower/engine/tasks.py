@@ -1,4 +1,4 @@
-"""Sources of tasks, and the process of one task, which starts no program and runs no code that was sent.
+"""Sources of tasks, and the process of one task; it starts no program and runs no code that was sent.
 
 An app that is submitted brings files. The installed program runs here, whatever those files contain.
 """

@@ -19,7 +19,7 @@ OPTION = "--allow_import "
 
 @contextmanager
 def naming_file(path: Path, option: str = OPTION) -> Iterator[None]:
-    """Context that makes errors begin with the name of the file that is read.
+    """Context that begins errors with the name of the file that is read.
 
     Args:
         path: The file.

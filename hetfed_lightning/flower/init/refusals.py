@@ -60,7 +60,7 @@ SHOWING = (
 
 
 def check_source(source: Source) -> None:
-    """Refuse settings that do not work between institutions, and log callbacks that are left out.
+    """Refuse settings that do not work between institutions, and log the callbacks left out.
 
     Raises:
         ConfigError: If there are any; names the file and the keys.

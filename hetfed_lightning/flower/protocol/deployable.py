@@ -1,4 +1,4 @@
-"""Callbacks with two halves: one that runs at a site, and one that the coordinator runs on all sites' messages."""
+"""Callbacks with two halves, one run at each site and one at the coordinator, on all sites' messages."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
 
 
 def parameters_of(descriptions: Iterable[Description]) -> frozenset[str]:
-    """Keys that at least half of the descriptions that offer them call parameters rather than buffers."""
+    """Keys of parameters rather than buffers, by the descriptions of at least half of the sites that offer them."""
     offered: Counter[str] = Counter()
     called: Counter[str] = Counter()
     for one in descriptions:

@@ -1,4 +1,4 @@
-"""Orders of a coordinator to a site, and the site's replies: plain data, whatever carries it."""
+"""Orders of a coordinator to a site, and the site's replies: plain data, independent of the transport."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Texts of the other side, made fit for a log, a table, TensorBoard, a record and a page: one line, printable, short.
 
-A sender of text can send line breaks that look like our own lines, sequences that steer a terminal, marks that turn a
-line around, markup, and millions of characters. Texts to be shown go through :func:`one_line`, values in errors through
-:func:`shown`. Names for look-ups are refused unless :func:`is_name`.
+A sender of text can send line breaks, which look like our own lines, control sequences of a terminal, marks that
+reverse a line, markup, and millions of characters. Texts to be shown go through :func:`one_line`, values in errors
+through :func:`shown`. Names for look-ups are refused unless :func:`is_name`.
 """
 
 from __future__ import annotations

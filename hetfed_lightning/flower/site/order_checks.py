@@ -1,7 +1,7 @@
 """Checks of an order against the site's own bounds, before any part of it is carried out.
 
-A coordinator decides which site trains when and on which shared state. It does not decide how long a site works, which
-numbers its network may be given, or what becomes of its files.
+A coordinator decides which site trains when and on which shared state. It does not decide the duration of a site's
+work, the numbers that its network may receive, or the fate of its files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One institution's participant, trained on its own data by its own Trainer, which pauses where others are heard."""
+"""One institution's participant, trained on its own data by its own Trainer, with pauses to hear from others."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class SiteStore:
         return path
 
     def take_up(self, noted: Collection[str]) -> None:
-        """Make a state valid that was noted when the process was killed, and remove those that were not noted.
+        """Validate states that were noted when the process was killed, and remove all other pending ones.
 
         Args:
             noted: Marks of all noted states.
