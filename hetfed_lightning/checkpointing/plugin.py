@@ -214,7 +214,7 @@ def make_safe(trainer: L.Trainer) -> None:
     """Make a Trainer write and read through :class:`SafeCheckpointIO`, around or inside of the user's plugin."""
     strategy = trainer.strategy
     outermost = strategy._checkpoint_io
-    if isinstance(outermost, _WrappingCheckpointIO):  # Writes in a thread, or the like, by means of another.
+    if isinstance(outermost, _WrappingCheckpointIO):  # Wraps another plugin, for instance to write in a thread.
         inside = outermost
         _remove_in_turn(inside)
         while isinstance(inside.checkpoint_io, _WrappingCheckpointIO):

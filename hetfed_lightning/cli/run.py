@@ -122,7 +122,7 @@ def _speak() -> None:
     if not package.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
-        # Processes that train together have the same to say, errors apart.
+        # Ranks log the same lines, errors apart.
         handler.addFilter(lambda record: getattr(rank_zero_only, "rank", 0) == 0 or record.levelno >= logging.ERROR)
         package.addHandler(handler)
         package.setLevel(logging.INFO)

@@ -138,7 +138,7 @@ class Exchange:
         here, all_here = f"hetfed/{number}/here", f"hetfed/{number}/all"
         if self._store.add(here, 1) == self.world:
             self._store.set(all_here, "")
-            for old in ("here", "all"):  # Everyone who is here has left the meeting before.
+            for old in ("here", "all"):  # All ranks have left the exchange before.
                 self._store.delete_key(f"hetfed/{number - 1}/{old}")
             return
         pause, began = SHORTEST_LOOK, time.monotonic()
@@ -146,7 +146,7 @@ class Exchange:
             self._watch.check()
             left = self._watch.finished()
             late = self._watch.is_over and time.monotonic() - began > self._timeout
-            # It may have come, and left, since the look above.
+            # The last rank may have come, and left, since the look above.
             if (left or late) and not self._store.check([all_here]):
                 raise RankLostError(
                     f"Rank {self.rank} waits for {left or 'others'}, which {'has' if left else 'have'} finished. Every "

@@ -77,7 +77,7 @@ class Watch:
         self._thread: threading.Thread | None = None
         self._server: socket.socket | None = None
 
-    # Beginning
+    # Start
 
     def listen(self, host: str) -> int:
         """Port that rank 0 listens on, opened by this call.
@@ -257,7 +257,7 @@ class Watch:
         with self._lock:
             for rank, peer in self._peers.items():
                 if rank != skip and not peer.gone:
-                    with contextlib.suppress(OSError):  # Its end is noticed where it is listened to.
+                    with contextlib.suppress(OSError):  # The listening side notices its end.
                         peer.connection.send(data)
 
 

@@ -54,7 +54,7 @@ def local_command(arguments: Sequence[str]) -> int:
         keys = KeyFolder(deployment / "keys")
         for path in (keys.server_key, *map(keys.private, sites)):
             check_private(path)
-    (run / "sites").mkdir(mode=0o700, exist_ok=True)  # heads and optimizers, which sites do not show one another
+    (run / "sites").mkdir(mode=0o700, exist_ok=True)  # Heads and optimizers are private to each site.
     told = {name: site_config(deployment, run, name) for name in sites}
     config: dict[str, str | bool] = {
         "config": str(deployment / "server" / SERVER),

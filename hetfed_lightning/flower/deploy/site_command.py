@@ -138,7 +138,7 @@ def take_part(engine: SiteEngine, coordinator: str) -> None:
         while True:
             happened = list(lines.new())
             if ended := engine.look_after():
-                lines.forget()  # that the next process connects is news again
+                lines.forget()  # So that the next connection is shown again.
             for sentence in [*happened, *ended]:
                 sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {sentence}\n")
             sys.stdout.flush()

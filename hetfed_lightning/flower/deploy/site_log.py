@@ -69,7 +69,7 @@ class SiteLog:
         """Meaning of a line of the SuperNode; empty for most of them."""
         if "SuperNode ID:" in line or "Connection successful" in line:
             if "SuperNode ID:" not in line and not self._was_connected:
-                return ""  # its identity is yet to be looked at
+                return ""  # Its identity is yet to be checked.
             self._was_connected = True
             return f"Connected with the coordinator at {self._coordinator}."
         if "retrying in" in line:

@@ -89,7 +89,7 @@ class Connection:
             return 0
         try:
             return self._transport.get_write_buffer_size()
-        except AttributeError:  # asyncio's transport of TLS has lost its inner transport once it was closed twice
+        except AttributeError:  # asyncio's transport of TLS has lost its protocol once it was closed twice
             return 0
 
 
@@ -108,7 +108,7 @@ class Connections:
         self.limits = limits
         self.dropped = 0
         self._clock = clock
-        self._all: dict[Connection, None] = {}  # in the order in which they came
+        self._all: dict[Connection, None] = {}  # In the order of their coming.
         self._unproven: dict[str, dict[Connection, None]] = {}
 
     def __len__(self) -> int:

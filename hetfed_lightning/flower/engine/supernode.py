@@ -24,7 +24,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 if __name__ == "__main__":
-    _package = ModuleType("hetfed_lightning")  # the modules below it, without what it imports itself
+    _package = ModuleType("hetfed_lightning")  # Gives its submodules without its own imports.
     _package.__path__ = [str(Path(__file__).resolve().parents[2])]
     sys.modules["hetfed_lightning"] = _package
 
