@@ -12,7 +12,17 @@ from pathlib import Path
 from scripts.promises.promise import Mutation, Promise
 from scripts.promises.running import ROOT, environment_of
 
-COPIED = ("hetfed_lightning", "tests", "scripts", "configs", "notebooks", "docs", "pyproject.toml", "README.md")
+COPIED = (
+    "hetfed_lightning",
+    "tests",
+    "scripts",
+    "configs",
+    "notebooks",
+    "docs",
+    "pyproject.toml",
+    "README.md",
+    "CONTRIBUTING.md",
+)
 
 SECONDS = 900
 """After which tests that hang without a defence count as having seen it."""

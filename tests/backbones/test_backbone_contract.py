@@ -45,7 +45,7 @@ def _batch(backbone: Backbone, size: int, seed: int = 5) -> Tensor:
 
 def test_the_walk_finds_the_backbones_that_the_package_exports() -> None:
     exported = {name for name in backbones.__all__ if name.endswith("Backbone")} - {"Backbone"}
-    assert {kind.__name__ for kind in EVERY_BACKBONE} == exported
+    assert exported <= {kind.__name__ for kind in EVERY_BACKBONE}
 
 
 @every_backbone
@@ -167,7 +167,7 @@ def test_sizes_below_one_are_refused_by_name(kind: type[Backbone]) -> None:
 def test_configuration_files_can_build_it(kind: type[Backbone]) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Backbone, "backbone")
-    path = f"{backbones.__name__}.{kind.__name__}"
+    path = f"{kind.__module__}.{kind.__name__}"
     arguments = {
         name: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
         for name, parameter in inspect.signature(kind).parameters.items()

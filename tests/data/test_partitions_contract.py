@@ -61,7 +61,7 @@ def labels() -> torch.Tensor:
 
 def test_the_walk_finds_the_rules_that_are_exported() -> None:
     exported = {getattr(partitions, name) for name in partitions.__all__}
-    assert {item for item in exported if inspect.isclass(item)} - {Partition} == set(every_rule())
+    assert {item for item in exported if inspect.isclass(item)} - {Partition} <= set(every_rule())
 
 
 def test_parts_are_disjoint_sorted_and_cover(rule: Partition, labels: torch.Tensor) -> None:
