@@ -17,7 +17,7 @@ from hetfed_lightning.callbacks import (
 from hetfed_lightning.checkpointing.plugin import SafeCheckpointIO
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
-from hetfed_lightning.federation import Federation
+from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.generic_and_personal import GenericAndPersonal
 from hetfed_lightning.groups import ParticipantGroup
 from hetfed_lightning.multi_input import MultiInputParticipant

@@ -15,10 +15,29 @@ from typing import Any
 
 PACKAGE = "hetfed_lightning"
 
-MODULES: dict[str, str] = {}
+MODULES: dict[str, str] = {
+    "checkpointing.resume": "federation.resume",
+    "evaluation": "federation.evaluation",
+    "guard": "federation.finite_guard",
+    "hooks": "federation.forwarded_hooks",
+    "inspection": "federation.quarantine",
+    "logbook": "federation.log_writer",
+    "membership": "federation.membership",
+    "own_trainer": "federation.own_trainer",
+    "preemption": "federation.preemption",
+    "preflight": "federation.preflight",
+    "preflight_monitors": "federation.preflight_monitors",
+    "preflight_owners": "federation.preflight_owners",
+    "preflight_privacy": "federation.preflight_privacy",
+    "roster": "federation.cohort",
+    "round_length": "federation.round_length",
+    "rounds": "federation.round_clock",
+    "storage": "federation.member_storage",
+}
 """New dotted name of a module by its old one, both below the package."""
 
 NAMES: dict[str, str] = {
+    "federation.Federation": "federation.federation.Federation",
     "guard.LARGEST": "finite.LARGEST",
     "guard.LARGEST_LOGIT": "finite.LARGEST_LOGIT",
     "guard.LARGEST_PREDICTION": "finite.LARGEST_PREDICTION",

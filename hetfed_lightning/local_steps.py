@@ -9,7 +9,7 @@ from hetfed_lightning.participant import Participant
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 
 def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: int) -> None:

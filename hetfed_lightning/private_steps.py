@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import lightning as L
 
     from hetfed_lightning.data.loaders import Source
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.optimization import LocalOptimization
     from hetfed_lightning.participant import Participant
 

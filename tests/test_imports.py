@@ -65,7 +65,7 @@ RULES = [
     Rule(
         "fleets",
         "an engine computes for participants that it is given, and decides nothing in a round",
-        never=(f"{PACKAGE}.federation", f"{PACKAGE}.callbacks", f"{PACKAGE}.cli", f"{PACKAGE}.logbook"),
+        never=(f"{PACKAGE}.federation", f"{PACKAGE}.callbacks", f"{PACKAGE}.cli"),
     ),
     Rule(
         "strategies",

@@ -16,7 +16,7 @@ from hetfed_lightning.modes import evaluating
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 TEACHER_BATCH = 128
 """Public examples that a teacher sees at once: of images, 512 at once fall out of a CPU's cache and take half as long

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     import lightning as L
     from torch.optim import Optimizer
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.participant import Participant

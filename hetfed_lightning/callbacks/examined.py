@@ -18,7 +18,7 @@ from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participant import Participant, output_width
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from hetfed_lightning.callbacks.roles import roles
 from hetfed_lightning.federated_callback import federated_callbacks
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 log = logging.getLogger(__name__)
 

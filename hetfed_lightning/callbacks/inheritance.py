@@ -27,7 +27,7 @@ from hetfed_lightning.transfer import Transfer
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 log = logging.getLogger(__name__)
 

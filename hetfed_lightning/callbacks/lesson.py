@@ -16,7 +16,7 @@ from hetfed_lightning.fleets.kinship import keeps_up
 from hetfed_lightning.tasks import Task
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.participant import Participant
 
 

@@ -39,7 +39,7 @@ from hetfed_lightning.logs.loggers import give_loggers
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.participant import Stage
 
 log = logging.getLogger(__name__)

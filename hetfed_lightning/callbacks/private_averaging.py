@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import lightning as L
 
     from hetfed_lightning.callbacks.sharing import SharingGroup
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from hetfed_lightning.federated_callback import FederatedCallback
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.participant import Stage
 
 

@@ -20,7 +20,7 @@ from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.records import Record
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.participant import Stage
 
 log = logging.getLogger(__name__)

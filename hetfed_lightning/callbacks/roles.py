@@ -18,7 +18,7 @@ from hetfed_lightning.participant import STUDENT, Participant, output_width
 from hetfed_lightning.participants.first_batch import first_batch, outputs_of
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 C = TypeVar("C", bound=L.Callback)
 

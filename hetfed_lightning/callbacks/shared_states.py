@@ -11,7 +11,7 @@ from hetfed_lightning.lending import Loan
 
 if TYPE_CHECKING:
     from hetfed_lightning.callbacks.sharing import SharingGroup
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 
 class SharedStates:

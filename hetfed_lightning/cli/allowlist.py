@@ -40,8 +40,8 @@ ALLOWED = (
 OPEN = frozenset(
     {
         *("aggregation", "backbones", "callbacks", "data", "distillation", "heads", "layers", "metrics", "strategies"),
-        *("federated_callback", "federation", "generic_and_personal", "groups", "multi_input", "participant", "rounds"),
-        *("methods", "privacy", "schedules", "tasks", "transfer"),
+        *("federated_callback", "federation.federation", "generic_and_personal", "groups", "multi_input"),
+        *("methods", "participant", "privacy", "schedules", "tasks", "transfer"),
     }
 )
 """Modules of this package whose classes a configuration may name; all others are closed."""
@@ -57,17 +57,21 @@ def _closed(folder: Path = Path(__file__).parent.parent, inside: str = "") -> It
             yield name
 
 
-def _closed_by_old_name(closed: Sequence[str]) -> list[str]:
-    """Old dotted names of modules and classes that are closed under their present names."""
-    return [
-        old for old, new in (MODULES | NAMES).items() if any(f"{new}.".startswith(f"{module}.") for module in closed)
-    ]
-
-
 CLOSED = tuple(_closed())
+"""Those that are closed."""
+
+
+def _old_names(*, closed: bool) -> Iterator[str]:
+    """Old dotted names of modules and classes that are closed, or open, under their present names."""
+    for old, new in (MODULES | NAMES).items():
+        if closed == any(f"{new}.".startswith(f"{module}.") for module in CLOSED):
+            yield f"hetfed_lightning.{old}"
+
+
 DENIED = (
     "*",
-    *(f"hetfed_lightning.{one}" for one in (*CLOSED, *_closed_by_old_name(CLOSED))),
+    *(f"hetfed_lightning.{one}" for one in CLOSED),
+    *_old_names(closed=True),
     "hetfed_lightning.data.optional",  # Imports a module by its name, as do the next three.
     "lightning.fabric.plugins.precision.utils",
     "torch.nn.attention",
@@ -116,7 +120,7 @@ def restricted_imports(extra: Sequence[str] = ()) -> Iterator[None]:
 def _allow(extra: Sequence[str]) -> None:
     if extra and str(Path.cwd()) not in sys.path:  # As under `python -m`; a console script starts without it.
         sys.path.append(str(Path.cwd()))
-    allowed = [*ALLOWED, *extra]
+    allowed = [*ALLOWED, *_old_names(closed=False), *extra]
     # jsonargparse only adds to its lists, so paths that an earlier command of this process allowed are denied again.
     before: dict[str, bool] = jsonargparse_common.parsing_settings["import_path_verdicts"]
     stale = [path for path, may_be_named in before.items() if may_be_named and path not in allowed]

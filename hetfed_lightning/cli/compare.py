@@ -27,7 +27,7 @@ from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.learned import refuse_mixed_columns
 from hetfed_lightning.data.module import FederatedData, pooled, take
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
-from hetfed_lightning.federation import Federation
+from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.schema import DataSchema
@@ -69,7 +69,7 @@ local_only]'`."""
         for noisy in ("lightning.pytorch", "hetfed_lightning.callbacks", "hetfed_lightning.fleets"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         # On pooled data alike participants are trained once; a warning says that the others never train.
-        logging.getLogger("hetfed_lightning.preflight").setLevel(logging.ERROR)
+        logging.getLogger("hetfed_lightning.federation.preflight").setLevel(logging.ERROR)
         seeds = list(range(self.config.seeds)) if isinstance(self.config.seeds, int) else list(self.config.seeds)
         outcomes: list[Outcome] = []
         for seed in seeds:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data.names import did_you_mean
-from hetfed_lightning.federation import Federation
+from hetfed_lightning.federation.federation import Federation
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 """All keys that may stand where a class is named."""

@@ -17,7 +17,7 @@ from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.groups import is_group
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
-from hetfed_lightning.federation import Federation
+from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.participant import Participant
 
 _UNKNOWN = re.compile(

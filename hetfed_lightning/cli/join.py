@@ -30,8 +30,8 @@ from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.data.partitioned import PartitionedDataModule
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
-from hetfed_lightning.federation import Federation
-from hetfed_lightning.membership import members_of, with_member
+from hetfed_lightning.federation.federation import Federation
+from hetfed_lightning.federation.membership import members_of, with_member
 from hetfed_lightning.participant import Participant, participant_state
 
 log = logging.getLogger(__name__)

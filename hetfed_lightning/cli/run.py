@@ -24,8 +24,8 @@ from hetfed_lightning.cli.join import join_command
 from hetfed_lightning.cli.leave import leave_command
 from hetfed_lightning.cli.report.command import report_command
 from hetfed_lightning.data.names import did_you_mean
-from hetfed_lightning.federation import Federation
-from hetfed_lightning.inspection import TooFewParticipantsError
+from hetfed_lightning.federation.federation import Federation
+from hetfed_lightning.federation.quarantine import TooFewParticipantsError
 from hetfed_lightning.paths import arguments_with_home
 from hetfed_lightning.undefined import UndefinedMonitorError
 

@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import LambdaCallback
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 _KNOWN = frozenset({"hetfed_lightning", "lightning", "torch", "torchmetrics", "torchvision", "builtins"})
 """Packages whose classes leave participants alone between steps, or write in place, which a fleet notices."""

@@ -32,7 +32,7 @@ from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 from hetfed_lightning.torch_hooks import anything_has_hooks
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 log = logging.getLogger(__name__)
 

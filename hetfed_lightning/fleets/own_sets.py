@@ -26,7 +26,7 @@ from hetfed_lightning.fleets.together import evaluated_together
 from hetfed_lightning.participant import Participant
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 KEPT = 16 * 2**20
 """Bytes of predictions that may wait; beyond them members are evaluated alone."""

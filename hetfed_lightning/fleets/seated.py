@@ -16,7 +16,7 @@ from hetfed_lightning.fleets.own_sets import OwnSets
 from hetfed_lightning.fleets.together import evaluated_together
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 
 class SeatedFleets:

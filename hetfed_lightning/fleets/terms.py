@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.fleets.engine import Engine
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.member import Member

@@ -15,7 +15,7 @@ from hetfed_lightning.methods.server import Result, ServerSide
 from hetfed_lightning.metrics import payload_bytes
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.methods.context import Context
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from hetfed_lightning.methods.messages import Combined, Exchange, Message, Work
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.methods.context import Context
     from hetfed_lightning.methods.participant_data import ParticipantData
     from hetfed_lightning.methods.server import ServerMemory

@@ -16,7 +16,7 @@ from hetfed_lightning.local_steps import seed_for
 from hetfed_lightning.modes import evaluating
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.participant import Participant
 
 BATCH = 128

@@ -18,7 +18,7 @@ from hetfed_lightning.methods.participant_data import ParticipantData
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and dtype of each tensor of a message, by key."""

@@ -13,7 +13,7 @@ from hetfed_lightning.strategies.layout import share_of
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.strategies.exchange import Exchange
 
 

@@ -25,7 +25,7 @@ from hetfed_lightning.strategies.times import StepTimes, expected_costs
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.ledger import Ledger, Reduced
     from hetfed_lightning.optimization import Reduction
     from hetfed_lightning.participant import Stage

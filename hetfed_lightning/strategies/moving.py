@@ -13,7 +13,7 @@ from hetfed_lightning.optimization import match_by_name
 from hetfed_lightning.strategies.packing import cloned
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.participant import Participant
     from hetfed_lightning.strategies.exchange import Exchange
     from hetfed_lightning.strategies.layout import Layout

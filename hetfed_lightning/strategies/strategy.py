@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.plugins.precision import Precision
     from torch import Tensor, nn
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 
 def expected_costs(federation: Federation) -> dict[str, float]:

@@ -27,17 +27,17 @@ from hetfed_lightning.cli.command import FederatedCLI
 from scripts.promises.running import ROOT
 
 DEFENCES = {
-    "finite states remembered": ("hetfed_lightning.guard", "FiniteGuard.open_round"),
-    "weights and losses looked at": ("hetfed_lightning.rounds", "inspect"),
+    "finite states remembered": ("hetfed_lightning.federation.finite_guard", "FiniteGuard.open_round"),
+    "weights and losses looked at": ("hetfed_lightning.federation.round_clock", "inspect"),
     "predictions looked at": ("hetfed_lightning.callbacks.asking", "is_finite"),
     "states compared": ("hetfed_lightning.callbacks.backbone_averaging", "check_states"),
     "claimed sizes bounded": ("hetfed_lightning.callbacks.backbone_averaging", "BackboneAveraging._by_samples"),
     "averages looked at": ("hetfed_lightning.callbacks.backbone_averaging", "BackboneAveraging._refuse_non_finite"),
-    "checkpoints without what is not finite": ("hetfed_lightning.federation", "without_poison"),
+    "checkpoints without what is not finite": ("hetfed_lightning.federation.federation", "without_poison"),
     "checkpoints hashed": ("hetfed_lightning.checkpointing.sealing", "_Follower.end"),
     "checkpoints on the disk before they have their name": ("os", "fsync"),
     "leftovers of killed saves looked for": ("hetfed_lightning.checkpointing.atomic", "remove_leftovers"),
-    "signals looked for": ("hetfed_lightning.federation", "Federation._end_if_told"),
+    "signals looked for": ("hetfed_lightning.federation.federation", "Federation._end_if_told"),
 }
 """What each does, and where it is called."""
 

@@ -16,13 +16,13 @@ PROMISES: tuple[Promise, ...] = (
         "less than a batch; NaN and infinity; a batch of one for BatchNorm: in Python and by command",
         (
             Mutation(
-                "hetfed_lightning/preflight.py",
+                "hetfed_lightning/federation/preflight.py",
                 '        _check_targets(participant, "its training set"',
                 '        0 and _check_targets(participant, "its training set"',
                 ("tests/inputs/test_bad_data.py::test_labels_that_are_no_classes",),
             ),
             Mutation(
-                "hetfed_lightning/preflight.py",
+                "hetfed_lightning/federation/preflight.py",
                 "        if source.batch_size == 1 or last == 1:\n",
                 "        if False:\n",
                 ("tests/inputs/test_bad_data.py::test_batchnorm_with_a_batch_of_one",),
@@ -100,7 +100,7 @@ PROMISES: tuple[Promise, ...] = (
         "missing or made by another program: in Python and by command",
         (
             Mutation(
-                "hetfed_lightning/checkpointing/resume.py",
+                "hetfed_lightning/federation/resume.py",
                 "    if missing or added:\n",
                 "    if False:\n",
                 ("tests/resume/test_other_checkpoints.py::test_other_participants_are_told_by_name",),

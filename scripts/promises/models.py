@@ -12,13 +12,13 @@ PROMISES = (
         "and through 20 rounds, also with weight 0; too few left",
         (
             Mutation(
-                "hetfed_lightning/inspection.py",
+                "hetfed_lightning/federation/quarantine.py",
                 "            federation.quarantine(name, reason)\n",
                 "            pass\n",
                 ("tests/federation/test_non_finite.py",),
             ),
             Mutation(
-                "hetfed_lightning/inspection.py",
+                "hetfed_lightning/federation/quarantine.py",
                 'federation.quarantine(name, "its loss is not finite")',
                 "pass",
                 ("tests/federation/test_non_finite.py",),
@@ -30,7 +30,7 @@ PROMISES = (
                 ("tests/federation/test_non_finite.py",),
             ),
             Mutation(
-                "hetfed_lightning/inspection.py",
+                "hetfed_lightning/federation/quarantine.py",
                 "if active and len(left) < federation.min_participants:",
                 "if active and not left:",
                 ("tests/federation/test_non_finite.py",),
@@ -43,7 +43,7 @@ PROMISES = (
         "infinite weights when a checkpoint is due inside a round; weights that never were finite",
         (
             Mutation(
-                "hetfed_lightning/federation.py",
+                "hetfed_lightning/federation/federation.py",
                 "        without_poison(checkpoint, self)\n",
                 "",
                 ("tests/federation/test_non_finite.py",),

@@ -12,7 +12,7 @@ PROMISES = (
         "sampling, distillation, a student, fleets; data in memory, read by the process, by two workers",
         (
             Mutation(
-                "hetfed_lightning/federation.py",
+                "hetfed_lightning/federation/federation.py",
                 "            self.fleets.take_seats(self)\n",
                 "",
                 ("tests/resume/test_matrix.py",),
@@ -24,7 +24,7 @@ PROMISES = (
                 ("tests/resume/test_matrix.py",),
             ),
             Mutation(
-                "hetfed_lightning/federation.py",
+                "hetfed_lightning/federation/federation.py",
                 '            take_up_round(self, self._saved.get("in_progress", {}))\n',
                 "            pass\n",
                 ("tests/resume/test_matrix.py",),
@@ -115,13 +115,13 @@ PROMISES = (
         "line",
         (
             Mutation(
-                "hetfed_lightning/federation.py",
+                "hetfed_lightning/federation/federation.py",
                 "            self.preemption.look(self)\n",
                 "            pass\n",
                 ("tests/resume/test_signals.py",),
             ),
             Mutation(
-                "hetfed_lightning/preemption.py",
+                "hetfed_lightning/federation/preemption.py",
                 "        raise SIGTERMException(128 + found)\n",
                 "        raise SIGTERMException\n",
                 ("tests/resume/test_signals.py",),
@@ -178,7 +178,7 @@ PROMISES = (
         "20 participants with one step a round, and with up to 88",
         (
             Mutation(
-                "hetfed_lightning/logbook.py",
+                "hetfed_lightning/federation/log_writer.py",
                 'if on_step and stage == "train":',
                 'if stage == "train":',
                 ("tests/test_soak.py",),

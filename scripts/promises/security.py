@@ -7,7 +7,7 @@ from scripts.promises.promise import Mutation, Promise
 _AVERAGING = "hetfed_lightning/callbacks/private_averaging.py"
 _MEAN = "hetfed_lightning/privacy/private_mean.py"
 _DPSGD = "hetfed_lightning/privacy/dpsgd.py"
-_FEDERATION = "hetfed_lightning/federation.py"
+_FEDERATION = "hetfed_lightning/federation/federation.py"
 _PARTICIPANTS = "tests/callbacks/test_private_averaging.py"
 _EXAMPLES = "tests/privacy/test_dpsgd.py"
 _CONFIGS = "tests/security/test_configs_run_no_code.py"
@@ -131,13 +131,13 @@ PROMISES: tuple[Promise, ...] = (
                 (f"{_EXAMPLES}::test_it_averages_distils_and_trains_beside_others_and_in_no_fleet",),
             ),
             Mutation(
-                "hetfed_lightning/rounds.py",
+                "hetfed_lightning/federation/round_clock.py",
                 "        end_if_spent(trainer, federation)\n",
                 "",
                 (f"{_EXAMPLES}::test_the_budget_ends_training_before_a_round_that_would_exceed_it",),
             ),
             Mutation(
-                "hetfed_lightning/rounds.py",
+                "hetfed_lightning/federation/round_clock.py",
                 "        open_budgets(federation, round_index, batch_idx)\n",
                 "",
                 (f"{_EXAMPLES}::test_a_trainer_that_has_to_go_on_takes_no_step_beyond_it",),

@@ -23,7 +23,7 @@ from hetfed_lightning import (
     PrivateAveraging,
 )
 from hetfed_lightning.aggregation import coordinate_median
-from hetfed_lightning.membership import with_member, without_member
+from hetfed_lightning.federation.membership import with_member, without_member
 from tests.federations import (
     Snapshots,
     equal,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from jsonargparse import _common as jsonargparse_common
 
-from hetfed_lightning.federation import Federation
+from hetfed_lightning.federation.federation import Federation
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from hetfed_lightning import (
     Phase,
     RunRecord,
 )
-from hetfed_lightning.inspection import TooFewParticipantsError
+from hetfed_lightning.federation.quarantine import TooFewParticipantsError
 from hetfed_lightning.records import Record
 from tests.federations import Snapshots, equal, fit, sgd, tiny_data, tiny_federation
 

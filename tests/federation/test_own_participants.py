@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation, Participant
-from hetfed_lightning.hooks import NEVER_CALLED
+from hetfed_lightning.federation.forwarded_hooks import NEVER_CALLED
 from tests.federations import equal, examples, fit, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from hetfed_lightning import federation, local_steps
+from hetfed_lightning import local_steps
 from hetfed_lightning.callbacks.learning import LearningPhase
+from hetfed_lightning.federation import federation
 
 
 def alone(patch: pytest.MonkeyPatch) -> list[str]:

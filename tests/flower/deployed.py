@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.data import Examples, FederatedDataModule
-from hetfed_lightning.federation import Federation
+from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.flower.init import init_command
 from hetfed_lightning.participant import Participant
 

@@ -13,13 +13,13 @@ import torch
 from flwr.app import Array, Error, RecordDict
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, PrivateAveraging
+from hetfed_lightning.federation.quarantine import TooFewParticipantsError
 from hetfed_lightning.flower.coordinator.messenger import Messenger
 from hetfed_lightning.flower.coordinator.requests import Fault
 from hetfed_lightning.flower.coordinator.site_compatibility import DisagreementError
 from hetfed_lightning.flower.protocol.messages import WORK, reply_content, reply_of
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.site import Site
-from hetfed_lightning.inspection import TooFewParticipantsError
 from tests.federations import equal, tiny_data
 from tests.flower.federating import Deployed
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hetfed_lightning.cli.groups import full_form, settings_by_member
 from hetfed_lightning.data.loaders import LocalWork, RoundLoader
-from hetfed_lightning.federation import Federation
+from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.flower.coordinator.server_config import read_server_config
 from hetfed_lightning.flower.site.site_config import SiteConfig, read_site_config
 from tests.cli.test_every_config import write_images

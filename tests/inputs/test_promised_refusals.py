@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from hetfed_lightning.cli.run import run as command
-from hetfed_lightning.federation import Federation
+from hetfed_lightning.federation.federation import Federation
 from tests.cli.commands import hetfed, member, participant, put, tiny, written
 from tests.cli.conftest import _process_before_a_command  # noqa: F401 - takes back what a command leaves
 

@@ -29,8 +29,8 @@ from hetfed_lightning import (
 )
 from hetfed_lightning.data import Examples
 from hetfed_lightning.distillation import ClassPriorWeighted
+from hetfed_lightning.federation.membership import with_member, without_member
 from hetfed_lightning.layers import Standardise
-from hetfed_lightning.membership import with_member, without_member
 from hetfed_lightning.privacy import DPSGD, private_gradients, private_noise
 from hetfed_lightning.private_steps import PrivacyBudgetError, PrivateSteps
 from tests.federations import equal, examples, fit, sgd, state_of, tiny_data, tiny_federation, tiny_participant

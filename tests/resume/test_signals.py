@@ -117,7 +117,7 @@ def test_a_run_may_be_told_twice(straight: Run, tmp_path: Path) -> None:
 
 
 def test_what_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "hetfed_lightning.preemption"):
+    with caplog.at_level(logging.WARNING, "hetfed_lightning.federation.preemption"):
         path = interrupted(tmp_path, lambda: Told("on_train_batch_start", 3))
         with pytest.raises(SystemExit):
             Run(make(lambda: Told("on_train_batch_start", 3)), ROUNDS)

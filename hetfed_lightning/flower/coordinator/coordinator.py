@@ -1,8 +1,8 @@
 """Rounds between institutions: the orders that sites get, their sequence, and the combination of the replies.
 
-The order of a round is that of one process (:mod:`hetfed_lightning.rounds`), split where sites have to hear of each
-other. With averaging alone that is one message a round and site: it closes the round before and trains the next. With
-an ensemble it is two: predictions on the public set go up, the ensemble's targets go down.
+The order of a round is that of one process (:mod:`hetfed_lightning.federation.round_clock`), split where sites have to
+hear of each other. With averaging alone that is one message a round and site: it closes the round before and trains the
+next. With an ensemble it is two: predictions on the public set go up, the ensemble's targets go down.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
 from hetfed_lightning.federated_callback import FederatedCallback
+from hetfed_lightning.federation.cohort import sampled
+from hetfed_lightning.federation.quarantine import TooFewParticipantsError
 from hetfed_lightning.flower.coordinator.connected_sites import ConnectedSites
 from hetfed_lightning.flower.coordinator.group_averaging import GroupAveraging
 from hetfed_lightning.flower.coordinator.messenger import Messenger, read_or_fault
@@ -41,10 +43,8 @@ from hetfed_lightning.flower.protocol.arrays import Layout
 from hetfed_lightning.flower.protocol.description import Description, parameters_of
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metrics
-from hetfed_lightning.inspection import TooFewParticipantsError
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.participant import STUDENT
-from hetfed_lightning.roster import sampled
 
 if TYPE_CHECKING:
     from hetfed_lightning.flower.coordinator.journal import Journal

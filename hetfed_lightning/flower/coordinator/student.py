@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule
 from hetfed_lightning.federated_callback import FederatedCallback
-from hetfed_lightning.federation import Federation
+from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.site import Site, SiteParts
 from hetfed_lightning.participant import Participant

@@ -21,10 +21,10 @@ from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.examples import Inputs
-from hetfed_lightning.federation import Federation
+from hetfed_lightning.federation.federation import Federation
+from hetfed_lightning.federation.preflight import check_names
 from hetfed_lightning.flower.files.config_errors import naming_file
 from hetfed_lightning.flower.protocol.deployable import as_list
-from hetfed_lightning.preflight import check_names
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from hetfed_lightning.preflight_columns import columns_read
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.participant import Participant
 
 NUMBERED = ("multiclass", "binary")

@@ -23,7 +23,7 @@ from hetfed_lightning.participants.first_batch import outputs_of
 
 if TYPE_CHECKING:
     from hetfed_lightning.federated_callback import FederatedCallback
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.flower.protocol.orders import Order
     from hetfed_lightning.participant import Participant
 

@@ -14,7 +14,7 @@ import lightning as L
 
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.federated_callback import Career, FederatedCallback
-from hetfed_lightning.federation import Federation
+from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.flower.protocol.description import Description, describe, subjects
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.untrusted import one_line

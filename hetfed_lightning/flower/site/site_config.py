@@ -15,7 +15,7 @@ from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import Arguments
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data import FederatedDataModule
-from hetfed_lightning.federation import Federation
+from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.flower.files.config_errors import naming_file
 from hetfed_lightning.flower.files.initial_weights import START, load_start
 from hetfed_lightning.flower.files.paths import absolute, with_paths

@@ -16,20 +16,20 @@ from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillatio
 from hetfed_lightning.callbacks.monitor import learning_rates
 from hetfed_lightning.callbacks.sharing import SharingGroup
 from hetfed_lightning.federated_callback import Career, FederatedCallback
+from hetfed_lightning.federation.quarantine import quarantine_non_finite
+from hetfed_lightning.federation.round_clock import RoundClock
 from hetfed_lightning.finite import why_not_heard
 from hetfed_lightning.flower.protocol.description import subjects
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.order_checks import OrderChecks
-from hetfed_lightning.inspection import quarantine_non_finite
 from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.private_steps import PrivacyBudgetError, open_budgets
-from hetfed_lightning.rounds import RoundClock
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 
 log = logging.getLogger(__name__)

@@ -7,15 +7,15 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from hetfed_lightning.federated_callback import Career
-from hetfed_lightning.logbook import is_fitting
+from hetfed_lightning.federation.log_writer import is_fitting
+from hetfed_lightning.federation.preflight import check_names
+from hetfed_lightning.federation.round_clock import RoundClock
 from hetfed_lightning.participant import STUDENT
-from hetfed_lightning.preflight import check_names
-from hetfed_lightning.rounds import RoundClock
 
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 
 class OwnTrainer:

@@ -19,18 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
-from hetfed_lightning._moved import names_moved_from
 from hetfed_lightning.checkpointing.forgotten import ForgottenState
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase, federated_callbacks, raise_event
-from hetfed_lightning.inspection import inspect
+from hetfed_lightning.federation.preemption import set_exit_code
+from hetfed_lightning.federation.quarantine import inspect
 from hetfed_lightning.participant import STUDENT
-from hetfed_lightning.preemption import set_exit_code
 from hetfed_lightning.private_steps import end_if_spent, open_budgets
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
-else:
-    __getattr__ = names_moved_from(__name__)
+    from hetfed_lightning.federation.federation import Federation
 
 
 class RoundClock(L.Callback):

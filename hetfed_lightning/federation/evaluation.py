@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.module import GLOBAL, NothingLoader
+from hetfed_lightning.federation.log_writer import is_fitting
 from hetfed_lightning.fleets.own_sets import steps_its_own_way, versions_of
 from hetfed_lightning.local_steps import seed_for
-from hetfed_lightning.logbook import is_fitting
 from hetfed_lightning.participant import STUDENT
 
 if TYPE_CHECKING:
     import lightning as L
 
     from hetfed_lightning.evaluated import Evaluated
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 Measured = Literal["validation", "test"]
 

@@ -21,7 +21,7 @@ from hetfed_lightning.participant import Participant
 
 if TYPE_CHECKING:
     from hetfed_lightning.data.module import FederatedDataModule
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
+from hetfed_lightning.federation.finite_guard import FiniteGuard
 from hetfed_lightning.finite import LARGEST, is_finite, largest_number, names_beyond, why_not_heard, why_unusable
-from hetfed_lightning.guard import FiniteGuard
 from tests.federations import equal, state_of, tiny_participant
 
 

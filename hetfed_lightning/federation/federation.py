@@ -20,7 +20,23 @@ from hetfed_lightning.checkpointing.file_names import keep_names_flat
 from hetfed_lightning.checkpointing.harmless import LoadsHarmlessly
 from hetfed_lightning.checkpointing.plugin import make_safe
 from hetfed_lightning.checkpointing.readable import check_readable
-from hetfed_lightning.checkpointing.resume import (
+from hetfed_lightning.data.loaders import LocalWork, RoundLoader
+from hetfed_lightning.data.module import FederatedDataModule
+from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.federated_callback import FederatedCallback, federated_callbacks, raise_event
+from hetfed_lightning.federation.cohort import KeepsRoster
+from hetfed_lightning.federation.evaluation import evaluate, owner_of, predict, skip_empty_validation, validates_in
+from hetfed_lightning.federation.finite_guard import FiniteGuard
+from hetfed_lightning.federation.forwarded_hooks import HandsOnHooks, check_hooks
+from hetfed_lightning.federation.log_writer import LogBook, is_fitting
+from hetfed_lightning.federation.member_storage import LendsStorage
+from hetfed_lightning.federation.own_trainer import OwnTrainer
+from hetfed_lightning.federation.preemption import Preemption
+from hetfed_lightning.federation.preflight import check_data, check_members, check_names, check_trainer
+from hetfed_lightning.federation.preflight_monitors import check_monitors
+from hetfed_lightning.federation.preflight_owners import check_owners
+from hetfed_lightning.federation.preflight_privacy import check_gradients, check_privacy, take_up_accounts
+from hetfed_lightning.federation.resume import (
     check_architectures,
     check_loops,
     check_optimizers,
@@ -35,40 +51,24 @@ from hetfed_lightning.checkpointing.resume import (
     tell_that_nothing_was_left,
     without_poison,
 )
-from hetfed_lightning.data.loaders import LocalWork, RoundLoader
-from hetfed_lightning.data.module import FederatedDataModule
-from hetfed_lightning.data.names import did_you_mean
-from hetfed_lightning.evaluation import evaluate, owner_of, predict, skip_empty_validation, validates_in
-from hetfed_lightning.federated_callback import FederatedCallback, federated_callbacks, raise_event
+from hetfed_lightning.federation.round_clock import RoundClock
+from hetfed_lightning.federation.round_length import expect_batches, warn_of_accumulation
 from hetfed_lightning.fitting import fit_to_own_data, take_up_schemas, warn_of_unfitted
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.groups import ParticipantGroup, expanded
-from hetfed_lightning.guard import FiniteGuard
-from hetfed_lightning.hooks import HandsOnHooks, check_hooks
 from hetfed_lightning.ledger import Reduced, tag
 from hetfed_lightning.local_steps import take_local_step
-from hetfed_lightning.logbook import LogBook, is_fitting
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.optimization import LocalOptimization
-from hetfed_lightning.own_trainer import OwnTrainer
 from hetfed_lightning.participant import STUDENT, Participant, Stage
 from hetfed_lightning.participants.newcomer import hold_still, let_go
-from hetfed_lightning.preemption import Preemption
-from hetfed_lightning.preflight import check_data, check_members, check_names, check_trainer
 from hetfed_lightning.preflight_layers import check_initialised, check_memory
-from hetfed_lightning.preflight_monitors import check_monitors
-from hetfed_lightning.preflight_owners import check_owners
-from hetfed_lightning.preflight_privacy import check_gradients, check_privacy, take_up_accounts
 from hetfed_lightning.private_steps import epsilons, give_privacy
-from hetfed_lightning.roster import KeepsRoster
-from hetfed_lightning.round_length import expect_batches, warn_of_accumulation
-from hetfed_lightning.rounds import RoundClock
 from hetfed_lightning.scaling import give_scales, skipped_steps
 from hetfed_lightning.seeding import seed_sample, stream_seed, streams_kept
 from hetfed_lightning.separation import keep_apart
 from hetfed_lightning.step_hooks import StepHooks, hear_steps_by_hand
-from hetfed_lightning.storage import LendsStorage
 from hetfed_lightning.strategies.ranks import Ranks
 from hetfed_lightning.strategies.strategy import ranks_of
 

@@ -27,7 +27,7 @@ from hetfed_lightning.privacy.dpsgd import PerExampleGradients, refused_layers
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 TRIED = 4
 """Examples whose gradients are compared, in a batch and alone."""

@@ -9,7 +9,7 @@ from hetfed_lightning.ledger import tag
 from hetfed_lightning.participant import STUDENT
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 
 class TooFewParticipantsError(RuntimeError):

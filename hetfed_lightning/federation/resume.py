@@ -19,7 +19,7 @@ from hetfed_lightning.private_steps import saved_accounts
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.optimization import LocalOptimization
     from hetfed_lightning.participant import Participant
 

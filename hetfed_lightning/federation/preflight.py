@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.data.loaders import Source
     from hetfed_lightning.data.module import FederatedDataModule
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
 
 log = logging.getLogger(__name__)
 

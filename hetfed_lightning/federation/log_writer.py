@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import lightning as L
     from torch import Tensor
 
-    from hetfed_lightning.federation import Federation
+    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.participant import Participant, Stage
 
 
