@@ -17,7 +17,6 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
-from hetfed_lightning.distillation.outputs import OutputKind
 from hetfed_lightning.metrics import value_of
 
 THRESHOLD = 0.5
@@ -36,7 +35,7 @@ class Counts(NamedTuple):
     tn: int = 0
 
 
-def count(kind: OutputKind, predictions: Tensor, targets: Tensor, mask: Tensor | None) -> list[Counts | None] | None:
+def count(kind: str, predictions: Tensor, targets: Tensor, mask: Tensor | None) -> list[Counts | None] | None:
     """Count the right and the wrong predictions of each participant.
 
     Args:
@@ -66,7 +65,7 @@ def count(kind: OutputKind, predictions: Tensor, targets: Tensor, mask: Tensor |
     return [Counts(*numbers) if is_sound else None for is_sound, *numbers in columns]
 
 
-def enter(metric: Metric, counts: Counts, kind: OutputKind, width: int) -> bool:
+def enter(metric: Metric, counts: Counts, kind: str, width: int) -> bool:
     """Do what ``metric.update`` of the counted batch does.
 
     Args:

@@ -17,7 +17,7 @@ from hetfed_lightning.callbacks.asking import finite_answers
 from hetfed_lightning.callbacks.learning import LearningPhase
 from hetfed_lightning.callbacks.lesson import Lesson
 from hetfed_lightning.callbacks.mixing import DistillationTerm
-from hetfed_lightning.distillation import Ensemble, MeanProbabilities, OutputKind, Teachers, check_temperature
+from hetfed_lightning.distillation import Ensemble, MeanProbabilities, Teachers, check_temperature
 from hetfed_lightning.distillation.outputs import KINDS, says_of_kinds
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
@@ -399,7 +399,7 @@ class EnsembleDistillation(FederatedCallback):
         return targets
 
     @torch.no_grad()
-    def combine(self, answers: Mapping[str, Tensor], kind: OutputKind, round_index: int) -> Tensor:
+    def combine(self, answers: Mapping[str, Tensor], kind: str, round_index: int) -> Tensor:
         """What the ensemble makes of its teachers' answers, wherever they are: softened targets, shape ``(P, C)``.
 
         Args:
@@ -416,7 +416,7 @@ class EnsembleDistillation(FederatedCallback):
         """How much those who were asked last agree, by tag; empty before."""
         return {} if self.agreement is None else {"federation/teacher_agreement": mean_agreement(self.agreement[1])}
 
-    def teachers(self, answers: Mapping[str, Tensor], kind: OutputKind) -> Teachers:
+    def teachers(self, answers: Mapping[str, Tensor], kind: str) -> Teachers:
         """Answers beside what is known of those who gave them, as ensembles take them.
 
         Args:

@@ -6,13 +6,10 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from hetfed_lightning.distillation import OutputKind
 
 __all__ = ["Predicted", "write_predictions"]
 
@@ -28,7 +25,7 @@ class Predicted:
     """
 
     name: str
-    kind: OutputKind | str
+    kind: str
     classes: tuple[str, ...] = ()
 
     def header(self, width: int) -> list[str]:

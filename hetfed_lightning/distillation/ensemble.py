@@ -34,7 +34,7 @@ class Ensemble(ABC):
             here.
     """
 
-    kinds: ClassVar[tuple[OutputKind, ...]] = get_args(OutputKind)
+    kinds: ClassVar[tuple[str, ...]] = get_args(OutputKind)
     needs: ClassVar[tuple[Knowledge, ...]] = ()
 
     @abstractmethod

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from hetfed_lightning.distillation.outputs import (
-    OutputKind,
     check_outputs,
     check_temperature,
     soften,
@@ -106,7 +105,7 @@ def regression_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return distillation_losses(student, teacher, 1.0, "regression").mean()
 
 
-def distillation_loss(student_logits: Tensor, targets: Tensor, temperature: float, kind: OutputKind) -> Tensor:
+def distillation_loss(student_logits: Tensor, targets: Tensor, temperature: float, kind: str) -> Tensor:
     """Distillation loss for any kind of output, towards a target as an `Ensemble` returns it.
 
     Args:
@@ -125,7 +124,7 @@ def distillation_loss(student_logits: Tensor, targets: Tensor, temperature: floa
     return distillation_losses(student_logits, targets, temperature, kind).mean()
 
 
-def distillation_losses(student_logits: Tensor, targets: Tensor, temperature: float, kind: OutputKind) -> Tensor:
+def distillation_losses(student_logits: Tensor, targets: Tensor, temperature: float, kind: str) -> Tensor:
     """Distillation loss of each example; `distillation_loss` is their mean.
 
     Args:
@@ -152,7 +151,7 @@ def distillation_losses(student_logits: Tensor, targets: Tensor, temperature: fl
     return (cross_entropies + negative_entropies).sum(-1) * temperature**2
 
 
-def _check_pair(student: Tensor, teacher: Tensor, kind: OutputKind) -> None:
+def _check_pair(student: Tensor, teacher: Tensor, kind: str) -> None:
     if student.shape != teacher.shape:
         raise ValueError(
             f"expected student and teacher outputs of one shape, got {tuple(student.shape)} and "
@@ -166,7 +165,7 @@ def _check_pair(student: Tensor, teacher: Tensor, kind: OutputKind) -> None:
     check_outputs(student, kind)
 
 
-def _prepare(student: Tensor, teacher: Tensor, kind: OutputKind) -> tuple[Tensor, Tensor]:
+def _prepare(student: Tensor, teacher: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     """Check both sides; return them in their common dtype of at least float32, the teacher as a constant."""
     _check_pair(student, teacher, kind)
     dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)

@@ -46,7 +46,7 @@ def check_temperature(temperature: float) -> None:
         )
 
 
-def check_outputs(outputs: Tensor, kind: OutputKind) -> None:
+def check_outputs(outputs: Tensor, kind: str) -> None:
     """Refuse outputs whose last dimension does not fit their kind.
 
     Args:
@@ -80,7 +80,7 @@ def at_least_float32(outputs: Tensor) -> Tensor:
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
-def soften(logits: Tensor, temperature: float, kind: OutputKind) -> Tensor:
+def soften(logits: Tensor, temperature: float, kind: str) -> Tensor:
     """Predictions at a temperature: probabilities, or the values themselves for regression.
 
     Args:
@@ -108,7 +108,7 @@ def soften(logits: Tensor, temperature: float, kind: OutputKind) -> Tensor:
     return torch.sigmoid(outputs / temperature)
 
 
-def renormalise(p: Tensor, kind: OutputKind) -> Tensor:
+def renormalise(p: Tensor, kind: str) -> Tensor:
     """Predictions that sum to one over the classes again, after an operation that broke the sum.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hetfed_lightning.distillation.outputs import KINDS, OutputKind, check_outputs
+from hetfed_lightning.distillation.outputs import KINDS, check_outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Teachers:
     """
 
     logits: Tensor
-    kind: OutputKind
+    kind: str
     names: tuple[str, ...]
     samples: Tensor | None = None
     class_counts: Tensor | None = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hetfed_lightning.distillation.outputs import OutputKind, check_outputs
+from hetfed_lightning.distillation.outputs import check_outputs
 
 
-def agreement_matrix(logits: Tensor, kind: OutputKind) -> Tensor:
+def agreement_matrix(logits: Tensor, kind: str) -> Tensor:
     """Agreement of every teacher with every other on the public set, shape ``(K, K)``.
 
     Args:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy
 
-from hetfed_lightning.distillation import OutputKind
 from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.metrics import DefinedAUROC
 from hetfed_lightning.tasks.targets import balanced_weights, flat, saved_weights, zero_one_problem
@@ -32,7 +31,7 @@ class BinaryTask(Task):
         ValueError: If a weight is not above 0, ``class_weights`` is another word, or both weights are given.
     """
 
-    kind: OutputKind = "binary"
+    kind = "binary"
     headline = "accuracy"
 
     balance: Tensor

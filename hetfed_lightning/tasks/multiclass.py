@@ -11,7 +11,6 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from hetfed_lightning.distillation import OutputKind
 from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.tasks.targets import balanced_weights, saved_weights
 from hetfed_lightning.tasks.task import Task
@@ -31,7 +30,7 @@ class MulticlassTask(Task):
         ValueError: If the label smoothing is out of its range or ``class_weights`` is another word.
     """
 
-    kind: OutputKind = "multiclass"
+    kind = "multiclass"
     headline = "accuracy"
 
     def __init__(

@@ -8,7 +8,6 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MultilabelAccuracy, MultilabelF1Score
 
-from hetfed_lightning.distillation import OutputKind
 from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.tasks.targets import zero_one_problem
 from hetfed_lightning.tasks.task import Task
@@ -17,7 +16,7 @@ from hetfed_lightning.tasks.task import Task
 class MultilabelTask(Task):
     """Any of C labels: logits ``(B, C)``, targets of the same shape in {0, 1}, binary cross-entropy."""
 
-    kind: OutputKind = "multilabel"
+    kind = "multilabel"
     headline = "accuracy"
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:

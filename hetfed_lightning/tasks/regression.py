@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanAbsoluteError, Metric
 
-from hetfed_lightning.distillation import OutputKind
 from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.metrics import DefinedR2Score
 from hetfed_lightning.tasks.targets import flat
@@ -21,7 +20,7 @@ class RegressionTask(Task):
     ``Participant.predict`` are in the unit of the data.
     """
 
-    kind: OutputKind = "regression"
+    kind = "regression"
     headline = "r2"
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:

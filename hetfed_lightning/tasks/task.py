@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from hetfed_lightning.distillation import OutputKind, distillation_losses, soften
+from hetfed_lightning.distillation import distillation_losses, soften
 from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_of_kinds
 
 
@@ -32,7 +32,7 @@ class Task(nn.Module, ABC):
             participant is hosted by some of them only.
     """
 
-    kind: OutputKind
+    kind: str
     """Meaning of the outputs: ``"multiclass"``, ``"binary"``, ``"multilabel"`` or ``"regression"``.
 
     It decides how outputs are softened in distillation. A task may name a kind of its own. It then overrides

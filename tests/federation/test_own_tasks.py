@@ -30,7 +30,7 @@ from tests.flower.federating import Deployed
 class OrdinalTask(Task):
     """Grades 0 to C, told by C logits, of which each says whether the grade is above a threshold."""
 
-    kind = "ordinal"  # type: ignore[assignment]  # a kind of its own
+    kind = "ordinal"
     headline = "mae"
     higher_is_better = False
 
@@ -62,7 +62,7 @@ class Distilling(OrdinalTask):
 
 
 class MeanOrdinal(Ensemble):
-    kinds = ("ordinal",)  # type: ignore[assignment]  # a kind of the task's own
+    kinds = ("ordinal",)
 
     def __call__(self, teachers: Teachers, temperature: float) -> Tensor:
         return (teachers.logits / temperature).sigmoid().mean(0)
@@ -138,7 +138,7 @@ def test_distillation_that_it_cannot_take_part_in_is_refused(
 
 def test_the_remedy_that_is_recommended_works() -> None:
     class AsLabels(OrdinalTask):
-        kind = "multilabel"  # type: ignore[assignment]  # mypy takes the base's for the only one
+        kind = "multilabel"
 
     trained = federation(AsLabels)
     fit(trained, data(), 1, EnsembleDistillation(), BackboneAveraging())
@@ -157,7 +157,7 @@ def test_a_known_kind_is_told_of_an_ensemble_that_combines_it() -> None:
 
 def test_without_predictions_of_its_own_it_is_refused_before_training() -> None:
     class Renamed(RegressionTask):
-        kind = "ordinal"  # type: ignore[assignment]
+        kind = "ordinal"
 
     members = {name: Participant(nn.Linear(4, 5), nn.Linear(5, 1), task=Renamed()) for name in "ab"}
     with pytest.raises(ValueError, match=r"participant 'a': Renamed makes no .*: Renamed is of kind 'ordinal'"):
