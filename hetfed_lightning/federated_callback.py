@@ -140,6 +140,7 @@ def raise_event(
     round_index: int,
     *args: Any,
     part: str = "",
+    before: Callable[[FederatedCallback], None] | None = None,
     after: Callable[[FederatedCallback], None] | None = None,
 ) -> None:
     """Call an event of every federated callback, each under a seed that event, class and round name.
@@ -150,11 +151,14 @@ def raise_event(
         round_index: The round.
         args: Handed on after trainer and federation.
         part: Tells events of one name in one round apart.
+        before: Called with each callback before it hears the event, and before its seed is set.
         after: Called with each callback once it has heard the event.
     """
     trainer, kinds = federation.trainer, Counter[str]()
     for callback in federated_callbacks(trainer):
         kind = type(callback).__qualname__
+        if before is not None:
+            before(callback)
         if getattr(type(callback), event) is not getattr(FederatedCallback, event) or event in vars(callback):
             seed = stream_seed(federation.seed, event, part, kind, kinds[kind], round_index)
             seed_all(seed, federation.device)

@@ -3,11 +3,12 @@
 A round is a Lightning epoch. Its local steps run in ``Federation.training_step``; everything that participants
 do *together* happens in the events of federated callbacks (:mod:`hetfed_lightning.federated_callback`):
 
-1. ``on_round_start``: newcomers receive the shared state, anchors and snapshots are taken; ``on_join`` for newcomers;
-   fleets are seated.
+1. ``on_round_start``: newcomers receive the shared state, anchors are taken; methods exchange what is due at a round's
+   start; snapshots are taken; ``on_join`` for newcomers; fleets are seated.
 2. local steps, each of which may add terms to its loss by ``local_loss`` (in a fleet, by ``fleet_term``).
 3. ``on_round_end`` at the last ``on_train_batch_end``, by :class:`Phase`: distillation, then averaging, then
-   monitoring. Participants whose state is not finite are left out before each phase.
+   monitoring. Participants whose state is not finite are left out before each phase. What methods send is collected and
+   combined as their phase begins, before any of them hands out a result.
 
 Lightning validates after that and before ``on_train_epoch_end``; a round that ended in the latter would measure
 other models than it saves.
@@ -23,6 +24,7 @@ from hetfed_lightning.checkpointing.forgotten import ForgottenState
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase, federated_callbacks, raise_event
 from hetfed_lightning.federation.preemption import set_exit_code
 from hetfed_lightning.federation.quarantine import inspect
+from hetfed_lightning.methods.exchanging import RoundExchange
 from hetfed_lightning.participant import STUDENT
 from hetfed_lightning.private_steps import end_if_spent, open_budgets
 
@@ -88,7 +90,12 @@ class RoundClock(L.Callback):
         resumed = batch_idx > 0
         open_budgets(federation, round_index, batch_idx)
         federation.open_round(round_index, resumed=resumed)
-        raise_event(federation, "on_round_resume" if resumed else "on_round_start", round_index, round_index)
+        if resumed:
+            raise_event(federation, "on_round_resume", round_index, round_index)
+        else:
+            exchange = RoundExchange(federation, "start")
+            raise_event(federation, "on_round_start", round_index, round_index, before=exchange.before)
+            exchange.make()
         if not resumed and (newcomers := federation.newcomers(round_index)):
             raise_event(federation, "on_join", round_index, newcomers, round_index)
         federation.adding = [one for one in federated_callbacks(trainer) if one.adds_to_loss(federation)]
@@ -110,6 +117,7 @@ class RoundClock(L.Callback):
                 inspect(federation)
 
         round_index = federation.current_round
-        raise_event(federation, "on_round_end", round_index, round_index, after=look)
+        exchange = RoundExchange(federation, "end")
+        raise_event(federation, "on_round_end", round_index, round_index, before=exchange.before, after=look)
         federation.close_round()
         end_if_spent(trainer, federation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
@@ -17,10 +17,16 @@ class Carrier(Protocol):
         """Describe the participants, before training."""
 
     def open_round(self, federation: Federation, round_index: int) -> None:
-        """Hand out what is current to newcomers, and what the exchange at the round's start gives."""
+        """Hand out what is current to newcomers."""
 
-    def close_round(self, federation: Federation, round_index: int) -> None:
-        """Send what the exchange at the round's end asks for, and hand out what comes of it."""
+    def collect(self, federation: Federation, round_index: int, when: Literal["start", "end"]) -> None:
+        """Gather the messages of the exchange at that moment, if there is one and it is due."""
+
+    def combine(self, federation: Federation, round_index: int) -> None:
+        """Make the results of the messages just collected, if there are any."""
+
+    def hand_out(self, federation: Federation, round_index: int) -> None:
+        """Hand the results just made to those they are for."""
 
     def context(self, federation: Federation, name: str) -> Context:
         """The method's side of one participant that is trained here."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from hetfed_lightning.callbacks.shared_states import SharedStates
 from hetfed_lightning.callbacks.sharing import SharingGroup
 from hetfed_lightning.methods.messages import Message, PerParticipant
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.participant_side import ParticipantSide
-from hetfed_lightning.methods.server import Result, ServerSide
+from hetfed_lightning.methods.server import Result, ServerSide, combine_seed
 from hetfed_lightning.metrics import payload_bytes
+from hetfed_lightning.seeding import seed_all
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
@@ -36,7 +37,9 @@ class LocalCarrier:
         self.server = ServerSide(method)
         self.participants = ParticipantSide(method, self.server.received_by)
         self._shared = SharedStates()
-        self._idle: set[str] = set()
+        self._asked: list[str] = []
+        self._sent: dict[str, Message] = {}
+        self._result: Result | None = None
 
     def prepare(self, federation: Federation) -> None:
         """Describe everyone and find the groups, before training."""
@@ -45,30 +48,55 @@ class LocalCarrier:
         self.server.meet({name: self.participants.describe(federation, name) for name in names})
 
     def open_round(self, federation: Federation, round_index: int) -> None:
-        """Hand newcomers what is current; then the exchange at the round's start, if there is one and it is due."""
+        """Hand newcomers what is current."""
         self.participants.forget({name for name, one in federation.members().items() if not _is_gone(one, round_index)})
         newcomers = [name for name in federation.newcomers(round_index) if self.server.received_by(name)]
         if newcomers:
-            self._count_down(federation, newcomers)
-            self._give(federation, newcomers, round_index)
-        self._exchange(federation, round_index, "start")
-
-    def close_round(self, federation: Federation, round_index: int) -> None:
-        """The exchange at the round's end, if there is one and it is due."""
-        self._exchange(federation, round_index, "end")
-
-    def _exchange(self, federation: Federation, round_index: int, when: str) -> None:
-        for exchange in self.method.exchanges:
-            if exchange.when != when or not self.method.is_due(round_index):
-                continue
-            asked = (
-                federation.active_names(round_index) if exchange.who == "sampled" else federation.joined(round_index)
+            federation.count_bytes(
+                self.method.title, down=sum(payload_bytes(self.server.received_by(name)) for name in newcomers)
             )
-            sent = self._collect(federation, asked, when)
-            if not sent:
-                continue
-            result = self._combine(federation, sent, asked, round_index)
-            self._hand_out(federation, result, asked, round_index)
+            self._give(federation, newcomers)
+
+    def collect(self, federation: Federation, round_index: int, when: Literal["start", "end"]) -> None:
+        """Gather the messages of the exchange at that moment, if there is one and it is due."""
+        for exchange in self.method.exchanges if self.method.is_due(round_index) else ():
+            if exchange.when == when:
+                sampled = exchange.who == "sampled"
+                self._asked = federation.active_names(round_index) if sampled else federation.joined(round_index)
+                self._sent = self._collect(federation, self._asked, when)
+
+    def combine(self, federation: Federation, round_index: int) -> None:
+        """Make the result of the messages just collected, equal on all ranks."""
+        sent, self._sent = self._sent, {}
+        if sent:
+            seed_all(combine_seed(federation.seed, self.method, round_index), federation.device)
+            self._result = self._combine(federation, sent, self._asked, round_index)
+
+    def hand_out(self, federation: Federation, round_index: int) -> None:
+        """Hand the result just made to those it is for who have joined."""
+        result, self._result = self._result, None
+        if result is None:
+            return
+        reached = [
+            name
+            for name in federation.joined(round_index)
+            if any(result.is_for(name, group) for group in self.server.groups_of(name))
+        ]
+        down = sum(
+            payload_bytes(self.server.memory[group].received_by(name))
+            for name in reached
+            if name in self._asked
+            for group in self.server.groups_of(name)
+            if result.is_for(name, group)
+        )
+        federation.count_bytes(self.method.title, down=down)
+        for group, state in result.groups.items() if self.method.replaces_state else ():
+            self._replace(federation, group, state, round_index)
+        self._receive(federation, reached)
+        if result.figures:
+            federation.log_round({f"federation/{key}": value for key, value in result.figures.items()})
+        if result.stop:
+            federation.trainer.should_stop = True
 
     def _collect(self, federation: Federation, asked: Sequence[str], when: str) -> dict[str, Message]:
         """Usable messages by name; whose message is not finite is quarantined."""
@@ -106,21 +134,8 @@ class LocalCarrier:
         result: Result = found["result"]
         return result
 
-    def _hand_out(self, federation: Federation, result: Result, asked: Sequence[str], round_index: int) -> None:
-        joined = federation.joined(round_index)
-        reached = [name for name in joined if any(name in self.server.groups[group] for group in result.groups)]
-        self._count_down(federation, [name for name in reached if name in asked], result.groups)
-        for group, state in result.groups.items() if self.method.replaces_state else ():
-            self._replace(federation, group, state, round_index)
-        self._receive(federation, reached)
-        if result.figures:
-            federation.log_round({f"federation/{key}": value for key, value in result.figures.items()})
-        if result.stop:
-            federation.trainer.should_stop = True
-
-    def _give(self, federation: Federation, names: Sequence[str], round_index: int) -> None:
+    def _give(self, federation: Federation, names: Sequence[str]) -> None:
         """Hand the last results to those who join."""
-        del round_index
         if self.method.replaces_state:
             for name in names:
                 own = federation[name].state_dict(keep_vars=True)
@@ -150,16 +165,6 @@ class LocalCarrier:
         names = list(federation.members())
         mine = {name: one for name, one in self.participants.memory.items() if one and federation.ranks.hosts(name)}
         self.participants.memory = federation.ranks.gathered(mine, names)
-
-    def _count_down(
-        self, federation: Federation, names: Iterable[str], groups: Mapping[str, Any] | None = None
-    ) -> None:
-        down = 0
-        for name in names:
-            for group in self.server.groups_of(name):
-                if groups is None or group in groups:
-                    down += payload_bytes(self.server.memory[group].received_by(name))
-        federation.count_bytes(self.method.title, down=down)
 
     def context(self, federation: Federation, name: str) -> Context:
         """The method's side of one participant."""

@@ -43,7 +43,8 @@ class Method(FederatedCallback):
         replaces_state: Whether what is received replaces the participant's tensors of the same keys.
         needs_steps: Whether a participant without an optimizer step in the round has nothing to send at its end.
         once: Whether ``combine`` runs on one rank and its result is handed to the others, as private noise needs it.
-            Otherwise it runs on every rank on equal input and must draw from torch's global generator alone.
+            Otherwise it runs on every rank on equal input and must draw from torch's global generator alone, which is
+            seeded by the method and the round.
         title: Name of the method in tags such as ``federation/bytes_up/TITLE`` and in messages; the class's by default.
     """
 
@@ -144,8 +145,8 @@ class Method(FederatedCallback):
     def send(self, participant: Participant, data: ParticipantData, work: Work, context: Context) -> Message:
         """Message to the server, by key; finite tensors of equal keys and dtypes in a group.
 
-        Called without gradients for each participant that is asked, where its data are. What it draws from torch is
-        seeded by the participant's name and the round.
+        Called without gradients for each participant that is asked, where its data are, before any method hands out a
+        result of the same moment. What it draws from torch is seeded by the participant's name and the round.
 
         Args:
             participant: The sender; not to be changed.
@@ -156,7 +157,7 @@ class Method(FederatedCallback):
         raise NotImplementedError(f"{type(self).__name__} has exchanges and no send: write it, or set exchanges to ().")
 
     def receive(self, participant: Participant, data: ParticipantData, state: Message, context: Context) -> None:
-        """Take over a result; called for everyone who has joined, once a round, where the participant's data are.
+        """Take over a result; called for everyone it is for who has joined, where the participant's data are.
 
         With ``replaces_state`` the tensors of equal keys have been replaced before.
 
@@ -207,19 +208,19 @@ class Method(FederatedCallback):
         """Describe everyone and find the groups."""
         del trainer
         if self._saved is not None:
-            self._carried.load_state_dict(self._saved)
+            self.carried.load_state_dict(self._saved)
             self._saved = None
-        self._carried.prepare(federation)
+        self.carried.prepare(federation)
 
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Hand newcomers what is current; the exchange at the round's start."""
+        """Hand newcomers what is current; the exchange at the round's start follows."""
         del trainer
-        self._carried.open_round(federation, round_index)
+        self.carried.open_round(federation, round_index)
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """The exchange at the round's end."""
+        """Hand out the results of the exchange at the round's end, which has been made."""
         del trainer
-        self._carried.close_round(federation, round_index)
+        self.carried.hand_out(federation, round_index)
 
     def adds_to_loss(self, federation: Federation) -> bool:
         """Whether there is a :meth:`weight_term`."""
@@ -245,10 +246,15 @@ class Method(FederatedCallback):
 
     def context_of(self, federation: Federation, participant: Participant) -> Context:
         """The method's side of one participant in the round in progress."""
-        return self._carried.context(federation, participant.name or "")
+        return self.carried.context(federation, participant.name or "")
 
     @property
-    def _carried(self) -> Carrier:
+    def carried(self) -> Carrier:
+        """The carrier of the run in progress.
+
+        Raises:
+            RuntimeError: Outside of a run.
+        """
         if self.carrier is None:
             raise RuntimeError(f"{self.title} is used outside of a fit: nothing carries its messages.")
         return self.carrier

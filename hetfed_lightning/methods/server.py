@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hetfed_lightning.finite import is_finite
 from hetfed_lightning.methods.messages import Combined, Message, MessageError, PerParticipant
+from hetfed_lightning.seeding import stream_seed
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.method import Method
@@ -86,6 +87,22 @@ class Result:
     groups: Mapping[str, Message | PerParticipant]
     figures: Mapping[str, float] = field(default_factory=dict)
     stop: bool = False
+
+    def is_for(self, name: str, group: str) -> bool:
+        """Whether a group's result holds something for a member."""
+        state = self.groups.get(group)
+        return state is not None and (not isinstance(state, PerParticipant) or name in state)
+
+
+def combine_seed(seed: int, method: Method, round_index: int) -> int:
+    """Seed of what ``combine`` draws, wherever it runs.
+
+    Args:
+        seed: The federation's.
+        method: Whose ``combine`` it is.
+        round_index: The round, from 0.
+    """
+    return stream_seed(seed, "method", method.state_key, "combine", round_index)
 
 
 class ServerSide:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning.methods.context import Context
-from hetfed_lightning.methods.messages import Combined, Message, Work
+from hetfed_lightning.methods.messages import Combined, Exchange, Message, Work
 from hetfed_lightning.methods.method import About, Method
 from hetfed_lightning.methods.participant_data import ParticipantData
 from hetfed_lightning.methods.server import ServerMemory
@@ -108,6 +108,38 @@ class ControlVariates(Method):
                 mean = server.last.get(key, torch.zeros_like(mean)) + mean * (len(sent) / len(about))
             state[key] = mean
         return Combined(state)
+
+
+class Rumour(Method):
+    """One noisy number of each participant's shared weights travels as a round begins; each remembers what it heard.
+
+    Everybody who has joined sends, its own draw and count beside the sum of its weights, and the server adds a draw.
+    """
+
+    exchanges = (Exchange("start", "joined"),)
+
+    def send(self, participant: Participant, data: ParticipantData, work: Work, context: Context) -> Message:
+        weights = torch.stack([one.sum() for one in _weights(participant).values()]).sum()
+        context.memory["told"] = context.memory.get("told", torch.zeros(())) + 1
+        return {"number": weights + torch.rand(()), "told": context.memory["told"]}
+
+    def combine(
+        self,
+        sent: Mapping[str, Message],
+        asked: Sequence[str],
+        about: About,
+        server: ServerMemory,
+        round_index: int,
+    ) -> Combined:
+        rumour = torch.stack([one["number"] for one in sent.values()]).mean() + torch.rand(())
+        return Combined({"rumour": rumour}, {"told": float(sum(one["told"] for one in sent.values()))})
+
+    def receive(self, participant: Participant, data: ParticipantData, state: Message, context: Context) -> None:
+        heard = context.memory.get("heard", torch.zeros(()))
+        context.memory["heard"] = heard / 2 + state["rumour"] + context.round_index + torch.rand(())
+
+    def weight_term(self, parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+        return 0.01 * context.memory["heard"] * torch.stack([one.sum() for one in parameters.values()]).sum()
 
 
 def _weights(participant: Participant) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hetfed_lightning import FederatedDataModule, Federation
+from hetfed_lightning import BackboneAveraging, FederatedDataModule, Federation
 from hetfed_lightning.data import Examples
 from hetfed_lightning.methods.messages import Combined, Exchange, MessageError, PerParticipant
 from tests.federations import (
@@ -26,7 +26,7 @@ from tests.federations import (
     tiny_participant,
     values,
 )
-from tests.methods.own_methods import ControlVariates, Prototypes
+from tests.methods.own_methods import ControlVariates, Prototypes, Rumour
 
 ROUNDS = 3
 
@@ -128,7 +128,7 @@ def test_who_has_a_loss_of_its_own_is_refused_beside_a_method_that_shapes_it() -
         fit(federation, tiny_data("ab"), 2, Prototypes())
 
 
-@pytest.mark.parametrize("make", [Prototypes, ControlVariates])
+@pytest.mark.parametrize("make", [Prototypes, ControlVariates, Rumour])
 @pytest.mark.parametrize("steps", [None, 5])
 def test_a_resumed_run_equals_one_that_was_never_stopped(make: Any, steps: int | None, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"enable_checkpointing": True, "default_root_dir": tmp_path}
@@ -262,6 +262,24 @@ def test_results_can_differ_between_participants_and_travel_before_the_local_ste
     fit(federation, tiny_data(), 1, Swap())
     for name, other in zip("abc", "bca", strict=True):
         assert equal(state_of(federation[name].backbone), before[other])
+
+
+class Peek(Means):
+    """Sums of the weights as participants send them."""
+
+    replaces_state = False
+
+    def send(self, participant: Any, data: Any, work: Any, context: Any) -> Any:
+        return {"sum": super().send(participant, data, work, context)["backbone.0.weight"].sum().double()}
+
+    def combine(self, sent: Any, asked: Any, about: Any, server: Any, round_index: int) -> Combined:
+        return Combined(None, {f"sum_of_{name}": float(one["sum"]) for name, one in sent.items()})
+
+
+@pytest.mark.parametrize("last", [Means, BackboneAveraging])
+def test_all_messages_of_a_moment_are_sent_before_a_result_is_handed_out(last: Any) -> None:
+    run = fit(tiny_federation(), tiny_data(), 1, last(), Peek())
+    assert len({float(run.callback_metrics[f"federation/sum_of_{name}"]) for name in "abc"}) == 3
 
 
 def test_a_method_without_messages_is_a_term_alone() -> None:

@@ -31,7 +31,7 @@ from hetfed_lightning import (
 from hetfed_lightning.data import Examples
 from tests.drawn import ROUNDS, drawn
 from tests.federations import Listed, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
-from tests.methods.own_methods import ControlVariates, Prototypes
+from tests.methods.own_methods import ControlVariates, Prototypes, Rumour
 
 NAMES = ("a", "b", "c", "d", "e")
 SIZES = {"a": 4, "b": 4, "c": 7, "d": 5, "e": 4}  # Of 13, 17, 21, 25 and 29 examples: last batches of one for a, b, e.
@@ -124,10 +124,14 @@ def mixed_student_participation(folder: Path, settings: Settings) -> Result:
 def own_methods(folder: Path, settings: Settings) -> Result:
     """Methods that no file of the package knows, over rounds with a newcomer and a sample of the participants."""
     federation = five(seed=4, participation=0.7)
-    methods = (Prototypes(2.0), ControlVariates())
+    methods = (Prototypes(2.0), ControlVariates(), Rumour())
     made = trainer(4, *methods, **settings())
     made.fit(federation, datamodule=tiny_data(NAMES, count=13, batch_size=SIZES))
-    memory = {name: dict(one) for name, one in methods[1].state_dict()["memory"].items()}
+    memory = {
+        f"{name}, {method.title}": dict(one)
+        for method in methods[1:]
+        for name, one in method.state_dict()["memory"].items()
+    }
     counted = {f"{key} of all": value for key, value in federation.method_bytes.items()}
     return outcome(federation, made) | {"memory": memory, "counted": counted}
 
