@@ -58,7 +58,7 @@ def _closed(folder: Path = Path(__file__).parent.parent, inside: str = "") -> It
 
 
 CLOSED = tuple(_closed())
-"""Those that are closed."""
+"""Dotted names, below this package, of the outermost closed modules."""
 
 
 def _old_names(*, closed: bool) -> Iterator[str]:

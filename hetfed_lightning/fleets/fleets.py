@@ -156,7 +156,7 @@ class Fleets(SeatedFleets):
                 yield f"{type(callback).__name__} adds to each participant's loss"
 
     def _find_kin(self, federation: Federation, names: Sequence[str]) -> None:
-        """Find the kind of each participant; log, once per reason, those with equals but no kind."""
+        """Find each participant's kind; log, once per reason, those without one whose architecture others share."""
         apart: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
         for name in names:
             participant, local = federation[name], federation.local[name]

@@ -34,7 +34,7 @@ class Stopping:
         self.signal = self.signal or signum
 
     def arrive(self) -> bool:
-        """True if the ranks may stop here and have to be asked; called at each place where the run may stop."""
+        """True if a stop was requested, so that this place may be the one; called wherever the run may stop."""
         with self._lock:  # The number told to the others either counts this place or makes the rank ask here.
             self.passed += 1
             return self.rank in self._passed_by

@@ -220,11 +220,14 @@ class FederatedStrategy(DDPStrategy):
     # Collectives that Lightning asks for
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
-        """Wait for all ranks, at most as long as they live.
+        """Wait for all ranks, without a limit while they live.
 
         Args:
             args: Arguments of ``DDPStrategy.barrier``.
             kwargs: Keyword arguments of the same.
+
+        Raises:
+            RankLostError: If a rank was lost; names it.
         """
         if self._exchange is not None:
             self._exchange.guarded(lambda: super(FederatedStrategy, self).barrier(*args, **kwargs))
