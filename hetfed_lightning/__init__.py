@@ -18,15 +18,15 @@ from hetfed_lightning.checkpointing.plugin import SafeCheckpointIO
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.federation.federation import Federation
-from hetfed_lightning.generic_and_personal import GenericAndPersonal
-from hetfed_lightning.groups import ParticipantGroup
-from hetfed_lightning.multi_input import MultiInputParticipant
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.generic_and_personal import GenericAndPersonal
+from hetfed_lightning.participants.groups import ParticipantGroup
+from hetfed_lightning.participants.multi_input import MultiInputParticipant
+from hetfed_lightning.participants.participant import Participant
+from hetfed_lightning.participants.transfer import Transfer
 from hetfed_lightning.privacy import DPSGD
 from hetfed_lightning.schedules import CosineSchedule, LinearSchedule
 from hetfed_lightning.strategies import FederatedStrategy
 from hetfed_lightning.tasks import BinaryTask, MulticlassTask, MultilabelTask, RegressionTask, Task
-from hetfed_lightning.transfer import Transfer
 
 __version__ = "0.1.0"
 

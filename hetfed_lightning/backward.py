@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import lightning as L
     from torch import Tensor
 
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
     from hetfed_lightning.step_hooks import StepHooks
 
 

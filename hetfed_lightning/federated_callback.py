@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.terms import FleetTerm
-    from hetfed_lightning.participant import Participant, Stage
+    from hetfed_lightning.participants.participant import Participant, Stage
     from hetfed_lightning.supervised import Supervised
 
 

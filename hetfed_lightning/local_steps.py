@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.participant import Participant
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hetfed_lightning.layers import Standardise
 
 if TYPE_CHECKING:
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 __all__ = ["averages_backbone", "check_columns", "columns_read"]
 

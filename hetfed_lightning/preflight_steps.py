@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 if TYPE_CHECKING:
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 
 def check_steps(participant: Participant, optimizers: Sequence[Optimizer]) -> None:

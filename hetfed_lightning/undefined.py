@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.participant import Stage
+    from hetfed_lightning.participants.participant import Stage
 
 log = logging.getLogger(__name__)
 

@@ -39,7 +39,7 @@ from hetfed_lightning.flower.engine.local_engine import LocalEngine
 from hetfed_lightning.flower.files.folder import SERVER, KeyFolder, site_names
 from hetfed_lightning.flower.init import init_command
 from hetfed_lightning.flower.site.site_store import Place, Stage
-from hetfed_lightning.participant import participant_state
+from hetfed_lightning.participants.participant import participant_state
 from hetfed_lightning.records import Record
 from scripts.restarting.watch import Watch
 

@@ -46,21 +46,21 @@ RULES = [
     Rule("backbones", PLAIN, only=("torch", f"{PACKAGE}.layers")),
     Rule("heads", PLAIN, only=("torch", f"{PACKAGE}.layers")),
     Rule(
-        "compilation",
+        "participants.compilation",
         "it compiles modules of any kind, with or without a federation",
-        only=("torch", f"{PACKAGE}.torch_hooks"),
+        only=("torch", f"{PACKAGE}.participants.torch_hooks"),
     ),
-    Rule("precision", "it speaks of parameters and optimizers alone", only=("torch",)),
+    Rule("participants.precision", "it speaks of parameters and optimizers alone", only=("torch",)),
     Rule("tasks", PURE, only=("torch", "torchmetrics", f"{PACKAGE}.distillation", f"{PACKAGE}.metrics")),
     Rule(
-        "participant",
+        "participants",
         "a participant is a LightningModule that also trains alone",
-        never=(f"{PACKAGE}.federation", f"{PACKAGE}.callbacks", f"{PACKAGE}.data", f"{PACKAGE}.cli"),
+        never=(f"{PACKAGE}.federation", f"{PACKAGE}.methods", f"{PACKAGE}.callbacks", f"{PACKAGE}.cli"),
     ),
     Rule(
         "data",
         "data is read and divided without knowing who learns from it",
-        never=(f"{PACKAGE}.federation", f"{PACKAGE}.callbacks", f"{PACKAGE}.participant"),
+        never=(f"{PACKAGE}.federation", f"{PACKAGE}.callbacks", f"{PACKAGE}.participants"),
     ),
     Rule(
         "fleets",
@@ -330,9 +330,9 @@ def test_the_reader_resolves_dots_from_a_package() -> None:
         ("aggregation", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import lightning"),
         ("distillation", f"from {PACKAGE}.metrics import jain_index"),
         ("metrics", f"from {PACKAGE} import Federation"),
-        ("participant", f"from {PACKAGE}.callbacks.averaging import BackboneAveraging"),
+        ("participants", f"from {PACKAGE}.callbacks.averaging import BackboneAveraging"),
         ("backbones", f"from {PACKAGE}.heads import MLPHead"),
-        ("data", f"from {PACKAGE}.participant import Participant"),
+        ("data", f"from {PACKAGE}.participants.participant import Participant"),
         ("", "import torchvision.transforms"),
     ],
 )
@@ -353,7 +353,7 @@ def test_a_forbidden_import_is_named(place: str, source: str) -> None:
             "metrics",
             f"import typing\nif typing.TYPE_CHECKING:\n    from {PACKAGE}.aggregation import State",
         ),
-        ("participant", f"from {PACKAGE}.tasks import Task\nimport lightning, torchmetrics"),
+        ("participants", f"from {PACKAGE}.tasks import Task\nimport lightning, torchmetrics"),
         ("data", f"from {PACKAGE}.participants_of import x"),
     ],
 )

@@ -41,8 +41,14 @@ from hetfed_lightning.callbacks.sharing import (
 from hetfed_lightning.data.names import of_member
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.finite import is_finite
-from hetfed_lightning.inseparable import bound_buffers, digest, foundation, is_direction, with_unit_directions
 from hetfed_lightning.metrics import payload_bytes, state_divergence
+from hetfed_lightning.participants.inseparable import (
+    bound_buffers,
+    digest,
+    foundation,
+    is_direction,
+    with_unit_directions,
+)
 from hetfed_lightning.preflight_columns import check_columns
 from hetfed_lightning.preflight_steps import check_follows
 
@@ -53,7 +59,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.terms import FleetTerm
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)
 

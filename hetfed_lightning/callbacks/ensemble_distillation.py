@@ -21,9 +21,9 @@ from hetfed_lightning.distillation import Ensemble, MeanProbabilities, Teachers,
 from hetfed_lightning.distillation.outputs import KINDS, says_of_kinds
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
-from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.participants.first_batch import check_last_public_batch, first_batch, outputs_of
 from hetfed_lightning.participants.newcomer import taught
+from hetfed_lightning.participants.participant import STUDENT, output_width
 from hetfed_lightning.preflight_steps import check_follows
 from hetfed_lightning.schedules import RoundSchedule, value_in
 from hetfed_lightning.seeding import stream_generator
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.terms import FleetTerm
-    from hetfed_lightning.participant import Participant, Stage
+    from hetfed_lightning.participants.participant import Participant, Stage
 
 log = logging.getLogger(__name__)
 

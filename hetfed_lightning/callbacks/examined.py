@@ -15,7 +15,7 @@ from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusi
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.module import GLOBAL
 from hetfed_lightning.modes import evaluating
-from hetfed_lightning.participant import Participant, output_width
+from hetfed_lightning.participants.participant import Participant, output_width
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation

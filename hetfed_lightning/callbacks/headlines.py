@@ -9,7 +9,7 @@ from hetfed_lightning.ledger import tag
 from hetfed_lightning.metrics import FairnessSummary, summarise
 
 if TYPE_CHECKING:
-    from hetfed_lightning.participant import Participant, Stage
+    from hetfed_lightning.participants.participant import Participant, Stage
 
 
 LOSS = "loss"

@@ -19,10 +19,10 @@ from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.modes import evaluating
-from hetfed_lightning.participant import STUDENT, Participant, output_width
 from hetfed_lightning.participants.first_batch import check_last_public_batch, outputs_of
 from hetfed_lightning.participants.newcomer import inherited_state, taught
-from hetfed_lightning.transfer import Transfer
+from hetfed_lightning.participants.participant import STUDENT, Participant, output_width
+from hetfed_lightning.participants.transfer import Transfer
 
 if TYPE_CHECKING:
     import lightning as L

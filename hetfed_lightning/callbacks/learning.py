@@ -14,7 +14,7 @@ from hetfed_lightning.fleets.optimizers import StackedOptimizer, stacked_optimiz
 from hetfed_lightning.fleets.wording import shortly
 from hetfed_lightning.local_steps import seed_for
 from hetfed_lightning.optimization import LocalOptimization
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT
 from hetfed_lightning.seeding import stream_generator
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.data.blocks import StackedBatch
     from hetfed_lightning.fleets.engine import Engine
     from hetfed_lightning.fleets.fleet import Fleet
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)
 

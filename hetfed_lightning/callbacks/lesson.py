@@ -17,7 +17,7 @@ from hetfed_lightning.tasks import Task
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 
 @dataclass(frozen=True)

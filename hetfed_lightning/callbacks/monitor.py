@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from hetfed_lightning.federation.federation import Federation
-    from hetfed_lightning.participant import Stage
+    from hetfed_lightning.participants.participant import Stage
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from hetfed_lightning.aggregation.clipping import check_max_norm
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging, Sent
 from hetfed_lightning.callbacks.private_checks import check_company, check_settings
 from hetfed_lightning.callbacks.sharing import listed
-from hetfed_lightning.inseparable import is_direction
+from hetfed_lightning.participants.inseparable import is_direction
 from hetfed_lightning.privacy import Ledger, private_mean, private_noise, seeded_noise
 from hetfed_lightning.privacy.accountant import (
     LARGEST_UNSAID,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import lightning as L
 
     from hetfed_lightning.federation.federation import Federation
-    from hetfed_lightning.participant import Stage
+    from hetfed_lightning.participants.participant import Stage
 
 
 REDRAWN = 0.05

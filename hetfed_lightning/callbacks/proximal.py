@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.callbacks.sharing import SharingGroup
     from hetfed_lightning.fleets.engine import Engine
     from hetfed_lightning.fleets.fleet import Fleet
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 CHUNK = 2**18
 """Numbers whose change is held at once: that of a hundred wide networks takes four times as long in one piece."""

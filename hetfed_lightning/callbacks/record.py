@@ -21,7 +21,7 @@ from hetfed_lightning.records import Record
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
-    from hetfed_lightning.participant import Stage
+    from hetfed_lightning.participants.participant import Stage
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import torch
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.metrics import payload_bytes
-from hetfed_lightning.participant import STUDENT, Participant, output_width
 from hetfed_lightning.participants.first_batch import first_batch, outputs_of
+from hetfed_lightning.participants.participant import STUDENT, Participant, output_width
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation

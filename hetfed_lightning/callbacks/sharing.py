@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from torch import Tensor
 
 from hetfed_lightning.aggregation import State
-from hetfed_lightning.inseparable import SHAPE, lies_on, root_of
 from hetfed_lightning.metrics import payload_bytes
+from hetfed_lightning.participants.inseparable import SHAPE, lies_on, root_of
 
 if TYPE_CHECKING:
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 Foundations: TypeAlias = Mapping[str, Mapping[str, str]]
 """Digests of the frozen weights that each participant's shared ones lie on, by name and key."""

@@ -40,8 +40,11 @@ ALLOWED = (
 OPEN = frozenset(
     {
         *("aggregation", "backbones", "callbacks", "data", "distillation", "heads", "layers", "metrics", "strategies"),
-        *("federated_callback", "federation.federation", "generic_and_personal", "groups", "multi_input"),
-        *("methods", "participant", "privacy", "schedules", "tasks", "transfer"),
+        *("federated_callback", "federation.federation", "methods", "privacy", "schedules", "tasks"),
+        *(
+            f"participants.{one}"
+            for one in ("generic_and_personal", "groups", "multi_input", "participant", "transfer")
+        ),
     }
 )
 """Modules of this package whose classes a configuration may name; all others are closed."""

@@ -14,8 +14,8 @@ from jsonargparse import ArgumentParser, Namespace
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.groups import is_group
 from hetfed_lightning.cli.hints import explained
-from hetfed_lightning.groups import ParticipantGroup
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.groups import ParticipantGroup
+from hetfed_lightning.participants.participant import Participant
 
 FAULTS = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, AttributeError, ImportError, MemoryError)
 """Errors that classes raise of arguments that they cannot use."""

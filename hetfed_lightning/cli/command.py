@@ -31,7 +31,7 @@ from hetfed_lightning.cli.tables import participants_table
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.module import GLOBAL
 from hetfed_lightning.federation.federation import Federation
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT
 from hetfed_lightning.paths import with_home
 
 log = logging.getLogger(__name__)

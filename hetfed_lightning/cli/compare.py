@@ -26,11 +26,11 @@ from hetfed_lightning.cli.tables import Table, figure
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.learned import refuse_mixed_columns
 from hetfed_lightning.data.module import FederatedData, pooled, take
+from hetfed_lightning.data.schema import DataSchema
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.ledger import tag
-from hetfed_lightning.participant import STUDENT
-from hetfed_lightning.schema import DataSchema
+from hetfed_lightning.participants.participant import STUDENT
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from hetfed_lightning.cli.hints import check_participants, explained
 from hetfed_lightning.cli.reach import check_reach
 from hetfed_lightning.cli.schemas import saved_learned, saved_schema
 from hetfed_lightning.data.names import did_you_mean
-from hetfed_lightning.participant import Participant, participant_state
-from hetfed_lightning.schema import DataSchema
+from hetfed_lightning.data.schema import DataSchema
+from hetfed_lightning.participants.participant import Participant, participant_state
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hetfed_lightning.cli.merging import merge
-from hetfed_lightning.groups import member_names, place_taken
+from hetfed_lightning.participants.groups import member_names, place_taken
 
 GROUP = "hetfed_lightning.ParticipantGroup"
-_PATHS = {GROUP, "hetfed_lightning.groups.ParticipantGroup"}
+_PATHS = {GROUP, "hetfed_lightning.participants.groups.ParticipantGroup"}
 
 
 def is_group(settings: Any) -> bool:

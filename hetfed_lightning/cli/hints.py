@@ -18,7 +18,7 @@ from hetfed_lightning.cli.groups import is_group
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.federation.federation import Federation
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.participant import Participant
 
 _UNKNOWN = re.compile(
     r"Option '(\w+)' is not accepted|does not accept option '([\w.]+)'|[Kk]ey [\"']([\w.]+)[\"'] is not expected"

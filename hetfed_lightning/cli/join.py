@@ -32,7 +32,7 @@ from hetfed_lightning.data.partitioned import PartitionedDataModule
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.federation.membership import members_of, with_member
-from hetfed_lightning.participant import Participant, participant_state
+from hetfed_lightning.participants.participant import Participant, participant_state
 
 log = logging.getLogger(__name__)
 

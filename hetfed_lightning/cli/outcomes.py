@@ -14,7 +14,7 @@ from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.tables import Table, figure
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.metrics import Interval, mean_interval
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT
 
 Arm = Literal["federation", "local_only", "centralised"]
 ARMS: tuple[Arm, ...] = get_args(Arm)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.participant import LEARNED, SCHEMA
-from hetfed_lightning.schema import DataSchema
+from hetfed_lightning.data.schema import DataSchema
+from hetfed_lightning.participants.participant import LEARNED, SCHEMA
 
 __all__ = ["saved_learned", "saved_schema"]
 

@@ -15,6 +15,7 @@ from hetfed_lightning.data.learned import learned_classes, learned_columns, mean
 from hetfed_lightning.data.named import NamedDataModule
 from hetfed_lightning.data.partitioned import PartitionedDataModule, Pool, shuffled
 from hetfed_lightning.data.partitions import Partition
+from hetfed_lightning.data.schema import DataSchema
 from hetfed_lightning.data.sources import (
     Tables,
     read_idx_folder,
@@ -24,7 +25,6 @@ from hetfed_lightning.data.sources import (
     read_table,
     read_tables,
 )
-from hetfed_lightning.schema import DataSchema
 
 
 class IDXDataModule(PartitionedDataModule):

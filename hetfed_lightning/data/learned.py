@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning.data.errors import DataError
-from hetfed_lightning.schema import DataSchema
+from hetfed_lightning.data.schema import DataSchema
 
 __all__ = ["learned_classes", "learned_columns", "means_of", "refuse_mixed_columns", "refuse_other_meaning"]
 

@@ -29,7 +29,7 @@ from hetfed_lightning.data.labels import labels_of, read_labels
 from hetfed_lightning.data.loaders import Hosting, MeasuredLoader, RoundLoader, RoundSchedule, Source, evaluation_loader
 from hetfed_lightning.data.names import of_member
 from hetfed_lightning.data.residence import Resident, home_of
-from hetfed_lightning.schema import DataSchema
+from hetfed_lightning.data.schema import DataSchema
 
 AnyDataset = Dataset[Any]
 if not TYPE_CHECKING:

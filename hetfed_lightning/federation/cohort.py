@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, cast
 import lightning as L
 from torch import nn, randperm
 
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT
 from hetfed_lightning.seeding import stream_generator
 
 if TYPE_CHECKING:
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 
 class Roster:

@@ -10,13 +10,13 @@ from hetfed_lightning.data.module import GLOBAL, NothingLoader
 from hetfed_lightning.federation.log_writer import is_fitting
 from hetfed_lightning.fleets.own_sets import steps_its_own_way, versions_of
 from hetfed_lightning.local_steps import seed_for
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.evaluated import Evaluated
     from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.participants.batch_result import Evaluated
 
 Measured = Literal["validation", "test"]
 

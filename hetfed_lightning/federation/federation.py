@@ -53,21 +53,21 @@ from hetfed_lightning.federation.resume import (
 )
 from hetfed_lightning.federation.round_clock import RoundClock
 from hetfed_lightning.federation.round_length import expect_batches, warn_of_accumulation
-from hetfed_lightning.fitting import fit_to_own_data, take_up_schemas, warn_of_unfitted
 from hetfed_lightning.fleets import EngineName, Fleets
-from hetfed_lightning.groups import ParticipantGroup, expanded
 from hetfed_lightning.ledger import Reduced, tag
 from hetfed_lightning.local_steps import take_local_step
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.optimization import LocalOptimization
-from hetfed_lightning.participant import STUDENT, Participant, Stage
+from hetfed_lightning.participants.fit_to_data import fit_to_own_data, take_up_schemas, warn_of_unfitted
+from hetfed_lightning.participants.groups import ParticipantGroup, expanded
+from hetfed_lightning.participants.layer_checks import check_initialised, check_memory
 from hetfed_lightning.participants.newcomer import hold_still, let_go
-from hetfed_lightning.preflight_layers import check_initialised, check_memory
+from hetfed_lightning.participants.participant import STUDENT, Participant, Stage
+from hetfed_lightning.participants.separation import keep_apart
 from hetfed_lightning.private_steps import epsilons, give_privacy
 from hetfed_lightning.scaling import give_scales, skipped_steps
 from hetfed_lightning.seeding import seed_sample, stream_seed, streams_kept
-from hetfed_lightning.separation import keep_apart
 from hetfed_lightning.step_hooks import StepHooks, hear_steps_by_hand
 from hetfed_lightning.strategies.ranks import Ranks
 from hetfed_lightning.strategies.strategy import ranks_of

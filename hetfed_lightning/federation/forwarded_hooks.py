@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import lightning as L
 
 if TYPE_CHECKING:
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 _BY_HAND = "set automatic_optimization = False and step in training_step"
 _MODES = "every module returns to the mode it was in; set modes before training or in on_train_epoch_start"

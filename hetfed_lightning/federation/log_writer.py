@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hetfed_lightning.federation.federation import Federation
-    from hetfed_lightning.participant import Participant, Stage
+    from hetfed_lightning.participants.participant import Participant, Stage
 
 
 def is_fitting(trainer: L.Trainer) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 from hetfed_lightning.lending import KeepsLoans, Loan, place_of
 
 if TYPE_CHECKING:
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 
 Signature = tuple[torch.Size, torch.dtype, torch.device]

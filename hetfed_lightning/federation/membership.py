@@ -8,7 +8,7 @@ from typing import Any
 from hetfed_lightning.callbacks.sharing import SEPARATOR
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.optimization import match_by_name
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT
 
 _KEYED = ("optimizers", "schedulers", "steps", "scales", "privacy", "own")
 """Entries of a checkpoint's federation that hold something by participant."""

@@ -10,7 +10,7 @@ from hetfed_lightning.federated_callback import Career
 from hetfed_lightning.federation.log_writer import is_fitting
 from hetfed_lightning.federation.preflight import check_names
 from hetfed_lightning.federation.round_clock import RoundClock
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:
     import lightning as L

@@ -25,9 +25,9 @@ from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import labels_of
 from hetfed_lightning.data.names import did_you_mean, name_problem, refuse_twin_names
 from hetfed_lightning.distillation.outputs import KINDS
-from hetfed_lightning.multi_input import missing_in_training
-from hetfed_lightning.participant import STUDENT, Participant, output_width
 from hetfed_lightning.participants.first_batch import check_batch_of_one, first_batch, outputs_of, shapes_of
+from hetfed_lightning.participants.multi_input import missing_in_training
+from hetfed_lightning.participants.participant import STUDENT, Participant, output_width
 from hetfed_lightning.strategies.checks import check_callbacks
 from hetfed_lightning.strategies.strategy import FederatedStrategy
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hetfed_lightning.finite import LARGEST, names_beyond, names_of_non_finite, why_unusable
 from hetfed_lightning.ledger import tag
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation

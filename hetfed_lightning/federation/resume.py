@@ -10,10 +10,10 @@ from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from torch import Tensor
 
 from hetfed_lightning.checkpointing.form import missing_part
-from hetfed_lightning.compilation import plain_name
 from hetfed_lightning.finite import is_finite
 from hetfed_lightning.lending import place_of
 from hetfed_lightning.optimization import match_by_name
+from hetfed_lightning.participants.compilation import plain_name
 from hetfed_lightning.private_steps import saved_accounts
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.optimization import LocalOptimization
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from hetfed_lightning.fleets.kinship import kind_and_settings_of
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.optimizers import kind_of
 from hetfed_lightning.fleets.snapshot import OWN
-from hetfed_lightning.torch_hooks import registered_hooks
+from hetfed_lightning.participants.torch_hooks import registered_hooks
 
 _trained: Callable[[Any], bool] = attrgetter("requires_grad")
 

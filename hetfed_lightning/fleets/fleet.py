@@ -23,8 +23,8 @@ from hetfed_lightning.fleets.tolerance import output_tolerance
 from hetfed_lightning.fleets.wording import listed, shortly
 from hetfed_lightning.memory import hand_back
 from hetfed_lightning.modes import evaluating
-from hetfed_lightning.participant import Participant
-from hetfed_lightning.torch_hooks import registered_hooks
+from hetfed_lightning.participants.participant import Participant
+from hetfed_lightning.participants.torch_hooks import registered_hooks
 
 log = logging.getLogger(__name__)
 

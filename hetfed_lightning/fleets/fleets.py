@@ -28,8 +28,8 @@ from hetfed_lightning.fleets.snapshot import Snapshot
 from hetfed_lightning.fleets.terms import adding, terms_of
 from hetfed_lightning.fleets.wording import listed, shortly
 from hetfed_lightning.ledger import tag
+from hetfed_lightning.participants.torch_hooks import anything_has_hooks
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
-from hetfed_lightning.torch_hooks import anything_has_hooks
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation

@@ -15,17 +15,17 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
-from hetfed_lightning.compilation import is_wrapped
 from hetfed_lightning.fleets.optimizers import kind_of
-from hetfed_lightning.inseparable import bound_buffers, first_keys, root_of
-from hetfed_lightning.participant import Participant
-from hetfed_lightning.tasks import Task
-from hetfed_lightning.torch_hooks import (
+from hetfed_lightning.participants.compilation import is_wrapped
+from hetfed_lightning.participants.inseparable import bound_buffers, first_keys, root_of
+from hetfed_lightning.participants.participant import Participant
+from hetfed_lightning.participants.torch_hooks import (
     has_hooks,
     optimizer_has_hooks,
     steps_its_own_way,
     tensor_has_hooks,
 )
+from hetfed_lightning.tasks import Task
 
 if TYPE_CHECKING:
     from hetfed_lightning.optimization import LocalOptimization

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from hetfed_lightning.fleets.snapshot import Modes, Snapshot
 from hetfed_lightning.optimization import LocalOptimization
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.participant import Participant
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from hetfed_lightning.data.blocks import StackedBatch, stacked
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.loaders import EvaluationLoader, MeasuredLoader
 from hetfed_lightning.data.module import FederatedDataModule
-from hetfed_lightning.evaluated import Evaluated
 from hetfed_lightning.fleets.engine import Engine
 from hetfed_lightning.fleets.fleet import Fleet
 from hetfed_lightning.fleets.together import evaluated_together
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.batch_result import Evaluated
+from hetfed_lightning.participants.participant import Participant
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation

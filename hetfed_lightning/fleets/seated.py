@@ -10,10 +10,10 @@ from torch import Tensor
 
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.blocks import bytes_of
-from hetfed_lightning.evaluated import Evaluated
 from hetfed_lightning.fleets.fleet import Fleet
 from hetfed_lightning.fleets.own_sets import OwnSets
 from hetfed_lightning.fleets.together import evaluated_together
+from hetfed_lightning.participants.batch_result import Evaluated
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hetfed_lightning.fleets.kinship import OWN_STEP
-from hetfed_lightning.torch_hooks import (
+from hetfed_lightning.participants.torch_hooks import (
     MODULE_HOOKS,
     accumulation_hooks_of,
     has_hooks,
@@ -27,7 +27,7 @@ from hetfed_lightning.torch_hooks import (
 )
 
 if TYPE_CHECKING:
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 Modes = Literal["training", "evaluation"]
 """Modes that modules ought to be in: the ones that were found in training, or evaluation mode for all."""

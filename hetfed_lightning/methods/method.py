@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.methods.context import Context
     from hetfed_lightning.methods.participant_data import ParticipantData
     from hetfed_lightning.methods.server import ServerMemory
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
     from hetfed_lightning.supervised import Supervised
 
 About = Mapping[str, Message]

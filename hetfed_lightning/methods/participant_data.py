@@ -17,7 +17,7 @@ from hetfed_lightning.modes import evaluating
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 BATCH = 128
 """Examples that pass through a network at once: of images, 512 at once fall out of a CPU's cache."""

@@ -13,7 +13,7 @@ from hetfed_lightning.data.collating import Collate, batch_of
 from hetfed_lightning.modes import evaluating
 
 if TYPE_CHECKING:
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 
 def outputs_of(participant: Participant, inputs: Any, what: str) -> Tensor:

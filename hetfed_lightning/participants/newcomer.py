@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from hetfed_lightning.aggregation import weighted_mean
-from hetfed_lightning.inseparable import foundation, is_direction, with_unit_directions
+from hetfed_lightning.participants.inseparable import foundation, is_direction, with_unit_directions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 
 def hold_still(participant: Participant, round_index: int) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.ledger import Ledger, Reduced
     from hetfed_lightning.optimization import Reduction
-    from hetfed_lightning.participant import Stage
+    from hetfed_lightning.participants.participant import Stage
     from hetfed_lightning.strategies.exchange import Exchange
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from hetfed_lightning.strategies.packing import cloned
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
     from hetfed_lightning.strategies.exchange import Exchange
     from hetfed_lightning.strategies.layout import Layout
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.ledger import Ledger, Reduced
     from hetfed_lightning.optimization import Reduction
-    from hetfed_lightning.participant import Stage
+    from hetfed_lightning.participants.participant import Stage
 
 V = TypeVar("V")
 

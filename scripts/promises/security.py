@@ -244,13 +244,13 @@ PROMISES: tuple[Promise, ...] = (
         "one of twelve of a fleet saved, pickled, copied, exported; its bytes searched for the others' weights",
         (
             Mutation(
-                "hetfed_lightning/participant.py",
+                "hetfed_lightning/participants/participant.py",
                 "                    state[key] = value.clone()\n",
                 "                    pass\n",
                 (_LEAVES,),
             ),
             Mutation(
-                "hetfed_lightning/participant.py",
+                "hetfed_lightning/participants/participant.py",
                 '            state["_modules"] = deepcopy(state["_modules"])\n',
                 "            pass\n",
                 (_LEAVES,),
@@ -263,7 +263,7 @@ PROMISES: tuple[Promise, ...] = (
         "all that a rule and an ensemble are given in two rounds, searched for heads, inputs and labels",
         (
             Mutation(
-                "hetfed_lightning/participant.py",
+                "hetfed_lightning/participants/participant.py",
                 "matched = [key for key in keys if any(_matches(key, pattern) for pattern in self.shared)]",
                 "matched = keys",
                 (_LEAVES,),

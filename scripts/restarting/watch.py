@@ -15,7 +15,7 @@ from torch import Tensor, equal
 from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, read_checkpoint
 from hetfed_lightning.flower.files.initial_weights import START
 from hetfed_lightning.flower.site.site_store import Place, Stage
-from hetfed_lightning.participant import participant_state
+from hetfed_lightning.participants.participant import participant_state
 from hetfed_lightning.records import Record, RecordError
 
 Head = dict[str, Tensor]

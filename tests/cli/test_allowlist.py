@@ -39,7 +39,7 @@ PAYLOADS = [
     "lightning.pytorch.cli.instantiate_class",
     "lightning.pytorch.callbacks.model_checkpoint.os.system",
     "torch.nn.modules.module.torch.load",
-    "hetfed_lightning.participant.torch.load",
+    "hetfed_lightning.participants.participant.torch.load",
     "hetfed_lightning.cli.main",
     "hetfed_lightning.cli.run.os.system",
     f"{MODULE}.make",

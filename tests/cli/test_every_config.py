@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from hetfed_lightning.groups import member_names
+from hetfed_lightning.participants.groups import member_names
 from tests.cli.commands import hetfed
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))

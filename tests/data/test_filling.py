@@ -11,8 +11,8 @@ from hetfed_lightning import Federation, Participant
 from hetfed_lightning.cli import load_participant
 from hetfed_lightning.cli.export import SCHEMA, export_participant
 from hetfed_lightning.data import DataError, Examples, SiteDataModule, TableDataModule
+from hetfed_lightning.data.schema import DataSchema
 from hetfed_lightning.privacy import DPSGD
-from hetfed_lightning.schema import DataSchema
 from tests.federations import fit, sgd, trainer
 
 NAN = float("nan")

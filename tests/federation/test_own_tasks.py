@@ -22,7 +22,7 @@ from hetfed_lightning import (
 from hetfed_lightning.callbacks.inheritance import Inheritance
 from hetfed_lightning.data import Examples
 from hetfed_lightning.distillation import ClassPriorWeighted, Ensemble, Teachers
-from hetfed_lightning.transfer import Transfer
+from hetfed_lightning.participants.transfer import Transfer
 from tests.federations import equal, fit, sgd, state_of
 from tests.flower.federating import Deployed
 

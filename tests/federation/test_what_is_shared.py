@@ -23,7 +23,7 @@ from hetfed_lightning import (
     ParticipantGroup,
     PrivateAveraging,
 )
-from hetfed_lightning.inseparable import digest, overlapping, with_unit_directions
+from hetfed_lightning.participants.inseparable import digest, overlapping, with_unit_directions
 from hetfed_lightning.participants.newcomer import inherited_state
 from tests.federations import equal, examples, fit, sgd, state_of, tiny_data, tiny_participant
 from tests.networks import ADAPTERS, ZOO, Parts, adapted, compiled_by_hand, orthogonal, spectral_norm, tied

@@ -15,7 +15,7 @@ from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.data import Examples, FederatedDataModule
 from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.flower.init import init_command
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.participant import Participant
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.flower.engine.marks import MARK, descendants, end
-from hetfed_lightning.participant import participant_state
+from hetfed_lightning.participants.participant import participant_state
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTICIPANT = {

@@ -15,7 +15,7 @@ from hetfed_lightning.flower.coordinator.server_config import ServerConfig, read
 from hetfed_lightning.flower.files.initial_weights import load_start, start_bytes
 from hetfed_lightning.flower.files.paths import absolute, paths_in, with_paths
 from hetfed_lightning.flower.site.site_config import SiteConfig, read_site_config
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.participant import Participant
 from tests.cli.commands import participant, put, tiny
 
 SERVER: dict[str, Any] = {

@@ -11,6 +11,7 @@ from hetfed_lightning import BackboneAveraging, Federation, Participant
 from hetfed_lightning.cli.compare import check_poolable
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data import DataError, SiteDataModule, TableDataModule
+from hetfed_lightning.data.schema import DataSchema
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.coordinator.site_compatibility import Difference, disagreements, odd_ones, table
 from hetfed_lightning.flower.init.data import agreed_settings
@@ -18,7 +19,6 @@ from hetfed_lightning.flower.protocol.description import Description, describe
 from hetfed_lightning.flower.protocol.messages import description_content, description_of
 from hetfed_lightning.layers import Standardise
 from hetfed_lightning.preflight_columns import check_columns
-from hetfed_lightning.schema import DataSchema
 from tests.federations import fit, sgd
 
 SHARED = {"backbone.weight": ((5, 2), "float32")}

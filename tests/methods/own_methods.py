@@ -11,7 +11,7 @@ from hetfed_lightning.methods.messages import Combined, Exchange, Message, Work
 from hetfed_lightning.methods.method import About, Method
 from hetfed_lightning.methods.participant_data import ParticipantData
 from hetfed_lightning.methods.server import ServerMemory
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.participant import Participant
 
 
 class Prototypes(Method):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, Participant
-from hetfed_lightning.compilation import compile_backbone
+from hetfed_lightning.participants.compilation import compile_backbone
 from tests.federations import equal, examples, fit, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 
 pytestmark = [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from hetfed_lightning.cli.outcomes import ARMS, Arm, Outcome
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT
 from hetfed_lightning.records import Record, RecordError
 
 OUTCOMES = "outcomes.csv"

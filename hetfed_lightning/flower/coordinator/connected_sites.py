@@ -13,7 +13,7 @@ from hetfed_lightning.flower.coordinator.messenger import Messenger, Node
 from hetfed_lightning.flower.coordinator.requests import Fault
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.protocol.untrusted import NAME, one_line, shown
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT
 
 log = logging.getLogger(__name__)
 

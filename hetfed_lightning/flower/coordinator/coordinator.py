@@ -44,7 +44,7 @@ from hetfed_lightning.flower.protocol.description import Description, parameters
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metrics
 from hetfed_lightning.metrics import payload_bytes
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:
     from hetfed_lightning.flower.coordinator.journal import Journal

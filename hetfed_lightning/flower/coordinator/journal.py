@@ -23,7 +23,7 @@ from hetfed_lightning.flower.coordinator.site_summaries import headlines_of, lab
 from hetfed_lightning.flower.coordinator.tensorboard_writer import TensorBoardWriter
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.ledger import tag
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT
 from hetfed_lightning.records import FILE, Record, RecordError
 
 log = logging.getLogger(__name__)

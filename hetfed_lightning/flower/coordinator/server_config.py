@@ -25,7 +25,7 @@ from hetfed_lightning.flower.files.initial_weights import START, load_start
 from hetfed_lightning.flower.files.paths import absolute, with_paths
 from hetfed_lightning.flower.protocol.arrays import Layout
 from hetfed_lightning.flower.protocol.deployable import as_list, check_deployable
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.participant import Participant
 
 DEADLINE = 3600.0
 WAIT = 600.0

@@ -11,7 +11,7 @@ from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.protocol.arrays import Layout
 from hetfed_lightning.flower.protocol.description import layouts
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.participant import Participant
 
 SHARED = "shared.json"
 """File beside ``server.yaml`` with shape and dtype by participant and key."""

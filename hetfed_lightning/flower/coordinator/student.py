@@ -16,7 +16,7 @@ from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.site import Site, SiteParts
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.participant import Participant
 
 if TYPE_CHECKING:
     from hetfed_lightning.flower.coordinator.server_config import ServerConfig

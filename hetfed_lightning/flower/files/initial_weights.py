@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.participant import Participant
 
 START = "start.safetensors"
 

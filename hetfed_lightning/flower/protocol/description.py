@@ -21,15 +21,15 @@ from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.protocol.arrays import DTYPES, Layout
 from hetfed_lightning.flower.protocol.plain_data import Range, Size, Text
 from hetfed_lightning.flower.protocol.untrusted import NAME, one_line, shown
-from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.participants.first_batch import outputs_of
+from hetfed_lightning.participants.participant import STUDENT, output_width
 from hetfed_lightning.preflight_columns import columns_read
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hetfed_lightning.federation.federation import Federation
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 NUMBERED = ("multiclass", "binary")
 """Kinds of outputs whose labels are classes."""

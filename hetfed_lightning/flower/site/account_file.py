@@ -25,7 +25,7 @@ from hetfed_lightning.checkpointing.sealing import DamagedFileError
 from hetfed_lightning.privacy import Ledger
 
 if TYPE_CHECKING:
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)
 

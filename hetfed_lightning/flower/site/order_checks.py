@@ -18,14 +18,14 @@ from hetfed_lightning.distillation.outputs import KINDS
 from hetfed_lightning.finite import LARGEST, LARGEST_PREDICTION, is_finite, largest_number
 from hetfed_lightning.flower.protocol.description import subjects
 from hetfed_lightning.flower.protocol.untrusted import NAME, one_line
-from hetfed_lightning.participant import STUDENT, output_width
 from hetfed_lightning.participants.first_batch import outputs_of
+from hetfed_lightning.participants.participant import STUDENT, output_width
 
 if TYPE_CHECKING:
     from hetfed_lightning.federated_callback import FederatedCallback
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.flower.protocol.orders import Order
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 MORE_ROUNDS = 10
 """Largest number of rounds, over the number in the site's own file, since runs are made longer and resumed."""

@@ -22,7 +22,7 @@ from hetfed_lightning.flower.site.account_file import AccountFile, check_noise, 
 from hetfed_lightning.flower.site.order_checks import MORE_ROUNDS, check_rounds, most_repeats
 from hetfed_lightning.flower.site.site_round import Act, Pause, SiteEnd, SiteRound, own_figures
 from hetfed_lightning.flower.site.site_store import Place, SiteStore, Stage
-from hetfed_lightning.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hetfed_lightning.batches import split_batch
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.participant import Participant
 
 Fusion = Literal["concatenate", "sum"]
 """How features become one vector: side by side, or added up in a common space."""

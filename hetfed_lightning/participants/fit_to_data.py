@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from hetfed_lightning.data.module import FederatedDataModule
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from hetfed_lightning.compilation import plain_name
-from hetfed_lightning.inseparable import has_memory
+from hetfed_lightning.participants.compilation import plain_name
+from hetfed_lightning.participants.inseparable import has_memory
 
 if TYPE_CHECKING:
-    from hetfed_lightning.participant import Participant
+    from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hetfed_lightning.torch_hooks import anything_has_hooks, has_hooks, registered_hooks
+from hetfed_lightning.participants.torch_hooks import anything_has_hooks, has_hooks, registered_hooks
 
 log = logging.getLogger(__name__)
 

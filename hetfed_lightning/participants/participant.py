@@ -19,19 +19,25 @@ from torchmetrics import Metric
 
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.checkpointing.reading import check_form, read_checkpoint
-from hetfed_lightning.compilation import compile_backbone, is_wrapped, keep_plain_names, plain_name, settings_of
 from hetfed_lightning.counting import enter
-from hetfed_lightning.evaluated import Evaluated
-from hetfed_lightning.inseparable import bound_buffers, first_keys
+from hetfed_lightning.data.schema import DataSchema
 from hetfed_lightning.layers.transforms import InvertibleTransform, TransformByName
 from hetfed_lightning.lending import Borrower
 from hetfed_lightning.modes import evaluating
-from hetfed_lightning.precision import converted, default_optimizer
+from hetfed_lightning.participants.batch_result import Evaluated
+from hetfed_lightning.participants.compilation import (
+    compile_backbone,
+    is_wrapped,
+    keep_plain_names,
+    plain_name,
+    settings_of,
+)
+from hetfed_lightning.participants.inseparable import bound_buffers, first_keys
+from hetfed_lightning.participants.precision import converted, default_optimizer
+from hetfed_lightning.participants.transfer import Transfer, slow_down
 from hetfed_lightning.privacy import DPSGD, Ledger
-from hetfed_lightning.schema import DataSchema
 from hetfed_lightning.supervised import Supervised
 from hetfed_lightning.tasks import Task, TaskName, as_task
-from hetfed_lightning.transfer import Transfer, slow_down
 
 STUDENT = "student"
 """Name of the unified model in logs and checkpoints."""
@@ -88,7 +94,7 @@ class Participant(Borrower, L.LightningModule):
         transform: Maps a batch of raw inputs to what the backbone takes; runs on the device. A module follows
             train and eval mode. The public set passes through it as well. Of inputs by name, a mapping has one for
             each input that it names. What has a ``fit`` learns from the participant's own training inputs, once,
-            before training (:mod:`hetfed_lightning.fitting`).
+            before training (:mod:`hetfed_lightning.participants.fit_to_data`).
         target_transform: Maps targets to what the network is trained to put out, as :class:`Standardise
             <hetfed_lightning.layers.Standardise>` does; its ``inverse`` brings predictions and metrics back.
         joins_at: First round in which it takes part, from 0.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from hetfed_lightning.aggregation.state import accumulation_dtype
-from hetfed_lightning.compilation import plain_name
+from hetfed_lightning.participants.compilation import plain_name
 
 _DIRECTION = re.compile(r"\.parametrizations\.[^.]+\.\d+\._[uv]$")
 """Keys of the singular vectors that ``torch.nn.utils.parametrizations.spectral_norm`` keeps."""

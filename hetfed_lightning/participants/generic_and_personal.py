@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hetfed_lightning.batches import split_batch
-from hetfed_lightning.participant import Participant
+from hetfed_lightning.participants.participant import Participant
 
 
 class GenericAndPersonal(Participant):

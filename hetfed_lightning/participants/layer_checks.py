@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from hetfed_lightning.inseparable import overlapping
+from hetfed_lightning.participants.inseparable import overlapping
 
 
 def check_initialised(module: nn.Module, label: str) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from hetfed_lightning.lending import Loan
-from hetfed_lightning.participant import Participant
-from hetfed_lightning.preflight_layers import check_initialised
+from hetfed_lightning.participants.layer_checks import check_initialised
+from hetfed_lightning.participants.participant import Participant
 
 _NUMBERED = re.compile(r"(?P<group>.+)_(?P<number>\d+)")
 
