@@ -10,7 +10,7 @@ from torch import Tensor
 from hetfed_lightning.callbacks.lesson import on_device, two_columns
 from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.finite import why_not_heard
-from hetfed_lightning.local_steps import seed_for
+from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.modes import evaluating
 
 if TYPE_CHECKING:

@@ -41,6 +41,7 @@ from hetfed_lightning.callbacks.sharing import (
 from hetfed_lightning.data.names import of_member
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.finite import is_finite
+from hetfed_lightning.local_training.step_checks import check_follows
 from hetfed_lightning.metrics import payload_bytes, state_divergence
 from hetfed_lightning.participants.inseparable import (
     bound_buffers,
@@ -50,7 +51,6 @@ from hetfed_lightning.participants.inseparable import (
     with_unit_directions,
 )
 from hetfed_lightning.preflight_columns import check_columns
-from hetfed_lightning.preflight_steps import check_follows
 
 if TYPE_CHECKING:
     import lightning as L

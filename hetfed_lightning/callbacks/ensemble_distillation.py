@@ -20,11 +20,11 @@ from hetfed_lightning.callbacks.mixing import DistillationTerm
 from hetfed_lightning.distillation import Ensemble, MeanProbabilities, Teachers, check_temperature
 from hetfed_lightning.distillation.outputs import KINDS, says_of_kinds
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
+from hetfed_lightning.local_training.step_checks import check_follows
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
 from hetfed_lightning.participants.first_batch import check_last_public_batch, first_batch, outputs_of
 from hetfed_lightning.participants.newcomer import taught
 from hetfed_lightning.participants.participant import STUDENT, output_width
-from hetfed_lightning.preflight_steps import check_follows
 from hetfed_lightning.schedules import RoundSchedule, value_in
 from hetfed_lightning.seeding import stream_generator
 

@@ -12,8 +12,8 @@ import torch
 from hetfed_lightning.fleets.kinship import faults_of_optimizers, kind_and_settings
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, stacked_optimizer
 from hetfed_lightning.fleets.wording import shortly
-from hetfed_lightning.local_steps import seed_for
-from hetfed_lightning.optimization import LocalOptimization
+from hetfed_lightning.local_training.local_optimization import LocalOptimization
+from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.participants.participant import STUDENT
 from hetfed_lightning.seeding import stream_generator
 

@@ -9,7 +9,7 @@ from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.module import GLOBAL, NothingLoader
 from hetfed_lightning.federation.log_writer import is_fitting
 from hetfed_lightning.fleets.own_sets import steps_its_own_way, versions_of
-from hetfed_lightning.local_steps import seed_for
+from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 import lightning as L
 from torch import nn
 
-from hetfed_lightning.backward import go_backward
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.progress import take_lightnings_place
 from hetfed_lightning.checkpointing.age import new_run
@@ -55,20 +54,21 @@ from hetfed_lightning.federation.round_clock import RoundClock
 from hetfed_lightning.federation.round_length import expect_batches, warn_of_accumulation
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.ledger import Reduced, tag
-from hetfed_lightning.local_steps import take_local_step
+from hetfed_lightning.local_training.backward import go_backward
+from hetfed_lightning.local_training.dpsgd_steps import epsilons, give_privacy
+from hetfed_lightning.local_training.local_optimization import LocalOptimization
+from hetfed_lightning.local_training.local_step import take_local_step
+from hetfed_lightning.local_training.loss_scale import give_scales, skipped_steps
+from hetfed_lightning.local_training.step_hooks import StepHooks, hear_steps_by_hand
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.method import Method
-from hetfed_lightning.optimization import LocalOptimization
 from hetfed_lightning.participants.fit_to_data import fit_to_own_data, take_up_schemas, warn_of_unfitted
 from hetfed_lightning.participants.groups import ParticipantGroup, expanded
 from hetfed_lightning.participants.layer_checks import check_initialised, check_memory
 from hetfed_lightning.participants.newcomer import hold_still, let_go
 from hetfed_lightning.participants.participant import STUDENT, Participant, Stage
 from hetfed_lightning.participants.separation import keep_apart
-from hetfed_lightning.private_steps import epsilons, give_privacy
-from hetfed_lightning.scaling import give_scales, skipped_steps
 from hetfed_lightning.seeding import seed_sample, stream_seed, streams_kept
-from hetfed_lightning.step_hooks import StepHooks, hear_steps_by_hand
 from hetfed_lightning.strategies.ranks import Ranks
 from hetfed_lightning.strategies.strategy import ranks_of
 

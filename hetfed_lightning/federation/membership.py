@@ -7,7 +7,7 @@ from typing import Any
 
 from hetfed_lightning.callbacks.sharing import SEPARATOR
 from hetfed_lightning.data.names import did_you_mean
-from hetfed_lightning.optimization import match_by_name
+from hetfed_lightning.local_training.local_optimization import match_by_name
 from hetfed_lightning.participants.participant import STUDENT
 
 _KEYED = ("optimizers", "schedulers", "steps", "scales", "privacy", "own")

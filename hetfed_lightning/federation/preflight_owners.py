@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hetfed_lightning.optimization import LocalOptimization
+    from hetfed_lightning.local_training.local_optimization import LocalOptimization
 
 
 def check_owners(local: Mapping[str, LocalOptimization]) -> None:

@@ -12,15 +12,15 @@ from torch import Tensor
 from hetfed_lightning.checkpointing.form import missing_part
 from hetfed_lightning.finite import is_finite
 from hetfed_lightning.lending import place_of
-from hetfed_lightning.optimization import match_by_name
+from hetfed_lightning.local_training.dpsgd_steps import saved_accounts
+from hetfed_lightning.local_training.local_optimization import match_by_name
 from hetfed_lightning.participants.compilation import plain_name
-from hetfed_lightning.private_steps import saved_accounts
 
 if TYPE_CHECKING:
     import lightning as L
 
     from hetfed_lightning.federation.federation import Federation
-    from hetfed_lightning.optimization import LocalOptimization
+    from hetfed_lightning.local_training.local_optimization import LocalOptimization
     from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 
-from hetfed_lightning.backward import is_usual
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.blocks import RoundBatch, StackedBatch, stacked
 from hetfed_lightning.data.collating import batch_of
@@ -28,6 +27,7 @@ from hetfed_lightning.fleets.snapshot import Snapshot
 from hetfed_lightning.fleets.terms import adding, terms_of
 from hetfed_lightning.fleets.wording import listed, shortly
 from hetfed_lightning.ledger import tag
+from hetfed_lightning.local_training.backward import is_usual
 from hetfed_lightning.participants.torch_hooks import anything_has_hooks
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 

@@ -28,7 +28,7 @@ from hetfed_lightning.participants.torch_hooks import (
 from hetfed_lightning.tasks import Task
 
 if TYPE_CHECKING:
-    from hetfed_lightning.optimization import LocalOptimization
+    from hetfed_lightning.local_training.local_optimization import LocalOptimization
 
 OWN_STEP = (
     "evaluate_batch",

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from hetfed_lightning.fleets.snapshot import Modes, Snapshot
-from hetfed_lightning.optimization import LocalOptimization
+from hetfed_lightning.local_training.local_optimization import LocalOptimization
 from hetfed_lightning.participants.participant import Participant
 
 

@@ -19,7 +19,7 @@ from hetfed_lightning.fleets.fleet import Fleet
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.tolerance import step_tolerance
-from hetfed_lightning.optimization import LocalOptimization
+from hetfed_lightning.local_training.local_optimization import LocalOptimization
 
 REPEATS = 3
 """Number of timed steps; the fastest counts."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.collating import batch_of
 from hetfed_lightning.distillation.outputs import at_least_float32
-from hetfed_lightning.local_steps import seed_for
+from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.modes import evaluating
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hetfed_lightning.finite import is_finite
-from hetfed_lightning.local_steps import seed_for
+from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.methods.context import Context
 from hetfed_lightning.methods.messages import Message, MessageError, Work
 from hetfed_lightning.methods.method import Method

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.ledger import Ledger, Reduced
-    from hetfed_lightning.optimization import Reduction
+    from hetfed_lightning.local_training.local_optimization import Reduction
     from hetfed_lightning.participants.participant import Stage
     from hetfed_lightning.strategies.exchange import Exchange
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hetfed_lightning.optimization import match_by_name
+from hetfed_lightning.local_training.local_optimization import match_by_name
 from hetfed_lightning.strategies.packing import cloned
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from hetfed_lightning import (
 )
 from hetfed_lightning.data import Examples
 from hetfed_lightning.finite import is_finite
-from hetfed_lightning.preflight_steps import needs_closure
+from hetfed_lightning.local_training.step_checks import needs_closure
 from tests.federations import examples, fit, sgd, tiny_data, tiny_federation, tiny_participant, values
 
 pytestmark = pytest.mark.promise("bad settings")

@@ -18,8 +18,8 @@ from hetfed_lightning import (
     Federation,
     Participant,
 )
+from hetfed_lightning.local_training.step_hooks import STEP_HOOKS
 from hetfed_lightning.privacy import DPSGD
-from hetfed_lightning.step_hooks import STEP_HOOKS
 from tests.federations import equal, fit, line, sgd, state_of, tiny_data, tiny_federation, tiny_participant, values
 from tests.fleets.spies import lines
 

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, Participant
-from hetfed_lightning.scaling import LossScale
+from hetfed_lightning.local_training.loss_scale import LossScale
 from tests.federations import (
     Snapshots,
     SnapshotsBefore,

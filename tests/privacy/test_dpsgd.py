@@ -31,8 +31,8 @@ from hetfed_lightning.data import Examples
 from hetfed_lightning.distillation import ClassPriorWeighted
 from hetfed_lightning.federation.membership import with_member, without_member
 from hetfed_lightning.layers import Standardise
+from hetfed_lightning.local_training.dpsgd_steps import PrivacyBudgetError, PrivateSteps
 from hetfed_lightning.privacy import DPSGD, private_gradients, private_noise
-from hetfed_lightning.private_steps import PrivacyBudgetError, PrivateSteps
 from tests.federations import equal, examples, fit, sgd, state_of, tiny_data, tiny_federation, tiny_participant
 from tests.networks import compiled_by_hand
 from tests.privacy.closed_forms import gaussian_epsilon

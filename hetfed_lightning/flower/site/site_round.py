@@ -23,8 +23,8 @@ from hetfed_lightning.flower.protocol.description import subjects
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.order_checks import OrderChecks
 from hetfed_lightning.ledger import tag
+from hetfed_lightning.local_training.dpsgd_steps import PrivacyBudgetError, open_budgets
 from hetfed_lightning.participants.participant import STUDENT
-from hetfed_lightning.private_steps import PrivacyBudgetError, open_budgets
 
 if TYPE_CHECKING:
     from torch import Tensor

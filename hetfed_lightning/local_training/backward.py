@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import lightning as L
     from torch import Tensor
 
+    from hetfed_lightning.local_training.step_hooks import StepHooks
     from hetfed_lightning.participants.participant import Participant
-    from hetfed_lightning.step_hooks import StepHooks
 
 
 def is_usual(trainer: L.Trainer) -> bool:

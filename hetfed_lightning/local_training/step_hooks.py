@@ -13,7 +13,7 @@ import lightning as L
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from hetfed_lightning.optimization import LocalOptimization
+    from hetfed_lightning.local_training.local_optimization import LocalOptimization
     from hetfed_lightning.participants.participant import Participant
 
 STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")

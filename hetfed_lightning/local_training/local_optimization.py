@@ -13,17 +13,17 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from hetfed_lightning.local_training.loss_scale import LossScale, ScaledOptimizer, scaled_by
+from hetfed_lightning.local_training.step_checks import check_steps
+from hetfed_lightning.local_training.step_hooks import StepHooks
 from hetfed_lightning.participants.precision import warn_of_vanishing_eps
-from hetfed_lightning.preflight_steps import check_steps
-from hetfed_lightning.scaling import LossScale, ScaledOptimizer, scaled_by
-from hetfed_lightning.step_hooks import StepHooks
 
 if TYPE_CHECKING:
     from lightning.pytorch.plugins.precision import Precision
     from torch import nn
 
+    from hetfed_lightning.local_training.dpsgd_steps import PrivateSteps
     from hetfed_lightning.participants.participant import Participant
-    from hetfed_lightning.private_steps import PrivateSteps
 
 _NOTHING = nullcontext()
 

@@ -8,7 +8,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
 from hetfed_lightning import Federation, Participant
-from hetfed_lightning.optimization import LocalOptimization, Schedule, match_by_name
+from hetfed_lightning.local_training.local_optimization import LocalOptimization, Schedule, match_by_name
 from tests.federations import fit, sgd, state_of, tiny_data, tiny_participant
 
 

@@ -10,8 +10,8 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
 from hetfed_lightning import EnsembleDistillation
-from hetfed_lightning.backward import is_usual
-from hetfed_lightning.step_hooks import StepHooks
+from hetfed_lightning.local_training.backward import is_usual
+from hetfed_lightning.local_training.step_hooks import StepHooks
 from tests.federations import equal, fit, state_of, tiny_data, tiny_federation
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.data.loaders import Source
     from hetfed_lightning.federation.federation import Federation
-    from hetfed_lightning.optimization import LocalOptimization
+    from hetfed_lightning.local_training.local_optimization import LocalOptimization
     from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)

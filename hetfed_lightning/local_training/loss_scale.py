@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.plugins.precision import Precision
     from torch.amp import GradScaler
 
-    from hetfed_lightning.optimization import LocalOptimization
+    from hetfed_lightning.local_training.local_optimization import LocalOptimization
 
 
 class LossScale:

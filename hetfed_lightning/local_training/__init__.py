@@ -1,0 +1,1 @@
+"""A local step: what optimizes, scales, clips and ends it."""
