@@ -28,9 +28,11 @@ MODULES: dict[str, str] = {
     "hooks": "federation.forwarded_hooks",
     "inseparable": "participants.inseparable",
     "inspection": "federation.quarantine",
+    "lending": "shared_storage.copy_on_write",
     "local_steps": "local_training.local_step",
     "logbook": "federation.log_writer",
     "membership": "federation.membership",
+    "memory": "shared_storage.malloc_trim",
     "multi_input": "participants.multi_input",
     "optimization": "local_training.local_optimization",
     "own_trainer": "federation.own_trainer",
@@ -54,6 +56,7 @@ MODULES: dict[str, str] = {
     "storage": "federation.member_storage",
     "torch_hooks": "participants.torch_hooks",
     "transfer": "participants.transfer",
+    "twins": "shared_storage.deduplicate",
 }
 """New dotted name of a module by its old one, both below the package."""
 

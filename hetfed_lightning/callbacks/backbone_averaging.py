@@ -98,9 +98,9 @@ class BackboneAveraging(FederatedCallback):
     average and is not quarantined: it receives the aggregate, and answers and learns where the round distils.
 
     Where not everyone is sampled (``Federation(participation=...)``) the shared state is held once, and lent to all who
-    wait (:mod:`hetfed_lightning.lending`): memory grows by what participants have of their own, and a round costs what
-    those cost who train. Momenta are among the former: with ``optimizer_state="keep"`` every participant that has ever
-    trained keeps an optimizer's state, none with ``"reset"`` or plain SGD.
+    wait (:mod:`hetfed_lightning.shared_storage.copy_on_write`): memory grows by what participants have of their own,
+    and a round costs what those cost who train. Momenta are among the former: with ``optimizer_state="keep"`` every
+    participant that has ever trained keeps an optimizer's state, none with ``"reset"`` or plain SGD.
 
     Args:
         rule: Aggregation rule: a function ``(states, weights) -> state`` or an :class:`AggregationRule`.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hetfed_lightning.lending import Loan
+from hetfed_lightning.shared_storage.copy_on_write import Loan
 
 if TYPE_CHECKING:
     from hetfed_lightning.callbacks.sharing import SharingGroup

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hetfed_lightning.lending import place_of
-from hetfed_lightning.twins import Twins
+from hetfed_lightning.shared_storage.copy_on_write import place_of
+from hetfed_lightning.shared_storage.deduplicate import Twins
 
 AMONG = 4
 """Number of tensors under one key that a tensor is compared with: one for each group that averages by itself."""

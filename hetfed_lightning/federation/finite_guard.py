@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
 from hetfed_lightning.finite import names_of_non_finite
-from hetfed_lightning.twins import Twins
+from hetfed_lightning.shared_storage.deduplicate import Twins
 
 if TYPE_CHECKING:
     from torch import Tensor

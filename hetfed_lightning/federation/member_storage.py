@@ -16,7 +16,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from hetfed_lightning.lending import KeepsLoans, Loan, place_of
+from hetfed_lightning.shared_storage.copy_on_write import KeepsLoans, Loan, place_of
 
 if TYPE_CHECKING:
     from hetfed_lightning.participants.participant import Participant

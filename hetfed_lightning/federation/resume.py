@@ -11,10 +11,10 @@ from torch import Tensor
 
 from hetfed_lightning.checkpointing.form import missing_part
 from hetfed_lightning.finite import is_finite
-from hetfed_lightning.lending import place_of
 from hetfed_lightning.local_training.dpsgd_steps import saved_accounts
 from hetfed_lightning.local_training.local_optimization import match_by_name
 from hetfed_lightning.participants.compilation import plain_name
+from hetfed_lightning.shared_storage.copy_on_write import place_of
 
 if TYPE_CHECKING:
     import lightning as L

@@ -21,7 +21,7 @@ from hetfed_lightning.fleets.independence import dependence
 from hetfed_lightning.fleets.reference import REPEATS, Reference, copies_of, own_batch, seconds_of, sequential_step
 from hetfed_lightning.fleets.vmap import VmapEngine
 from hetfed_lightning.fleets.wording import shortly
-from hetfed_lightning.twins import Twins
+from hetfed_lightning.shared_storage.deduplicate import Twins
 
 FEW = 8
 """Number of members that are copied and trained one after another, for engines to be compared with."""

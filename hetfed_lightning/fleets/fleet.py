@@ -21,10 +21,10 @@ from hetfed_lightning.fleets.stack import Stack, give_back, take_in
 from hetfed_lightning.fleets.terms import FleetTerm
 from hetfed_lightning.fleets.tolerance import output_tolerance
 from hetfed_lightning.fleets.wording import listed, shortly
-from hetfed_lightning.memory import hand_back
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participants.participant import Participant
 from hetfed_lightning.participants.torch_hooks import registered_hooks
+from hetfed_lightning.shared_storage.malloc_trim import hand_back
 
 log = logging.getLogger(__name__)
 

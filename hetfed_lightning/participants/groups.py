@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from hetfed_lightning.lending import Loan
 from hetfed_lightning.participants.layer_checks import check_initialised
 from hetfed_lightning.participants.participant import Participant
+from hetfed_lightning.shared_storage.copy_on_write import Loan
 
 _NUMBERED = re.compile(r"(?P<group>.+)_(?P<number>\d+)")
 

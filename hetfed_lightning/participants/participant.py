@@ -22,7 +22,6 @@ from hetfed_lightning.checkpointing.reading import check_form, read_checkpoint
 from hetfed_lightning.counting import enter
 from hetfed_lightning.data.schema import DataSchema
 from hetfed_lightning.layers.transforms import InvertibleTransform, TransformByName
-from hetfed_lightning.lending import Borrower
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participants.batch_result import Evaluated
 from hetfed_lightning.participants.compilation import (
@@ -36,6 +35,7 @@ from hetfed_lightning.participants.inseparable import bound_buffers, first_keys
 from hetfed_lightning.participants.precision import converted, default_optimizer
 from hetfed_lightning.participants.transfer import Transfer, slow_down
 from hetfed_lightning.privacy import DPSGD, Ledger
+from hetfed_lightning.shared_storage.copy_on_write import Borrower
 from hetfed_lightning.supervised import Supervised
 from hetfed_lightning.tasks import Task, TaskName, as_task
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hetfed_lightning.twins import Twins
+from hetfed_lightning.shared_storage.deduplicate import Twins
 
 
 def test_the_first_of_equals_is_given() -> None:

@@ -21,7 +21,7 @@ from hetfed_lightning import (
     Phase,
 )
 from hetfed_lightning.data import Examples
-from hetfed_lightning.lending import Loan
+from hetfed_lightning.shared_storage.copy_on_write import Loan
 from tests.federations import (
     Snapshots,
     equal,

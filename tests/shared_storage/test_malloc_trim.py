@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hetfed_lightning import memory
+from hetfed_lightning.shared_storage import malloc_trim as memory
 
 
 def megabytes() -> float:
