@@ -19,6 +19,7 @@ MODULES: dict[str, str] = {
     "backward": "local_training.backward",
     "checkpointing.resume": "federation.resume",
     "compilation": "participants.compilation",
+    "counting": "logs.batched_accuracy",
     "evaluated": "participants.batch_result",
     "evaluation": "federation.evaluation",
     "fitting": "participants.fit_to_data",
@@ -28,6 +29,7 @@ MODULES: dict[str, str] = {
     "hooks": "federation.forwarded_hooks",
     "inseparable": "participants.inseparable",
     "inspection": "federation.quarantine",
+    "ledger": "logs.metric_store",
     "lending": "shared_storage.copy_on_write",
     "local_steps": "local_training.local_step",
     "logbook": "federation.log_writer",
@@ -46,6 +48,7 @@ MODULES: dict[str, str] = {
     "preflight_privacy": "federation.preflight_privacy",
     "preflight_steps": "local_training.step_checks",
     "private_steps": "local_training.dpsgd_steps",
+    "records": "logs.run_record",
     "roster": "federation.cohort",
     "round_length": "federation.round_length",
     "rounds": "federation.round_clock",
@@ -57,6 +60,7 @@ MODULES: dict[str, str] = {
     "torch_hooks": "participants.torch_hooks",
     "transfer": "participants.transfer",
     "twins": "shared_storage.deduplicate",
+    "undefined": "logs.undefined",
 }
 """New dotted name of a module by its old one, both below the package."""
 

@@ -39,8 +39,8 @@ from hetfed_lightning.flower.engine.local_engine import LocalEngine
 from hetfed_lightning.flower.files.folder import SERVER, KeyFolder, site_names
 from hetfed_lightning.flower.init import init_command
 from hetfed_lightning.flower.site.site_store import Place, Stage
+from hetfed_lightning.logs.run_record import Record
 from hetfed_lightning.participants.participant import participant_state
-from hetfed_lightning.records import Record
 from scripts.restarting.watch import Watch
 
 ROOT = Path(__file__).resolve().parent.parent

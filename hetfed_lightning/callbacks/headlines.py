@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from hetfed_lightning.ledger import tag
+from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.metrics import FairnessSummary, summarise
 
 if TYPE_CHECKING:

@@ -33,8 +33,8 @@ from hetfed_lightning.callbacks.pages import (
 )
 from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
-from hetfed_lightning.ledger import tag
 from hetfed_lightning.logs.loggers import give_loggers
+from hetfed_lightning.logs.metric_store import tag
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

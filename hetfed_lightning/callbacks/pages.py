@@ -10,7 +10,7 @@ from typing import Any
 
 from hetfed_lightning.callbacks.roles import Role
 from hetfed_lightning.callbacks.sharing import readable_bytes
-from hetfed_lightning.ledger import tag
+from hetfed_lightning.logs.metric_store import tag
 
 Layout = dict[str, dict[str, list[Any]]]
 """Charts by category and title, each ``["Multiline", [tag, ...]]``, as ``add_custom_scalars`` takes them."""

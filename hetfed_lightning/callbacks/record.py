@@ -17,7 +17,7 @@ from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
 from hetfed_lightning.callbacks.run_folder import run_folder
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
-from hetfed_lightning.records import Record
+from hetfed_lightning.logs.run_record import Record
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation

@@ -29,7 +29,7 @@ from hetfed_lightning.data.module import FederatedData, pooled, take
 from hetfed_lightning.data.schema import DataSchema
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.federation.federation import Federation
-from hetfed_lightning.ledger import tag
+from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.participants.participant import STUDENT
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ local_only]'`."""
             for arm in self.config.arms:
                 found = self.run_arm(arm, seed)
                 # Undefined metrics have been named once, and are the same for all arms and most seeds.
-                logging.getLogger("hetfed_lightning.undefined").setLevel(logging.ERROR)
+                logging.getLogger("hetfed_lightning.logs.undefined").setLevel(logging.ERROR)
                 outcomes += found
                 for metric in self.config.metrics or ():
                     of_metric(found, metric)  # A mistaken name is refused after the first training, not the last.

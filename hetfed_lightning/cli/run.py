@@ -26,8 +26,8 @@ from hetfed_lightning.cli.report.command import report_command
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.federation.quarantine import TooFewParticipantsError
+from hetfed_lightning.logs.undefined import UndefinedMonitorError
 from hetfed_lightning.paths import arguments_with_home
-from hetfed_lightning.undefined import UndefinedMonitorError
 
 TOO_FEW = 1
 BAD_INPUT = 2

@@ -53,13 +53,13 @@ from hetfed_lightning.federation.resume import (
 from hetfed_lightning.federation.round_clock import RoundClock
 from hetfed_lightning.federation.round_length import expect_batches, warn_of_accumulation
 from hetfed_lightning.fleets import EngineName, Fleets
-from hetfed_lightning.ledger import Reduced, tag
 from hetfed_lightning.local_training.backward import go_backward
 from hetfed_lightning.local_training.dpsgd_steps import epsilons, give_privacy
 from hetfed_lightning.local_training.local_optimization import LocalOptimization
 from hetfed_lightning.local_training.local_step import take_local_step
 from hetfed_lightning.local_training.loss_scale import give_scales, skipped_steps
 from hetfed_lightning.local_training.step_hooks import StepHooks, hear_steps_by_hand
+from hetfed_lightning.logs.metric_store import Reduced, tag
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.participants.fit_to_data import fit_to_own_data, take_up_schemas, warn_of_unfitted

@@ -12,9 +12,9 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torchmetrics import Metric
 
 from hetfed_lightning.federated_callback import raise_event
-from hetfed_lightning.ledger import Ledger, Reduced, batch_size_of, reduction_of, tag, undefined_figures
 from hetfed_lightning.logs.loggers import give_loggers
-from hetfed_lightning.undefined import UndefinedFigures
+from hetfed_lightning.logs.metric_store import Ledger, Reduced, batch_size_of, reduction_of, tag, undefined_figures
+from hetfed_lightning.logs.undefined import UndefinedFigures
 
 if TYPE_CHECKING:
     import lightning as L

@@ -16,7 +16,7 @@ from hetfed_lightning.callbacks.headlines import headline_summaries, headlines, 
 from hetfed_lightning.callbacks.private_averaging import PrivateAveraging
 from hetfed_lightning.checkpointing.file_names import fields_of
 from hetfed_lightning.data.names import did_you_mean
-from hetfed_lightning.ledger import tag
+from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.participants.participant import Participant
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hetfed_lightning.finite import LARGEST, names_beyond, names_of_non_finite, why_unusable
-from hetfed_lightning.ledger import tag
+from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from hetfed_lightning.checkpointing.forgotten import ForgottenState
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase, federated_callbacks, raise_event
 from hetfed_lightning.federation.preemption import set_exit_code
 from hetfed_lightning.federation.quarantine import inspect
+from hetfed_lightning.local_training.dpsgd_steps import end_if_spent, open_budgets
 from hetfed_lightning.methods.exchanging import RoundExchange
-from hetfed_lightning.participant import STUDENT
-from hetfed_lightning.private_steps import end_if_spent, open_budgets
+from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation

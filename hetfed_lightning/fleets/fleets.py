@@ -26,8 +26,8 @@ from hetfed_lightning.fleets.seated import SeatedFleets
 from hetfed_lightning.fleets.snapshot import Snapshot
 from hetfed_lightning.fleets.terms import adding, terms_of
 from hetfed_lightning.fleets.wording import listed, shortly
-from hetfed_lightning.ledger import tag
 from hetfed_lightning.local_training.backward import is_usual
+from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.participants.torch_hooks import anything_has_hooks
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from hetfed_lightning.counting import count
 from hetfed_lightning.fleets.network import mean_loss
+from hetfed_lightning.logs.batched_accuracy import count
 from hetfed_lightning.participants.batch_result import Evaluated
 from hetfed_lightning.tasks import TASKS, Task
 

@@ -7,7 +7,7 @@ from typing import Self
 
 from torch import Tensor
 
-from hetfed_lightning.counting import Counts
+from hetfed_lightning.logs.batched_accuracy import Counts
 from hetfed_lightning.tasks import Task
 
 

@@ -19,9 +19,9 @@ from torchmetrics import Metric
 
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.checkpointing.reading import check_form, read_checkpoint
-from hetfed_lightning.counting import enter
 from hetfed_lightning.data.schema import DataSchema
 from hetfed_lightning.layers.transforms import InvertibleTransform, TransformByName
+from hetfed_lightning.logs.batched_accuracy import enter
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participants.batch_result import Evaluated
 from hetfed_lightning.participants.compilation import (

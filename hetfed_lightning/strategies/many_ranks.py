@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from hetfed_lightning.ledger import keep_to_oneself, merge_notes
+from hetfed_lightning.logs.metric_store import keep_to_oneself, merge_notes
 from hetfed_lightning.strategies.checks import check_same_data, check_shares
 from hetfed_lightning.strategies.layout import Layout, balanced, rebalanced, share_of
 from hetfed_lightning.strategies.moving import (
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hetfed_lightning.federation.federation import Federation
-    from hetfed_lightning.ledger import Ledger, Reduced
     from hetfed_lightning.local_training.local_optimization import Reduction
+    from hetfed_lightning.logs.metric_store import Ledger, Reduced
     from hetfed_lightning.participants.participant import Stage
     from hetfed_lightning.strategies.exchange import Exchange
 

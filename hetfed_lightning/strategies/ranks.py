@@ -16,8 +16,8 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hetfed_lightning.ledger import Ledger, Reduced
     from hetfed_lightning.local_training.local_optimization import Reduction
+    from hetfed_lightning.logs.metric_store import Ledger, Reduced
     from hetfed_lightning.participants.participant import Stage
 
 V = TypeVar("V")

@@ -165,10 +165,10 @@ PROMISES = (
         "rounds of 8 participants with distillation, averaging, validation, TensorBoard, record and checkpoint",
         (
             Mutation(
-                "hetfed_lightning/ledger.py",
+                "hetfed_lightning/logs/metric_store.py",
                 "reduced = _reduced(self._entries)\n        self._entries.clear()",
                 "reduced = _reduced(self._entries)",
-                ("tests/test_ledger.py", "tests/test_soak.py"),
+                ("tests/logs/test_metric_store.py", "tests/test_soak.py"),
             ),
         ),
     ),

@@ -15,8 +15,8 @@ from torch import Tensor, equal
 from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, read_checkpoint
 from hetfed_lightning.flower.files.initial_weights import START
 from hetfed_lightning.flower.site.site_store import Place, Stage
+from hetfed_lightning.logs.run_record import Record, RecordError
 from hetfed_lightning.participants.participant import participant_state
-from hetfed_lightning.records import Record, RecordError
 
 Head = dict[str, Tensor]
 

@@ -23,7 +23,7 @@ from hetfed_lightning import (
 from hetfed_lightning.callbacks.examined import MAX_POINTS, examine
 from hetfed_lightning.data import Examples
 from hetfed_lightning.layers import Standardise
-from hetfed_lightning.records import FILE, Record, RecordError
+from hetfed_lightning.logs.run_record import FILE, Record, RecordError
 from tests.federations import fit, line, tiny_data, tiny_federation, trainer, values
 
 

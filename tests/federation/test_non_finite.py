@@ -20,7 +20,7 @@ from hetfed_lightning import (
     RunRecord,
 )
 from hetfed_lightning.federation.quarantine import TooFewParticipantsError
-from hetfed_lightning.records import Record
+from hetfed_lightning.logs.run_record import Record
 from tests.federations import Snapshots, equal, fit, sgd, tiny_data, tiny_federation
 
 pytestmark = pytest.mark.promise("finite")

@@ -33,10 +33,10 @@ from hetfed_lightning.callbacks.headlines import Headline, headline_summaries, l
 from hetfed_lightning.cli.report.page import page
 from hetfed_lightning.cli.report.sources import read_subject
 from hetfed_lightning.data import Examples
-from hetfed_lightning.ledger import tag
+from hetfed_lightning.logs.metric_store import tag
+from hetfed_lightning.logs.run_record import Record
+from hetfed_lightning.logs.undefined import UndefinedMonitorError
 from hetfed_lightning.metrics import summarise
-from hetfed_lightning.records import Record
-from hetfed_lightning.undefined import UndefinedMonitorError
 from tests.federations import fit, sgd, tiny_data, tiny_participant, trainer, values
 from tests.flower.federating import Deployed
 

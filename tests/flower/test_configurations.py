@@ -12,8 +12,8 @@ from hetfed_lightning.cli.run import run
 from hetfed_lightning.flower.client_app import site_of
 from hetfed_lightning.flower.init import init_command
 from hetfed_lightning.flower.server_app import lead
+from hetfed_lightning.logs.run_record import Record
 from hetfed_lightning.participants.participant import participant_state
-from hetfed_lightning.records import Record
 from tests.flower.deployed import CONFIGS
 from tests.flower.grids import FakeGrid
 

@@ -15,7 +15,7 @@ import pytest
 from hetfed_lightning.flower.deploy.keys import make_keys
 from hetfed_lightning.flower.engine.marks import descendants
 from hetfed_lightning.flower.engine.settings import free_ports
-from hetfed_lightning.records import Record
+from hetfed_lightning.logs.run_record import Record
 from tests.flower.engines import ROOT, wait_until
 from tests.flower.test_deploy_local import SITES, set_rounds, two_sites
 

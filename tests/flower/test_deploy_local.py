@@ -15,7 +15,7 @@ from hetfed_lightning.flower.engine.executor import APP
 from hetfed_lightning.flower.engine.local_engine import LocalEngine
 from hetfed_lightning.flower.engine.marks import marked
 from hetfed_lightning.flower.files.folder import SERVER, KeyFolder
-from hetfed_lightning.records import Record
+from hetfed_lightning.logs.run_record import Record
 from tests.cli.commands import tiny, written
 from tests.flower.deployed import deployed
 

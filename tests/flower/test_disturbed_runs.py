@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hetfed_lightning.flower.site.site_store import Place, Stage
-from hetfed_lightning.records import Record
+from hetfed_lightning.logs.run_record import Record
 from scripts.flower_restarts import Plan, Result, disturbed
 from scripts.restarting.watch import Saved, Watch
 from tests.flower.loopback import write_config

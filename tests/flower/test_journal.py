@@ -31,7 +31,7 @@ from hetfed_lightning.distillation import ClassPriorWeighted
 from hetfed_lightning.flower.coordinator.journal import Journal
 from hetfed_lightning.flower.protocol.description import Description, empty_state
 from hetfed_lightning.flower.site.site import Site, SiteParts
-from hetfed_lightning.records import FILE, Record
+from hetfed_lightning.logs.run_record import FILE, Record
 from tests.federations import NAMES, examples, fit, tiny_data, tiny_federation, tiny_participant
 from tests.flower.events import images, layouts, scalars, texts
 

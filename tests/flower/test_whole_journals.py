@@ -10,7 +10,7 @@ from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedC
 from hetfed_lightning.distillation import ClassPriorWeighted
 from hetfed_lightning.flower.coordinator.journal import Journal
 from hetfed_lightning.flower.protocol.orders import Order
-from hetfed_lightning.records import Record
+from hetfed_lightning.logs.run_record import Record
 from tests.federations import fit
 from tests.flower.events import images, layouts, scalars, texts
 from tests.flower.federating import Deployed

@@ -23,7 +23,7 @@ from hetfed_lightning.data.sources import read_npz, read_table, read_tables
 from hetfed_lightning.data.sources.idx import read_idx
 from hetfed_lightning.data.sources.image_folder import read_image_folder
 from hetfed_lightning.federation.membership import without_member
-from hetfed_lightning.records import Record
+from hetfed_lightning.logs.run_record import Record
 from tests.conftest import Tally
 from tests.federations import fit, tiny_data, tiny_federation, tiny_participant, trainer
 from tests.inputs.bare import is_bare

@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 from hetfed_lightning.cli.outcomes import Arm, Outcome, write_comparison
 from hetfed_lightning.cli.report import page, read_subject
 from hetfed_lightning.cli.run import run
-from hetfed_lightning.records import FILE, Record, RecordError
+from hetfed_lightning.logs.run_record import FILE, Record, RecordError
 
 HOSTILE = "</pre><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)> & $x_1$"
 

@@ -246,7 +246,7 @@ def test_nothing_that_may_be_named_runs_files_or_fetches(tally: Tally) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["lightning.pytorch.callbacks.ModelCheckpoint._link_checkpoint", "hetfed_lightning.records.Record.write",
+    ["lightning.pytorch.callbacks.ModelCheckpoint._link_checkpoint", "hetfed_lightning.logs.run_record.Record.write",
      "torch.nn.attention._fa3._fa3_import_module", "hetfed_lightning.Participant.load_from_checkpoint"],
 )  # fmt: skip
 def test_nothing_inside_of_a_class_may_be_named(capsys: pytest.CaptureFixture[str], path: str) -> None:

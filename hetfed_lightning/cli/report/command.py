@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 from hetfed_lightning import plots
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.report import page, read_subject
-from hetfed_lightning.records import RecordError
+from hetfed_lightning.logs.run_record import RecordError
 
 log = logging.getLogger(__name__)
 

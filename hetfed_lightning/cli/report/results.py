@@ -20,9 +20,9 @@ from hetfed_lightning.cli.outcomes import (
 )
 from hetfed_lightning.cli.report.markup import grid, paragraph, picture, section, table, text
 from hetfed_lightning.cli.report.sources import Subject, members
+from hetfed_lightning.logs.undefined import MOST_NAMED
 from hetfed_lightning.metrics import Interval, mean_interval
 from hetfed_lightning.participants.participant import STUDENT
-from hetfed_lightning.undefined import MOST_NAMED
 
 LABELS: dict[str, str] = {"federation": "federation", "local_only": "local only", "centralised": "centralised"}
 

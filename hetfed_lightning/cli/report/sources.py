@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import cast
 
 from hetfed_lightning.cli.outcomes import ARMS, Arm, Outcome
+from hetfed_lightning.logs.run_record import Record, RecordError
 from hetfed_lightning.participants.participant import STUDENT
-from hetfed_lightning.records import Record, RecordError
 
 OUTCOMES = "outcomes.csv"
 

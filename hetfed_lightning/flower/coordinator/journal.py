@@ -22,9 +22,9 @@ from hetfed_lightning.flower.coordinator.round_summary import round_summary
 from hetfed_lightning.flower.coordinator.site_summaries import headlines_of, label_counts_of, roles_of
 from hetfed_lightning.flower.coordinator.tensorboard_writer import TensorBoardWriter
 from hetfed_lightning.flower.protocol.description import Description
-from hetfed_lightning.ledger import tag
+from hetfed_lightning.logs.metric_store import tag
+from hetfed_lightning.logs.run_record import FILE, Record, RecordError
 from hetfed_lightning.participants.participant import STUDENT
-from hetfed_lightning.records import FILE, Record, RecordError
 
 log = logging.getLogger(__name__)
 

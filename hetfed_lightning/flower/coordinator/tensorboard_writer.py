@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hetfed_lightning import plots
 from hetfed_lightning.callbacks.pages import Layout, chart_layout
 from hetfed_lightning.flower.coordinator.event_file import EventFile
-from hetfed_lightning.ledger import tag
+from hetfed_lightning.logs.metric_store import tag
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

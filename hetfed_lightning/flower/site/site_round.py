@@ -22,8 +22,8 @@ from hetfed_lightning.finite import why_not_heard
 from hetfed_lightning.flower.protocol.description import subjects
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.order_checks import OrderChecks
-from hetfed_lightning.ledger import tag
 from hetfed_lightning.local_training.dpsgd_steps import PrivacyBudgetError, open_budgets
+from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy
 
-from hetfed_lightning import ledger as module
-from hetfed_lightning.ledger import Ledger, Reduced, merge_notes
+from hetfed_lightning.logs import metric_store as module
+from hetfed_lightning.logs.metric_store import Ledger, Reduced, merge_notes
 
 
 def test_entries_of_any_dtype_keep_their_own_digits() -> None:

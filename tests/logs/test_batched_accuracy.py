@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import MeanAbsoluteError, Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MultilabelAccuracy
 
-from hetfed_lightning.counting import Counts, computed, count, enter, reset
+from hetfed_lightning.logs.batched_accuracy import Counts, computed, count, enter, reset
 
 
 def plain(metric: Metric) -> dict[str, Any]:

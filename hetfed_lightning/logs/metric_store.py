@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from hetfed_lightning.counting import computed, reset
+from hetfed_lightning.logs.batched_accuracy import computed, reset
 from hetfed_lightning.metrics import undefined_because
 
 Reduction = Literal["mean", "sum", "min", "max"]
