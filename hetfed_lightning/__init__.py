@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hetfed_lightning._moved import install, names_moved_from
-from hetfed_lightning.callbacks import (
-    BackboneAveraging,
-    EnsembleDistillation,
-    FederatedProgressBar,
-    FederationMonitor,
-    Inheritance,
-    PrivateAveraging,
-    RunRecord,
-)
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.callbacks.inheritance import Inheritance
+from hetfed_lightning.callbacks.monitor import FederationMonitor
+from hetfed_lightning.callbacks.private_averaging import PrivateAveraging
+from hetfed_lightning.callbacks.progress import FederatedProgressBar
+from hetfed_lightning.callbacks.record import RunRecord
 from hetfed_lightning.checkpointing.plugin import SafeCheckpointIO
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federated_callback import FederatedCallback, Phase

@@ -65,6 +65,13 @@ MODULES: dict[str, str] = {
 """New dotted name of a module by its old one, both below the package."""
 
 NAMES: dict[str, str] = {
+    "callbacks.BackboneAveraging": "callbacks.backbone_averaging.BackboneAveraging",
+    "callbacks.EnsembleDistillation": "callbacks.ensemble_distillation.EnsembleDistillation",
+    "callbacks.FederatedProgressBar": "callbacks.progress.FederatedProgressBar",
+    "callbacks.FederationMonitor": "callbacks.monitor.FederationMonitor",
+    "callbacks.Inheritance": "callbacks.inheritance.Inheritance",
+    "callbacks.PrivateAveraging": "callbacks.private_averaging.PrivateAveraging",
+    "callbacks.RunRecord": "callbacks.record.RunRecord",
     "federation.Federation": "federation.federation.Federation",
     "guard.LARGEST": "finite.LARGEST",
     "guard.LARGEST_LOGIT": "finite.LARGEST_LOGIT",

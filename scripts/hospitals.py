@@ -40,7 +40,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchmetrics.functional.classification import binary_calibration_error
 
-from hetfed_lightning.callbacks import BackboneAveraging, EnsembleDistillation
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.cli.compare import CompareCLI, centralised_data
 from hetfed_lightning.data import Examples, FederatedData
 from hetfed_lightning.data.sources.hospitals import HospitalInputs

@@ -15,7 +15,9 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from hetfed_lightning.callbacks import FederatedProgressBar, FederationMonitor, RunRecord
+from hetfed_lightning.callbacks.monitor import FederationMonitor
+from hetfed_lightning.callbacks.progress import FederatedProgressBar
+from hetfed_lightning.callbacks.record import RunRecord
 from hetfed_lightning.callbacks.roles import of_type
 from hetfed_lightning.callbacks.run_folder import run_folder
 from hetfed_lightning.cli.allowlist import restrict_imports

@@ -16,7 +16,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
-from hetfed_lightning.callbacks import RunRecord
+from hetfed_lightning.callbacks.record import RunRecord
 from hetfed_lightning.cli.blame import naming_participants
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import ConfigError

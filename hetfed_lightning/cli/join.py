@@ -15,7 +15,9 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from hetfed_lightning.callbacks import EnsembleDistillation, Inheritance, PrivateAveraging
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.callbacks.inheritance import Inheritance
+from hetfed_lightning.callbacks.private_averaging import PrivateAveraging
 from hetfed_lightning.callbacks.sharing import SEPARATOR
 from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.reading import read_checkpoint

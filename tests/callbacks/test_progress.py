@@ -12,8 +12,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger
 
 from hetfed_lightning import Federation, Participant
-from hetfed_lightning.callbacks import FederatedProgressBar
-from hetfed_lightning.callbacks.progress import round_description
+from hetfed_lightning.callbacks.progress import FederatedProgressBar, round_description
 from tests.federations import fit, tiny_data, tiny_federation, tiny_participant
 
 

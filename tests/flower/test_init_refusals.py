@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hetfed_lightning.callbacks import BackboneAveraging
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.federated_callback import FederatedCallback
 from tests.cli.commands import put, tiny, written

@@ -9,7 +9,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from hetfed_lightning.callbacks import BackboneAveraging, EnsembleDistillation
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.flower.coordinator.server_config import ServerConfig, read_server_config
 from hetfed_lightning.flower.files.initial_weights import load_start, start_bytes

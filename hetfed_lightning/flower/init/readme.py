@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from hetfed_lightning.callbacks import EnsembleDistillation
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.distillation import ClassPriorWeighted
 from hetfed_lightning.flower.init.data import is_dealt
 from hetfed_lightning.flower.init.source import Source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from hetfed_lightning.callbacks import EnsembleDistillation
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.flower.init.data import is_dealt, local_paths, own_part
 from hetfed_lightning.flower.init.refusals import KEPT
 from hetfed_lightning.flower.init.source import Source

@@ -13,7 +13,7 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
-from hetfed_lightning.callbacks import EnsembleDistillation
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.cli.blame import naming_participants
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import Arguments

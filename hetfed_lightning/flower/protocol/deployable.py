@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from hetfed_lightning.callbacks import BackboneAveraging, EnsembleDistillation, PrivateAveraging
+from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.callbacks.private_averaging import PrivateAveraging
 from hetfed_lightning.cli.errors import ConfigError
 
 DEPLOYABLE = (BackboneAveraging, PrivateAveraging, EnsembleDistillation)
