@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hetfed_lightning._moved import install, names_moved_from
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
-from hetfed_lightning.callbacks.inheritance import Inheritance
 from hetfed_lightning.callbacks.monitor import FederationMonitor
-from hetfed_lightning.callbacks.private_averaging import PrivateAveraging
 from hetfed_lightning.callbacks.progress import FederatedProgressBar
 from hetfed_lightning.callbacks.record import RunRecord
 from hetfed_lightning.checkpointing.plugin import SafeCheckpointIO
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.federation.federation import Federation
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.methods.inheritance import Inheritance
 from hetfed_lightning.participants.generic_and_personal import GenericAndPersonal
 from hetfed_lightning.participants.groups import ParticipantGroup
 from hetfed_lightning.participants.multi_input import MultiInputParticipant

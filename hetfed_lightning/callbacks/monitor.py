@@ -18,8 +18,6 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hetfed_lightning import plots
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.examined import Examined, examine
 from hetfed_lightning.callbacks.headlines import headline_summaries, headlines, loss_summaries, summary_figures
 from hetfed_lightning.callbacks.hyperparameters import log_hyperparameters
@@ -35,6 +33,8 @@ from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.logs.loggers import give_loggers
 from hetfed_lightning.logs.metric_store import tag
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hetfed_lightning.callbacks.roles import Role
-from hetfed_lightning.callbacks.sharing import readable_bytes
 from hetfed_lightning.logs.metric_store import tag
+from hetfed_lightning.methods.averaging.sharing_groups import readable_bytes
 
 Layout = dict[str, dict[str, list[Any]]]
 """Charts by category and title, each ``["Multiline", [tag, ...]]``, as ``add_custom_scalars`` takes them."""
@@ -81,7 +81,8 @@ def sharing_page(reports: Iterable[str]) -> str:
     """Who shares what with whom, a list, whose lines TensorBoard wraps.
 
     Args:
-        reports: Of every averaging callback, as :func:`~hetfed_lightning.callbacks.sharing.sharing_report` writes them.
+        reports: Of every averaging callback, as
+            :func:`~hetfed_lightning.methods.averaging.sharing_groups.sharing_report` writes them.
     """
     return "\n\n".join(report.replace("\n  ", "\n\n* ") for report in reports)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import lightning as L
 
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS
 from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
@@ -18,6 +17,7 @@ from hetfed_lightning.callbacks.run_folder import run_folder
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.logs.run_record import Record
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 
 from hetfed_lightning.batches import split_batch
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.participants.first_batch import first_batch, outputs_of
 from hetfed_lightning.participants.participant import STUDENT, Participant, output_width

@@ -66,7 +66,12 @@ local_only]'`."""
 
     def compare(self) -> list[Outcome]:
         """Outcomes of every arm on every seed; prints and writes their table."""
-        for noisy in ("lightning.pytorch", "hetfed_lightning.callbacks", "hetfed_lightning.fleets"):
+        for noisy in (
+            "lightning.pytorch",
+            "hetfed_lightning.callbacks",
+            "hetfed_lightning.methods",
+            "hetfed_lightning.fleets",
+        ):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         # On pooled data alike participants are trained once; a warning says that the others never train.
         logging.getLogger("hetfed_lightning.federation.preflight").setLevel(logging.ERROR)

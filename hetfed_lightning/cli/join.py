@@ -15,10 +15,6 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
-from hetfed_lightning.callbacks.inheritance import Inheritance
-from hetfed_lightning.callbacks.private_averaging import PrivateAveraging
-from hetfed_lightning.callbacks.sharing import SEPARATOR
 from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
@@ -34,6 +30,10 @@ from hetfed_lightning.data.partitioned import PartitionedDataModule
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.federation.membership import members_of, with_member
+from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging
+from hetfed_lightning.methods.averaging.sharing_groups import SEPARATOR
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.methods.inheritance import Inheritance
 from hetfed_lightning.participants.participant import Participant, participant_state
 
 log = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hetfed_lightning.callbacks.sharing import SEPARATOR
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.local_training.local_optimization import match_by_name
+from hetfed_lightning.methods.averaging.sharing_groups import SEPARATOR
 from hetfed_lightning.participants.participant import STUDENT
 
 _KEYED = ("optimizers", "schedulers", "steps", "scales", "privacy", "own")

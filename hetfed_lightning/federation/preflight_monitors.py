@@ -10,13 +10,13 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.headlines import headline_summaries, headlines, loss_summaries, summary_figures
-from hetfed_lightning.callbacks.private_averaging import PrivateAveraging
 from hetfed_lightning.checkpointing.file_names import fields_of
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.logs.metric_store import tag
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.participants.participant import Participant
 
 if TYPE_CHECKING:

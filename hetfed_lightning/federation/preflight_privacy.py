@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hetfed_lightning.batches import split_batch
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.distillation import ClassPriorWeighted
 from hetfed_lightning.fleets.kinship import OWN_STEP, gives_example_losses
 from hetfed_lightning.layers import Fittable
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.modes import modes_of, restore
 from hetfed_lightning.participants.compilation import is_wrapped
 from hetfed_lightning.participants.first_batch import as_trained, first_batch

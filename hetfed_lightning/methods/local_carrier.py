@@ -6,8 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from hetfed_lightning.callbacks.shared_states import SharedStates
-from hetfed_lightning.callbacks.sharing import SharingGroup
+from hetfed_lightning.methods.averaging.shared_states import SharedStates
+from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup
 from hetfed_lightning.methods.messages import Message, PerParticipant
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.participant_side import ParticipantSide

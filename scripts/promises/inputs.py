@@ -54,7 +54,7 @@ PROMISES: tuple[Promise, ...] = (
                 (f"{_TABLE}::{_ROW}[a width below 0]",),
             ),
             Mutation(
-                "hetfed_lightning/callbacks/backbone_averaging.py",
+                "hetfed_lightning/methods/averaging/backbone_averaging.py",
                 "        if not self.groups:\n",
                 "        if False:\n",
                 (f"{_TABLE}::{_ROW}[nothing in common]",),

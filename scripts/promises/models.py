@@ -24,7 +24,7 @@ PROMISES = (
                 ("tests/federation/test_non_finite.py",),
             ),
             Mutation(
-                "hetfed_lightning/callbacks/asking.py",
+                "hetfed_lightning/methods/distillation/teacher_outputs.py",
                 "if reason := why_not_heard(logits, federation[name].task.kind):",
                 "if reason := '':",
                 ("tests/federation/test_non_finite.py",),
@@ -56,7 +56,7 @@ PROMISES = (
         "gradients that overflow in some participants' steps, or in all",
         (
             Mutation(
-                "hetfed_lightning/callbacks/backbone_averaging.py",
+                "hetfed_lightning/methods/averaging/backbone_averaging.py",
                 "        return [name for name, has_changed in changed.items() if has_changed]\n",
                 "        return list(changed)\n",
                 ("tests/precision/test_own_scales.py", "tests/precision/test_every_precision.py"),
@@ -72,7 +72,7 @@ PROMISES = (
                 "hetfed_lightning/aggregation/shares.py",
                 "return bounded.clamp(max=bound)",
                 "return bounded",
-                ("tests/aggregation/test_shares.py", "tests/callbacks/test_backbone_averaging.py"),
+                ("tests/aggregation/test_shares.py", "tests/methods/averaging/test_backbone_averaging.py"),
             ),
             Mutation(
                 "hetfed_lightning/aggregation/shares.py",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from scripts.promises.promise import Mutation, Promise
 
-_AVERAGING = "hetfed_lightning/callbacks/private_averaging.py"
+_AVERAGING = "hetfed_lightning/methods/averaging/private_averaging.py"
 _MEAN = "hetfed_lightning/privacy/private_mean.py"
 _DPSGD = "hetfed_lightning/privacy/dpsgd.py"
 _FEDERATION = "hetfed_lightning/federation/federation.py"
-_PARTICIPANTS = "tests/callbacks/test_private_averaging.py"
+_PARTICIPANTS = "tests/methods/averaging/test_private_averaging.py"
 _EXAMPLES = "tests/privacy/test_dpsgd.py"
 _CONFIGS = "tests/security/test_configs_run_no_code.py"
 _CHECKPOINTS = "tests/security/test_checkpoints_run_no_code.py"

@@ -27,7 +27,7 @@ def _process_before_a_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     jsonargparse_common.parsing_settings.clear()
     jsonargparse_common.parsing_settings.update(settings)
     lightning.filters[:] = filters
-    for quietened in ("callbacks", "fleets", "preflight"):  # By `compare`.
+    for quietened in ("callbacks", "methods", "fleets", "federation.preflight", "logs.undefined"):  # By `compare`.
         logging.getLogger(f"hetfed_lightning.{quietened}").setLevel(logging.NOTSET)
     package = logging.getLogger("hetfed_lightning")
     package.handlers.clear()

@@ -19,9 +19,9 @@ from hetfed_lightning import (
     RegressionTask,
     Task,
 )
-from hetfed_lightning.callbacks.inheritance import Inheritance
 from hetfed_lightning.data import Examples
 from hetfed_lightning.distillation import ClassPriorWeighted, Ensemble, Teachers
+from hetfed_lightning.methods.inheritance import Inheritance
 from hetfed_lightning.participants.transfer import Transfer
 from tests.federations import equal, fit, sgd, state_of
 from tests.flower.federating import Deployed

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from hetfed_lightning.callbacks.learning import LearningPhase
 from hetfed_lightning.federation import federation
 from hetfed_lightning.local_training import local_step as local_steps
+from hetfed_lightning.methods.distillation.distillation_phase import LearningPhase
 
 
 def alone(patch: pytest.MonkeyPatch) -> list[str]:

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, Participant
-from hetfed_lightning.callbacks import proximal
 from hetfed_lightning.distillation import MeanLogits
+from hetfed_lightning.methods.averaging import proximal
 from hetfed_lightning.schedules import LinearSchedule
 from hetfed_lightning.tasks import MulticlassTask
 from tests.federations import Listed, Snapshots, equal, examples, fit, sgd, state_of, tiny_data, tiny_federation

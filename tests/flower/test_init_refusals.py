@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.federated_callback import FederatedCallback
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from tests.cli.commands import put, tiny, written
 from tests.flower.deployed import deployed
 

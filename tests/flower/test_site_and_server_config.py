@@ -9,13 +9,13 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.flower.coordinator.server_config import ServerConfig, read_server_config
 from hetfed_lightning.flower.files.initial_weights import load_start, start_bytes
 from hetfed_lightning.flower.files.paths import absolute, paths_in, with_paths
 from hetfed_lightning.flower.site.site_config import SiteConfig, read_site_config
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.participants.participant import Participant
 from tests.cli.commands import participant, put, tiny
 

@@ -18,7 +18,7 @@ from hetfed_lightning.flower.init.data import agreed_settings
 from hetfed_lightning.flower.protocol.description import Description, describe
 from hetfed_lightning.flower.protocol.messages import description_content, description_of
 from hetfed_lightning.layers import Standardise
-from hetfed_lightning.preflight_columns import check_columns
+from hetfed_lightning.methods.averaging.column_checks import check_columns
 from tests.federations import fit, sgd
 
 SHARED = {"backbone.weight": ((5, 2), "float32")}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from hetfed_lightning import plots
-from hetfed_lightning.callbacks.sharing import listed, readable_bytes
 from hetfed_lightning.cli.report.markup import grid, paragraph, picture, section, table
 from hetfed_lightning.cli.report.sources import Subject
 from hetfed_lightning.logs.run_record import Record
+from hetfed_lightning.methods.averaging.sharing_groups import listed, readable_bytes
 
 REFERENCES = {"local_only": "local only, mean", "centralised": "centralised, mean"}
 

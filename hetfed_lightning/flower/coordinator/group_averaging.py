@@ -9,11 +9,11 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging, Sent, means
-from hetfed_lightning.callbacks.private_averaging import Calendar, PrivateAveraging
-from hetfed_lightning.callbacks.private_checks import check_company
-from hetfed_lightning.callbacks.sharing import SharingGroup
 from hetfed_lightning.flower.protocol.description import Description, empty_state, parameters_of
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging, Sent, means
+from hetfed_lightning.methods.averaging.private_averaging import Calendar, PrivateAveraging
+from hetfed_lightning.methods.averaging.private_checks import check_company
+from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup
 from hetfed_lightning.metrics import payload_bytes
 
 log = logging.getLogger(__name__)

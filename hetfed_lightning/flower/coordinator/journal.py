@@ -10,8 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hetfed_lightning import __version__, plots
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.headlines import LOSS, Headline, headline_summaries, loss_summaries, summary_figures
 from hetfed_lightning.callbacks.monitor import SECONDS
 from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS, configuration_page, participants_table, sharing_page
@@ -24,6 +22,8 @@ from hetfed_lightning.flower.coordinator.tensorboard_writer import TensorBoardWr
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.logs.run_record import FILE, Record, RecordError
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.participants.participant import STUDENT
 
 log = logging.getLogger(__name__)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
 from hetfed_lightning.callbacks.headlines import Headline
 from hetfed_lightning.callbacks.roles import Partnership, Role, partnerships
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.protocol.description import Description, empty_state
 from hetfed_lightning.flower.protocol.untrusted import one_line
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.metrics import payload_bytes
 
 MAX_TEXT = 200

@@ -8,10 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.distillation import ClassPriorWeighted
 from hetfed_lightning.flower.init.data import is_dealt
 from hetfed_lightning.flower.init.source import Source
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 
 PAGE = Template(files(__package__).joinpath("deployment.md").read_text(encoding="utf-8"))
 

@@ -19,13 +19,13 @@ from lightning.pytorch.callbacks import (
     Timer,
 )
 
-from hetfed_lightning.callbacks.inheritance import Inheritance
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.record import RunRecord
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.init.source import Source
 from hetfed_lightning.flower.protocol.deployable import DEPLOYABLE
+from hetfed_lightning.methods.inheritance import Inheritance
 
 log = logging.getLogger(__name__)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.flower.init.data import is_dealt, local_paths, own_part
 from hetfed_lightning.flower.init.refusals import KEPT
 from hetfed_lightning.flower.init.source import Source
 from hetfed_lightning.flower.init.text import yaml_text
 from hetfed_lightning.flower.protocol.deployable import DEPLOYABLE, as_list
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 
 HEAD = """Site {name} of the federation in {file}, written by `hetfed deploy init`. Whoever runs the site keeps this \
 file and what lies beside it; nothing of them is sent. `hetfed fit` would read it too.

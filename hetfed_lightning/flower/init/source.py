@@ -13,7 +13,6 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.cli.blame import naming_participants
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import Arguments
@@ -25,6 +24,7 @@ from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.federation.preflight import check_names
 from hetfed_lightning.flower.files.config_errors import naming_file
 from hetfed_lightning.flower.protocol.deployable import as_list
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 
 log = logging.getLogger(__name__)
 

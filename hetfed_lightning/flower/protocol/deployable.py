@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
-from hetfed_lightning.callbacks.private_averaging import PrivateAveraging
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 
 DEPLOYABLE = (BackboneAveraging, PrivateAveraging, EnsembleDistillation)
 """Deployable classes. Their subclasses are not: a user's own may do anything with all participants."""

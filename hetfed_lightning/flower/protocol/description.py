@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import lightning as L
 import torch
 
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.roles import label_counts, roles
-from hetfed_lightning.callbacks.sharing import personal_state
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.protocol.arrays import DTYPES, Layout
 from hetfed_lightning.flower.protocol.plain_data import Range, Size, Text
 from hetfed_lightning.flower.protocol.untrusted import NAME, one_line, shown
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.averaging.column_checks import columns_read
+from hetfed_lightning.methods.averaging.sharing_groups import personal_state
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.participants.first_batch import outputs_of
 from hetfed_lightning.participants.participant import STUDENT, output_width
-from hetfed_lightning.preflight_columns import columns_read
 
 if TYPE_CHECKING:
     from torch import Tensor

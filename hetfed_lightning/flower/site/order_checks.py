@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.distillation.outputs import KINDS
 from hetfed_lightning.finite import LARGEST, LARGEST_PREDICTION, is_finite, largest_number
 from hetfed_lightning.flower.protocol.description import subjects
 from hetfed_lightning.flower.protocol.untrusted import NAME, one_line
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.participants.first_batch import outputs_of
 from hetfed_lightning.participants.participant import STUDENT, output_width
 

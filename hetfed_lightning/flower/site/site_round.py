@@ -10,11 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from hetfed_lightning.callbacks.asking import own_answers
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.callbacks.monitor import learning_rates
-from hetfed_lightning.callbacks.sharing import SharingGroup
 from hetfed_lightning.federated_callback import Career, FederatedCallback
 from hetfed_lightning.federation.quarantine import quarantine_non_finite
 from hetfed_lightning.federation.round_clock import RoundClock
@@ -24,6 +20,10 @@ from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.order_checks import OrderChecks
 from hetfed_lightning.local_training.dpsgd_steps import PrivacyBudgetError, open_budgets
 from hetfed_lightning.logs.metric_store import tag
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.methods.distillation.teacher_outputs import own_answers
 from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:

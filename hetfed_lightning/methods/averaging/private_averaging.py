@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hetfed_lightning.aggregation import AggregationFunction, AggregationRule, State, check_states, weighted_mean
 from hetfed_lightning.aggregation.clipping import check_max_norm
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging, Sent
-from hetfed_lightning.callbacks.private_checks import check_company, check_settings
-from hetfed_lightning.callbacks.sharing import listed
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging, Sent
+from hetfed_lightning.methods.averaging.private_checks import check_company, check_settings
+from hetfed_lightning.methods.averaging.sharing_groups import listed
 from hetfed_lightning.participants.inseparable import is_direction
 from hetfed_lightning.privacy import Ledger, private_mean, private_noise, seeded_noise
 from hetfed_lightning.privacy.accountant import (
@@ -28,8 +28,8 @@ from hetfed_lightning.strategies.ranks import Ranks
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.callbacks.sharing import SharingGroup
     from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup
 
 log = logging.getLogger(__name__)
 

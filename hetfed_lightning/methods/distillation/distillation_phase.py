@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from hetfed_lightning.callbacks.lesson import Lesson
     from hetfed_lightning.data.blocks import StackedBatch
     from hetfed_lightning.fleets.engine import Engine
     from hetfed_lightning.fleets.fleet import Fleet
+    from hetfed_lightning.methods.distillation.soft_targets import Lesson
     from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)

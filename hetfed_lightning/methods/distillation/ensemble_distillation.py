@@ -13,14 +13,14 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from hetfed_lightning.batches import split_batch
-from hetfed_lightning.callbacks.asking import finite_answers
-from hetfed_lightning.callbacks.learning import LearningPhase
-from hetfed_lightning.callbacks.lesson import Lesson
-from hetfed_lightning.callbacks.mixing import DistillationTerm
 from hetfed_lightning.distillation import Ensemble, MeanProbabilities, Teachers, check_temperature
 from hetfed_lightning.distillation.outputs import KINDS, says_of_kinds
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
 from hetfed_lightning.local_training.step_checks import check_follows
+from hetfed_lightning.methods.distillation.distillation_phase import LearningPhase
+from hetfed_lightning.methods.distillation.fleet_distillation import DistillationTerm
+from hetfed_lightning.methods.distillation.soft_targets import Lesson
+from hetfed_lightning.methods.distillation.teacher_outputs import finite_answers
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
 from hetfed_lightning.participants.first_batch import check_last_public_batch, first_batch, outputs_of
 from hetfed_lightning.participants.newcomer import taught

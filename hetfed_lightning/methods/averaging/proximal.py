@@ -15,9 +15,9 @@ from hetfed_lightning.fleets.terms import FleetTerm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hetfed_lightning.callbacks.sharing import SharingGroup
     from hetfed_lightning.fleets.engine import Engine
     from hetfed_lightning.fleets.fleet import Fleet
+    from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup
     from hetfed_lightning.participants.participant import Participant
 
 CHUNK = 2**18

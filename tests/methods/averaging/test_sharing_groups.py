@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hetfed_lightning.callbacks.sharing import (
+from hetfed_lightning.methods.averaging.sharing_groups import (
     SharingGroup,
     readable_bytes,
     sharing_groups,

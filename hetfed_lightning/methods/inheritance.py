@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hetfed_lightning.callbacks.asking import TEACHER_BATCH
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation, check_kind
-from hetfed_lightning.callbacks.learning import LearningPhase
-from hetfed_lightning.callbacks.lesson import Lesson, on_device, two_columns
-from hetfed_lightning.callbacks.sharing import listed
 from hetfed_lightning.distillation import soften
 from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_of_kinds
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
+from hetfed_lightning.methods.averaging.sharing_groups import listed
+from hetfed_lightning.methods.distillation.distillation_phase import LearningPhase
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation, check_kind
+from hetfed_lightning.methods.distillation.soft_targets import Lesson, on_device, two_columns
+from hetfed_lightning.methods.distillation.teacher_outputs import TEACHER_BATCH
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participants.first_batch import check_last_public_batch, outputs_of

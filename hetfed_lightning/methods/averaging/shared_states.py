@@ -10,8 +10,8 @@ from torch import Tensor
 from hetfed_lightning.shared_storage.copy_on_write import Loan
 
 if TYPE_CHECKING:
-    from hetfed_lightning.callbacks.sharing import SharingGroup
     from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup
 
 
 class SharedStates:

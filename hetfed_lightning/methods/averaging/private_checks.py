@@ -10,10 +10,10 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from hetfed_lightning.aggregation import weighted_mean
-from hetfed_lightning.callbacks.backbone_averaging import BackboneAveraging
-from hetfed_lightning.callbacks.ensemble_distillation import EnsembleDistillation
-from hetfed_lightning.callbacks.inheritance import Inheritance
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.methods.inheritance import Inheritance
 
 log = logging.getLogger(__name__)
 

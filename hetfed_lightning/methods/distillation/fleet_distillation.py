@@ -13,11 +13,11 @@ from hetfed_lightning.fleets.terms import FleetTerm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hetfed_lightning.callbacks.lesson import Lesson
     from hetfed_lightning.data.blocks import StackedBatch
     from hetfed_lightning.fleets.engine import Engine
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.member import Member
+    from hetfed_lightning.methods.distillation.soft_targets import Lesson
 
 
 class DistillationTerm(FleetTerm):

@@ -23,10 +23,15 @@ from hetfed_lightning.aggregation import (
 )
 from hetfed_lightning.aggregation.clipping import check_max_norm
 from hetfed_lightning.aggregation.shares import MAX_SHARE, bounded_weights, check_max_share, sample_count
-from hetfed_lightning.callbacks.proximal import Proximal
-from hetfed_lightning.callbacks.server_optimizer import ServerOptimizer
-from hetfed_lightning.callbacks.shared_states import SharedStates
-from hetfed_lightning.callbacks.sharing import (
+from hetfed_lightning.data.names import of_member
+from hetfed_lightning.federated_callback import FederatedCallback, Phase
+from hetfed_lightning.finite import is_finite
+from hetfed_lightning.local_training.step_checks import check_follows
+from hetfed_lightning.methods.averaging.column_checks import check_columns
+from hetfed_lightning.methods.averaging.proximal import Proximal
+from hetfed_lightning.methods.averaging.server_optimizer import ServerOptimizer
+from hetfed_lightning.methods.averaging.shared_states import SharedStates
+from hetfed_lightning.methods.averaging.sharing_groups import (
     Foundations,
     SharingGroup,
     listed,
@@ -38,10 +43,6 @@ from hetfed_lightning.callbacks.sharing import (
     tied_lines,
     uneven_foundations,
 )
-from hetfed_lightning.data.names import of_member
-from hetfed_lightning.federated_callback import FederatedCallback, Phase
-from hetfed_lightning.finite import is_finite
-from hetfed_lightning.local_training.step_checks import check_follows
 from hetfed_lightning.metrics import payload_bytes, state_divergence
 from hetfed_lightning.participants.inseparable import (
     bound_buffers,
@@ -50,7 +51,6 @@ from hetfed_lightning.participants.inseparable import (
     is_direction,
     with_unit_directions,
 )
-from hetfed_lightning.preflight_columns import check_columns
 
 if TYPE_CHECKING:
     import lightning as L

@@ -1,0 +1,1 @@
+"""Averages of what participants share: settings, groups, private means and the server's step."""
