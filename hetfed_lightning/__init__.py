@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hetfed_lightning._moved import install, names_moved_from
 from hetfed_lightning.callbacks.monitor import FederationMonitor
-from hetfed_lightning.callbacks.progress import FederatedProgressBar
+from hetfed_lightning.callbacks.progress_bar import FederatedProgressBar
 from hetfed_lightning.callbacks.record import RunRecord
 from hetfed_lightning.checkpointing.plugin import SafeCheckpointIO
 from hetfed_lightning.data import FederatedDataModule

@@ -11,8 +11,8 @@ import lightning as L
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS
-from hetfed_lightning.callbacks.roles import roles
+from hetfed_lightning.callbacks.participant_summary import roles
+from hetfed_lightning.callbacks.tensorboard_pages import MAX_PARTICIPANTS
 from hetfed_lightning.federated_callback import federated_callbacks
 
 if TYPE_CHECKING:

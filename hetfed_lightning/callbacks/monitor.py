@@ -18,10 +18,11 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hetfed_lightning import plots
-from hetfed_lightning.callbacks.examined import Examined, examine
-from hetfed_lightning.callbacks.headlines import headline_summaries, headlines, loss_summaries, summary_figures
+from hetfed_lightning.callbacks.confusions import Examined, examine
+from hetfed_lightning.callbacks.headline_metrics import headline_summaries, headlines, loss_summaries, summary_figures
 from hetfed_lightning.callbacks.hyperparameters import log_hyperparameters
-from hetfed_lightning.callbacks.pages import (
+from hetfed_lightning.callbacks.participant_summary import label_counts, of_type, roles
+from hetfed_lightning.callbacks.tensorboard_pages import (
     MAX_PARTICIPANTS,
     chart_layout,
     configuration_page,
@@ -29,7 +30,6 @@ from hetfed_lightning.callbacks.pages import (
     results_table,
     sharing_page,
 )
-from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.logs.loggers import give_loggers
 from hetfed_lightning.logs.metric_store import tag

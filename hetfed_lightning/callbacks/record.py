@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import lightning as L
 
 from hetfed_lightning.callbacks.monitor import FederationMonitor
-from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS
-from hetfed_lightning.callbacks.roles import label_counts, of_type, roles
+from hetfed_lightning.callbacks.participant_summary import label_counts, of_type, roles
 from hetfed_lightning.callbacks.run_folder import run_folder
+from hetfed_lightning.callbacks.tensorboard_pages import MAX_PARTICIPANTS
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.logs.run_record import Record

@@ -16,9 +16,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from hetfed_lightning.callbacks.monitor import FederationMonitor
-from hetfed_lightning.callbacks.progress import FederatedProgressBar
+from hetfed_lightning.callbacks.participant_summary import of_type
+from hetfed_lightning.callbacks.progress_bar import FederatedProgressBar
 from hetfed_lightning.callbacks.record import RunRecord
-from hetfed_lightning.callbacks.roles import of_type
 from hetfed_lightning.callbacks.run_folder import run_folder
 from hetfed_lightning.cli.allowlist import restrict_imports
 from hetfed_lightning.cli.blame import naming_participants

@@ -12,7 +12,7 @@ import lightning as L
 from torch import nn
 
 from hetfed_lightning.callbacks.monitor import FederationMonitor
-from hetfed_lightning.callbacks.progress import take_lightnings_place
+from hetfed_lightning.callbacks.progress_bar import take_lightnings_place
 from hetfed_lightning.checkpointing.age import new_run
 from hetfed_lightning.checkpointing.compact import compact
 from hetfed_lightning.checkpointing.file_names import keep_names_flat

@@ -10,7 +10,7 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 
-from hetfed_lightning.callbacks.headlines import headline_summaries, headlines, loss_summaries, summary_figures
+from hetfed_lightning.callbacks.headline_metrics import headline_summaries, headlines, loss_summaries, summary_figures
 from hetfed_lightning.checkpointing.file_names import fields_of
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.logs.metric_store import tag

@@ -47,7 +47,7 @@ class Record:
         seed: Of the run.
         rounds: How many were asked for; 0 of an evaluation alone.
         finished: Whether training came to its end.
-        participants: Attributes of `hetfed_lightning.callbacks.roles.Role` by name; the first 200.
+        participants: Attributes of `hetfed_lightning.callbacks.participant_summary.Role` by name; the first 200.
         total: How many participants there are.
         label_counts: Training examples per class by name, of those whose task knows classes.
         history: ``{"round": 1, "values": {tag: value}}`` for every finished round; a resumed run's begins there.

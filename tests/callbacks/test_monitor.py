@@ -26,10 +26,10 @@ from hetfed_lightning import (
     MulticlassTask,
     Participant,
 )
-from hetfed_lightning.callbacks.examined import examine
-from hetfed_lightning.callbacks.headlines import headline_summaries, headlines
-from hetfed_lightning.callbacks.pages import chart_layout, participants_table, results_table
-from hetfed_lightning.callbacks.roles import label_counts, roles
+from hetfed_lightning.callbacks.confusions import examine
+from hetfed_lightning.callbacks.headline_metrics import headline_summaries, headlines
+from hetfed_lightning.callbacks.participant_summary import label_counts, roles
+from hetfed_lightning.callbacks.tensorboard_pages import chart_layout, participants_table, results_table
 from hetfed_lightning.data import Examples
 from tests.federations import (
     equal,

@@ -20,7 +20,7 @@ from hetfed_lightning import (
     Federation,
     RunRecord,
 )
-from hetfed_lightning.callbacks.examined import MAX_POINTS, examine
+from hetfed_lightning.callbacks.confusions import MAX_POINTS, examine
 from hetfed_lightning.data import Examples
 from hetfed_lightning.layers import Standardise
 from hetfed_lightning.logs.run_record import FILE, Record, RecordError

@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hetfed_lightning import BackboneAveraging, FederatedCallback, Federation
-from hetfed_lightning.callbacks.progress import FederatedProgressBar
+from hetfed_lightning.callbacks.progress_bar import FederatedProgressBar
 from tests.federations import equal, fit, sgd, state_of, tiny_data, tiny_federation
 
 BATCHES = {"a": 3, "b": 4, "c": 5}  # Of 12, 16 and 20 examples, four in a batch.

@@ -29,7 +29,7 @@ from hetfed_lightning import (
     RegressionTask,
     RunRecord,
 )
-from hetfed_lightning.callbacks.headlines import Headline, headline_summaries, loss_summaries, summary_figures
+from hetfed_lightning.callbacks.headline_metrics import Headline, headline_summaries, loss_summaries, summary_figures
 from hetfed_lightning.cli.report.page import page
 from hetfed_lightning.cli.report.sources import read_subject
 from hetfed_lightning.data import Examples

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hetfed_lightning import EnsembleDistillation, FederatedCallback, Federation, Inheritance, Participant, Transfer
-from hetfed_lightning.callbacks.examined import examine
+from hetfed_lightning.callbacks.confusions import examine
 from hetfed_lightning.modes import evaluating
 from tests.federations import NAMES, fit, sgd, tiny_data, tiny_participant
 

@@ -20,7 +20,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
-from hetfed_lightning.callbacks.pages import Layout
+from hetfed_lightning.callbacks.tensorboard_pages import Layout
 from hetfed_lightning.checkpointing.atomic import write_all
 
 if TYPE_CHECKING:

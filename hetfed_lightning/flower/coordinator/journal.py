@@ -10,9 +10,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hetfed_lightning import __version__, plots
-from hetfed_lightning.callbacks.headlines import LOSS, Headline, headline_summaries, loss_summaries, summary_figures
+from hetfed_lightning.callbacks.headline_metrics import (
+    LOSS,
+    Headline,
+    headline_summaries,
+    loss_summaries,
+    summary_figures,
+)
 from hetfed_lightning.callbacks.monitor import SECONDS
-from hetfed_lightning.callbacks.pages import MAX_PARTICIPANTS, configuration_page, participants_table, sharing_page
+from hetfed_lightning.callbacks.tensorboard_pages import (
+    MAX_PARTICIPANTS,
+    configuration_page,
+    participants_table,
+    sharing_page,
+)
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.cli import tables
 from hetfed_lightning.federated_callback import FederatedCallback

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hetfed_lightning.callbacks.headlines import Headline
-from hetfed_lightning.callbacks.roles import Partnership, Role, partnerships
+from hetfed_lightning.callbacks.headline_metrics import Headline
+from hetfed_lightning.callbacks.participant_summary import Partnership, Role, partnerships
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.protocol.description import Description, empty_state
 from hetfed_lightning.flower.protocol.untrusted import one_line

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetfed_lightning import plots
-from hetfed_lightning.callbacks.pages import Layout, chart_layout
+from hetfed_lightning.callbacks.tensorboard_pages import Layout, chart_layout
 from hetfed_lightning.flower.coordinator.event_file import EventFile
 from hetfed_lightning.logs.metric_store import tag
 

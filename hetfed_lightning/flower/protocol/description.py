@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import lightning as L
 import torch
 
-from hetfed_lightning.callbacks.roles import label_counts, roles
+from hetfed_lightning.callbacks.participant_summary import label_counts, roles
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.protocol.arrays import DTYPES, Layout
 from hetfed_lightning.flower.protocol.plain_data import Range, Size, Text

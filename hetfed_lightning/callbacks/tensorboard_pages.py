@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from hetfed_lightning.callbacks.roles import Role
+from hetfed_lightning.callbacks.participant_summary import Role
 from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.methods.averaging.sharing_groups import readable_bytes
 

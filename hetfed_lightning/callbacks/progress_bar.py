@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
-from hetfed_lightning.callbacks.headlines import headline_summaries, headlines
+from hetfed_lightning.callbacks.headline_metrics import headline_summaries, headlines
 from hetfed_lightning.federated_callback import FederatedCallback
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger
 
 from hetfed_lightning import Federation, Participant
-from hetfed_lightning.callbacks.progress import FederatedProgressBar, round_description
+from hetfed_lightning.callbacks.progress_bar import FederatedProgressBar, round_description
 from tests.federations import fit, tiny_data, tiny_federation, tiny_participant
 
 
@@ -111,7 +111,7 @@ def test_a_bar_is_drawn_as_often_as_an_eye_sees(terminal: list[str], monkeypatch
     hundredths = iter(range(10, 10_000))
 
     def note(self: FederatedProgressBar, current: int, total: int) -> bool:
-        monkeypatch.setattr("hetfed_lightning.callbacks.progress.perf_counter", lambda: 2 * next(hundredths) / 100)
+        monkeypatch.setattr("hetfed_lightning.callbacks.progress_bar.perf_counter", lambda: 2 * next(hundredths) / 100)
         if due := right(self, current, total):
             drawn.append(current)
         return due
