@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hetfed_lightning import tasks
 from hetfed_lightning.distillation.outputs import KINDS
-from hetfed_lightning.fleets.kinship import gives_example_losses
+from hetfed_lightning.fleets.compatibility import gives_example_losses
 from hetfed_lightning.tasks import TASKS, Task
 
 Case = tuple[Tensor, Tensor]

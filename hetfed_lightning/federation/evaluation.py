@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.module import GLOBAL, NothingLoader
 from hetfed_lightning.federation.log_writer import is_fitting
-from hetfed_lightning.fleets.own_sets import steps_its_own_way, versions_of
+from hetfed_lightning.fleets.validation_lookahead import steps_its_own_way, versions_of
 from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.participants.participant import STUDENT
 
@@ -49,7 +49,7 @@ def evaluate(federation: Federation, what: Measured, owner: str, batch: Any, bat
         names = [name for name in names if federation[name].reads_any_of(inputs)]
         known = federation.fleets.evaluated(names, batch) if len(names) > 1 else {}
     else:
-        known = federation.fleets.own_sets.evaluated(owner, batch, batch_idx) if names and what == "validation" else {}
+        known = federation.fleets.lookahead.evaluated(owner, batch, batch_idx) if names and what == "validation" else {}
     versions = versions_of(batch) if known else ()
     for name in names:
         _step(federation, name, what, batch, batch_idx, known.get(name), versions)

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.distillation import ClassPriorWeighted
-from hetfed_lightning.fleets.kinship import OWN_STEP, gives_example_losses
+from hetfed_lightning.fleets.compatibility import OWN_STEP, gives_example_losses
 from hetfed_lightning.layers import Fittable
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation

@@ -18,9 +18,9 @@ from hetfed_lightning.fleets.chain import chain_of
 from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet
 from hetfed_lightning.fleets.independence import dependence
+from hetfed_lightning.fleets.log_text import short_error
 from hetfed_lightning.fleets.reference import REPEATS, Reference, copies_of, own_batch, seconds_of, sequential_step
 from hetfed_lightning.fleets.vmap import VmapEngine
-from hetfed_lightning.fleets.wording import shortly
 from hetfed_lightning.shared_storage.deduplicate import Twins
 
 FEW = 8
@@ -164,7 +164,7 @@ def _trial(name: EngineName, fleet: Fleet, batch: StackedBatch, few: _Few, *, ch
         fleet.seat()
         seconds, fault = _run(engine, fleet, batch, few.reference, few.places)
     except Exception as error:  # noqa: BLE001 - whatever an engine cannot do is left to the sequential one
-        return Trial(name, fault=shortly(error))
+        return Trial(name, fault=short_error(error))
     return Trial(name, engine, seconds) if fault is None else Trial(name, fault=fault)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hetfed_lightning.fleets.kinship import kind_and_settings_of
+from hetfed_lightning.fleets.compatibility import kind_and_settings_of
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.optimizers import kind_of
 from hetfed_lightning.fleets.snapshot import OWN

@@ -13,6 +13,7 @@ from torch import Tensor
 from hetfed_lightning.data.blocks import StackedBatch, bytes_of
 from hetfed_lightning.fleets.comparison import Comparison, Seat
 from hetfed_lightning.fleets.engine import Engine
+from hetfed_lightning.fleets.log_text import listed, short_error
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
@@ -20,7 +21,6 @@ from hetfed_lightning.fleets.snapshot import still_tensors
 from hetfed_lightning.fleets.stack import Stack, give_back, take_in
 from hetfed_lightning.fleets.terms import FleetTerm
 from hetfed_lightning.fleets.tolerance import output_tolerance
-from hetfed_lightning.fleets.wording import listed, shortly
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participants.participant import Participant
 from hetfed_lightning.participants.torch_hooks import registered_hooks
@@ -337,7 +337,9 @@ class Fleet:
         try:
             outputs = engine.outputs(stack.by_key(rows), inputs, common=common)
         except Exception as error:  # noqa: BLE001 - whatever an engine cannot do is left to each member
-            log.warning("Fleets: %s: they predict one after another, since it failed (%s).", self.label, shortly(error))
+            log.warning(
+                "Fleets: %s: they predict one after another, since it failed (%s).", self.label, short_error(error)
+            )
             self._predicts = False
             return None
         if self._predicts is None:

@@ -16,16 +16,16 @@ from hetfed_lightning.data.blocks import RoundBatch, StackedBatch, stacked
 from hetfed_lightning.data.collating import batch_of
 from hetfed_lightning.fleets.bystanders import bystanders, runs_between_steps
 from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, try_engines
+from hetfed_lightning.fleets.compatibility import faults_of_optimizers, keeps_up, kind_and_settings, obstacle, signature
 from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet, first_of
 from hetfed_lightning.fleets.independence import dependence
-from hetfed_lightning.fleets.kinship import faults_of_optimizers, keeps_up, kind_and_settings, obstacle, signature
+from hetfed_lightning.fleets.log_text import listed, short_error
 from hetfed_lightning.fleets.member import Member
+from hetfed_lightning.fleets.member_queries import MemberQueries
 from hetfed_lightning.fleets.reference import own_batch
-from hetfed_lightning.fleets.seated import SeatedFleets
 from hetfed_lightning.fleets.snapshot import Snapshot
 from hetfed_lightning.fleets.terms import adding, terms_of
-from hetfed_lightning.fleets.wording import listed, shortly
 from hetfed_lightning.local_training.backward import is_usual
 from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.participants.torch_hooks import anything_has_hooks
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Fleets(SeatedFleets):
+class Fleets(MemberQueries):
     """Fleets of a round's participants, formed and trained.
 
     Args:
@@ -227,7 +227,7 @@ class Fleets(SeatedFleets):
                 with federation.ranks.timing(names, federation.device):
                     losses = fleet.step(whole, engine, add=adding(fleet.terms, engine, batch_idx))
             except Exception as error:  # noqa: BLE001 - a loss that cannot be computed: by itself its owner is named
-                log.warning("Fleets: %s: one after another, since a step failed (%s).", fleet.label, shortly(error))
+                log.warning("Fleets: %s: one after another, since a step failed (%s).", fleet.label, short_error(error))
                 self.chosen[kind] = self._leave(fleet)
                 continue
             self._note(federation, fleet, whole, losses)

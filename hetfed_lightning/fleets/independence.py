@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning.fleets.fleet import Fleet
+from hetfed_lightning.fleets.log_text import short_error
 from hetfed_lightning.fleets.tolerance import output_tolerance
-from hetfed_lightning.fleets.wording import shortly
 
 LEAST = 4
 """Least number of examples in the batch that is tried; those of a smaller one are repeated."""
@@ -43,7 +43,7 @@ def dependence(fleet: Fleet, inputs: Any, targets: Tensor | None = None) -> str 
             if (fault := _fault(fleet, own, inputs, targets)) is not None:
                 return fault
         except Exception as error:  # noqa: BLE001 - whatever a network cannot do is left to each member
-            return f"its network was tried on batches of other sizes ({shortly(error)})"
+            return f"its network was tried on batches of other sizes ({short_error(error)})"
         try:
             return _fault(fleet, _moved(own), inputs, targets)
         except Exception:  # noqa: BLE001 - weights that nobody has need not be possible ones

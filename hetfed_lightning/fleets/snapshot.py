@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hetfed_lightning.fleets.kinship import OWN_STEP
+from hetfed_lightning.fleets.compatibility import OWN_STEP
 from hetfed_lightning.participants.torch_hooks import (
     MODULE_HOOKS,
     accumulation_hooks_of,

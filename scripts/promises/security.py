@@ -125,7 +125,7 @@ PROMISES: tuple[Promise, ...] = (
                 (f"{_EXAMPLES}::test_the_account_goes_on_after_a_checkpoint",),
             ),
             Mutation(
-                "hetfed_lightning/fleets/kinship.py",
+                "hetfed_lightning/fleets/compatibility.py",
                 "if participant.privacy is not None:",
                 "if False:",
                 (f"{_EXAMPLES}::test_it_averages_distils_and_trains_beside_others_and_in_no_fleet",),

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from hetfed_lightning import BackboneAveraging, FederatedCallback, FederatedDataModule, Federation, Participant
 from hetfed_lightning.data import Examples
 from hetfed_lightning.fleets import fleet as fleet_module
-from hetfed_lightning.fleets import own_sets
+from hetfed_lightning.fleets import validation_lookahead
 from hetfed_lightning.fleets.batched import BatchedEngine
 from hetfed_lightning.tasks import MulticlassTask
 from tests.federations import Listed, fit, sgd, tiny_data, tiny_federation, tiny_participant
@@ -64,7 +64,7 @@ class Figures(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Federation)
-        assert pl_module.fleets.own_sets.bytes_kept == 0  # Nothing was computed that no loader came to.
+        assert pl_module.fleets.lookahead.bytes_kept == 0  # Nothing was computed that no loader came to.
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seen.append({key: float(value) for key, value in trainer.callback_metrics.items() if "val" in key})
@@ -216,21 +216,21 @@ def test_what_there_is_no_room_for_is_computed_in_parts(
 def test_what_waits_is_bounded_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     row = 4 * 3 * 8  # Predictions of four examples and three classes in float64.
     held: list[int] = []
-    right = own_sets.OwnSets._look_ahead
+    right = validation_lookahead.ValidationLookahead._look_ahead
 
-    def look_ahead(self: own_sets.OwnSets, *args: Any) -> None:
+    def look_ahead(self: validation_lookahead.ValidationLookahead, *args: Any) -> None:
         right(self, *args)
         kept = [one.evaluated.predictions for one in self._kept.values()]
         held.append(sum(one.untyped_storage().nbytes() for one in kept))
         assert self.bytes_kept == sum(one.nbytes for one in kept)
 
-    monkeypatch.setattr(own_sets.OwnSets, "_look_ahead", look_ahead)
+    monkeypatch.setattr(validation_lookahead.ValidationLookahead, "_look_ahead", look_ahead)
     sizes = dict.fromkeys(NAMES, 40)
     wanted = figures(federation("sequential"), data(sizes=sizes))
     figures(federation("batched"), data(sizes=sizes))
     assert max(held) == (3 * 10 + 1) * row  # Three members wait with ten batches, and one is about to be looked at.
     held.clear()
-    monkeypatch.setattr(own_sets, "KEPT", 5 * row)
+    monkeypatch.setattr(validation_lookahead, "KEPT", 5 * row)
     ends = figures(federation("batched"), data(sizes=sizes))
     assert max(held) <= (5 + 4) * row
     for one, other in zip(ends, wanted, strict=True):

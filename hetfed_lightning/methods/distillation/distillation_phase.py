@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hetfed_lightning.fleets.kinship import faults_of_optimizers, kind_and_settings
+from hetfed_lightning.fleets.compatibility import faults_of_optimizers, kind_and_settings
+from hetfed_lightning.fleets.log_text import short_error
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, stacked_optimizer
-from hetfed_lightning.fleets.wording import shortly
 from hetfed_lightning.local_training.local_optimization import LocalOptimization
 from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.participants.participant import STUDENT
@@ -116,7 +116,7 @@ class LearningPhase:
                     fleet.step(block, self._engine_of(fleet), optimizer=optimizer)
             except Exception as error:  # noqa: BLE001 - whatever a fleet cannot do is left to each of its members
                 log.warning("Fleets: %s: they distil one after another, since a step failed (%s).",
-                            fleet.label, shortly(error))  # fmt: skip
+                            fleet.label, short_error(error))  # fmt: skip
                 fleet.distils_alone = True
                 for local in locals_:
                     self.alone(local.participant, local, place)

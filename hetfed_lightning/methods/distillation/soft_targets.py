@@ -12,7 +12,7 @@ from torch import Tensor
 from hetfed_lightning.data.blocks import StackedBatch, stacked
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.distillation.outputs import at_least_float32
-from hetfed_lightning.fleets.kinship import keeps_up
+from hetfed_lightning.fleets.compatibility import keeps_up
 from hetfed_lightning.tasks import Task
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hetfed_lightning.participants.batch_result import Evaluated
 from hetfed_lightning.tasks import TASKS, Task
 
 
-def evaluated_together(
+def batched_evaluation(
     task: Task, outputs: Tensor, targets: Tensor, mask: Tensor | None, sizes: Sequence[int]
 ) -> list[Evaluated]:
     """Evaluation of each participant, equal to :meth:`Evaluated.of` up to the rounding of the losses.

@@ -19,9 +19,9 @@ from hetfed_lightning.data.blocks import StackedBatch, stacked
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.loaders import EvaluationLoader, MeasuredLoader
 from hetfed_lightning.data.module import FederatedDataModule
+from hetfed_lightning.fleets.batched_evaluation import batched_evaluation
 from hetfed_lightning.fleets.engine import Engine
 from hetfed_lightning.fleets.fleet import Fleet
-from hetfed_lightning.fleets.together import evaluated_together
 from hetfed_lightning.participants.batch_result import Evaluated
 from hetfed_lightning.participants.participant import Participant
 
@@ -35,7 +35,7 @@ _ON_THE_WAY = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after
 
 
 @dataclass(frozen=True)
-class _Crew:
+class _Group:
     """Members of a fleet whose own sets are evaluated together, with their loaders in the order of Lightning's walk."""
 
     fleet: Fleet
@@ -58,11 +58,11 @@ class _Kept:
     weights: tuple[tuple[int, int], ...]
 
 
-class OwnSets:
+class ValidationLookahead:
     """Evaluations computed ahead of their loaders, in one pass over all validation sets."""
 
     def __init__(self) -> None:
-        self._crews: dict[str, _Crew] = {}
+        self._groups: dict[str, _Group] = {}
         self._kept: dict[tuple[str, int], _Kept] = {}
         self._federation: Federation | None = None
         self.bytes_kept = 0
@@ -90,12 +90,12 @@ class OwnSets:
                 for name in loaders
                 if name in own and not steps_its_own_way(federation[name], "validation_step")
             }
-            self._crews |= dict.fromkeys(own, _Crew(fleet, fleet.engine, own, limits))
+            self._groups |= dict.fromkeys(own, _Group(fleet, fleet.engine, own, limits))
         self._federation = federation
 
     def close(self) -> None:
         """End a pass, wherever it stands."""
-        self._crews, self._kept, self._federation, self.bytes_kept = {}, {}, None, 0
+        self._groups, self._kept, self._federation, self.bytes_kept = {}, {}, None, 0
 
     def evaluated(self, owner: str, batch: Any, index: int) -> dict[str, Evaluated]:
         """Evaluation of the owner's network on a batch, by its name; empty if the network has to be asked itself.
@@ -105,43 +105,43 @@ class OwnSets:
             batch: The batch as its loader gave it, on the device, inputs of shape ``(B, ...)``.
             index: Index of the batch.
         """
-        crew = self._crews.get(owner)
-        if crew is None:
+        group = self._groups.get(owner)
+        if group is None:
             return {}
         if (owner, index) not in self._kept:
-            self._look_ahead(crew, owner, index)
+            self._look_ahead(group, owner, index)
         found = self._kept.pop((owner, index), None)
         if found is None:
             return {}
         self.bytes_kept -= found.evaluated.predictions.nbytes
-        as_it_was = not any(versions_of(batch)) and found.weights == crew.fleet.weights_of(owner)
-        as_it_was = as_it_was and self._is_as_found(crew, owner)
+        as_it_was = not any(versions_of(batch)) and found.weights == group.fleet.weights_of(owner)
+        as_it_was = as_it_was and self._is_as_found(group, owner)
         return {owner: found.evaluated} if as_it_was else {}
 
-    def _is_as_found(self, crew: _Crew, name: str) -> bool:
+    def _is_as_found(self, group: _Group, name: str) -> bool:
         federation = cast("Federation", self._federation)
-        return not federation.fleets.has_bystanders or crew.fleet.is_as_found(name)
+        return not federation.fleets.has_bystanders or group.fleet.is_as_found(name)
 
-    def _look_ahead(self, crew: _Crew, owner: str, index: int) -> None:
+    def _look_ahead(self, group: _Group, owner: str, index: int) -> None:
         """Evaluate the batches of this index of as many members as there is room for, the owner's among them."""
         if self.bytes_kept > KEPT:
             return
-        names = [name for name in crew.beside(owner, index) if (name, index) not in self._kept]
-        room = crew.fleet.room_for(crew.loaders[owner].view(index)[0])
-        names = [name for name in names[:room] if crew.fleet.is_seated(name) and self._is_as_found(crew, name)]
+        names = [name for name in group.beside(owner, index) if (name, index) not in self._kept]
+        room = group.fleet.room_for(group.loaders[owner].view(index)[0])
+        names = [name for name in names[:room] if group.fleet.is_seated(name) and self._is_as_found(group, name)]
         if owner not in names or len(names) < 2:
             return
-        names.sort(key=crew.fleet.places.__getitem__)
-        block = stacked([crew.loaders[name].view(index) for name in names])
+        names.sort(key=group.fleet.places.__getitem__)
+        block = stacked([group.loaders[name].view(index) for name in names])
         block = None if block is None else self._as_it_comes(block)
-        outputs = None if block is None else crew.fleet.outputs(names, block.inputs, crew.engine, common=False)
+        outputs = None if block is None else group.fleet.outputs(names, block.inputs, group.engine, common=False)
         if block is None or outputs is None:
             return
-        together = evaluated_together(crew.fleet.task, outputs, block.targets, block.mask, block.sizes)
+        together = batched_evaluation(group.fleet.task, outputs, block.targets, block.mask, block.sizes)
         for name, evaluated in zip(names, together, strict=True):
             # Copied, since a waiting view would keep the whole block in memory.
             own = Evaluated(evaluated.loss, evaluated.predictions.clone(), evaluated.width, evaluated.counts)
-            self._kept[name, index] = _Kept(own, crew.fleet.weights_of(name))
+            self._kept[name, index] = _Kept(own, group.fleet.weights_of(name))
             self.bytes_kept += evaluated.predictions.nbytes
 
     def _as_it_comes(self, block: StackedBatch) -> StackedBatch:

@@ -10,20 +10,20 @@ from torch import Tensor
 
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.blocks import bytes_of
+from hetfed_lightning.fleets.batched_evaluation import batched_evaluation
 from hetfed_lightning.fleets.fleet import Fleet
-from hetfed_lightning.fleets.own_sets import OwnSets
-from hetfed_lightning.fleets.together import evaluated_together
+from hetfed_lightning.fleets.validation_lookahead import ValidationLookahead
 from hetfed_lightning.participants.batch_result import Evaluated
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
 
 
-class SeatedFleets:
+class MemberQueries:
     """The fleets of a round by kind, and the fleet of each seated participant.
 
     Attributes:
-        own_sets: Evaluations of members' own validation sets, computed ahead.
+        lookahead: Evaluations of members' own validation sets, computed ahead.
         has_bystanders: True if any code of the user's runs in the round.
         is_watchful: True if such code may run between local steps.
         may_have_changed: True if such code may have run since the members were last compared with their snapshots.
@@ -32,7 +32,7 @@ class SeatedFleets:
     def __init__(self) -> None:
         self._fleets: dict[str, Fleet] = {}
         self._seats: dict[str, str] = {}
-        self.own_sets = OwnSets()
+        self.lookahead = ValidationLookahead()
         self.has_bystanders = self.is_watchful = self.may_have_changed = False
 
     def disband(self) -> None:
@@ -40,13 +40,13 @@ class SeatedFleets:
         for fleet in self._fleets.values():
             fleet.dissolve()
         self._fleets, self._seats = {}, {}
-        self.own_sets.close()
+        self.lookahead.close()
 
     def open_validation(self, federation: Federation) -> None:
         """Find members that are validated on their own sets together, as Lightning begins its walk through the sets."""
         self.may_have_changed = True  # A callback may change something as a validation begins.
         seated = ((fleet, here) for fleet, here in self._seated(federation.measured_here()) if fleet.engine is not None)
-        self.own_sets.open(federation, seated)
+        self.lookahead.open(federation, seated)
 
     def _seated(self, names: Iterable[str]) -> Iterator[tuple[Fleet, list[str]]]:
         """Fleets in which two or more of ``names`` are seated, each with those names."""
@@ -139,7 +139,7 @@ class SeatedFleets:
             for fleet, part, outputs in self._outputs(names, inputs):
                 common = targets.expand(len(part), *targets.shape)
                 sizes = [len(targets)] * len(part)
-                found |= zip(part, evaluated_together(fleet.task, outputs, common, None, sizes), strict=True)
+                found |= zip(part, batched_evaluation(fleet.task, outputs, common, None, sizes), strict=True)
         return found
 
     def _outputs(self, names: Sequence[str], inputs: Any) -> Iterator[tuple[Fleet, list[str], Tensor]]:

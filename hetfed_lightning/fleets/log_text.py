@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def shortly(error: Exception) -> str:
+def short_error(error: Exception) -> str:
     """An error in one line, its type first, at most 200 characters."""
     return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
 
