@@ -8,7 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint, WeightAveraging
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hetfed_lightning.strategies.layout import share_of
+from hetfed_lightning.strategies.placement import share_of
 
 if TYPE_CHECKING:
     import lightning as L

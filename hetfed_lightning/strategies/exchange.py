@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 
+from hetfed_lightning.strategies.liveness import RankLostError
 from hetfed_lightning.strategies.packing import cloned, pack, unpack
-from hetfed_lightning.strategies.watch import RankLostError
 
 if TYPE_CHECKING:
     from torch import Tensor

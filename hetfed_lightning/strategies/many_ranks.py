@@ -10,16 +10,16 @@ import torch
 
 from hetfed_lightning.logs.metric_store import keep_to_oneself, merge_notes
 from hetfed_lightning.strategies.checks import check_same_data, check_shares
-from hetfed_lightning.strategies.layout import Layout, balanced, rebalanced, share_of
-from hetfed_lightning.strategies.moving import (
-    complete_checkpoint,
-    deliver,
-    forget_optimizers,
-    luggage,
-    report,
-    take_report,
-)
+from hetfed_lightning.strategies.placement import Placement, balanced, rebalanced, share_of
 from hetfed_lightning.strategies.ranks import Ranks
+from hetfed_lightning.strategies.state_transfer import (
+    complete_checkpoint,
+    forget_optimizers,
+    load_moved_state,
+    load_round_state,
+    moved_state,
+    round_state,
+)
 from hetfed_lightning.strategies.times import StepTimes, expected_costs
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ class ManyRanks(Ranks):
         self._times = StepTimes()
         for participant in federation.everyone().values():
             keep_to_oneself(participant)
-        self.layout = Layout(balanced(self._expected, groups), groups, exchange.world // groups)
+        self.placement = Placement(balanced(self._expected, groups), groups, exchange.world // groups)
 
     def describe(self, rank: int) -> str:
         """A rank in words, with its participants and the round."""
-        hosted = self.layout.hosted_by(rank)
+        hosted = self.placement.hosted_by(rank)
         who = ", ".join(hosted[:5]) + (f" and {len(hosted) - 5} more" if len(hosted) > 5 else "")
         return f"rank {rank} (participants: {who or 'none'}) in round {self._federation.current_round}"
 
@@ -68,15 +68,15 @@ class ManyRanks(Ranks):
 
     def hosts(self, name: str) -> bool:
         """True if a participant (or the student) takes its steps here."""
-        return self.rank in self.layout.ranks_of(name)
+        return self.rank in self.placement.ranks_of(name)
 
     def measures(self, name: str) -> bool:
         """True if a participant is evaluated, and run as a teacher, here; true on one rank for each."""
-        return self.rank == self.layout.measurer_of(name)
+        return self.rank == self.placement.measurer_of(name)
 
     def is_timed(self, name: str) -> bool:
         """True if a participant's local steps are to be timed: in its first round, if there is more than one group."""
-        return self.layout.groups > 1 and not self._times.knows(name)
+        return self.placement.groups > 1 and not self._times.knows(name)
 
     def note_seconds(self, name: str, seconds: float) -> None:
         """Record the duration of a local step.
@@ -91,7 +91,7 @@ class ManyRanks(Ranks):
 
     def share(self, indices: Tensor) -> Tensor:
         """This rank's part of a batch's indices, shape ``(B',)`` of ``(B,)``; may be empty."""
-        part = share_of(len(indices), self.layout.replicas, self.layout.replica_of(self.rank))
+        part = share_of(len(indices), self.placement.replicas, self.placement.replica_of(self.rank))
         return indices[part.start : part.stop]
 
     def weight(self, name: str, batch_idx: int) -> float:
@@ -101,15 +101,15 @@ class ManyRanks(Ranks):
             name: The participant.
             batch_idx: Index of the batch in the round.
         """
-        if self.layout.replicas == 1:
+        if self.placement.replicas == 1:
             return 1.0
         size = self._federation.train_loader().length_of(name, batch_idx)
-        return len(share_of(size, self.layout.replicas, self.layout.replica_of(self.rank))) / size
+        return len(share_of(size, self.placement.replicas, self.placement.replica_of(self.rank))) / size
 
     @property
     def reduction(self) -> Reduction | None:  # type: ignore[override]
         """Function that sums gradients over the replicas; None if no batch is split."""
-        return None if self.layout.replicas == 1 else self._reduce
+        return None if self.placement.replicas == 1 else self._reduce
 
     @torch.no_grad()
     def _reduce(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -136,7 +136,7 @@ class ManyRanks(Ranks):
     @property
     def stream(self) -> tuple[int, ...]:  # type: ignore[override]
         """Addition to the names of random streams, one per replica, so that dropout differs between batch parts."""
-        replica = self.layout.replica_of(self.rank)
+        replica = self.placement.replica_of(self.rank)
         return (replica,) if replica else ()
 
     # Values of other ranks
@@ -145,20 +145,20 @@ class ManyRanks(Ranks):
         """Share participants' states and step counts with all ranks; buffers are those of the first replica."""
         federation = self._federation
         mine = {
-            name: report(federation, name) | {"seconds": self._times.round_of(name)}
+            name: round_state(federation, name) | {"seconds": self._times.round_of(name)}
             for name in names
-            if self.layout.owner_of(name) == self.rank
+            if self.placement.owner_of(name) == self.rank
         }
         for rank, reports in enumerate(self._exchange.share(mine)):
             for name, found in reports.items():
                 if rank != self.rank:
-                    take_report(federation, name, found)
+                    load_round_state(federation, name, found)
                 self._times.settle(name, found["seconds"])
 
     def agreed(self, names: Sequence[str]) -> list[str]:
         """Names given by at least one rank, in the federation's order."""
         given = {name for part in self._exchange.share(list(names)) for name in part}
-        return [name for name in self.layout.hosts if name in given]
+        return [name for name in self.placement.hosts if name in given]
 
     def gathered(self, values: Mapping[str, V], order: Sequence[str]) -> dict[str, V]:
         """Values by name, from all ranks; names without a value are left out.
@@ -177,7 +177,7 @@ class ManyRanks(Ranks):
             ledger: Ledger of this rank.
             stage: Stage of the notes.
         """
-        if stage == "train" and self.layout.replicas > 1:  # Each replica has noted its own examples.
+        if stage == "train" and self.placement.replicas > 1:  # Each replica has noted its own examples.
             return merge_notes(self._exchange.share(ledger.take_notes()))
         return {key: figure for part in self._exchange.share(ledger.reduce()) for key, figure in part.items()}
 
@@ -186,38 +186,40 @@ class ManyRanks(Ranks):
     def prepare(self) -> None:
         """Check, before training, for things that ranks cannot do together."""
         check_same_data(self._federation, self._exchange)
-        if self.layout.replicas > 1:
-            check_shares(self._federation, self.layout.replicas)
+        if self.placement.replicas > 1:
+            check_shares(self._federation, self.placement.replicas)
         log.info("%s", "\n".join(self._lines()))
 
     def _lines(self) -> list[str]:
         lines = [f"{self._exchange.world} processes:"]
-        for group in range(self.layout.groups):
-            names = [name for name, host in self.layout.hosts.items() if host == group]
-            first = group * self.layout.replicas
-            last = first + self.layout.replicas - 1
+        for group in range(self.placement.groups):
+            names = [name for name, host in self.placement.hosts.items() if host == group]
+            first = group * self.placement.replicas
+            last = first + self.placement.replicas - 1
             who = ", ".join(names) or "nobody"
             lines.append(f"  rank {first}: {who}" if first == last else f"  ranks {first}-{last}: {who}")
         return lines
 
     def begin(self) -> None:
         """Drop the optimizer states that a checkpoint brought for participants of other ranks."""
-        forget_optimizers(self._federation, [name for name in self.layout.hosts if not self.hosts(name)])
+        forget_optimizers(self._federation, [name for name in self.placement.hosts if not self.hosts(name)])
 
     def end_round(self) -> None:
         """Move participants to other groups if the first measured steps show that ranks would wait for each other."""
-        if self.layout.groups == 1 or not self._times.has_news:
+        if self.placement.groups == 1 or not self._times.has_news:
             return
-        layout = rebalanced(self._times.costs(self._expected), self.layout)
-        moved = [name for name, group in layout.hosts.items() if group != self.layout.hosts[name]]
+        placement = rebalanced(self._times.costs(self._expected), self.placement)
+        moved = [name for name, group in placement.hosts.items() if group != self.placement.hosts[name]]
         if not moved:
             return
-        mine = {name: luggage(self._federation, name) for name in moved if self.layout.owner_of(name) == self.rank}
+        mine = {
+            name: moved_state(self._federation, name) for name in moved if self.placement.owner_of(name) == self.rank
+        }
         arrived = {name: found for part in self._exchange.share(mine) for name, found in part.items()}
-        before, self.layout = self.layout, layout
+        before, self.placement = self.placement, placement
         for name in moved:
             if self.hosts(name):
-                deliver(self._federation, name, arrived[name])
+                load_moved_state(self._federation, name, arrived[name])
             elif self.rank in before.ranks_of(name):
                 forget_optimizers(self._federation, [name])
         log.info("After measured steps %s moved. %s", ", ".join(moved), "\n".join(self._lines()))
@@ -228,7 +230,7 @@ class ManyRanks(Ranks):
 
     def complete(self, checkpoint: dict[str, Any]) -> None:
         """Add other ranks' parts to a checkpoint. Only rank 0's becomes whole, and only that one is written."""
-        complete_checkpoint(checkpoint, self._federation, self._exchange, self.layout)
+        complete_checkpoint(checkpoint, self._federation, self._exchange, self.placement)
 
     def resumed(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
         """This rank's part of a round in progress, from a checkpoint."""
@@ -237,10 +239,10 @@ class ManyRanks(Ranks):
             if not self.hosts(name):
                 local[name] = {**state, "pending": 0, "gradients": {}}
             else:  # Gradients that wait for an accumulation to end are the replicas' sum: one of them takes it.
-                local[name] = state if self.layout.owner_of(name) == self.rank else {**state, "gradients": {}}
+                local[name] = state if self.placement.owner_of(name) == self.rank else {**state, "gradients": {}}
         ledger = {key: notes for key, notes in saved["ledger"].items() if self._notes_here(key)}
         return {**saved, "local": local, "ledger": ledger}
 
     def _notes_here(self, key: str) -> bool:
         name = key.rpartition("/")[2]
-        return self.rank == (self.layout.owner_of(name) if name in self.layout.hosts else 0)
+        return self.rank == (self.placement.owner_of(name) if name in self.placement.hosts else 0)

@@ -19,9 +19,9 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.strategies.strategy import Strategy
 
 from hetfed_lightning.strategies.exchange import Exchange
+from hetfed_lightning.strategies.liveness import GRACE, Watch
 from hetfed_lightning.strategies.many_ranks import ManyRanks
 from hetfed_lightning.strategies.ranks import Ranks
-from hetfed_lightning.strategies.watch import GRACE, Watch
 
 if TYPE_CHECKING:
     import lightning as L

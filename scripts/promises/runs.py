@@ -140,19 +140,19 @@ PROMISES = (
         "SIGKILL, an exception and SIGSTOP in either of two ranks",
         (
             Mutation(
-                "hetfed_lightning/strategies/watch.py",
+                "hetfed_lightning/strategies/liveness.py",
                 '                self._lose(rank, "is dead: its process has ended without a word")\n',
                 "                pass\n",
                 ("tests/strategies/test_faults.py",),
             ),
             Mutation(
-                "hetfed_lightning/strategies/watch.py",
+                "hetfed_lightning/strategies/liveness.py",
                 "        if self.verdict is None and not isinstance(error, RankLostError) and not together:\n",
                 "        if False:\n",
                 ("tests/strategies/test_faults.py",),
             ),
             Mutation(
-                "hetfed_lightning/strategies/watch.py",
+                "hetfed_lightning/strategies/liveness.py",
                 "not peer.gone and now - peer.heard > self.stuck_after:",
                 "False:",
                 ("tests/strategies/test_faults.py",),

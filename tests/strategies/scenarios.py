@@ -310,8 +310,8 @@ def moving(folder: Path, settings: Settings) -> Result:
 
 
 def _hosts(federation: Federation) -> dict[str, int]:
-    layout = getattr(federation.ranks, "layout", None)
-    return {} if layout is None else dict(layout.hosts)
+    placement = getattr(federation.ranks, "placement", None)
+    return {} if placement is None else dict(placement.hosts)
 
 
 def _eight(name: str) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 
 from hetfed_lightning import BackboneAveraging, FederatedStrategy
-from hetfed_lightning.strategies import watch
+from hetfed_lightning.strategies import liveness
 from tests.federations import tiny_data, tiny_federation, trainer
 from tests.strategies.launching import fork
 
@@ -50,7 +50,7 @@ def train_for_ever(kind: str, faulty: int, stuck_after: float) -> None:
 def test_the_others_end_and_name_the_rank(
     kind: str, words: str, faulty: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "GRACE", 0.3)
+    monkeypatch.setattr(liveness, "GRACE", 0.3)
     processes = fork(2, tmp_path, lambda rank: train_for_ever(kind, faulty, stuck_after=1.0))
     other = processes[1 - faulty]
     other.join(60)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hetfed_lightning.strategies.watch import RankLostError, Watch
+from hetfed_lightning.strategies.liveness import RankLostError, Watch
 
 
 def pair(stuck_after: float = 0.4) -> list[Watch]:

@@ -1,4 +1,4 @@
-"""Layouts: the ranks that train each participant, and their parts of a batch; pure functions of names and costs."""
+"""Placements: the ranks that train each participant, and their parts of a batch; pure functions of names and costs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 WORTHWHILE = 0.95
-"""Largest load of the busiest group under a new layout, over that under the present one, for moving participants."""
+"""Largest load of the busiest group under a new placement, over that under the present one, for moving participants."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class Placement:
     """Assignment of participants to ranks.
 
     The ranks fall into ``groups`` of ``replicas`` consecutive ones, so that a group lies on one node if it can. A
@@ -93,17 +93,17 @@ def heaviest(costs: Mapping[str, float], hosts: Mapping[str, int]) -> float:
     return max(loads.values(), default=0.0)
 
 
-def rebalanced(costs: Mapping[str, float], layout: Layout) -> Layout:
-    """Layout that balances ``costs``, or the present one if moving participants would gain next to nothing.
+def rebalanced(costs: Mapping[str, float], placement: Placement) -> Placement:
+    """Placement that balances ``costs``, or the present one if moving participants would gain next to nothing.
 
     Args:
         costs: Cost of a round of each participant, at least 0, in any one unit.
-        layout: The present layout.
+        placement: The present placement.
     """
-    hosts = balanced(costs, layout.groups)
-    if heaviest(costs, hosts) > WORTHWHILE * heaviest(costs, layout.hosts):
-        return layout
-    return Layout(hosts, layout.groups, layout.replicas)
+    hosts = balanced(costs, placement.groups)
+    if heaviest(costs, hosts) > WORTHWHILE * heaviest(costs, placement.hosts):
+        return placement
+    return Placement(hosts, placement.groups, placement.replicas)
 
 
 def share_of(size: int, replicas: int, replica: int) -> range:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetfed_lightning.strategies.layout import Layout, balanced, heaviest, rebalanced, share_of
+from hetfed_lightning.strategies.placement import Placement, balanced, heaviest, rebalanced, share_of
 from hetfed_lightning.strategies.ranks import Ranks
 
 COSTS = st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), st.floats(0, 1e6), min_size=1, max_size=12)
@@ -32,11 +32,11 @@ def test_nothing_to_do_is_dealt_out_evenly() -> None:
 
 
 def test_nobody_moves_for_next_to_nothing() -> None:
-    layout = Layout({"a": 0, "b": 1, "c": 1}, 2, 1)
+    placement = Placement({"a": 0, "b": 1, "c": 1}, 2, 1)
     # The best division is 100 beside 99, the present one 102 beside 97: a gain of 2 in 102.
-    assert rebalanced({"a": 97, "b": 99, "c": 3}, layout) is layout
+    assert rebalanced({"a": 97, "b": 99, "c": 3}, placement) is placement
     # 100 + 50 beside 10 becomes 100 beside 60.
-    assert rebalanced({"a": 10, "b": 100, "c": 50}, layout).hosts == {"a": 1, "b": 0, "c": 1}
+    assert rebalanced({"a": 10, "b": 100, "c": 50}, placement).hosts == {"a": 1, "b": 0, "c": 1}
 
 
 @given(st.integers(0, 50), st.integers(1, 8))
@@ -48,25 +48,25 @@ def test_shares_make_up_the_batch(size: int, replicas: int) -> None:
 
 @given(COSTS, st.integers(1, 3), st.integers(1, 3))
 def test_one_rank_owns_and_one_measures_each(costs: dict[str, float], groups: int, replicas: int) -> None:
-    layout = Layout(balanced(costs, groups), groups, replicas)
+    placement = Placement(balanced(costs, groups), groups, replicas)
     for name in costs:
-        ranks = layout.ranks_of(name)
+        ranks = placement.ranks_of(name)
         assert len(ranks) == replicas
-        assert layout.owner_of(name) == ranks[0]
-        assert layout.measurer_of(name) in ranks
-        hosting = [rank for rank in range(groups * replicas) if name in layout.hosted_by(rank)]
+        assert placement.owner_of(name) == ranks[0]
+        assert placement.measurer_of(name) in ranks
+        hosting = [rank for rank in range(groups * replicas) if name in placement.hosted_by(rank)]
         assert hosting == list(ranks)
 
 
 def test_replicas_take_turns_in_measuring() -> None:
-    layout = Layout(dict.fromkeys("abcd", 0), 1, 2)
-    assert [layout.measurer_of(name) for name in "abcd"] == [0, 1, 0, 1]
+    placement = Placement(dict.fromkeys("abcd", 0), 1, 2)
+    assert [placement.measurer_of(name) for name in "abcd"] == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(("rank", "group", "replica"), [(0, 0, 0), (1, 0, 1), (2, 1, 0), (3, 1, 1)])
 def test_a_group_is_of_consecutive_ranks(rank: int, group: int, replica: int) -> None:
-    layout = Layout({"a": 0, "b": 1}, 2, 2)
-    assert (layout.group_of(rank), layout.replica_of(rank)) == (group, replica)
+    placement = Placement({"a": 0, "b": 1}, 2, 2)
+    assert (placement.group_of(rank), placement.replica_of(rank)) == (group, replica)
 
 
 class Noting(Ranks):

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.participants.participant import Participant
     from hetfed_lightning.strategies.exchange import Exchange
-    from hetfed_lightning.strategies.layout import Layout
+    from hetfed_lightning.strategies.placement import Placement
 
 
-def report(federation: Federation, name: str) -> dict[str, Any]:
+def round_state(federation: Federation, name: str) -> dict[str, Any]:
     """State of a participant after its steps, as all ranks need it.
 
     Momenta stay on their rank. Learning rates travel, since they are logged, as do schedulers that step with the
@@ -47,13 +47,13 @@ def report(federation: Federation, name: str) -> dict[str, Any]:
     }
 
 
-def take_report(federation: Federation, name: str, found: dict[str, Any]) -> None:
-    """Set this rank's copy of a participant to its host's report.
+def load_round_state(federation: Federation, name: str, found: dict[str, Any]) -> None:
+    """Set this rank's copy of a participant to its host's.
 
     Args:
         federation: Federation in a fit.
         name: The participant.
-        found: Its host's :func:`report`.
+        found: Its host's :func:`round_state`.
     """
     local = federation.local[name]
     _load_state(federation[name], found["state"])
@@ -67,7 +67,7 @@ def take_report(federation: Federation, name: str, found: dict[str, Any]) -> Non
             group.update(cloned(settings))
 
 
-def luggage(federation: Federation, name: str) -> dict[str, Any]:
+def moved_state(federation: Federation, name: str) -> dict[str, Any]:
     """Everything that moves with a participant to a new host.
 
     Args:
@@ -87,13 +87,13 @@ def luggage(federation: Federation, name: str) -> dict[str, Any]:
     }
 
 
-def deliver(federation: Federation, name: str, found: dict[str, Any]) -> None:
+def load_moved_state(federation: Federation, name: str, found: dict[str, Any]) -> None:
     """Make this rank the host of a participant.
 
     Args:
         federation: Federation in a fit.
         name: The participant.
-        found: Its :func:`luggage`, from the host of before.
+        found: Its :func:`moved_state`, from the host of before.
     """
     local = federation.local[name]
     _load_state(federation[name], found["state"])
@@ -118,17 +118,19 @@ def forget_optimizers(federation: Federation, names: Sequence[str]) -> None:
             optimizer.zero_grad()
 
 
-def complete_checkpoint(checkpoint: dict[str, Any], federation: Federation, exchange: Exchange, layout: Layout) -> None:
+def complete_checkpoint(
+    checkpoint: dict[str, Any], federation: Federation, exchange: Exchange, placement: Placement
+) -> None:
     """Add states, optimizers and counters of other ranks' participants to rank 0's checkpoint.
 
     Args:
         checkpoint: Checkpoint of this rank; changed in place on rank 0.
         federation: Federation in a fit.
         exchange: Exchange between the ranks.
-        layout: The present layout.
+        placement: The present placement.
     """
     saved = checkpoint["federation"]
-    hosted = layout.hosted_by(exchange.rank)
+    hosted = placement.hosted_by(exchange.rank)
     mine: dict[str, Any] = {
         "round": {
             name: saved["in_progress"]["local"][name] for name in hosted if name in saved["in_progress"]["local"]
@@ -137,7 +139,7 @@ def complete_checkpoint(checkpoint: dict[str, Any], federation: Federation, exch
         "whole": {},
     }
     for name in hosted:
-        if layout.owner_of(name) == exchange.rank:
+        if placement.owner_of(name) == exchange.rank:
             mine["whole"][name] = {
                 "state": federation[name].state_dict(),
                 "steps": saved["steps"].get(name),
