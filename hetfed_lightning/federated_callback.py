@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.fleets.fleet import Fleet
+    from hetfed_lightning.fleets.shaping import LossShape
     from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.participants.participant import Participant, Stage
     from hetfed_lightning.supervised import Supervised
@@ -109,6 +110,12 @@ class FederatedCallback(L.Callback):
         """
         del federation, participant, batch
         return losses
+
+    def fleet_shape(self, federation: Federation, fleet: Fleet) -> LossShape | None:
+        """:meth:`shaped_losses` in this round, for a fleet's members at once; None where it changes nothing.
+
+        Where :meth:`shaped_losses` is overridden and this is not, everyone trains one after another.
+        """
 
     def further_steps(self, federation: Federation, name: str, career: Career) -> int:
         """Steps that a participant takes by its own optimizer beside its local ones, for what plans by their number.

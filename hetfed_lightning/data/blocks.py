@@ -66,6 +66,19 @@ class StackedBatch:
         inputs = _map(self.inputs, lambda tensor: tensor[chosen])
         return StackedBatch(inputs, self.targets[chosen], mask, tuple(self.sizes[place] for place in chosen))
 
+    def filled(self) -> StackedBatch:
+        """The same batches with the first example of each where it was padded.
+
+        Zeros would do for losses that are masked, but not for their gradients: a root has none at 0.
+        """
+        if self.mask is None:
+            return self
+        places = torch.arange(self.mask.shape[1], device=self.mask.device)
+        columns = torch.where(self.mask, places, 0)
+        rows = torch.arange(self.count, device=self.mask.device)[:, None]
+        inputs = _map(self.inputs, lambda tensor: tensor[rows, columns])
+        return StackedBatch(inputs, self.targets[rows, columns], self.mask, self.sizes)
+
     def to(self, device: torch.device) -> StackedBatch:
         """The same batches on ``device``; itself if they are there already."""
         if self.targets.device == device:

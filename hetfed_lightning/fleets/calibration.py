@@ -21,6 +21,7 @@ from hetfed_lightning.fleets.independence import dependence
 from hetfed_lightning.fleets.log_text import short_error
 from hetfed_lightning.fleets.reference import REPEATS, Reference, copies_of, own_batch, seconds_of, sequential_step
 from hetfed_lightning.fleets.vmap import VmapEngine
+from hetfed_lightning.fleets.weight_terms import weight_terms_of
 from hetfed_lightning.shared_storage.deduplicate import Twins
 
 FEW = 8
@@ -173,16 +174,16 @@ def _run(
 ) -> tuple[float, str | None]:
     """Seconds of a step, and its fault for the members in ``places``, or None; the fleet keeps its values."""
     stack, _, _ = fleet.seated()
-    kept = _Kept(fleet, batch.count)
+    kept, terms = _Kept(fleet, batch.count), weight_terms_of(fleet)
     try:
-        fleet.step(batch, engine)
+        fleet.local_step(batch, engine, 0, terms=terms)
         fault = reference.difference(stack.flat[places])
         if fault is not None:
             return float("inf"), fault
         seconds = []
         for _ in range(REPEATS):
             kept.restore()
-            seconds.append(seconds_of(lambda: fleet.step(batch, engine), stack.flat.device))
+            seconds.append(seconds_of(lambda: fleet.local_step(batch, engine, 0, terms=terms), stack.flat.device))
     finally:
         kept.restore()
         stack.free_gradients()  # The engine that is taken may need none.

@@ -17,9 +17,10 @@ from hetfed_lightning.fleets.log_text import listed, short_error
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
+from hetfed_lightning.fleets.shaping import LossShape, ShapedEngine
 from hetfed_lightning.fleets.snapshot import still_tensors
 from hetfed_lightning.fleets.stack import Stack, give_back, take_in
-from hetfed_lightning.fleets.terms import FleetTerm
+from hetfed_lightning.fleets.terms import FleetTerm, adding
 from hetfed_lightning.fleets.tolerance import output_tolerance
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participants.participant import Participant
@@ -49,6 +50,7 @@ class Fleet:
 
     Attributes:
         terms: Terms that callbacks add to the members' losses in this round.
+        shapes: Shapes that callbacks give to the members' losses by example in this round.
         distils_alone: True if its members distil one after another, because a step of all has failed.
     """
 
@@ -74,6 +76,8 @@ class Fleet:
         self._still = still_tensors(self.network.backbone, self.network.head, self.task)
         self.transforms = False
         self.terms: list[FleetTerm] = []
+        self.shapes: list[LossShape] = []
+        self._shaped: ShapedEngine | None = None
         self.distils_alone = False
         self._clips: Tensor | None = None
         self._clip_values: list[float | None] = []
@@ -193,6 +197,40 @@ class Fleet:
             return True
 
     # The step
+
+    def open_round(self, terms: Sequence[FleetTerm] = (), shapes: Sequence[LossShape] = ()) -> None:
+        """Take over the terms and shapes of the local steps of a round.
+
+        Args:
+            terms: Terms that callbacks add to the members' losses.
+            shapes: Shapes that callbacks give to the members' losses by example.
+        """
+        self.terms, self.shapes = list(terms), list(shapes)
+        if self._shaped is not None and self.shapes:
+            self._shaped.open_round(self.shapes)
+
+    def local_step(
+        self, batch: StackedBatch, engine: Engine, batch_idx: int, *, terms: Sequence[FleetTerm] | None = None
+    ) -> Tensor:
+        """Losses of the first K members before one local step of theirs, shape ``(K,)``; the batch has K members.
+
+        Args:
+            batch: One batch of each, in the order of the rows.
+            engine: Engine of the fleet.
+            batch_idx: Index of the step in the round.
+            terms: Terms to add; None for all of the round.
+        """
+        terms = self.terms if terms is None else terms
+        return self.step(batch, self._shaped_over(engine), add=adding(terms, engine, batch_idx))
+
+    def _shaped_over(self, engine: Engine) -> Engine:
+        """The engine, with losses that callbacks shape if any do."""
+        if not self.shapes:
+            return engine
+        if self._shaped is None or self._shaped.engine is not engine:
+            device = self.seated()[0].flat.device
+            self._shaped = ShapedEngine(engine, self.shapes, device, self.compile_settings)
+        return self._shaped
 
     def step(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from lightning.fabric.utilities import move_data_to_device
@@ -24,8 +24,9 @@ from hetfed_lightning.fleets.log_text import listed, short_error
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.member_queries import MemberQueries
 from hetfed_lightning.fleets.reference import own_batch
+from hetfed_lightning.fleets.rehearsal import layouts_of, rehearse
 from hetfed_lightning.fleets.snapshot import Snapshot
-from hetfed_lightning.fleets.terms import adding, terms_of
+from hetfed_lightning.fleets.terms import shapes_of, terms_of
 from hetfed_lightning.local_training.backward import is_usual
 from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.participants.torch_hooks import anything_has_hooks
@@ -58,6 +59,7 @@ class Fleets(MemberQueries):
         self._settings: dict[str, list[Any]] = {}
         self._told: set[str] = set()
         self._tried: set[str] = set()
+        self._rehearsed: dict[str, set[Hashable]] = defaultdict(set)
 
     # Once a run
 
@@ -65,6 +67,7 @@ class Fleets(MemberQueries):
         """Begin a run anew: all that was found of its participants is dropped."""
         self.disband()
         self.chosen, self._kinds, self._found, self._told, self._tried = {}, {}, {}, set(), set()
+        self._rehearsed = defaultdict(set)
 
     def resume(self, chosen: Mapping[str, EngineName]) -> None:
         """Take over a checkpoint's engines, since the last digits depend on them; excluded ones are left out.
@@ -133,7 +136,10 @@ class Fleets(MemberQueries):
         fleet.enlist(seats)
         if kind in self.chosen:
             fleet.seat()
-        fleet.terms = terms_of(federation, fleet) if terms else []
+        if terms:
+            fleet.open_round(terms_of(federation, fleet), shapes_of(federation, fleet))
+        else:
+            fleet.open_round()
         self._seats |= dict.fromkeys((one.name for one in seats), kind)
 
     @staticmethod
@@ -150,7 +156,8 @@ class Fleets(MemberQueries):
         if anything_has_hooks():
             yield "hooks are registered for all modules or optimizers"
         for callback in federation.shaping:
-            yield f"{type(callback).__name__} shapes the loss of each participant's examples"
+            if not keeps_up(type(callback), "fleet_shape", "shaped_losses"):
+                yield f"{type(callback).__name__} shapes the loss of each participant's examples"
         for callback in federation.adding:
             if not keeps_up(type(callback), "fleet_term", "local_loss"):
                 yield f"{type(callback).__name__} adds to each participant's loss"
@@ -222,10 +229,11 @@ class Fleets(MemberQueries):
                 continue
             names = [one.name for one in present]
             try:
-                if (engine := self._engine_of(fleet, kind, whole)) is None:
+                engine = self._engine_of(fleet, kind, whole)
+                if engine is None or not self._agrees(fleet, kind, whole, engine):
                     continue
                 with federation.ranks.timing(names, federation.device):
-                    losses = fleet.step(whole, engine, add=adding(fleet.terms, engine, batch_idx))
+                    losses = fleet.local_step(whole, engine, batch_idx)
             except Exception as error:  # noqa: BLE001 - a loss that cannot be computed: by itself its owner is named
                 log.warning("Fleets: %s: one after another, since a step failed (%s).", fleet.label, short_error(error))
                 self.chosen[kind] = self._leave(fleet)
@@ -276,6 +284,18 @@ class Fleets(MemberQueries):
         if fleet.engine is None:
             self.chosen[kind] = self._choose(fleet, kind, batch)
         return fleet.engine
+
+    def _agrees(self, fleet: Fleet, kind: str, batch: StackedBatch, engine: Engine) -> bool:
+        """True if methods' losses give the same together as one after another; tried once for each layout of theirs."""
+        found = layouts_of(fleet, batch.count)
+        if found <= self._rehearsed[kind]:
+            return True
+        if (fault := rehearse(fleet, engine, batch)) is not None:
+            log.info("Fleets: %s: one after another, since %s.", fleet.label, fault)
+            self.chosen[kind] = self._leave(fleet)
+            return False
+        self._rehearsed[kind] |= found
+        return True
 
     def _choose(self, fleet: Fleet, kind: str, batch: StackedBatch) -> EngineName:
         known = self.chosen.get(kind)

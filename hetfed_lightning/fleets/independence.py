@@ -11,7 +11,9 @@ from torch import Tensor
 
 from hetfed_lightning.fleets.fleet import Fleet
 from hetfed_lightning.fleets.log_text import short_error
+from hetfed_lightning.fleets.shaping import shaped_alone
 from hetfed_lightning.fleets.tolerance import output_tolerance
+from hetfed_lightning.supervised import Supervised
 
 LEAST = 4
 """Least number of examples in the batch that is tried; those of a smaller one are repeated."""
@@ -21,7 +23,7 @@ MOVED = 0.1
 before it, and will not stay at zero."""
 
 
-def dependence(fleet: Fleet, inputs: Any, targets: Tensor | None = None) -> str | None:
+def dependence(fleet: Fleet, inputs: Any, targets: Tensor | None = None, place: int = 0) -> str | None:
     """Reason why a fleet's batches may not be filled up, as a clause that follows "since"; None if they may.
 
     A copy of the network runs on the batch as it is, cut short, and followed by zeros and further examples. Random
@@ -31,6 +33,7 @@ def dependence(fleet: Fleet, inputs: Any, targets: Tensor | None = None) -> str 
         fleet: Fleet with its members enlisted.
         inputs: Inputs of one member's batch, shape ``(B, ...)``, or a mapping of several.
         targets: Targets of the same batch, shape ``(B, ...)``; None to compare the outputs alone.
+        place: Row of the member whose contexts methods shape the losses with.
     """
     own = {key: parameter.detach() for key, parameter in fleet.members[0].parameters.items()}
     size = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
@@ -40,22 +43,29 @@ def dependence(fleet: Fleet, inputs: Any, targets: Tensor | None = None) -> str 
     device = next(iter(own.values())).device
     with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
-            if (fault := _fault(fleet, own, inputs, targets)) is not None:
+            if (fault := _fault(fleet, own, inputs, targets, place)) is not None:
                 return fault
         except Exception as error:  # noqa: BLE001 - whatever a network cannot do is left to each member
             return f"its network was tried on batches of other sizes ({short_error(error)})"
         try:
-            return _fault(fleet, _moved(own), inputs, targets)
+            return _fault(fleet, _moved(own), inputs, targets, place)
         except Exception:  # noqa: BLE001 - weights that nobody has need not be possible ones
             return None
 
 
-def _fault(fleet: Fleet, parameters: Mapping[str, Tensor], inputs: Any, targets: Tensor | None) -> str | None:
+def _fault(
+    fleet: Fleet, parameters: Mapping[str, Tensor], inputs: Any, targets: Tensor | None, place: int
+) -> str | None:
     network, size = deepcopy(fleet.network), len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
 
     def found(change: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
-        outputs = network.outputs_with(parameters, _each(inputs, change))
-        return (outputs,) if targets is None else (outputs, *fleet.task.example_losses(outputs, change(targets)))
+        own = _each(inputs, change)
+        features, outputs = network.features_and_outputs_with(parameters, own)
+        if targets is None:
+            return (outputs,)
+        losses, weights = fleet.task.example_losses(outputs, change(targets))
+        seen = Supervised(own, features, outputs, change(targets))
+        return outputs, losses, weights, shaped_alone(fleet.shapes, losses, seen, place)
 
     whole = found(lambda tensor: tensor)
     if _differ(whole, found(lambda tensor: tensor), size):

@@ -29,10 +29,16 @@ class Network(nn.Module):
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.eval()  # It drops nothing, but asks for random numbers all the same.
 
-    def forward(self, inputs: Any) -> Tensor:
-        """Outputs of the head on the backbone's features of ``inputs`` ``(B, ...)``, shape ``(B, C)``."""
-        outputs: Tensor = self.head(self.backbone(inputs))
-        return outputs
+    def forward(self, inputs: Any, *, with_features: bool = False) -> Any:
+        """Outputs of the head on the backbone's features of ``inputs`` ``(B, ...)``, shape ``(B, C)``.
+
+        Args:
+            inputs: Inputs of the backbone, shape ``(B, ...)``.
+            with_features: True for the features, shape ``(B, D)``, and the outputs.
+        """
+        features = self.backbone(inputs)
+        outputs = self.head(features)
+        return (features, outputs) if with_features else outputs
 
     def outputs_with(self, parameters: Mapping[str, Tensor], inputs: Any) -> Tensor:
         """Outputs under other parameters (and buffers) than the network's own, shape ``(B, C)``.
@@ -43,6 +49,16 @@ class Network(nn.Module):
         """
         outputs: Tensor = functional_call(self, dict(parameters), (inputs,))
         return outputs
+
+    def features_and_outputs_with(self, parameters: Mapping[str, Tensor], inputs: Any) -> tuple[Tensor, Tensor]:
+        """Features, shape ``(B, D)``, and outputs, shape ``(B, C)``, under other parameters than the network's own.
+
+        Args:
+            parameters: Tensors of the parameters' shapes, by key.
+            inputs: Inputs of the backbone, shape ``(B, ...)``.
+        """
+        both: tuple[Tensor, Tensor] = functional_call(self, dict(parameters), (inputs,), {"with_features": True})
+        return both
 
 
 def mean_loss(losses: Tensor, weights: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:

@@ -18,8 +18,11 @@ from hetfed_lightning.data.blocks import StackedBatch
 from hetfed_lightning.fleets.fleet import Fleet
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.network import Network
+from hetfed_lightning.fleets.shaping import shaped_alone
 from hetfed_lightning.fleets.tolerance import step_tolerance
+from hetfed_lightning.fleets.weight_terms import weight_terms_of
 from hetfed_lightning.local_training.local_optimization import LocalOptimization
+from hetfed_lightning.supervised import Supervised
 
 REPEATS = 3
 """Number of timed steps; the fastest counts."""
@@ -68,6 +71,8 @@ def copies_of(fleet: Fleet, places: Sequence[int]) -> Fleet:
     copies = Fleet(fleet.members[0], fleet.network)
     copies.enlist([_copied(fleet.members[place]) for place in places])
     copies.seat()
+    terms = [term.pick(copies, places) for term in weight_terms_of(fleet)]
+    copies.open_round(terms, [shape.pick(places) for shape in fleet.shapes])
     return copies
 
 
@@ -91,42 +96,56 @@ def _copied_optimizer(member: Member, originals: Mapping[nn.Parameter, nn.Parame
     return optimizer
 
 
-def sequential_step(fleet: Fleet, batch: StackedBatch) -> Reference:
+def sequential_step(fleet: Fleet, batch: StackedBatch, repeats: int = REPEATS) -> Reference:
     """Reference step of each member, one after another; the fleet keeps its values.
 
     Args:
         fleet: Copies, as :func:`copies_of` makes them.
         batch: One batch of each.
+        repeats: Number of timed steps; 0 for no timing.
     """
     stack, _, _ = fleet.seated()
     wanted = stack.flat.clone()
     steps = _steps(fleet, batch, wanted)
     # One after another each time, so that a network's weights have left the cache when its turn comes again.
-    seconds = min(seconds_of(lambda: [step() for step in steps], wanted.device) for _ in range(REPEATS))
+    timed = [seconds_of(lambda: [step() for step in steps], wanted.device) for _ in range(repeats)]
     wanted.copy_(stack.flat)
     for step in _steps(fleet, batch, wanted):
         step()
     lengths = [_distance(one, other) for one, other in zip(wanted, stack.flat, strict=True)]
-    return Reference(wanted, torch.stack(lengths), seconds)
+    return Reference(wanted, torch.stack(lengths), min(timed, default=0.0))
 
 
 def _steps(fleet: Fleet, batch: StackedBatch, flat: Tensor) -> list[Callable[[], None]]:
     """Functions that step each member, on networks with the rows of ``flat``, shape ``(K, width)``, as parameters."""
     stack, _, _ = fleet.seated()
     return [
-        partial(_step, fleet, member, *_network_of(fleet, member, stack.row(place, flat)), own_batch(batch, place))
+        partial(_step, fleet, place, *_network_of(fleet, member, stack.row(place, flat)), own_batch(batch, place))
         for place, member in enumerate(fleet.members)
     ]
 
 
-def _step(fleet: Fleet, member: Member, network: Network, optimizer: Optimizer, batch: tuple[Any, Tensor]) -> None:
-    inputs, targets = batch
-    fleet.task.loss(network(inputs), targets).backward()
-    clip = member.local.participant.gradient_clip_val
+def _step(fleet: Fleet, place: int, network: Network, optimizer: Optimizer, batch: tuple[Any, Tensor]) -> None:
+    _loss(fleet, place, network, *batch).backward()
+    clip = fleet.members[place].local.participant.gradient_clip_val
     if clip is not None:
         clip_grad_norm_(optimizer.param_groups[0]["params"], clip)
     optimizer.step()
     optimizer.zero_grad()
+
+
+def _loss(fleet: Fleet, place: int, network: Network, inputs: Any, targets: Tensor) -> Tensor:
+    """Loss of one member's batch as methods shape it, with their terms of its weights."""
+    if fleet.shapes:
+        features, outputs = network(inputs, with_features=True)
+        seen = Supervised(inputs, features, outputs, targets)
+        loss = shaped_alone(fleet.shapes, seen.losses(fleet.task), seen, place).mean()
+    else:
+        loss = fleet.task.loss(network(inputs), targets)
+    parameters = {key: one for key, one in network.named_parameters() if key in fleet.layout}
+    for term in weight_terms_of(fleet):
+        loss = loss + term.alone(place, parameters)
+    return loss
 
 
 def _network_of(fleet: Fleet, member: Member, row: Sequence[Tensor]) -> tuple[Network, Optimizer]:

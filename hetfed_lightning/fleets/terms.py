@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.fleets.engine import Engine
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.member import Member
+    from hetfed_lightning.fleets.shaping import LossShape
 
 
 class FleetTerm(ABC):
@@ -53,6 +54,17 @@ def terms_of(federation: Federation, fleet: Fleet) -> list[FleetTerm]:
     """
     terms = [callback.fleet_term(federation, fleet) for callback in federation.adding]
     return [term for term in terms if term is not None]
+
+
+def shapes_of(federation: Federation, fleet: Fleet) -> list[LossShape]:
+    """Shapes that callbacks give to the losses by example of a fleet's members in the round that opens.
+
+    Args:
+        federation: Federation in a fit.
+        fleet: Fleet with its members enlisted.
+    """
+    shapes = [callback.fleet_shape(federation, fleet) for callback in federation.shaping]
+    return [shape for shape in shapes if shape is not None]
 
 
 def adding(terms: Sequence[FleetTerm], engine: Engine, batch_idx: int) -> Callable[[Tensor], None] | None:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from torch import Tensor
 
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
+from hetfed_lightning.fleets.shaping import LossShape
+from hetfed_lightning.fleets.weight_terms import WeightTerm
 from hetfed_lightning.methods.carrier import Carrier
 from hetfed_lightning.methods.messages import Combined, Exchange, Message, Work
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import lightning as L
 
     from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.methods.context import Context
     from hetfed_lightning.methods.participant_data import ParticipantData
     from hetfed_lightning.methods.server import ServerMemory
@@ -233,6 +236,10 @@ class Method(FederatedCallback):
         parameters = {key: one for key, one in participant.named_parameters() if one.requires_grad}
         return self.weight_term(parameters, self.context_of(federation, participant))
 
+    def fleet_term(self, federation: Federation, fleet: Fleet) -> WeightTerm:
+        """The :meth:`weight_term` of a fleet's members."""
+        return WeightTerm(self.weight_term, self._contexts_of(federation, fleet), fleet)
+
     def shapes_loss(self) -> bool:
         """Whether there is an :meth:`example_loss`."""
         return type(self).example_loss is not Method.example_loss
@@ -241,8 +248,17 @@ class Method(FederatedCallback):
         self, federation: Federation, participant: Participant, losses: Tensor, batch: Supervised
     ) -> Tensor:
         """The :meth:`example_loss` of one participant's own batch, shape ``(B,)``."""
-        context = self.context_of(federation, participant)
+        return self._shaped(losses, batch, self.context_of(federation, participant))
+
+    def fleet_shape(self, federation: Federation, fleet: Fleet) -> LossShape:
+        """The :meth:`example_loss` of a fleet's members."""
+        return LossShape(self._shaped, self._contexts_of(federation, fleet))
+
+    def _shaped(self, losses: Tensor, batch: Supervised, context: Context) -> Tensor:
         return self.example_loss(losses, batch.inputs, batch.features, batch.outputs, batch.target, "own", context)
+
+    def _contexts_of(self, federation: Federation, fleet: Fleet) -> list[Context]:
+        return [self.context_of(federation, one.local.participant) for one in fleet.members]
 
     def context_of(self, federation: Federation, participant: Participant) -> Context:
         """The method's side of one participant in the round in progress."""
