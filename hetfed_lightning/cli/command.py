@@ -21,12 +21,12 @@ from hetfed_lightning.callbacks.progress_bar import FederatedProgressBar
 from hetfed_lightning.callbacks.record import RunRecord
 from hetfed_lightning.callbacks.run_folder import run_folder
 from hetfed_lightning.cli.allowlist import restrict_imports
-from hetfed_lightning.cli.blame import naming_participants
 from hetfed_lightning.cli.configs import Arguments, ConfigError, check_checkpoint, load_configs, split_arguments
-from hetfed_lightning.cli.hints import check_participants
+from hetfed_lightning.cli.error_messages import check_participants
+from hetfed_lightning.cli.error_owner import naming_participants
+from hetfed_lightning.cli.forbidden_values import read_no_other_file
 from hetfed_lightning.cli.places import where_to_look
 from hetfed_lightning.cli.predictions import Predicted, write_predictions
-from hetfed_lightning.cli.reach import read_no_other_file
 from hetfed_lightning.cli.saved_configuration import SavedConfiguration
 from hetfed_lightning.cli.strict_yaml import parser_text
 from hetfed_lightning.cli.tables import participants_table

@@ -17,9 +17,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 from hetfed_lightning.callbacks.record import RunRecord
-from hetfed_lightning.cli.blame import naming_participants
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import ConfigError
+from hetfed_lightning.cli.error_owner import naming_participants
 from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.outcomes import ARMS, Arm, Outcome, mean_of, of_metric, summary, write_comparison
 from hetfed_lightning.cli.tables import Table, figure

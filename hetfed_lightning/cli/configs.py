@@ -11,10 +11,10 @@ from hetfed_lightning.checkpointing.harmless import check_harmless
 from hetfed_lightning.checkpointing.plugin import intact_files
 from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, refuse_address
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.forbidden_values import check_values
 from hetfed_lightning.cli.forms import check_form
 from hetfed_lightning.cli.groups import full_form, short_form, template_of
 from hetfed_lightning.cli.merging import merge, with_value
-from hetfed_lightning.cli.reach import check_reach
 from hetfed_lightning.cli.strict_yaml import read_config, read_yaml
 from hetfed_lightning.data.names import did_you_mean
 
@@ -86,7 +86,7 @@ def load_configs(paths: Sequence[str], overrides: Sequence[tuple[str, str]] = ()
     for path in paths:
         config = _without_empty_arguments(read_config(path))
         check_form(config, path)
-        check_reach(config, path)
+        check_values(config, path)
         merged = merge(merged, short_form(config))
     if len(paths) > 1:  # Settings of one file may have come beside the class of another.
         check_form(merged, " and ".join(paths))

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save
 from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.cli.allowlist import restrict_imports, restricted_imports
-from hetfed_lightning.cli.blame import FAULTS, made
 from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs, read_config
+from hetfed_lightning.cli.error_messages import check_participants, explained
+from hetfed_lightning.cli.error_owner import FAULTS, made
+from hetfed_lightning.cli.forbidden_values import check_values
 from hetfed_lightning.cli.groups import settings_by_member
-from hetfed_lightning.cli.hints import check_participants, explained
-from hetfed_lightning.cli.reach import check_reach
 from hetfed_lightning.cli.schemas import saved_learned, saved_schema
 from hetfed_lightning.data.names import did_you_mean
 from hetfed_lightning.data.schema import DataSchema
@@ -117,7 +117,7 @@ def load_participant(folder: str | Path, allow_import: Sequence[str] = ()) -> Pa
         ConfigError: If a file is missing or damaged, or names what it may not.
     """
     settings, weights = read_config(str(Path(folder) / CONFIG)), Path(folder) / WEIGHTS
-    check_reach(settings, str(Path(folder) / CONFIG))
+    check_values(settings, str(Path(folder) / CONFIG))
     try:
         with restricted_imports(allow_import):
             participant: Participant = made(settings)

@@ -18,11 +18,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
-from hetfed_lightning.cli.blame import naming_participants
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, read_config, split_arguments
+from hetfed_lightning.cli.error_owner import naming_participants
 from hetfed_lightning.cli.groups import settings_by_member
-from hetfed_lightning.cli.rosters import CHECKPOINT, CONFIG, config_of_run, tell_how_to_go_on
+from hetfed_lightning.cli.run_files import CHECKPOINT, CONFIG, config_of_run, tell_how_to_go_on
 from hetfed_lightning.cli.schemas import saved_schema
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean

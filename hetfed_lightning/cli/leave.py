@@ -13,7 +13,7 @@ from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
 from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs
-from hetfed_lightning.cli.rosters import CHECKPOINT, CONFIG, config_of_run, tell_how_to_go_on
+from hetfed_lightning.cli.run_files import CHECKPOINT, CONFIG, config_of_run, tell_how_to_go_on
 from hetfed_lightning.federation.membership import without_member
 
 log = logging.getLogger(__name__)

@@ -13,12 +13,12 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
-from hetfed_lightning.cli.blame import FAULTS, first_lines
 from hetfed_lightning.cli.command import DESCRIPTION, FederatedCLI
 from hetfed_lightning.cli.compare import CompareCLI
 from hetfed_lightning.cli.configs import ConfigError
+from hetfed_lightning.cli.error_messages import condensed, explained
+from hetfed_lightning.cli.error_owner import FAULTS, first_lines
 from hetfed_lightning.cli.export import export_command
-from hetfed_lightning.cli.hints import condensed, explained
 from hetfed_lightning.cli.installed import described, installed_commands, load_command
 from hetfed_lightning.cli.join import join_command
 from hetfed_lightning.cli.leave import leave_command

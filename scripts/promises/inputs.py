@@ -42,13 +42,13 @@ PROMISES: tuple[Promise, ...] = (
         "heads, batch sizes, widths below 0 and beyond memory: in Python and by command",
         (
             Mutation(
-                "hetfed_lightning/cli/hints.py",
+                "hetfed_lightning/cli/error_messages.py",
                 'raise ConfigError(f"{label}: {explained(str(error))}") from error',
                 "pass",
                 (f"{_TABLE}::{_ROW}[unknown key of a participant]",),
             ),
             Mutation(
-                "hetfed_lightning/cli/blame.py",
+                "hetfed_lightning/cli/error_owner.py",
                 "in _everyone(model).items():",
                 "in ():",
                 (f"{_TABLE}::{_ROW}[a width below 0]",),
@@ -120,7 +120,7 @@ PROMISES: tuple[Promise, ...] = (
         "answers, inputs and labels with anything in them, drawn by hypothesis",
         (
             Mutation(
-                "hetfed_lightning/cli/reach.py",
+                "hetfed_lightning/cli/forbidden_values.py",
                 "    _check_classes(config, (), path)\n",
                 "",
                 ("tests/inputs/test_fuzzed_configs.py::test_what_was_found_in_a_configuration",),

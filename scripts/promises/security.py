@@ -181,19 +181,19 @@ PROMISES: tuple[Promise, ...] = (
                 (f"{_CONFIGS}::test_no_address_is_read_by_an_option",),
             ),
             Mutation(
-                "hetfed_lightning/cli/reach.py",
+                "hetfed_lightning/cli/forbidden_values.py",
                 "if _INSIDE.fullmatch(value):",
                 "if False:",
                 (f"{_CONFIGS}::test_nothing_inside_of_a_class_may_be_named",),
             ),
             Mutation(
-                "hetfed_lightning/cli/reach.py",
+                "hetfed_lightning/cli/forbidden_values.py",
                 "if keys[-1] in FOLDERS and",
                 "if False and",
                 (f"{_CONFIGS}::test_results_are_not_sent_to_an_address",),
             ),
             Mutation(
-                "hetfed_lightning/cli/reach.py",
+                "hetfed_lightning/cli/forbidden_values.py",
                 '["sub_configs"] = False',
                 '["sub_configs"] = True',
                 (f"{_CONFIGS}::test_no_file_is_read_that_a_configuration_names",),

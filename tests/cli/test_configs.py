@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 
 from hetfed_lightning import Participant
 from hetfed_lightning.cli.configs import ConfigError, load_configs, read_config, split_arguments
-from hetfed_lightning.cli.hints import check_participants
+from hetfed_lightning.cli.error_messages import check_participants
 from hetfed_lightning.cli.merging import merge
 from tests.cli.commands import hetfed, member, participant, put, tiny, written
 

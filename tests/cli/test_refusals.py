@@ -8,7 +8,7 @@ import torch
 import hetfed_lightning
 from hetfed_lightning import Federation, Participant
 from hetfed_lightning.cli import main
-from hetfed_lightning.cli.hints import condensed, explained
+from hetfed_lightning.cli.error_messages import condensed, explained
 from tests.cli.commands import hetfed, put, tiny, written
 
 DISTILLATION = "hetfed_lightning.EnsembleDistillation"

@@ -26,7 +26,7 @@ import hetfed_lightning
 from hetfed_lightning.cli.allowlist import ALLOWED, DENIED, restrict_imports, restricted_imports
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.export import load_participant
-from hetfed_lightning.cli.reach import FOLDERS
+from hetfed_lightning.cli.forbidden_values import FOLDERS
 from tests.cli.commands import hetfed, participant, put, tiny, written
 from tests.cli.conftest import _process_before_a_command  # noqa: F401 - takes back what a command leaves
 from tests.conftest import Tally

@@ -16,7 +16,7 @@ from jsonargparse.typing import PositiveInt
 from hetfed_lightning.cli.allowlist import restrict_imports
 from hetfed_lightning.cli.configs import load_configs
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.cli.reach import read_no_other_file
+from hetfed_lightning.cli.forbidden_values import read_no_other_file
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.names import did_you_mean, name_problem
 from hetfed_lightning.flower.coordinator.shared_layouts import SHARED, read_layouts

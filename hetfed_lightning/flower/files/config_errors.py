@@ -9,9 +9,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentError
 
-from hetfed_lightning.cli.blame import FAULTS, first_lines
+from hetfed_lightning.cli.error_messages import explained
+from hetfed_lightning.cli.error_owner import FAULTS, first_lines
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.cli.hints import explained
 
 OPTION = "--allow_import "
 """Option by which the command line allows more packages."""

@@ -13,9 +13,9 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
-from hetfed_lightning.cli.blame import naming_participants
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import Arguments
+from hetfed_lightning.cli.error_owner import naming_participants
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.data import FederatedDataModule

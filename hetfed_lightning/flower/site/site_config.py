@@ -10,9 +10,9 @@ from typing import Any
 import lightning as L
 from jsonargparse import Namespace
 
-from hetfed_lightning.cli.blame import naming_participants
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import Arguments
+from hetfed_lightning.cli.error_owner import naming_participants
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federation.federation import Federation

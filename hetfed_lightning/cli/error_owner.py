@@ -11,9 +11,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from hetfed_lightning.cli.error_messages import explained
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.groups import is_group
-from hetfed_lightning.cli.hints import explained
 from hetfed_lightning.participants.groups import ParticipantGroup
 from hetfed_lightning.participants.participant import Participant
 

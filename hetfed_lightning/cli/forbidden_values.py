@@ -22,7 +22,7 @@ _ROOTS = "|".join(sorted({one.partition(".")[0] for one in ALLOWED}))
 _INSIDE = re.compile(rf"(?:{_ROOTS})\.(?:\w+\.)*(?:[A-Z]\w*\.\w+|_\w+(?:\.\w+)*)")
 
 
-def check_reach(config: dict[str, Any], path: str) -> None:
+def check_values(config: dict[str, Any], path: str) -> None:
     """Refuse a configuration with a forbidden value.
 
     Args:
