@@ -16,7 +16,7 @@ from hetfed_lightning.cli.forms import check_form
 from hetfed_lightning.cli.groups import full_form, short_form, template_of
 from hetfed_lightning.cli.merging import merge, with_value
 from hetfed_lightning.cli.strict_yaml import read_config, read_yaml
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 
 __all__ = ["Arguments", "ConfigError", "check_checkpoint", "load_configs", "read_config", "split_arguments"]
 

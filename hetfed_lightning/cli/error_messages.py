@@ -16,7 +16,7 @@ from hetfed_lightning.cli.allowlist import ALLOWED
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.groups import is_group
 from hetfed_lightning.data import FederatedDataModule
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.participants.participant import Participant
 

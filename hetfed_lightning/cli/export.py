@@ -22,7 +22,7 @@ from hetfed_lightning.cli.error_owner import FAULTS, made
 from hetfed_lightning.cli.forbidden_values import check_values
 from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.schemas import saved_learned, saved_schema
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.data.schema import DataSchema
 from hetfed_lightning.participants.participant import Participant, participant_state
 

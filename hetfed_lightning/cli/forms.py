@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.federation.federation import Federation
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")

@@ -25,7 +25,7 @@ from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.run_files import CHECKPOINT, CONFIG, config_of_run, tell_how_to_go_on
 from hetfed_lightning.cli.schemas import saved_schema
 from hetfed_lightning.data.module import FederatedDataModule
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.data.partitioned import PartitionedDataModule
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.federation.federation import Federation

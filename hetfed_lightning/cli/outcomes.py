@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.tables import Table, figure
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.metrics import Interval, mean_interval
 from hetfed_lightning.participants.participant import STUDENT
 

@@ -23,7 +23,7 @@ from hetfed_lightning.cli.installed import described, installed_commands, load_c
 from hetfed_lightning.cli.join import join_command
 from hetfed_lightning.cli.leave import leave_command
 from hetfed_lightning.cli.report.command import report_command
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.federation.quarantine import TooFewParticipantsError
 from hetfed_lightning.logs.undefined import UndefinedMonitorError

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from hetfed_lightning.data.device_residency import Resident
 from hetfed_lightning.data.examples import Examples, is_plain
-from hetfed_lightning.data.residence import Resident
 
 JOINED_BYTES = 64 * 2**20
 """Most bytes of the data of a block's participants that is copied into one tensor, from which a block is one gather."""

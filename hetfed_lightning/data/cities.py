@@ -12,7 +12,7 @@ import torch
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.data.partitioned import shuffled
 from hetfed_lightning.data.sources.flows import CITIES, Flow, read_car_parks, read_city
 from hetfed_lightning.data.sources.lags import Hours, Scale, usable_hours

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.learned import learned_classes, learned_columns, means_of, refuse_other_meaning
-from hetfed_lightning.data.named import NamedDataModule
+from hetfed_lightning.data.named_participants import NamedDataModule
 from hetfed_lightning.data.partitioned import PartitionedDataModule, Pool, shuffled
 from hetfed_lightning.data.partitions import Partition
 from hetfed_lightning.data.schema import DataSchema

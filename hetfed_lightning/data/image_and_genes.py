@@ -11,7 +11,7 @@ from torch import Tensor
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.data.sources.image_and_genes import BayesAccuracy, SimulatedDisease
 from hetfed_lightning.seeding import stream_generator
 

@@ -23,12 +23,12 @@ from hetfed_lightning.checkpointing.harmless import LoadsHarmlessly
 from hetfed_lightning.data.blocks import RoundBatch
 from hetfed_lightning.data.collating import Collate, batch_of, collated
 from hetfed_lightning.data.conversion import Converted
+from hetfed_lightning.data.device_residency import Resident, home_of
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples, is_plain
 from hetfed_lightning.data.labels import labels_of, read_labels
 from hetfed_lightning.data.loaders import Hosting, MeasuredLoader, RoundLoader, RoundSchedule, Source, evaluation_loader
-from hetfed_lightning.data.names import of_member
-from hetfed_lightning.data.residence import Resident, home_of
+from hetfed_lightning.data.name_checks import of_member
 from hetfed_lightning.data.schema import DataSchema
 
 AnyDataset = Dataset[Any]

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.data.sources.public import read_public
 
 ON_THE_WAY = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")

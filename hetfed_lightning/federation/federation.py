@@ -21,7 +21,7 @@ from hetfed_lightning.checkpointing.plugin import make_safe
 from hetfed_lightning.checkpointing.readable import check_readable
 from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import FederatedDataModule
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.federated_callback import FederatedCallback, federated_callbacks, raise_event
 from hetfed_lightning.federation.cohort import KeepsRoster
 from hetfed_lightning.federation.evaluation import evaluate, owner_of, predict, skip_empty_validation, validates_in

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.local_training.local_optimization import match_by_name
 from hetfed_lightning.methods.averaging.sharing_groups import SEPARATOR
 from hetfed_lightning.participants.participant import STUDENT

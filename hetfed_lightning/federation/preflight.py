@@ -23,7 +23,7 @@ from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.collating import Collate, batch_of
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import labels_of
-from hetfed_lightning.data.names import did_you_mean, name_problem, refuse_twin_names
+from hetfed_lightning.data.name_checks import did_you_mean, name_problem, refuse_twin_names
 from hetfed_lightning.distillation.outputs import KINDS
 from hetfed_lightning.participants.first_batch import check_batch_of_one, first_batch, outputs_of, shapes_of
 from hetfed_lightning.participants.multi_input import missing_in_training

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelChec
 
 from hetfed_lightning.callbacks.headline_metrics import headline_summaries, headlines, loss_summaries, summary_figures
 from hetfed_lightning.checkpointing.file_names import fields_of
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 
 COMMANDS = {
     "init": ("hetfed_lightning.flower.init", "init_command", "writes what the coordinator and each site need"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hetfed_lightning import Federation
-from hetfed_lightning.data.names import RESERVED, name_problem
+from hetfed_lightning.data.name_checks import RESERVED, name_problem
 from tests.federations import fit, tiny_data, tiny_federation, tiny_participant
 
 

@@ -17,7 +17,7 @@ from hetfed_lightning.data import (
     PublicDataModule,
     SiteDataModule,
 )
-from hetfed_lightning.data.named import NamedDataModule
+from hetfed_lightning.data.named_participants import NamedDataModule
 from hetfed_lightning.data.sources import public_bytes, read_public
 
 THREE = ("a", "b", "c")

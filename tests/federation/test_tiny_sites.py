@@ -13,7 +13,7 @@ from hetfed_lightning import BackboneAveraging, Federation, Participant
 from hetfed_lightning.cli.tables import participants_table
 from hetfed_lightning.data import Examples
 from hetfed_lightning.data.errors import DataError
-from hetfed_lightning.data.named import NamedDataModule
+from hetfed_lightning.data.named_participants import NamedDataModule
 from tests.federations import equal, examples, fit, sgd, state_of, tiny_federation, trainer
 
 SIZES = {"large": 20, "one": 1, "two": 2}

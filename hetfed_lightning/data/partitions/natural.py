@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning.data.errors import DataError
-from hetfed_lightning.data.names import refuse_twin_names
+from hetfed_lightning.data.name_checks import refuse_twin_names
 from hetfed_lightning.data.partitions.class_members import members_of
 from hetfed_lightning.data.partitions.partition import Indices, Partition
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning.data.errors import DataError
-from hetfed_lightning.data.names import checked_classes, did_you_mean, refuse_spellings
+from hetfed_lightning.data.name_checks import checked_classes, did_you_mean, refuse_spellings
 from hetfed_lightning.data.sources.columns import Rows, as_numbers, finite_targets
 
 __all__ = ["agreed_classes", "read_labels", "shifted", "tell_missing_classes"]

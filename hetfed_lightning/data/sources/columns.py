@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hetfed_lightning.data.errors import DataError
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.data.optional import import_optional
 from hetfed_lightning.data.sources.frames import EXTRA, require_columns
 

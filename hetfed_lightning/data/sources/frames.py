@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetfed_lightning.data.errors import DataError
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.data.optional import import_optional
 from hetfed_lightning.data.unpacking import check_unpacked, unpacked
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from hetfed_lightning.data.conversion import as_tensor
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.labels import require_class_labels
-from hetfed_lightning.data.names import checked_classes, did_you_mean, refuse_spellings, refuse_twin_names
+from hetfed_lightning.data.name_checks import checked_classes, did_you_mean, refuse_spellings, refuse_twin_names
 from hetfed_lightning.data.optional import import_optional
 from hetfed_lightning.data.sources.classes import tell_missing_classes
 from hetfed_lightning.paths import with_home

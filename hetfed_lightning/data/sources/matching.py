@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from hetfed_lightning.data.errors import DataError
-from hetfed_lightning.data.names import did_you_mean, folded, refuse_spellings
+from hetfed_lightning.data.name_checks import did_you_mean, folded, refuse_spellings
 from hetfed_lightning.data.sources.columns import Rows, as_numbers, looks_like_number
 from hetfed_lightning.data.sources.frames import NAMELESS
 

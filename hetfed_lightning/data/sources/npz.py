@@ -20,7 +20,7 @@ from hetfed_lightning.data.conversion import tensor_from_array
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import as_targets
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.data.unpacking import check_unpacked
 from hetfed_lightning.paths import with_home
 

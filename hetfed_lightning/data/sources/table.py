@@ -9,7 +9,7 @@ from typing import Literal
 
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
-from hetfed_lightning.data.names import refuse_twin_names
+from hetfed_lightning.data.name_checks import refuse_twin_names
 from hetfed_lightning.data.partitions.natural import natural_partition
 from hetfed_lightning.data.sources.classes import agreed_classes, read_labels, tell_missing_classes
 from hetfed_lightning.data.sources.columns import (

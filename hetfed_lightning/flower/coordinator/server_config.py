@@ -18,7 +18,7 @@ from hetfed_lightning.cli.configs import load_configs
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.forbidden_values import read_no_other_file
 from hetfed_lightning.data import FederatedDataModule
-from hetfed_lightning.data.names import did_you_mean, name_problem
+from hetfed_lightning.data.name_checks import did_you_mean, name_problem
 from hetfed_lightning.flower.coordinator.shared_layouts import SHARED, read_layouts
 from hetfed_lightning.flower.files.config_errors import naming_file
 from hetfed_lightning.flower.files.initial_weights import START, load_start

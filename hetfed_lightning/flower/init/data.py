@@ -17,8 +17,8 @@ from hetfed_lightning.data import (
     PartitionedDataModule,
     TableDataModule,
 )
-from hetfed_lightning.data.named import NamedDataModule
-from hetfed_lightning.data.names import of_member
+from hetfed_lightning.data.name_checks import of_member
+from hetfed_lightning.data.named_participants import NamedDataModule
 from hetfed_lightning.data.sources.table import table_files
 from hetfed_lightning.flower.files.paths import absolute, paths_in, with_paths
 from hetfed_lightning.flower.init.source import Source

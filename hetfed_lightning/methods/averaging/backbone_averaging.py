@@ -23,7 +23,7 @@ from hetfed_lightning.aggregation import (
 )
 from hetfed_lightning.aggregation.clipping import check_max_norm
 from hetfed_lightning.aggregation.shares import MAX_SHARE, bounded_weights, check_max_share, sample_count
-from hetfed_lightning.data.names import of_member
+from hetfed_lightning.data.name_checks import of_member
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.finite import is_finite
 from hetfed_lightning.local_training.step_checks import check_follows

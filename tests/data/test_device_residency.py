@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation
-from hetfed_lightning.data import DigitsDataModule, Examples, blocks, residence
+from hetfed_lightning.data import DigitsDataModule, Examples, blocks, device_residency
 from hetfed_lightning.data import module as data_module
 from hetfed_lightning.data.blocks import RoundBatch
+from hetfed_lightning.data.device_residency import Resident, fits, free_bytes, home_of
 from hetfed_lightning.data.loaders import LocalWork, RoundLoader, Source
-from hetfed_lightning.data.residence import Resident, fits, free_bytes, home_of
 from tests.federations import Listed, equal, examples, fit, sgd, state_of, tiny_data, tiny_participant
 
 META, CPU = torch.device("meta"), torch.device("cpu")
@@ -101,7 +101,7 @@ def test_all_lives_there_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(device)
         return 4 * 384
 
-    monkeypatch.setattr(residence, "free_bytes", free)
+    monkeypatch.setattr(device_residency, "free_bytes", free)
     assert home_of([one, other, None], META) == META  # 384 bytes, a quarter.
     assert home_of([one, one, other], META) == META  # Several may share one.
     assert home_of([one, other, Examples(torch.zeros(1))], META) is None
@@ -221,7 +221,7 @@ def at(device: torch.device, data: FederatedDataModule) -> FederatedDataModule:
 
 
 def test_a_run_on_a_device_with_room_has_its_data_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(residence, "free_bytes", lambda device: 10**6)
+    monkeypatch.setattr(device_residency, "free_bytes", lambda device: 10**6)
     data = at(META, tiny_data())
     assert data.train_dataloader().home == META
     assert data.public_inputs(torch.arange(3)).device == META
@@ -249,14 +249,14 @@ class Hooked(FederatedDataModule):
     ],
 )
 def test_it_stays_on_the_host(device: torch.device, free: int, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(residence, "free_bytes", lambda _: free)
+    monkeypatch.setattr(device_residency, "free_bytes", lambda _: free)
     data = at(device, make())
     assert data.train_dataloader().home is None
     assert data.num_public == 0 or data.public_inputs(torch.arange(2)).device == CPU
 
 
 def test_other_data_comes_from_the_host_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(residence, "free_bytes", lambda device: 10**6)
+    monkeypatch.setattr(device_residency, "free_bytes", lambda device: 10**6)
     data = at(META, tiny_data())
     data.train_dataloader()
     data.replace_data(tiny_data(public=examples(4, seed=9)).data)

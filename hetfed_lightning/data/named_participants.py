@@ -14,7 +14,7 @@ from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.labels import labels_of
 from hetfed_lightning.data.learned import refuse_mixed_columns
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule, pooled, take
-from hetfed_lightning.data.names import did_you_mean
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.data.partitioned import shuffled
 from hetfed_lightning.data.splits import split_own
 

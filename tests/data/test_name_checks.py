@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hetfed_lightning.data.errors import DataError
-from hetfed_lightning.data.names import did_you_mean, refuse_twin_names
+from hetfed_lightning.data.name_checks import did_you_mean, refuse_twin_names
 from hetfed_lightning.data.optional import import_optional
 
 
