@@ -37,7 +37,7 @@ class LocalWork:
     step_budget: int | None = None
     poisson: bool = False
 
-    def batches(self, source: Source) -> int:
+    def batches(self, source: TrainingSet) -> int:
         """Number of batches in a round on a training set, before the trainer's limit."""
         batches = source.batches_per_epoch * self.local_epochs
         return batches if self.step_budget is None else min(batches, self.step_budget)
@@ -56,7 +56,7 @@ class Hosting(Protocol):
         """Part of a batch's indices ``(B,)`` that is trained on in this process, shape ``(b,)`` with b in 0 to B."""
 
 
-class RoundSchedule(Protocol):
+class TrainingSchedule(Protocol):
     """Schedule of a federation's rounds, as its loader needs it."""
 
     seed: int
@@ -90,7 +90,7 @@ class RoundSchedule(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSet:
     """One participant's training set and its division into batches."""
 
     dataset: Dataset[Any]
@@ -141,8 +141,8 @@ class RoundLoader:
 
     def __init__(
         self,
-        sources: Mapping[str, Source],
-        schedule: RoundSchedule,
+        sources: Mapping[str, TrainingSet],
+        schedule: TrainingSchedule,
         *,
         hosting: Hosting | None = None,
         num_workers: int = 0,

@@ -27,7 +27,14 @@ from hetfed_lightning.data.device_residency import Resident, home_of
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples, is_plain
 from hetfed_lightning.data.labels import labels_of, read_labels
-from hetfed_lightning.data.loaders import Hosting, MeasuredLoader, RoundLoader, RoundSchedule, Source, evaluation_loader
+from hetfed_lightning.data.loaders import (
+    Hosting,
+    MeasuredLoader,
+    RoundLoader,
+    TrainingSchedule,
+    TrainingSet,
+    evaluation_loader,
+)
 from hetfed_lightning.data.name_checks import of_member
 from hetfed_lightning.data.schema import DataSchema
 
@@ -210,7 +217,7 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
 
     # Questions of the federation
 
-    def source(self, name: str) -> Source:
+    def source(self, name: str) -> TrainingSet:
         """Training set of a participant and its division into batches.
 
         Raises:
@@ -219,7 +226,7 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         size = self.batch_size if isinstance(self.batch_size, int) else of_member(self.batch_size, name)
         if size is None:
             raise DataError(f"batch_size: no entry for participant {name!r}; it has {', '.join(self.batch_size)}.")  # type: ignore[arg-type]
-        return Source(self.data.train[name], size, self.drop_last)
+        return TrainingSet(self.data.train[name], size, self.drop_last)
 
     def num_samples(self, name: str) -> int:
         """Number of training examples of a participant."""
@@ -282,7 +289,7 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         """Loader of one round of all participants' batches; data moves to the accelerator here, where it may."""
         home, public = self._home(), self.data.public
         self._resident_public = Resident.of([public], home) if home is not None and is_plain(public) else None
-        schedule = cast("RoundSchedule", cast("L.Trainer", self.trainer).lightning_module)
+        schedule = cast("TrainingSchedule", cast("L.Trainer", self.trainer).lightning_module)
         return RoundLoader(
             {name: self.source(name) for name in self.data.train},
             schedule,

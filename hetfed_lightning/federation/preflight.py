@@ -34,7 +34,7 @@ from hetfed_lightning.strategies.strategy import FederatedStrategy
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.data.loaders import Source
+    from hetfed_lightning.data.loaders import TrainingSet
     from hetfed_lightning.data.module import FederatedDataModule
     from hetfed_lightning.federation.federation import Federation
 
@@ -233,7 +233,7 @@ def _check_quorum(federation: Federation, rounds: int | None) -> None:
             )
 
 
-def _check_forward(participant: Participant, source: Source, collate_fn: Collate | None) -> int | None:
+def _check_forward(participant: Participant, source: TrainingSet, collate_fn: Collate | None) -> int | None:
     """Number of outputs of a participant for its own data; None where its own steps take batches that are no pairs."""
     if source.num_samples == 0:
         raise ValueError(f"{participant.label}: its training set is empty; remove the participant or give it data.")
@@ -306,7 +306,7 @@ def steps_by_itself(participant: Participant) -> bool:
     return type(participant).training_step is not Participant.training_step
 
 
-def _check_batch(participant: Participant, source: Source, collate_fn: Collate | None) -> None:
+def _check_batch(participant: Participant, source: TrainingSet, collate_fn: Collate | None) -> None:
     """Refuse samples that do not go into one batch, as far as the first few tell."""
     if isinstance(source.dataset, Examples):
         return

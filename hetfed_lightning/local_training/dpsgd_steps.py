@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import lightning as L
 
-    from hetfed_lightning.data.loaders import Source
+    from hetfed_lightning.data.loaders import TrainingSet
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.local_training.local_optimization import LocalOptimization
     from hetfed_lightning.participants.participant import Participant
@@ -41,7 +41,7 @@ class PrivateSteps:
 
     noise = staticmethod(private_noise)
 
-    def __init__(self, participant: Participant, source: Source) -> None:
+    def __init__(self, participant: Participant, source: TrainingSet) -> None:
         if participant.privacy is None:
             raise ValueError(f"{participant.label}: expected privacy settings, found none.")
         self._participant = participant

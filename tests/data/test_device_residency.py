@@ -14,7 +14,7 @@ from hetfed_lightning.data import DigitsDataModule, Examples, blocks, device_res
 from hetfed_lightning.data import module as data_module
 from hetfed_lightning.data.blocks import RoundBatch
 from hetfed_lightning.data.device_residency import Resident, fits, free_bytes, home_of
-from hetfed_lightning.data.loaders import LocalWork, RoundLoader, Source
+from hetfed_lightning.data.loaders import LocalWork, RoundLoader, TrainingSet
 from tests.federations import Listed, equal, examples, fit, sgd, state_of, tiny_data, tiny_participant
 
 META, CPU = torch.device("meta"), torch.device("cpu")
@@ -42,7 +42,9 @@ class Schedule:
 
 
 def loader(sets: dict[str, Any], home: torch.device | None, **settings: Any) -> RoundLoader:
-    return RoundLoader({name: Source(data, 4) for name, data in sets.items()}, Schedule(sets), home=home, **settings)
+    return RoundLoader(
+        {name: TrainingSet(data, 4) for name, data in sets.items()}, Schedule(sets), home=home, **settings
+    )
 
 
 def named(count: int) -> Examples:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hetfed_lightning.data import Examples
-from hetfed_lightning.data.loaders import EvaluationLoader, LocalWork, RoundLoader, Source, evaluation_loader
+from hetfed_lightning.data.loaders import EvaluationLoader, LocalWork, RoundLoader, TrainingSet, evaluation_loader
 from tests.federations import Listed, examples
 
 SIZES = {"a": 5, "b": 9}
@@ -59,7 +59,7 @@ def loader(
     kind: Any = None, *, schedule: Schedule | None = None, drop_last: bool = False, **settings: Any
 ) -> RoundLoader:
     sets = {name: examples(size, seed=size) for name, size in SIZES.items()}
-    sources = {name: Source(data if kind is None else kind(data), 2, drop_last) for name, data in sets.items()}
+    sources = {name: TrainingSet(data if kind is None else kind(data), 2, drop_last) for name, data in sets.items()}
     return RoundLoader(sources, schedule or Schedule(), **settings)
 
 
@@ -95,7 +95,7 @@ def test_sample_by_sample_is_the_same_round() -> None:
 
 def test_a_mixture_of_both_kinds_is_the_same_round() -> None:
     mixed = loader()
-    mixed.sources["a"] = Source(Listed(examples(5, seed=5)), 2)
+    mixed.sources["a"] = TrainingSet(Listed(examples(5, seed=5)), 2)
     assert same(list(loader()), list(mixed))
 
 
@@ -178,8 +178,8 @@ def test_work(work: Any, limit: int | None, lengths: int, steps: dict[str, int])
 def test_drop_last() -> None:
     batches = list(loader(drop_last=True))
     assert [len(batch["b"][0]) for batch in batches] == [2, 2, 2, 2]
-    assert Source(examples(1), 2, drop_last=True).batches_per_epoch == 0
-    assert Source(examples(4), 2, drop_last=True).batches_per_epoch == 2
+    assert TrainingSet(examples(1), 2, drop_last=True).batches_per_epoch == 0
+    assert TrainingSet(examples(4), 2, drop_last=True).batches_per_epoch == 2
 
 
 def test_own_collation() -> None:
@@ -195,7 +195,7 @@ def test_named_inputs() -> None:
     inputs = {"image": torch.arange(4.0), "age": torch.arange(4.0) + 10}
     made = Examples(inputs, torch.arange(4))
     for data in (made, Listed(made)):
-        rounds = RoundLoader({"a": Source(data, 4)}, Schedule(active=("a",)))
+        rounds = RoundLoader({"a": TrainingSet(data, 4)}, Schedule(active=("a",)))
         ((batch,),) = [list(batch.values()) for batch in rounds]
         assert torch.equal(batch[0]["age"], batch[0]["image"] + 10)
         assert torch.equal(batch[0]["image"].long(), batch[1])
