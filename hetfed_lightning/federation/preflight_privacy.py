@@ -21,7 +21,7 @@ from hetfed_lightning.modes import modes_of, restore
 from hetfed_lightning.participants.compilation import is_wrapped
 from hetfed_lightning.participants.first_batch import as_trained, first_batch
 from hetfed_lightning.participants.participant import Participant
-from hetfed_lightning.privacy import Ledger
+from hetfed_lightning.privacy import PrivacyAccount
 from hetfed_lightning.privacy.dpsgd import PerExampleGradients, refused_layers
 
 if TYPE_CHECKING:
@@ -205,4 +205,4 @@ def take_up_accounts(federation: Federation, saved: Mapping[str, Any]) -> None:
                 "nothing of that. Start a new run without ckpt_path."
             )
         # What this participant has released since the checkpoint was made was released.
-        participant.ledger = Ledger(accounts.get(name, [])).at_least(participant.ledger)
+        participant.ledger = PrivacyAccount(accounts.get(name, [])).at_least(participant.ledger)

@@ -34,7 +34,7 @@ from hetfed_lightning.participants.compilation import (
 from hetfed_lightning.participants.inseparable import bound_buffers, first_keys
 from hetfed_lightning.participants.precision import converted, default_optimizer
 from hetfed_lightning.participants.transfer import Transfer, slow_down
-from hetfed_lightning.privacy import DPSGD, Ledger
+from hetfed_lightning.privacy import DPSGD, PrivacyAccount
 from hetfed_lightning.shared_storage.copy_on_write import Borrower
 from hetfed_lightning.supervised import Supervised
 from hetfed_lightning.tasks import Task, TaskName, as_task
@@ -179,7 +179,7 @@ class Participant(Borrower, L.LightningModule):
         self.accumulate_grad_batches = accumulate_grad_batches
         self.privacy = privacy
         self.schema: DataSchema | None = None
-        self.ledger = Ledger()
+        self.ledger = PrivacyAccount()
         self.compile_settings = settings_of(compile)
         if self.compile_settings is not None and is_wrapped(backbone):
             raise ValueError(

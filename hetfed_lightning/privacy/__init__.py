@@ -6,14 +6,14 @@ They are applied elsewhere: :class:`hetfed_lightning.PrivateAveraging` protects 
 
 from __future__ import annotations
 
-from hetfed_lightning.privacy.accountant import Ledger, epsilon_of
+from hetfed_lightning.privacy.accountant import PrivacyAccount, epsilon_of
 from hetfed_lightning.privacy.dpsgd import DPSGD, private_gradients
 from hetfed_lightning.privacy.noise import private_noise, seeded_noise
 from hetfed_lightning.privacy.private_mean import private_mean
 
 __all__ = [
     "DPSGD",
-    "Ledger",
+    "PrivacyAccount",
     "epsilon_of",
     "private_gradients",
     "private_mean",

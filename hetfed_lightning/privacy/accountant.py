@@ -21,7 +21,7 @@ wrong unit.
 """
 
 
-class Ledger:
+class PrivacyAccount:
     """Account of releases, each of a Gaussian mechanism, perhaps on a Poisson sample.
 
     Args:
@@ -45,7 +45,7 @@ class Ledger:
         if count:
             self._counts[key] = self._counts.get(key, 0) + count
 
-    def after(self, noise_multiplier: float, count: int = 1, *, probability: float = 1.0) -> Ledger:
+    def after(self, noise_multiplier: float, count: int = 1, *, probability: float = 1.0) -> PrivacyAccount:
         """A copy of the account with more releases.
 
         Args:
@@ -53,17 +53,19 @@ class Ledger:
             count: Number of releases, at least 0.
             probability: Sampling probability of each, in (0, 1].
         """
-        more = Ledger(self.state())
+        more = PrivacyAccount(self.state())
         more.add(noise_multiplier, count, probability=probability)
         return more
 
-    def since(self, earlier: Ledger) -> Ledger:
+    def since(self, earlier: PrivacyAccount) -> PrivacyAccount:
         """Releases of each kind beyond those of an earlier account, never fewer than 0."""
-        return Ledger((*key, max(0, count - earlier._counts.get(key, 0))) for key, count in self._counts.items())
+        return PrivacyAccount(
+            (*key, max(0, count - earlier._counts.get(key, 0))) for key, count in self._counts.items()
+        )
 
-    def at_least(self, other: Ledger) -> Ledger:
+    def at_least(self, other: PrivacyAccount) -> PrivacyAccount:
         """Releases of each kind by the account with more of them, where both are views of the same releases."""
-        return Ledger([*self.state(), *other.since(self).state()])
+        return PrivacyAccount([*self.state(), *other.since(self).state()])
 
     @property
     def releases(self) -> int:
@@ -173,11 +175,11 @@ def _accounting() -> tuple[Any, Any]:
         ) from error
 
 
-def ledgers_of(state: Iterable[Sequence[Any]]) -> dict[str, Ledger]:
-    """Ledgers by name, from the pairs of :func:`state_of_ledgers`."""
-    return {name: Ledger(events) for name, events in state}
+def accounts_of(state: Iterable[Sequence[Any]]) -> dict[str, PrivacyAccount]:
+    """Accounts by name, from the pairs of :func:`state_of_accounts`."""
+    return {name: PrivacyAccount(events) for name, events in state}
 
 
-def state_of_ledgers(ledgers: Mapping[str, Ledger]) -> list[list[Any]]:
-    """Ledgers as plain data: pairs of a name and its releases."""
+def state_of_accounts(ledgers: Mapping[str, PrivacyAccount]) -> list[list[Any]]:
+    """Accounts as plain data: pairs of a name and its releases."""
     return [[name, ledger.state()] for name, ledger in ledgers.items()]

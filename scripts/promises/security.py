@@ -42,8 +42,8 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 _AVERAGING,
-                "self._ledgers.setdefault(name, Ledger()).add(self.noise_multiplier)",
-                "self._ledgers.setdefault(name, Ledger()).add(self.noise_multiplier, name in senders)",
+                "self._ledgers.setdefault(name, PrivacyAccount()).add(self.noise_multiplier)",
+                "self._ledgers.setdefault(name, PrivacyAccount()).add(self.noise_multiplier, name in senders)",
                 (f"{_PARTICIPANTS}::test_who_is_quarantined_counts_as_no_update_and_pays",),
             ),
             Mutation(
@@ -66,7 +66,7 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 _AVERAGING,
-                'ledgers_of(state_dict.get("releases", []))',
+                'accounts_of(state_dict.get("releases", []))',
                 "{}",
                 (f"{_PARTICIPANTS}::test_counts_go_on_after_a_checkpoint",),
             ),

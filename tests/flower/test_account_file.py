@@ -23,7 +23,7 @@ from hetfed_lightning.flower.site.account_file import (
 )
 from hetfed_lightning.flower.site.site import Site
 from hetfed_lightning.flower.site.site_store import SiteStore
-from hetfed_lightning.privacy import DPSGD, Ledger
+from hetfed_lightning.privacy import DPSGD, PrivacyAccount
 from tests.federations import equal
 from tests.flower.federating import Callbacks, Deployed
 
@@ -62,7 +62,7 @@ def spent(folder: Path) -> int:
 
 def in_newest_state(folder: Path, run: str = "run") -> int:
     newest = max((folder / "a" / run).glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-    return Ledger(read_checkpoint(newest)["federation"]["privacy"]["a"]).releases
+    return PrivacyAccount(read_checkpoint(newest)["federation"]["privacy"]["a"]).releases
 
 
 def same(one: Reply, other: Reply) -> bool:
@@ -224,7 +224,7 @@ def test_epsilon_is_that_of_all_runs(tmp_path: Path) -> None:
 
 
 def test_a_budget_holds_over_runs_and_leaves_the_site_out_by_name(tmp_path: Path) -> None:
-    limit = Ledger([(1 / 3, 4.0, 12)]).epsilon(1e-3) + 1e-6  # Four rounds of three steps.
+    limit = PrivacyAccount([(1 / 3, 4.0, 12)]).epsilon(1e-3) + 1e-6  # Four rounds of three steps.
     deployed = federation(tmp_path, max_epsilon=limit)
     deployed.own = {"b": {"privacy": None}}
     deployed.lead()

@@ -18,7 +18,7 @@ from hetfed_lightning.flower.files.certificates import Certificate, make_server_
 from hetfed_lightning.flower.files.folder import KeyFolder
 from hetfed_lightning.flower.protocol.orders import Order
 from hetfed_lightning.flower.site.account_file import ACCOUNT, opened_account
-from hetfed_lightning.privacy import Ledger
+from hetfed_lightning.privacy import PrivacyAccount
 from tests.flower.deployments import empty_deployment
 
 AT = "--coordinator=fl.example.org:8000"
@@ -191,7 +191,7 @@ def test_a_site_does_not_start_on_an_account_of_its_privacy_that_was_altered(
     state.mkdir()
     with opened_account(state, "clinic") as account:
         for round_index in range(2):
-            account.note("run", round_index, Ledger([(0.5, 1.5, 7)]), f"{round_index}")
+            account.note("run", round_index, PrivacyAccount([(0.5, 1.5, 7)]), f"{round_index}")
     account_file = state / ACCOUNT
     account_file.write_text(account_file.read_text().replace('"round": 1', '"round": 2'))
     with pytest.raises(ConfigError, match=r"participant 'clinic': .*line 2 was altered.* --begin_account"):

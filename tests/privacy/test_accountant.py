@@ -9,8 +9,8 @@ from dp_accounting import pld, rdp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hetfed_lightning.privacy import Ledger, epsilon_of
-from hetfed_lightning.privacy.accountant import check_budget, least_epsilon, ledgers_of, state_of_ledgers
+from hetfed_lightning.privacy import PrivacyAccount, epsilon_of
+from hetfed_lightning.privacy.accountant import accounts_of, check_budget, least_epsilon, state_of_accounts
 from tests.privacy.closed_forms import gaussian_epsilon
 
 pytestmark = pytest.mark.promise("private")
@@ -41,9 +41,9 @@ def directly(probability: float, multiplier: float, releases: int, delta: float,
     return float(accountant.get_epsilon(delta))
 
 
-def noted(probability: float, multiplier: float, releases: int) -> Ledger:
+def noted(probability: float, multiplier: float, releases: int) -> PrivacyAccount:
     """In two halves and a rest, as rounds come."""
-    ledger = Ledger()
+    ledger = PrivacyAccount()
     for count in (releases // 2, releases // 2, releases % 2):
         ledger.add(multiplier, count, probability=probability)
     return ledger
@@ -80,7 +80,7 @@ def test_ten_participants_and_fifty_rounds(multiplier: float, epsilon: str) -> N
 @given(first=st.integers(1, 40), second=st.integers(1, 40), multiplier=st.floats(1.0, 20.0))
 @settings(max_examples=3, deadline=None)
 def test_more_releases_cost_more(first: int, second: int, multiplier: float) -> None:
-    ledger = Ledger()
+    ledger = PrivacyAccount()
     ledger.add(multiplier, first)
     more = ledger.after(multiplier, second)
     assert ledger.releases == first
@@ -89,7 +89,7 @@ def test_more_releases_cost_more(first: int, second: int, multiplier: float) -> 
 
 
 def test_releases_of_several_kinds_compose() -> None:
-    ledger = Ledger()
+    ledger = PrivacyAccount()
     ledger.add(2.0, 3)
     ledger.add(4.0, 5)
     # Gaussian mechanisms compose by the sum of 1/z^2: 3/4 + 5/16 = 17/16, as of one of z = 4/sqrt(17).
@@ -97,7 +97,7 @@ def test_releases_of_several_kinds_compose() -> None:
 
 
 def test_nothing_released_costs_nothing() -> None:
-    assert Ledger().epsilon(1e-3) == 0.0
+    assert PrivacyAccount().epsilon(1e-3) == 0.0
 
 
 @given(st.floats(0.02, 5.0), st.floats(1e-9, 1e-2))
@@ -114,18 +114,18 @@ def test_the_bound_from_below_by_hand() -> None:
 
 
 def test_two_views_of_the_same_releases() -> None:
-    older, newer = Ledger([(1.0, 2.0, 3)]), Ledger([(1.0, 2.0, 5), (0.5, 1.0, 1)])
+    older, newer = PrivacyAccount([(1.0, 2.0, 3)]), PrivacyAccount([(1.0, 2.0, 5), (0.5, 1.0, 1)])
     assert newer.since(older).state() == [[0.5, 1.0, 1], [1.0, 2.0, 2]]
     assert older.since(newer).state() == []
     assert older.at_least(newer).state() == newer.at_least(older).state() == newer.state()
-    assert Ledger([(1.0, 3.0, 1)]).at_least(older).state() == [[1.0, 2.0, 3], [1.0, 3.0, 1]]
+    assert PrivacyAccount([(1.0, 3.0, 1)]).at_least(older).state() == [[1.0, 2.0, 3], [1.0, 3.0, 1]]
 
 
 def test_state_round_trip() -> None:
-    ledgers = {"a": Ledger(), "b": Ledger()}
+    ledgers = {"a": PrivacyAccount(), "b": PrivacyAccount()}
     ledgers["a"].add(2.0, 3)
     ledgers["a"].add(1.5, 7, probability=0.1)
-    kept = ledgers_of(state_of_ledgers(ledgers))
+    kept = accounts_of(state_of_accounts(ledgers))
     assert kept.keys() == ledgers.keys()
     assert kept["a"].state() == ledgers["a"].state() == [[0.1, 1.5, 7], [1.0, 2.0, 3]]
     assert kept["b"].releases == 0

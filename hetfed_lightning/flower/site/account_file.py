@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import DamagedFileError
-from hetfed_lightning.privacy import Ledger
+from hetfed_lightning.privacy import PrivacyAccount
 
 if TYPE_CHECKING:
     from hetfed_lightning.participants.participant import Participant
@@ -63,7 +63,7 @@ class AccountFile:
         self._path = self._folder / ACCOUNT
         self._lines, self._whole = _lines_of(self._path)
         self._last = _START
-        self.ledger = Ledger()
+        self.ledger = PrivacyAccount()
         """All releases so far."""
         self.states: set[str] = set()
         """Marks of the states that the releases have made."""
@@ -131,9 +131,9 @@ class AccountFile:
         """
         if more := participant.ledger.since(self.ledger).releases:
             raise self._fault(f"a state in this folder tells of {more} releases that are not in it")
-        participant.ledger = Ledger(self.ledger.state())
+        participant.ledger = PrivacyAccount(self.ledger.state())
 
-    def note(self, run: str, round_index: int, releases: Ledger, state: str) -> None:
+    def note(self, run: str, round_index: int, releases: PrivacyAccount, state: str) -> None:
         """Add a line, which is on the disk when this returns.
 
         Args:
@@ -220,7 +220,7 @@ def check_account(folder: str | Path, participant: str) -> None:
             pass
 
 
-def begin_account(folder: str | Path, participant: str) -> Ledger:
+def begin_account(folder: str | Path, participant: str) -> PrivacyAccount:
     """Releases with which a new account begins, in place of a missing or damaged one.
 
     For each kind of release these are as many as in the readable lines of the old one, or as in the newest states of
@@ -233,10 +233,10 @@ def begin_account(folder: str | Path, participant: str) -> Ledger:
     """
     folder = Path(folder)
     with _alone(folder):
-        known = Ledger()
+        known = PrivacyAccount()
         for run in released_in_states(folder, participant, damaged=True).values():
             _add(known, run.state())
-        said = Ledger()
+        said = PrivacyAccount()
         for line in _lines_of(folder / ACCOUNT)[0]:
             entry = _entry_of(line)
             if entry is not None and entry["participant"] == participant:
@@ -253,7 +253,7 @@ def begin_account(folder: str | Path, participant: str) -> Ledger:
         return known
 
 
-def released_in_states(folder: Path, participant: str, *, damaged: bool = False) -> dict[str, Ledger]:
+def released_in_states(folder: Path, participant: str, *, damaged: bool = False) -> dict[str, PrivacyAccount]:
     """Largest number of releases in any state of a run, by run.
 
     Args:
@@ -264,7 +264,7 @@ def released_in_states(folder: Path, participant: str, *, damaged: bool = False)
     Raises:
         AccountError: If a state cannot be read.
     """
-    found: dict[str, Ledger] = {}
+    found: dict[str, PrivacyAccount] = {}
     for path in sorted([*folder.glob("*/round-*.ckpt"), *folder.glob("*/set_aside/*/round-*.ckpt")]):
         try:
             saved = read_checkpoint(path).get("federation", {}).get("privacy", {})
@@ -276,7 +276,7 @@ def released_in_states(folder: Path, participant: str, *, damaged: bool = False)
                 f"comes from private steps cannot be told ({error}). Remove that file, or: {_WAY_OUT}"
             ) from error
         run = path.relative_to(folder).parts[0]
-        found[run] = Ledger(saved.get(participant, [])).at_least(found.get(run, Ledger()))
+        found[run] = PrivacyAccount(saved.get(participant, [])).at_least(found.get(run, PrivacyAccount()))
     return found
 
 
@@ -322,6 +322,6 @@ def _is_release(one: Any) -> bool:
     return 0 < probability <= 1 and 0 < multiplier < math.inf and isinstance(count, int) and 0 <= count < 2**53
 
 
-def _add(ledger: Ledger, releases: Any) -> None:
+def _add(ledger: PrivacyAccount, releases: Any) -> None:
     for probability, multiplier, count in releases:
         ledger.add(multiplier, count, probability=probability)

@@ -14,13 +14,13 @@ from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAverag
 from hetfed_lightning.methods.averaging.private_checks import check_company, check_settings
 from hetfed_lightning.methods.averaging.sharing_groups import listed
 from hetfed_lightning.participants.inseparable import is_direction
-from hetfed_lightning.privacy import Ledger, private_mean, private_noise, seeded_noise
+from hetfed_lightning.privacy import PrivacyAccount, private_mean, private_noise, seeded_noise
 from hetfed_lightning.privacy.accountant import (
     LARGEST_UNSAID,
+    accounts_of,
     check_budget,
     least_epsilon,
-    ledgers_of,
-    state_of_ledgers,
+    state_of_accounts,
 )
 from hetfed_lightning.seeding import stream_seed
 from hetfed_lightning.strategies.ranks import Ranks
@@ -103,7 +103,7 @@ class PrivateAveraging(BackboneAveraging):
         self.max_epsilon = max_epsilon
         self.noise_seed = noise_seed
         self._bound = float(max_update_norm)
-        self._ledgers: dict[str, Ledger] = {}
+        self._ledgers: dict[str, PrivacyAccount] = {}
         self._was_rehearsed = False
         self._is_checked = False
         self._ranks, self._draws, self._device = Ranks(), True, torch.device("cpu")
@@ -204,7 +204,7 @@ class PrivateAveraging(BackboneAveraging):
         cost = least_epsilon(1.0, self.noise_multiplier, self.delta)
         found = f"at least {cost:.3g}"
         if cost <= LARGEST_UNSAID:
-            cost = Ledger().after(self.noise_multiplier, count).epsilon(self.delta)
+            cost = PrivacyAccount().after(self.noise_multiplier, count).epsilon(self.delta)
             found = f"{cost:.3g}"
         if count and cost > LARGEST_UNSAID:
             raise ValueError(
@@ -290,7 +290,7 @@ class PrivateAveraging(BackboneAveraging):
             names=senders,
         )
         for name in sent.expected:
-            self._ledgers.setdefault(name, Ledger()).add(self.noise_multiplier)
+            self._ledgers.setdefault(name, PrivacyAccount()).add(self.noise_multiplier)
         self._was_rehearsed |= self.noise_seed is not None
         return {key: released.get(key, before[key].clone()) for key in group.keys}
 
@@ -326,7 +326,7 @@ class PrivateAveraging(BackboneAveraging):
         found = self.epsilon
         for name in calendar.active_names(round_index):
             more = sum(name in group for group in self.groups)
-            after = self._ledgers.get(name, Ledger()).after(self.noise_multiplier, more)
+            after = self._ledgers.get(name, PrivacyAccount()).after(self.noise_multiplier, more)
             found = max(found, after.epsilon(self.delta))
         return found
 
@@ -337,16 +337,16 @@ class PrivateAveraging(BackboneAveraging):
         # Pairs and not a mapping: when a participant is taken out of a checkpoint, what stands under its name goes
         # with it, and its releases were made all the same.
         return super().state_dict() | {
-            "releases": state_of_ledgers(self._ledgers),
+            "releases": state_of_accounts(self._ledgers),
             "rehearsed": self._was_rehearsed,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         super().load_state_dict(state_dict)
-        for name, saved in ledgers_of(state_dict.get("releases", [])).items():
+        for name, saved in accounts_of(state_dict.get("releases", [])).items():
             # What this object has released since the checkpoint was made was released.
-            self._ledgers[name] = saved.at_least(self._ledgers.get(name, Ledger()))
+            self._ledgers[name] = saved.at_least(self._ledgers.get(name, PrivacyAccount()))
         self._was_rehearsed = state_dict.get("rehearsed", False)
 
 
