@@ -16,13 +16,13 @@ from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAverag
 from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.methods.inheritance import Inheritance
-from hetfed_lightning.participants.generic_and_personal import GenericAndPersonal
 from hetfed_lightning.participants.groups import ParticipantGroup
 from hetfed_lightning.participants.multi_input import MultiInputParticipant
 from hetfed_lightning.participants.participant import Participant
 from hetfed_lightning.participants.transfer import Transfer
 from hetfed_lightning.privacy import DPSGD
 from hetfed_lightning.schedules import CosineSchedule, LinearSchedule
+from hetfed_lightning.showcases import GenericAndPersonal
 from hetfed_lightning.strategies import FederatedStrategy
 from hetfed_lightning.tasks import BinaryTask, MulticlassTask, MultilabelTask, RegressionTask, Task
 

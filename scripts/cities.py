@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hetfed_lightning.cli.compare import TOGETHER, CompareCLI
 from hetfed_lightning.cli.tables import Table
-from hetfed_lightning.data.cities import FlowDataModule
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.federated_callback import FederatedCallback
+from hetfed_lightning.showcases.cities.data_module import FlowDataModule
 
 ROOT = Path(__file__).resolve().parent.parent
 ARMS = ("persistence", "ridge", "local_only", "federation")

@@ -42,10 +42,10 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from hetfed_lightning.cli.compare import CompareCLI, centralised_data
 from hetfed_lightning.data import Examples, FederatedData
-from hetfed_lightning.data.sources.hospitals import HospitalInputs
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.metrics import BalancedAccuracy, DefinedAUROC, mean_interval
+from hetfed_lightning.showcases.hospitals.patients import HospitalInputs
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "hospitals.yaml"

@@ -23,7 +23,7 @@ from scipy.stats import t as student_t
 from hetfed_lightning.cli.compare import CompareCLI
 from hetfed_lightning.cli.outcomes import Arm, Outcome, spread
 from hetfed_lightning.cli.tables import Table
-from hetfed_lightning.data import ImageAndGenesDataModule
+from hetfed_lightning.showcases import ImageAndGenesDataModule
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "image_and_genes.yaml"
 AVERAGING = '[{"class_path": "hetfed_lightning.BackboneAveraging"}]'

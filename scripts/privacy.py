@@ -24,9 +24,9 @@ import torch
 from torch import nn
 
 from hetfed_lightning import DPSGD, BackboneAveraging, Federation, Participant, PrivateAveraging
-from hetfed_lightning.data import DigitsDataModule
 from hetfed_lightning.data.partitions import IID
 from hetfed_lightning.privacy import epsilon_of
+from hetfed_lightning.showcases import DigitsDataModule
 
 DELTA, EXAMPLE_DELTA = 1e-3, 1e-4
 PARTICIPANTS = (10, 30, 100)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from hetfed_lightning.data import CitiesDataModule, Examples
+from hetfed_lightning.data import Examples
+from hetfed_lightning.showcases import CitiesDataModule
 from scripts.cities import ARMS, Score, by_seed, features, gain, plain_scores, table, worst_decile
 
 

@@ -35,6 +35,8 @@ class Rule:
 
 
 PURE = "it also serves a deployment without Lightning, one process per institution"
+OLD_NAMES = f"{PACKAGE}._moved"
+"""Of the standard library alone."""
 PLAIN = "an architecture is a plain nn.Module, of use in any other project and in a subclass of anybody's"
 
 RULES = [
@@ -42,8 +44,8 @@ RULES = [
     Rule("distillation", PURE, only=("torch", f"{PACKAGE}.aggregation")),
     Rule("metrics", PURE, only=("torch", "torchmetrics", "scipy", f"{PACKAGE}.aggregation", f"{PACKAGE}.distillation")),
     Rule("privacy", PURE, only=("torch", "dp_accounting", "opacus", f"{PACKAGE}.aggregation")),
-    Rule("layers", PLAIN, only=("torch",)),
-    Rule("backbones", PLAIN, only=("torch", f"{PACKAGE}.layers")),
+    Rule("layers", PLAIN, only=("torch", OLD_NAMES)),
+    Rule("backbones", PLAIN, only=("torch", OLD_NAMES, f"{PACKAGE}.layers")),
     Rule("heads", PLAIN, only=("torch", f"{PACKAGE}.layers")),
     Rule(
         "participants.compilation",
@@ -101,6 +103,12 @@ RULES = [
         "flower.init",
         "it writes files and starts nothing",
         never=(f"{PACKAGE}.flower.engine", f"{PACKAGE}.flower.deploy"),
+    ),
+    *(
+        Rule(place, "showcases use the package, which works without them", never=(f"{PACKAGE}.showcases",))
+        for place in (
+            *("data", "layers", "backbones", "participants", "federation", "callbacks", "cli", "fleets", "strategies"),
+        )
     ),
     Rule("", "it does not load beside the CPU build of torch 2.13", never=("torchvision",)),
 ]

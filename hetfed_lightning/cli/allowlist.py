@@ -39,12 +39,10 @@ ALLOWED = (
 
 OPEN = frozenset(
     {
-        *("aggregation", "backbones", "callbacks", "data", "distillation", "heads", "layers", "metrics", "strategies"),
+        *("aggregation", "backbones", "callbacks", "data", "distillation", "heads", "layers", "metrics"),
+        *("showcases", "strategies"),
         *("federated_callback", "federation.federation", "methods", "privacy", "schedules", "tasks"),
-        *(
-            f"participants.{one}"
-            for one in ("generic_and_personal", "groups", "multi_input", "participant", "transfer")
-        ),
+        *(f"participants.{one}" for one in ("groups", "multi_input", "participant", "transfer")),
     }
 )
 """Modules of this package whose classes a configuration may name; all others are closed."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from hetfed_lightning.layers.own_columns import OwnColumns
+from typing import TYPE_CHECKING
+
+from hetfed_lightning._moved import names_moved_from
 from hetfed_lightning.layers.standardise import Standardise
 from hetfed_lightning.layers.transforms import Fittable, InvertibleTransform, TransformByName
 
-__all__ = ["Fittable", "InvertibleTransform", "OwnColumns", "Standardise", "TransformByName"]
+if not TYPE_CHECKING:  # What has moved to the showcases is found by its old name.
+    __getattr__ = names_moved_from(__name__)
+
+__all__ = ["Fittable", "InvertibleTransform", "Standardise", "TransformByName"]

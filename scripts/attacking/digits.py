@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from hetfed_lightning import BackboneAveraging, Federation, Participant
 from hetfed_lightning.aggregation import AggregationFunction
-from hetfed_lightning.data import IID, DigitsDataModule, Dirichlet, Examples
+from hetfed_lightning.data import IID, Dirichlet, Examples
 from hetfed_lightning.data.partitions import Partition
+from hetfed_lightning.showcases import DigitsDataModule
 from scripts.attacking.attacks import CLAIM, Attack, Tampering, flipping_labels, free_riding
 
 P = TypeVar("P", bound=Participant)

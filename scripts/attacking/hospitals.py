@@ -15,8 +15,9 @@ import torch
 from hetfed_lightning import BackboneAveraging, Federation
 from hetfed_lightning.aggregation import AggregationFunction
 from hetfed_lightning.cli.compare import CompareCLI
-from hetfed_lightning.data import Examples, HospitalsDataModule
+from hetfed_lightning.data import Examples
 from hetfed_lightning.metrics import BalancedAccuracy
+from hetfed_lightning.showcases import HospitalsDataModule
 from scripts.attacking.attacks import CLAIM, Attack, Tampering, flipping_labels, free_riding
 from scripts.attacking.digits import examples_of, quiet_trainer
 

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from hetfed_lightning import EnsembleDistillation, Federation, Participant
-from hetfed_lightning.data import DigitsDataModule
 from hetfed_lightning.distillation import Ensemble
+from hetfed_lightning.showcases import DigitsDataModule
 from scripts.attacking.digits import NAMES, accuracy, digits, network, quiet_trainer
 
 ROUNDS = 30

@@ -28,7 +28,7 @@ from torch import nn
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, Participant, RunRecord
 from hetfed_lightning.backbones import ConvBackbone, MLPBackbone, RecurrentBackbone
-from hetfed_lightning.data import DigitsDataModule
+from hetfed_lightning.showcases import DigitsDataModule
 from scripts.benchmark.hardware import resident
 
 SETTLED = 50

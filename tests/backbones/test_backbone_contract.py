@@ -14,13 +14,15 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 from torch.func import functional_call, stack_module_state
 
-from hetfed_lightning import backbones
+from hetfed_lightning import backbones, showcases
 from hetfed_lightning.backbones import Backbone, RecurrentBackbone
 
 
 def _every_backbone() -> list[type[Backbone]]:
     found = []
-    for info in pkgutil.walk_packages(backbones.__path__, f"{backbones.__name__}."):
+    for info in itertools.chain.from_iterable(
+        pkgutil.walk_packages(package.__path__, f"{package.__name__}.") for package in (backbones, showcases)
+    ):
         module = importlib.import_module(info.name)
         found += [
             member
@@ -44,7 +46,7 @@ def _batch(backbone: Backbone, size: int, seed: int = 5) -> Tensor:
 
 
 def test_the_walk_finds_the_backbones_that_the_package_exports() -> None:
-    exported = {name for name in backbones.__all__ if name.endswith("Backbone")} - {"Backbone"}
+    exported = {name for name in (*backbones.__all__, *showcases.__all__) if name.endswith("Backbone")} - {"Backbone"}
     assert exported <= {kind.__name__ for kind in EVERY_BACKBONE}
 
 

@@ -108,7 +108,7 @@ def test_what_does_not_fit_the_data_is_refused_before_training(
 
 def test_images_of_another_size(capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny()
-    digits = {"class_path": "hetfed_lightning.data.DigitsDataModule", "init_args": {"image_size": 8}}
+    digits = {"class_path": "hetfed_lightning.showcases.DigitsDataModule", "init_args": {"image_size": 8}}
     put(
         config,
         "data",

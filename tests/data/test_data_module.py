@@ -13,7 +13,6 @@ from hetfed_lightning.data import (
     IID,
     Converted,
     DataError,
-    DigitsDataModule,
     Dirichlet,
     Examples,
     FederatedData,
@@ -24,6 +23,7 @@ from hetfed_lightning.data import (
     TableDataModule,
 )
 from hetfed_lightning.data.module import pooled, take
+from hetfed_lightning.showcases import DigitsDataModule
 from tests.federations import Listed, equal, examples, fit, sgd, state_of, tiny_data, tiny_federation
 
 

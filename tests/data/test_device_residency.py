@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedDataModule, Federation
-from hetfed_lightning.data import DigitsDataModule, Examples, blocks, device_residency
+from hetfed_lightning.data import Examples, blocks, device_residency
 from hetfed_lightning.data import module as data_module
 from hetfed_lightning.data.blocks import RoundBatch
 from hetfed_lightning.data.device_residency import Resident, fits, free_bytes, home_of
 from hetfed_lightning.data.loaders import LocalWork, RoundLoader, TrainingSet
+from hetfed_lightning.showcases import DigitsDataModule
 from tests.federations import Listed, equal, examples, fit, sgd, state_of, tiny_data, tiny_participant
 
 META, CPU = torch.device("meta"), torch.device("cpu")

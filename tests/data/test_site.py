@@ -9,16 +9,15 @@ from torch.utils.data import Dataset
 
 from hetfed_lightning.data import (
     DataError,
-    DigitsDataModule,
     Examples,
     FederatedData,
     FederatedDataModule,
-    HospitalsDataModule,
     PublicDataModule,
     SiteDataModule,
 )
 from hetfed_lightning.data.named_participants import NamedDataModule
 from hetfed_lightning.data.sources import public_bytes, read_public
+from hetfed_lightning.showcases import DigitsDataModule, HospitalsDataModule
 
 THREE = ("a", "b", "c")
 

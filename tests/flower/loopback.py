@@ -46,7 +46,10 @@ def write_config(path: Path, names: Sequence[str], rounds: int) -> Path:
             "callbacks": [{"class_path": "hetfed_lightning.BackboneAveraging"}, keep],
         },
         "model": {"seed": 0, "participants": dict.fromkeys(names, PARTICIPANT)},
-        "data": {"class_path": "hetfed_lightning.data.DigitsDataModule", "init_args": {"batch_size": 64, "seed": 0}},
+        "data": {
+            "class_path": "hetfed_lightning.showcases.DigitsDataModule",
+            "init_args": {"batch_size": 64, "seed": 0},
+        },
     }
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return path

@@ -229,7 +229,7 @@ LOOKED_AT = {
     "torch.nn.functional.interpolate": "imports a module of torch by a name that stands in it",
     "torch.nn.functional.max_pool3d_with_indices": "the same",
     "torch.nn.functional.pad": "the same",
-    "hetfed_lightning.data.sources.digits.load_digits_images": "imports scikit-learn",
+    "hetfed_lightning.showcases.digits.images.load_digits_images": "imports scikit-learn",
     "hetfed_lightning.data.sources.columns.as_numbers": "imports pandas",
     "hetfed_lightning.data.sources.frames._read_parquet": "imports pyarrow",
     "hetfed_lightning.data.sources.frames.read_frame": "imports pandas",

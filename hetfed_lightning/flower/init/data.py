@@ -9,19 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.data import (
-    CarParksDataModule,
-    CitiesDataModule,
-    HospitalsDataModule,
-    ImageFolderDataModule,
-    PartitionedDataModule,
-    TableDataModule,
-)
+from hetfed_lightning.data import ImageFolderDataModule, PartitionedDataModule, TableDataModule
 from hetfed_lightning.data.name_checks import of_member
 from hetfed_lightning.data.named_participants import NamedDataModule
 from hetfed_lightning.data.sources.table import table_files
 from hetfed_lightning.flower.files.paths import absolute, paths_in, with_paths
 from hetfed_lightning.flower.init.source import Source
+from hetfed_lightning.showcases import CarParksDataModule, CitiesDataModule, HospitalsDataModule
 
 PUBLIC = "public.safetensors"
 SITE_DATA = "hetfed_lightning.data.SiteDataModule"

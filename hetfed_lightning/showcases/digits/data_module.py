@@ -6,7 +6,7 @@ from typing import Any
 
 from hetfed_lightning.data.partitioned import PartitionedDataModule, Pool
 from hetfed_lightning.data.partitions import Partition
-from hetfed_lightning.data.sources.digits import load_digits_images
+from hetfed_lightning.showcases.digits.images import load_digits_images
 
 
 class DigitsDataModule(PartitionedDataModule):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hetfed_lightning.data.errors import DataError
-from hetfed_lightning.data.sources.flows import Flow
-from hetfed_lightning.data.sources.lags import FEATURES, Scale, calendar, flow_before, usable_hours
+from hetfed_lightning.showcases.cities.flows import Flow
+from hetfed_lightning.showcases.cities.lags import FEATURES, Scale, calendar, flow_before, usable_hours
 
 
 def flow(values: dict[int, float]) -> Flow:

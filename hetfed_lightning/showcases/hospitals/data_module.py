@@ -5,9 +5,9 @@ from __future__ import annotations
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule, pooled
-from hetfed_lightning.data.sources.hospitals import HOSPITALS, invented_patients, read_hospitals
 from hetfed_lightning.data.splits import split_train_val_test
 from hetfed_lightning.seeding import stream_seed
+from hetfed_lightning.showcases.hospitals.patients import HOSPITALS, invented_patients, read_hospitals
 
 
 class HospitalsDataModule(FederatedDataModule):
@@ -15,8 +15,8 @@ class HospitalsDataModule(FederatedDataModule):
 
     Each hospital's patients are split by themselves, both classes in the same shares in every part; the split depends
     on ``seed`` and the hospital's name alone. Inputs are rows of 18 columns with NaN where a value is missing: give
-    every participant a :class:`~hetfed_lightning.data.sources.hospitals.HospitalInputs` as its transform. The global
-    test set is everyone's.
+    every participant a :class:`~hetfed_lightning.showcases.hospitals.patients.HospitalInputs` as its transform. The
+    global test set is everyone's.
 
     Args:
         hospitals: Names of the hospitals that take part; None for those that the federation's participants name, and

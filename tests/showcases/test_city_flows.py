@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hetfed_lightning.data.errors import DataError
-from hetfed_lightning.data.sources.flows import (
+from hetfed_lightning.showcases.cities.flows import (
     CITIES,
     Flow,
     hourly_mean,
@@ -87,10 +87,10 @@ def test_birmingham_is_the_mean_of_the_car_parks_that_reported() -> None:
 
 @pytest.mark.parametrize("name", CITIES)
 def test_every_set_has_its_attribution(name: str) -> None:
-    text = (files("hetfed_lightning.data") / "embedded" / f"city_{name}.txt").read_text(encoding="utf-8")
+    text = (files("hetfed_lightning.showcases.cities") / f"city_{name}.txt").read_text(encoding="utf-8")
     for word in ("Source:", "Author:", "CC BY 4.0", "Changes:", "https://doi.org/10.24432/"):
         assert word in text
-    with (files("hetfed_lightning.data") / "embedded" / f"city_{name}.csv.gz").open("rb") as file:
+    with (files("hetfed_lightning.showcases.cities") / f"city_{name}.csv.gz").open("rb") as file:
         assert f"{len(gzip.decompress(file.read()).splitlines()) - 1:,}" in text
 
 

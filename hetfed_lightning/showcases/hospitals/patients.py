@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning.data.examples import Examples
-from hetfed_lightning.layers import OwnColumns
 from hetfed_lightning.seeding import stream_generator
+from hetfed_lightning.showcases.hospitals.own_columns import OwnColumns
 
 __all__ = ["COLUMNS", "COMMON", "HOSPITALS", "UNITS", "HospitalInputs", "invented_patients", "read_hospitals"]
 
@@ -136,7 +136,7 @@ def read_hospitals() -> dict[str, Examples]:
         Inputs of shape ``(N, 18)``, float32, the columns of :data:`COLUMNS`, NaN where a value is missing; targets 1
         where the coronary angiography found a vessel narrowed by more than half, else 0.
     """
-    packed = (resources.files("hetfed_lightning.data") / "embedded" / "heart_disease.csv.gz").read_bytes()
+    packed = (resources.files(__package__) / "heart_disease.csv.gz").read_bytes()
     rows = list(csv.DictReader(io.StringIO(gzip.decompress(packed).decode("utf-8"))))
     found = {}
     for name, hospital in HOSPITALS.items():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
-from hetfed_lightning.data.sources.flows import Flow
+from hetfed_lightning.showcases.cities.flows import Flow
 
 __all__ = ["FEATURES", "HISTORY", "LAGS", "Hours", "Scale", "calendar", "flow_before", "usable_hours"]
 

@@ -148,6 +148,6 @@ def as_time(hour: int | np.int64) -> str:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    source = files("hetfed_lightning.data") / "embedded" / f"city_{name}.csv.gz"
+    source = files(__package__) / f"city_{name}.csv.gz"
     with source.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

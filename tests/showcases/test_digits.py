@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from hetfed_lightning.data.errors import DataError
-from hetfed_lightning.data.sources import load_digits_images
+from hetfed_lightning.showcases import load_digits_images
 
 
 def test_digits_at_their_own_size_are_scikit_learns() -> None:

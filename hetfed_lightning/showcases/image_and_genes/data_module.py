@@ -12,8 +12,8 @@ from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule
 from hetfed_lightning.data.name_checks import did_you_mean
-from hetfed_lightning.data.sources.image_and_genes import BayesAccuracy, SimulatedDisease
 from hetfed_lightning.seeding import stream_generator
+from hetfed_lightning.showcases.image_and_genes.simulated_disease import BayesAccuracy, SimulatedDisease
 
 IMAGE = "image"
 GENES = "genes"
@@ -48,7 +48,7 @@ class ImageAndGenesDataModule(FederatedDataModule):
         val_patients: Number in each hospital's validation set.
         test_patients: Number in each hospital's test set, and in everyone's; simulated, so that there may be many.
         public_size: Public images; no public set if 0.
-        disease: Settings of :meth:`SimulatedDisease.make <hetfed_lightning.data.sources.SimulatedDisease.make>`.
+        disease: Settings of :meth:`SimulatedDisease.make <hetfed_lightning.showcases.SimulatedDisease.make>`.
         settings: As for :class:`FederatedDataModule <hetfed_lightning.data.FederatedDataModule>`: ``batch_size``, ...
 
     Raises:

@@ -5,8 +5,16 @@ import math
 import pytest
 import torch
 
-from hetfed_lightning.data import DataError, Examples, HospitalInputs, HospitalsDataModule
-from hetfed_lightning.data.sources.hospitals import COLUMNS, COMMON, HOSPITALS, UNITS, invented_patients, read_hospitals
+from hetfed_lightning.data import DataError, Examples
+from hetfed_lightning.showcases import HospitalInputs, HospitalsDataModule
+from hetfed_lightning.showcases.hospitals.patients import (
+    COLUMNS,
+    COMMON,
+    HOSPITALS,
+    UNITS,
+    invented_patients,
+    read_hospitals,
+)
 
 
 def targets_of(examples: Examples) -> torch.Tensor:

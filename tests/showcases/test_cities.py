@@ -8,12 +8,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hetfed_lightning.data import CarParksDataModule, CitiesDataModule
-from hetfed_lightning.data.cities import FlowDataModule
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
-from hetfed_lightning.data.sources.flows import Flow
-from hetfed_lightning.data.sources.lags import Scale
+from hetfed_lightning.showcases import CarParksDataModule, CitiesDataModule
+from hetfed_lightning.showcases.cities.data_module import FlowDataModule
+from hetfed_lightning.showcases.cities.flows import Flow
+from hetfed_lightning.showcases.cities.lags import Scale
 
 
 class Two(FlowDataModule):

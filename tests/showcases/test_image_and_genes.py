@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from hetfed_lightning.data import DataError, Hospital, ImageAndGenesDataModule
+from hetfed_lightning.data import DataError
 from hetfed_lightning.data.examples import Examples
-from hetfed_lightning.data.sources import SimulatedDisease
+from hetfed_lightning.showcases import Hospital, ImageAndGenesDataModule, SimulatedDisease
 
 SMALL: dict[str, Any] = {"states": 2, "genes": 5, "pathways": 2, "image_size": 6, "lesion_size": 4, "lookalikes": 0.3}
 

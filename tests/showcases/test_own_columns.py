@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hetfed_lightning.layers import OwnColumns
+from hetfed_lightning.showcases import OwnColumns
 
 NAN = math.nan
 COLUMNS = ("age", "rate", "sugar")

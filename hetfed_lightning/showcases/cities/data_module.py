@@ -14,16 +14,16 @@ from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule
 from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.data.partitioned import shuffled
-from hetfed_lightning.data.sources.flows import CITIES, Flow, read_car_parks, read_city
-from hetfed_lightning.data.sources.lags import Hours, Scale, usable_hours
+from hetfed_lightning.showcases.cities.flows import CITIES, Flow, read_car_parks, read_city
+from hetfed_lightning.showcases.cities.lags import Hours, Scale, usable_hours
 
 
 class FlowDataModule(FederatedDataModule):
     """Hourly flows, each participant's cut by time: training first, then validation, then test.
 
-    Inputs are the ten features of :mod:`hetfed_lightning.data.sources.lags`; targets are the flow of the hour in the
-    participant's own unit, for which it wants ``target_transform=Standardise()``. The public set holds features, free
-    of units, of hours drawn from the training parts, which lose them, in proportion to their length. A subclass
+    Inputs are the ten features of :mod:`hetfed_lightning.showcases.cities.lags`; targets are the flow of the hour in
+    the participant's own unit, for which it wants ``target_transform=Standardise()``. The public set holds features,
+    free of units, of hours drawn from the training parts, which lose them, in proportion to their length. A subclass
     overrides :meth:`load_flows`.
 
     Args:

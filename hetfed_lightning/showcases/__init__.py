@@ -1,0 +1,36 @@
+"""What exists for a showcase alone: data of its own, and the modules that only it needs.
+
+Everything else of the package works without them, and imports none of them.
+"""
+
+from __future__ import annotations
+
+from hetfed_lightning.showcases.cities import CarParksDataModule, CitiesDataModule
+from hetfed_lightning.showcases.digits import DigitsDataModule, load_digits_images
+from hetfed_lightning.showcases.hospitals import HospitalInputs, HospitalsDataModule, OwnColumns
+from hetfed_lightning.showcases.image_and_genes import (
+    BayesAccuracy,
+    GenericAndPersonal,
+    Hospital,
+    ImageAndGenesDataModule,
+    Patients,
+    PeakBackbone,
+    SimulatedDisease,
+)
+
+__all__ = [
+    "BayesAccuracy",
+    "CarParksDataModule",
+    "CitiesDataModule",
+    "DigitsDataModule",
+    "GenericAndPersonal",
+    "Hospital",
+    "HospitalInputs",
+    "HospitalsDataModule",
+    "ImageAndGenesDataModule",
+    "OwnColumns",
+    "Patients",
+    "PeakBackbone",
+    "SimulatedDisease",
+    "load_digits_images",
+]
