@@ -87,6 +87,13 @@ class FederatedCallback(L.Callback):
         Where it is overridden and :meth:`fleet_term` is not, everyone trains one after another.
         """
 
+    def loss_is_of_weights(self) -> bool:
+        """True if :meth:`local_loss` depends on weights alone, not on examples.
+
+        Under DP-SGD its gradient is then added after the noise; any other term is refused there.
+        """
+        return False
+
     def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
         """What :meth:`local_loss` adds in this round, for a fleet's members at once; None if it is nothing.
 

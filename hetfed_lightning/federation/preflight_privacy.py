@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -14,15 +15,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.distillation import ClassPriorWeighted
 from hetfed_lightning.fleets.compatibility import OWN_STEP, gives_example_losses
+from hetfed_lightning.fleets.contexts import layouts
 from hetfed_lightning.layers import Fittable
-from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.local_training.local_step import shaped_loss
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.methods.method import Method
 from hetfed_lightning.modes import modes_of, restore
 from hetfed_lightning.participants.compilation import is_wrapped
 from hetfed_lightning.participants.first_batch import as_trained, first_batch
 from hetfed_lightning.participants.participant import Participant
 from hetfed_lightning.privacy import PrivacyAccount
 from hetfed_lightning.privacy.dpsgd import PerExampleGradients, refused_layers
+from hetfed_lightning.seeding import streams_kept
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,11 +79,6 @@ def _faults_of_run(federation: Federation) -> Iterator[str]:
                 f"{type(callback).__name__}.on_after_backward would see its gradients without noise, and what it does "
                 "to them would be lost. Use on_before_optimizer_step, which sees them with noise."
             )
-        if isinstance(callback, BackboneAveraging) and callback.proximal:
-            yield (
-                f"{type(callback).__name__}(proximal={callback.proximal:g}) adds to its loss what is no mean over "
-                "examples. Leave it out."
-            )
         if isinstance(callback, EnsembleDistillation):
             if callback.mode == "mixed":
                 yield "EnsembleDistillation(mode='mixed') adds to its loss what is no mean over examples. Use 'phase'."
@@ -131,7 +130,7 @@ def check_gradients(federation: Federation) -> None:
         _check_weights(participant, participant(inputs), data.train_targets(name))
         modes = modes_of([participant])
         try:
-            fault = _mixes(participant, inputs, target)
+            fault = _mixes(participant, inputs, target, partial(_task_loss, participant))
         except Exception as error:
             error.add_note(f"{participant.label}: gradients by example, which privacy=DPSGD(...) needs")
             raise
@@ -157,7 +156,48 @@ def _check_weights(participant: Participant, outputs: Tensor, targets: Tensor) -
         )
 
 
-def _mixes(participant: Participant, inputs: Any, target: Tensor) -> str | None:
+def check_shaped_losses(federation: Federation) -> None:
+    """Compare the same for losses that methods shape, as a round opens.
+
+    Once for each layout of a participant's contexts: before the first round methods have received nothing.
+
+    Raises:
+        ValueError: If the gradient of an example depends on others.
+    """
+    for name in federation.trained_here(federation.current_round) if federation.shaping else ():
+        participant, private = federation[name], federation.local[name].private
+        if private is None or (layout := _layout_of(federation, participant)) in private.checked:
+            continue
+        private.checked.add(layout)
+        data = federation.federated_data
+        batch = first_batch(data.source(name).dataset, TRIED, data.collate_fn)
+        modes = modes_of([participant])
+        with streams_kept(federation.device):
+            inputs, target = split_batch(participant.on_after_batch_transfer(as_trained(participant, batch), 0))
+            try:
+                fault = _mixes(participant, inputs, target, partial(shaped_loss, federation, participant))
+            finally:
+                restore(modes)
+                participant.zero_grad()
+        if fault is not None:
+            titles = ", ".join(type(callback).__name__ for callback in federation.shaping)
+            raise ValueError(
+                f"{participant.label}: privacy=DPSGD(...) is not possible beside {titles}: the gradient of an "
+                f"example's loss depends on the others in its batch ({fault}). Write an example_loss whose result for "
+                "an example depends on that example alone, or leave out one of the two."
+            )
+
+
+def _layout_of(federation: Federation, participant: Participant) -> Hashable:
+    methods = [one for one in federation.shaping if isinstance(one, Method)]
+    return tuple(layouts([[one.context_of(federation, participant)] for one in methods]))
+
+
+def _task_loss(participant: Participant, inputs: Any, target: Tensor) -> Tensor:
+    return participant.task.loss(participant(inputs), target)
+
+
+def _mixes(participant: Participant, inputs: Any, target: Tensor, loss: Callable[[Any, Tensor], Tensor]) -> str | None:
     participant.train()
     for module in participant.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -165,13 +205,12 @@ def _mixes(participant: Participant, inputs: Any, target: Tensor) -> str | None:
     parameters = participant.trainable_parameters()
     collecting = PerExampleGradients(participant.backbone, participant.head)
     with collecting.attached():
-        outputs = participant(inputs)
-        participant.task.loss(outputs, target).backward()
+        loss(inputs, target).backward()
         together = collecting.of(parameters)
     for place in range(len(target)):
         participant.zero_grad()
         one = _picked(inputs, place)
-        participant.task.loss(participant(one), target[place : place + 1]).backward()
+        loss(one, target[place : place + 1]).backward()
         for parameter, found in zip(parameters, together, strict=True):
             alone = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             if not torch.allclose(found[place], alone, rtol=1e-3, atol=1e-5 + 1e-3 * float(alone.abs().max())):

@@ -23,6 +23,7 @@ import lightning as L
 from hetfed_lightning.checkpointing.forgotten import ForgottenState
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase, federated_callbacks, raise_event
 from hetfed_lightning.federation.preemption import set_exit_code
+from hetfed_lightning.federation.preflight_privacy import check_shaped_losses
 from hetfed_lightning.federation.quarantine import inspect
 from hetfed_lightning.local_training.dpsgd_steps import end_if_spent, open_budgets
 from hetfed_lightning.methods.exchanging import RoundExchange
@@ -100,6 +101,7 @@ class RoundClock(L.Callback):
             raise_event(federation, "on_join", round_index, newcomers, round_index)
         federation.adding = [one for one in federated_callbacks(trainer) if one.adds_to_loss(federation)]
         federation.shaping = [one for one in federated_callbacks(trainer) if one.shapes_loss()]
+        check_shaped_losses(federation)
         federation.fleets.open_round(federation, federation.trained_here(round_index))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,10 @@ class PrivateSteps:
     Args:
         participant: With ``privacy`` settings.
         source: Its training data.
+
+    Attributes:
+        is_collecting: Whether gradients are collected by example.
+        checked: Layouts of methods' contexts under which losses were found to treat each example by itself.
     """
 
     noise = staticmethod(private_noise)
@@ -51,6 +55,7 @@ class PrivateSteps:
         self.is_collecting = False
         self._expected = source.num_samples * self._probability
         self._allowed: int | None = None
+        self.checked: set[Hashable] = set()
 
     @contextmanager
     def collecting(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
@@ -144,6 +145,7 @@ class LocalOptimization:
         loss: Tensor | None,
         backward: Callable[[Participant, Tensor], None],
         reduction: Reduction | None = None,
+        after_noise: Sequence[Tensor] = (),
     ) -> None:
         """Backward, and a step once enough batches have been accumulated.
 
@@ -151,6 +153,7 @@ class LocalOptimization:
             loss: Of a batch, or of this process's part of it; None where that part is empty.
             backward: Makes the gradients.
             reduction: Sums the gradients over the processes that split the batch, before each step.
+            after_noise: Terms of the weights, scalars, whose gradients are added once those of the loss are private.
         """
         batches = self.participant.accumulate_grad_batches
         if not self._pending:  # As Lightning does: a backward pass of a callback's own may have left something.
@@ -159,7 +162,7 @@ class LocalOptimization:
             backward(self.participant, loss if batches == 1 else loss / batches)
         self._pending += 1
         if self._pending >= batches:
-            self.step(reduction)
+            self.step(reduction, after_noise)
 
     def _clear(self) -> None:
         for optimizer in self.optimizers:
@@ -175,21 +178,22 @@ class LocalOptimization:
                     parameter.grad.mul_(share)
             self.step(reduction)
 
-    def step(self, reduction: Reduction | None = None) -> None:
+    def step(self, reduction: Reduction | None = None, after_noise: Sequence[Tensor] = ()) -> None:
         """Sum, unscale, clip, step, clear. A step that the scale skips (an infinite gradient) counts as none."""
         self.is_stepping = True
         try:
-            self._step(reduction)
+            self._step(reduction, after_noise)
         finally:
             self.is_stepping = False
         if self.count_step():
             self.follow_step()
 
-    def _step(self, reduction: Reduction | None) -> None:
+    def _step(self, reduction: Reduction | None, after_noise: Sequence[Tensor]) -> None:
         self._pending = 0
         participant, scale = self.participant, self.scale
         if self.private is not None and self.private.is_collecting:
             self.private.make_private()
+            _add_gradients(participant.trainable_parameters(), after_noise)
         if reduction is not None:
             reduction(participant.trainable_parameters())
         for optimizer in self.optimizers:
@@ -310,6 +314,15 @@ def match_by_name(items: Sequence[Any], saved: Mapping[str, int], current: Seque
         parts[name] = list(items[start : start + count])
         start += count
     return [item for name in current for item in parts.get(name, [])]
+
+
+def _add_gradients(parameters: Sequence[nn.Parameter], terms: Sequence[Tensor]) -> None:
+    """Add the gradients of some terms to those that the parameters have."""
+    for term in terms:
+        found = torch.autograd.grad(term, parameters, allow_unused=True) if term.requires_grad else ()
+        for parameter, gradient in zip(parameters, found, strict=False):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:

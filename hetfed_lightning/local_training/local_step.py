@@ -9,7 +9,10 @@ from hetfed_lightning.participants.participant import Participant
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.supervised import Supervised
 
 
 def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: int) -> None:
@@ -82,19 +85,34 @@ def _step(federation: Federation, participant: Participant, batch: Any, batch_id
                 "own (as many devices as participants, or fewer)."
             )
         if loss is not None:
-            for callback in federation.adding:
-                term = callback.local_loss(federation, participant, batch_idx)
-                if term is not None and local.private is not None:
-                    raise RuntimeError(
-                        f"{type(callback).__name__} adds a term to the loss that is no mean over the batch's examples: "
-                        "their gradients cannot be told apart, and DP-SGD protects nobody. Leave out one of the two."
-                    )
-                loss = loss if term is None else loss + term
+            loss, after_noise = _with_terms(federation, participant, loss, batch_idx)
             weight = federation.ranks.weight(participant.name or "", batch_idx)
             loss = loss if weight == 1 else loss * weight
-        if loss is not None:
-            local.descend(loss, federation.backward_of, reduction)
+            local.descend(loss, federation.backward_of, reduction, after_noise)
     participant.on_train_batch_end(output, batch, batch_idx)
+
+
+def _with_terms(
+    federation: Federation, participant: Participant, loss: Tensor, batch_idx: int
+) -> tuple[Tensor, list[Tensor]]:
+    """Loss with the terms that callbacks add, and under DP-SGD the terms of weights, which are no part of it."""
+    private = federation.local[participant.name or ""].private is not None
+    after_noise: list[Tensor] = []
+    for callback in federation.adding:
+        term = callback.local_loss(federation, participant, batch_idx)
+        if term is None:
+            continue
+        if not private:
+            loss = loss + term
+        elif callback.loss_is_of_weights():
+            after_noise.append(term)
+        else:
+            raise RuntimeError(
+                f"{type(callback).__name__} adds a term to the loss that is no mean over the batch's examples: their "
+                "gradients cannot be told apart, and DP-SGD protects nobody. Leave out one of the two, or write a "
+                "Method with a weight_term, whose gradient is added after the noise."
+            )
+    return loss, after_noise
 
 
 def _output_of(federation: Federation, participant: Participant, batch: Any, batch_idx: int) -> Any:
@@ -109,6 +127,23 @@ def _output_of(federation: Federation, participant: Participant, batch: Any, bat
     seen = participant.supervised(batch)
     losses = seen.losses(participant.task)
     participant.log("train_loss", losses.mean().detach(), batch_size=len(losses))
+    return _shaped(federation, participant, losses, seen)
+
+
+def shaped_loss(federation: Federation, participant: Participant, inputs: Any, target: Tensor) -> Tensor:
+    """Mean loss of a batch of the participant's own as methods shape it, a scalar.
+
+    Args:
+        federation: In a round.
+        participant: Whose batch it is.
+        inputs: As the backbone takes them, shape ``(B, ...)``.
+        target: Shape ``(B, ...)``.
+    """
+    seen = participant.supervised((inputs, target))
+    return _shaped(federation, participant, seen.losses(participant.task), seen)
+
+
+def _shaped(federation: Federation, participant: Participant, losses: Tensor, seen: Supervised) -> Tensor:
     for callback in federation.shaping:
         losses = callback.shaped_losses(federation, participant, losses, seen)
     return losses.mean()

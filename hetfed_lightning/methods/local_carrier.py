@@ -46,6 +46,8 @@ class LocalCarrier:
         names = list(federation.members())
         # On every rank for everyone: all of them have all data, and a layout on the device "meta" cannot travel.
         self.server.meet({name: self.participants.describe(federation, name) for name in names})
+        for name in names:
+            self.participants.rehearse(federation, name)
 
     def open_round(self, federation: Federation, round_index: int) -> None:
         """Hand newcomers what is current."""

@@ -236,6 +236,10 @@ class Method(FederatedCallback):
         parameters = {key: one for key, one in participant.named_parameters() if one.requires_grad}
         return self.weight_term(parameters, self.context_of(federation, participant))
 
+    def loss_is_of_weights(self) -> bool:
+        """True: :meth:`weight_term` does not see examples."""
+        return type(self).local_loss is Method.local_loss
+
     def fleet_term(self, federation: Federation, fleet: Fleet) -> WeightTerm:
         """The :meth:`weight_term` of a fleet's members."""
         return WeightTerm(self.weight_term, self._contexts_of(federation, fleet), fleet)

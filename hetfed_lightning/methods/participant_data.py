@@ -23,6 +23,10 @@ BATCH = 128
 """Examples that pass through a network at once: of images, 512 at once fall out of a CPU's cache."""
 
 
+class PrivateExamplesError(ValueError):
+    """A message made of examples that DP-SGD is to protect."""
+
+
 class ParticipantData:
     """One participant's training examples and the public set, through its own transforms and network.
 
@@ -59,11 +63,11 @@ class ParticipantData:
         """Transformed inputs and targets of the training set in its order, in batches, on the device.
 
         Raises:
-            ValueError: If the participant trains with DP-SGD.
+            PrivateExamplesError: If the participant trains with DP-SGD.
         """
         participant = self._participant
         if participant.privacy is not None:
-            raise ValueError(
+            raise PrivateExamplesError(
                 f"{participant.label}: privacy=DPSGD(...) is not possible beside {self._title}, whose message is made "
                 "of its examples without noise. Leave out one of the two."
             )

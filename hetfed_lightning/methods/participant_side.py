@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,12 +15,14 @@ from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.methods.context import Context
 from hetfed_lightning.methods.messages import Message, MessageError, Work
 from hetfed_lightning.methods.method import Method
-from hetfed_lightning.methods.participant_data import ParticipantData
+from hetfed_lightning.methods.participant_data import ParticipantData, PrivateExamplesError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hetfed_lightning.federation.federation import Federation
+
+log = logging.getLogger(__name__)
 
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and dtype of each tensor of a message, by key."""
@@ -54,6 +58,25 @@ class ParticipantSide:
         self._seed(federation, name, "describe")
         found = self._method.describe(federation[name], self.data_of(federation, name))
         return {key: tensor.detach() for key, tensor in found.items()}
+
+    @torch.no_grad()
+    def rehearse(self, federation: Federation, name: str) -> None:
+        """Call ``send`` for nobody, to find out before the first step whether it reads what DP-SGD protects.
+
+        Raises:
+            PrivateExamplesError: If it does, naming the participant and the method.
+        """
+        if federation[name].privacy is None or not self._method.exchanges:
+            return
+        data, context = self.data_of(federation, name), self.context(federation, name)
+        trial = replace(context, memory=dict(context.memory))
+        self._seed(federation, name, "rehearsal")
+        try:
+            self._method.send(federation[name], data, Work(1, 1.0, data.num_samples), trial)
+        except PrivateExamplesError:
+            raise
+        except Exception:
+            log.debug("%s.send fails before the first round", self._method.title, exc_info=True)
 
     @torch.no_grad()
     def send(self, federation: Federation, name: str, *, when: str) -> dict[str, Tensor] | str:

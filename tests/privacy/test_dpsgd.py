@@ -399,7 +399,6 @@ def test_participants_that_void_it_are_refused(made: str) -> None:
 @pytest.mark.parametrize(
     ("callback", "words"),
     [
-        (BackboneAveraging(proximal=0.1), r"BackboneAveraging\(proximal=0.1\) adds to its loss"),
         (EnsembleDistillation(mode="mixed"), "mode='mixed'"),
         (EnsembleDistillation(ClassPriorWeighted()), "ClassPriorWeighted tells how often"),
     ],

@@ -353,6 +353,10 @@ class BackboneAveraging(FederatedCallback):
         del federation, batch_idx
         return self._proximal.loss(participant)
 
+    def loss_is_of_weights(self) -> bool:
+        """True: the proximal term does not see examples."""
+        return type(self).local_loss is BackboneAveraging.local_loss
+
     def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
         """The same for the members of a fleet."""
         del federation
