@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import lightning as L
 
     from hetfed_lightning.federation.federation import Federation
-    from hetfed_lightning.strategies.exchange import Exchange
+    from hetfed_lightning.strategies.collectives import Collectives
 
 
 def check_callbacks(trainer: L.Trainer) -> None:
@@ -37,12 +37,12 @@ def check_callbacks(trainer: L.Trainer) -> None:
             )
 
 
-def check_same_data(federation: Federation, exchange: Exchange) -> None:
+def check_same_data(federation: Federation, collectives: Collectives) -> None:
     """Refuse data that differs from rank to rank.
 
     Args:
         federation: Federation in a fit.
-        exchange: Exchange between the ranks.
+        collectives: Collectives between the ranks.
 
     Raises:
         ValueError: If a participant's or the public data differs; names the participant and the ranks.
@@ -50,7 +50,7 @@ def check_same_data(federation: Federation, exchange: Exchange) -> None:
     data = federation.federated_data
     sizes = {name: (data.num_samples(name), data.source(name).batches_per_epoch) for name in federation.members()}
     sizes["the public set"] = (data.num_public, 0)
-    first, *others = exchange.share(sizes)
+    first, *others = collectives.share(sizes)
     for rank, found in enumerate(others, start=1):
         for name, size in first.items():
             if found.get(name) != size:

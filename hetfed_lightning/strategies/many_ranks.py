@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.local_training.local_optimization import Reduction
     from hetfed_lightning.logs.metric_store import Ledger, Reduced
     from hetfed_lightning.participants.participant import Stage
-    from hetfed_lightning.strategies.exchange import Exchange
+    from hetfed_lightning.strategies.collectives import Collectives
 
 log = logging.getLogger(__name__)
 
@@ -44,19 +44,19 @@ class ManyRanks(Ranks):
 
     Args:
         federation: Federation to train.
-        exchange: Exchange of values between the ranks.
+        collectives: Collectives between the ranks.
         groups: Number of groups, a divisor of the number of ranks.
     """
 
-    def __init__(self, federation: Federation, exchange: Exchange, groups: int) -> None:
+    def __init__(self, federation: Federation, collectives: Collectives, groups: int) -> None:
         self._federation = federation
-        self._exchange = exchange
-        self.rank = exchange.rank
+        self._collectives = collectives
+        self.rank = collectives.rank
         self._expected = expected_costs(federation)
         self._times = StepTimes()
         for participant in federation.everyone().values():
             keep_to_oneself(participant)
-        self.placement = Placement(balanced(self._expected, groups), groups, exchange.world // groups)
+        self.placement = Placement(balanced(self._expected, groups), groups, collectives.world // groups)
 
     def describe(self, rank: int) -> str:
         """A rank in words, with its participants and the round."""
@@ -125,7 +125,7 @@ class ManyRanks(Ranks):
             for parameter in parameters
         ]
         flat = torch.cat([*parts, found.to(parts[0].device)])
-        self._exchange.add(flat)
+        self._collectives.add(flat)
         *sums, found = flat.split([*(parameter.numel() for parameter in parameters), len(parameters)])
         for parameter, total, count in zip(parameters, sums, found.tolist(), strict=True):
             if count:
@@ -149,7 +149,7 @@ class ManyRanks(Ranks):
             for name in names
             if self.placement.owner_of(name) == self.rank
         }
-        for rank, reports in enumerate(self._exchange.share(mine)):
+        for rank, reports in enumerate(self._collectives.share(mine)):
             for name, found in reports.items():
                 if rank != self.rank:
                     load_round_state(federation, name, found)
@@ -157,7 +157,7 @@ class ManyRanks(Ranks):
 
     def agreed(self, names: Sequence[str]) -> list[str]:
         """Names given by at least one rank, in the federation's order."""
-        given = {name for part in self._exchange.share(list(names)) for name in part}
+        given = {name for part in self._collectives.share(list(names)) for name in part}
         return [name for name in self.placement.hosts if name in given]
 
     def gathered(self, values: Mapping[str, V], order: Sequence[str]) -> dict[str, V]:
@@ -167,7 +167,7 @@ class ManyRanks(Ranks):
             values: Values of this rank; a name has a value on one rank only.
             order: Names, in the order of the result.
         """
-        found = {name: value for part in self._exchange.share(dict(values)) for name, value in part.items()}
+        found = {name: value for part in self._collectives.share(dict(values)) for name, value in part.items()}
         return {name: found[name] for name in order if name in found}
 
     def reduced(self, ledger: Ledger, stage: Stage) -> dict[str, Reduced]:
@@ -178,20 +178,20 @@ class ManyRanks(Ranks):
             stage: Stage of the notes.
         """
         if stage == "train" and self.placement.replicas > 1:  # Each replica has noted its own examples.
-            return merge_notes(self._exchange.share(ledger.take_notes()))
-        return {key: figure for part in self._exchange.share(ledger.reduce()) for key, figure in part.items()}
+            return merge_notes(self._collectives.share(ledger.take_notes()))
+        return {key: figure for part in self._collectives.share(ledger.reduce()) for key, figure in part.items()}
 
     # Moments of a run
 
     def prepare(self) -> None:
         """Check, before training, for things that ranks cannot do together."""
-        check_same_data(self._federation, self._exchange)
+        check_same_data(self._federation, self._collectives)
         if self.placement.replicas > 1:
             check_shares(self._federation, self.placement.replicas)
         log.info("%s", "\n".join(self._lines()))
 
     def _lines(self) -> list[str]:
-        lines = [f"{self._exchange.world} processes:"]
+        lines = [f"{self._collectives.world} processes:"]
         for group in range(self.placement.groups):
             names = [name for name, host in self.placement.hosts.items() if host == group]
             first = group * self.placement.replicas
@@ -215,7 +215,7 @@ class ManyRanks(Ranks):
         mine = {
             name: moved_state(self._federation, name) for name in moved if self.placement.owner_of(name) == self.rank
         }
-        arrived = {name: found for part in self._exchange.share(mine) for name, found in part.items()}
+        arrived = {name: found for part in self._collectives.share(mine) for name, found in part.items()}
         before, self.placement = self.placement, placement
         for name in moved:
             if self.hosts(name):
@@ -226,11 +226,11 @@ class ManyRanks(Ranks):
 
     def stops(self, signum: int | None) -> int | None:
         """Signal for which all ranks stop here, or None; called at each place where the run may stop."""
-        return self._exchange.stops(signum)
+        return self._collectives.stops(signum)
 
     def complete(self, checkpoint: dict[str, Any]) -> None:
         """Add other ranks' parts to a checkpoint. Only rank 0's becomes whole, and only that one is written."""
-        complete_checkpoint(checkpoint, self._federation, self._exchange, self.placement)
+        complete_checkpoint(checkpoint, self._federation, self._collectives, self.placement)
 
     def resumed(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
         """This rank's part of a round in progress, from a checkpoint."""

@@ -15,7 +15,7 @@ from hetfed_lightning.strategies.packing import cloned
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.participants.participant import Participant
-    from hetfed_lightning.strategies.exchange import Exchange
+    from hetfed_lightning.strategies.collectives import Collectives
     from hetfed_lightning.strategies.placement import Placement
 
 
@@ -119,18 +119,18 @@ def forget_optimizers(federation: Federation, names: Sequence[str]) -> None:
 
 
 def complete_checkpoint(
-    checkpoint: dict[str, Any], federation: Federation, exchange: Exchange, placement: Placement
+    checkpoint: dict[str, Any], federation: Federation, collectives: Collectives, placement: Placement
 ) -> None:
     """Add states, optimizers and counters of other ranks' participants to rank 0's checkpoint.
 
     Args:
         checkpoint: Checkpoint of this rank; changed in place on rank 0.
         federation: Federation in a fit.
-        exchange: Exchange between the ranks.
+        collectives: Collectives between the ranks.
         placement: The present placement.
     """
     saved = checkpoint["federation"]
-    hosted = placement.hosted_by(exchange.rank)
+    hosted = placement.hosted_by(collectives.rank)
     mine: dict[str, Any] = {
         "round": {
             name: saved["in_progress"]["local"][name] for name in hosted if name in saved["in_progress"]["local"]
@@ -139,7 +139,7 @@ def complete_checkpoint(
         "whole": {},
     }
     for name in hosted:
-        if placement.owner_of(name) == exchange.rank:
+        if placement.owner_of(name) == collectives.rank:
             mine["whole"][name] = {
                 "state": federation[name].state_dict(),
                 "steps": saved["steps"].get(name),
@@ -147,7 +147,7 @@ def complete_checkpoint(
                 "optimizers": match_by_name(checkpoint.get("optimizer_states", []), saved["optimizers"], [name]),
                 "schedules": match_by_name(checkpoint.get("lr_schedulers", []), saved["schedulers"], [name]),
             }
-    parts = exchange.collect(mine)
+    parts = collectives.collect(mine)
     if parts is None:
         return
     whole = {name: found for part in parts for name, found in part["whole"].items()}

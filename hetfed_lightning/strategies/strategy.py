@@ -18,7 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.strategies.strategy import Strategy
 
-from hetfed_lightning.strategies.exchange import Exchange
+from hetfed_lightning.strategies.collectives import Collectives
 from hetfed_lightning.strategies.liveness import GRACE, Watch
 from hetfed_lightning.strategies.many_ranks import ManyRanks
 from hetfed_lightning.strategies.ranks import Ranks
@@ -111,7 +111,7 @@ class FederatedStrategy(DDPStrategy):
         self.groups = groups
         self.stuck_after = stuck_after
         self.timeout = timeout
-        self._exchange: Exchange | None = None
+        self._collectives: Collectives | None = None
         self._watch: Watch | None = None
         self._ranks: ManyRanks | None = None
 
@@ -119,9 +119,9 @@ class FederatedStrategy(DDPStrategy):
 
     def ranks_for(self, federation: Federation) -> Ranks:
         """Ranks of a run that begins."""
-        if self._exchange is None:
+        if self._collectives is None:
             return Ranks()
-        self._ranks = ManyRanks(federation, self._exchange, self._number_of_groups)
+        self._ranks = ManyRanks(federation, self._collectives, self._number_of_groups)
         return self._ranks
 
     @property
@@ -180,12 +180,12 @@ class FederatedStrategy(DDPStrategy):
             describe=self._describe,
             end_children=self._end_children,
         )
-        self._exchange = Exchange(self.global_rank, self._processes, gloo, store, self.timeout, replicas, watch)
+        self._collectives = Collectives(self.global_rank, self._processes, gloo, store, self.timeout, replicas, watch)
         here = "127.0.0.1" if self.num_nodes == 1 else self.cluster_environment.main_address  # type: ignore[union-attr]
         mine = None
         if self.global_rank == 0:
             mine = watch.listen(here if self.num_nodes == 1 else ""), secrets.token_hex(16)
-        port, token = self._exchange.share(mine)[0]
+        port, token = self._collectives.share(mine)[0]
         watch.start(here, port, token)
         self._watch = watch
 
@@ -211,9 +211,9 @@ class FederatedStrategy(DDPStrategy):
     def model_to_device(self) -> None:
         """Move the model, and load the first rank's weights on all ranks."""
         super().model_to_device()
-        if self._exchange is not None and self.model is not None:
+        if self._collectives is not None and self.model is not None:
             first = self.global_rank == 0
-            state = self._exchange.share(self.model.state_dict() if first else None)[0]
+            state = self._collectives.share(self.model.state_dict() if first else None)[0]
             if not first:
                 self.model.load_state_dict(state)
 
@@ -229,8 +229,8 @@ class FederatedStrategy(DDPStrategy):
         Raises:
             RankLostError: If a rank was lost; names it.
         """
-        if self._exchange is not None:
-            self._exchange.guarded(lambda: super(FederatedStrategy, self).barrier(*args, **kwargs))
+        if self._collectives is not None:
+            self._collectives.guarded(lambda: super(FederatedStrategy, self).barrier(*args, **kwargs))
 
     def broadcast(self, obj: B, src: int = 0) -> B:
         """Value of one rank, on all ranks.
@@ -239,9 +239,9 @@ class FederatedStrategy(DDPStrategy):
             obj: The value; only that of rank ``src`` counts.
             src: Rank of the value.
         """
-        if self._exchange is None:
+        if self._collectives is None:
             return obj
-        return self._exchange.guarded(lambda: super(FederatedStrategy, self).broadcast(obj, src))
+        return self._collectives.guarded(lambda: super(FederatedStrategy, self).broadcast(obj, src))
 
     def reduce(self, tensor: Tensor, group: Any = None, reduce_op: Any = "mean") -> Tensor:
         """Tensor reduced over all ranks, of the same shape.
@@ -251,9 +251,9 @@ class FederatedStrategy(DDPStrategy):
             group: Process group; None for all ranks.
             reduce_op: ``"mean"``, ``"sum"``, or an operation of ``torch.distributed``.
         """
-        if self._exchange is None:
+        if self._collectives is None:
             return tensor
-        return self._exchange.guarded(lambda: super(FederatedStrategy, self).reduce(tensor, group, reduce_op))
+        return self._collectives.guarded(lambda: super(FederatedStrategy, self).reduce(tensor, group, reduce_op))
 
     # The end
 

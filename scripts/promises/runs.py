@@ -127,7 +127,7 @@ PROMISES = (
                 ("tests/resume/test_signals.py",),
             ),
             Mutation(
-                "hetfed_lightning/strategies/exchange.py",
+                "hetfed_lightning/strategies/collectives.py",
                 "        while stopping.place is None:\n",
                 "        while False:\n",
                 ("tests/resume/test_signals.py::test_all_ranks_stop_where_one_is_told",),

@@ -11,7 +11,7 @@ from torch import nn
 
 from hetfed_lightning import BackboneAveraging, FederatedStrategy, Federation, Participant
 from hetfed_lightning.strategies.checks import check_callbacks, check_same_data, check_shares
-from hetfed_lightning.strategies.exchange import Exchange
+from hetfed_lightning.strategies.collectives import Collectives
 from hetfed_lightning.strategies.ranks import Ranks
 from tests.federations import fit, sgd, tiny_data, tiny_federation, trainer
 from tests.strategies.scenarios import SCENARIOS, differences
@@ -96,7 +96,7 @@ def test_data_that_differs_from_rank_to_rank() -> None:
             return [sizes, sizes | {"b": (15, 4)}]
 
     with pytest.raises(ValueError, match="b: rank 0 has 16 training examples in 4 batches, rank 1 has 15 in 4"):
-        check_same_data(federation, cast("Exchange", Others()))
+        check_same_data(federation, cast("Collectives", Others()))
 
 
 def test_a_copy_of_a_federation_forgets_its_ranks() -> None:

@@ -1,4 +1,4 @@
-"""Exchange of values between ranks: from each to all, or to the first. Errors name a rank that was lost."""
+"""Values between ranks: from each to all, or to the first. Errors name a rank that was lost."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Watching(Protocol):
         """Error to raise in place of one that a collective raised."""
 
 
-class Exchange:
+class Collectives:
     """Collectives on nested values, over the CPU.
 
     Objects travel by pickle between processes of one job, tensors as bytes beside them. Tensors on a GPU go by way of
