@@ -164,6 +164,14 @@ def test_files_are_there(path: Path) -> None:
 
 
 @each_page
+def test_paths_in_the_package_are_there(path: Path) -> None:
+    # Other pages name folders that runs and deployments write.
+    pattern = r"`((?:\w+/)+(?:\w+\.py)?)`" if path.stem == "architecture" else r"`((?:\w+/)+\w+\.py)`"
+    named = re.findall(pattern, prose(path))
+    assert not [one for one in named if not any((top / one).exists() for top in (ROOT, ROOT / "hetfed_lightning"))]
+
+
+@each_page
 def test_commands_are_there_with_their_options(path: Path) -> None:
     sources = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "hetfed_lightning").rglob("*.py"))
     for line in commands(path):
