@@ -124,6 +124,18 @@ class FederatedCallback(L.Callback):
         Where :meth:`shaped_losses` is overridden and this is not, everyone trains one after another.
         """
 
+    def follows_steps(self) -> bool:
+        """True if :meth:`after_local_step` is to be called; everyone then trains one after another."""
+        return False
+
+    def after_local_step(self, federation: Federation, participant: Participant) -> None:
+        """After an optimizer step of a participant that changed its weights, local or in a distillation phase.
+
+        Args:
+            federation: In a round.
+            participant: The one that has stepped; its weights may be changed in place.
+        """
+
     def further_steps(self, federation: Federation, name: str, career: Career) -> int:
         """Steps that a participant takes by its own optimizer beside its local ones, for what plans by their number.
 

@@ -186,6 +186,7 @@ class LocalOptimization:
         finally:
             self.is_stepping = False
         if self.count_step():
+            self.hooks.after_step(self.participant)
             self.follow_step()
 
     def _step(self, reduction: Reduction | None, after_noise: Sequence[Tensor]) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
+from hetfed_lightning.federated_callback import FederatedCallback
+
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
@@ -35,6 +37,7 @@ class StepHooks:
         self._module = {
             hook: module for hook in STEP_HOOKS if module is not None and _is_own(module, hook, L.LightningModule)
         }
+        self._followers = [one for one in callbacks if isinstance(one, FederatedCallback) and one.follows_steps()]
 
     def call(self, hook: str, participant: Participant, *args: Any) -> None:
         """Call one of ``STEP_HOOKS`` of the callbacks, of the federation, then of the participant, as Lightning does.
@@ -49,6 +52,13 @@ class StepHooks:
         if hook in self._module:
             getattr(self._module[hook], hook)(*args)
         getattr(participant, hook)(*args)
+
+    def after_step(self, participant: Participant) -> None:
+        """Tell callbacks that follow steps of one that landed; the student, which no method knows, is left out."""
+        federation: Any = None if self._trainer is None else self._trainer.lightning_module
+        if federation is not None and participant.name in federation.members():
+            for callback in self._followers:
+                callback.after_local_step(federation, participant)
 
     @property
     def listener(self) -> str | None:
@@ -65,7 +75,7 @@ def _is_own(one: Any, hook: str, base: type) -> bool:
 
 
 def hear_steps_by_hand(local: LocalOptimization) -> None:
-    """Call ``on_before_optimizer_step`` ahead of steps that a participant takes itself, after a closure if it has one.
+    """Call the hooks around steps that a participant takes itself: ``on_before_optimizer_step``, and what follows them.
 
     Args:
         local: Of a participant whose optimizers were made for this fit.
@@ -87,6 +97,12 @@ def hear_steps_by_hand(local: LocalOptimization) -> None:
 
         return args[:1], kwargs | {"closure": heard}
 
+    def after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        del optimizer, args, kwargs
+        if not local.is_stepping:
+            local.hooks.after_step(participant)
+
     if not participant.automatic_optimization:
         for optimizer in local.optimizers:
             optimizer.register_step_pre_hook(before)
+            optimizer.register_step_post_hook(after)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
@@ -145,6 +146,16 @@ class Method(FederatedCallback):
         """
         raise NotImplementedError
 
+    def after_step(self, parameters: Mapping[str, Tensor], context: Context) -> None:
+        """Change weights in place after an optimizer step, as a projection does; called without gradients.
+
+        A method that has it takes its participants out of fleets. It must not look at examples.
+
+        Args:
+            parameters: The participant's trainable parameters by key.
+            context: The participant's side of the method.
+        """
+
     def send(self, participant: Participant, data: ParticipantData, work: Work, context: Context) -> Message:
         """Message to the server, by key; finite tensors of equal keys and dtypes in a group.
 
@@ -233,8 +244,7 @@ class Method(FederatedCallback):
     def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
         """The :meth:`weight_term` of one participant."""
         del batch_idx
-        parameters = {key: one for key, one in participant.named_parameters() if one.requires_grad}
-        return self.weight_term(parameters, self.context_of(federation, participant))
+        return self.weight_term(_trainable(participant), self.context_of(federation, participant))
 
     def loss_is_of_weights(self) -> bool:
         """True: :meth:`weight_term` does not see examples."""
@@ -243,6 +253,15 @@ class Method(FederatedCallback):
     def fleet_term(self, federation: Federation, fleet: Fleet) -> WeightTerm:
         """The :meth:`weight_term` of a fleet's members."""
         return WeightTerm(self.weight_term, self._contexts_of(federation, fleet), fleet)
+
+    def follows_steps(self) -> bool:
+        """Whether there is an :meth:`after_step`."""
+        return type(self).after_step is not Method.after_step
+
+    @torch.no_grad()
+    def after_local_step(self, federation: Federation, participant: Participant) -> None:
+        """The :meth:`after_step` of one participant."""
+        self.after_step(_trainable(participant), self.context_of(federation, participant))
 
     def shapes_loss(self) -> bool:
         """Whether there is an :meth:`example_loss`."""
@@ -293,3 +312,7 @@ class Method(FederatedCallback):
         """Whether messages travel in a round; every round by default."""
         del round_index
         return True
+
+
+def _trainable(participant: Participant) -> dict[str, Tensor]:
+    return {key: one for key, one in participant.named_parameters() if one.requires_grad}

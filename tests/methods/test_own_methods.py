@@ -297,3 +297,39 @@ def test_a_method_without_messages_is_a_term_alone() -> None:
     fit(plain, tiny_data(), 2)
     torch.testing.assert_close(state_of(decayed), state_of(plain))
     assert run.callback_metrics["federation/bytes_up"] == 0
+
+
+class InBall(Prototypes):
+    """Each parameter stays in a ball around zero."""
+
+    exchanges = ()
+
+    def __init__(self, radius: float) -> None:
+        super().__init__()
+        self.radius = radius
+
+    def after_step(self, parameters: Any, context: Any) -> None:
+        for one in parameters.values():
+            one.mul_((self.radius / one.norm()).clamp(max=1.0))
+
+    def example_loss(self, own: Tensor, *args: Any) -> Tensor:
+        return own
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_weights_may_be_changed_after_each_step(accumulate: int, caplog: pytest.LogCaptureFixture) -> None:
+    radius, rate = 0.3, 0.2
+    model, data = tiny_participant().double(), tensors_of(examples(12))
+    for _ in range(2):
+        inputs, target = data
+        gradients = torch.autograd.grad(F.cross_entropy(model(inputs), target), list(model.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter.sub_(rate * gradient)
+                parameter.mul_((radius / parameter.norm()).clamp(max=1.0))
+    settings: dict[str, Any] = {"optimizer": sgd(rate), "local_epochs": accumulate}
+    federation = tiny_federation("ab", participant=settings | {"accumulate_grad_batches": accumulate})
+    with caplog.at_level("INFO", "hetfed_lightning"):
+        fit(federation, tiny_data("ab", batch_size=100, evaluated=False), 2, InBall(radius), precision="64-true")
+    close(dict(federation["a"].state_dict()), dict(model.state_dict()))
+    assert "everyone trains one after another, since InBall acts after each step of each participant" in caplog.text
