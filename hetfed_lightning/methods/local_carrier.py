@@ -53,10 +53,9 @@ class LocalCarrier:
         """Hand newcomers what is current."""
         self.participants.forget({name for name, one in federation.members().items() if not _is_gone(one, round_index)})
         newcomers = [name for name in federation.newcomers(round_index) if self.server.received_by(name)]
+        down = sum(payload_bytes(self.server.received_by(name)) for name in newcomers)
+        federation.count_bytes(self.method.title, down=down)
         if newcomers:
-            federation.count_bytes(
-                self.method.title, down=sum(payload_bytes(self.server.received_by(name)) for name in newcomers)
-            )
             self._give(federation, newcomers)
 
     def collect(self, federation: Federation, round_index: int, when: Literal["start", "end"]) -> None:
@@ -104,7 +103,8 @@ class LocalCarrier:
         """Usable messages by name; whose message is not finite is quarantined."""
         asked = [name for name in asked if name not in federation.guard.quarantined]
         if self.method.needs_steps and when == "end":
-            asked = [name for name in asked if federation.local[name].landed]
+            trained = set(federation.active_names(federation.current_round))
+            asked = [name for name in asked if name in trained and federation.local[name].landed]
         mine = {
             name: self.participants.send(federation, name, when=when) for name in filter(federation.ranks.hosts, asked)
         }

@@ -16,6 +16,7 @@ from hetfed_lightning.methods.context import Context
 from hetfed_lightning.methods.messages import Message, MessageError, Work
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.participant_data import ParticipantData, PrivateExamplesError
+from hetfed_lightning.seeding import streams_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,11 +69,8 @@ class ParticipantSide:
         """
         if federation[name].privacy is None or not self._method.exchanges:
             return
-        data, context = self.data_of(federation, name), self.context(federation, name)
-        trial = replace(context, memory=dict(context.memory))
-        self._seed(federation, name, "rehearsal")
         try:
-            self._method.send(federation[name], data, Work(1, 1.0, data.num_samples), trial)
+            self._rehearsed(federation, name)
         except PrivateExamplesError:
             raise
         except Exception:
@@ -91,11 +89,36 @@ class ParticipantSide:
             MessageError: If it is no mapping of tensors, or of another layout than this participant's first message.
         """
         local, data = federation.local[name], self.data_of(federation, name)
-        work = Work(0, 0.0, data.num_samples) if when == "start" else Work(local.landed, local.rates, data.num_samples)
+        has_trained = when == "end" and name in federation.active_names(federation.current_round)
+        work = Work(*((local.landed, local.rates) if has_trained else (0, 0.0)), data.num_samples)
         self._seed(federation, name, f"send {when}")
         sent = self._method.send(federation[name], data, work, self.context(federation, name))
-        message = self._checked(federation, name, sent)
+        message = self._checked(federation, name, self._taken(federation, name, sent))
         return message if is_finite(message.values()) else _reason(message)
+
+    @torch.no_grad()
+    def layout(self, federation: Federation, name: str) -> dict[str, Tensor]:
+        """Layout of a participant's messages, as tensors on the device ``"meta"``.
+
+        The message and whatever ``send`` writes to the memory are dropped.
+
+        Args:
+            federation: In a fit.
+            name: The sender.
+
+        Raises:
+            MessageError: If ``send`` gives no mapping of tensors.
+        """
+        with streams_kept(federation.device):
+            message = self._taken(federation, name, self._rehearsed(federation, name))
+        return {key: torch.empty_like(tensor, device="meta") for key, tensor in message.items()}
+
+    def _rehearsed(self, federation: Federation, name: str) -> Any:
+        """What ``send`` gives after a step that nobody took, with a copy of the memory."""
+        data, context = self.data_of(federation, name), self.context(federation, name)
+        trial = replace(context, memory=dict(context.memory))
+        self._seed(federation, name, "rehearsal")
+        return self._method.send(federation[name], data, Work(1, 1.0, data.num_samples), trial)
 
     @torch.no_grad()
     def receive(self, federation: Federation, name: str) -> None:
@@ -109,23 +132,29 @@ class ParticipantSide:
         for name in self.memory.keys() - names:
             del self.memory[name]
 
-    def _checked(self, federation: Federation, name: str, sent: Any) -> dict[str, Tensor]:
-        where = f"Round {federation.current_round}: {federation[name].label}: {self._method.title}.send"
+    def _where(self, federation: Federation, name: str) -> str:
+        return f"Round {federation.current_round}: {federation[name].label}: {self._method.title}.send"
+
+    def _taken(self, federation: Federation, name: str, sent: Any) -> dict[str, Tensor]:
+        """Copies of a message's tensors: a view of the participant's own would change with it."""
+        where = self._where(federation, name)
         if not isinstance(sent, Mapping):
             raise MessageError(f"{where}: expected tensors by key, got {type(sent).__name__}.")
         for key, tensor in sent.items():
             if not isinstance(tensor, Tensor) or not isinstance(key, str):
                 raise MessageError(f"{where}: expected a tensor at {key!r}, got {type(tensor).__name__}.")
-        # Copied: a view of the participant's own would change with it.
-        message = {key: tensor.detach().clone() for key, tensor in sent.items()}
+        return {key: tensor.detach().clone() for key, tensor in sent.items()}
+
+    def _checked(self, federation: Federation, name: str, message: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A message, if it is of the layout of this participant's first."""
         layout: Layout = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in message.items()}
         first = self._layouts.setdefault(name, layout)
         if layout != first:
             key = next(key for key in first | layout if first.get(key) != layout.get(key))
             raise MessageError(
-                f"{where}: expected {key} of {_said(first.get(key))} as in its first message, got "
-                f"{_said(layout.get(key))}. Give tensors of one layout in every round; send zeros beside a count for "
-                "what a participant does not have."
+                f"{self._where(federation, name)}: expected {key} of {_said(first.get(key))} as in its first message, "
+                f"got {_said(layout.get(key))}. Give tensors of one layout in every round; send zeros beside a count "
+                "for what a participant does not have."
             )
         return message
 

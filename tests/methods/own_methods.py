@@ -116,7 +116,7 @@ class Rumour(Method):
     Everybody who has joined sends, its own draw and count beside the sum of its weights, and the server adds a draw.
     """
 
-    exchanges = (Exchange("start", "joined"),)
+    exchanges: Sequence[Exchange] = (Exchange("start", "joined"),)
 
     def send(self, participant: Participant, data: ParticipantData, work: Work, context: Context) -> Message:
         weights = torch.stack([one.sum() for one in _weights(participant).values()]).sum()

@@ -26,6 +26,7 @@ from hetfed_lightning.federation.quarantine import TooFewParticipantsError
 from hetfed_lightning.flower.coordinator.connected_sites import ConnectedSites
 from hetfed_lightning.flower.coordinator.group_averaging import GroupAveraging
 from hetfed_lightning.flower.coordinator.messenger import Messenger, read_or_fault
+from hetfed_lightning.flower.coordinator.method_rounds import MethodRounds, Moment
 from hetfed_lightning.flower.coordinator.requests import Fault
 from hetfed_lightning.flower.coordinator.server_config import ServerConfig
 from hetfed_lightning.flower.coordinator.site_compatibility import (
@@ -38,6 +39,7 @@ from hetfed_lightning.flower.coordinator.site_compatibility import (
 )
 from hetfed_lightning.flower.coordinator.student import Student
 from hetfed_lightning.flower.protocol.arrays import Layout
+from hetfed_lightning.flower.protocol.deployable import carried_methods
 from hetfed_lightning.flower.protocol.description import Description, parameters_of
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metrics
@@ -87,6 +89,7 @@ class Coordinator:
         self.averages = [
             GroupAveraging(place, one) for place, one in enumerate(self.callbacks) if isinstance(one, BackboneAveraging)
         ]
+        self.methods = [MethodRounds(place, one, config.seed) for place, one in carried_methods(self.callbacks).items()]
         self.lessons = {place: one for place, one in enumerate(self.callbacks) if isinstance(one, EnsembleDistillation)}
         self.sites = ConnectedSites(
             config.sites, messenger, min(config.deadline, config.wait), lambda told: impossible(told, self.callbacks)
@@ -189,8 +192,11 @@ class Coordinator:
             )
 
     def _arrange(self) -> None:
+        is_whole = set(self.config.sites) <= self.sites.descriptions.keys()
         for average in self.averages:
-            average.arrange(self.sites.descriptions, is_whole=set(self.config.sites) <= self.sites.descriptions.keys())
+            average.arrange(self.sites.descriptions, is_whole=is_whole)
+        for method in self.methods:
+            method.arrange(self.sites.descriptions, is_whole=is_whole)
         for name, one in self.sites.descriptions.items():
             counts = Tensor(one.class_counts) if one.class_counts else None
             for lesson in self.lessons.values():
@@ -242,16 +248,22 @@ class Coordinator:
         active = self.active_names(round_index)
         newcomers = self.sites.newcomers(round_index)
         self._stale |= set(newcomers)
+        for method in self.methods:
+            method.open_round(newcomers)
         figures: dict[str, float] = {}
         volume = [0, 0]
         pupils = self._pupils(round_index, active)
         targets, lessons = self._ask_before(round_index, joined, newcomers, pupils, figures, volume)
         volume[1] += self._give_start(joined, newcomers)
+        figures |= self._exchange_start(round_index, joined, active)
         learners = {place: one.learners(has_student=self.student is not None) for place, one in self._due(round_index)}
         phase = [place for place, (mutual, _) in learners.items() if mutual and self.lessons[place].mode == "phase"]
         alone = [place for place, (_, student) in learners.items() if student]
         learning = {name: lessons if name in pupils else {} for name in active}
-        replies = self._train(round_index, joined, active, targets, learning, phase, volume, asked=bool(phase or alone))
+        everyone = self._train(
+            round_index, joined, active, targets, learning, phase, volume, asked=bool(phase or alone)
+        )
+        replies = {name: reply for name, reply in everyone.items() if name in active}
         self._publish()
         if phase or alone:
             replies = self._learn(round_index, replies, phase, alone, figures, volume)
@@ -269,6 +281,7 @@ class Coordinator:
             volume[0] += up
             volume[1] += down
             self._is_spent |= average.is_spent(self, round_index)
+        figures |= self._exchange_end(round_index, everyone | replies, joined, active, volume)
         figures |= {
             "federation/participants": float(len(replies)),
             "federation/quarantined": float(len(self.left)),
@@ -378,22 +391,94 @@ class Coordinator:
             if name in self.left:
                 continue
             order = self._closing(name, round_index)
-            if name in active:
+            if name not in active:
+                order = self._attending(order, name, round_index, self._due_at("end", round_index, joined, active))
+            else:
                 reads = self._reads(name)
-                keys = {} if phase and reads else self._keys(name, round_index)
+                learns = bool(phase) and reads
+                keys = {} if learns else self._keys(name, round_index)
                 order = replace(
                     order,
                     begin=round_index,
                     answer_after=asked and reads,
                     keys=keys,
+                    messages=() if learns else self._messages_of(name, round_index, joined, active),
                     targets=targets if reads else {},
                     lessons=lessons[name],
                 )
                 volume[1] += payload_bytes([*order.targets.values(), *order.lessons.values()])
-            if order.finish is not None or order.begin is not None:
+            if _leads_on(order):
+                orders[name] = order
+        return self._carry_out(orders)
+
+    # Messages of methods
+
+    def _due_at(
+        self, when: Moment, round_index: int, joined: Sequence[str], active: Sequence[str]
+    ) -> dict[int, list[str]]:
+        """Participants whose messages are due at a moment of a round, by place of the method."""
+        return {one.place: one.asked(when, round_index, active, joined) for one in self.methods}
+
+    def _messages_of(
+        self, name: str, round_index: int, joined: Sequence[str], active: Sequence[str]
+    ) -> tuple[int, ...]:
+        """Places of methods whose message a participant sends at the end of a round."""
+        due = self._due_at("end", round_index, joined, active)
+        return tuple(place for place, asked in due.items() if name in asked)
+
+    def _attending(self, order: Order, name: str, round_index: int, due: Mapping[int, Sequence[str]]) -> Order:
+        """The order of a participant that does not train, with what methods have for it in the round."""
+        places = tuple(one.place for one in self.methods if name in due[one.place] and not one.method.needs_steps)
+        is_heard = any(one.is_heard and one.place in order.shared for one in self.methods)
+        attends = places or (is_heard and order.finish is None)
+        return replace(order, attend=round_index, messages=places) if attends else order
+
+    def _exchange_start(self, round_index: int, joined: Sequence[str], active: Sequence[str]) -> dict[str, float]:
+        """Figures of the methods' exchanges at a round's start; the results go down with the next orders.
+
+        Everyone closes the round before first, since results of that would be replaced.
+        """
+        due = self._due_at("start", round_index, joined, active)
+        if not any(due.values()):
+            return {}
+        orders = {}
+        for name in joined:
+            order = self._closing(name, round_index)
+            places = tuple(place for place, asked in due.items() if name in asked)
+            if places or (order.finish is None and order.shared):
+                order = replace(order, enter=round_index, messages=places)
+            if _leads_on(order) and name not in self.left:
                 orders[name] = order
         replies = self._carry_out(orders)
-        return {name: reply for name, reply in replies.items() if name in active}
+        return self._combined(round_index, replies, due, joined)
+
+    def _exchange_end(
+        self,
+        round_index: int,
+        replies: Mapping[str, Reply],
+        joined: Sequence[str],
+        active: Sequence[str],
+        volume: list[int],
+    ) -> dict[str, float]:
+        """Figures of the methods' exchanges at a round's end, and their bytes; the results wait."""
+        figures = self._combined(round_index, replies, self._due_at("end", round_index, joined, active), joined)
+        for one in self.methods:
+            up, down = one.bytes_of_round()
+            volume[0] += up
+            volume[1] += down
+            title = one.method.title
+            figures |= {f"federation/bytes_up/{title}": float(up), f"federation/bytes_down/{title}": float(down)}
+            self._is_spent |= one.is_spent
+        return figures
+
+    def _combined(
+        self, round_index: int, replies: Mapping[str, Reply], due: Mapping[int, Sequence[str]], joined: Sequence[str]
+    ) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for one in self.methods:
+            usable = {name: reply for name, reply in replies.items() if name not in self.left}
+            figures |= one.combine(round_index, usable, due[one.place], joined)
+        return figures
 
     def _learn(
         self,
@@ -422,7 +507,13 @@ class Coordinator:
             return dict(replies)
         own = {place: targets[place] for place in phase}
         orders = {
-            name: Order(self.run_id, learn=round_index, keys=self._keys(name, round_index), targets=own)
+            name: Order(
+                self.run_id,
+                learn=round_index,
+                keys=self._keys(name, round_index),
+                messages=self._messages_of(name, round_index, self.sites.joined(round_index), list(replies)),
+                targets=own,
+            )
             for name in answers
         }
         volume[1] += sum(payload_bytes(one) for one in own.values()) * len(orders)
@@ -450,6 +541,7 @@ class Coordinator:
             shared = {
                 average.place: average.state_for(name, fresh=name not in self._stale) for average in self.averages
             }
+        shared |= {one.place: dict(one.result_for(name)) for one in self.methods}
         return Order(
             self.run_id,
             finish=round_index - 1 if closes else None,
@@ -466,6 +558,8 @@ class Coordinator:
                 self._leave_out(name, answer.reason)
                 continue
             order = orders[name]
+            for method in self.methods if _leads_on(order) else ():
+                method.waiting.discard(name)
             if answer.finished is not None and answer.finished == order.finish:
                 self._open.discard(name)
                 self._metrics |= usable_metrics(answer, self.sites.descriptions[name])
@@ -540,6 +634,7 @@ class Coordinator:
             "next_round": self.next_round,
             "roll": self.sites.state_dict(),
             "pools": [average.state_dict() for average in self.averages],
+            "methods": {one.place: one.state_dict() for one in self.methods},
             "lessons": {place: one.state_dict() for place, one in self.lessons.items()},
             "pending": self._pending,
             "blamed": self._blamed,
@@ -564,8 +659,15 @@ class Coordinator:
         self.sites.load_state_dict(saved["roll"])
         for average, state in zip(self.averages, saved["pools"], strict=True):
             average.load_state_dict(state)
+        for method in self.methods:
+            method.load_state_dict(saved["methods"][method.place])
         for place, lesson in self.lessons.items():
             lesson.load_state_dict(saved["lessons"][place])
         self._pending, self._blamed, self._is_spent = saved["pending"], saved["blamed"], saved["spent"]
         self._open, self._stale = set(saved["open"]), set(saved["stale"])
         log.info("Going on with round %d of %d.", self.next_round + 1, self.config.rounds)
+
+
+def _leads_on(order: Order) -> bool:
+    """True if an order brings a site further in a run, and has it receive what is handed out."""
+    return any(one is not None for one in (order.finish, order.enter, order.attend, order.begin))

@@ -9,7 +9,7 @@ from pathlib import Path
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.protocol.arrays import Layout
-from hetfed_lightning.flower.protocol.description import layouts
+from hetfed_lightning.flower.protocol.method_words import layouts
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.participants.participant import Participant
 

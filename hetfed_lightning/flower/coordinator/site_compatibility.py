@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hetfed_lightning.data.sources.classes import shifted
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.protocol.arrays import Layout
+from hetfed_lightning.flower.protocol.deployable import carried_methods, kind_of
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.protocol.untrusted import one_line, shown
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
@@ -67,7 +68,7 @@ def impossible(description: Description, callbacks: Sequence[FederatedCallback])
         description: Description of a site.
         callbacks: Callbacks of the coordinator's configuration.
     """
-    if list(description.callbacks) != [type(one).__name__ for one in callbacks]:
+    if list(description.callbacks) != [kind_of(one) for one in callbacks]:
         return ""  # Another configuration, which the table shows.
     places = {place for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
     if description.offered.keys() != places:
@@ -75,13 +76,22 @@ def impossible(description: Description, callbacks: Sequence[FederatedCallback])
         return f"offers layouts for the callbacks {offers}, and those that average are {sorted(places)}"
     if strange := sorted(description.foundations.keys() - places):
         return f"tells frozen weights for the callbacks {strange}, and those that average are {sorted(places)}"
+    if fault := _of_methods(description, callbacks):
+        return fault
     ensembles = [one.ensemble for one in callbacks if isinstance(one, EnsembleDistillation)]
     if description.reads_public and any(description.kind not in one.kinds for one in ensembles):
         return f"tells outputs of kind {shown(description.kind)}, which no ensemble here combines"
     weighs = any("class_counts" in one.needs for one in ensembles)
     classes = (2 if description.kind == "binary" else description.width) if weighs else 0
-    if description.reads_public and len(description.class_counts) != classes:
-        return f"tells examples of {len(description.class_counts)} classes, expected {classes}"
+    fits = not description.reads_public or len(description.class_counts) == classes
+    return "" if fits else f"tells examples of {len(description.class_counts)} classes, expected {classes}"
+
+
+def _of_methods(description: Description, callbacks: Sequence[FederatedCallback]) -> str:
+    methods = carried_methods(callbacks).keys()
+    for what, told in (("descriptions", description.about), ("messages", description.messages)):
+        if told.keys() != methods:
+            return f"tells {what} for the callbacks {sorted(told)}, and the methods are {sorted(methods)}"
     return ""
 
 
@@ -110,7 +120,7 @@ def disagreements(
 
     same("hetfed-lightning", {name: one.versions.get("hetfed-lightning", "?") for name, one in descriptions.items()})
     same("seed", of_all("seed"), str(seed))
-    kinds = ", ".join(type(one).__name__ for one in callbacks)
+    kinds = ", ".join(map(kind_of, callbacks))
     same("callbacks", {name: ", ".join(one.callbacks) for name, one in descriptions.items()}, kinds)
     if any(isinstance(one, EnsembleDistillation) for one in callbacks):
         public = {name: f"{one.public_size} x {one.public_hash[:SHORT]}" for name, one in descriptions.items()}

@@ -14,6 +14,7 @@ from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.federation.federation import Federation
+from hetfed_lightning.flower.protocol.deployable import carried_methods
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.site import Site, SiteParts
 from hetfed_lightning.participants.participant import Participant
@@ -66,7 +67,12 @@ def _parts(config: ServerConfig) -> SiteParts:
     settings = {key: value for key, value in config.trainer.items() if key != "max_epochs"}
     teachers = Participant(nn.Linear(1, 1), task="regression", shared=())
     federation = Federation({TEACHERS: teachers}, deepcopy(student), seed=config.seed, engine="sequential")
-    callbacks = [deepcopy(one) for one in config.callbacks if isinstance(one, FederatedCallback)]
+    methods = carried_methods(config.callbacks)  # Places stay.
+    callbacks = [
+        FederatedCallback() if place in methods else deepcopy(one)
+        for place, one in enumerate(config.callbacks)
+        if isinstance(one, FederatedCallback)
+    ]
     return SiteParts(federation, _StudentData(data), settings, callbacks, config.rounds)
 
 

@@ -16,6 +16,16 @@ import torch
 from hetfed_lightning.callbacks.participant_summary import label_counts, roles
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.protocol.arrays import DTYPES, Layout
+from hetfed_lightning.flower.protocol.deployable import carried_methods, kind_of
+from hetfed_lightning.flower.protocol.method_words import (
+    Numbers,
+    described,
+    fault_of_numbers,
+    layouts,
+    message_layout,
+    message_of,
+    numbers_of,
+)
 from hetfed_lightning.flower.protocol.plain_data import Range, Size, Text
 from hetfed_lightning.flower.protocol.untrusted import NAME, one_line, shown
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
@@ -36,6 +46,9 @@ NUMBERED = ("multiclass", "binary")
 
 MOST_NAMES = 10_000
 """Largest number of columns, classes or labels in a description."""
+
+MOST_NUMBERS = 100_000
+"""Largest number of elements of a tensor in a description."""
 
 Name = Annotated[str, Text()]
 Whole = Annotated[int, Range(0, 2**60)]
@@ -73,6 +86,9 @@ class Description:
         tied: Keys whose tensor is that of a shared key, with that key.
         foundations: Digests of the frozen weights below the averaged ones, by key, for each averaging callback by its
             place; only participants with equal ones average together.
+        about: Layout of what it describes of itself to each method by its place, by key.
+        numbers: Elements of those of these tensors that have any, by place and key.
+        messages: Layout of its messages for each method by its place, by key.
     """
 
     participant: Name
@@ -99,6 +115,9 @@ class Description:
     labels: Names = ()
     tied: Mapping[Name, Name] = field(default_factory=dict)
     foundations: Mapping[int, Mapping[Name, Annotated[str, Text(64, may_be_empty=True)]]] = field(default_factory=dict)
+    about: Mapping[int, Mapping[Name, Layout]] = field(default_factory=dict)
+    numbers: Mapping[int, Mapping[Name, Annotated[Numbers, Size(MOST_NUMBERS)]]] = field(default_factory=dict)
+    messages: Mapping[int, Mapping[Name, Layout]] = field(default_factory=dict)
 
     def contradiction(self) -> str:
         """First contradiction between entries, each being as declared; empty without one."""
@@ -113,7 +132,12 @@ class Description:
             return f"it has {self.width} outputs for the {self.public_size} examples of its public set"
         if max(self.class_counts, default=0) > self.samples:
             return f"it has {max(self.class_counts)} examples of a class, and {self.samples} of all"
-        return ""
+        faults = (fault_of_numbers(self.about.get(place, {}), own) for place, own in self.numbers.items())
+        return next(filter(None, faults), "")
+
+    def about_for(self, place: int) -> dict[str, Tensor]:
+        """Description of the participant for the method at a place."""
+        return message_of(self.about.get(place, {}), self.numbers.get(place, {}))
 
     def is_member(self, round_index: int) -> bool:
         """True if it takes part in a round: it has joined, and has not left."""
@@ -142,11 +166,13 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
         width = output_width(outputs_of(participant, inputs, "the public set")) if reads else 0
     weighs = any(isinstance(one, EnsembleDistillation) and "class_counts" in one.ensemble.needs for one in callbacks)
     counts = label_counts(federation, 1).get(name) if weighs and name != STUDENT else None
+    methods = carried_methods(callbacks) if name != STUDENT else {}
+    about = {place: described(one, federation, name) for place, one in methods.items()}
     role = asdict(next(one for one in roles(trainer, federation, 2) if one.name == name))
     return Description(
         participant=name,
         seed=federation.seed,
-        callbacks=tuple(type(one).__name__ for one in callbacks),
+        callbacks=tuple(map(kind_of, callbacks)),
         offered={place: layouts(state) for place, state in states.items()},
         personal=layouts(personal_state(participant, everything)),
         tied=participant.tied_keys() if averaging else {},
@@ -168,6 +194,9 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
         columns=_told(columns_read(participant)),
         classes=_told(() if participant.schema is None else participant.schema.classes),
         labels=_labels(federation, name, participant),
+        about={place: layouts(own) for place, own in about.items()},
+        numbers={place: numbers_of(own) for place, own in about.items()},
+        messages={place: message_layout(one, federation, name) for place, one in methods.items()},
     )
 
 
@@ -184,11 +213,6 @@ def parameters_of(descriptions: Iterable[Description]) -> frozenset[str]:
 def subjects(federation: Federation) -> dict[str, Participant]:
     """Participants that a site's federation trains, by name: its member, or the student if there is one."""
     return federation.members() if federation.student is None else {STUDENT: federation.student}
-
-
-def layouts(state: Mapping[str, Tensor]) -> dict[str, Layout]:
-    """Shape and dtype of every tensor, by key."""
-    return {key: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for key, tensor in state.items()}
 
 
 def empty_state(layout: Mapping[str, Layout]) -> dict[str, Tensor]:

@@ -43,9 +43,12 @@ def order_content(order: Order) -> RecordDict:
             "finish": NONE if order.finish is None else order.finish,
             "left_out": order.left_out,
             "answer": order.answer,
+            "enter": NONE if order.enter is None else order.enter,
+            "attend": NONE if order.attend is None else order.attend,
             "begin": NONE if order.begin is None else order.begin,
             "answer_after": order.answer_after,
             "learn": NONE if order.learn is None else order.learn,
+            "messages": list(order.messages),
         }
     )
     for place, keys in order.keys.items():
@@ -71,10 +74,13 @@ def order_of(content: RecordDict) -> Order:
         finish=_round(found, "finish"),
         left_out=_of_type(found, "left_out", str),
         answer=_of_type(found, "answer", bool),
+        enter=_round(found, "enter"),
+        attend=_round(found, "attend"),
         begin=_round(found, "begin"),
         answer_after=_of_type(found, "answer_after", bool),
         learn=_round(found, "learn"),
         keys={place: tuple(map(str, found[f"keys.{place}"])) for place in _places(found, "keys")},  # type: ignore[arg-type]
+        messages=_listed_places(found, "messages"),
         shared={place: unpack(content, f"shared.{place}") for place in _places(content, "shared")},
         targets=_targets(content, "targets"),
         lessons=_targets(content, "lessons"),
@@ -130,12 +136,12 @@ def reply_of(content: RecordDict, wanted: Wanted | None = None) -> Reply:
         quarantined=quarantined,
         idle=idle,
         answers=None if is_out else _answers(content, wanted),
-        shared={} if is_out else _shared(content, _wanted_of(wanted, idle=idle)),
+        shared={} if is_out else _shared(content, _wanted_of(wanted, idle=idle), idle=idle),
     )
 
 
 def _wanted_of(wanted: Wanted | None, *, idle: bool) -> Wanted | None:
-    """The same without shared states for a site that took no step."""
+    """The same without shared states for a site that took no step; of methods it sends what it has."""
     return replace(wanted, shared={}) if wanted is not None and idle else wanted
 
 
@@ -151,13 +157,16 @@ def _answers(content: RecordDict, wanted: Wanted | None) -> Tensor | None:
     return unpack(content, "answers", {"outputs": (wanted.answers, "float64" if is_double else "float32")})["outputs"]
 
 
-def _shared(content: RecordDict, wanted: Wanted | None) -> dict[int, dict[str, Tensor]]:
+def _shared(content: RecordDict, wanted: Wanted | None, *, idle: bool) -> dict[int, dict[str, Tensor]]:
     places = _places(content, "shared")
     if wanted is None:
         return {place: unpack(content, f"shared.{place}") for place in places}
-    if surplus := [place for place in places if place not in wanted.shared]:
+    expected = {**wanted.shared, **wanted.messages}
+    if surplus := [place for place in places if place not in expected]:
         raise RecordsError(f"shared.{surplus[0]}: it sends a shared state for a callback that nobody asked for.")
-    return {place: unpack(content, f"shared.{place}", layout) for place, layout in wanted.shared.items()}
+    if idle:
+        expected = {place: layout for place, layout in expected.items() if place in places}
+    return {place: unpack(content, f"shared.{place}", layout) for place, layout in expected.items()}
 
 
 def description_content(description: Description) -> RecordDict:
@@ -191,6 +200,15 @@ def _places(names: Iterable[str], kind: str) -> list[int]:
     return sorted({int(one[1]) for one in parts if one[0] == kind and len(one) > 1 and _PLACE.fullmatch(one[1])})
 
 
+def _listed_places(found: ConfigRecord, key: str) -> tuple[int, ...]:
+    """Places of callbacks in a list, each once."""
+    places = _of_type(found, key, list)
+    if len(places) > _MOST_PLACES or any(type(one) is not int or not 0 <= one < _MOST_PLACES for one in places):
+        raise RecordsError(f"expected places of callbacks under {key!r}, got {shown(places)}.")
+    return tuple(sorted({*places}))
+
+
+_MOST_PLACES = 10_000
 _PLACE = re.compile(r"[0-9]{1,4}")
 
 

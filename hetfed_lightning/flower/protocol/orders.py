@@ -20,12 +20,18 @@ class Order:
         left_out: Reason why the coordinator left the site out of the round that it closes, for its log; empty if it did
             not.
         answer: True to predict on the public set before the next round begins.
+        enter: Round to open without training, by receiving ``shared`` if no round is closed, and sending the messages
+            of its start; None for none.
+        attend: Round to attend without training in it, by receiving ``shared`` if no round is closed, and sending the
+            messages of its end; None for none.
         begin: Round to train in; None for none.
         answer_after: True to predict on the public set after the local steps.
         learn: Round at whose end to learn from ``targets``; None for none.
         keys: Keys of the tensors to send at the end, by averaging callback's place; empty if the round does not
             average, or other sites have to be heard first.
-        shared: Shared tensors, of any shape, by key, for each averaging callback of the configuration by its place.
+        messages: Places of the methods whose messages to send: as the round opens with ``enter``, else at its end.
+        shared: Tensors handed out, of any shape, by key, for each averaging callback and method of the configuration by
+            its place. They are received as a round is closed, or as one opens if none is closed.
         targets: Targets of the ensemble on the public set, softened, shape ``(P, C)``, for each distilling callback by
             its place. They are learned in the local steps of the round that begins, or at the end of round ``learn``.
         lessons: Targets of the same form, learned by a newcomer before its first local step.
@@ -35,10 +41,13 @@ class Order:
     finish: int | None = None
     left_out: str = ""
     answer: bool = False
+    enter: int | None = None
+    attend: int | None = None
     begin: int | None = None
     answer_after: bool = False
     learn: int | None = None
     keys: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    messages: tuple[int, ...] = ()
     shared: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
     targets: Mapping[int, Tensor] = field(default_factory=dict)
     lessons: Mapping[int, Tensor] = field(default_factory=dict)
@@ -49,6 +58,8 @@ class Order:
         done = [
             "" if self.finish is None else f"round {self.finish + 1} closed",
             "the public set answered" if self.answer else "",
+            "" if self.enter is None else f"round {self.enter + 1} entered",
+            "" if self.attend is None else f"round {self.attend + 1} attended",
             "" if self.begin is None else f"round {self.begin + 1} trained",
             "" if self.learn is None else f"round {self.learn + 1} learned from the ensemble",
         ]
@@ -85,7 +96,7 @@ class Reply:
         quarantined: Reason why it left itself out of the round; empty if it did not.
         idle: True if no optimizer step of the round changed its weights: it takes part, but has nothing to average.
         answers: Outputs on the public set, shape ``(P, C)``; None if not asked for.
-        shared: Shared tensors, of any shape, by key, for each averaging callback by its place.
+        shared: Tensors sent, of any shape, by key, for each averaging callback and method by its place.
     """
 
     participant: str

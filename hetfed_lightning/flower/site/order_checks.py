@@ -14,8 +14,10 @@ from torch import Tensor
 
 from hetfed_lightning.distillation.outputs import KINDS
 from hetfed_lightning.finite import LARGEST, LARGEST_PREDICTION, is_finite, largest_number
+from hetfed_lightning.flower.protocol.deployable import carried_methods
 from hetfed_lightning.flower.protocol.description import subjects
 from hetfed_lightning.flower.protocol.untrusted import NAME, one_line
+from hetfed_lightning.flower.site.method_checks import fault_of_messages, fault_of_result
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.participants.first_batch import outputs_of
@@ -63,7 +65,8 @@ def check_rounds(order: Order, name: str, most: int) -> None:
     Raises:
         OrderError: If a round is outside; names the participant, the round and the bound.
     """
-    for does, found in (("close", order.finish), ("train in", order.begin), ("learn in", order.learn)):
+    entered = ("enter", order.enter), ("attend", order.attend)
+    for does, found in (("close", order.finish), *entered, ("train in", order.begin), ("learn in", order.learn)):
         if found is None or 0 <= found < most:
             continue
         raise OrderError(
@@ -83,6 +86,7 @@ class OrderChecks:
     def __init__(self, callbacks: Sequence[FederatedCallback]) -> None:
         self._averaging = {place: one for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
         self._distilling = {place: one for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
+        self._methods = carried_methods(callbacks)
 
     def check(self, federation: Federation, order: Order) -> None:
         """Check all of an order, in a fit that has begun, when precision and data are as in training.
@@ -98,7 +102,13 @@ class OrderChecks:
         for participant in federation.members().values():
             for place, keys in order.keys.items():
                 self._check_keys(place, participant, keys, "asks for")
+            if fault := fault_of_messages(self._methods, order):
+                raise OrderError(f"{participant.label}: the coordinator {fault}.")
             for place, state in order.shared.items():
+                if place in self._methods:
+                    if fault := fault_of_result(federation, self._methods[place], state):
+                        raise OrderError(f"{participant.label}: the coordinator {fault}.")
+                    continue
                 self._check_keys(place, participant, tuple(state), "sends")
                 self._check_state(participant, self._averaging[place].shareable(participant), state)
         for participant in subjects(federation).values():

@@ -8,20 +8,21 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.federated_callback import Career, FederatedCallback
 from hetfed_lightning.federation.federation import Federation
+from hetfed_lightning.flower.protocol.deployable import carried_methods
 from hetfed_lightning.flower.protocol.description import Description, describe, subjects
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.untrusted import one_line
 from hetfed_lightning.flower.site.account_file import AccountFile, check_noise, opened_account
 from hetfed_lightning.flower.site.order_checks import MORE_ROUNDS, check_rounds, most_repeats
 from hetfed_lightning.flower.site.site_round import Act, Pause, SiteEnd, SiteRound, own_figures
-from hetfed_lightning.flower.site.site_store import Place, SiteStore, Stage
+from hetfed_lightning.flower.site.site_store import UNTRAINED, Place, SiteStore, Stage
 from hetfed_lightning.participants.participant import STUDENT
 
 log = logging.getLogger(__name__)
@@ -125,6 +126,10 @@ class Site:
             self._finish(order, order.finish, store)
         if order.answer:
             self._answer(order, store)
+        if order.enter is not None:
+            self._enter(order, Place(order.enter, Stage.ENTERED), store)
+        if order.attend is not None:
+            self._enter(order, Place(order.attend, Stage.ATTENDED), store)
         if order.begin is not None:
             self._begin(order, order.begin, store)
         if order.learn is not None:
@@ -167,7 +172,7 @@ class Site:
                 self._validate(order, end, store)
             return
         place = store.newest(before=end)
-        if place is None or place.round_index < round_index:
+        if place is None or place.round_index < round_index or place.stage in UNTRAINED:
             self._catch_up(order, round_index, store, place)
             return
 
@@ -179,13 +184,12 @@ class Site:
 
     def _catch_up(self, order: Order, round_index: int, store: SiteStore, place: Place | None) -> None:
         """Close a round that the site has not trained in, since it was not sampled or was away."""
-        if place is not None and place.stage != Stage.FINISHED:
-            self._finish(order, place.round_index, store)
-            place = Place(place.round_index, Stage.FINISHED)
+        place = self._closed(order, place, store)
 
         def validate(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
+            _go_to(trainer, round_index)
+            clock.receive(federation, closes=True)
             _go_to(trainer, round_index + 1)
-            clock.receive(federation)
             clock.save(trainer)
             raise Pause
 
@@ -218,10 +222,7 @@ class Site:
         if self._said_again(order, fingerprint, end, store):
             store.take_back(end)
             return
-        place = store.newest(before=end)
-        if place is not None and place.stage != Stage.FINISHED:  # A round whose end the site never heard of.
-            self._finish(order, place.round_index, store)
-            place = Place(place.round_index, Stage.FINISHED)
+        place = self._closed(order, store.newest(before=end), store)
 
         def move(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
             del clock
@@ -230,6 +231,31 @@ class Site:
                 federation.begin_schedules(round_index)
 
         self._fit(order, place, store, started=move, end=end, fingerprint=fingerprint)
+
+    def _closed(self, order: Order, place: Place | None, store: SiteStore) -> Place | None:
+        """Place to go on from: after the close of a round that the site has trained in and never heard the end of.
+
+        Results of methods belong to the round in progress, and are not received as that one is closed.
+        """
+        if place is None or place.stage == Stage.FINISHED or place.stage in UNTRAINED:
+            return place
+        methods = carried_methods(self._taken().callbacks)
+        shared = {key: state for key, state in order.shared.items() if key not in methods}
+        self._finish(replace(order, shared=shared), place.round_index, store)
+        return Place(place.round_index, Stage.FINISHED)
+
+    def _enter(self, order: Order, end: Place, store: SiteStore) -> None:
+        """Open a round without training in it, or attend its end."""
+        place = self._closed(order, store.newest(before=end), store)
+        when: Literal["start", "end"] = "start" if end.stage == Stage.ENTERED else "end"
+
+        def enter(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
+            _go_to(trainer, end.round_index)
+            if place is None:
+                federation.begin_schedules(end.round_index)
+            clock.enter(trainer, federation, when)
+
+        self._fit(order, place, store, started=enter, end=end)
 
     def _learn(self, order: Order, round_index: int, store: SiteStore) -> None:
         """Learn from the ensemble at a round's end."""
@@ -343,7 +369,13 @@ def _trainer(parts: SiteParts, rounds: int, *callbacks: L.Callback) -> L.Trainer
 
 def _ends(order: Order) -> list[Place]:
     """Places to which the parts of an order lead, in their order."""
-    parts = ((order.finish, Stage.FINISHED), (order.begin, Stage.TRAINED), (order.learn, Stage.LEARNED))
+    parts = (
+        (order.finish, Stage.FINISHED),
+        (order.enter, Stage.ENTERED),
+        (order.attend, Stage.ATTENDED),
+        (order.begin, Stage.TRAINED),
+        (order.learn, Stage.LEARNED),
+    )
     return [Place(round_index, stage) for round_index, stage in parts if round_index is not None]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import lightning as L
 import torch
@@ -15,9 +15,11 @@ from hetfed_lightning.federated_callback import Career, FederatedCallback
 from hetfed_lightning.federation.quarantine import quarantine_non_finite
 from hetfed_lightning.federation.round_clock import RoundClock
 from hetfed_lightning.finite import why_not_heard
+from hetfed_lightning.flower.protocol.deployable import carried_methods
 from hetfed_lightning.flower.protocol.description import subjects
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.order_checks import OrderChecks
+from hetfed_lightning.flower.site.site_carrier import SiteCarrier
 from hetfed_lightning.local_training.dpsgd_steps import PrivacyBudgetError, open_budgets
 from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
@@ -77,6 +79,7 @@ class SiteRound(RoundClock):
         self.order = order
         self.reply = reply
         self.averaging = {place: one for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
+        self.carriers = {place: SiteCarrier(one, place, order) for place, one in carried_methods(callbacks).items()}
         self.distilling = {place: one for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
         self.save = save
         self.started = started
@@ -96,6 +99,8 @@ class SiteRound(RoundClock):
             trainer: Trainer of the fit.
             pl_module: The federation.
         """
+        for carrier in self.carriers.values():
+            carrier.prepare(pl_module)
         self._checks.check(pl_module, self.order)
         federation: Federation = pl_module
         self._samples = sum(map(federation.federated_data.num_samples, federation.members()))
@@ -122,13 +127,14 @@ class SiteRound(RoundClock):
             log.warning("%s", error)
             raise Pause from error
         federation.open_round(federation.current_round)
-        self.receive(federation)
+        self.receive(federation, closes=False)
         targets = _on(federation.device, self.order.targets)
         for place, callback in self.distilling.items():
             callback.set_targets(targets.get(place))
         self._take_lessons(federation)
         self._set_anchors(federation)
         federation.adding = [one for one in self._all() if one.adds_to_loss(federation)]
+        federation.shaping = [one for one in self._all() if one.shapes_loss()]
         federation.fleets.open_round(federation, federation.trained_here(federation.current_round))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -153,13 +159,66 @@ class SiteRound(RoundClock):
 
     # Parts of an order
 
-    def receive(self, federation: Federation) -> None:
-        """Load the shared state into the participant."""
+    def receive(self, federation: Federation, *, closes: bool) -> None:
+        """Take over what is handed out, callback by callback.
+
+        Args:
+            federation: The site's federation.
+            closes: True as a round is closed, False as one opens.
+        """
+        round_index = federation.current_round
+        for place in sorted(self.order.shared):
+            if place in self.averaging:
+                self._load_shared(federation, place)
+            elif closes:
+                self.carriers[place].hand_out(federation, round_index)
+            else:
+                self.carriers[place].open_round(federation, round_index)
+
+    def _load_shared(self, federation: Federation, place: int) -> None:
+        """Load the shared state of one averaging callback into the participant."""
         for participant in federation.members().values():
-            for place, state in self.order.shared.items():
-                participant.load_state_of(state)
-                if self.averaging[place].proximal:
-                    self.anchors[place] = participant.state_of(state)
+            participant.load_state_of(self.order.shared[place])
+            if self.averaging[place].proximal:
+                self.anchors[place] = participant.state_of(self.order.shared[place])
+
+    def enter(self, trainer: L.Trainer, federation: Federation, when: Literal["start", "end"]) -> None:
+        """Receive what is handed out as a round opens, send messages without training in it, and pause.
+
+        Args:
+            trainer: Trainer of the fit.
+            federation: The site's federation.
+            when: Moment of the messages.
+        """
+        self.receive(federation, closes=False)
+        self.send(federation, when)
+        self.save(trainer)
+        self.reply.shared = self._messages()
+        raise Pause
+
+    def send(self, federation: Federation, when: Literal["start", "end"]) -> None:
+        """Make the messages that the order asks for; one that is not finite quarantines the participant.
+
+        Args:
+            federation: The site's federation.
+            when: Moment of the messages.
+        """
+        for carrier in self.carriers.values():
+            carrier.collect(federation, federation.current_round, when)
+            if not isinstance(carrier.sent, str):
+                continue
+            for name in federation.members():
+                if federation.round_is_open:
+                    federation.quarantine(name, carrier.sent)
+                else:
+                    self.reply.quarantined = carrier.sent
+
+    def _messages(self) -> dict[int, dict[str, Tensor]]:
+        """Messages just made, by place."""
+        if self.reply.quarantined:
+            return {}
+        sent = {place: one.sent for place, one in self.carriers.items() if isinstance(one.sent, dict)}
+        return {place: {key: tensor.cpu() for key, tensor in one.items()} for place, one in sent.items()}
 
     def _set_anchors(self, federation: Federation) -> None:
         """Set the state that was received last as anchor, if a proximal term asks for one."""
@@ -192,7 +251,7 @@ class SiteRound(RoundClock):
             round_index: The round, from 0.
         """
         self.reopen(federation, round_index)
-        self.receive(federation)
+        self.receive(federation, closes=True)
         for callback in self.averaging.values():
             for name in federation.active_names(round_index) if callback.is_due(round_index) else ():
                 callback.tidy(federation, name)
@@ -231,6 +290,7 @@ class SiteRound(RoundClock):
             trainer: Trainer of the fit.
             federation: The site's federation.
         """
+        self.send(federation, "end")
         for name in subjects(federation):
             self.safe = federation.guard.safe_state(name)
             self.reply.quarantined = federation.guard.quarantined.get(name, self.reply.quarantined)
@@ -238,6 +298,7 @@ class SiteRound(RoundClock):
         self.save(trainer)
         if not self.reply.quarantined and not self.reply.idle:
             self.offer(federation)
+        self.reply.shared |= self._messages()
         raise Pause
 
     def offer(self, federation: Federation) -> None:
@@ -267,6 +328,7 @@ class SiteRound(RoundClock):
         self.reply.answers, self.reply.idle = said["answers"], said["idle"]
         if not self.reply.idle:
             self.offer(federation)
+        self.reply.shared |= said.get("messages", {})  # Older states have none.
         return True
 
     def _take_lessons(self, federation: Federation) -> None:
@@ -294,7 +356,9 @@ class SiteRound(RoundClock):
         return super().career_of(federation, name) if self.career is None else self.career
 
     def _all(self) -> list[FederatedCallback]:
-        return [*self.distilling.values(), *self.averaging.values()]
+        methods = {place: carrier.method for place, carrier in self.carriers.items()}
+        found: dict[int, FederatedCallback] = {**self.distilling, **self.averaging, **methods}
+        return sorted((found[place] for place in sorted(found)), key=lambda callback: callback.phase)
 
     # State
 
@@ -308,14 +372,24 @@ class SiteRound(RoundClock):
             "quarantined": self.reply.quarantined,
             "idle": self.reply.idle,
             "answers": self.reply.answers,
+            "messages": self._messages(),
         }
-        return {"safe": self.safe, "anchors": self.anchors, "said": said if self.fingerprint else {}}
+        return {
+            "safe": self.safe,
+            "anchors": self.anchors,
+            "methods": {place: carrier.state_dict() for place, carrier in self.carriers.items()},
+            "said": said if self.fingerprint else {},
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore the result of :meth:`state_dict`."""
         self.safe = state_dict["safe"]
         self.anchors = dict(state_dict["anchors"])
         self.said = dict(state_dict.get("said", {}))  # Older states have none.
+        saved = state_dict.get("methods", {})
+        for place, carrier in self.carriers.items():
+            if place in saved:
+                carrier.load_state_dict(saved[place])
 
 
 class SiteEnd(Checkpoint):

@@ -36,7 +36,7 @@ _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _REPEATS = "repeats"
 _ASIDE = "set_aside"
 _WAITING = ".pending"
-_STATE = r"round-(?P<round>\d+)-(?P<stage>trained|learned|finished)"
+_STATE = r"round-(?P<round>\d+)-(?P<stage>entered|attended|trained|learned|finished)"
 _NAME = re.compile(rf"{_STATE}\.ckpt")
 _PENDING = re.compile(rf"{_STATE}\.(?P<mark>[0-9a-f]+){re.escape(_WAITING)}")
 
@@ -44,12 +44,20 @@ _PENDING = re.compile(rf"{_STATE}\.(?P<mark>[0-9a-f]+){re.escape(_WAITING)}")
 class Stage(IntEnum):
     """Progress of a site in a round."""
 
-    TRAINED = 0
+    ENTERED = 0
+    """Round opened: current results received, messages of its start sent."""
+    ATTENDED = 1
+    """Results of the round's start received, and messages of its end sent, without training in it."""
+    TRAINED = 2
     """Local steps done."""
-    LEARNED = 1
+    LEARNED = 3
     """Distillation from the ensemble done as well."""
-    FINISHED = 2
+    FINISHED = 4
     """Shared state received and validated."""
+
+
+UNTRAINED = frozenset({Stage.ENTERED, Stage.ATTENDED})
+"""Stages before the local steps of a round."""
 
 
 @dataclass(frozen=True, order=True)

@@ -1,0 +1,93 @@
+"""Carrier of a method at its site: results come with orders, messages leave with replies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
+
+from hetfed_lightning.flower.protocol.orders import Order
+from hetfed_lightning.methods.method import Method
+from hetfed_lightning.methods.participant_side import ParticipantSide
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.methods.context import Context
+    from hetfed_lightning.methods.messages import Message
+
+
+class SiteCarrier:
+    """The participant's half of one method, in a federation of one.
+
+    Args:
+        method: Its method, whose ``carrier`` it becomes.
+        place: Place of the method among the callbacks.
+        order: Order that is carried out.
+
+    Attributes:
+        sent: Message that was asked for, or the reason for which it cannot be used; None without one.
+    """
+
+    def __init__(self, method: Method, place: int, order: Order) -> None:
+        self.method, self._place, self._order = method, place, order
+        self.received: dict[str, Tensor] = {}
+        self.participants = ParticipantSide(method, lambda _: self.received)
+        self.sent: dict[str, Tensor] | str | None = None
+        method.carrier = self
+
+    def prepare(self, federation: Federation) -> None:
+        """Bring what was saved to the device."""
+        self.received = {key: one.to(federation.device) for key, one in self.received.items()}
+        memory = self.participants.memory
+        for name, own in memory.items():
+            memory[name] = {key: one.to(federation.device) for key, one in own.items()}
+
+    def open_round(self, federation: Federation, round_index: int) -> None:
+        """Receive what is handed out with an order that closes no round."""
+        if self._order.finish is None:
+            self.hand_out(federation, round_index)
+
+    def collect(self, federation: Federation, round_index: int, when: Literal["start", "end"]) -> None:
+        """Make the message that the order asks for; of who has taken no step, only where the method needs none."""
+        del round_index
+        (name,) = federation.members()
+        if self._place not in self._order.messages or name in federation.guard.quarantined:
+            return
+        if when == "end" and self.method.needs_steps and not federation.local[name].landed:
+            return
+        self.sent = self.participants.send(federation, name, when=when)
+
+    def combine(self, federation: Federation, round_index: int) -> None:
+        """Nothing: the coordinator does."""
+
+    def hand_out(self, federation: Federation, round_index: int) -> None:
+        """Receive what is handed out with the order."""
+        del round_index
+        handed = self._order.shared.get(self._place)
+        if handed is None:
+            return
+        (name,) = federation.members()
+        self.received = {key: one.to(federation.device) for key, one in handed.items()}
+        if self.method.replaces_state:
+            federation[name].load_state_of(self.replaced(federation, self.received))
+        if type(self.method).receive is not Method.receive:
+            self.participants.receive(federation, name)
+
+    def replaced(self, federation: Federation, handed: Message) -> dict[str, Tensor]:
+        """Tensors of a result that replace those of the participant."""
+        (participant,) = federation.members().values()
+        return {key: one for key, one in handed.items() if key in participant.state_dict(keep_vars=True)}
+
+    def context(self, federation: Federation, name: str) -> Context:
+        """Context of the participant."""
+        return self.participants.context(federation, name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors received and remembered, for the site's state."""
+        return {"received": dict(self.received), "memory": self.participants.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with those of a site's state."""
+        self.received = dict(state["received"])
+        self.participants.load_state_dict(state["memory"])

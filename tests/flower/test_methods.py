@@ -1,0 +1,160 @@
+"""Methods of a user's own between institutions: the numbers, bytes and messages of one process."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback
+from hetfed_lightning.flower.protocol.messages import WORK
+from hetfed_lightning.methods.messages import Exchange
+from tests.federations import equal
+from tests.flower.federating import Callbacks, Deployed
+from tests.methods.own_methods import ControlVariates, Prototypes, Rumour
+
+pytestmark = pytest.mark.promise("parity")
+
+
+class Again(Rumour):
+    """Sends at a round's start and at its end, of everybody."""
+
+    exchanges = (Exchange("start", "joined"), Exchange("end", "joined"))
+
+
+class Sampled(Rumour):
+    """Sends at both moments, of those who train."""
+
+    exchanges = (Exchange("start"), Exchange("end"))
+
+
+class Ended(ControlVariates):
+    """Ends the training after the second round."""
+
+    def combine(self, *args: Any) -> Any:
+        found = super().combine(*args)
+        return type(found)(found.state, {"round": float(args[-1])}, stop=args[-1] == 1)
+
+
+class Seldom(Prototypes):
+    """Sends in every second round, and needs steps."""
+
+    needs_steps = True
+
+    def is_due(self, round_index: int) -> bool:
+        return round_index % 2 == 0
+
+
+def named(method: Any, name: str) -> Any:
+    method.name = name
+    return method
+
+
+LATER: dict[str, Any] = {"own": {"c": {"joins_at": 1}}, "settings": {"joins_at": {"c": 1}}}
+SAMPLED: dict[str, Any] = {"settings": {"participation": 0.6}, "rounds": 5}
+
+GRID: dict[str, tuple[Callbacks, dict[str, Any]]] = {
+    "prototypes": (lambda: [Prototypes()], {}),
+    "control variates, of those who are sampled": (lambda: [ControlVariates()], SAMPLED),
+    "both beside averaging, a newcomer": (
+        lambda: [Prototypes(), BackboneAveraging(), Rumour()],
+        LATER | {"rounds": 4, "settings": {"joins_at": {"c": 1}, "participation": 0.6}},
+    ),
+    "prototypes and control variates": (
+        lambda: [ControlVariates(), Prototypes()],
+        LATER | {"participants": {"shared": ("*",)}},
+    ),
+    "at a round's start": (lambda: [Rumour(), Prototypes()], LATER),
+    "at a round's start and end, of everybody": (
+        lambda: [Again(), BackboneAveraging()],
+        LATER | {"rounds": 4, "settings": {"joins_at": {"c": 1}, "participation": 0.6}},
+    ),
+    "at a round's start and end, of those who are sampled": (
+        lambda: [Sampled()],
+        LATER | {"rounds": 4, "settings": {"joins_at": {"c": 1}, "participation": 0.6}},
+    ),
+    "two of a class": (lambda: [named(Prototypes(1.0), "near"), named(Prototypes(0.1), "far")], {}),
+    "beside distillation in a phase": (lambda: [EnsembleDistillation(), Prototypes(), Seldom()], {"rounds": 4}),
+    "beside mixed distillation": (lambda: [Rumour(), EnsembleDistillation(mode="mixed"), Prototypes()], {}),
+    "ends": (lambda: [Ended()], {}),
+}
+
+
+def steps(rounds: Sequence[int]) -> Any:
+    """Has a participant take steps in some rounds alone."""
+
+    def change(participant: Any) -> None:
+        participant.on_train_batch_start = lambda *_: None if participant.current_epoch in rounds else -1
+
+    return change
+
+
+GRID["who takes no step"] = (
+    lambda: [named(Seldom(), "seldom"), Prototypes()],
+    {"changes": {"a": steps([1])}},
+)
+
+
+def same_as_in_one_fit(deployed: Deployed, run: str, states: Any, metrics: Any) -> None:
+    """States to the bit; every figure and all bytes of every round."""
+    found = deployed.states(run)
+    for name, state in found.items():
+        assert equal(state, states[name]), name
+    for wanted, own, together in zip(metrics, deployed.notes.metrics, deployed.notes.figures, strict=True):
+        known = own | together
+        assert {key for key in wanted if key.startswith("federation/bytes")} == {
+            key for key in known if key.startswith("federation/bytes")
+        }
+        missing = {key for key in known if key not in wanted}
+        assert not missing
+        assert known == pytest.approx({key: wanted[key] for key in known}, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("named", GRID)
+def test_states_figures_and_bytes_are_those_of_one_fit(named: str, tmp_path: Path) -> None:
+    callbacks, settings = GRID[named]
+    deployed = Deployed("abc", callbacks, tmp_path, **settings)
+    states, metrics = deployed.rounds_in_one_fit()
+    leader = deployed.lead()
+    same_as_in_one_fit(deployed, leader.run_id, states, metrics)
+
+
+def messages(callbacks: Callbacks, folder: Path, **settings: Any) -> Counter[str]:
+    deployed = Deployed("abc", callbacks, folder, **settings)
+    deployed.lead()
+    return Counter(name for name, kind, *_ in deployed.grid.sent if kind == WORK)
+
+
+def test_a_round_is_one_message_whatever_methods_send_at_its_end(tmp_path: Path) -> None:
+    assert messages(lambda: [Prototypes(), ControlVariates()], tmp_path / "methods") == dict.fromkeys("abc", 4)
+    averaged = messages(lambda: [BackboneAveraging()], tmp_path / "averaging")
+    beside = messages(lambda: [BackboneAveraging(), Prototypes(), ControlVariates()], tmp_path / "beside")
+    assert beside == averaged
+
+
+def test_an_exchange_at_a_rounds_start_is_one_more(tmp_path: Path) -> None:
+    assert messages(lambda: [Rumour()], tmp_path) == dict.fromkeys("abc", 3 * 2 + 1)
+
+
+def test_coordinator_and_sites_go_on_after_a_restart(tmp_path: Path) -> None:
+    def callbacks() -> list[FederatedCallback]:
+        return [Prototypes(), BackboneAveraging(), Rumour()]
+
+    settings: dict[str, Any] = LATER | {"rounds": 4, "settings": {"joins_at": {"c": 1}, "participation": 0.6}}
+    states, metrics = Deployed("abc", callbacks, tmp_path / "one", **settings).rounds_in_one_fit()
+    deployed = Deployed("abc", callbacks, tmp_path / "many", **settings)
+
+    def killed(name: str, order: Any) -> None:
+        if name == "c" and order.begin == 2:
+            raise KeyboardInterrupt
+
+    deployed.grid.hooks.append(killed)
+    first = deployed.coordinator()
+    with pytest.raises(KeyboardInterrupt):
+        first.lead()
+    again = Deployed("abc", callbacks, tmp_path / "many", **settings)
+    again.notes = deployed.notes
+    leader = again.lead(resume=True)
+    assert leader.run_id == first.run_id
+    same_as_in_one_fit(again, leader.run_id, states, metrics)
