@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -32,6 +31,7 @@ from hetfed_lightning.participants.compilation import (
     settings_of,
 )
 from hetfed_lightning.participants.inseparable import bound_buffers, first_keys
+from hetfed_lightning.participants.key_patterns import matches
 from hetfed_lightning.participants.precision import converted, default_optimizer
 from hetfed_lightning.participants.transfer import Transfer, slow_down
 from hetfed_lightning.privacy import DPSGD, PrivacyAccount
@@ -433,13 +433,13 @@ class Participant(Borrower, L.LightningModule):
     def _shared_of(self, state: Mapping[str, Any]) -> list[str]:
         keys = [key for key in state if key.split(".")[0] not in FITTED or isinstance(state[key], nn.Parameter)]
         for pattern in self.shared:
-            if pattern != "*" and not any(_matches(key, pattern) for key in keys):
+            if pattern != "*" and not any(matches(key, pattern) for key in keys):
                 found = ", ".join(sorted({key.split(".")[0] for key in keys})) or "no parameters"
                 raise ValueError(
                     f"{self.label}: shared={pattern!r} matches no key of its state (which has {found}). "
                     "Name a module, a key, or an fnmatch pattern such as 'backbone.layer1.*'."
                 )
-        matched = [key for key in keys if any(_matches(key, pattern) for pattern in self.shared)]
+        matched = [key for key in keys if any(matches(key, pattern) for pattern in self.shared)]
         first = first_keys({key: state[key] for key in matched})
         return [key for key in matched if first[key] == key]
 
@@ -467,7 +467,7 @@ class Participant(Borrower, L.LightningModule):
         return {
             key: shared[id(tensor)]
             for key, tensor in state.items()
-            if id(tensor) in shared and not any(_matches(key, pattern) for pattern in self.shared)
+            if id(tensor) in shared and not any(matches(key, pattern) for pattern in self.shared)
         }
 
     def buffer_keys(self) -> set[str]:
@@ -682,10 +682,6 @@ def _is_part(tensor: Tensor) -> bool:
 def output_width(outputs: Tensor) -> int:
     """Number of outputs per example."""
     return 1 if outputs.ndim == 1 else outputs.shape[-1]
-
-
-def _matches(key: str, pattern: str) -> bool:
-    return key == pattern or key.startswith(f"{pattern}.") or fnmatchcase(key, pattern)
 
 
 def _at_least(name: str, value: int, least: int) -> None:
