@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ Batch = Any
 
 @dataclass(frozen=True)
 class LocalWork:
-    """Work of a participant in a round: passes over its data, and at most ``step_budget`` batches.
+    """Work of a participant in a round: passes over its data and batches beyond, at most ``step_budget`` in all.
 
     Where ``poisson``, each example is in a batch on its own, drawn from the system's entropy: DP-SGD counts on it.
     """
@@ -36,11 +37,16 @@ class LocalWork:
     local_epochs: int = 1
     step_budget: int | None = None
     poisson: bool = False
+    steps: int = 0
 
     def batches(self, source: TrainingSet) -> int:
         """Number of batches in a round on a training set, before the trainer's limit."""
-        batches = source.batches_per_epoch * self.local_epochs
+        batches = source.batches_per_epoch * self.local_epochs + self.steps
         return batches if self.step_budget is None else min(batches, self.step_budget)
+
+    def passes(self, source: TrainingSet) -> Fraction:
+        """Passes over a training set, those that are not completed as fractions, before ``step_budget``."""
+        return self.local_epochs + Fraction(self.steps, max(1, source.batches_per_epoch))
 
 
 class Hosting(Protocol):
@@ -72,8 +78,11 @@ class TrainingSchedule(Protocol):
     def active_names(self, round_index: int) -> list[str]:
         """Names of the participants that take part in a round, in order."""
 
-    def work_of(self, name: str) -> LocalWork:
-        """Work of a participant, the same in every round."""
+    def work_of(self, name: str, round_index: int) -> LocalWork:
+        """Work of a participant in a round that it takes part in."""
+
+    def rounds_ahead(self) -> Sequence[int]:
+        """Rounds in which somebody's work may be another, at least one: the current one alone if it is always equal."""
 
     def limit_batches(self, batches: int) -> int:
         """Number of batches left of ``batches`` under the trainer's limit."""
@@ -176,18 +185,18 @@ class RoundLoader:
         """
         self._round = epoch, self.schedule.expect_batches(self.steps_in(epoch))
 
-    def full_steps_of(self, name: str) -> int:
+    def full_steps_of(self, name: str, round_index: int) -> int:
         """Number of batches of a participant's data and work in a round."""
-        return self.schedule.work_of(name).batches(self.sources[name])
+        return self.schedule.work_of(name, round_index).batches(self.sources[name])
 
-    def steps_of(self, name: str) -> int:
+    def steps_of(self, name: str, round_index: int) -> int:
         """Number of batches that a participant trains on in a round, after the trainer's limit."""
-        return self.schedule.limit_batches(self.full_steps_of(name))
+        return self.schedule.limit_batches(self.full_steps_of(name, round_index))
 
     def steps_in(self, round_index: int) -> int:
         """Number of batches of a round, at least 1: the most of any participant in it, in this process or not."""
         active = self.schedule.active_names(round_index)
-        return max((self.steps_of(name) for name in active if name in self.sources), default=1) or 1
+        return max((self.steps_of(name, round_index) for name in active if name in self.sources), default=1) or 1
 
     def length_of(self, name: str, step: int) -> int:
         """Number of examples in one of a participant's batches of a round.
@@ -201,7 +210,10 @@ class RoundLoader:
     def __len__(self) -> int:
         # The longest possible round: Lightning checks its settings by it; `set_epoch` gives each round's own length.
         if self._length is None:
-            self._length = max((self.full_steps_of(name) for name in self.sources), default=0)
+            rounds = self.schedule.rounds_ahead()
+            steps = (self.full_steps_of(name, round_index) for round_index in rounds for name in self.sources)
+            # A run whose first rounds are empty by their plans has rounds all the same.
+            self._length = max(steps, default=0) or int(any(one.batches_per_epoch for one in self.sources.values()))
         return self._length
 
     def __iter__(self) -> Iterator[RoundBatch]:
@@ -210,7 +222,7 @@ class RoundLoader:
         active = [name for name in self.schedule.active_names(round_index) if name in self.sources]
         if (hosting := self.hosting) is not None:
             active = list(filter(hosting.hosts, active))
-        plans = {name: self._plan(name, round_index)[: self.steps_of(name)] for name in active}
+        plans = {name: self._plan(name, round_index)[: self.steps_of(name, round_index)] for name in active}
         if hosting is not None:
             plans = {name: [hosting.share(indices) for indices in plan] for name, plan in plans.items()}
         loaded = self._loaded(plans, round_index, start)
@@ -251,12 +263,12 @@ class RoundLoader:
 
     def _plan(self, name: str, round_index: int) -> list[Tensor]:
         """Indices of a participant's batches in a round, one tensor a batch."""
-        source, work = self.sources[name], self.schedule.work_of(name)
+        source, work = self.sources[name], self.schedule.work_of(name, round_index)
         batches: list[Tensor] = []
         if work.poisson:
-            steps, total = source.batches_per_epoch * work.local_epochs, source.num_samples
+            steps, total = source.batches_per_epoch * work.local_epochs + work.steps, source.num_samples
             return [random_positions(total, source.sampling_probability) for _ in range(steps)]
-        for epoch in range(work.local_epochs):
+        for epoch in range(math.ceil(work.passes(source))):
             generator = stream_generator(self.schedule.seed, "order", round_index, name, epoch)
             order = torch.randperm(source.num_samples, generator=generator)
             batches.extend(order.split(source.batch_size)[: source.batches_per_epoch])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
@@ -27,6 +27,7 @@ from hetfed_lightning.federation.cohort import KeepsRoster
 from hetfed_lightning.federation.evaluation import evaluate, owner_of, predict, skip_empty_validation, validates_in
 from hetfed_lightning.federation.finite_guard import FiniteGuard
 from hetfed_lightning.federation.forwarded_hooks import HandsOnHooks, check_hooks
+from hetfed_lightning.federation.local_plans import LocalPlans
 from hetfed_lightning.federation.log_writer import LogBook, is_fitting
 from hetfed_lightning.federation.member_storage import LendsStorage
 from hetfed_lightning.federation.own_trainer import OwnTrainer
@@ -150,6 +151,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.bytes_down = 0
         self.method_bytes: dict[str, int] = {}
         self.scope = "own"
+        self.plans = LocalPlans()
         self.logbook = LogBook()
         self.ranks = Ranks()
         self.preemption: Preemption | None = None
@@ -223,17 +225,26 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         """Batches of the round already trained."""
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
-    def work_of(self, name: str) -> LocalWork:
-        """A participant's work in every round."""
+    def work_of(self, name: str, round_index: int) -> LocalWork:
+        """A participant's work in a round: that of its plan, or of its own settings where no method plans."""
         participant = self[name]
-        return LocalWork(participant.local_epochs, participant.step_budget, participant.privacy is not None)
+        poisson = participant.privacy is not None
+        if not (parts := self.plans.of(self, name, round_index)):
+            return LocalWork(participant.local_epochs, participant.step_budget, poisson)
+        epochs, steps = sum(part.epochs or 0 for part in parts), sum(part.steps or 0 for part in parts)
+        return LocalWork(epochs, None, poisson, steps)
+
+    def rounds_ahead(self) -> Sequence[int]:
+        """Rounds of the run whose plans may differ in length; the current one alone where no method plans."""
+        now, last = self.current_round, self.trainer.max_epochs or 0
+        return [now] if self.plans.is_empty else range(now, max(last, now + 1))
 
     def limit_batches(self, batches: int) -> int:
         """``limit_train_batches`` applied to one participant: a share of *its* batches, at least one."""
         limit = self.trainer.limit_train_batches
         if isinstance(limit, int):
             return min(batches, limit)
-        return batches if limit is None else max(1, int(batches * limit))
+        return batches if limit is None else max(min(1, batches), int(batches * limit))
 
     def expect_batches(self, batches: int) -> int:
         """Take the round about to begin, or to be resumed, for one of so many batches; how many it has in the end."""
@@ -278,6 +289,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             self._saved = {}
             self._before_validation = self.has_trained = False
             self.logbook.begin()
+            self.plans.begin(self.trainer)
             self.fleets.forget()
             self.roster.begin()
         make_safe(self.trainer)
@@ -317,6 +329,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         """Fit transforms and tasks; refuse data that does not fit the participants, before anything is trained."""
         check_hooks(self.everyone())
         check_names(self.members(), self.federated_data)
+        self.plans.check(self)
         check_privacy(self)
         take_up_schemas(self.members(), self.federated_data)
         for name, participant in self.members().items():
@@ -425,6 +438,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         """Step on gradients that an incomplete accumulation left."""
         for name in self.trained_here(self.current_round):
             self.local[name].finish(self.ranks.reduction)
+            self.local[name].leave()
 
     def quarantine(self, name: str, reason: str) -> None:
         """Leave a participant out of the rest of this round, back in the state it began it with."""

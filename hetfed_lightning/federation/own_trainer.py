@@ -71,12 +71,45 @@ class OwnTrainer:
         return steps_over_run(federation, name)
 
 
-def batches_in_round(federation: Federation, name: str) -> int:
-    """Batches of a participant in a round, after the Trainer's limit; 0 for the student, who has no data of its own."""
+def batches_in_round(federation: Federation, name: str, round_index: int | None = None) -> int:
+    """Batches of a participant in a round, after the Trainer's limit; 0 for the student, who has no data of its own.
+
+    Args:
+        federation: In a fit.
+        name: A participant, or the student.
+        round_index: The round; the current one if None, or its first where it has yet to join.
+    """
     if name == STUDENT:
         return 0
+    if round_index is None:
+        round_index = max(federation.current_round, federation[name].joins_at)
     check_names(federation.members(), federation.federated_data)
-    return federation.limit_batches(federation.work_of(name).batches(federation.federated_data.source(name)))
+    source = federation.federated_data.source(name)
+    return federation.limit_batches(federation.work_of(name, round_index).batches(source))
+
+
+def own_steps(federation: Federation, name: str, round_index: int, most: int | None = None) -> int:
+    """Local steps of a participant by its own optimizer in a round.
+
+    Args:
+        federation: In a fit.
+        name: A participant, or the student.
+        round_index: The round.
+        most: Batches after which the run ends, so that nothing steps on what waits for an accumulation to end; None
+            where it does not end inside the round.
+    """
+    accumulated = federation[name].accumulate_grad_batches
+    batches = batches_in_round(federation, name, round_index)
+    parts = () if name == STUDENT else federation.plans.spans_of(federation, name, round_index)
+    if not parts:
+        return math.ceil(batches / accumulated) if most is None else min(batches, most) // accumulated
+    steps = 0
+    for one in parts:
+        if one.part.optimizer is None:
+            end = one.stop if most is None else min(one.stop, most)
+            waiting = (end - one.start) / accumulated
+            steps += max(0, math.ceil(waiting) if end == one.stop else math.floor(waiting))
+    return steps
 
 
 def steps_over_run(federation: Federation, name: str) -> int | float:
@@ -88,29 +121,33 @@ def steps_over_run(federation: Federation, name: str) -> int | float:
     """
     trainer = federation.trainer
     clock = next(one for one in trainer.callbacks if isinstance(one, RoundClock))  # type: ignore[attr-defined]
-    batches, accumulated = batches_in_round(federation, name), federation[name].accumulate_grad_batches
     if trainer.max_steps != -1:
         steps, career = _until(federation, name, clock)
     elif trainer.max_epochs == -1:
         return float("inf")
     else:
         career = clock.career_of(federation, name)
-        steps = len(career.rounds) * math.ceil(batches / accumulated)
+        if federation.plans.is_empty:
+            steps = len(career.rounds) * own_steps(federation, name, federation[name].joins_at)
+        else:
+            steps = sum(own_steps(federation, name, round_index) for round_index in career.rounds)
     further = (one.further_steps(federation, name, career) for one in clock.callbacks_of(trainer))
     return steps + sum(further)
 
 
 def _until(federation: Federation, name: str, clock: RoundClock) -> tuple[int, Career]:
     """Local steps of a run that ``max_steps`` may end inside a round, and the rounds that it ends."""
-    trainer, accumulated = federation.trainer, federation[name].accumulate_grad_batches
+    trainer, plans = federation.trainer, federation.plans
     lengths = {one: batches_in_round(federation, one) for one in federation.members()}
     left, steps, whole = trainer.max_steps, 0, []
     for round_index in count() if trainer.max_epochs == -1 else range(trainer.max_epochs or 0):
         active = federation.active_names(round_index)
+        if not plans.is_empty:
+            lengths |= {one: batches_in_round(federation, one, round_index) for one in active}
         length = max((lengths[one] for one in active), default=1) or 1
         own = lengths[name] if name in active else 0
-        # What waits for an accumulation to end is stepped on at the end of a round alone.
-        steps += math.ceil(own / accumulated) if left >= length else min(own, left) // accumulated
+        # What waits for an accumulation to end is stepped on at the end of a round, or of a part, alone.
+        steps += own_steps(federation, name, round_index, None if left >= length else left) if own else 0
         left -= length
         if left >= 0 and (own or name == STUDENT):
             whole.append(round_index)

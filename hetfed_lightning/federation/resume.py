@@ -326,7 +326,9 @@ def without_poison(checkpoint: dict[str, Any], federation: Federation) -> None:
             state.update({f"{prefix}{key}": tensor.clone() for key, tensor in safe.items()})
             checkpoint["federation"]["scales"].pop(name, None)
             if name in checkpoint["federation"]["in_progress"]["local"]:
-                checkpoint["federation"]["in_progress"]["local"][name] |= {"pending": 0, "gradients": {}}
+                local = checkpoint["federation"]["in_progress"]["local"]
+                local[name] = {key: value for key, value in local[name].items() if key != "part"}
+                local[name] |= {"pending": 0, "gradients": {}}
             for saved in checkpoint.get("optimizer_states", [])[start : start + count]:
                 saved["state"] = {}
         start += count

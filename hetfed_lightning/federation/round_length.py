@@ -58,9 +58,9 @@ def warn_of_accumulation(federation: Federation, round_index: int) -> None:
     loader = federation.train_loader()
     for name, participant in federation.members().items():
         wanted = participant.accumulate_grad_batches
-        if participant.joins_at == round_index and wanted > 1 and loader.steps_of(name) < wanted:
+        if participant.joins_at == round_index and wanted > 1 and 0 < loader.steps_of(name, round_index) < wanted:
             log.warning(
                 "%s: accumulate_grad_batches=%d, and a round has %d of its batches: it takes one step a round, on "
                 "their mean. Raise local_epochs or lower accumulate_grad_batches for more.",
-                participant.label, wanted, loader.steps_of(name),
+                participant.label, wanted, loader.steps_of(name, round_index),
             )  # fmt: skip

@@ -132,8 +132,6 @@ def faults_of_optimizers(optimizers: Sequence[Optimizer], participant: Participa
     parameters: list[Tensor] = groups[0]["params"]
     if {id(one) for one in parameters} != {id(one) for one in participant.trainable_parameters()}:
         yield "its optimizer steps some of its parameters"
-    if kind.counts_steps and len({float(optimizers[0].state.get(one, {}).get("step", 0)) for one in parameters}) > 1:
-        yield "its optimizer has stepped some of its parameters more often than others"
     if len({(one.dtype, one.device) for one in parameters}) > 1:
         yield "its parameters are of several dtypes or devices"
     if not all(one.is_floating_point() for one in parameters):

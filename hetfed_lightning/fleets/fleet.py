@@ -17,6 +17,7 @@ from hetfed_lightning.fleets.log_text import listed, short_error
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
+from hetfed_lightning.fleets.parts import Trained
 from hetfed_lightning.fleets.shaping import LossShape, ShapedEngine
 from hetfed_lightning.fleets.snapshot import still_tensors
 from hetfed_lightning.fleets.stack import Stack, give_back, take_in
@@ -210,7 +211,13 @@ class Fleet:
             self._shaped.open_round(self.shapes)
 
     def local_step(
-        self, batch: StackedBatch, engine: Engine, batch_idx: int, *, terms: Sequence[FleetTerm] | None = None
+        self,
+        batch: StackedBatch,
+        engine: Engine,
+        batch_idx: int,
+        *,
+        terms: Sequence[FleetTerm] | None = None,
+        trained: Sequence[Trained] | None = None,
     ) -> Tensor:
         """Losses of the first K members before one local step of theirs, shape ``(K,)``; the batch has K members.
 
@@ -219,9 +226,10 @@ class Fleet:
             engine: Engine of the fleet.
             batch_idx: Index of the step in the round.
             terms: Terms to add; None for all of the round.
+            trained: Parameters that the step changes, of all K members; None for all.
         """
         terms = self.terms if terms is None else terms
-        return self.step(batch, self._shaped_over(engine), add=adding(terms, engine, batch_idx))
+        return self.step(batch, self._shaped_over(engine), add=adding(terms, engine, batch_idx), trained=trained)
 
     def _shaped_over(self, engine: Engine) -> Engine:
         """The engine, with losses that callbacks shape if any do."""
@@ -239,6 +247,7 @@ class Fleet:
         *,
         add: Callable[[Tensor], None] | None = None,
         optimizer: StackedOptimizer | None = None,
+        trained: Sequence[Trained] | None = None,
     ) -> Tensor:
         """Losses of the first K members before one step of theirs, shape ``(K,)``; the batch has K members.
 
@@ -247,6 +256,7 @@ class Fleet:
             engine: Engine that computes the gradients.
             add: Function that adds further gradients to those of the batch, shape ``(K, width)``.
             optimizer: Optimizer to step with, instead of the members' own.
+            trained: Parameters that the step changes, of all K members; None for all.
 
         Returns:
             The losses, shape ``(K,)``, without the terms whose gradients ``add`` adds.
@@ -255,19 +265,23 @@ class Fleet:
         optimizer = own if optimizer is None else optimizer
         count = batch.count
         parameters = stack.by_key(stack.flat[:count])
-        folds = engine.folds_descent and add is None and self._clips is None
+        folds = engine.folds_descent and add is None and self._clips is None and trained is None
         if folds and isinstance(optimizer, StackedSGD) and optimizer.is_plain:
-            rates = optimizer.setting("lr", count, stack.flat.dtype)[:, 0]
+            rates = optimizer.setting("lr", slice(0, count), stack.flat.dtype)[:, 0]
             return engine.descend(parameters, rates, batch)
         gradients = stack.gradients[:count]
         losses = engine.gradients(parameters, stack.by_key(gradients), batch)
         if add is not None:
             add(gradients)
         if self._clips is not None:
+            for one in trained or ():
+                if one.keys is not None:
+                    for column in stack.columns(self.layout.keys() - set(one.keys)):
+                        gradients[one.rows, column] = 0  # The norm is that of what is trained.
             # As torch.nn.utils.clip_grad_norm_ does, with its 1e-6.
             norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
             gradients.mul_((self._clips[:count] / (norms + 1e-6)).clamp(max=1.0))
-        optimizer.step(count, gradients)
+        optimizer.step(count, gradients, trained)
         return losses
 
     def count_step(self, count: int) -> None:

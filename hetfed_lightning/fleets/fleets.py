@@ -24,6 +24,7 @@ from hetfed_lightning.fleets.independence import dependence
 from hetfed_lightning.fleets.log_text import listed, short_error
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.member_queries import MemberQueries
+from hetfed_lightning.fleets.parts import trained_in
 from hetfed_lightning.fleets.reference import own_batch
 from hetfed_lightning.fleets.rehearsal import layouts_of, rehearse
 from hetfed_lightning.fleets.snapshot import Snapshot
@@ -114,11 +115,11 @@ class Fleets(MemberQueries):
             self._find_kin(federation, names)
         else:
             self._tell("common", f"Fleets: everyone trains one after another, since {common}.")
+        steps_of, apart = federation.train_loader().steps_of, self._with_optimizers_of_parts(federation, names)
         for name in names if common is None else ():
-            kind = None if federation[name].held else self._kinds[name]
+            kind = None if federation[name].held or name in apart else self._kinds[name]
             if kind is not None and self.chosen.get(kind) != "sequential":
                 kin[kind].append(name)
-        loader = federation.train_loader()
         for kind, fleet in list(self._fleets.items()):
             if len(kin[kind]) < 2:
                 fleet.dissolve()
@@ -126,11 +127,26 @@ class Fleets(MemberQueries):
         for kind, members in kin.items():
             if len(members) < 2:
                 continue
-            places = sorted(members, key=lambda name: -loader.steps_of(name))  # Stable: equals keep their order.
+            # Stable: equals keep their order.
+            places = sorted(members, key=lambda name: -steps_of(name, federation.current_round))
             seats = [Member.of(name, federation.local[name], self._found[name]) for name in places]
             if kind not in self._fleets:
                 self._fleets[kind] = Fleet(seats[0])
             self._seat(federation, kind, seats, terms=terms)
+
+    def _with_optimizers_of_parts(self, federation: Federation, names: Sequence[str]) -> set[str]:
+        """Participants of whose plans for the round a part has an optimizer of its own."""
+        if federation.plans.is_empty:
+            return set()
+        plans, round_index = federation.plans, federation.current_round
+        found = [name for name in names if any(one.optimizer for one in plans.of(federation, name, round_index))]
+        if found:
+            self._tell(
+                "plans",
+                f"Fleets: {listed(found)}: one after another in rounds such as {round_index}, since a part of their "
+                "plans has an optimizer of its own.",
+            )
+        return set(found)
 
     def _seat(self, federation: Federation, kind: str, seats: Sequence[Member], *, terms: bool) -> None:
         fleet = self._fleets[kind]
@@ -237,7 +253,8 @@ class Fleets(MemberQueries):
                 if engine is None or not self._agrees(fleet, kind, whole, engine):
                     continue
                 with federation.ranks.timing(names, federation.device):
-                    losses = fleet.local_step(whole, engine, batch_idx)
+                    trained = trained_in(federation, fleet, present, batch_idx)
+                    losses = fleet.local_step(whole, engine, batch_idx, trained=trained)
             except Exception as error:  # noqa: BLE001 - a loss that cannot be computed: by itself its owner is named
                 log.warning("Fleets: %s: one after another, since a step failed (%s).", fleet.label, short_error(error))
                 self.chosen[kind] = self._leave(fleet)

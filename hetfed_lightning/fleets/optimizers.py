@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from hetfed_lightning.fleets.parts import Trained
 from hetfed_lightning.fleets.stack import Stack
 
 
@@ -48,6 +49,7 @@ class StackedOptimizer(ABC):
         self.steps = torch.zeros(
             stack.count, len(stack.layout), dtype=torch.promote_types(stack.flat.dtype, torch.float32)
         )
+        self._uneven = False  # True once the parameters of a row may have made unequal numbers of steps.
         self._spare: Tensor | None = None
 
     def used_buffers(self) -> tuple[str, ...]:
@@ -95,6 +97,7 @@ class StackedOptimizer(ABC):
                 count = self.steps[index, place]
                 count.fill_(optimizer.state[parameter].get("step", 0.0))
                 optimizer.state[parameter]["step"] = count
+            self._uneven |= len(set(self.steps[index].tolist())) > 1
 
     @staticmethod
     def let_go(optimizer: Optimizer) -> None:
@@ -102,30 +105,70 @@ class StackedOptimizer(ABC):
         for state in optimizer.state.values():
             state.update({key: value.clone() for key, value in state.items() if isinstance(value, Tensor)})
 
-    @abstractmethod
-    def step(self, count: int, gradients: Tensor) -> None:
+    def step(self, count: int, gradients: Tensor, trained: Sequence[Trained] | None = None) -> None:
         """Move the first rows of the stack along their gradients.
 
         Args:
             count: Number of rows.
             gradients: Shape ``(count, width)``; may be overwritten.
+            trained: Parameters to move, of all those rows; None for all. Others keep their values and their states.
+        """
+        for one in (Trained(slice(0, count), None),) if trained is None else trained:
+            for keys in self._counted_alike(one):
+                columns = (slice(None),) if keys is None else self.stack.columns(keys)
+                steps = self._counted(one.rows, keys) if self.counts_steps else None
+                for column in columns:
+                    self._move(one.rows, column, gradients[one.rows, column], steps)
+                self._uneven |= keys is not None
+
+    @abstractmethod
+    def _move(self, rows: slice, columns: slice, gradients: Tensor, steps: Tensor | None) -> None:
+        """Move a block of the stack along its gradients.
+
+        Args:
+            rows: Rows of the block, K in all.
+            columns: Columns of the block, W in all.
+            gradients: Shape ``(K, W)``; may be overwritten.
+            steps: Number of steps of each row's parameters, this one included, shape ``(K, 1)``; None where steps are
+                not counted.
         """
 
-    def setting(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
-        """Setting of the first participants, shape ``(count, 1)``.
+    def _counted_alike(self, trained: Trained) -> list[tuple[str, ...] | None]:
+        """Keys in groups whose parameters have made equally many steps, row by row."""
+        if not (self.counts_steps and self._uneven):
+            return [trained.keys]
+        keys = tuple(self.stack.layout) if trained.keys is None else trained.keys
+        groups: dict[tuple[float, ...], list[str]] = {}
+        for key, counts in zip(self.stack.layout, self.steps[trained.rows].T.tolist(), strict=True):
+            if key in keys:
+                groups.setdefault(tuple(counts), []).append(key)
+        return [tuple(group) for group in groups.values()]
+
+    def _counted(self, rows: slice, keys: Sequence[str] | None) -> Tensor:
+        """Number of steps of rows, shape ``(K, 1)``, once the one to make is counted; of parameters counted alike."""
+        if keys is None:
+            self.steps[rows] += 1
+            return self.steps[rows, :1]
+        places = [place for place, key in enumerate(self.stack.layout) if key in keys]
+        self.steps[rows, places] += 1
+        return self.steps[rows, places[0] : places[0] + 1]
+
+    def setting(self, name: str, rows: slice, dtype: torch.dtype) -> Tensor:
+        """Setting of K participants, shape ``(K, 1)``.
 
         Args:
             name: Name of the setting.
-            count: Number of participants.
+            rows: Rows of the participants.
             dtype: Dtype of the result.
         """
-        return self.settings[name][:count].to(dtype)
+        return self.settings[name][rows].to(dtype)
 
-    def spare(self, count: int) -> Tensor:
-        """Room for an intermediate result, shape ``(count, width)``, uninitialised."""
+    @property
+    def spare(self) -> Tensor:
+        """Room for an intermediate result of all participants, shape ``(N, width)``, uninitialised."""
         if self._spare is None:
             self._spare = torch.empty_like(self.stack.flat)
-        return self._spare[:count]
+        return self._spare
 
 
 class StackedSGD(StackedOptimizer):
@@ -149,24 +192,20 @@ class StackedSGD(StackedOptimizer):
         return not self._momentum and not self.any("weight_decay")
 
     @torch.no_grad()
-    def step(self, count: int, gradients: Tensor) -> None:
-        """Move the first rows along their gradients, as ``torch.optim.SGD`` does.
-
-        Args:
-            count: Number of rows.
-            gradients: Shape ``(count, width)``; may be overwritten.
-        """
-        flat = self.stack.flat[:count]
+    def _move(self, rows: slice, columns: slice, gradients: Tensor, steps: Tensor | None) -> None:
+        """Move a block along its gradients, as ``torch.optim.SGD`` does."""
+        del steps
+        flat = self.stack.flat[rows, columns]
         if self.any("weight_decay"):
-            gradients.addcmul_(flat, self.setting("weight_decay", count, flat.dtype))
+            gradients.addcmul_(flat, self.setting("weight_decay", rows, flat.dtype))
         if self._momentum:
-            momentum, buffer = self.setting("momentum", count, flat.dtype), self.state["momentum_buffer"][:count]
+            momentum, buffer = self.setting("momentum", rows, flat.dtype), self.state["momentum_buffer"][rows, columns]
             buffer.mul_(momentum).add_(gradients)
             if self._nesterov:
                 gradients.addcmul_(buffer, momentum)
             else:
                 gradients = buffer
-        flat.addcmul_(gradients, self.setting("lr", count, flat.dtype), value=-1)
+        flat.addcmul_(gradients, self.setting("lr", rows, flat.dtype), value=-1)
 
 
 class StackedAdam(StackedOptimizer):
@@ -182,29 +221,25 @@ class StackedAdam(StackedOptimizer):
         self._decoupled = decoupled
 
     @torch.no_grad()
-    def step(self, count: int, gradients: Tensor) -> None:
-        """Move the first rows along their gradients, as ``torch.optim.Adam`` and ``AdamW`` do.
-
-        Args:
-            count: Number of rows.
-            gradients: Shape ``(count, width)``; may be overwritten.
-        """
-        flat, dtype = self.stack.flat[:count], self.stack.flat.dtype
-        rate, decay = self.settings["lr"][:count], self.settings["weight_decay"][:count]
+    def _move(self, rows: slice, columns: slice, gradients: Tensor, steps: Tensor | None) -> None:
+        """Move a block along its gradients, as ``torch.optim.Adam`` and ``AdamW`` do."""
+        if steps is None:
+            raise ValueError("Adam: expected the number of steps of each row, got none.")
+        flat, dtype = self.stack.flat[rows, columns], self.stack.flat.dtype
+        rate, decay = self.settings["lr"][rows], self.settings["weight_decay"][rows]
         if self.any("weight_decay"):
             if self._decoupled:
                 flat.mul_((1 - rate * decay).to(dtype))
             else:
                 gradients.addcmul_(flat, decay.to(dtype))
-        self.steps[:count] += 1
-        steps = self.steps[:count, :1].to(rate)
-        beta1, beta2 = self.settings["beta1"][:count], self.settings["beta2"][:count]
-        mean, square = self.state["exp_avg"][:count], self.state["exp_avg_sq"][:count]
+        steps = steps.to(rate)
+        beta1, beta2 = self.settings["beta1"][rows], self.settings["beta2"][rows]
+        mean, square = self.state["exp_avg"][rows, columns], self.state["exp_avg_sq"][rows, columns]
         mean.lerp_(gradients, (1 - beta1).to(dtype))
         gradients.mul_(gradients).mul_((1 - beta2).to(dtype))
         square.mul_(beta2.to(dtype)).add_(gradients)
-        denominator = torch.sqrt(square, out=self.spare(count))
-        denominator.div_((1 - beta2**steps).sqrt().to(dtype)).add_(self.setting("eps", count, dtype))
+        denominator = torch.sqrt(square, out=self.spare[rows, columns])
+        denominator.div_((1 - beta2**steps).sqrt().to(dtype)).add_(self.setting("eps", rows, dtype))
         torch.div(mean, denominator, out=denominator)
         flat.addcmul_(denominator, (rate / (1 - beta1**steps)).to(dtype), value=-1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import lightning as L
+    from torch.nn import Parameter
 
     from hetfed_lightning.data.loaders import TrainingSet
     from hetfed_lightning.federation.federation import Federation
@@ -104,8 +105,11 @@ class PrivateSteps:
         """
         self._allowed = None if self._settings.max_epsilon is None else steps
 
-    def make_private(self) -> None:
+    def make_private(self, parameters: Sequence[Parameter]) -> None:
         """Replace the gradients by noised sums; an empty batch gives noise alone.
+
+        Args:
+            parameters: Those that the step is to change: no other gradient is clipped, noised or told of.
 
         Raises:
             PrivacyBudgetError: If it has taken all steps that its budget was asked about as the round began.
@@ -118,7 +122,6 @@ class PrivateSteps:
                     "step_budget and batches as they are inside a round."
                 )
             self._allowed -= 1
-        parameters = self._participant.trainable_parameters()
         private = private_gradients(
             self._collecting.of(parameters),
             max_norm=self._settings.max_grad_norm,
@@ -154,7 +157,7 @@ def open_budgets(federation: Federation, round_index: int, done: int) -> None:
         own = federation.local[name].private
         if own is None:
             continue
-        steps = max(0, federation.train_loader().steps_of(name) - done)
+        steps = max(0, federation.train_loader().steps_of(name, round_index) - done)
         if reason := own.objection(steps):
             raise PrivacyBudgetError(f"Round {round_index}: {federation[name].label} takes no step: {reason}.")
         own.allow(steps)
@@ -172,7 +175,7 @@ def end_if_spent(trainer: L.Trainer, federation: Federation) -> None:
         return
     for name in federation.trained_here(following):
         own = federation.local[name].private
-        reason = "" if own is None else own.objection(federation.train_loader().steps_of(name))
+        reason = "" if own is None else own.objection(federation.train_loader().steps_of(name, following))
         if reason:
             log.warning("Training ends after round %d: %s: %s.", following - 1, federation[name].label, reason)
             trainer.should_stop = True

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hetfed_lightning.local_training.loss_scale import LossScale, ScaledOptimizer, scaled_by
+from hetfed_lightning.local_training.part_in_progress import PartInProgress
 from hetfed_lightning.local_training.step_checks import check_steps
 from hetfed_lightning.local_training.step_hooks import StepHooks
 from hetfed_lightning.participants.precision import warn_of_vanishing_eps
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hetfed_lightning.local_training.dpsgd_steps import PrivateSteps
+    from hetfed_lightning.methods.plans import Part
     from hetfed_lightning.participants.participant import Participant
 
 _NOTHING = nullcontext()
@@ -71,6 +73,7 @@ class LocalOptimization:
         hooks: Callbacks that hear of its gradients and steps.
         rests: Whether it takes no more steps in this round, since its ``on_train_batch_start`` has returned -1.
         is_stepping: Whether :meth:`step` is at work, not the participant itself.
+        part: The part of its plan that it is at; None without a plan.
     """
 
     participant: Participant
@@ -84,6 +87,8 @@ class LocalOptimization:
     hooks: StepHooks = field(default_factory=StepHooks)
     is_stepping: bool = field(default=False, init=False)
     rests: bool = field(default=False, init=False)
+    part: PartInProgress | None = field(default=None, init=False)
+    _saved_part: Mapping[str, Any] | None = field(default=None, init=False)
     _scaled: list[Any] = field(default_factory=list, init=False)
     _pending: int = field(default=0, init=False)
     _steps: int = field(default=0, init=False)
@@ -119,6 +124,27 @@ class LocalOptimization:
         self.rates = 0.0
         self._pending = 0
         self.rests = False
+        self.part = self._saved_part = None
+
+    def enter(self, index: int, part: Part) -> None:
+        """Be at a part of its plan; nothing changes if it was.
+
+        Args:
+            index: Place of the part in the plan.
+            part: The part.
+        """
+        if self.part is None or self.part.index != index:
+            self.part = PartInProgress(self.participant, index, part, self._saved_part)
+            self._saved_part = None
+
+    def leave(self) -> None:
+        """Be at no part of a plan: later steps are on everything, by its own optimizers."""
+        self.part = self._saved_part = None
+
+    @property
+    def stepping(self) -> list[Optimizer]:
+        """Optimizers that step now: those of the participant, or that of a part of its plan."""
+        return self.optimizers if self.part is None or self.part.optimizer is None else [self.part.optimizer]
 
     @property
     def is_accumulating(self) -> bool:
@@ -130,12 +156,18 @@ class LocalOptimization:
         waiting = self.participant.named_parameters() if self._pending else ()
         gradients = {key: parameter.grad.detach() for key, parameter in waiting if parameter.grad is not None}
         counts = {"landed": self.landed, "rates": self.rates, "skipped": self.skipped, "pending": self._pending}
-        return counts | {"gradients": gradients} | ({"rests": True} if self.rests else {})
+        state: dict[str, Any] = counts | {"gradients": gradients}
+        if self.rests:
+            state["rests"] = True
+        if part := self._saved_part if self.part is None else self.part.state():
+            state["part"] = part
+        return state
 
     def load_round_state(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`round_state` was taken."""
         self.landed, self.skipped, self._pending = state["landed"], state.get("skipped", 0), state["pending"]
         self.rests, self.rates = state.get("rests", False), state.get("rates", 0.0)
+        self._saved_part = state.get("part")
         parameters = dict(self.participant.named_parameters())
         for key, gradient in state["gradients"].items():
             parameters[key].grad = gradient.to(parameters[key].device, copy=True)
@@ -165,7 +197,7 @@ class LocalOptimization:
             self.step(reduction, after_noise)
 
     def _clear(self) -> None:
-        for optimizer in self.optimizers:
+        for optimizer in self.optimizers if self.stepping is self.optimizers else [*self.optimizers, *self.stepping]:
             for parameter in _parameters(optimizer):
                 parameter.grad = None
 
@@ -187,25 +219,28 @@ class LocalOptimization:
             self.is_stepping = False
         if self.count_step():
             self.hooks.after_step(self.participant)
-            self.follow_step()
+            if self.part is None or self.part.optimizer is None:
+                self.follow_step()
 
     def _step(self, reduction: Reduction | None, after_noise: Sequence[Tensor]) -> None:
         self._pending = 0
-        participant, scale = self.participant, self.scale
+        participant, scale, part = self.participant, self.scale, self.part
         if self.private is not None and self.private.is_collecting:
-            self.private.make_private()
+            self.private.make_private(participant.trainable_parameters() if part is None else part.trained)
             _add_gradients(participant.trainable_parameters(), after_noise)
         if reduction is not None:
             reduction(participant.trainable_parameters())
-        for optimizer in self.optimizers:
-            if scale is not None:
+        if part is not None:
+            part.hold_still()
+        for optimizer in self.stepping:
+            if scale is not None and (part is None or part.has_gradients):
                 scale.unscale_(optimizer)
             self.hooks.call("on_before_optimizer_step", participant, optimizer)
             if participant.gradient_clip_val is not None:
                 clip_grad_norm_(_parameters(optimizer), participant.gradient_clip_val)
             if scale is None:
                 optimizer.step()
-            else:
+            elif part is None or part.has_gradients:
                 scale.step(optimizer)
             self.hooks.call("on_before_zero_grad", participant, optimizer)
             optimizer.zero_grad()
@@ -230,8 +265,8 @@ class LocalOptimization:
         """Count the step just made among those that landed or those that the scale skipped; whether it landed."""
         landed = self.scale is None or self.scale.has_landed()
         self.landed += landed
-        if landed and self.optimizers:
-            self.rates += float(self.optimizers[0].param_groups[0]["lr"])
+        if landed and (stepping := self.stepping):
+            self.rates += float(stepping[0].param_groups[0]["lr"])
         self.skipped += not landed
         return landed
 

@@ -58,9 +58,19 @@ def seed_for(federation: Federation, participant: Participant, *names: int | str
 
 def _step(federation: Federation, participant: Participant, batch: Any, batch_idx: int) -> None:
     local = federation.local[participant.name or ""]
-    reduction = federation.ranks.reduction
     if local.rests:
         return
+    span = federation.plans.span_at(federation, participant.name or "", batch_idx)
+    if span is not None:
+        local.enter(span.index, span.part)
+    _pass_and_step(federation, participant, batch, batch_idx)
+    if span is not None and batch_idx + 1 == span.stop:
+        local.finish(federation.ranks.reduction)
+
+
+def _pass_and_step(federation: Federation, participant: Participant, batch: Any, batch_idx: int) -> None:
+    local = federation.local[participant.name or ""]
+    reduction = federation.ranks.reduction
     if batch is None:
         local.descend(None, federation.backward_of, reduction)
         return

@@ -23,6 +23,7 @@ from hetfed_lightning.fleets.shaping import LossShape
 from hetfed_lightning.fleets.weight_terms import WeightTerm
 from hetfed_lightning.methods.carrier import Carrier
 from hetfed_lightning.methods.messages import Combined, Exchange, Message, Work
+from hetfed_lightning.methods.plans import Moment, Part
 
 if TYPE_CHECKING:
     import lightning as L
@@ -105,6 +106,22 @@ class Method(FederatedCallback):
             layout = tuple((key, tuple(one.shape), one.dtype) for key, one in sorted(message.items()))
             found.setdefault(layout, []).append(name)
         return {members[0]: members for members in found.values()}
+
+    def plan(self, participant: Participant, moment: Moment, round_index: int) -> Sequence[Part]:
+        """Parts of a participant's work in a round, one after another; none by default.
+
+        Its local steps are those of its ``local_epochs`` and ``step_budget`` unless there are parts for the moment
+        ``"local"``; one method alone may have some. It is asked before batches are drawn, for rounds to come as well
+        (for learning rates that are planned over a run) and again after a resume: what it returns is to depend on its
+        arguments and on the method's settings alone.
+
+        Args:
+            participant: Who is to work; not to be changed.
+            moment: ``"local"``: the local steps.
+            round_index: The round, from 0.
+        """
+        del participant, moment, round_index
+        return ()
 
     # At the participant
 

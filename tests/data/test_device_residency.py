@@ -32,8 +32,11 @@ class Schedule:
     def active_names(self, round_index: int) -> list[str]:
         return self._names
 
-    def work_of(self, name: str) -> LocalWork:
+    def work_of(self, name: str, round_index: int) -> LocalWork:
         return LocalWork(local_epochs=2 if name == "a" else 1)
+
+    def rounds_ahead(self) -> list[int]:
+        return [self.current_round]
 
     def limit_batches(self, batches: int) -> int:
         return batches

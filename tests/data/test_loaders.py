@@ -30,8 +30,11 @@ class Schedule:
     def active_names(self, round_index: int) -> list[str]:
         return list(self.active)
 
-    def work_of(self, name: str) -> LocalWork:
+    def work_of(self, name: str, round_index: int) -> LocalWork:
         return self.work.get(name, LocalWork())
+
+    def rounds_ahead(self) -> list[int]:
+        return [self.current_round]
 
     def limit_batches(self, batches: int) -> int:
         return batches if self.limit is None else min(batches, self.limit)
@@ -172,7 +175,7 @@ def test_work(work: Any, limit: int | None, lengths: int, steps: dict[str, int])
     assert len(rounds) == lengths
     batches = list(rounds)
     assert {name: sum(name in batch for batch in batches) for name in SIZES} == steps
-    assert {name: rounds.steps_of(name) for name in SIZES} == steps
+    assert {name: rounds.steps_of(name, 0) for name in SIZES} == steps
 
 
 def test_drop_last() -> None:

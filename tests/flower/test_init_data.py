@@ -42,8 +42,11 @@ class Round:
     def active_names(self, round_index: int) -> list[str]:
         return self.federation.active_names(round_index)
 
-    def work_of(self, name: str) -> LocalWork:
-        return self.federation.work_of(name)
+    def work_of(self, name: str, round_index: int) -> LocalWork:
+        return self.federation.work_of(name, round_index)
+
+    def rounds_ahead(self) -> list[int]:
+        return [self.current_round]
 
     def limit_batches(self, batches: int) -> int:
         return batches

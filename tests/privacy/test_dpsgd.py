@@ -131,9 +131,9 @@ def test_batches_vary_and_every_step_is_counted(monkeypatch: pytest.MonkeyPatch)
     sizes: list[int] = []
     collected = PrivateSteps.make_private
 
-    def counting(self: PrivateSteps) -> None:
-        sizes.append(len(self._collecting.of(self._participant.trainable_parameters())[0]))
-        collected(self)
+    def counting(self: PrivateSteps, parameters: Any) -> None:
+        sizes.append(len(self._collecting.of(parameters)[0]))
+        collected(self, parameters)
 
     monkeypatch.setattr(PrivateSteps, "make_private", counting)
     participant = tiny_participant(privacy=PRIVATE, local_epochs=2)

@@ -29,9 +29,11 @@ from hetfed_lightning import (
     PrivateAveraging,
 )
 from hetfed_lightning.data import Examples
+from hetfed_lightning.methods.plans import Part
 from tests.drawn import ROUNDS, drawn
 from tests.federations import Listed, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 from tests.methods.own_methods import ControlVariates, Prototypes, Rumour
+from tests.methods.planned import HEAD, Planned, head_then_backbone
 
 NAMES = ("a", "b", "c", "d", "e")
 SIZES = {"a": 4, "b": 4, "c": 7, "d": 5, "e": 4}  # Of 13, 17, 21, 25 and 29 examples: last batches of one for a, b, e.
@@ -134,6 +136,23 @@ def own_methods(folder: Path, settings: Settings) -> Result:
     }
     counted = {f"{key} of all": value for key, value in federation.method_bytes.items()}
     return outcome(federation, made) | {"memory": memory, "counted": counted}
+
+
+def plans(folder: Path, settings: Settings) -> Result:
+    """Rounds of another length for each: stragglers, the head and then the rest, an optimizer of a part."""
+    del folder
+    late = lambda index: [Part(steps=3 * (index % 2)), Part(steps=1, trains=HEAD)]  # noqa: E731 - as short as its like
+    planned: dict[str, Any] = {
+        "a": head_then_backbone(1, 1),
+        "b": head_then_backbone(1, 1, optimizer=adam(0.05)),
+        "c": late,
+        "e": lambda index: [Part(epochs=index), Part(steps=2, trains=("*", "!head"))],
+    }
+    federation = five(seed=6)
+    made = trainer(3, Planned(planned), BackboneAveraging(), **settings())
+    made.fit(federation, datamodule=tiny_data(NAMES, count=12, batch_size=4))
+    steps = {f"steps of {name}": float(one.progress) for name, one in federation.local.items()}
+    return outcome(federation, made) | {"counted": steps}
 
 
 def quarantine(folder: Path, settings: Settings) -> Result:
@@ -364,6 +383,7 @@ SCENARIOS: dict[str, Callable[..., Result]] = {
         mixed_student_participation,
         quarantine,
         own_methods,
+        plans,
         draws_and_no_steps,
         any_small_federations,
         private,

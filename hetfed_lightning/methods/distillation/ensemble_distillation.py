@@ -370,9 +370,10 @@ class EnsembleDistillation(FederatedCallback):
         """Indices of the public batch of a local step; None in steps that do not distil, and for who abstains."""
         if name in self._abstaining:
             return None
-        epochs = federation[name].local_epochs
+        source = federation.federated_data.source(name)
+        epochs = federation.work_of(name, federation.current_round).passes(source)
         if self.mixed_epochs is not None and self.mixed_epochs < epochs:
-            steps = federation.train_loader().full_steps_of(name)
+            steps = federation.train_loader().full_steps_of(name, federation.current_round)
             # In whole numbers: 9 * (1 - 2 / 3) is more than 3.
             if step * epochs < steps * (epochs - self.mixed_epochs):
                 return None
