@@ -63,6 +63,7 @@ from hetfed_lightning.local_training.step_hooks import StepHooks, hear_steps_by_
 from hetfed_lightning.logs.metric_store import Reduced, tag
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.method import Method
+from hetfed_lightning.methods.own_modules import fit_checkpoint, give_modules
 from hetfed_lightning.participants.fit_to_data import fit_to_own_data, take_up_schemas, warn_of_unfitted
 from hetfed_lightning.participants.groups import ParticipantGroup, expanded
 from hetfed_lightning.participants.layer_checks import check_initialised, check_memory
@@ -296,6 +297,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.preemption = Preemption(self.trainer)
         self.ranks = ranks_of(self)
         self._take_back()
+        give_modules(self, fit=stage == "fit")
         for participant in self.everyone().values():
             check_initialised(participant, participant.label)
             check_memory(participant, participant.label)
@@ -625,6 +627,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another federation's checkpoint by name; bring a reordered one into this order."""
         restore_by_name(checkpoint, list(self.everyone()))
+        fit_checkpoint(checkpoint["state_dict"], self)
         check_architectures(checkpoint, self)
         take_on_precision(self)
         if self._trainer is not None and is_fitting(self.trainer):

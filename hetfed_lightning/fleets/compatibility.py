@@ -88,6 +88,7 @@ def _owner(kind: type, method: str) -> type:
 
 
 def _faults_of_modules(participant: Participant) -> Iterator[str]:
+    yield from (f"{title} has modules of its own in it" for title in participant.titles_of_modules())
     if is_wrapped(participant):
         yield "it was compiled by hand"
     if bound_buffers(participant):

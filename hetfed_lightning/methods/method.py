@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.fleets.shaping import LossShape
@@ -24,6 +24,7 @@ from hetfed_lightning.fleets.weight_terms import WeightTerm
 from hetfed_lightning.methods.carrier import Carrier
 from hetfed_lightning.methods.messages import Combined, Exchange, Message, Work
 from hetfed_lightning.methods.plans import Moment, Part
+from hetfed_lightning.participants.participant import METHOD_MODULES
 
 if TYPE_CHECKING:
     import lightning as L
@@ -125,6 +126,19 @@ class Method(FederatedCallback):
 
     # At the participant
 
+    def modules(self, participant: Participant) -> Mapping[str, nn.Module]:
+        """Modules of the method's own for a participant, by name, which ``context.modules`` gives everywhere else.
+
+        Made as a run begins, with initial weights that depend on (seed, participant, method). The participant's
+        optimizer trains them, its checkpoints hold them; they are sent nowhere unless ``send`` does. A participant that
+        has some trains outside of fleets.
+
+        Args:
+            participant: The one that they are for.
+        """
+        del participant
+        return {}
+
     def example_loss(
         self,
         own: Tensor,
@@ -158,7 +172,7 @@ class Method(FederatedCallback):
         Under DP-SGD its gradient is added after the noise. It must not depend on the examples.
 
         Args:
-            parameters: The participant's trainable parameters by key.
+            parameters: The participant's trainable parameters by key, modules of methods left out.
             context: The participant's side of the method.
         """
         raise NotImplementedError
@@ -169,7 +183,7 @@ class Method(FederatedCallback):
         A method that has it takes its participants out of fleets. It must not look at examples.
 
         Args:
-            parameters: The participant's trainable parameters by key.
+            parameters: The participant's trainable parameters by key, modules of methods left out.
             context: The participant's side of the method.
         """
 
@@ -332,4 +346,8 @@ class Method(FederatedCallback):
 
 
 def _trainable(participant: Participant) -> dict[str, Tensor]:
-    return {key: one for key, one in participant.named_parameters() if one.requires_grad}
+    return {
+        key: one
+        for key, one in participant.named_parameters()
+        if one.requires_grad and not key.startswith(f"{METHOD_MODULES}.")
+    }

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hetfed_lightning.finite import is_finite
 from hetfed_lightning.local_training.local_step import seed_for
@@ -46,7 +46,7 @@ class ParticipantSide:
     def context(self, federation: Federation, name: str) -> Context:
         """The method's context of one participant, in the round in progress."""
         memory = self.memory.setdefault(name, {})
-        modules: dict[str, nn.Module] = {}
+        modules = federation[name].modules_of(self._method.title)
         return Context(self.received(name), memory, modules, federation.current_round)
 
     def data_of(self, federation: Federation, name: str) -> ParticipantData:

@@ -52,6 +52,9 @@ LEARNED = "task"
 FITTED = ("transform", "target_transform", "task")
 """Attributes whose buffers describe the participant's own data."""
 
+METHOD_MODULES = "method_modules"
+"""Attribute with the modules of methods: trained and saved with the participant, and never shared by its patterns."""
+
 
 class Host(Protocol):
     """What a participant needs of whoever trains it: a place for its logs and its own optimizers."""
@@ -431,7 +434,12 @@ class Participant(Borrower, L.LightningModule):
         return self._shared_of(self.state_dict(keep_vars=True))
 
     def _shared_of(self, state: Mapping[str, Any]) -> list[str]:
-        keys = [key for key in state if key.split(".")[0] not in FITTED or isinstance(state[key], nn.Parameter)]
+        keys = [
+            key
+            for key in state
+            if (root := key.split(".")[0]) != METHOD_MODULES
+            and (root not in FITTED or isinstance(state[key], nn.Parameter))
+        ]
         for pattern in self.shared:
             if pattern != "*" and not any(matches(key, pattern) for key in keys):
                 found = ", ".join(sorted({key.split(".")[0] for key in keys})) or "no parameters"
@@ -596,6 +604,30 @@ class Participant(Borrower, L.LightningModule):
         self._host = None
         self._trainer = None
 
+    def modules_of(self, title: str) -> dict[str, nn.Module]:
+        """Modules that a method has given to it, by name.
+
+        Args:
+            title: Title of the method.
+        """
+        given = self._modules.get(METHOD_MODULES)
+        own = given._modules.get(title) if given is not None else None
+        return {} if own is None else dict(own.named_children())
+
+    def titles_of_modules(self) -> list[str]:
+        """Titles of the methods that have given modules to it."""
+        given = self._modules.get(METHOD_MODULES)
+        return [] if given is None else list(given._modules)
+
+    def attach_modules(self, modules: Mapping[str, Mapping[str, nn.Module]]) -> None:
+        """Take modules of methods, by title and name, in the place of those that it had."""
+        if METHOD_MODULES in self._modules:
+            del self._modules[METHOD_MODULES]
+        if modules:
+            own = {title: nn.ModuleDict(dict(given)) for title, given in modules.items()}
+            self.add_module(METHOD_MODULES, nn.ModuleDict(own))
+            keep_plain_names(self)
+
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """As ``LightningModule.log``; inside a federation the value lands under the participant's name."""
         host = self.host
@@ -649,7 +681,7 @@ class Participant(Borrower, L.LightningModule):
 
 
 def participant_state(state: Mapping[str, Tensor], name: str | None, source: str) -> dict[str, Tensor]:
-    """The part of a federation's state that belongs to one participant.
+    """The part of a federation's state that belongs to one participant, modules of methods left out.
 
     Args:
         state: ``state_dict`` of a federation, or of a participant alone.
@@ -667,11 +699,15 @@ def participant_state(state: Mapping[str, Tensor], name: str | None, source: str
             raise ValueError(
                 f"{source} is a federation's checkpoint: name one of its participants, {', '.join(names)}."
             )
-        return dict(state)
+        return {key: tensor for key, tensor in state.items() if not key.startswith(f"{METHOD_MODULES}.")}
     if name not in names:
         raise ValueError(f"{source} has no participant {name!r}; it has {', '.join(names) or 'none'}.")
     prefix = "student." if name == STUDENT else f"participants.{name}."
-    return {key.removeprefix(prefix): tensor.clone() for key, tensor in state.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): tensor.clone()
+        for key, tensor in state.items()
+        if key.startswith(prefix) and not key.startswith(f"{prefix}{METHOD_MODULES}.")
+    }
 
 
 def _is_part(tensor: Tensor) -> bool:
