@@ -105,7 +105,7 @@ def roles(trainer: L.Trainer, federation: Federation, limit: int) -> list[Role]:
     groups = [
         (group.members, payload_bytes(federation[group.members[0]].state_of(group.keys)))
         for callback in of_type(trainer, BackboneAveraging)
-        for group in callback.groups
+        for group in callback.sharing.values()
     ]
     averaged = partnerships(groups, limit)
     members, data = federation.members(), federation.federated_data

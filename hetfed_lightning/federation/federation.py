@@ -61,6 +61,7 @@ from hetfed_lightning.local_training.local_step import take_local_step
 from hetfed_lightning.local_training.loss_scale import give_scales, skipped_steps
 from hetfed_lightning.local_training.step_hooks import StepHooks, hear_steps_by_hand
 from hetfed_lightning.logs.metric_store import Reduced, tag
+from hetfed_lightning.methods.byte_count import ByteCount
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.own_modules import fit_checkpoint, give_modules
@@ -148,9 +149,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.fleets = Fleets(engine)
         self.guard = FiniteGuard()
         self.local: dict[str, LocalOptimization] = {}
-        self.bytes_up = 0
-        self.bytes_down = 0
-        self.method_bytes: dict[str, int] = {}
+        self.byte_count = ByteCount()
         self.scope = "own"
         self.plans = LocalPlans()
         self.logbook = LogBook()
@@ -396,8 +395,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         while self._scheduled_rounds < round_index:
             self._step_epoch_schedulers()
         seed_sample(stream_seed(self.seed, "round", round_index))
-        self.bytes_up = self.bytes_down = 0
-        self.method_bytes = {}
+        self.byte_count = ByteCount()
         trained = self.trained(round_index)
         left = [name for name, one in self.members().items() if one.leaves_at == round_index]
         self.materialise_active(trained + left)  # Who leaves takes along what it had.
@@ -451,24 +449,29 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         """Count bytes of a method's messages in this round.
 
         Args:
-            method: Its title.
-            up: Bytes to the server.
+            method: Title of the method.
+            up: Bytes from participants.
             down: Bytes to participants.
         """
-        self.bytes_up += up
-        self.bytes_down += down
-        for key, count in ((f"bytes_up/{method}", up), (f"bytes_down/{method}", down)):
-            self.method_bytes[key] = self.method_bytes.get(key, 0) + count
+        self.byte_count.count(method, up=up, down=down)
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes that participants have sent in this round."""
+        return self.byte_count.up
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes that participants have received in this round."""
+        return self.byte_count.down
 
     def close_round(self) -> None:
         """Log what was counted and what the participants noted, reduced once."""
         figures = {
             "quarantined": len(self.guard.quarantined),
             "participants": len(self.contributors()),
-            "bytes_up": self.bytes_up,
-            "bytes_down": self.bytes_down,
         }
-        figures |= self.method_bytes
+        figures |= self.byte_count.figures()
         figures |= skipped_steps({name: self.local[name] for name in self.trained(self.opened_round)})
         self.log_round(epsilons(self.members()))
         self.log_round({f"federation/{name}": float(value) for name, value in figures.items()} | self._left_out())

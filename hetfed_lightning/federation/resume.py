@@ -58,7 +58,7 @@ def saved_round(federation: Federation) -> dict[str, Any]:
     """Checkpoint entry of the round in progress, or of the last one: counters and logged values."""
     return {
         "round": federation.opened_round,
-        "bytes": [federation.bytes_up, federation.bytes_down],
+        "bytes": federation.byte_count.state_dict(),
         "quarantined": dict(federation.guard.quarantined),
         "local": {name: federation.local[name].round_state() for name in federation.trained(federation.opened_round)},
         "ledger": federation.logbook.ledgers["train"].state_dict(),
@@ -76,7 +76,7 @@ def take_up_round(federation: Federation, saved: Mapping[str, Any]) -> None:
     if saved.get("round") != federation.opened_round:
         return
     saved = federation.ranks.resumed(saved)
-    federation.bytes_up, federation.bytes_down = saved["bytes"]
+    federation.byte_count.load_state_dict(saved["bytes"])
     federation.guard.quarantined.update(saved["quarantined"])
     for name, state in saved["local"].items():
         federation.local[name].load_round_state(state)

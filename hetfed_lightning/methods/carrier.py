@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from torch import Tensor
+
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.methods.context import Context
@@ -30,6 +32,9 @@ class Carrier(Protocol):
 
     def context(self, federation: Federation, name: str) -> Context:
         """The method's side of one participant that is trained here."""
+
+    def last(self, group: str) -> Mapping[str, Tensor]:
+        """Tensors of a group's last result; empty before the first."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is known here, for a checkpoint."""

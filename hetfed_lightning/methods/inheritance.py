@@ -140,13 +140,13 @@ class Inheritance(FederatedCallback):
         for name, participant in federation.members().items():
             state, _ = inherited_state(participant, self.source.members())
             participant.load_state_of({key: tensor.to(participant.device) for key, tensor in state.items()})
-            federation.bytes_down += payload_bytes(state)
+            federation.count_bytes("inheritance", down=payload_bytes(state))
             transfer = _transfer_of(participant)
             if transfer.distillation_epochs:
                 temperature = transfer.temperature
                 if temperature not in targets:
                     targets[temperature] = self._targets(federation, temperature)
-                federation.bytes_down += payload_bytes(targets[temperature])
+                federation.count_bytes("inheritance", down=payload_bytes(targets[temperature]))
                 if federation.ranks.hosts(name):
                     lesson = Lesson(federation, targets[temperature], temperature, 1.0)
                     phase = LearningPhase(lesson, round_index, transfer.distillation_epochs, self.batch_size, None)

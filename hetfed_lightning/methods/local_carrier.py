@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
 
 from hetfed_lightning.methods.averaging.shared_states import SharedStates
 from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup
+from hetfed_lightning.methods.descriptions import Interned
 from hetfed_lightning.methods.messages import Message, PerParticipant
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.participant_side import ParticipantSide
@@ -36,32 +39,44 @@ class LocalCarrier:
         self.method = method
         self.server = ServerSide(method)
         self.participants = ParticipantSide(method, self.server.received_by)
-        self._shared = SharedStates()
+        self.shared = SharedStates()
+        self._idle: set[str] = set()
         self._asked: list[str] = []
         self._sent: dict[str, Message] = {}
         self._result: Result | None = None
 
     def prepare(self, federation: Federation) -> None:
         """Describe everyone and find the groups, before training."""
-        names = list(federation.members())
         # On every rank for everyone: all of them have all data, and a layout on the device "meta" cannot travel.
-        self.server.meet({name: self.participants.describe(federation, name) for name in names})
-        for name in names:
-            self.participants.rehearse(federation, name)
+        interned = Interned()
+        self.server.meet(
+            {name: interned.of(self.participants.describe(federation, name)) for name in federation.members()}
+        )
+        for name in federation.members():
+            if self.method.state_keys(name) is None:
+                self.participants.rehearse(federation, name)
 
     def open_round(self, federation: Federation, round_index: int) -> None:
-        """Hand newcomers what is current."""
-        self.participants.forget({name for name, one in federation.members().items() if not _is_gone(one, round_index)})
-        newcomers = [name for name in federation.newcomers(round_index) if self.server.received_by(name)]
-        down = sum(payload_bytes(self.server.received_by(name)) for name in newcomers)
-        federation.count_bytes(self.method.title, down=down)
-        if newcomers:
-            self._give(federation, newcomers)
+        """Hand newcomers what is current; have groups begin alike."""
+        if self.participants.memory:
+            here = {name for name, one in federation.members().items() if not _has_left(one, round_index)}
+            self.participants.forget(here)
+        newcomers = federation.newcomers(round_index)
+        federation.count_bytes(self.method.title)
+        for group, memory in self.server.memory.items():
+            if memory.last or memory.own:
+                names = [name for name in newcomers if group in self.server.groups_of(name)]
+                self._give(federation, group, names, round_index)
+            elif self.method.synchronise_start:
+                self._begin_alike(federation, group, round_index)
+        self._receive(federation, [name for name in newcomers if self.server.received_by(name)])
 
     def collect(self, federation: Federation, round_index: int, when: Literal["start", "end"]) -> None:
         """Gather the messages of the exchange at that moment, if there is one and it is due."""
-        for exchange in self.method.exchanges if self.method.is_due(round_index) else ():
-            if exchange.when == when:
+        self._asked, self._sent = [], {}
+        due = [exchange for exchange in self.method.exchanges if exchange.when == when]
+        if due and self.method.is_due(round_index) and self.method.may_exchange(federation, round_index):
+            for exchange in due:
                 sampled = exchange.who == "sampled"
                 self._asked = federation.active_names(round_index) if sampled else federation.joined(round_index)
                 self._sent = self._collect(federation, self._asked, when)
@@ -69,7 +84,8 @@ class LocalCarrier:
     def combine(self, federation: Federation, round_index: int) -> None:
         """Make the result of the messages just collected, equal on all ranks."""
         sent, self._sent = self._sent, {}
-        if sent:
+        self._result = None
+        if self._asked and (sent or self.method.combines_silence):
             seed_all(combine_seed(federation.seed, self.method, round_index), federation.device)
             self._result = self._combine(federation, sent, self._asked, round_index)
 
@@ -104,25 +120,53 @@ class LocalCarrier:
         asked = [name for name in asked if name not in federation.guard.quarantined]
         if self.method.needs_steps and when == "end":
             trained = set(federation.active_names(federation.current_round))
-            asked = [name for name in asked if name in trained and federation.local[name].landed]
+            asked = [name for name in asked if name in trained]
+            self._name_idle([name for name in asked if not federation.local[name].landed])
+            asked = [name for name in asked if federation.local[name].landed]
+        keys = {name: self.method.state_keys(name) for name in asked}
+        sent = self._states(federation, {name: own for name, own in keys.items() if own is not None})
+        made = [name for name in asked if keys[name] is None]
+        if made:
+            sent |= self._messages(federation, made, when)
+        federation.count_bytes(self.method.title, up=sum(map(payload_bytes, sent.values())))
+        return {name: sent[name] for name in asked if name in sent}
+
+    @staticmethod
+    def _states(federation: Federation, keys: Mapping[str, Sequence[str]]) -> dict[str, Message]:
+        """Views of participants' states, which every rank has, those of equal keys at once."""
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for name, own in keys.items():
+            alike.setdefault(tuple(own), []).append(name)
+        found: dict[str, Message] = {}
+        for own_keys, names in alike.items():
+            found |= federation.fleets.views(federation, names, own_keys)
+        return found
+
+    def _messages(self, federation: Federation, names: Sequence[str], when: str) -> dict[str, Message]:
+        """Messages that ``send`` makes where each participant is."""
         mine = {
-            name: self.participants.send(federation, name, when=when) for name in filter(federation.ranks.hosts, asked)
+            name: self.participants.send(federation, name, when=when) for name in filter(federation.ranks.hosts, names)
         }
         sent: dict[str, Message] = {}
-        for name, message in federation.ranks.gathered(mine, asked).items():
+        for name, message in federation.ranks.gathered(mine, names).items():
             if isinstance(message, str):
                 federation.quarantine(name, message)
             else:
                 sent[name] = {key: tensor.to(federation.device) for key, tensor in message.items()}
-        up = sum(payload_bytes(message) for message in sent.values())
-        federation.count_bytes(self.method.title, up=up)
         return sent
+
+    def _name_idle(self, names: Iterable[str]) -> None:
+        """Say once in a run who took no step."""
+        for name in names:
+            if name not in self._idle:
+                self._idle.add(name)
+                self.method.warn_of_idle(name)
 
     def _combine(
         self, federation: Federation, sent: Mapping[str, Message], asked: Sequence[str], round_index: int
     ) -> Result:
         """The result, equal on all ranks."""
-        if not self.method.once:
+        if not self.method.once or federation.trainer.world_size == 1:
             return self.server.combine(sent, asked, round_index)
         mine: dict[str, Any] = {}
         if federation.trainer.is_global_zero:
@@ -130,47 +174,80 @@ class LocalCarrier:
             mine = {"result": made, "memory": self.server.state_dict()}
         found = federation.ranks.gathered(mine, ["result", "memory"])
         if not federation.trainer.is_global_zero:
-            about = self.server.about
             self.server.load_state_dict(found["memory"])
-            self.server.about = about
         result: Result = found["result"]
         return result
 
-    def _give(self, federation: Federation, names: Sequence[str]) -> None:
-        """Hand the last results to those who join."""
-        if self.method.replaces_state:
-            for name in names:
-                own = federation[name].state_dict(keep_vars=True)
-                received = self.server.received_by(name)
-                federation[name].load_state_of({key: one for key, one in received.items() if key in own})
-        self._receive(federation, names)
-
     def _replace(self, federation: Federation, group: str, state: Message | PerParticipant, round_index: int) -> None:
         """Put a new result into the tensors of the same keys; into a loan of those who wait for their turn."""
-        members = self.server.groups[group]
         if isinstance(state, PerParticipant):
             for name, own in state.items():
                 federation[name].load_state_of(_held(federation, name, own))
             return
-        held = _held(federation, members[0], state)
-        self._shared.replace(federation, SharingGroup(members, tuple(held)), held, round_index)
+        shared = self._sharing(federation, group)
+        self.shared.replace(federation, shared, {key: state[key] for key in shared.keys}, round_index)
+        self.server.memory[group].last |= self.shared[shared]  # One copy: what is lent is the last result.
 
-    def _receive(self, federation: Federation, names: Sequence[str]) -> None:
+    def _sharing(self, federation: Federation, group: str) -> SharingGroup:
+        """The members of a group and the keys that are replaced, with the state of the last result."""
+        members, last = self.server.groups[group], self.server.memory[group].last
+        found = SharingGroup(members, tuple(_held(federation, members[0], last)))
+        if found not in self.shared:
+            self.shared.begin(found, {key: last[key] for key in found.keys})
+        return found
+
+    def _receive(self, federation: Federation, names: Iterable[str]) -> None:
         """Call ``receive`` where each participant is, and let all ranks know what came of it."""
         if type(self.method).receive is not Method.receive:
-            for name in filter(federation.ranks.hosts, names):
+            reached = list(names)
+            for name in filter(federation.ranks.hosts, reached):
                 self.participants.receive(federation, name)
-            federation.ranks.synchronise(names)
+            federation.ranks.synchronise(reached)
         self._share_memory(federation)
 
     def _share_memory(self, federation: Federation) -> None:
-        names = list(federation.members())
-        mine = {name: one for name, one in self.participants.memory.items() if one and federation.ranks.hosts(name)}
-        self.participants.memory = federation.ranks.gathered(mine, names)
+        if federation.trainer.world_size > 1:
+            names = list(federation.members())
+            mine = {name: one for name, one in self.participants.memory.items() if one and federation.ranks.hosts(name)}
+            self.participants.memory = federation.ranks.gathered(mine, names)
 
     def context(self, federation: Federation, name: str) -> Context:
         """The method's side of one participant."""
         return self.participants.context(federation, name)
+
+    def last(self, group: str) -> Mapping[str, Tensor]:
+        """Tensors of a group's last result; empty before the first."""
+        return self.server.memory[group].last if group in self.server.memory else {}
+
+    # As a round opens
+
+    def _begin_alike(self, federation: Federation, group: str, round_index: int) -> None:
+        """Have all of a group who have joined begin with the state of the first."""
+        names = [name for name in federation.joined(round_index) if group in self.server.groups_of(name)]
+        keys = self.method.state_keys(names[0]) if names else None
+        if not keys:
+            return
+        first = federation[names[0]].state_of(self.method.keys_of(group, keys))
+        self.server.memory[group].last = first
+        self._give(federation, group, names, round_index, sender=names[0])
+
+    def _give(
+        self, federation: Federation, group: str, names: Sequence[str], round_index: int, *, sender: str = ""
+    ) -> None:
+        """Hand a group's last result to members as a round opens."""
+        receivers = [name for name in names if name != sender]
+        down = sum(payload_bytes(self.server.memory[group].received_by(name)) for name in receivers)
+        federation.count_bytes(self.method.title, down=down)
+        if not self.method.replaces_state:
+            return
+        if self.server.memory[group].own:
+            for name in receivers:
+                own = _held(federation, name, self.server.memory[group].received_by(name))
+                federation[name].load_state_of(own)
+        elif names:
+            shared = self._sharing(federation, group)
+            self.shared.hand_out(federation, shared, names, round_index)
+            self.server.memory[group].last |= self.shared[shared]
 
     # Checkpoints
 
@@ -182,7 +259,7 @@ class LocalCarrier:
         """Go on with a checkpoint's."""
         self.server.load_state_dict(state["server"])
         self.participants.load_state_dict(state["memory"])
-        self._shared = SharedStates()
+        self.shared = SharedStates()
 
 
 def _held(federation: Federation, name: str, state: Message) -> dict[str, Any]:
@@ -191,5 +268,5 @@ def _held(federation: Federation, name: str, state: Message) -> dict[str, Any]:
     return {key: tensor for key, tensor in state.items() if key in own}
 
 
-def _is_gone(participant: Any, round_index: int) -> bool:
+def _has_left(participant: Any, round_index: int) -> bool:
     return participant.leaves_at is not None and participant.leaves_at <= round_index

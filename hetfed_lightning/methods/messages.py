@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -51,12 +51,12 @@ class Combined:
     Attributes:
         state: Tensors that everyone in the group receives, or one message for each (:class:`PerParticipant`); None
             where nobody receives anything and the last result stays.
-        figures: Numbers to log as ``federation/KEY``; over several groups their mean is logged.
+        figures: Numbers to log as ``federation/KEY``, one or several each; the mean over those of all groups is logged.
         stop: Whether training ends after this round, as when a budget is spent.
     """
 
     state: Message | PerParticipant | None
-    figures: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     stop: bool = False
 
 

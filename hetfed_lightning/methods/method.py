@@ -12,6 +12,7 @@ Callbacks that only watch or schedule have no message: they extend
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.fleets.fleet import Fleet
+    from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.methods.context import Context
     from hetfed_lightning.methods.participant_data import ParticipantData
     from hetfed_lightning.methods.server import ServerMemory
     from hetfed_lightning.participants.participant import Participant
     from hetfed_lightning.supervised import Supervised
+
+log = logging.getLogger(__name__)
 
 About = Mapping[str, Message]
 """Descriptions of participants, by name."""
@@ -47,7 +51,10 @@ class Method(FederatedCallback):
     Attributes:
         exchanges: Moments at which messages travel.
         replaces_state: Whether what is received replaces the participant's tensors of the same keys.
+        synchronise_start: Whether all of a group begin with the state of its first member who has joined, before their
+            first local step; for methods that replace state.
         needs_steps: Whether a participant without an optimizer step in the round has nothing to send at its end.
+        combines_silence: Whether ``combine`` is called for a group that was asked and of whom nobody sent anything.
         once: Whether ``combine`` runs on one rank and its result is handed to the others, as private noise needs it.
             Otherwise it runs on every rank on equal input and must draw from torch's global generator alone, which is
             seeded by the method and the round.
@@ -59,7 +66,9 @@ class Method(FederatedCallback):
 
     exchanges: Sequence[Exchange] = (Exchange(),)
     replaces_state: ClassVar[bool] = False
+    synchronise_start: bool = False
     needs_steps: ClassVar[bool] = False
+    combines_silence: ClassVar[bool] = False
     once: ClassVar[bool] = False
     name: str | None = None
     """Tells two methods of one class in a run apart, in checkpoints and tags; None where there is one."""
@@ -201,6 +210,26 @@ class Method(FederatedCallback):
         """
         raise NotImplementedError(f"{type(self).__name__} has exchanges and no send: write it, or set exchanges to ().")
 
+    def state_keys(self, name: str) -> Sequence[str] | None:
+        """Keys of a participant's state that are its whole message; None if :meth:`send` makes it.
+
+        The tensors of all senders are then read at once, as views and without copies, which is fast in fleets.
+
+        Args:
+            name: A participant, once the groups are known.
+        """
+        del name
+        return None
+
+    def keys_of(self, group: str, keys: Sequence[str]) -> Sequence[str]:
+        """Those of a member's :meth:`state_keys` that belong to one of its groups; all by default."""
+        del group
+        return keys
+
+    def warn_of_idle(self, name: str) -> None:
+        """Warn of a participant without an optimizer step, once in a run, where ``needs_steps``."""
+        log.warning("%s: %s took no optimizer step in a round and sends nothing.", self.title, name)
+
     def receive(self, participant: Participant, data: ParticipantData, state: Message, context: Context) -> None:
         """Take over a result; called for everyone it is for who has joined, where the participant's data are.
 
@@ -226,7 +255,8 @@ class Method(FederatedCallback):
         """Result of a group's messages.
 
         Args:
-            sent: Messages of those who sent one, by name, in the order of the federation; at least one.
+            sent: Messages of those who sent one, by name, in the order of the federation; at least one, but for
+                methods with ``combines_silence``. Not to be written to.
             asked: Names of all members that were asked; who is missing in ``sent`` was left out of the round.
             about: Descriptions of the group's members.
             server: The server's memory of this group: the last result, and whatever the method keeps there.
@@ -235,6 +265,18 @@ class Method(FederatedCallback):
         raise NotImplementedError(
             f"{type(self).__name__} has exchanges and no combine: write it, or set exchanges to ()."
         )
+
+    def inherits(self, group: str, before: ServerMemory) -> ServerMemory | None:
+        """Memory with which a group begins, where participants join or leave or a checkpoint is resumed.
+
+        Args:
+            group: Name of the group.
+            before: Memory of a group of that name, or of one that shares a member with it.
+
+        Returns:
+            What it goes on with; None to begin anew.
+        """
+        return before if group == before.group else before.continued(group)
 
     # What the round does with it
 
@@ -281,7 +323,7 @@ class Method(FederatedCallback):
         """True: :meth:`weight_term` does not see examples."""
         return type(self).local_loss is Method.local_loss
 
-    def fleet_term(self, federation: Federation, fleet: Fleet) -> WeightTerm:
+    def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
         """The :meth:`weight_term` of a fleet's members."""
         return WeightTerm(self.weight_term, self._contexts_of(federation, fleet), fleet)
 
@@ -328,6 +370,16 @@ class Method(FederatedCallback):
         if self.carrier is None:
             raise RuntimeError(f"{self.title} is used outside of a fit: nothing carries its messages.")
         return self.carrier
+
+    def may_exchange(self, federation: Federation, round_index: int) -> bool:
+        """True if the messages of a round that is due may travel; asked once, before anyone sends.
+
+        Args:
+            federation: In the round.
+            round_index: The round, from 0.
+        """
+        del federation, round_index
+        return True
 
     # Checkpoints
 

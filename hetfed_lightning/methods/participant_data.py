@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.modes import evaluating
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.participants.participant import Participant
 
@@ -51,6 +53,11 @@ class ParticipantData:
     def num_public(self) -> int:
         """Examples of the public set; 0 without one."""
         return self._federation.federated_data.num_public
+
+    @property
+    def optimizers(self) -> Sequence[Optimizer]:
+        """The participant's own optimizers."""
+        return self._federation.local[self._participant.name or ""].optimizers
 
     @property
     def device(self) -> torch.device:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,6 +50,20 @@ class ServerMemory:
                 made.load_state_dict(self._saved.pop(name))
             self._kept[name] = made
         found: T = self._kept[name]
+        return found
+
+    def continued(self, group: str, keys: Collection[str] | None = None) -> ServerMemory:
+        """A copy for a group that goes on in the place of this one.
+
+        Args:
+            group: Its name.
+            keys: Keys of the last result that it has; None for everything that is remembered.
+        """
+        found = ServerMemory(group)
+        if keys is None:
+            found.load_state_dict(self.state_dict())
+        else:
+            found.last = {key: self.last[key] for key in keys}
         return found
 
     def received_by(self, name: str) -> Message:
@@ -117,25 +131,49 @@ class ServerSide:
         self.about: dict[str, Message] = {}
         self.groups: dict[str, tuple[str, ...]] = {}
         self.memory: dict[str, ServerMemory] = {}
+        self._groups_of: dict[str, list[str]] = {}
 
-    def meet(self, about: Mapping[str, Message]) -> None:
+    def meet(self, about: Mapping[str, Message]) -> dict[str, str]:
         """Take these descriptions for those of all known participants, and find the groups.
 
-        A group goes on with the memory of the one of its name, or of the first that it shares a member with.
+        A group goes on with the memory of the one of its name, or of another one with a member of it, as the method's
+        ``inherits`` says.
+
+        Args:
+            about: Descriptions by name, in the order of the federation.
+
+        Returns:
+            The group before whose memory each group goes on with, by name; of new ones nothing.
+
+        Raises:
+            ValueError: If the method refuses what they can do together; everything is as it was.
         """
-        self.about = dict(about)
-        before, members = self.memory, dict(self.groups)
-        self.groups = {name: tuple(names) for name, names in self._method.groups(about).items()}
-        self.memory = {}
-        for group, names in self.groups.items():
-            kin = [old for old in before if old == group or set(members.get(old, ())) & set(names)]
-            found = before[group if group in kin else kin[0]] if kin else ServerMemory(group)
-            found.group = group
-            self.memory[group] = found
+        groups = {name: tuple(names) for name, names in self._method.groups(about).items()}
+        before, members = self.memory, self.groups
+        self.about, self.groups, self.memory = dict(about), groups, {}
+        kin: dict[str, str] = {}
+        for group, names in groups.items():
+            own = set(names)
+            relatives = [old for old in before if old != group and not own.isdisjoint(members.get(old, ()))]
+            for old in [*([group] if group in before else []), *relatives]:
+                found = self._method.inherits(group, before[old])
+                if found is not None:
+                    self.memory[group], kin[group] = found, old
+                    break
+            else:
+                self.memory[group] = ServerMemory(group)
+        self._index()
+        return kin
+
+    def _index(self) -> None:
+        self._groups_of = {}
+        for group, members in self.groups.items():
+            for name in members:
+                self._groups_of.setdefault(name, []).append(group)
 
     def groups_of(self, name: str) -> list[str]:
         """Names of the groups of a participant."""
-        return [group for group, members in self.groups.items() if name in members]
+        return self._groups_of.get(name, [])
 
     def received_by(self, name: str) -> Message:
         """Last results of all groups of a participant; empty before the first."""
@@ -161,20 +199,20 @@ class ServerSide:
         figures: dict[str, list[float]] = {}
         stop = False
         for group, members in self.groups.items():
-            messages = {name: sent[name] for name in members if name in sent}
-            if not messages:
+            messages = {name: one for name, one in sent.items() if group in self.groups_of(name)}
+            own_asked = [name for name in asked if group in self.groups_of(name)]
+            if not (messages or (own_asked and self._method.combines_silence)):
                 continue
-            own_asked = [name for name in asked if name in members]
             about = {name: self.about[name] for name in members}
             combined = self._method.combine(messages, own_asked, about, self.memory[group], round_index)
             state = self._checked(combined, list(messages), round_index)
             stop |= combined.stop
             for key, value in combined.figures.items():
-                figures.setdefault(key, []).append(float(value))
+                figures.setdefault(key, []).extend(value if isinstance(value, Sequence) else [float(value)])
             if state is not None:
                 results[group] = state
                 self.remember(group, state)
-        return Result(results, {key: sum(some) / len(some) for key, some in figures.items()}, stop)
+        return Result(results, {key: sum(some) / len(some) for key, some in figures.items() if some}, stop)
 
     def remember(self, group: str, state: Message | PerParticipant) -> None:
         """Take a result for the group's last."""
@@ -223,3 +261,4 @@ class ServerSide:
         for name, own in state["memory"].items():
             self.memory[name] = ServerMemory(name)
             self.memory[name].load_state_dict(own)
+        self._index()

@@ -53,7 +53,7 @@ def loop_of(federation: Any, averaging: BackboneAveraging, device: str) -> Plain
         {name: (one.dataset.inputs.to(device), one.dataset.targets.to(device)) for name, one in sources.items()},
         optimizers={name: one.optimizer_factory or torch.optim.Adam for name, one in members.items()},
         batch_sizes={name: one.batch_size for name, one in sources.items()},
-        groups=[Group(group.members, group.keys) for group in averaging.groups],
+        groups=[Group(group.members, group.keys) for group in averaging.sharing.values()],
         order=order_of(federation.seed),
         local_epochs={name: one.local_epochs for name, one in members.items()},
         forgets=averaging.optimizer_state == "reset",

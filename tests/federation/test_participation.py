@@ -130,7 +130,9 @@ def test_a_newcomer_that_is_not_drawn_learns_its_lessons_when_it_is() -> None:
 
         def look(self, federation: Federation) -> None:
             steps.append(federation.local["c"].progress)
-            shared.append({key: one.clone() for key, one in averaging.shared[averaging.groups[0]].items()})
+            shared.append(
+                {key: one.clone() for key, one in averaging.shared_state(next(iter(averaging.sharing))).items()}
+            )
 
     fit(federation, tiny_data(), 4, averaging, EnsembleDistillation(batch_size=5, students="mutual"), Watching())
     # Rounds 0 and 1, joining, rounds 2 and 3: three passes of two batches before the first local step.

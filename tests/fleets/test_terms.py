@@ -107,7 +107,7 @@ def test_members_may_share_different_parts(engine: str, chunk: int, monkeypatch:
         ends.append(trained(each, public(), parts, BackboneAveraging(proximal=2.0), precision="64-true"))
     callback = BackboneAveraging(proximal=2.0)
     fit(Federation(members(OPTIMIZERS["sgd"], shared=shared)), public(), 1, callback, precision="64-true")
-    assert {group.members for group in callback.groups} == {tuple("abcd"), tuple("abd"), tuple("ab")}
+    assert {group.members for group in callback.sharing.values()} == {tuple("abcd"), tuple("abd"), tuple("ab")}
     assert furthest(ends[1], ends[0]) < 1e-10
 
 

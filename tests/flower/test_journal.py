@@ -28,8 +28,9 @@ from hetfed_lightning import (
 from hetfed_lightning.cli.run import run
 from hetfed_lightning.cli.tables import participants_table
 from hetfed_lightning.distillation import ClassPriorWeighted
+from hetfed_lightning.flower.coordinator.group_averaging import GroupAveraging
 from hetfed_lightning.flower.coordinator.journal import Journal
-from hetfed_lightning.flower.protocol.description import Description, empty_state
+from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.site.site import Site, SiteParts
 from hetfed_lightning.logs.run_record import FILE, Record
 from tests.federations import NAMES, examples, fit, tiny_data, tiny_federation, tiny_participant
@@ -69,10 +70,7 @@ def arranged(descriptions: dict[str, Description]) -> list[FederatedCallback]:
     callbacks = together()
     averaging = callbacks[1]
     assert isinstance(averaging, BackboneAveraging)
-    averaging.arrange(
-        {name: empty_state(one.offered[1]) for name, one in descriptions.items()},
-        {name: empty_state(one.personal) for name, one in descriptions.items()},
-    )
+    GroupAveraging(1, averaging).arrange(descriptions)
     return callbacks
 
 
@@ -97,8 +95,7 @@ def journal(folder: Path, **changes: Any) -> Journal:
 
 def averaging_of(*names: str) -> list[FederatedCallback]:
     callback = BackboneAveraging()
-    state = empty_state({"backbone.weight": ((5, 4), "float32")})
-    callback.arrange(dict.fromkeys(names, state), {name: {} for name in names})
+    GroupAveraging(0, callback).arrange({name: site(name) for name in names})
     return [callback]
 
 
@@ -146,7 +143,8 @@ def ours(tmp_path_factory: pytest.TempPathFactory, local: tuple[Path, list[Feder
     callbacks = arranged(descriptions)
     made = journal(folder)
     made.introduce(descriptions, callbacks, 0)
-    told = ("bytes_up", "bytes_down", "divergence", "teacher_agreement")
+    methods = [f"bytes_{way}/{method}" for way in ("up", "down") for method in ("averaging", "distillation")]
+    told = ("bytes_up", "bytes_down", "divergence", "teacher_agreement", *methods)
     for index in range(ROUNDS):
         values = {tag: points[index + 1] for tag, points in known.items() if index + 1 in points}
         figures = {key: values[key] for name in told if (key := f"federation/{name}") in values}

@@ -134,7 +134,7 @@ def own_methods(folder: Path, settings: Settings) -> Result:
         for method in methods[1:]
         for name, one in method.state_dict()["memory"].items()
     }
-    counted = {f"{key} of all": value for key, value in federation.method_bytes.items()}
+    counted = {f"{key} of all": value for key, value in federation.byte_count.figures().items()}
     return outcome(federation, made) | {"memory": memory, "counted": counted}
 
 

@@ -44,6 +44,7 @@ from hetfed_lightning.flower.protocol.description import Description, parameters
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metrics
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.byte_count import ByteCount
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.participants.participant import STUDENT
@@ -251,10 +252,10 @@ class Coordinator:
         for method in self.methods:
             method.open_round(newcomers)
         figures: dict[str, float] = {}
-        volume = [0, 0]
+        volume = ByteCount()
         pupils = self._pupils(round_index, active)
         targets, lessons = self._ask_before(round_index, joined, newcomers, pupils, figures, volume)
-        volume[1] += self._give_start(joined, newcomers)
+        self._give_start(joined, newcomers, volume)
         figures |= self._exchange_start(round_index, joined, active)
         learners = {place: one.learners(has_student=self.student is not None) for place, one in self._due(round_index)}
         phase = [place for place, (mutual, _) in learners.items() if mutual and self.lessons[place].mode == "phase"]
@@ -274,20 +275,18 @@ class Coordinator:
         for average in self.averages:
             average.fresh = set()
         for average in due:
-            senders = average.callback.stepped({name: not replies[name].idle for name in active if name in replies})
+            senders = average.stepped({name: not replies[name].idle for name in active if name in replies})
             states = {name: replies[name].shared for name in senders}
-            found, up, down = average.aggregate(round_index, states, active, self.sites.descriptions)
+            found, up, down = average.aggregate(round_index, states, active)
             figures |= found
-            volume[0] += up
-            volume[1] += down
+            volume.count(average.callback.title, up=up, down=down)
             self._is_spent |= average.is_spent(self, round_index)
         figures |= self._exchange_end(round_index, everyone | replies, joined, active, volume)
         figures |= {
             "federation/participants": float(len(replies)),
             "federation/quarantined": float(len(self.left)),
-            "federation/bytes_up": float(volume[0]),
-            "federation/bytes_down": float(volume[1]),
         }
+        figures |= {f"federation/{key}": float(count) for key, count in volume.figures().items()}
         self._pending = {
             "round": round_index,
             "figures": figures,
@@ -326,7 +325,7 @@ class Coordinator:
         newcomers: Sequence[str],
         pupils: Sequence[str],
         figures: dict[str, float],
-        volume: list[int],
+        volume: ByteCount,
     ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Targets of ensembles before a round: for learning in the local steps, and as lessons for newcomers."""
         has_student = self.student is not None
@@ -357,21 +356,20 @@ class Coordinator:
                     lessons[place] = said
         return targets, lessons
 
-    def _give_start(self, joined: Sequence[str], newcomers: Sequence[str]) -> int:
-        """Bytes sent to groups that begin with the weights of their first present member, and to newcomers."""
-        down = 0
+    def _give_start(self, joined: Sequence[str], newcomers: Sequence[str], volume: ByteCount) -> None:
+        """Have groups begin with the weights of their first member who is here."""
         for average in self.averages:
-            down += sum(payload_bytes(average.state_for(name, fresh=False)) for name in newcomers)
+            down = sum(payload_bytes(average.state_for(name, fresh=False)) for name in newcomers)
             while found := average.without_start([name for name in joined if name not in self.left]):
                 name, groups = next(iter(found.items()))
                 keys = tuple(key for group in groups for key in group.keys)
                 reply = self._carry_out({name: Order(self.run_id, keys={average.place: keys})}).get(name)
                 for group in groups if reply is not None else ():
-                    average.begin(group, reply.shared[average.place])  # type: ignore[union-attr]
+                    shared = average.begin(group, reply.shared[average.place])  # type: ignore[union-attr]
                     receivers = [other for other in joined if other in group and other != name]
-                    down += payload_bytes(average.callback.shared[group]) * len(receivers)
+                    down += payload_bytes(shared) * len(receivers)
                 self._stale |= set(joined)
-        return down
+            volume.count(average.callback.title, down=down)
 
     def _train(
         self,
@@ -381,7 +379,7 @@ class Coordinator:
         targets: Mapping[int, Tensor],
         lessons: Mapping[str, Mapping[int, Tensor]],
         phase: Sequence[int],
-        volume: list[int],
+        volume: ByteCount,
         *,
         asked: bool,
     ) -> dict[str, Reply]:
@@ -406,7 +404,8 @@ class Coordinator:
                     targets=targets if reads else {},
                     lessons=lessons[name],
                 )
-                volume[1] += payload_bytes([*order.targets.values(), *order.lessons.values()])
+                for place, one in (*order.targets.items(), *order.lessons.items()):
+                    volume.count(self.lessons[place].title, down=payload_bytes(one))
             if _leads_on(order):
                 orders[name] = order
         return self._carry_out(orders)
@@ -458,16 +457,13 @@ class Coordinator:
         replies: Mapping[str, Reply],
         joined: Sequence[str],
         active: Sequence[str],
-        volume: list[int],
+        volume: ByteCount,
     ) -> dict[str, float]:
         """Figures of the methods' exchanges at a round's end, and their bytes; the results wait."""
         figures = self._combined(round_index, replies, self._due_at("end", round_index, joined, active), joined)
         for one in self.methods:
             up, down = one.bytes_of_round()
-            volume[0] += up
-            volume[1] += down
-            title = one.method.title
-            figures |= {f"federation/bytes_up/{title}": float(up), f"federation/bytes_down/{title}": float(down)}
+            volume.count(one.method.title, up=up, down=down)
             self._is_spent |= one.is_spent
         return figures
 
@@ -487,7 +483,7 @@ class Coordinator:
         phase: Sequence[int],
         alone: Sequence[int],
         figures: dict[str, float],
-        volume: list[int],
+        volume: ByteCount,
     ) -> dict[str, Reply]:
         """Replies after distillation from the predictions in ``replies``, from which the student learns too."""
         answers = self._answers(replies, volume)
@@ -516,7 +512,8 @@ class Coordinator:
             )
             for name in answers
         }
-        volume[1] += sum(payload_bytes(one) for one in own.values()) * len(orders)
+        for place, one in own.items():
+            volume.count(self.lessons[place].title, down=payload_bytes(one) * len(orders))
         found = self._carry_out(orders)
         return {name: found.get(name, reply) for name, reply in replies.items() if name not in self.left}
 
@@ -594,9 +591,9 @@ class Coordinator:
     def _reasons(self) -> str:
         return "; ".join(f"{name}: {reason}" for name, reason in self.left.items())
 
-    def _answers(self, replies: Mapping[str, Reply], volume: list[int]) -> dict[str, Tensor]:
+    def _answers(self, replies: Mapping[str, Reply], volume: ByteCount) -> dict[str, Tensor]:
         found = {name: one.answers for name, one in replies.items() if one.answers is not None}
-        volume[0] += payload_bytes(list(found.values()))
+        volume.count(next(iter(self.lessons.values())).title, up=payload_bytes(list(found.values())))
         return found
 
     def _due(self, round_index: int) -> list[tuple[int, EnsembleDistillation]]:

@@ -62,7 +62,7 @@ def _shared(
     """Members of every group and the bytes of their shared state, by the description of one of them."""
     found: list[tuple[Sequence[str], int]] = []
     for place, callback in enumerate(callbacks):
-        for group in callback.groups if isinstance(callback, BackboneAveraging) else ():
+        for group in callback.sharing.values() if isinstance(callback, BackboneAveraging) else ():
             for offered in (descriptions[name].offered for name in group.members if name in descriptions):
                 layout = offered.get(place, {})
                 if all(key in layout for key in group.keys):

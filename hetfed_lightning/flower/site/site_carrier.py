@@ -83,6 +83,11 @@ class SiteCarrier:
         """Context of the participant."""
         return self.participants.context(federation, name)
 
+    def last(self, group: str) -> Mapping[str, Tensor]:
+        """Nothing: results of whole groups are the coordinator's."""
+        del group
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors received and remembered, for the site's state."""
         return {"received": dict(self.received), "memory": self.participants.state_dict()}

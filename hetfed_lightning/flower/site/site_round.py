@@ -224,9 +224,7 @@ class SiteRound(RoundClock):
         """Set the state that was received last as anchor, if a proximal term asks for one."""
         for place, state in self.anchors.items():
             callback = self.averaging[place]
-            callback.groups = [SharingGroup(tuple(federation.members()), tuple(state))]
-            callback.shared.begin(callback.groups[0], dict(state))
-            callback.set_anchors(federation)
+            callback.hold_near(federation, [(SharingGroup(tuple(federation.members()), tuple(state)), state)])
 
     def learn(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Learn from the ensemble at a round's end, and pause.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -22,16 +21,22 @@ from hetfed_lightning.aggregation import (
     weighted_mean,
 )
 from hetfed_lightning.aggregation.clipping import check_max_norm
-from hetfed_lightning.aggregation.shares import MAX_SHARE, bounded_weights, check_max_share, sample_count
+from hetfed_lightning.aggregation.shares import MAX_SHARE, check_max_share
 from hetfed_lightning.data.name_checks import of_member
-from hetfed_lightning.federated_callback import FederatedCallback, Phase
-from hetfed_lightning.finite import is_finite
 from hetfed_lightning.local_training.step_checks import check_follows
 from hetfed_lightning.methods.averaging.column_checks import check_columns
+from hetfed_lightning.methods.averaging.group_average import (
+    aggregated,
+    name_of,
+    refuse_non_finite,
+    weights_by_name,
+    weights_by_samples,
+)
+from hetfed_lightning.methods.averaging.offers import foundation_of, layout_of, offer, parameters_of, samples_of
 from hetfed_lightning.methods.averaging.proximal import Proximal
 from hetfed_lightning.methods.averaging.server_optimizer import ServerOptimizer
-from hetfed_lightning.methods.averaging.shared_states import SharedStates
 from hetfed_lightning.methods.averaging.sharing_groups import (
+    SEPARATOR,
     Foundations,
     SharingGroup,
     listed,
@@ -43,7 +48,11 @@ from hetfed_lightning.methods.averaging.sharing_groups import (
     tied_lines,
     uneven_foundations,
 )
-from hetfed_lightning.metrics import payload_bytes, state_divergence
+from hetfed_lightning.methods.messages import Combined, Message
+from hetfed_lightning.methods.method import About, Method
+from hetfed_lightning.methods.participant_data import ParticipantData
+from hetfed_lightning.methods.server import ServerMemory, ServerSide
+from hetfed_lightning.metrics import state_divergence
 from hetfed_lightning.participants.inseparable import (
     bound_buffers,
     digest,
@@ -63,32 +72,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Sent:
-    """What members of a group sent at the end of a round, and what is known of them.
-
-    Attributes:
-        round_index: The round.
-        states: By name, in the order of the federation.
-        counts: Training examples of each sender.
-        expected: Who was asked; a participant that is not among the senders was quarantined, or did not answer.
-        parameters: Keys that are parameters rather than buffers; there may be others' among them.
-    """
-
-    round_index: int
-    states: Mapping[str, State]
-    counts: Mapping[str, int]
-    expected: tuple[str, ...]
-    parameters: frozenset[str]
+OPTIMIZER = "optimizer"
+"""Name of the server optimizer in a group's memory."""
 
 
-def means(figures: Mapping[str, list[float]]) -> dict[str, float]:
-    """Figures of a federation's groups as its own, by tag."""
-    return {f"federation/{key}": sum(one) / len(one) for key, one in figures.items()}
-
-
-class BackboneAveraging(FederatedCallback):
+class BackboneAveraging(Method):
     """Replaces what participants share by its aggregate at the end of a round.
 
     Participants average within the groups whose keys, shapes and dtypes agree; what nobody else has stays as it
@@ -121,6 +109,7 @@ class BackboneAveraging(FederatedCallback):
         max_update_norm: Largest L2 norm of what a participant adds to the shared state: longer updates are scaled down
             to it before the rule sees them, and ``federation/clipped`` tells the fraction of updates that were. Bounds
             what one participant can do, whatever it claims; see :func:`~hetfed_lightning.aggregation.clip_updates`.
+        name: Tells two of them in one run apart, in checkpoints and tags.
 
     Raises:
         ValueError: If a setting is out of its range, or nobody has anything in common.
@@ -133,8 +122,8 @@ class BackboneAveraging(FederatedCallback):
         really backdoor federated learning?
     """
 
-    phase = Phase.AVERAGING
-    gives_finite = True
+    replaces_state = True
+    needs_steps = True
 
     def __init__(
         self,
@@ -149,6 +138,7 @@ class BackboneAveraging(FederatedCallback):
         server_optimizer: OptimizerCallable | None = None,
         proximal: float = 0.0,
         max_update_norm: float | None = None,
+        name: str | None = None,
     ) -> None:
         if not callable(rule):
             raise TypeError(f"rule: expected a function (states, weights) -> state, got {rule!r}.")
@@ -179,66 +169,59 @@ class BackboneAveraging(FederatedCallback):
         self.server_optimizer = server_optimizer
         self.proximal = proximal
         self.max_update_norm = max_update_norm
-        self.groups: list[SharingGroup] = []
+        self.name = name
+        self.sharing: dict[str, SharingGroup] = {}
         self.report = ""
-        self.shared = SharedStates()
-        self._servers: dict[str, ServerOptimizer] = {}
-        self._server_states: dict[str, Any] = {}
         self._foundations: Foundations = {}
         self._proximal = Proximal()
         self._bounded: set[str] = set()
-        self._idle: set[str] = set()
+
+    @property
+    def title(self) -> str:
+        """Name in tags and messages."""
+        return "averaging" if self.name is None else f"averaging:{self.name}"
 
     # Before training
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Forget an earlier run, unless its trainer goes on; a checkpoint is read after this."""
-        del pl_module
+        super().setup(trainer, pl_module, stage)
         if stage == "fit" and trainer.current_epoch == 0:
-            self.load_state_dict({"shared": {}, "servers": {}})
-            self._bounded, self._idle = set(), set()
+            self._bounded, self._foundations = set(), {}
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
         """Find who shares what with whom, and say so once."""
-        del trainer
         members = federation.members()
         states = {name: self.shareable(participant) for name, participant in members.items()}
+        check_columns(members, states)
+        super().prepare(trainer, federation)
         tied = {name: participant.tied_keys() for name, participant in members.items()}
         personal = {name: personal_state(participant, states[name]) for name, participant in members.items()}
-        frozen = {name: self.foundation(one, federation.local[name].optimizers) for name, one in members.items()}
-        check_columns(members, states)
-        self.arrange(states, personal, tied, frozen)
+        self.tell(states, personal, tied)
         self._proximal.open_round(0, [])
-        self._server_states, self._servers = self.state_dict()["servers"], {}
 
-    def arrange(
-        self,
-        states: Mapping[str, State],
-        personal: Mapping[str, State],
-        tied: Mapping[str, Mapping[str, str]] | None = None,
-        foundations: Foundations | None = None,
-    ) -> None:
-        """Find the groups, and say so; tensors may be on the device ``"meta"``, since only their layout is looked at.
+    def describe(self, participant: Participant, data: ParticipantData) -> Message:
+        """Layout of what it would share, digests of the frozen weights that lies on, its number of examples."""
+        parameters = {key: one.requires_grad for key, one in participant.named_parameters(remove_duplicate=False)}
+        ground = self.foundation(participant, data.optimizers)
+        return offer(self.shareable(participant), parameters, ground, data.num_samples)
 
-        Args:
-            states: What each participant would share, by name.
-            personal: The rest of each participant's state.
-            tied: Keys that are shared since their tensor is that of a shared key, with that key, by name.
-            foundations: What each participant's shared weights lie on, as :meth:`foundation` tells, by name.
+    def groups(self, about: About) -> Mapping[str, Sequence[str]]:
+        """Participants that share keys of equal shape and dtype, over equal frozen weights; each may be in several.
 
         Raises:
             ValueError: If nobody has anything in common, what they have is complex, a rule needs more participants, a
                 weight is missing, or the server optimizer needs a closure.
         """
+        states = {name: layout_of(one) for name, one in about.items()}
         # Of who is known already what it told first: frozen weights may have thawed since, on the way to a checkpoint.
-        known = {name: self._foundations[name] for name in states if name in self._foundations}
-        foundations = dict(foundations or {}) | known
-        self._foundations = foundations
-        self.groups = sharing_groups(states, foundations)
-        _refuse_complex(states, self.groups)
-        self._refuse_directions()
+        known = {name: self._foundations[name] for name in about if name in self._foundations}
+        foundations = {name: foundation_of(one) for name, one in about.items()} | known
+        found = sharing_groups(states, foundations)
+        _refuse_complex(states, found)
+        self._refuse_directions(found)
         check_follows("BackboneAveraging(server_optimizer=...)", self.server_optimizer)
-        if not self.groups:
+        if not found:
             offered = "; ".join(
                 f"{name} offers {', '.join(list(state)[:2]) or 'nothing'}" for name, state in states.items()
             )
@@ -247,27 +230,45 @@ class BackboneAveraging(FederatedCallback):
                 + " ".join(split_foundations(states, foundations))
                 + "Give them backbones of one kind, change Participant(shared=...), or leave the callback out."
             )
-        self._check_least()
+        self._check_least(found)
         if isinstance(self.weighting, dict):
             for name in states:
                 if of_member(self.weighting, name) is None:
                     raise ValueError(
                         f"weighting: no weight for participant {name!r}; it has {', '.join(self.weighting)}."
                     )
-        self.report = sharing_report(states, personal, self.groups, tied)
+        self._foundations = foundations
+        self.sharing = {group.name: group for group in found}
+        return {group.name: group.members for group in found}
+
+    def tell(
+        self,
+        states: Mapping[str, State],
+        personal: Mapping[str, State],
+        tied: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        """Say who shares what with whom; tensors may be on the device ``"meta"``, since only their layout is looked at.
+
+        Args:
+            states: What each participant would share, by name.
+            personal: The rest of each participant's state.
+            tied: Keys that are shared since their tensor is that of a shared key, with that key, by name.
+        """
+        groups = list(self.sharing.values())
+        self.report = sharing_report(states, personal, groups, tied)
         log.info("%s", self.report)
-        lines = split_layers(states, self.groups) + split_foundations(states, foundations)
-        lines += uneven_foundations(self.groups, foundations)
-        for line in lines + tied_lines(tied or {}):
+        lines = split_layers(states, groups) + split_foundations(states, self._foundations)
+        lines += uneven_foundations(groups, self._foundations)
+        for line in lines + tied_lines(tied):
             log.warning("%s", line)
 
-    def _check_least(self) -> None:
+    def _check_least(self, groups: Sequence[SharingGroup]) -> None:
         """Refuse a rule that could not be applied, even if all of a group took part."""
         least = self.rule.least_participants() if isinstance(self.rule, AggregationRule) else 1
-        for group in self.groups:
+        for group in groups:
             if len(group.members) < least:
                 raise ValueError(
-                    f"BackboneAveraging: {self._rule_name} needs at least {least} participants, as it is set, but "
+                    f"BackboneAveraging: {name_of(self.rule)} needs at least {least} participants, as it is set, but "
                     f"{listed(group.members)}, who share {group.keys[0]}, are {len(group.members)}: change its "
                     "settings, or take coordinate_median or GeometricMedian, which stand 1 faulty one of 3."
                 )
@@ -299,9 +300,9 @@ class BackboneAveraging(FederatedCallback):
             found |= {key: digest(tensor) for key, tensor in participant.view_of(sorted(bound)).items()}
         return found
 
-    def _refuse_directions(self) -> None:
+    def _refuse_directions(self, groups: Sequence[SharingGroup]) -> None:
         """Vectors that begin apart have no mean; a norm that was measured along it would be anything."""
-        for group in self.groups if not self.synchronise_start else []:
+        for group in groups if not self.synchronise_start else []:
             if found := [key for key in group.keys if is_direction(key, group.keys)]:
                 raise ValueError(
                     f"BackboneAveraging(synchronise_start=False): what {listed(group.members)} share has {found[0]}, a "
@@ -313,43 +314,41 @@ class BackboneAveraging(FederatedCallback):
 
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Give one start to all, and the shared state to newcomers."""
-        del trainer
-        for group in self.groups:
-            if group in self.shared:
-                receivers = [name for name in federation.newcomers(round_index) if name in group]
-                federation.bytes_down += payload_bytes(self.shared[group]) * len(receivers)
-            elif self.synchronise_start:
-                receivers = [name for name in federation.joined(round_index) if name in group]
-                if not receivers:
-                    continue
-                self.shared.begin(group, federation[receivers[0]].state_of(group.keys))
-                federation.bytes_down += payload_bytes(self.shared[group]) * (len(receivers) - 1)
-            else:
-                continue
-            self.shared.hand_out(federation, group, receivers, round_index)
-        self.set_anchors(federation)
+        super().on_round_start(trainer, federation, round_index)
+        self._set_anchors(federation)
 
     def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Find the anchors again; the shared state came with the checkpoint."""
         del trainer, round_index
-        self.set_anchors(federation)
+        self._set_anchors(federation)
 
-    def set_anchors(self, federation: Federation) -> None:
-        """Hold participants near what is shared now, if there is a proximal term."""
-        groups = [group for group in self.groups if group in self.shared] if self.proximal else []
+    def _set_anchors(self, federation: Federation) -> None:
+        if self.proximal:
+            states = {name: self.shared_state(name) for name in self.sharing}
+            self.hold_near(federation, [(self.sharing[name], state) for name, state in states.items() if state])
+
+    def shared_state(self, group: str) -> dict[str, Tensor]:
+        """Tensors that a group shares now, by key; empty before its first average or common start."""
+        return {} if self.carrier is None else dict(self.carrier.last(group))
+
+    def hold_near(self, federation: Federation, shared: Sequence[tuple[SharingGroup, State]]) -> None:
+        """Hold participants near what is shared, in the local steps of a round.
+
+        Args:
+            federation: In a round.
+            shared: Groups with what they share.
+        """
         device = federation.device  # A checkpoint's shared state lies on the CPU.
-        self._proximal.open_round(
-            self.proximal,
-            [(group, {key: tensor.to(device) for key, tensor in self.shared[group].items()}) for group in groups],
-        )
+        here = [(group, {key: state[key].to(device) for key in group.keys}) for group, state in shared]
+        self._proximal.open_round(self.proximal, here)
 
     def adds_to_loss(self, federation: Federation) -> bool:
-        """Whether there is a proximal term."""
+        """True if there is a proximal term."""
         del federation
         return self.proximal > 0
 
     def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
-        """FedProx's proximal term."""
+        """FedProx's proximal term, a scalar."""
         del federation, batch_idx
         return self._proximal.loss(participant)
 
@@ -364,166 +363,103 @@ class BackboneAveraging(FederatedCallback):
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Aggregate each group and give the result to all of it who have joined."""
-        del trainer
-        if not self.is_due(round_index):
-            return
-        active = federation.active_names(round_index)
-        contributors = self.stepped({name: federation.local[name].landed > 0 for name in federation.contributors()})
-        figures: dict[str, list[float]] = defaultdict(list)
-        for group in self.groups:
-            senders = [name for name in contributors if name in group]
-            shared = self.combine(group, self._sent(federation, group, senders, round_index), figures)
-            if shared is None:
-                continue
-            self.shared.replace(federation, group, shared, round_index)
-            size = payload_bytes(shared)
-            federation.bytes_up += size * len(senders)
-            federation.bytes_down += size * sum(name in group for name in active)
-        if figures:
-            federation.log_round(means(figures))
-        for name in active:
+        super().on_round_end(trainer, federation, round_index)
+        for name in federation.active_names(round_index) if self.is_due(round_index) else ():
             self.tidy(federation, name)
 
-    def stepped(self, changed: Mapping[str, bool]) -> list[str]:
-        """Participants that have something to average; of each that has not, a warning says so once in a run.
+    def inherits(self, group: str, before: ServerMemory) -> ServerMemory | None:
+        """The shared state of a group that shared all of these keys."""
+        keys = self.sharing[group].keys
+        if not before.last.keys() >= set(keys):
+            return None
+        if group == before.group and before.last.keys() == set(keys):
+            return before
+        return before.continued(group, None if before.last.keys() == set(keys) else keys)
 
-        Args:
-            changed: Whether an optimizer step of the round changed its weights, by participant.
-        """
-        for name in [name for name, has_changed in changed.items() if not has_changed and name not in self._idle]:
-            self._idle.add(name)
-            log.warning(
-                "%s took no optimizer step in a round: it stays in the round, but its weights, which nothing has "
-                "changed, are not averaged. That can be a training_step that returned None, or gradients that fp16's "
-                "loss scale skipped.", name,
-            )  # fmt: skip
-        return [name for name, has_changed in changed.items() if has_changed]
+    def warn_of_idle(self, name: str) -> None:
+        """Warn of a participant without an optimizer step, once in a run."""
+        log.warning(
+            "%s took no optimizer step in a round: it stays in the round, but its weights, which nothing has "
+            "changed, are not averaged. That can be a training_step that returned None, or gradients that fp16's "
+            "loss scale skipped.", name,
+        )  # fmt: skip
 
-    def _sent(self, federation: Federation, group: SharingGroup, senders: list[str], round_index: int) -> Sent:
-        """What members have to share. Views: a rule leaves states as they are, and copies cost what their mean does."""
-        first = federation[group.members[0]]
-        return Sent(
-            round_index,
-            federation.fleets.views(federation, senders, group.keys),
-            {name: federation.federated_data.num_samples(name) for name in senders},
-            tuple(senders),
-            frozenset(name for name, _ in first.named_parameters(remove_duplicate=False)),
-        )
+    def state_keys(self, name: str) -> Sequence[str] | None:
+        """Keys that a participant averages with somebody; None where a subclass sends more than its state."""
+        if type(self).send is not Method.send:
+            return None
+        return tuple(key for group in self.sharing.values() if name in group for key in group.keys)
 
-    def combine(self, group: SharingGroup, sent: Sent, figures: dict[str, list[float]]) -> dict[str, Tensor] | None:
-        """What a group shares next, wherever its members are: weights, bounds, rule and server optimizer.
+    def keys_of(self, group: str, keys: Sequence[str]) -> Sequence[str]:
+        """Keys of one group."""
+        del keys
+        return self.sharing[group].keys
 
-        Args:
-            group: Whose members they are.
-            sent: What they sent; every state has the group's keys.
-            figures: Receives ``"clipped"`` and ``"divergence"``.
-
-        Returns:
-            Tensors of their own by key; None where nobody sent anything.
+    def combine(
+        self,
+        sent: Mapping[str, Message],
+        asked: Sequence[str],
+        about: About,
+        server: ServerMemory,
+        round_index: int,
+    ) -> Combined:
+        """The group's next shared state: weights, bounds, rule and server optimizer.
 
         Raises:
             ValueError: If the rule does not give what it is to give.
             RuntimeError: If something that is not finite comes of what is finite.
         """
-        aggregate = self._merged(group, sent, figures)
-        if aggregate is None:
-            return None
-        shared = with_unit_directions(self._served(group, aggregate, sent.parameters))
-        self._refuse_non_finite(shared, list(sent.states), sent.round_index)
-        return shared
-
-    def _merged(self, group: SharingGroup, sent: Sent, figures: dict[str, list[float]]) -> dict[str, Tensor] | None:
-        """What the rule makes of the senders' states; None where there is nothing to share."""
-        senders, states = list(sent.states), list(sent.states.values())
-        if not senders:
-            return None
-        weights = self._weights(sent)
-        check_states(states, weights, senders)
+        del asked
+        names, where = list(sent), f"Round {round_index}"
+        states: list[State] = [{key: one[key] for key in self.sharing[server.group].keys} for one in sent.values()]
+        weights = self._weights({name: samples_of(about[name]) for name in names})
+        check_states(states, weights, names)
+        figures: dict[str, Sequence[float]] = {}
         if self.max_update_norm is not None:
             whole = states
-            states = clip_updates(whole, self._previous(group, whole[0]), self.max_update_norm, senders)
-            figures["clipped"] += [float(one is not other) for one, other in zip(states, whole, strict=True)]
-        aggregate = self._aggregate(states, weights, sent.round_index)
-        if len(senders) > 1:
-            figures["divergence"].append(state_divergence(states, centre=aggregate))
-        return aggregate
+            previous = {key: server.last[key].to(tensor.device) for key, tensor in whole[0].items()}
+            states = clip_updates(whole, previous, self.max_update_norm, names)
+            figures["clipped"] = [float(one is not other) for one, other in zip(states, whole, strict=True)]
+        aggregate = aggregated(self.rule, states, weights, where)
+        if len(names) > 1:
+            figures["divergence"] = [state_divergence(states, centre=aggregate)]
+        parameters = set().union(*map(parameters_of, about.values()))
+        return Combined(self._finished(server, aggregate, parameters, names, where), figures)
 
-    def _previous(self, group: SharingGroup, like: State) -> dict[str, Tensor]:
-        """What the group last shared; a checkpoint's lies on the CPU."""
-        return {key: self.shared[group][key].to(tensor.device) for key, tensor in like.items()}
+    def _finished(
+        self, server: ServerMemory, aggregate: State, parameters: set[str], names: Sequence[str], where: str
+    ) -> dict[str, Tensor]:
+        """The next shared state: an aggregate after the server optimizer, with vectors of spectral norms as such."""
+        shared = with_unit_directions(self._served(server, dict(aggregate), parameters))
+        cause = name_of(self.rule) + ("" if self.server_optimizer is None else " and the server optimizer")
+        refuse_non_finite(shared, cause, names, where)
+        return shared
 
-    def _weights(self, sent: Sent) -> Tensor:
+    def _weights(self, counts: Mapping[str, float]) -> Tensor:
         if self.weighting == "uniform":
-            weights = [1.0] * len(sent.states)
-        elif self.weighting == "samples":
-            return self._by_samples(sent)
-        else:
-            assert isinstance(self.weighting, dict)  # noqa: S101 - narrows the type; the constructor checked it
-            weights = [float(of_member(self.weighting, name) or 0.0) for name in sent.states]
-        return torch.tensor(weights, dtype=torch.float64)
-
-    def _by_samples(self, sent: Sent) -> Tensor:
-        """Numbers of examples, none more than ``max_share`` of all; said once by name."""
-        names = list(sent.states)
-        counts = [sample_count(sent.counts[name], name) for name in names]
-        claimed = torch.tensor(counts, dtype=torch.float64)
-        weights = bounded_weights(claimed, self.max_share)
-        for name, count, weight in zip(names, claimed.tolist(), weights.tolist(), strict=True):
-            if weight < count and name not in self._bounded:
+            return torch.ones(len(counts), dtype=torch.float64)
+        if not isinstance(self.weighting, str):
+            return weights_by_name(self.weighting, list(counts))
+        weights, bounded = weights_by_samples(counts, self.max_share)
+        for name, (count, weight) in bounded.items():
+            if name not in self._bounded:
                 self._bounded.add(name)
                 log.warning(
                     "BackboneAveraging: %s has %d of %d examples and weighs as %d would, since nobody has more than "
                     "%g of all weights (max_share).",
-                    name, count, sum(counts), round(weight), self.max_share,
+                    name, count, sum(counts.values()), weight, self.max_share,
                 )  # fmt: skip
         return weights
 
-    def _served(
-        self, group: SharingGroup, aggregate: dict[str, Tensor], parameters: frozenset[str]
-    ) -> dict[str, Tensor]:
-        if self.server_optimizer is None or group not in self.shared:
+    def _served(self, server: ServerMemory, aggregate: dict[str, Tensor], parameters: set[str]) -> dict[str, Tensor]:
+        """The aggregate, its parameters stepped towards by the server optimizer if there is one."""
+        factory = self.server_optimizer
+        if factory is None or not server.last:
             return aggregate
-        previous = self.shared[group]
-        if group.name not in self._servers:
-            # A checkpoint's shared state lies on the CPU.
-            here = {key: previous[key].to(aggregate[key].device) for key in group.keys if key in parameters}
-            server = ServerOptimizer(here, self.server_optimizer)
-            if group.name in self._server_states:
-                server.optimizer.load_state_dict(self._server_states.pop(group.name))
-            self._servers[group.name] = server
-        return aggregate | self._servers[group.name].step(previous, aggregate)
-
-    def _aggregate(self, states: list[State], weights: Tensor, round_index: int) -> dict[str, Tensor]:
-        aggregate = self.rule(states, weights)
-        if not isinstance(aggregate, Mapping):
-            raise ValueError(  # noqa: TRY004 - the same kind of error as for another fault of the rule
-                f"Round {round_index}: expected of {self._rule_name} a state, got {type(aggregate).__name__}."
-            )
-        expected = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in states[0].items()}
-        found = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in aggregate.items()}
-        if found != expected:
-            key = next(key for key in expected | found if expected.get(key) != found.get(key))
-            raise ValueError(
-                f"Round {round_index}: expected of {self._rule_name} a state like the participants', with {key} of "
-                f"shape and dtype {expected.get(key)}, got {found.get(key)}."
-            )
-        # A rule of the user's may hand back one of the states itself, which changes with its participant.
-        return {key: tensor.clone() for key, tensor in aggregate.items()}
-
-    @property
-    def _rule_name(self) -> str:
-        return getattr(self.rule, "__name__", type(self.rule).__name__)
-
-    def _refuse_non_finite(self, shared: dict[str, Tensor], senders: list[str], round_index: int) -> None:
-        """What the senders sent was finite, so the fault is the rule's or the server optimizer's."""
-        if is_finite(shared.values()):
-            return
-        key = next(key for key, tensor in shared.items() if not is_finite([tensor]))
-        cause = self._rule_name if self.server_optimizer is None else f"{self._rule_name} and the server optimizer"
-        raise RuntimeError(
-            f"Round {round_index}: what {cause} made of {', '.join(senders)} is not finite at {key}, though what they "
-            "sent was; nobody received it. Lower the server optimizer's learning rate, or mend the rule."
-        )
+        keys = [key for key in aggregate if key in parameters]
+        # A checkpoint's shared state lies on the CPU.
+        here = {key: server.last[key].to(aggregate[key].device) for key in keys}
+        return aggregate | server.kept(OPTIMIZER, lambda: ServerOptimizer(here, factory)).step(server.last, aggregate)
 
     def tidy(self, federation: Federation, name: str) -> None:
         """Have running statistics and momenta of a participant start afresh, if that is asked for."""
@@ -539,19 +475,45 @@ class BackboneAveraging(FederatedCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """The shared states, the server optimizers, and the frozen weights that participants began with."""
-        servers = {name: server.optimizer.state_dict() for name, server in self._servers.items()}
-        return {
-            "shared": self.shared.state_dict(),
-            "servers": self._server_states | servers,
-            "foundations": {name: dict(own) for name, own in self._foundations.items() if own},
-        }
+        return self.as_saved(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
-        self.shared.load_state_dict(state_dict["shared"])
-        self._server_states = dict(state_dict["servers"])
-        self._servers = {}
-        self._foundations = dict(state_dict.get("foundations", {}))
+        super().load_state_dict(self.memory_of(state_dict))
+        self._foundations = dict(state_dict.get("foundations", {}))  # Older checkpoints have none.
+
+    def with_memory(self, server: ServerSide) -> dict[str, Any]:
+        """:meth:`state_dict` where the server's half is elsewhere.
+
+        Args:
+            server: That half.
+        """
+        return self.as_saved({"server": server.state_dict(), "memory": {}})
+
+    def as_saved(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """State of a checkpoint out of a carrier's: shared states and server optimizers by group.
+
+        Args:
+            found: State of the carrier; empty without one.
+        """
+        memory = found["server"]["memory"] if found else {}
+        return {
+            "shared": {group: one["last"] for group, one in memory.items() if one["last"]},
+            "servers": {group: one["kept"][OPTIMIZER] for group, one in memory.items() if OPTIMIZER in one["kept"]},
+            "foundations": {name: dict(own) for name, own in self._foundations.items() if own},
+            "memory": found.get("memory", {}),
+        }
+
+    @staticmethod
+    def memory_of(saved: Mapping[str, Any]) -> dict[str, Any]:
+        """A carrier's state out of that of a checkpoint, which names groups by their members."""
+        memory = {}
+        for group, shared in saved["shared"].items():
+            kept = {OPTIMIZER: saved["servers"][group]} if group in saved["servers"] else {}
+            memory[group] = {"last": shared, "own": {}, "tensors": {}, "kept": kept}
+        groups = {group: group.split(SEPARATOR) for group in memory}
+        # Older checkpoints remember nothing of participants.
+        return {"server": {"groups": groups, "memory": memory}, "memory": saved.get("memory", {})}
 
 
 def _refuse_complex(states: Mapping[str, State], groups: list[SharingGroup]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
@@ -10,9 +11,13 @@ from torch import Tensor
 
 from hetfed_lightning.aggregation import AggregationFunction, AggregationRule, State, check_states, weighted_mean
 from hetfed_lightning.aggregation.clipping import check_max_norm
-from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging, Sent
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.averaging.offers import parameters_of
 from hetfed_lightning.methods.averaging.private_checks import check_company, check_settings
 from hetfed_lightning.methods.averaging.sharing_groups import listed
+from hetfed_lightning.methods.messages import Combined, Message
+from hetfed_lightning.methods.method import About
+from hetfed_lightning.methods.server import ServerMemory
 from hetfed_lightning.participants.inseparable import is_direction
 from hetfed_lightning.privacy import PrivacyAccount, private_mean, private_noise, seeded_noise
 from hetfed_lightning.privacy.accountant import (
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup
+    from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +87,8 @@ class PrivateAveraging(BackboneAveraging):
         Geyer, Klein, Nabi (2017), Differentially private federated learning: a client level perspective.
     """
 
+    combines_silence = True
+
     def __init__(
         self,
         *,
@@ -106,6 +114,8 @@ class PrivateAveraging(BackboneAveraging):
         self._ledgers: dict[str, PrivacyAccount] = {}
         self._was_rehearsed = False
         self._is_checked = False
+        self._trained: dict[str, set[str]] = {}
+        self._released_in = -1
         self._ranks, self._draws, self._device = Ranks(), True, torch.device("cpu")
 
     # Before training
@@ -123,16 +133,21 @@ class PrivateAveraging(BackboneAveraging):
         self._ranks, self._draws, self._device = federation.ranks, trainer.is_global_zero, federation.device
         self.check_promise(len(federation.members()))
 
-    def arrange(self, *args: Any, **kwargs: Any) -> None:
-        """As the base class; refuses vectors of a spectral norm, which are no updates."""
-        super().arrange(*args, **kwargs)
-        for group in self.groups:
-            if found := [key for key in group.keys if is_direction(key, group.keys)]:
+    def groups(self, about: About) -> Mapping[str, Sequence[str]]:
+        """Groups as of any average; refuses vectors of a spectral norm, which are no updates.
+
+        Raises:
+            ValueError: Naming a participant and the key.
+        """
+        found = super().groups(about)
+        for group in self.sharing.values():
+            if strange := [key for key in group.keys if is_direction(key, group.keys)]:
                 raise ValueError(
-                    f"PrivateAveraging: what participant {group.members[0]!r} shares has {found[0]}, a vector of a "
+                    f"PrivateAveraging: what participant {group.members[0]!r} shares has {strange[0]}, a vector of a "
                     "spectral norm, which follows private data and is no update that can be clipped. Take another "
                     "normalisation, such as weight_norm."
                 )
+        return found
 
     def check_promise(self, count: int) -> None:
         """Say what weakens the guarantee for so many participants, and refuse a run whose noise anybody can draw.
@@ -172,8 +187,8 @@ class PrivateAveraging(BackboneAveraging):
 
     def _check_shared(self, federation: Federation, round_index: int) -> None:
         joined = federation.joined(round_index)
-        begun = [group for group in self.groups if any(name in group for name in joined)]
-        missing = [group for group in begun if group not in self.shared]
+        begun = [group for group in self.sharing.values() if any(name in group for name in joined)]
+        missing = [group for group in begun if not self.shared_state(group.name)]
         if missing:
             raise ValueError(
                 f"The checkpoint has no noised state of {listed(missing[0].members)}: it was made without "
@@ -200,7 +215,7 @@ class PrivateAveraging(BackboneAveraging):
     def _check_unsaid(self, calendar: Calendar, round_index: int) -> None:
         """Refuse noise that protects nobody, unless it was asked for."""
         names = calendar.active_names(round_index)
-        count = max((sum(name in group for group in self.groups) for name in names), default=0)
+        count = max((sum(name in group for group in self.sharing.values()) for name in names), default=0)
         cost = least_epsilon(1.0, self.noise_multiplier, self.delta)
         found = f"at least {cost:.3g}"
         if cost <= LARGEST_UNSAID:
@@ -220,18 +235,24 @@ class PrivateAveraging(BackboneAveraging):
 
     # The round
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Release each group's noised mean, note it, and stop where the next one would exceed the budget."""
-        if not self.is_due(round_index):
-            return
+    def may_exchange(self, federation: Federation, round_index: int) -> bool:
+        """True if the budget allows the release of a round; if not, training is told to stop."""
         if self.exceeds(federation, round_index):  # A Trainer with min_epochs goes on after it was told to stop.
             log.warning("Round %d: nothing is shared, since max_epsilon=%g is spent.", round_index, self.max_epsilon)
-            trainer.should_stop = True
-            return
+            federation.trainer.should_stop = True
+            return False
+        # Who holds still for a while, as newcomers may, trains less than it described.
+        self._trained = {name: _trained_keys(federation[name]) for name in federation.active_names(round_index)}
+        self._released_in = round_index
+        return True
+
+    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        """Hand out each group's noised mean, log its cost, and stop where the next one would exceed the budget."""
         super().on_round_end(trainer, federation, round_index)
-        federation.log_round(self.figures())
-        if self.is_spent(federation, round_index):
-            trainer.should_stop = True
+        if self._released_in == round_index:
+            federation.log_round(self.figures())
+            if self.is_spent(federation, round_index):
+                trainer.should_stop = True
 
     def figures(self) -> dict[str, float]:
         """What the releases so far have cost, by tag."""
@@ -260,39 +281,42 @@ class PrivateAveraging(BackboneAveraging):
             "" if self.noise_seed is None else ", rehearsed: nobody is protected",
         )  # fmt: skip
 
-    def _sent(self, federation: Federation, group: SharingGroup, senders: list[str], round_index: int) -> Sent:
-        """Of those who were expected, what is trained: frozen parameters are not released."""
-        expected = [name for name in federation.active_names(round_index) if name in group]
-        moving = _moving(federation, group, expected)
-        states = federation.fleets.views(federation, senders, moving)
-        return Sent(round_index, states, {}, tuple(expected), frozenset(moving))
+    def combine(
+        self,
+        sent: Mapping[str, Message],
+        asked: Sequence[str],
+        about: About,
+        server: ServerMemory,
+        round_index: int,
+    ) -> Combined:
+        """The noised mean over all who were asked; figures of what was sent would tell of it without noise.
 
-    def _merged(self, group: SharingGroup, sent: Sent, figures: dict[str, list[float]]) -> dict[str, Tensor] | None:
-        """The noised mean over all who were expected; figures of what was sent would tell of it without noise."""
-        del figures
-        if not sent.expected:
-            return None
-        before = {key: tensor.to(self._device) for key, tensor in self.shared[group].items()}
-        previous = {key: before[key] for key in group.keys if key in sent.parameters}
-        senders = list(sent.states)
-        states: list[State] = [{key: state[key] for key in previous} for state in sent.states.values()]
+        Frozen parameters are not released.
+        """
+        group = self.sharing[server.group]
+        before = {key: tensor.to(self._device) for key, tensor in server.last.items()}
+        trained = set().union(*(self._trained.get(name, parameters_of(about[name], trained=True)) for name in asked))
+        previous = {key: before[key] for key in group.keys if key in trained}
+        senders = list(sent)
+        states: list[State] = [{key: state[key] for key in previous} for state in sent.values()]
         if states:
             check_states([previous, *states], torch.ones(len(states) + 1), ["what was shared", *senders])
         size = sum(tensor.numel() for tensor in previous.values())
-        noise = _Cut(self._noise(group, size, sent.round_index))
+        noise = _Cut(self._noise(group, size, round_index))
         released = private_mean(
             states,
             previous,
-            participants=len(sent.expected),
+            participants=len(asked),
             max_norm=self._bound,
             noise_multiplier=self.noise_multiplier,
             noise=noise,
             names=senders,
         )
-        for name in sent.expected:
+        for name in asked:
             self._ledgers.setdefault(name, PrivacyAccount()).add(self.noise_multiplier)
         self._was_rehearsed |= self.noise_seed is not None
-        return {key: released.get(key, before[key].clone()) for key in group.keys}
+        whole = {key: released.get(key, before[key]) for key in group.keys}
+        return Combined(self._finished(server, whole, trained, senders, f"Round {round_index}"))
 
     def _noise(self, group: SharingGroup, count: int, round_index: int) -> Tensor:
         """One draw for all processes: two would tell more than their mean."""
@@ -325,18 +349,22 @@ class PrivateAveraging(BackboneAveraging):
         """What epsilon will be once a round has averaged."""
         found = self.epsilon
         for name in calendar.active_names(round_index):
-            more = sum(name in group for group in self.groups)
+            more = sum(name in group for group in self.sharing.values())
             after = self._ledgers.get(name, PrivacyAccount()).after(self.noise_multiplier, more)
             found = max(found, after.epsilon(self.delta))
         return found
 
     # Checkpoints
 
-    def state_dict(self) -> dict[str, Any]:
-        """As the base class, with the account."""
+    def as_saved(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """State of a checkpoint, with the account.
+
+        Args:
+            found: State of the carrier; empty without one.
+        """
         # Pairs and not a mapping: when a participant is taken out of a checkpoint, what stands under its name goes
         # with it, and its releases were made all the same.
-        return super().state_dict() | {
+        return super().as_saved(found) | {
             "releases": state_of_accounts(self._ledgers),
             "rehearsed": self._was_rehearsed,
         }
@@ -350,6 +378,10 @@ class PrivateAveraging(BackboneAveraging):
         self._was_rehearsed = state_dict.get("rehearsed", False)
 
 
+def _trained_keys(participant: Participant) -> set[str]:
+    return {key for key, one in participant.named_parameters(remove_duplicate=False) if one.requires_grad}
+
+
 class _Cut:
     """Hands out one vector piece by piece."""
 
@@ -359,12 +391,3 @@ class _Cut:
     def __call__(self, count: int) -> Tensor:
         self._next += count
         return self._whole[self._next - count : self._next]
-
-
-def _moving(federation: Federation, group: SharingGroup, names: list[str]) -> list[str]:
-    """Keys of a group that one of these participants trains."""
-    trained: set[str] = set()
-    for name in names:
-        own = federation[name].state_dict(keep_vars=True)
-        trained |= {key for key in group.keys if own[key].requires_grad}
-    return [key for key in group.keys if key in trained]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,10 +33,10 @@ class Proximal:
 
     def __init__(self) -> None:
         self._mu = 0.0
-        self._shared: list[tuple[SharingGroup, Mapping[str, Tensor]]] = []
+        self._shared: Sequence[tuple[SharingGroup, Mapping[str, Tensor]]] = []
         self._anchors: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
-    def open_round(self, mu: float, shared: list[tuple[SharingGroup, Mapping[str, Tensor]]]) -> None:
+    def open_round(self, mu: float, shared: Sequence[tuple[SharingGroup, Mapping[str, Tensor]]]) -> None:
         """Begin a round.
 
         Args:

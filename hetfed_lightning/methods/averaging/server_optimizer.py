@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -43,3 +44,11 @@ class ServerOptimizer:
         return {
             key: parameter.detach().to(previous[key].dtype, copy=True) for key, parameter in self.parameters.items()
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimizer, for a checkpoint."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with a checkpoint's."""
+        self.optimizer.load_state_dict(state)

@@ -65,6 +65,7 @@ class EnsembleDistillation(FederatedCallback):
         start_round: First round that distils, from 0; None is 0 for a phase, 1 mixed into the local steps, when
             the teachers have learned something.
         optimizer: For the participants' phase, made anew every round; None uses the participant's own.
+        name: Tells two of them in one run apart, in checkpoints and tags.
 
     Raises:
         ValueError: If a setting is out of its range; before training, if there is no public set or the outputs of
@@ -92,14 +93,15 @@ class EnsembleDistillation(FederatedCallback):
         every_n_rounds: int = 1,
         start_round: int | None = None,
         optimizer: OptimizerCallable | None = None,
+        name: str | None = None,
     ) -> None:
-        for name, count in (
+        for setting, count in (
             ("epochs", epochs),
             ("batch_size", batch_size),
             ("every_n_rounds", every_n_rounds),
         ):
             if count < 1:
-                raise ValueError(f"{name}: expected at least 1, got {count}.")
+                raise ValueError(f"{setting}: expected at least 1, got {count}.")
         if mode not in {"phase", "mixed"}:
             raise ValueError(f"mode: expected 'phase' or 'mixed', got {mode!r}.")
         if students not in {"auto", "mutual", "student", "both"}:
@@ -118,6 +120,7 @@ class EnsembleDistillation(FederatedCallback):
         self.every_n_rounds = every_n_rounds
         self.start_round = (1 if mode == "mixed" else 0) if start_round is None else start_round
         self.optimizer = optimizer
+        self.name = name
         self.agreement: tuple[tuple[str, ...], Tensor] | None = None
         self._abstaining: frozenset[str] = frozenset()
         self._scores: dict[str, float] = {}
@@ -126,6 +129,16 @@ class EnsembleDistillation(FederatedCallback):
         self._targets: Tensor | None = None
         self._lessons: Tensor | None = None
         self._order: dict[str, tuple[int, Tensor]] = {}
+
+    @property
+    def title(self) -> str:
+        """Name in tags and messages."""
+        return "distillation" if self.name is None else f"distillation:{self.name}"
+
+    @property
+    def state_key(self) -> str:
+        """Key of the state in checkpoints; distinct for two of a class by their ``name``."""
+        return super().state_key if self.name is None else f"{super().state_key}:{self.name}"
 
     # Before training
 
@@ -232,7 +245,7 @@ class EnsembleDistillation(FederatedCallback):
         if self.mode == "mixed" and mutual and self.is_due(round_index) and teachers:
             self._targets = self._ask(federation, teachers, round_index)
             students = self._readers(federation.active_names(round_index))
-            federation.bytes_down += payload_bytes(self._targets) * len(students)
+            federation.count_bytes(self.title, down=payload_bytes(self._targets) * len(students))
         newcomers = federation.newcomers(round_index)
         self._give_lessons(federation, [name for name in pupils if name not in newcomers], round_index)
 
@@ -268,7 +281,7 @@ class EnsembleDistillation(FederatedCallback):
         if self._lessons is None:  # Where the local steps distil too, the same teachers have just answered.
             asked = self._ask(federation, teachers, round_index) if self._targets is None else self._targets
             self._lessons = asked
-        federation.bytes_down += payload_bytes(self._lessons) * len(pupils)
+        federation.count_bytes(self.title, down=payload_bytes(self._lessons) * len(pupils))
         passes = {
             name: transfer.distillation_epochs for name in pupils if (transfer := federation[name].transfer) is not None
         }
@@ -333,7 +346,8 @@ class EnsembleDistillation(FederatedCallback):
             return
         targets = self._ask(federation, teachers, round_index)
         names = [name for name in names if name not in federation.guard.quarantined]
-        federation.bytes_down += payload_bytes(targets) * sum(name != STUDENT for name in names)
+        learners = sum(name != STUDENT for name in names)
+        federation.count_bytes(self.title, down=payload_bytes(targets) * learners)
         self.learn(federation, names, targets, round_index)
 
     def learn(self, federation: Federation, names: Sequence[str], targets: Tensor, round_index: int) -> None:
@@ -394,7 +408,7 @@ class EnsembleDistillation(FederatedCallback):
     def _ask(self, federation: Federation, names: list[str], round_index: int) -> Tensor:
         """Softened targets of the ensemble on the whole public set, shape ``(N, C)``."""
         asked = finite_answers(federation, names, round_index)
-        federation.bytes_up += payload_bytes(list(asked.values()))
+        federation.count_bytes(self.title, up=payload_bytes(list(asked.values())))
         targets = self.combine(asked, federation[next(iter(asked))].task.kind, round_index)
         federation.log_round(self.figures())
         return targets

@@ -299,10 +299,10 @@ def test_four_architectures_average_where_they_agree() -> None:
     averaging, snapshots = BackboneAveraging(), Snapshots()
     data = FederatedDataModule(dict.fromkeys(federation.members(), images), batch_size=4)
     fit(federation, data, 1, averaging, snapshots)
-    twins = next(group for group in averaging.groups if group.members == ("conv", "twin"))
+    twins = next(group for group in averaging.sharing.values() if group.members == ("conv", "twin"))
     end = snapshots.ends[0]
     assert all(torch.equal(end["conv"][key], end["twin"][key]) for key in twins.keys)
-    for group in averaging.groups:
+    for group in averaging.sharing.values():
         for key in group.keys:
             assert len({tuple(end[name][key].shape) for name in group.members}) == 1
     assert "conv, twin: " in averaging.report
@@ -414,7 +414,7 @@ def test_shapes_of_one_and_of_many_train_side_by_side() -> None:
     data = {name: values(8, features=int(name[1]), seed=3, dtype=torch.float32) for name in members}
     averaging = BackboneAveraging()
     fit(Federation(members), FederatedDataModule(data, batch_size=4), 2, averaging)
-    assert [group.members for group in averaging.groups] == [("a1", "b1"), ("a3", "b3")]
+    assert [group.members for group in averaging.sharing.values()] == [("a1", "b1"), ("a3", "b3")]
     for name, member in members.items():
         assert state_of(member)["backbone.weight"].shape == (1, int(name[1]))
 

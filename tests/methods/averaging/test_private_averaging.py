@@ -210,7 +210,7 @@ def test_who_is_in_two_groups_pays_twice() -> None:
     members["a"].shared, members["b"].shared, members["c"].shared = ("*",), ("*",), ("backbone.0",)
     averaging = private()
     fit(Federation(members), tiny_data(evaluated=False), 2, averaging)
-    assert len(averaging.groups) == 2
+    assert len(averaging.sharing) == 2
     assert averaging.releases == {"a": 4, "b": 4, "c": 2}
     assert averaging.epsilon == pytest.approx(gaussian_epsilon(2.0, 4, DELTA), abs=1e-4)
 
