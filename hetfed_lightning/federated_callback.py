@@ -160,6 +160,13 @@ def federated_callbacks(trainer: L.Trainer) -> list[FederatedCallback]:
     return sorted(found, key=lambda callback: callback.phase)
 
 
+def acting_callbacks(trainer: L.Trainer) -> list[FederatedCallback]:
+    """Callbacks that act in local steps: the trainer's, and those that one of its callbacks represents at a site."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    represented = [one for callback in callbacks for one in getattr(callback, "represented", ())]
+    return [*federated_callbacks(trainer), *represented]
+
+
 def raise_event(
     federation: Federation,
     event: str,

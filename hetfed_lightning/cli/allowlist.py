@@ -9,11 +9,15 @@ delete a folder or fetch a model (``torch.hub``, ``lightning.pytorch.cli.instant
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from importlib import invalidate_caches
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from pkgutil import iter_modules
+from types import ModuleType
 
 from jsonargparse import _common as jsonargparse_common
 from jsonargparse import set_parsing_settings
@@ -88,17 +92,19 @@ DENIED = (
 )  # fmt: skip
 
 
-def restrict_imports(extra: Sequence[str] = ()) -> None:
+def restrict_imports(extra: Sequence[str] = (), beside: Iterable[Path] = ()) -> None:
     """Allow configurations to name the packages of ``ALLOWED`` and these alone, in this process and from now on.
 
     Args:
         extra: Dotted paths of packages, modules or objects to allow as well, such as the user's own package; they may
             lie in the current folder.
+        beside: Folders of the configurations, in which they may lie as well.
 
     Raises:
         ValueError: If an entry is no dotted path, or would allow everything.
     """
     _allow(extra)
+    _BESIDE.look_for({one.partition(".")[0] for one in extra}, beside)
     set_parsing_settings(config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False)
 
 
@@ -126,3 +132,28 @@ def _allow(extra: Sequence[str]) -> None:
     before: dict[str, bool] = jsonargparse_common.parsing_settings["import_path_verdicts"]
     stale = [path for path, may_be_named in before.items() if may_be_named and path not in allowed]
     set_parsing_settings(import_path_denylist=[*DENIED, *stale], import_path_allowlist=allowed)
+
+
+class _Beside(MetaPathFinder):
+    """Finder of modules beside a configuration: of allowed ones alone, and of those that are found nowhere else."""
+
+    def __init__(self) -> None:
+        self._names: frozenset[str] = frozenset()
+        self._folders: list[str] = []
+
+    def look_for(self, names: Iterable[str], folders: Iterable[Path]) -> None:
+        """Find these names, without what lies below them, in these folders from now on."""
+        self._names, self._folders = frozenset(names), [str(one.absolute()) for one in folders]
+        if self not in sys.meta_path:
+            sys.meta_path.append(self)
+        invalidate_caches()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Spec of an allowed module."""
+        del path
+        return PathFinder.find_spec(fullname, self._folders, target) if fullname in self._names else None
+
+
+_BESIDE = _Beside()

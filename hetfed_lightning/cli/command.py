@@ -115,7 +115,7 @@ class FederatedCLI(LightningCLI):
         """
         command = [args[0]] if args and not args[0].startswith("-") else []
         found = split_arguments(args[len(command) :])
-        restrict_imports(found.allow_import)
+        restrict_imports(found.allow_import, [Path(one).parent for one in found.configs])
         arguments = found.rest
         if found.configs:
             config = self.read_configs(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from hetfed_lightning.federated_callback import acting_callbacks
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.plans import Moment, Part, PlanError, Span, spans
 
@@ -30,9 +31,9 @@ class LocalPlans:
 
     def begin(self, trainer: L.Trainer) -> None:
         """Find the methods that plan."""
-        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self._round, self._parts, self._spans = -1, {}, {}
-        self._planners = [one for one in callbacks if isinstance(one, Method) and type(one).plan is not Method.plan]
+        acting = acting_callbacks(trainer)
+        self._planners = [one for one in acting if isinstance(one, Method) and type(one).plan is not Method.plan]
 
     @property
     def is_empty(self) -> bool:

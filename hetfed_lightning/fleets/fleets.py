@@ -14,7 +14,7 @@ from torch import Tensor
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.blocks import RoundBatch, StackedBatch, stacked
 from hetfed_lightning.data.collating import batch_of
-from hetfed_lightning.federated_callback import federated_callbacks
+from hetfed_lightning.federated_callback import acting_callbacks
 from hetfed_lightning.fleets.bystanders import bystanders, runs_between_steps
 from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, try_engines
 from hetfed_lightning.fleets.compatibility import faults_of_optimizers, keeps_up, kind_and_settings, obstacle, signature
@@ -172,7 +172,7 @@ class Fleets(MemberQueries):
             yield "the precision plugin or the strategy does something around each backward pass"
         if anything_has_hooks():
             yield "hooks are registered for all modules or optimizers"
-        for callback in federated_callbacks(federation.trainer):
+        for callback in acting_callbacks(federation.trainer):
             if callback.follows_steps():
                 yield f"{type(callback).__name__} acts after each step of each participant"
         for callback in federation.shaping:

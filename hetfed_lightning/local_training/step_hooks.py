@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
-from hetfed_lightning.federated_callback import FederatedCallback
+from hetfed_lightning.federated_callback import acting_callbacks
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -37,7 +37,8 @@ class StepHooks:
         self._module = {
             hook: module for hook in STEP_HOOKS if module is not None and _is_own(module, hook, L.LightningModule)
         }
-        self._followers = [one for one in callbacks if isinstance(one, FederatedCallback) and one.follows_steps()]
+        acting = [] if trainer is None else acting_callbacks(trainer)
+        self._followers = [one for one in acting if one.follows_steps()]
 
     def call(self, hook: str, participant: Participant, *args: Any) -> None:
         """Call one of ``STEP_HOOKS`` of the callbacks, of the federation, then of the participant, as Lightning does.

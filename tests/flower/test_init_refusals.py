@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from hetfed_lightning.cli.configs import ConfigError
-from hetfed_lightning.federated_callback import FederatedCallback
+from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from tests.cli.commands import put, tiny, written
 from tests.flower.deployed import deployed
+from tests.methods.own_methods import Prototypes
 
 CALLBACKS = "trainer.callbacks"
 
@@ -20,6 +21,19 @@ class Peeking(FederatedCallback):
 
 class OwnAveraging(BackboneAveraging):
     """Does something of its own."""
+
+
+class Rounds(Prototypes):
+    """Acts in a round's events itself."""
+
+    def on_round_end(self, *args: Any) -> None:
+        super().on_round_end(*args)
+
+
+class Early(Prototypes):
+    """Acts before distillation."""
+
+    phase = Phase.GUARD
 
 
 def callback(path: str, **init_args: Any) -> list[dict[str, Any]]:
@@ -54,6 +68,16 @@ CASES: dict[str, tuple[str, Any, str]] = {
         CALLBACKS,
         callback(f"{__name__}.Peeking"),
         r"trainer.callbacks.0: Peeking sees all participants, and between institutions nobody does",
+    ),
+    "a method that acts in a round's events": (
+        CALLBACKS,
+        callback(f"{__name__}.Rounds"),
+        r"trainer.callbacks.0: Rounds overrides on_round_end, which reaches beyond the protocol of methods .*: say it",
+    ),
+    "a method in another phase": (
+        CALLBACKS,
+        callback(f"{__name__}.Early"),
+        r"trainer.callbacks.0: Early acts in another phase than methods do: leave Early.phase as it is",
     ),
     "an averaging of one's own": (
         CALLBACKS,

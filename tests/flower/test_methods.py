@@ -10,6 +10,7 @@ import pytest
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback
 from hetfed_lightning.flower.protocol.messages import WORK
 from hetfed_lightning.methods.messages import Exchange
+from hetfed_lightning.methods.plans import Part
 from tests.federations import equal
 from tests.flower.federating import Callbacks, Deployed
 from tests.methods.own_methods import ControlVariates, Prototypes, Rumour
@@ -46,6 +47,17 @@ class Seldom(Prototypes):
         return round_index % 2 == 0
 
 
+class Planned(ControlVariates):
+    """Plans two epochs of the backbone in the second round, and rounds weights after each step."""
+
+    def plan(self, participant: Any, moment: Any, round_index: int) -> Sequence[Part]:
+        return [Part(epochs=2, trains=("backbone",))] if moment == "local" and round_index == 1 else ()
+
+    def after_step(self, parameters: Any, context: Any) -> None:
+        for one in parameters.values():
+            one.mul_(0.99)
+
+
 def named(method: Any, name: str) -> Any:
     method.name = name
     return method
@@ -77,6 +89,7 @@ GRID: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     "two of a class": (lambda: [named(Prototypes(1.0), "near"), named(Prototypes(0.1), "far")], {}),
     "beside distillation in a phase": (lambda: [EnsembleDistillation(), Prototypes(), Seldom()], {"rounds": 4}),
     "beside mixed distillation": (lambda: [Rumour(), EnsembleDistillation(mode="mixed"), Prototypes()], {}),
+    "plans, and acts after steps": (lambda: [Planned()], SAMPLED | {"rounds": 3}),
     "ends": (lambda: [Ended()], {}),
 }
 

@@ -87,7 +87,7 @@ def read_server_config(path: str | Path, allow_import: Sequence[str] = ()) -> Se
     """
     file = Path(path).absolute()
     with naming_file(file, "allow-import="):
-        restrict_imports(allow_import)
+        restrict_imports(allow_import, [file.parent])
         config = load_configs([str(file)])
         if "data" in config:
             config["data"] = with_paths(config["data"], lambda one: absolute(one, file.parent))

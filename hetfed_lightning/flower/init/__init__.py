@@ -109,6 +109,8 @@ def deployment_files(source: Source, folder: Path) -> dict[str, bytes]:
             files[f"sites/{name}/{PUBLIC}"] = public
     if public is not None and student is not None:
         files[f"server/{PUBLIC}"] = public
+    for folder_of in ("server", *(f"sites/{name}" for name in source.names)):
+        files |= {f"{folder_of}/{path}": content for path, content in source.modules.items()}
     return files
 
 

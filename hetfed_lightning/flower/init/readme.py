@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +11,9 @@ from string import Template
 
 from hetfed_lightning.distillation import ClassPriorWeighted
 from hetfed_lightning.flower.init.data import is_dealt
+from hetfed_lightning.flower.init.own_code import listed_modules
 from hetfed_lightning.flower.init.source import Source
+from hetfed_lightning.flower.protocol.deployable import carried_methods
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 
 PAGE = Template(files(__package__).joinpath("deployment.md").read_text(encoding="utf-8"))
@@ -49,6 +52,7 @@ def readme_text(source: Source, folder: Path) -> str:
         folder=shlex.quote(str(folder)),
         superlink=SUPERLINK,
         public=", `public.safetensors` (what everyone may see)" if source.distils else "",
+        code=_code(source),
         leaves=_leaves(source),
         register="\n".join(register),
         allowed="".join(f" --allow_import {one}" for one in source.allow_import),
@@ -63,11 +67,32 @@ def readme_text(source: Source, folder: Path) -> str:
     )
 
 
+def _code(source: Source) -> str:
+    """Paragraph on code of the user's own; empty without any."""
+    copied = listed_modules(source.modules)
+    names = dict.fromkeys(one.partition(".")[0] for one in source.allow_import)
+    installed = [one for one in names if f"{one}.py" not in copied and f"{one}/" not in copied]
+    lines = []
+    if copied:
+        lines.append(
+            f"Code that the configuration names lies in `server/` and in every site's folder: {', '.join(copied)}. "
+            "Who runs a folder reads it first, and allows it by `--allow_import`. No code travels between sites and "
+            "coordinator: whoever changes it changes it in all folders."
+        )
+    if installed:
+        lines.append(f"To be installed at the coordinator and all sites, in one version: {', '.join(installed)}.")
+    return "".join(f"\n{textwrap.fill(one, 120)}\n" for one in lines)
+
+
 def _leaves(source: Source) -> str:
     """List of all that a site sends, a line each."""
     sent = [
         "what its participant shares and others have too",
         "its metrics and its number of examples",
+    ]
+    sent += [
+        f"what {type(one).__name__} describes of its participant before training, and its messages"
+        for one in carried_methods(source.callbacks).values()
     ]
     ensembles = [one.ensemble for one in source.callbacks if isinstance(one, EnsembleDistillation)]
     if ensembles:

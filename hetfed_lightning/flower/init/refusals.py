@@ -24,8 +24,9 @@ from hetfed_lightning.callbacks.record import RunRecord
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.init.source import Source
-from hetfed_lightning.flower.protocol.deployable import DEPLOYABLE
+from hetfed_lightning.flower.protocol.deployable import DEPLOYABLE, beyond_protocol, is_deployable
 from hetfed_lightning.methods.inheritance import Inheritance
+from hetfed_lightning.methods.method import Method
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +74,10 @@ def check_source(source: Source) -> None:
     left = [type(one).__name__ for one in source.callbacks if isinstance(one, SHOWING)]
     if left:
         log.info("Left out: %s; the server writes TensorBoard events and checkpoints of its own.", ", ".join(left))
-    if not any(isinstance(one, DEPLOYABLE) for one in source.callbacks):
-        log.warning("Neither BackboneAveraging nor EnsembleDistillation: nobody will learn anything from the others.")
+    if not any(map(is_deployable, source.callbacks)):
+        log.warning(
+            "Neither BackboneAveraging nor EnsembleDistillation nor a method: nobody will learn from the others."
+        )
 
 
 def _faults_of_trainer(source: Source) -> Iterator[str]:
@@ -100,7 +103,7 @@ def _is_one(devices: Any) -> bool:
 
 def _faults_of_callbacks(source: Source) -> Iterator[str]:
     for place, callback in enumerate(source.callbacks):
-        if type(callback) in DEPLOYABLE or isinstance(callback, SHOWING):
+        if is_deployable(callback) or isinstance(callback, SHOWING):
             continue
         yield f"trainer.callbacks.{place}: {type(callback).__name__} {_why_not(callback)}"
 
@@ -113,6 +116,8 @@ def _why_not(callback: Any) -> str:
     known = ", ".join(one.__name__ for one in DEPLOYABLE)
     if isinstance(callback, DEPLOYABLE):
         return f"inherits from one that has two halves, and may do anything with all participants; use one of {known}"
+    if isinstance(callback, Method):
+        return beyond_protocol(callback)
     if isinstance(callback, FederatedCallback):
         return f"sees all participants, and between institutions nobody does; take it out. What runs there: {known}"
     return f"sees a training of all participants, and a site has one; take it out. What runs there: {known}"

@@ -9,7 +9,7 @@ from hetfed_lightning.flower.init.data import is_dealt, local_paths, own_part
 from hetfed_lightning.flower.init.refusals import KEPT
 from hetfed_lightning.flower.init.source import Source
 from hetfed_lightning.flower.init.text import yaml_text
-from hetfed_lightning.flower.protocol.deployable import DEPLOYABLE, as_list
+from hetfed_lightning.flower.protocol.deployable import as_list, is_deployable
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 
 HEAD = """Site {name} of the federation in {file}, written by `hetfed deploy init`. Whoever runs the site keeps this \
@@ -66,7 +66,7 @@ def callback_settings(source: Source) -> list[dict[str, Any]]:
     written = as_list((source.written.get("trainer") or {}).get("callbacks"))
     found = []
     for one, made in zip(written, source.callbacks, strict=True):
-        if type(made) not in DEPLOYABLE:
+        if not is_deployable(made):
             continue
         settings: dict[str, Any] = {"class_path": one} if isinstance(one, str) else deepcopy(one)
         if isinstance(made, EnsembleDistillation) and made.students == "auto" and source.federation.student is not None:

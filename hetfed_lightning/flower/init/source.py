@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from hetfed_lightning.data.examples import Inputs
 from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.federation.preflight import check_names
 from hetfed_lightning.flower.files.config_errors import naming_file
+from hetfed_lightning.flower.init.own_code import own_modules
 from hetfed_lightning.flower.protocol.deployable import as_list
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 
@@ -42,6 +43,7 @@ class Source:
         callbacks: Callbacks of the Trainer, in their order.
         data: The data module, not loaded yet.
         allow_import: Packages that the configuration may name.
+        modules: Files of those of them that lie beside it or in the current folder, by path.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class Source:
     callbacks: list[Any]
     data: FederatedDataModule
     allow_import: tuple[str, ...] = ()
+    modules: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -135,7 +138,7 @@ def read_source(configs: Sequence[str], allow_import: Sequence[str] = ()) -> Sou
         written = cli.written | {"data": _with_class_path(cli.written.get("data"))}
         return Source(
             path, written, cli.config, members, federation, as_list(made.trainer.get("callbacks")), made.data,
-            tuple(allow_import),
+            tuple(allow_import), own_modules(allow_import, [Path(one).parent for one in configs]),
         )  # fmt: skip
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import lightning as L
+
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
@@ -13,6 +16,14 @@ from hetfed_lightning.methods.method import Method
 
 DEPLOYABLE = (BackboneAveraging, PrivateAveraging, EnsembleDistillation)
 """Deployable classes. Their subclasses are not: a user's own may do anything with all participants."""
+
+HOOKS = tuple(
+    name
+    for kind in (L.Callback, FederatedCallback)
+    for name, found in vars(kind).items()
+    if callable(found) and not name.startswith("_")
+)
+"""Hooks of callbacks that a method leaves as they are: the round calls them where all participants are at hand."""
 
 
 def as_list(callbacks: Any) -> list[Any]:
@@ -33,16 +44,44 @@ def kind_of(callback: Any) -> str:
     return callback.title if is_carried else type(callback).__name__
 
 
+def is_deployable(callback: Any) -> bool:
+    """True if a callback runs between institutions."""
+    return type(callback) in DEPLOYABLE or (
+        isinstance(callback, Method) and not isinstance(callback, DEPLOYABLE) and not beyond_protocol(callback)
+    )
+
+
+def beyond_protocol(method: Method) -> str:
+    """Reason why a method does more than the protocol carries; empty if it does not.
+
+    Args:
+        method: A method of a user's own.
+    """
+    kind = type(method).__name__
+    if method.phase != Method.phase:
+        return f"acts in another phase than methods do: leave {kind}.phase as it is"
+    for name in HOOKS:
+        if getattr(type(method), name) is not getattr(Method, name) or name in vars(method):
+            return (
+                f"overrides {name}, which reaches beyond the protocol of methods and is not called at sites: say it in "
+                "describe, send, combine, receive, example_loss or weight_term"
+            )
+    return ""
+
+
 def check_deployable(callbacks: Iterable[Any]) -> None:
     """Refuse callbacks without two halves.
 
     Raises:
-        ConfigError: If there is one; names it.
+        ConfigError: If there is one; names it, and of a method the hook that reaches beyond the protocol.
     """
     for place, callback in enumerate(callbacks):
-        if type(callback) not in DEPLOYABLE:
+        if not is_deployable(callback):
             known = ", ".join(one.__name__ for one in DEPLOYABLE)
+            reason = "does not run between institutions; take it out"
+            if isinstance(callback, Method) and not isinstance(callback, DEPLOYABLE):
+                reason = beyond_protocol(callback)
             raise ConfigError(
-                f"trainer.callbacks.{place}: {type(callback).__name__} does not run between institutions; take it out. "
-                f"What does: {known}."
+                f"trainer.callbacks.{place}: {type(callback).__name__} {reason}. What does: {known}, and methods that "
+                "keep to the protocol."
             )

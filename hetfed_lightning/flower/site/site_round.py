@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from hetfed_lightning.callbacks.monitor import learning_rates
 from hetfed_lightning.federated_callback import Career, FederatedCallback
+from hetfed_lightning.federation.preflight_privacy import check_shaped_losses
 from hetfed_lightning.federation.quarantine import quarantine_non_finite
 from hetfed_lightning.federation.round_clock import RoundClock
 from hetfed_lightning.finite import why_not_heard
@@ -80,6 +81,7 @@ class SiteRound(RoundClock):
         self.reply = reply
         self.averaging = {place: one for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
         self.carriers = {place: SiteCarrier(one, place, order) for place, one in carried_methods(callbacks).items()}
+        self.represented = [carrier.method for carrier in self.carriers.values()]
         self.distilling = {place: one for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
         self.save = save
         self.started = started
@@ -135,6 +137,7 @@ class SiteRound(RoundClock):
         self._set_anchors(federation)
         federation.adding = [one for one in self._all() if one.adds_to_loss(federation)]
         federation.shaping = [one for one in self._all() if one.shapes_loss()]
+        check_shaped_losses(federation)
         federation.fleets.open_round(federation, federation.trained_here(federation.current_round))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
