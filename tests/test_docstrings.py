@@ -9,20 +9,31 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hetfed_lightning"
 
 PLAIN = [
+    "__main__",
+    "_moved",
     "aggregation",
     "backbones",
+    "batches",
     "checkpointing",
     "cli",
     "data",
     "distillation",
+    "federated_callback",
+    "finite",
     "fleets",
     "flower",
     "heads",
     "layers",
     "metrics",
+    "modes",
+    "participants",
+    "paths",
     "plots",
     "privacy",
+    "schedules",
+    "seeding",
     "strategies",
+    "supervised",
     "tasks",
 ]
 """Packages, or files at the root without their ending, that are held to it; others join by a line here."""

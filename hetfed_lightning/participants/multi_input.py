@@ -82,7 +82,7 @@ class MultiInputParticipant(Participant):
                 f"{fused}: set its in_features to {fused}."
             )
 
-    # What it reads
+    # Inputs
 
     def missing_inputs(self, inputs: Any) -> list[str]:
         """Names of inputs that it reads and a batch does not have."""
