@@ -29,13 +29,10 @@ from scripts.promises.running import ROOT
 DEFENCES = {
     "finite states remembered": ("hetfed_lightning.federation.finite_guard", "FiniteGuard.open_round"),
     "weights and losses looked at": ("hetfed_lightning.federation.round_clock", "inspect"),
-    "predictions looked at": ("hetfed_lightning.methods.distillation.teacher_outputs", "is_finite"),
+    "predictions looked at": ("hetfed_lightning.methods.distillation.teacher_outputs", "why_not_heard"),
     "states compared": ("hetfed_lightning.methods.averaging.backbone_averaging", "check_states"),
-    "claimed sizes bounded": ("hetfed_lightning.methods.averaging.backbone_averaging", "BackboneAveraging._by_samples"),
-    "averages looked at": (
-        "hetfed_lightning.methods.averaging.backbone_averaging",
-        "BackboneAveraging._refuse_non_finite",
-    ),
+    "claimed sizes bounded": ("hetfed_lightning.methods.averaging.backbone_averaging", "weights_by_samples"),
+    "averages looked at": ("hetfed_lightning.methods.averaging.backbone_averaging", "refuse_non_finite"),
     "checkpoints without what is not finite": ("hetfed_lightning.federation.federation", "without_poison"),
     "checkpoints hashed": ("hetfed_lightning.checkpointing.sealing", "_Follower.end"),
     "checkpoints on the disk before they have their name": ("os", "fsync"),

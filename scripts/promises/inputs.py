@@ -55,8 +55,8 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 "hetfed_lightning/methods/averaging/backbone_averaging.py",
-                "        if not self.groups:\n",
-                "        if False:\n",
+                "        if not found:\n            offered",
+                "        if False:\n            offered",
                 (f"{_TABLE}::{_ROW}[nothing in common]",),
             ),
         ),

@@ -56,9 +56,9 @@ PROMISES = (
         "gradients that overflow in some participants' steps, or in all",
         (
             Mutation(
-                "hetfed_lightning/methods/averaging/backbone_averaging.py",
-                "        return [name for name, has_changed in changed.items() if has_changed]\n",
-                "        return list(changed)\n",
+                "hetfed_lightning/methods/local_carrier.py",
+                "            asked = [name for name in asked if federation.local[name].landed]\n",
+                "",
                 ("tests/precision/test_own_scales.py", "tests/precision/test_every_precision.py"),
             ),
         ),

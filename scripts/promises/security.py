@@ -36,8 +36,8 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 _AVERAGING,
-                "participants=len(sent.expected),",
-                "participants=max(1, len(sent.states)),",
+                "participants=len(asked),",
+                "participants=max(1, len(senders)),",
                 (f"{_PARTICIPANTS}::test_who_is_quarantined_counts_as_no_update_and_pays",),
             ),
             Mutation(
@@ -264,7 +264,7 @@ PROMISES: tuple[Promise, ...] = (
         (
             Mutation(
                 "hetfed_lightning/participants/participant.py",
-                "matched = [key for key in keys if any(_matches(key, pattern) for pattern in self.shared)]",
+                "matched = [key for key in keys if any(matches(key, pattern) for pattern in self.shared)]",
                 "matched = keys",
                 (_LEAVES,),
             ),
