@@ -333,7 +333,7 @@ class Participant(Borrower, L.LightningModule):
         inputs, target = split_batch(batch)
         known = Evaluated.of(self.task, self(inputs), target) if evaluated is None else evaluated
         weighed = self.task.weighed(target)
-        # The loss of a batch without weight is 0 / 0: it counts with weight 0, since NaN would spoil the mean of all batches.
+        # The loss of a batch without weight is 0 / 0. It counts with weight 0: NaN would spoil the mean of all batches.
         self.log(f"{stage}_loss", known.loss if weighed else torch.zeros_like(known.loss), batch_size=weighed)
         for name, metric in self.metrics_of(stage, known.width).items():
             if known.counts is None or not enter(metric, known.counts, self.task.kind, known.width):
