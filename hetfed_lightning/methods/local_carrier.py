@@ -82,8 +82,13 @@ class LocalCarrier:
                 self._sent = self._collect(federation, self._asked, when)
 
     def combine(self, federation: Federation, round_index: int) -> None:
-        """Make the result of the messages just collected, equal on all ranks."""
-        sent, self._sent = self._sent, {}
+        """Make the result of the messages just collected, equal on all ranks.
+
+        Who was quarantined since, for a message to another method, is left out.
+        """
+        sent = {name: one for name, one in self._sent.items() if name not in federation.guard.quarantined}
+        self._sent = {}
+        federation.count_bytes(self.method.title, up=sum(map(payload_bytes, sent.values())))
         self._result = None
         if self._asked and (sent or self.method.combines_silence):
             seed_all(combine_seed(federation.seed, self.method, round_index), federation.device)
@@ -128,7 +133,6 @@ class LocalCarrier:
         made = [name for name in asked if keys[name] is None]
         if made:
             sent |= self._messages(federation, made, when)
-        federation.count_bytes(self.method.title, up=sum(map(payload_bytes, sent.values())))
         return {name: sent[name] for name in asked if name in sent}
 
     @staticmethod

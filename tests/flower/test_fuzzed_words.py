@@ -23,6 +23,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
 from hetfed_lightning.flower.coordinator.group_averaging import GroupAveraging
 from hetfed_lightning.flower.coordinator.messenger import Messenger
+from hetfed_lightning.flower.coordinator.method_rounds import MethodRounds
 from hetfed_lightning.flower.coordinator.requests import Fault
 from hetfed_lightning.flower.coordinator.site_compatibility import disagreements, impossible, odd_ones, table
 from hetfed_lightning.flower.coordinator.site_summaries import headlines_of, label_counts_of, roles_of
@@ -34,6 +35,7 @@ from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metri
 from tests.conftest import Tally
 from tests.flower.federating import Deployed
 from tests.flower.fuzzing import mutated_bytes, mutated_json, mutated_records
+from tests.methods.own_methods import Census
 
 pytestmark = pytest.mark.promise("words")
 
@@ -46,11 +48,11 @@ MEMORY = 2**23
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Deployed, Description, Order, Reply]:
-    callbacks = lambda: [EnsembleDistillation(), BackboneAveraging()]  # noqa: E731
+    callbacks = lambda: [EnsembleDistillation(), BackboneAveraging(), Census()]  # noqa: E731
     deployed = Deployed("abc", callbacks, tmp_path_factory.mktemp("sites"))
     site = deployed.grid.sites["a"]
     described = site.describe()
-    order = Order("r", begin=0, answer_after=True, keys={1: tuple(described.offered[1])})
+    order = Order("r", begin=0, answer_after=True, keys={1: tuple(described.offered[1])}, messages=(2,))
     site.carry_out(order)
     order = replace(order, finish=0, begin=1)
     return deployed, described, order, site.carry_out(order)
@@ -123,7 +125,7 @@ def test_descriptions(honest: Any, tally: Tally) -> None:
 
 def made_of(descriptions: dict[str, Description]) -> str:
     """All that a coordinator makes of descriptions before it trains."""
-    callbacks = [EnsembleDistillation(), BackboneAveraging()]
+    callbacks = [EnsembleDistillation(), BackboneAveraging(), Census()]
     if said := impossible(descriptions["a"], callbacks):
         refused(said)
         return "turned away"
@@ -133,6 +135,7 @@ def made_of(descriptions: dict[str, Description]) -> str:
         assert odd_ones(found) == {"a"}
         return "turned away"
     GroupAveraging(1, callbacks[1]).arrange(descriptions)  # type: ignore[arg-type]
+    MethodRounds(2, callbacks[2], 0).arrange(descriptions, is_whole=True)  # type: ignore[arg-type]
     assert len(roles_of(descriptions, callbacks, 10)) == 3
     assert len(headlines_of(descriptions)) >= 2
     label_counts_of(descriptions, 10)

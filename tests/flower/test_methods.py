@@ -13,7 +13,7 @@ from hetfed_lightning.methods.messages import Exchange
 from hetfed_lightning.methods.plans import Part
 from tests.federations import equal
 from tests.flower.federating import Callbacks, Deployed
-from tests.methods.own_methods import ControlVariates, Prototypes, Rumour
+from tests.methods.own_methods import Census, ControlVariates, Prototypes, Rumour
 
 pytestmark = pytest.mark.promise("parity")
 
@@ -45,6 +45,15 @@ class Seldom(Prototypes):
 
     def is_due(self, round_index: int) -> bool:
         return round_index % 2 == 0
+
+
+class Sick(Prototypes):
+    """A message of one participant is not finite in a round."""
+
+    def send(self, participant: Any, data: Any, work: Any, context: Any) -> Any:
+        message = super().send(participant, data, work, context)
+        is_sick = participant.name == "b" and context.round_index == 1
+        return {key: one * float("nan") if is_sick else one for key, one in message.items()}
 
 
 class Planned(ControlVariates):
@@ -90,6 +99,8 @@ GRID: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     "beside distillation in a phase": (lambda: [EnsembleDistillation(), Prototypes(), Seldom()], {"rounds": 4}),
     "beside mixed distillation": (lambda: [Rumour(), EnsembleDistillation(mode="mixed"), Prototypes()], {}),
     "plans, and acts after steps": (lambda: [Planned()], SAMPLED | {"rounds": 3}),
+    "describes numbers": (lambda: [Census()], LATER),
+    "not finite for one of two": (lambda: [named(Prototypes(), "well"), Sick(), BackboneAveraging()], {}),
     "ends": (lambda: [Ended()], {}),
 }
 
@@ -124,7 +135,18 @@ def same_as_in_one_fit(deployed: Deployed, run: str, states: Any, metrics: Any) 
         assert known == pytest.approx({key: wanted[key] for key in known}, abs=1e-6, nan_ok=True)
 
 
-@pytest.mark.parametrize("named", GRID)
+SLOW = {
+    "prototypes",
+    "control variates, of those who are sampled",
+    "at a round's start",
+    "at a round's start and end, of those who are sampled",
+    "two of a class",
+    "describes numbers",
+}
+"""Left to `-m slow`: others have their parts."""
+
+
+@pytest.mark.parametrize("named", [pytest.param(one, marks=pytest.mark.slow) if one in SLOW else one for one in GRID])
 def test_states_figures_and_bytes_are_those_of_one_fit(named: str, tmp_path: Path) -> None:
     callbacks, settings = GRID[named]
     deployed = Deployed("abc", callbacks, tmp_path, **settings)

@@ -61,6 +61,21 @@ class Prototypes(Method):
         return own + self.pull * context.received["known"][target] * apart
 
 
+class Census(Prototypes):
+    """Prototypes beside which each participant describes how many examples of each class it has."""
+
+    def describe(self, participant: Participant, data: ParticipantData) -> Message:
+        counts = torch.bincount(data.targets, minlength=self.classes)
+        return {**super().describe(participant, data), "counts": counts, "share": counts / counts.sum()}
+
+    def combine(self, sent: Mapping[str, Message], asked: Sequence[str], about: About, *rest: Any) -> Combined:
+        weights = {name: one["share"].sum() for name, one in about.items()}
+        weighted = {name: {key: one * weights[name] for key, one in own.items()} for name, own in sent.items()}
+        found = super().combine(weighted, asked, about, *rest)
+        total = torch.stack([one["counts"] for one in about.values()]).sum()
+        return Combined(found.state, {**found.figures, "described": float(total)})
+
+
 class ControlVariates(Method):
     """SCAFFOLD with option II (Karimireddy et al. 2020, Algorithm 1), of participants that share everything.
 
@@ -139,7 +154,8 @@ class Rumour(Method):
         context.memory["heard"] = heard / 2 + state["rumour"] + context.round_index + torch.rand(())
 
     def weight_term(self, parameters: Mapping[str, Tensor], context: Context) -> Tensor:
-        return 0.01 * context.memory["heard"] * torch.stack([one.sum() for one in parameters.values()]).sum()
+        heard = context.memory.get("heard", torch.zeros(()))
+        return 0.01 * heard * torch.stack([one.sum() for one in parameters.values()]).sum()
 
 
 def _weights(participant: Participant) -> dict[str, Tensor]:

@@ -50,14 +50,15 @@ class MethodRounds:
             is_whole: True if nobody is missing; while somebody is, those who are there may not be enough.
 
         Raises:
-            ValueError: If the method refuses what all of them can do together.
+            Exception: That with which the method's ``groups`` refuses all of them, before the first round.
         """
         try:
             self._server.meet({name: one.about_for(self.place) for name, one in descriptions.items()})
-        except ValueError as error:
-            if is_whole:
+        except Exception as error:
+            if is_whole and not self._server.groups:
                 raise
-            log.warning("For now %s goes on as before, since not all sites are there: %s", self.method.title, error)
+            # Whatever a newcomer tells of itself, those who are there go on.
+            log.warning("For now %s goes on as before, its groups cannot be found: %s", self.method.title, error)
 
     # A round
 
@@ -105,7 +106,7 @@ class MethodRounds:
             if reply is not None and self.place in reply.shared and not (self.method.needs_steps and reply.idle):
                 sent[name] = reply.shared[self.place]
         self._up += sum(map(payload_bytes, sent.values()))
-        if not sent:
+        if not asked or not (sent or self.method.combines_silence):
             return {}
         seed_all(combine_seed(self._seed, self.method, round_index), torch.device("cpu"))
         result = self._server.combine(sent, asked, round_index)

@@ -17,13 +17,16 @@ from hetfed_lightning.methods.method import Method
 DEPLOYABLE = (BackboneAveraging, PrivateAveraging, EnsembleDistillation)
 """Deployable classes. Their subclasses are not: a user's own may do anything with all participants."""
 
-HOOKS = tuple(
-    name
-    for kind in (L.Callback, FederatedCallback)
-    for name, found in vars(kind).items()
-    if callable(found) and not name.startswith("_")
+HOOKS = (
+    *(
+        name
+        for kind in (L.Callback, FederatedCallback)
+        for name, found in vars(kind).items()
+        if callable(found) and not name.startswith("_")
+    ),
+    *("state_keys", "keys_of", "may_exchange"),
 )
-"""Hooks of callbacks that a method leaves as they are: the round calls them where all participants are at hand."""
+"""Hooks that a method leaves as they are: the round calls them where all participants are at hand."""
 
 
 def as_list(callbacks: Any) -> list[Any]:
@@ -58,6 +61,8 @@ def beyond_protocol(method: Method) -> str:
         method: A method of a user's own.
     """
     kind = type(method).__name__
+    if method.synchronise_start:
+        return "has synchronise_start, which averaging alone has between institutions: hand the start out in combine"
     if method.phase != Method.phase:
         return f"acts in another phase than methods do: leave {kind}.phase as it is"
     for name in HOOKS:

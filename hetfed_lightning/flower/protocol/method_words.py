@@ -32,7 +32,8 @@ def layouts(state: Mapping[str, Tensor]) -> dict[str, Layout]:
 
 def numbers_of(message: Message) -> dict[str, Numbers]:
     """Elements of the tensors that have any, by key; those on the device ``"meta"`` are layouts alone."""
-    return {key: tuple(one.flatten().tolist()) for key, one in message.items() if one.device.type != "meta"}
+    real = {key: one.flatten() for key, one in message.items() if one.device.type != "meta"}
+    return {key: tuple((one.double() if one.is_floating_point() else one).tolist()) for key, one in real.items()}
 
 
 def described(method: Method, federation: Federation, name: str) -> Message:
@@ -84,7 +85,8 @@ def message_of(layout: Mapping[str, Layout], numbers: Mapping[str, Sequence[floa
     found = {}
     for key, (shape, dtype) in layout.items():
         if key in numbers:
-            found[key] = torch.tensor(numbers[key], dtype=DTYPES[dtype]).reshape(shape)
+            wide = torch.float64 if DTYPES[dtype].is_floating_point else DTYPES[dtype]
+            found[key] = torch.tensor(numbers[key], dtype=wide).to(DTYPES[dtype]).reshape(shape)
         else:
             found[key] = torch.empty(shape, dtype=DTYPES[dtype], device="meta")
     return found
@@ -100,7 +102,8 @@ def fault_of_numbers(layout: Mapping[str, Layout], numbers: Mapping[str, Numbers
         kind: type = bool if dtype == torch.bool else float if dtype.is_floating_point else int
         if len(found) != math.prod(shape) or dtype.is_complex or any(type(one) is not kind for one in found):
             return f"tells {len(found)} numbers of {key!r}, which is of shape {shape} and {name}"
-        if kind is int and not all(torch.iinfo(dtype).min <= one <= torch.iinfo(dtype).max for one in found):
+        limits = torch.finfo(dtype) if kind is float else torch.iinfo(dtype) if kind is int else None
+        if limits is not None and not all(limits.min <= one <= limits.max for one in found):
             return f"tells numbers of {key!r} that {name} does not hold"
     return ""
 
