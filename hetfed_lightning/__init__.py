@@ -25,8 +25,7 @@ from hetfed_lightning.schedules import CosineSchedule, LinearSchedule
 from hetfed_lightning.showcases import GenericAndPersonal
 from hetfed_lightning.strategies import FederatedStrategy
 from hetfed_lightning.tasks import BinaryTask, MulticlassTask, MultilabelTask, RegressionTask, Task
-
-__version__ = "0.1.0"
+from hetfed_lightning.version import __version__
 
 install()
 if not TYPE_CHECKING:  # A type checker would take any name for one of the package.

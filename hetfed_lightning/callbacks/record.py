@@ -18,6 +18,7 @@ from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.logs.run_record import Record
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.version import __version__
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation.federation import Federation
@@ -68,8 +69,6 @@ class RunRecord(FederatedCallback):
             self.record = None
             return
         if stage == "fit" or self.record is None:
-            from hetfed_lightning import __version__  # Here, since the package is not yet whole where this is imported.
-
             rounds = (trainer.max_epochs or 0) if stage == "fit" else 0
             named = self.name or "/".join(self._to.parts[-2:])
             self.record = Record(named, __version__, self.config or "", self.arm, federation.seed, rounds)

@@ -22,7 +22,7 @@ from hetfed_lightning.checkpointing.readable import check_readable
 from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.name_checks import did_you_mean
-from hetfed_lightning.federated_callback import FederatedCallback, federated_callbacks, raise_event
+from hetfed_lightning.federated_callback import FederatedCallback, acting_callbacks, federated_callbacks, raise_event
 from hetfed_lightning.federation.cohort import KeepsRoster
 from hetfed_lightning.federation.evaluation import evaluate, owner_of, predict, skip_empty_validation, validates_in
 from hetfed_lightning.federation.finite_guard import FiniteGuard
@@ -55,11 +55,12 @@ from hetfed_lightning.federation.round_clock import RoundClock
 from hetfed_lightning.federation.round_length import expect_batches, warn_of_accumulation
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.local_training.backward import go_backward
-from hetfed_lightning.local_training.dpsgd_steps import epsilons, give_privacy
 from hetfed_lightning.local_training.local_optimization import LocalOptimization
 from hetfed_lightning.local_training.local_step import take_local_step
-from hetfed_lightning.local_training.loss_scale import give_scales, skipped_steps
-from hetfed_lightning.local_training.step_hooks import StepHooks, hear_steps_by_hand
+from hetfed_lightning.local_training.privacy_budgets import epsilons, give_privacy
+from hetfed_lightning.local_training.scales import give_scales, skipped_steps
+from hetfed_lightning.local_training.step_hooks import StepHooks
+from hetfed_lightning.local_training.steps_by_hand import hear_steps_by_hand
 from hetfed_lightning.logs.metric_store import Reduced, tag
 from hetfed_lightning.methods.byte_count import ByteCount
 from hetfed_lightning.methods.local_carrier import LocalCarrier
@@ -345,7 +346,8 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
                 callback.carrier = LocalCarrier(callback)
         with streams_kept(self.device):
             raise_event(self, "prepare", 0)
-        self.step_hooks = StepHooks(self.trainer)
+        acting = acting_callbacks(self.trainer)
+        self.step_hooks = StepHooks(self.trainer, [one for one in acting if one.follows_steps()])
         for local in self.local.values():
             local.hooks = self.step_hooks
             hear_steps_by_hand(local)

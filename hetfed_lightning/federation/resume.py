@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hetfed_lightning.checkpointing.form import missing_part
 from hetfed_lightning.finite import is_finite
-from hetfed_lightning.local_training.dpsgd_steps import saved_accounts
 from hetfed_lightning.local_training.local_optimization import match_by_name
+from hetfed_lightning.local_training.privacy_budgets import saved_accounts
 from hetfed_lightning.participants.compilation import plain_name
 from hetfed_lightning.shared_storage.copy_on_write import place_of
 

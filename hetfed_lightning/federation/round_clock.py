@@ -25,7 +25,7 @@ from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
 from hetfed_lightning.federation.preemption import set_exit_code
 from hetfed_lightning.federation.preflight_privacy import check_shaped_losses
 from hetfed_lightning.federation.quarantine import inspect
-from hetfed_lightning.local_training.dpsgd_steps import end_if_spent, open_budgets
+from hetfed_lightning.local_training.privacy_budgets import end_if_spent, open_budgets
 from hetfed_lightning.methods.exchanging import RoundExchange
 from hetfed_lightning.participants.participant import STUDENT
 

@@ -17,6 +17,7 @@ from hetfed_lightning.data.collating import batch_of
 from hetfed_lightning.federated_callback import acting_callbacks
 from hetfed_lightning.fleets.bystanders import bystanders, runs_between_steps
 from hetfed_lightning.fleets.calibration import Trial, engine_named, fastest, try_engines
+from hetfed_lightning.fleets.callback_terms import shapes_of, terms_of
 from hetfed_lightning.fleets.compatibility import faults_of_optimizers, keeps_up, kind_and_settings, obstacle, signature
 from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet, first_of
@@ -24,11 +25,10 @@ from hetfed_lightning.fleets.independence import dependence
 from hetfed_lightning.fleets.log_text import listed, short_error
 from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.member_queries import MemberQueries
-from hetfed_lightning.fleets.parts import trained_in
+from hetfed_lightning.fleets.planned_rows import trained_in
 from hetfed_lightning.fleets.reference import own_batch
 from hetfed_lightning.fleets.rehearsal import layouts_of, rehearse
 from hetfed_lightning.fleets.snapshot import Snapshot
-from hetfed_lightning.fleets.terms import shapes_of, terms_of
 from hetfed_lightning.local_training.backward import is_usual
 from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.participants.torch_hooks import anything_has_hooks

@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.fleets.engine import Engine
-    from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.member import Member
-    from hetfed_lightning.fleets.shaping import LossShape
 
 
 class FleetTerm(ABC):
@@ -43,28 +40,6 @@ class FleetTerm(ABC):
             batch_idx: Index of the local step in the round.
             gradients: Gradients of the members in the first rows of the fleet's stack, shape ``(K, width)``; added to.
         """
-
-
-def terms_of(federation: Federation, fleet: Fleet) -> list[FleetTerm]:
-    """Callbacks' terms in the losses of a fleet's members in the round that opens.
-
-    Args:
-        federation: Federation in a fit.
-        fleet: Fleet with its members enlisted.
-    """
-    terms = [callback.fleet_term(federation, fleet) for callback in federation.adding]
-    return [term for term in terms if term is not None]
-
-
-def shapes_of(federation: Federation, fleet: Fleet) -> list[LossShape]:
-    """Shapes that callbacks give to the losses by example of a fleet's members in the round that opens.
-
-    Args:
-        federation: Federation in a fit.
-        fleet: Fleet with its members enlisted.
-    """
-    shapes = [callback.fleet_shape(federation, fleet) for callback in federation.shaping]
-    return [shape for shape in shapes if shape is not None]
 
 
 def adding(terms: Sequence[FleetTerm], engine: Engine, batch_idx: int) -> Callable[[Tensor], None] | None:

@@ -6,20 +6,23 @@ steps by itself: a callback hears of each, with that participant in the module's
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import lightning as L
 
-from hetfed_lightning.federated_callback import acting_callbacks
-
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
-    from hetfed_lightning.local_training.local_optimization import LocalOptimization
     from hetfed_lightning.participants.participant import Participant
 
 STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
 """Hooks that are about one participant's gradients."""
+
+
+class FollowsSteps(Protocol):
+    """A callback that hears of each optimizer step that changed a participant's weights."""
+
+    def after_local_step(self, federation: Any, participant: Participant) -> None:
+        """After a step of a participant."""
 
 
 class StepHooks:
@@ -27,9 +30,10 @@ class StepHooks:
 
     Args:
         trainer: In a fit, its callbacks complete; None where nobody is to hear anything.
+        followers: Callbacks that follow steps.
     """
 
-    def __init__(self, trainer: L.Trainer | None = None) -> None:
+    def __init__(self, trainer: L.Trainer | None = None, followers: Sequence[FollowsSteps] = ()) -> None:
         self._trainer = trainer
         callbacks: list[L.Callback] = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]
         self._callbacks = {hook: [one for one in callbacks if _is_own(one, hook, L.Callback)] for hook in STEP_HOOKS}
@@ -37,8 +41,7 @@ class StepHooks:
         self._module = {
             hook: module for hook in STEP_HOOKS if module is not None and _is_own(module, hook, L.LightningModule)
         }
-        acting = [] if trainer is None else acting_callbacks(trainer)
-        self._followers = [one for one in acting if one.follows_steps()]
+        self._followers = followers
 
     def call(self, hook: str, participant: Participant, *args: Any) -> None:
         """Call one of ``STEP_HOOKS`` of the callbacks, of the federation, then of the participant, as Lightning does.
@@ -73,37 +76,3 @@ class StepHooks:
 
 def _is_own(one: Any, hook: str, base: type) -> bool:
     return getattr(getattr(one, hook), "__func__", None) is not getattr(base, hook)
-
-
-def hear_steps_by_hand(local: LocalOptimization) -> None:
-    """Call the hooks around steps that a participant takes itself: ``on_before_optimizer_step``, and what follows them.
-
-    Args:
-        local: Of a participant whose optimizers were made for this fit.
-    """
-    participant = local.participant
-
-    def before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if local.is_stepping:  # It calls the hooks itself.
-            return None
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None:
-            local.hooks.call("on_before_optimizer_step", participant, optimizer)
-            return None
-
-        def heard() -> Any:
-            loss = closure()
-            local.hooks.call("on_before_optimizer_step", participant, optimizer)
-            return loss
-
-        return args[:1], kwargs | {"closure": heard}
-
-    def after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        del optimizer, args, kwargs
-        if not local.is_stepping:
-            local.hooks.after_step(participant)
-
-    if not participant.automatic_optimization:
-        for optimizer in local.optimizers:
-            optimizer.register_step_pre_hook(before)
-            optimizer.register_step_post_hook(after)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.methods.context import Context
     from hetfed_lightning.methods.participant_data import ParticipantData
-    from hetfed_lightning.methods.server import ServerMemory
+    from hetfed_lightning.methods.server_memory import ServerMemory
     from hetfed_lightning.participants.participant import Participant
     from hetfed_lightning.supervised import Supervised
 

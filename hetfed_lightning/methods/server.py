@@ -2,90 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hetfed_lightning.finite import is_finite
 from hetfed_lightning.methods.messages import Combined, Message, MessageError, PerParticipant
+from hetfed_lightning.methods.server_memory import ServerMemory
 from hetfed_lightning.seeding import stream_seed
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.method import Method
-
-T = TypeVar("T")
-
-
-class ServerMemory:
-    """Memory of one group at the server; saved in checkpoints, never sent.
-
-    Attributes:
-        group: Name of the group.
-        last: Result of the last round that had one, by key; empty before the first. Not to be written to.
-        own: The same where results differ between participants, by name.
-        tensors: Tensors, numbers, and lists and dictionaries of them that the method keeps, by key.
-    """
-
-    def __init__(self, group: str) -> None:
-        self.group = group
-        self.last: dict[str, Tensor] = {}
-        self.own: dict[str, Message] = {}
-        self.tensors: MutableMapping[str, Any] = {}
-        self._kept: dict[str, Any] = {}
-        self._saved: dict[str, Any] = {}
-
-    def kept(self, name: str, make: Callable[[], T]) -> T:
-        """An object with ``state_dict`` and ``load_state_dict``, such as a module or an optimizer, made once in a run.
-
-        Args:
-            name: Its key.
-            make: Makes it where the run has none; what a checkpoint saved of it is then loaded into it.
-        """
-        if name not in self._kept:
-            made: Any = make()
-            if name in self._saved:
-                made.load_state_dict(self._saved.pop(name))
-            self._kept[name] = made
-        found: T = self._kept[name]
-        return found
-
-    def continued(self, group: str, keys: Collection[str] | None = None) -> ServerMemory:
-        """A copy for a group that goes on in the place of this one.
-
-        Args:
-            group: Its name.
-            keys: Keys of the last result that it has; None for everything that is remembered.
-        """
-        found = ServerMemory(group)
-        if keys is None:
-            found.load_state_dict(self.state_dict())
-        else:
-            found.last = {key: self.last[key] for key in keys}
-        return found
-
-    def received_by(self, name: str) -> Message:
-        """The last result as one member received it."""
-        return self.own.get(name, self.last)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain data for a checkpoint."""
-        kept = {name: one.state_dict() for name, one in self._kept.items()}
-        return {
-            "last": dict(self.last),
-            "own": {name: dict(one) for name, one in self.own.items()},
-            "tensors": dict(self.tensors),
-            "kept": self._saved | kept,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with a checkpoint's."""
-        self.last = {key: one.clone() for key, one in state["last"].items()}
-        self.own = {name: dict(one) for name, one in state["own"].items()}
-        self.tensors = dict(state["tensors"])
-        self._kept, self._saved = {}, dict(state["kept"])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hetfed_lightning.methods.context import Context
 from hetfed_lightning.methods.messages import Combined, Exchange, Message, Work
 from hetfed_lightning.methods.method import About, Method
 from hetfed_lightning.methods.participant_data import ParticipantData
-from hetfed_lightning.methods.server import ServerMemory
+from hetfed_lightning.methods.server_memory import ServerMemory
 from hetfed_lightning.participants.participant import Participant
 
 

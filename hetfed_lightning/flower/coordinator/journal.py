@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hetfed_lightning import __version__, plots
+from hetfed_lightning import plots
 from hetfed_lightning.callbacks.headline_metrics import (
     LOSS,
     Headline,
@@ -36,6 +36,7 @@ from hetfed_lightning.logs.run_record import FILE, Record, RecordError
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.participants.participant import STUDENT
+from hetfed_lightning.version import __version__
 
 log = logging.getLogger(__name__)
 

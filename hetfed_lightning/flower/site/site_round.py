@@ -21,7 +21,8 @@ from hetfed_lightning.flower.protocol.description import subjects
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.order_checks import OrderChecks
 from hetfed_lightning.flower.site.site_carrier import SiteCarrier
-from hetfed_lightning.local_training.dpsgd_steps import PrivacyBudgetError, open_budgets
+from hetfed_lightning.local_training.dpsgd_steps import PrivacyBudgetError
+from hetfed_lightning.local_training.privacy_budgets import open_budgets
 from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup

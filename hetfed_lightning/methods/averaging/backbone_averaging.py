@@ -51,7 +51,8 @@ from hetfed_lightning.methods.averaging.sharing_groups import (
 from hetfed_lightning.methods.messages import Combined, Message
 from hetfed_lightning.methods.method import About, Method
 from hetfed_lightning.methods.participant_data import ParticipantData
-from hetfed_lightning.methods.server import ServerMemory, ServerSide
+from hetfed_lightning.methods.server import ServerSide
+from hetfed_lightning.methods.server_memory import ServerMemory
 from hetfed_lightning.metrics import state_divergence
 from hetfed_lightning.participants.inseparable import (
     bound_buffers,

@@ -17,7 +17,7 @@ from hetfed_lightning.methods.averaging.private_checks import check_company, che
 from hetfed_lightning.methods.averaging.sharing_groups import listed
 from hetfed_lightning.methods.messages import Combined, Message
 from hetfed_lightning.methods.method import About
-from hetfed_lightning.methods.server import ServerMemory
+from hetfed_lightning.methods.server_memory import ServerMemory
 from hetfed_lightning.participants.inseparable import is_direction
 from hetfed_lightning.privacy import PrivacyAccount, private_mean, private_noise, seeded_noise
 from hetfed_lightning.privacy.accountant import (

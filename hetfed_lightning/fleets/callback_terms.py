@@ -1,0 +1,33 @@
+"""Terms and shapes of losses, asked of the callbacks of a round for one fleet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.fleets.fleet import Fleet
+    from hetfed_lightning.fleets.shaping import LossShape
+    from hetfed_lightning.fleets.terms import FleetTerm
+
+
+def terms_of(federation: Federation, fleet: Fleet) -> list[FleetTerm]:
+    """Callbacks' terms in the losses of a fleet's members in the round that opens.
+
+    Args:
+        federation: Federation in a fit.
+        fleet: Fleet with its members enlisted.
+    """
+    terms = [callback.fleet_term(federation, fleet) for callback in federation.adding]
+    return [term for term in terms if term is not None]
+
+
+def shapes_of(federation: Federation, fleet: Fleet) -> list[LossShape]:
+    """Shapes that callbacks give to the losses by example of a fleet's members in the round that opens.
+
+    Args:
+        federation: Federation in a fit.
+        fleet: Fleet with its members enlisted.
+    """
+    shapes = [callback.fleet_shape(federation, fleet) for callback in federation.shaping]
+    return [shape for shape in shapes if shape is not None]

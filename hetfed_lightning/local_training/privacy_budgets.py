@@ -1,0 +1,78 @@
+"""Private steps of a run's participants: who takes them, what their budgets still allow, what they have spent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from hetfed_lightning.local_training.dpsgd_steps import PrivacyBudgetError, PrivateSteps
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.local_training.local_optimization import LocalOptimization
+    from hetfed_lightning.participants.participant import Participant
+
+log = logging.getLogger(__name__)
+
+
+def give_privacy(federation: Federation) -> None:
+    """Have those take private steps who are to; after the data is known to fit."""
+    for name, participant in federation.members().items():
+        if participant.privacy is not None:
+            federation.local[name].private = PrivateSteps(participant, federation.federated_data.source(name))
+
+
+def open_budgets(federation: Federation, round_index: int, done: int) -> None:
+    """Have participants begin a round, or go on with one, if their privacy allows the rest of its steps.
+
+    Args:
+        federation: About to train.
+        round_index: The round.
+        done: Batches of it that were trained on before a resume.
+
+    Raises:
+        PrivacyBudgetError: Naming the participant, the round and the figures; nobody has taken a step.
+    """
+    for name in federation.trained_here(round_index):
+        own = federation.local[name].private
+        if own is None:
+            continue
+        steps = max(0, federation.train_loader().steps_of(name, round_index) - done)
+        if reason := own.objection(steps):
+            raise PrivacyBudgetError(f"Round {round_index}: {federation[name].label} takes no step: {reason}.")
+        own.allow(steps)
+
+
+def end_if_spent(trainer: L.Trainer, federation: Federation) -> None:
+    """End training after a round if somebody's privacy does not allow the next one, and say whose.
+
+    Args:
+        trainer: At the round's last batch.
+        federation: Its.
+    """
+    following = federation.current_round + 1
+    if following >= (trainer.max_epochs or 0) > 0:
+        return
+    for name in federation.trained_here(following):
+        own = federation.local[name].private
+        reason = "" if own is None else own.objection(federation.train_loader().steps_of(name, following))
+        if reason:
+            log.warning("Training ends after round %d: %s: %s.", following - 1, federation[name].label, reason)
+            trainer.should_stop = True
+
+
+def epsilons(participants: Mapping[str, Participant]) -> dict[str, float]:
+    """Epsilon of each participant's examples so far, by tag; of those who take private steps."""
+    return {
+        f"epsilon/{name}": participant.ledger.epsilon(participant.privacy.delta)
+        for name, participant in participants.items()
+        if participant.privacy is not None
+    }
+
+
+def saved_accounts(local: Mapping[str, LocalOptimization]) -> dict[str, list[list[float]]]:
+    """The accounts by participant, for a checkpoint."""
+    return {name: own.participant.ledger.state() for name, own in local.items() if own.participant.privacy is not None}
