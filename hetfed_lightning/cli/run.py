@@ -24,8 +24,8 @@ from hetfed_lightning.cli.join import join_command
 from hetfed_lightning.cli.leave import leave_command
 from hetfed_lightning.cli.report.command import report_command
 from hetfed_lightning.data.name_checks import did_you_mean
-from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.federation.quarantine import TooFewParticipantsError
+from hetfed_lightning.federation.training_watch import watch_training
 from hetfed_lightning.logs.undefined import UndefinedMonitorError
 from hetfed_lightning.paths import arguments_with_home
 
@@ -57,26 +57,26 @@ def run(arguments: Sequence[str]) -> int:
         ``HETFED_DEBUG``.
     """
     _speak()
-    Federation.trained_in_this_process = False  # By this command, when several run in one process.
     command, *rest = arguments_with_home(arguments) or ["--help"]
     if not command.startswith("-") and command not in COMMANDS:
         installed = installed_commands()
         if command not in installed:
             return _refuse(f"no command {command!r}{did_you_mean(command, (*COMMANDS, *installed))}.")
-    try:
-        return _execute(command, rest)
-    except ArgumentError as error:
-        return _refuse(explained(str(error)))
-    except ConfigError as error:
-        return _refuse(str(error))
-    except (TooFewParticipantsError, UndefinedMonitorError) as error:
-        if os.environ.get(DEBUG):
-            raise
-        return _refuse(str(error), TOO_FEW if isinstance(error, TooFewParticipantsError) else BAD_INPUT)
-    except (OSError, MisconfigurationException, *FAULTS) as error:
-        if Federation.trained_in_this_process or os.environ.get(DEBUG):
-            raise
-        return _refuse(_told(error))
+    with watch_training() as watch:
+        try:
+            return _execute(command, rest)
+        except ArgumentError as error:
+            return _refuse(explained(str(error)))
+        except ConfigError as error:
+            return _refuse(str(error))
+        except (TooFewParticipantsError, UndefinedMonitorError) as error:
+            if os.environ.get(DEBUG):
+                raise
+            return _refuse(str(error), TOO_FEW if isinstance(error, TooFewParticipantsError) else BAD_INPUT)
+        except (OSError, MisconfigurationException, *FAULTS) as error:
+            if watch.begun or os.environ.get(DEBUG):
+                raise
+            return _refuse(_told(error))
 
 
 def _told(error: Exception) -> str:

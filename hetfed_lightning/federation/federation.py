@@ -53,6 +53,7 @@ from hetfed_lightning.federation.resume import (
 )
 from hetfed_lightning.federation.round_clock import RoundClock
 from hetfed_lightning.federation.round_length import expect_batches, warn_of_accumulation
+from hetfed_lightning.federation.training_watch import tell_that_training_begins
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.local_training.backward import go_backward
 from hetfed_lightning.local_training.local_optimization import LocalOptimization
@@ -109,9 +110,6 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         ValueError: If there is no participant, a name is unusable, two hold parts of one network, or a setting is out
             of its range.
     """
-
-    trained_in_this_process = False
-    """Whether any federation has made a step: errors from then on are not about the input."""
 
     def __init__(
         self,
@@ -377,7 +375,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             self.fleets.take_seats(self)
             self._before_validation = False
         self.round_is_open = False
-        Federation.trained_in_this_process = True
+        tell_that_training_begins()
 
     def on_train_end(self) -> None:
         """Have everyone here, a round that was cut short included, and tell the participants."""

@@ -10,17 +10,14 @@ import pytest
 import torch
 from jsonargparse import _common as jsonargparse_common
 
-from hetfed_lightning.federation.federation import Federation
-
 
 @pytest.fixture(autouse=True)
 def _process_before_a_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Import policy of jsonargparse, filters of warnings and logs, threads, generator, and whether anyone trained."""
+    """Import policy of jsonargparse, filters of warnings and logs, threads and generator."""
     settings = deepcopy(jsonargparse_common.parsing_settings)
     lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     filters, threads, generator = list(lightning.filters), torch.get_num_threads(), torch.get_rng_state()
     path = list(sys.path)
-    monkeypatch.setattr(Federation, "trained_in_this_process", False)
     monkeypatch.delenv("HETFED_DEBUG", raising=False)
     with warnings.catch_warnings():
         yield

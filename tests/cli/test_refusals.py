@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import hetfed_lightning
-from hetfed_lightning import Federation, Participant
+from hetfed_lightning import Participant
 from hetfed_lightning.cli import main
 from hetfed_lightning.cli.error_messages import condensed, explained
 from tests.cli.commands import hetfed, put, tiny, written
@@ -131,7 +131,16 @@ def test_an_error_after_training_began_is_raised(
     monkeypatch.setattr(Participant, "evaluate_batch", fail)  # A fleet's members are not asked for their steps.
     with pytest.raises(ValueError, match="a fault in the program"):
         hetfed(capsys, "fit", "-c", written(tiny()))
-    assert Federation.trained_in_this_process
+
+
+def test_an_error_before_training_is_refused_though_an_earlier_command_trained(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert hetfed(capsys, "fit", "-c", written(tiny()), "--trainer.fast_dev_run", "1").code == 0
+    config = tiny()
+    put(config, f"{A}.backbone.init_args.in_features", 783)
+    ended = hetfed(capsys, "fit", "-c", written(config))
+    assert (ended.code, "hospital_a" in ended.err) == (2, True)
 
 
 def test_a_bar_of_ones_own_takes_the_place_of_ours(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from hetfed_lightning.cli.run import run as command
-from hetfed_lightning.federation.federation import Federation
+from hetfed_lightning.federation.training_watch import watch_training
 from tests.cli.commands import hetfed, member, participant, put, tiny, written
 from tests.cli.conftest import _process_before_a_command  # noqa: F401 - takes back what a command leaves
 
@@ -191,14 +191,15 @@ def rows() -> Iterator[Any]:
 def test_it_is_refused_before_training(capsys: pytest.CaptureFixture[str], change: Change, words: list[str]) -> None:
     config = tiny()
     change(config)
-    ended = hetfed(capsys, "fit", "-c", written(config))
+    with watch_training() as watch:
+        ended = hetfed(capsys, "fit", "-c", written(config))
     assert ended.code == 2, ended
     assert ended.err.count("hetfed: error: ") == 1
     for word in words:
         assert word in ended.err
     assert "Traceback" not in ended.err
     assert "site-packages" not in ended.err
-    assert not Federation.trained_in_this_process
+    assert not watch.begun
 
 
 @pytest.mark.slow
