@@ -52,6 +52,8 @@ class LocalCarrier:
         self.server.meet(
             {name: interned.of(self.participants.describe(federation, name)) for name in federation.members()}
         )
+        self.server.to(federation.device)
+        self.participants.to(federation.device)
         for name in federation.members():
             if self.method.state_keys(name) is None:
                 self.participants.rehearse(federation, name)

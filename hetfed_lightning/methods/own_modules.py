@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hetfed_lightning.federated_callback import federated_callbacks
+from hetfed_lightning.federated_callback import acting_callbacks
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.participants.participant import METHOD_MODULES
 from hetfed_lightning.seeding import seed_all, stream_seed, streams_kept
@@ -29,7 +29,7 @@ def give_modules(federation: Federation, *, fit: bool) -> None:
     Raises:
         TypeError: If ``modules`` of a method gives anything but modules by name.
     """
-    methods = [one for one in federated_callbacks(federation.trainer) if isinstance(one, Method) and _has_modules(one)]
+    methods = [one for one in acting_callbacks(federation.trainer) if isinstance(one, Method) and _has_modules(one)]
     for participant in federation.members().values():
         found = {one.title: _made(federation, participant, one) for one in methods}
         kept = {} if fit else {title: participant.modules_of(title) for title in participant.titles_of_modules()}

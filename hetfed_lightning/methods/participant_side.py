@@ -127,6 +127,10 @@ class ParticipantSide:
         self._seed(federation, name, "receive")
         self._method.receive(federation[name], self.data_of(federation, name), context.received, context)
 
+    def to(self, device: torch.device) -> None:
+        """Bring what is remembered to a device: checkpoints are read on the CPU."""
+        self.memory = {name: {key: one.to(device) for key, one in own.items()} for name, own in self.memory.items()}
+
     def forget(self, names: set[str]) -> None:
         """Drop what is remembered of everyone but ``names``."""
         for name in self.memory.keys() - names:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from hetfed_lightning.finite import is_finite
@@ -111,6 +112,13 @@ class ServerSide:
         for group in self.groups_of(name):
             found |= self.memory[group].received_by(name)
         return found
+
+    def to(self, device: torch.device) -> None:
+        """Bring results and what is remembered to a device: checkpoints are read on the CPU."""
+        for own in self.memory.values():
+            own.last = {key: one.to(device) for key, one in own.last.items()}
+            own.own = {name: {key: one.to(device) for key, one in held.items()} for name, held in own.own.items()}
+            own.tensors = move_data_to_device(own.tensors, device)
 
     @torch.no_grad()
     def combine(self, sent: Mapping[str, Message], asked: Sequence[str], round_index: int) -> Result:

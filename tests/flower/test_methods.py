@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback
+from hetfed_lightning.federation.quarantine import TooFewParticipantsError
 from hetfed_lightning.flower.protocol.messages import WORK
 from hetfed_lightning.methods.messages import Exchange
 from hetfed_lightning.methods.plans import Part
+from hetfed_lightning.privacy import DPSGD
 from tests.federations import equal
 from tests.flower.federating import Callbacks, Deployed
-from tests.methods.own_methods import Census, ControlVariates, Prototypes, Rumour
+from tests.methods.own_methods import Census, ControlVariates, InBall, Mutual, Prototypes, Rumour
 
 pytestmark = pytest.mark.promise("parity")
 
@@ -95,6 +97,8 @@ GRID: dict[str, tuple[Callbacks, dict[str, Any]]] = {
         lambda: [Sampled()],
         LATER | {"rounds": 4, "settings": {"joins_at": {"c": 1}, "participation": 0.6}},
     ),
+    "with modules of its own": (lambda: [Mutual(), BackboneAveraging()], SAMPLED),
+    "after each step": (lambda: [InBall(0.3), Rumour()], {}),
     "two of a class": (lambda: [named(Prototypes(1.0), "near"), named(Prototypes(0.1), "far")], {}),
     "beside distillation in a phase": (lambda: [EnsembleDistillation(), Prototypes(), Seldom()], {"rounds": 4}),
     "beside mixed distillation": (lambda: [Rumour(), EnsembleDistillation(mode="mixed"), Prototypes()], {}),
@@ -193,3 +197,20 @@ def test_coordinator_and_sites_go_on_after_a_restart(tmp_path: Path) -> None:
     leader = again.lead(resume=True)
     assert leader.run_id == first.run_id
     same_as_in_one_fit(again, leader.run_id, states, metrics)
+
+
+class Mixing(Rumour):
+    """Pulls features to the mean of their batch."""
+
+    def example_loss(self, own: Any, inputs: Any, features: Any, *rest: Any) -> Any:
+        return own + (features - features.mean(0)).square().sum(1)
+
+
+def test_a_site_refuses_a_loss_that_mixes_what_dp_sgd_protects(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    privacy = DPSGD(noise_multiplier=4.0, max_grad_norm=1.0, delta=1e-3)
+    deployed = Deployed("ab", lambda: [Mixing()], tmp_path, participants={"privacy": privacy})
+    with pytest.raises(TooFewParticipantsError):
+        deployed.lead()
+    assert "is not possible beside Mixing: the gradient of an example's loss depends on the others" in caplog.text

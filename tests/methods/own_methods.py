@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hetfed_lightning.methods.context import Context
 from hetfed_lightning.methods.messages import Combined, Exchange, Message, Work
@@ -160,3 +161,46 @@ class Rumour(Method):
 
 def _weights(participant: Participant) -> dict[str, Tensor]:
     return participant.view_of(participant.averaged_keys())
+
+
+class Mutual(Method):
+    """A small common model, averaged, and each participant's own learn from each other (Shen et al. 2020)."""
+
+    def modules(self, participant: Participant) -> dict[str, nn.Module]:
+        return {"common": nn.Linear(4, 3)}
+
+    def send(self, participant: Any, data: Any, work: Any, context: Any) -> dict[str, Tensor]:
+        return {key: one.detach() for key, one in context.modules["common"].state_dict().items()}
+
+    def combine(self, sent: Any, *args: Any) -> Combined:
+        return Combined(
+            {key: torch.stack([one[key] for one in sent.values()]).mean(0) for key in next(iter(sent.values()))}
+        )
+
+    def receive(self, participant: Any, data: Any, state: Any, context: Any) -> None:
+        context.modules["common"].load_state_dict(state)
+
+    def example_loss(
+        self, own: Tensor, inputs: Any, features: Tensor, outputs: Tensor, target: Tensor, on: Any, context: Any
+    ) -> Tensor:
+        common = context.modules["common"](inputs)
+        towards = F.kl_div(outputs.log_softmax(1), common.detach().softmax(1), reduction="none").sum(1)
+        back = F.kl_div(common.log_softmax(1), outputs.detach().softmax(1), reduction="none").sum(1)
+        return own + towards + F.cross_entropy(common, target, reduction="none") + back
+
+
+class InBall(Prototypes):
+    """Each parameter stays in a ball around zero."""
+
+    exchanges = ()
+
+    def __init__(self, radius: float) -> None:
+        super().__init__()
+        self.radius = radius
+
+    def after_step(self, parameters: Any, context: Any) -> None:
+        for one in parameters.values():
+            one.mul_((self.radius / one.norm()).clamp(max=1.0))
+
+    def example_loss(self, own: Tensor, *args: Any) -> Tensor:
+        return own

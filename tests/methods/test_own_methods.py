@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from hetfed_lightning import BackboneAveraging, FederatedDataModule, Federation
 from hetfed_lightning.data import Examples
+from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.messages import Combined, Exchange, MessageError, PerParticipant
 from tests.federations import (
     Snapshots,
@@ -26,7 +27,7 @@ from tests.federations import (
     tiny_participant,
     values,
 )
-from tests.methods.own_methods import ControlVariates, Prototypes, Rumour
+from tests.methods.own_methods import ControlVariates, InBall, Prototypes, Rumour
 
 ROUNDS = 3
 
@@ -299,23 +300,6 @@ def test_a_method_without_messages_is_a_term_alone() -> None:
     assert run.callback_metrics["federation/bytes_up"] == 0
 
 
-class InBall(Prototypes):
-    """Each parameter stays in a ball around zero."""
-
-    exchanges = ()
-
-    def __init__(self, radius: float) -> None:
-        super().__init__()
-        self.radius = radius
-
-    def after_step(self, parameters: Any, context: Any) -> None:
-        for one in parameters.values():
-            one.mul_((self.radius / one.norm()).clamp(max=1.0))
-
-    def example_loss(self, own: Tensor, *args: Any) -> Tensor:
-        return own
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_weights_may_be_changed_after_each_step(accumulate: int, caplog: pytest.LogCaptureFixture) -> None:
     radius, rate = 0.3, 0.2
@@ -333,3 +317,21 @@ def test_weights_may_be_changed_after_each_step(accumulate: int, caplog: pytest.
         fit(federation, tiny_data("ab", batch_size=100, evaluated=False), 2, InBall(radius), precision="64-true")
     close(dict(federation["a"].state_dict()), dict(model.state_dict()))
     assert "everyone trains one after another, since InBall acts after each step of each participant" in caplog.text
+
+
+def test_what_was_saved_is_brought_to_the_device() -> None:
+    # Checkpoints are read on the CPU; the device "meta" stands for a GPU.
+    method = ControlVariates()
+    fit(tiny_federation("ab"), tiny_data("ab"), 2, method)
+    carrier = LocalCarrier(method)
+    assert method.carrier is not None
+    carrier.load_state_dict(method.carrier.state_dict())
+    (memory,) = carrier.server.memory.values()
+    memory.tensors = {"some": [torch.ones(2)], "count": 3}
+    memory.own = {"a": {"one": torch.ones(1)}}
+    carrier.server.to(torch.device("meta"))
+    carrier.participants.to(torch.device("meta"))
+    held = [*memory.last.values(), memory.tensors["some"][0], memory.own["a"]["one"]]
+    held += [one for own in carrier.participants.memory.values() for one in own.values()]
+    assert {one.device.type for one in held} == {"meta"}
+    assert memory.tensors["count"] == 3

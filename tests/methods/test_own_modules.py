@@ -11,36 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hetfed_lightning import BackboneAveraging, Federation, Participant
-from hetfed_lightning.methods.messages import Combined
-from hetfed_lightning.methods.method import Method
 from hetfed_lightning.privacy import DPSGD
 from tests.federations import equal, examples, fit, sgd, state_of, tiny_data, tiny_federation, tiny_participant
-
-
-class Mutual(Method):
-    """A small common model, averaged, and each participant's own learn from each other (Shen et al. 2020)."""
-
-    def modules(self, participant: Participant) -> dict[str, nn.Module]:
-        return {"common": nn.Linear(4, 3)}
-
-    def send(self, participant: Any, data: Any, work: Any, context: Any) -> dict[str, Tensor]:
-        return {key: one.detach() for key, one in context.modules["common"].state_dict().items()}
-
-    def combine(self, sent: Any, *args: Any) -> Combined:
-        return Combined(
-            {key: torch.stack([one[key] for one in sent.values()]).mean(0) for key in next(iter(sent.values()))}
-        )
-
-    def receive(self, participant: Any, data: Any, state: Any, context: Any) -> None:
-        context.modules["common"].load_state_dict(state)
-
-    def example_loss(
-        self, own: Tensor, inputs: Any, features: Tensor, outputs: Tensor, target: Tensor, on: Any, context: Any
-    ) -> Tensor:
-        common = context.modules["common"](inputs)
-        towards = F.kl_div(outputs.log_softmax(1), common.detach().softmax(1), reduction="none").sum(1)
-        back = F.kl_div(common.log_softmax(1), outputs.detach().softmax(1), reduction="none").sum(1)
-        return own + towards + F.cross_entropy(common, target, reduction="none") + back
+from tests.methods.own_methods import Mutual
 
 
 def common(federation: Federation, name: str) -> dict[str, Tensor]:

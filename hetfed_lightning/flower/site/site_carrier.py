@@ -39,9 +39,7 @@ class SiteCarrier:
     def prepare(self, federation: Federation) -> None:
         """Bring what was saved to the device."""
         self.received = {key: one.to(federation.device) for key, one in self.received.items()}
-        memory = self.participants.memory
-        for name, own in memory.items():
-            memory[name] = {key: one.to(federation.device) for key, one in own.items()}
+        self.participants.to(federation.device)
 
     def open_round(self, federation: Federation, round_index: int) -> None:
         """Receive what is handed out with an order that closes no round."""
