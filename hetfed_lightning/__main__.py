@@ -1,4 +1,4 @@
-"""``python -m hetfed_lightning`` is ``hetfed``."""
+"""Entry point of ``python -m hetfed_lightning``, the same as ``hetfed``."""
 
 from hetfed_lightning.cli import main
 

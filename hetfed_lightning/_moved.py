@@ -1,6 +1,6 @@
-"""Old places of modules and names, and where they stand now: what names them goes on working.
+"""Old dotted paths of modules and names with their new places, so that older programs and YAMLs keep working.
 
-Configurations and programs name things by the module that they stood in. Nothing is imported before it is asked for.
+Nothing is imported before it is looked up.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ MODULES: dict[str, str] = {
     "twins": "shared_storage.deduplicate",
     "undefined": "logs.undefined",
 }
-"""New dotted name of a module by its old one, both below the package."""
+"""New dotted path of each moved module by its old one, both relative to the package."""
 
 NAMES: dict[str, str] = {
     "backbones.PeakBackbone": "showcases.PeakBackbone",
@@ -146,28 +146,28 @@ NAMES: dict[str, str] = {
     "transfer.let_go": "participants.newcomer.let_go",
     "transfer.taught": "participants.newcomer.taught",
 }
-"""New dotted name of what left a module that is still there, or did not go where the rest of it went."""
+"""New dotted path of each name that moved by itself, by its old one, both relative to the package."""
 
 
 class OldModules(MetaPathFinder, Loader):
-    """Finder of modules by their old names; each is empty, and looks up its names where they stand now."""
+    """Finder of modules under their old names; such a module is empty and looks its names up at the new place."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Specification of a module that moved; None for any other name."""
+        """Specification of a moved module; None for any other name."""
         del path, target
         known = fullname.removeprefix(f"{PACKAGE}.") in MODULES
         return ModuleSpec(fullname, self) if known and fullname.startswith(f"{PACKAGE}.") else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module nothing but a way to look its names up."""
+        """Give an old module a ``__getattr__`` that looks names up at their new place."""
         vars(module)["__getattr__"] = names_moved_from(module.__name__)
 
 
 def names_moved_from(module: str) -> Callable[[str], Any]:
-    """A ``__getattr__`` for a module, which finds what left it.
+    """``__getattr__`` function of a module, which returns names that moved away from it.
 
     Args:
-        module: Its dotted name, today's or an old one.
+        module: Dotted path of the module, old or new.
     """
 
     def find(name: str) -> Any:
@@ -186,6 +186,6 @@ def names_moved_from(module: str) -> Callable[[str], Any]:
 
 
 def install() -> None:
-    """Have old modules found, after all that are really there."""
+    """Register :class:`OldModules` after all other finders."""
     if not any(isinstance(finder, OldModules) for finder in sys.meta_path):
         sys.meta_path.append(OldModules())

@@ -1,4 +1,4 @@
-"""Batches as data sets and collate functions make them: a pair of inputs and target, or inputs alone."""
+"""Batches of data sets and collate functions: a pair of inputs and target, or inputs alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["split_batch"]
 
 
 def split_batch(batch: Any) -> tuple[Any, Any]:
-    """Inputs and target of a batch; the target is None where the batch is inputs alone."""
+    """Inputs and target of a batch, of any types; the target is None for a batch of inputs alone."""
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[0], batch[1]
     if isinstance(batch, (tuple, list)) and len(batch) == 1:

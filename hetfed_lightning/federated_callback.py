@@ -1,4 +1,4 @@
-"""A callback that acts between participants, the events of a round that it hears, and in which order."""
+"""Callbacks with the events of a federated round, and the order in which they hear them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Phase(IntEnum):
-    """When in a round's start or end a callback acts; equal phases keep the order of ``Trainer(callbacks=...)``."""
+    """Place of a callback at a round's start or end; equal phases keep the order of ``Trainer(callbacks=...)``."""
 
     GUARD = 0
     DISTILLATION = 10
@@ -35,11 +35,11 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True)
 class Career:
-    """The rounds of a run that a participant trains in.
+    """Rounds of a run in which a participant trains.
 
     Attributes:
-        joins_at: The round in which it joins, from 0.
-        rounds: Those that it is expected to train in, in their order.
+        joins_at: First round of its membership, from 0.
+        rounds: Rounds in which it is expected to train, ascending.
     """
 
     joins_at: int
@@ -47,44 +47,73 @@ class Career:
 
 
 class FederatedCallback(L.Callback):
-    """A Lightning callback that also hears a round's events.
+    """Lightning callback with the events of a federated round.
 
-    What an event draws from torch, ``random`` or NumPy depends on (seed, event, class of the callback, round) alone: it
-    is the same on every rank and after a resume. Two callbacks of one class draw different numbers. Where a process
-    draws for some participants and not for others, as for those that it hosts, ranks draw different ones all the same:
-    draw for all of them, or from :func:`hetfed_lightning.seeding.stream_generator` by their names.
+    Each event is seeded: its draws from torch, ``random`` and NumPy depend on (seed, event, class of the callback,
+    round) alone, equal on every rank and after a resume. Two callbacks of one class draw different numbers. A callback
+    that draws for the participants of its own rank alone gets numbers that differ between ranks: draw for all
+    participants, or take :func:`hetfed_lightning.seeding.stream_generator` with the participant's name.
 
-    What it has to remember from round to round goes into ``state_dict`` and comes back by ``load_state_dict``, as with
-    any callback of Lightning's. One that holds tensors which change, and saves nothing, is warned of by name when the
-    first checkpoint is written.
+    State that lasts from round to round belongs into ``state_dict`` and ``load_state_dict``, as in any Lightning
+    callback. When the first checkpoint is written, a warning names callbacks that hold changing tensors and save none.
     """
 
     phase: ClassVar[Phase] = Phase.MONITORING
 
     gives_finite: ClassVar[bool] = False
-    """Whether ``on_round_end`` vouches that what it puts into participants is finite; if not, they are looked at."""
+    """True if ``on_round_end`` guarantees that all tensors it writes into participants are finite; otherwise they are
+    checked."""
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
-        """Before training, once the data is known to fit: refuse what cannot work, find who does what with whom."""
+        """Check settings against participants and data, before training; the place to refuse what cannot work.
+
+        Args:
+            trainer: Trainer of the fit.
+            federation: The federation, with data that its participants can read.
+        """
 
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Before the first local step of a round."""
+        """Called before the first local step of a round.
+
+        Args:
+            trainer: Trainer of the fit.
+            federation: The federation.
+            round_index: Index of the round, from 0.
+        """
 
     def on_join(self, trainer: L.Trainer, federation: Federation, names: Sequence[str], round_index: int) -> None:
-        """Once newcomers have received what is shared, before their first local step."""
+        """Called before the first local step of newcomers, once they have received the shared state.
+
+        Args:
+            trainer: Trainer of the fit.
+            federation: The federation.
+            names: Names of the newcomers.
+            round_index: Index of the round, from 0.
+        """
 
     def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Instead of ``on_round_start`` when a checkpoint taken inside the round is resumed."""
+        """Called in place of ``on_round_start`` when training resumes from a checkpoint taken inside a round.
+
+        Args:
+            trainer: Trainer of the fit.
+            federation: The federation, its checkpoint loaded.
+            round_index: Index of the round, from 0.
+        """
 
     def adds_to_loss(self, federation: Federation) -> bool:
-        """Whether :meth:`local_loss` may add something in this round."""
+        """True if :meth:`local_loss` may return a term in this round."""
         del federation
         return type(self).local_loss is not FederatedCallback.local_loss
 
     def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
-        """A scalar to add to the loss of this local step, or None.
+        """Scalar to add to the loss of a local step; None for no term.
 
-        Where it is overridden and :meth:`fleet_term` is not, everyone trains one after another.
+        A callback with this method and without :meth:`fleet_term` makes participants train one after another.
+
+        Args:
+            federation: The federation, in a round.
+            participant: The participant that takes the step.
+            batch_idx: Index of the batch in the round, from 0.
         """
 
     def loss_is_of_weights(self) -> bool:
@@ -95,9 +124,13 @@ class FederatedCallback(L.Callback):
         return False
 
     def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
-        """What :meth:`local_loss` adds in this round, for a fleet's members at once; None if it is nothing.
+        """The term of :meth:`local_loss` for all members of a fleet; None if there is none in this round.
 
-        Asked for as a round opens or is resumed, of callbacks that add to the loss.
+        It is asked for when a round opens or resumes, of callbacks whose :meth:`adds_to_loss` is True.
+
+        Args:
+            federation: The federation, in a round.
+            fleet: Participants of one architecture, trained as one batched computation.
         """
 
     def shapes_loss(self) -> bool:
@@ -107,55 +140,74 @@ class FederatedCallback(L.Callback):
     def shaped_losses(
         self, federation: Federation, participant: Participant, losses: Tensor, batch: Supervised
     ) -> Tensor:
-        """Loss of each example of a local step, shape ``(B,)``, in the place of ``losses``.
+        """Loss of each example of a local step, shape ``(B,)``; it replaces ``losses``.
 
         Args:
-            federation: In a round.
-            participant: Whose step it is.
-            losses: Of the task, or of the callback before, shape ``(B,)``.
-            batch: The examples with features and outputs.
+            federation: The federation, in a round.
+            participant: The participant that takes the step.
+            losses: Loss of each example, shape ``(B,)``, from the task or from the callback before.
+            batch: Inputs, features, outputs and target of the B examples.
         """
         del federation, participant, batch
         return losses
 
     def fleet_shape(self, federation: Federation, fleet: Fleet) -> LossShape | None:
-        """:meth:`shaped_losses` in this round, for a fleet's members at once; None where it changes nothing.
+        """Function of the fleet's losses that equals :meth:`shaped_losses`; None if nothing changes in this round.
 
-        Where :meth:`shaped_losses` is overridden and this is not, everyone trains one after another.
+        A callback with :meth:`shaped_losses` and without this method makes participants train one after another.
+
+        Args:
+            federation: The federation, in a round.
+            fleet: Participants of one architecture, trained as one batched computation.
         """
 
     def follows_steps(self) -> bool:
-        """True if :meth:`after_local_step` is to be called; everyone then trains one after another."""
+        """True if :meth:`after_local_step` is to be called; participants then train one after another."""
         return False
 
     def after_local_step(self, federation: Federation, participant: Participant) -> None:
-        """After an optimizer step of a participant that changed its weights, local or in a distillation phase.
+        """Called after each optimizer step that changed a participant's weights, local or in a distillation phase.
 
         Args:
-            federation: In a round.
-            participant: The one that has stepped; its weights may be changed in place.
+            federation: The federation, in a round.
+            participant: The participant that took the step; its weights may be changed in place.
         """
 
     def further_steps(self, federation: Federation, name: str, career: Career) -> int:
-        """Steps that a participant takes by its own optimizer beside its local ones, for what plans by their number.
+        """Number of steps that a participant's own optimizer takes beside the local ones, at least 0.
+
+        Learning-rate schedules over a whole run are planned by the sum of both.
 
         Args:
-            federation: Before training, its data set up.
-            name: A participant, or the student.
-            career: The rounds that it trains in.
+            federation: The federation before training, its data set up.
+            name: Name of a participant, or of the student.
+            career: Rounds in which it trains.
         """
         del federation, name, career
         return 0
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """After the last local step of a round, before validation."""
+        """Called after the last local step of a round, before validation.
+
+        Args:
+            trainer: Trainer of the fit.
+            federation: The federation.
+            round_index: Index of the round, from 0.
+        """
 
     def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
-        """When the participants' figures of a stage have been reduced, by tag."""
+        """Called with the reduced metrics of all participants.
+
+        Args:
+            trainer: Trainer in use.
+            federation: The federation.
+            stage: ``"train"``, ``"val"`` or ``"test"``.
+            values: Metrics by tag, such as ``"val_accuracy/hospital_a"``.
+        """
 
 
 def federated_callbacks(trainer: L.Trainer) -> list[FederatedCallback]:
-    """The trainer's federated callbacks in the order in which a round calls them."""
+    """Federated callbacks of a trainer, in the order in which a round calls them."""
     found = [callback for callback in trainer.callbacks if isinstance(callback, FederatedCallback)]  # type: ignore[attr-defined]
     return sorted(found, key=lambda callback: callback.phase)
 
@@ -176,16 +228,16 @@ def raise_event(
     before: Callable[[FederatedCallback], None] | None = None,
     after: Callable[[FederatedCallback], None] | None = None,
 ) -> None:
-    """Call an event of every federated callback, each under a seed that event, class and round name.
+    """Call an event of every federated callback, each under a seed made of event, class and round.
 
     Args:
-        federation: In a run.
-        event: A method of :class:`FederatedCallback`.
-        round_index: The round.
-        args: Handed on after trainer and federation.
-        part: Tells events of one name in one round apart.
-        before: Called with each callback before it hears the event, and before its seed is set.
-        after: Called with each callback once it has heard the event.
+        federation: The federation, attached to a trainer.
+        event: Name of a method of :class:`FederatedCallback`.
+        round_index: Index of the round, from 0.
+        args: Arguments of the event after trainer and federation.
+        part: Further part of the seed, to tell events of one name in one round apart.
+        before: Called with each callback before its seed is set.
+        after: Called with each callback after its event.
     """
     trainer, kinds = federation.trainer, Counter[str]()
     for callback in federated_callbacks(trainer):

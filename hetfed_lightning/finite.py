@@ -1,4 +1,4 @@
-"""Whether numbers are finite and of a size that others can go on with, and whose are not."""
+"""Checks that tensors are finite and small enough for others to train on, and names of participants that fail."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import torch
 from torch import Tensor
 
 LARGEST = 1e12
-"""Largest absolute value of a parameter. The mean of larger ones is finite, and what is trained from it is not: whoever
-receives it is ruined in turn, and would be named for it."""
+"""Largest absolute value of a parameter. The mean of larger ones may be finite, but training from it is not: its
+receivers would diverge and be blamed for it."""
 
 
 LARGEST_LOGIT = 1e30
-"""Largest absolute value of a logit on the public set: sums of larger ones are no numbers in float32."""
+"""Largest absolute value of a logit on the public set; sums of larger ones overflow float32."""
 
 
 LARGEST_PREDICTION = 1e15
-"""Largest absolute value that a regression predicts on the public set, of which losses take squares."""
+"""Largest absolute value of a regression's prediction on the public set; losses take its square."""
 
 
 @torch.no_grad()
 def is_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every element of every floating-point or complex tensor is finite (one synchronisation with the device).
+    """True if every element of every floating-point or complex tensor is finite (one synchronisation with the device).
 
-    A sum with an infinity or a NaN in it is never finite, and costs a fifteenth of looking at every element; that is
-    left to sums that are not finite, since those of large numbers overflow.
+    A sum with an infinity or a NaN in it is never finite, and costs a fifteenth of a check of every element. Elements
+    are checked only if the sum is not finite, since sums of large numbers overflow.
 
     Args:
-        tensors: On one device; of any dtypes, of which integers and bools are passed over.
+        tensors: Tensors of any shapes and dtypes on one device; integers and bools are ignored.
     """
     floating = _real(tensors)
     if not floating or bool(torch.isfinite(torch.stack([tensor.sum() for tensor in floating])).all()):
@@ -38,7 +38,7 @@ def is_finite(tensors: Iterable[Tensor]) -> bool:
 
 @torch.no_grad()
 def largest_number(tensors: Iterable[Tensor]) -> float:
-    """Largest absolute value in any floating-point or complex tensor; NaN if one holds a NaN (one synchronisation).
+    """Largest absolute value in any floating-point or complex tensor; NaN if there is a NaN (one synchronisation).
 
     Args:
         tensors: On one device; of any dtypes, of which integers and bools are passed over.
@@ -58,13 +58,13 @@ def _real(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 def why_unusable(state: Mapping[str, Tensor], parameters: Container[str]) -> str:
-    """Why others cannot go on with a state: it is not finite, or a parameter is too large; empty where they can.
+    """Reason for which a state cannot be averaged: non-finite, or a parameter above :data:`LARGEST`; empty if it can.
 
-    Buffers are as large as the data make them: of features that are not scaled, variances are squares.
+    Buffers may have any finite size, since they follow the data: the variances of unscaled features are squares.
 
     Args:
-        state: Tensors by key.
-        parameters: Keys of those that are parameters rather than buffers.
+        state: Tensors by key, of any shapes.
+        parameters: Keys that are parameters; all others are buffers.
     """
     if not is_finite(state.values()):
         return "its weights are not finite"
@@ -75,11 +75,11 @@ def why_unusable(state: Mapping[str, Tensor], parameters: Container[str]) -> str
 
 
 def why_not_heard(answers: Tensor, kind: str) -> str:
-    """Why nobody can learn from answers to the public set: not finite, or too large; empty where one can.
+    """Reason for which a teacher's outputs cannot be distilled: non-finite or too large; empty if they can.
 
     Args:
-        answers: Outputs, shape ``(P, C)``.
-        kind: Of outputs, such as ``"multiclass"``.
+        answers: Outputs on the public set, shape ``(P, C)``.
+        kind: Kind of outputs, such as ``"multiclass"``.
     """
     if not is_finite([answers]):
         return "its predictions on the public set are not finite"
@@ -88,7 +88,12 @@ def why_not_heard(answers: Tensor, kind: str) -> str:
 
 
 def names_beyond(states: Mapping[str, Iterable[Tensor]], most: float) -> list[str]:
-    """Whose tensors are not finite, or larger than ``most``; one look at all where nobody's are."""
+    """Names of participants with a tensor that is non-finite or larger than ``most``; one check if there are none.
+
+    Args:
+        states: Tensors by participant's name, of any shapes.
+        most: Largest absolute value allowed.
+    """
     held = {name: list(tensors) for name, tensors in states.items()}
     if largest_number({id(tensor): tensor for tensors in held.values() for tensor in tensors}.values()) <= most:
         return []
@@ -96,7 +101,7 @@ def names_beyond(states: Mapping[str, Iterable[Tensor]], most: float) -> list[st
 
 
 def names_of_non_finite(states: Mapping[str, Iterable[Tensor]]) -> list[str]:
-    """Whose tensors are not finite; one look at all where nobody's are, which is nearly always."""
+    """Names of participants with a non-finite tensor; one check for all in the usual case that there are none."""
     held = {name: list(tensors) for name, tensors in states.items()}
     if is_finite({id(tensor): tensor for tensors in held.values() for tensor in tensors}.values()):
         return []

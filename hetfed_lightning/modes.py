@@ -1,7 +1,7 @@
-"""Evaluation mode for a while: afterwards every module is in the mode it was in.
+"""Evaluation mode for the length of a context, after which every module has its own mode again.
 
-``module.train(was_training)`` would not do. It sets the mode of the whole tree, and a pre-trained BatchNorm that its
-owner keeps in ``eval()`` would go on with the batch's statistics, and overwrite its own.
+``module.train(was_training)`` would not do: it sets the mode of the whole tree. A pre-trained BatchNorm that its owner
+keeps in ``eval()`` would then normalise by the batch's statistics and overwrite its own.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import nn
 
 @contextmanager
 def evaluating(*roots: nn.Module) -> Iterator[None]:
-    """A context in which modules are in evaluation mode, with all that they hold.
+    """Context in which modules and all their submodules are in evaluation mode.
 
     Args:
-        roots: Each with its submodules; every one of them returns to its own mode, also after an error.
+        roots: Modules; afterwards, also after an error, each submodule returns to its own mode.
     """
     modes = modes_of(roots)
     try:
@@ -29,11 +29,11 @@ def evaluating(*roots: nn.Module) -> Iterator[None]:
 
 
 def modes_of(roots: Iterable[nn.Module]) -> list[tuple[nn.Module, bool]]:
-    """Every module below ``roots`` beside whether it is in training mode."""
+    """Every module below ``roots``, with True if it is in training mode."""
     return [(module, module.training) for root in roots for module in root.modules()]
 
 
 def restore(modes: Iterable[tuple[nn.Module, bool]]) -> None:
-    """Put modules back into the modes that :func:`modes_of` found."""
+    """Set modules to the modes that :func:`modes_of` returned."""
     for module, training in modes:
         module.training = training

@@ -1,4 +1,4 @@
-"""Paths as people type them: ``~`` and ``$HOME`` are the home folder of who runs the process."""
+"""Paths as users type them: ``~`` and ``$HOME`` stand for the home folder of the process's user."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _TYPED = re.compile(r"(--?[\w.-]+=)?((?:~|\$HOME|\$\{HOME\})(?:/.*)?)", re.DOTAL
 
 
 def arguments_with_home(arguments: Sequence[str]) -> list[str]:
-    """A command line in which values that begin with the home folder are its paths.
+    """Command line whose values have ``~`` and ``$HOME`` replaced by the home folder.
 
-    A shell replaces ``~`` at the beginning of a word alone, not in ``--output=~/runs``, and neither in quotes.
+    A shell replaces ``~`` only at the beginning of an unquoted word, not in ``--output=~/runs``.
 
     Args:
-        arguments: As they were typed: options, values, ``--option=value``.
+        arguments: Words as typed: options, values, ``--option=value``.
     """
     found = []
     for argument in arguments:
@@ -31,13 +31,13 @@ def arguments_with_home(arguments: Sequence[str]) -> list[str]:
 
 
 def with_home(path: str | os.PathLike[str]) -> Path:
-    """A path in which a leading ``~``, and ``$HOME`` or ``${HOME}`` anywhere, are the home folder.
+    """Path whose leading ``~``, and ``$HOME`` or ``${HOME}`` anywhere, are replaced by the home folder.
 
-    Every other character stands for itself, and so does what is there under the very name: a folder called ``~`` is
-    found. No other variable is looked up, since what a variable holds may be nobody else's business.
+    All other characters stay. A path that exists under the very name stays too, such as a folder called ``~``. Other
+    variables are not read, since their values may be secret.
 
     Args:
-        path: As it was typed.
+        path: Path as typed.
     """
     typed = os.fspath(path)
     if Path(typed).exists():

@@ -1,4 +1,4 @@
-"""Settings that change over the rounds: a temperature that cools, a weight that grows."""
+"""Settings as functions of the round, such as a falling temperature or a growing weight."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from abc import ABC, abstractmethod
 
 
 class RoundSchedule(ABC):
-    """A number as a function of the round."""
+    """Base class of settings that are a function of the round."""
 
     @abstractmethod
     def __call__(self, round_index: int) -> float:
-        """The value in a round, counted from 0."""
+        """Value in round ``round_index``, from 0."""
 
 
 class LinearSchedule(RoundSchedule):
-    """From ``start`` in round 0 to ``end`` in round ``rounds``, and ``end`` from then on.
+    """Linear change from ``start`` in round 0 to ``end`` in round ``rounds``, constant from then on.
 
     Args:
         start: Value in round 0.
@@ -36,22 +36,27 @@ class LinearSchedule(RoundSchedule):
         self.rounds = rounds
 
     def __call__(self, round_index: int) -> float:
-        """The value in a round, counted from 0."""
+        """Value in round ``round_index``, from 0."""
         return self.start + (self.end - self.start) * self.progress(round_index)
 
     def progress(self, round_index: int) -> float:
-        """Share of the change that is done, in [0, 1]."""
+        """Fraction of the change in round ``round_index``, in [0, 1]."""
         return min(1.0, round_index / self.rounds)
 
 
 class CosineSchedule(LinearSchedule):
-    """As :class:`LinearSchedule`, slow at both ends: half a cosine wave."""
+    """Change from ``start`` to ``end`` along half a cosine wave, slow at both ends; see :class:`LinearSchedule`."""
 
     def progress(self, round_index: int) -> float:
-        """Share of the change that is done, in [0, 1]."""
+        """Fraction of the change in round ``round_index``, in [0, 1]."""
         return (1 - math.cos(math.pi * super().progress(round_index))) / 2
 
 
 def value_in(setting: float | RoundSchedule, round_index: int) -> float:
-    """A setting's value in a round, whether it is scheduled or not."""
+    """Value of a setting in a round; a plain number is the value in every round.
+
+    Args:
+        setting: Number or schedule.
+        round_index: Index of the round, from 0.
+    """
     return setting(round_index) if isinstance(setting, RoundSchedule) else setting

@@ -1,8 +1,7 @@
-"""Seeds for every random stream of a federation, derived from names instead of from what ran before.
+"""Seeds of all random streams of a federation, derived from names instead of from earlier draws.
 
-Resuming exactly does not need a saved generator if every stream can be named: the seed of a stream is a hash
-of (federation seed, round, participant, batch, ...), so the hundredth batch draws the same numbers whether 99
-batches ran before it in this process or none did.
+An exact resume needs no saved generator if every stream has a name: its seed is a hash of (federation seed, round,
+participant, batch, ...). So the hundredth batch draws the same numbers in a fresh process as after 99 batches.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ _SEED_BITS = 63
 
 
 def stream_seed(*parts: int | str) -> int:
-    """Seed of the stream that ``parts`` name.
+    """Seed of the stream named by ``parts``.
 
     Args:
-        parts: What the stream belongs to, outermost first, e.g. ``(seed, round, "hospital_a", batch)``.
+        parts: Names and numbers, outermost first, e.g. ``(seed, round, "hospital_a", batch)``.
 
     Returns:
         An integer in [0, 2**63), equal in every process and on every platform.
@@ -32,15 +31,19 @@ def stream_seed(*parts: int | str) -> int:
 
 
 def stream_generator(*parts: int | str) -> torch.Generator:
-    """CPU generator at the start of the stream that ``parts`` name."""
+    """CPU generator at the start of the stream named by ``parts``."""
     return torch.Generator().manual_seed(stream_seed(*parts))
 
 
 def seed_torch(seed: int, device: torch.device) -> None:
-    """Seed the default generators that a step on ``device`` draws from.
+    """Seed torch's default generators of the CPU and of ``device``.
 
-    ``torch.manual_seed`` visits every backend and costs hundreds of microseconds; this runs before each local
-    step, so it touches the one or two generators that matter.
+    ``torch.manual_seed`` visits every backend and costs hundreds of microseconds. This runs before each local step, so
+    it seeds the one or two generators of the step.
+
+    Args:
+        seed: Seed in [0, 2**63).
+        device: Device of the step.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -49,14 +52,19 @@ def seed_torch(seed: int, device: torch.device) -> None:
 
 
 def seed_all(seed: int, device: torch.device) -> None:
-    """Seed everything that a user's code may draw from: torch on the CPU and on ``device``, ``random`` and NumPy."""
+    """Seed torch on the CPU and on ``device``, ``random`` and NumPy.
+
+    Args:
+        seed: Seed in [0, 2**63).
+        device: Device of the computation.
+    """
     seed_sample(seed)
     seed_torch(seed, device)
 
 
 @contextmanager
 def streams_kept(device: torch.device) -> Iterator[None]:
-    """A context after which torch (on the CPU and on ``device``), ``random`` and NumPy go on where they stood."""
+    """Context after which torch (on the CPU and on ``device``), ``random`` and NumPy have their states of before."""
     theirs, own, array = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 - as below
     on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     try:
@@ -70,7 +78,7 @@ def streams_kept(device: torch.device) -> Iterator[None]:
 
 
 def seed_sample(seed: int) -> None:
-    """Seed what a sample's transform may draw from: torch on the CPU, ``random`` and NumPy."""
+    """Seed torch on the CPU, ``random`` and NumPy before a sample's transform."""
     torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - seeds the legacy generator that users' transforms draw from

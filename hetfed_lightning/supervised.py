@@ -1,4 +1,4 @@
-"""One batch of a participant's own examples on its way through the network: inputs, features, outputs, losses."""
+"""One batch of a participant's own examples: inputs, features, outputs, target and losses."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hetfed_lightning.tasks import Task
 
 @dataclass(frozen=True, eq=False)
 class Supervised:
-    """A batch with what the network makes of it, with gradients.
+    """Batch with the network's features and outputs, which carry gradients.
 
     Attributes:
-        inputs: As the backbone takes them.
+        inputs: Inputs after the participant's transform, of B examples.
         features: Output of the backbone, shape ``(B, D)``.
         outputs: Output of the head, shape ``(B, C)``.
-        target: Of B examples.
+        target: Target of B examples, shape ``(B,)`` or ``(B, C)``.
     """
 
     inputs: Any
@@ -27,6 +27,6 @@ class Supervised:
     target: Tensor
 
     def losses(self, task: Task) -> Tensor:
-        """Loss of each example, shape ``(B,)``, scaled so that the mean is the task's loss of the batch."""
+        """Loss of each example, shape ``(B,)``, scaled so that its mean is the task's loss of the batch."""
         losses, weights = task.example_losses(self.outputs, self.target)
         return losses * (len(losses) / weights.sum())

@@ -1,1 +1,1 @@
-"""A participant and its kinds, groups of them, how a newcomer starts, and what is fitted to own data."""
+"""Participants and their kinds, groups of them, transfer to newcomers, and fitting to a participant's own data."""

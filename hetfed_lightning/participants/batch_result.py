@@ -1,4 +1,4 @@
-"""One batch of one participant as its figures need it, by whatever computation it came about."""
+"""Loss, predictions and counts of one participant's batch, from which its metrics are updated."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hetfed_lightning.tasks import Task
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """What a network has said of a batch, beside what was right.
+    """Result of one evaluated batch.
 
     Attributes:
-        loss: A scalar.
-        predictions: As ``Task.predictions`` gives them, shape ``(B, ...)``.
+        loss: Loss of the batch, a scalar.
+        predictions: Values of ``Task.predictions``, shape ``(B, ...)``.
         width: Outputs per example, C.
-        counts: Of right and wrong predictions, where they have been counted.
+        counts: Numbers of right and wrong predictions; None if they have not been counted.
     """
 
     loss: Tensor
@@ -29,6 +29,12 @@ class Evaluated:
 
     @classmethod
     def of(cls, task: Task, outputs: Tensor, target: Tensor) -> Self:
-        """The outputs of one participant, shape ``(B, C)`` or ``(B,)``, for targets of as many examples."""
+        """Result of one participant's batch.
+
+        Args:
+            task: Task of the participant.
+            outputs: Outputs of the network, shape ``(B, C)`` or ``(B,)``.
+            target: Targets of the B examples.
+        """
         width = 1 if outputs.ndim == 1 else outputs.shape[-1]
         return cls(task.loss(outputs, target), task.predictions(outputs), width)

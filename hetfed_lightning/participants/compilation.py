@@ -1,15 +1,15 @@
 """``torch.compile`` of participants' backbones, in place: states keep their keys, copies are not compiled.
 
-``nn.Module.compile`` will not do here. It compiles nothing where the class is torch's own, such as ``nn.Sequential``,
-which dynamo skips. And the graphs of one piece of code are counted together: of twelve small architectures that passed
-through one function, the first four filled the limit of eight graphs, and the others ran uncompiled with a warning in
-the log. So every architecture has a function of its own, one for training and one for evaluation; participants of one
-architecture share theirs and its graphs.
+``nn.Module.compile`` would not do, for two reasons. It compiles nothing where the class is torch's own, such as
+``nn.Sequential``: dynamo skips those. And graphs are counted by code object, with a limit of eight: of twelve small
+architectures that passed through one function, the first four filled the limit and the others ran uncompiled. So every
+architecture has two functions of its own, for training and for evaluation; participants of one architecture share them
+and their graphs.
 
-A GRU or LSTM stays as it is: dynamo does not compile those of torch. So does a backbone while it has hooks.
+A GRU or LSTM stays uncompiled, since dynamo does not compile torch's. A backbone stays uncompiled while it has hooks.
 
-``torch.compile(network)`` wraps a network instead, and every key of its state begins with ``_orig_mod.``. Inside a
-participant such a network keeps its plain keys: see :func:`keep_plain_names`.
+``torch.compile(network)`` returns a wrapper whose state keys begin with ``_orig_mod.``. Inside a participant such a
+network has its plain keys: see :func:`keep_plain_names`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SETTINGS = ("backend", "dynamic", "fullgraph", "mode", "options")
 
 
 def settings_of(compile: CompileSettings) -> dict[str, Any] | None:  # noqa: A002 - as torch and users call it
-    """Arguments of ``torch.compile``, or None where nothing is to be compiled.
+    """Arguments of ``torch.compile`` by name; None for no compilation.
 
     Raises:
         TypeError: If it is neither True, False nor a mapping, or the backend is no backend.
@@ -59,16 +59,16 @@ def settings_of(compile: CompileSettings) -> dict[str, Any] | None:  # noqa: A00
 
 
 def compile_backbone(backbone: nn.Module, settings: Mapping[str, Any], label: str, device: torch.device) -> None:
-    """Let calls of a module run compiled from now on; each compiles at its first call.
+    """Make calls of a backbone run compiled from now on; it compiles at its first call.
 
     Args:
-        backbone: Altered in place; parameters, keys and hooks stay.
-        settings: Arguments of ``torch.compile``.
-        label: Whose it is, for errors: those of the compiler carry it as a note.
-        device: Where it will run.
+        backbone: Module, altered in place; parameters, keys and hooks stay.
+        settings: Arguments of ``torch.compile`` by name.
+        label: Participant in error messages, which carry it as a note.
+        device: Device on which the backbone runs.
 
     Raises:
-        RuntimeError: If the compiler would miss its own compiler of C++, or torch refuses the settings.
+        RuntimeError: If no C++ compiler is found, or torch refuses the settings.
     """
     if settings.get("backend", "inductor") == "inductor" and device.type == "cpu":
         _require_cpp(label)
@@ -101,27 +101,27 @@ def compile_backbone(backbone: nn.Module, settings: Mapping[str, Any], label: st
 
 
 WRAPPED = "_orig_mod"
-"""Under which ``torch.compile(module)`` has the module that it wraps."""
+"""Attribute under which ``torch.compile(module)`` holds the wrapped module."""
 
 
 def plain_name(key: str) -> str:
-    """A key or a module's name as it is without ``torch.compile(module)``."""
+    """Key or module name without the parts that ``torch.compile(module)`` inserts."""
     return key.replace(f"{WRAPPED}.", "").removesuffix(f".{WRAPPED}") if WRAPPED in key else key
 
 
 def is_wrapped(module: nn.Module) -> bool:
-    """Whether a module, or one inside it, is what ``torch.compile(module)`` returns."""
+    """True if a module, or one inside it, is a wrapper made by ``torch.compile(module)``."""
     return any(WRAPPED in part._modules for part in module.modules())
 
 
 def keep_plain_names(module: nn.Module) -> None:
-    """Let the states of compiled modules inside a module have the keys that they have uncompiled.
+    """Make the states of compiled modules inside a module have their uncompiled keys.
 
-    So a participant whose backbone was compiled by hand averages with others, and its checkpoints are read by both.
-    States with ``_orig_mod.`` are read as well.
+    So a participant with a hand-compiled backbone averages with uncompiled ones, and both read each other's
+    checkpoints. States with ``_orig_mod.`` can be loaded as well.
 
     Args:
-        module: Altered in place; a second call changes nothing.
+        module: Module, altered in place; a second call changes nothing.
     """
     for part in module.modules():
         if WRAPPED in part._modules and _leave_out not in part._state_dict_hooks.values():

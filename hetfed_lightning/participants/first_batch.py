@@ -1,4 +1,4 @@
-"""A participant's first batch, asked before the first step: whether it can take it, and what it makes of it."""
+"""A participant's first batch, passed through its network before training to find misfits early."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 
 def outputs_of(participant: Participant, inputs: Any, what: str) -> Tensor:
-    """Outputs for raw inputs in evaluation mode, without gradients.
+    """Outputs for raw inputs, shape ``(B, C)``, in evaluation mode and without gradients.
+
+    Args:
+        participant: Participant whose network is run.
+        inputs: Raw inputs of B examples.
+        what: Source of the inputs in error messages.
 
     Raises:
-        ValueError: If the participant cannot take them, naming it, their shapes and the fault.
+        ValueError: If the network cannot take the inputs; names the participant, the shapes and the fault.
     """
     try:
         with evaluating(participant), torch.no_grad(), participant.trainer.precision_plugin.forward_context():
@@ -41,17 +46,17 @@ def outputs_of(participant: Participant, inputs: Any, what: str) -> Tensor:
 
 
 def check_last_public_batch(participant: Participant, inputs: Any, count: int, batch_size: int, setting: str) -> None:
-    """Refuse a public set of which a batch is a single example, for whom that cannot be trained on.
+    """Refuse a public set whose last batch is a single example, where the network's BatchNorm cannot train on it.
 
     Args:
-        participant: Who learns on it.
-        inputs: Of its first example, raw.
-        count: Its examples.
-        batch_size: Of those who learn on it.
-        setting: Where the size is set, such as ``"EnsembleDistillation(batch_size=...)"``.
+        participant: Participant that learns on the public set.
+        inputs: Raw inputs of the first public example.
+        count: Number of public examples.
+        batch_size: Public examples per batch.
+        setting: Setting that holds the batch size, such as ``"EnsembleDistillation(batch_size=...)"``.
 
     Raises:
-        ValueError: Naming the participant, both numbers and what to change.
+        ValueError: If it cannot; names the participant, both numbers and what to change.
     """
     if batch_size == 1 or count % batch_size == 1:
         check_batch_of_one(
@@ -64,13 +69,13 @@ def check_batch_of_one(participant: Participant, inputs: Any, batches: str, reme
     """Refuse to train on a batch of a single example, where the network's BatchNorm cannot.
 
     Args:
-        participant: Whose network it is.
-        inputs: Of one example, raw.
-        batches: Of what sizes, for the message.
-        remedy: What to change.
+        participant: Participant whose network it is.
+        inputs: Raw inputs of one example.
+        batches: Batch sizes, as text for the message.
+        remedy: What to change, as text for the message.
 
     Raises:
-        ValueError: Naming the participant.
+        ValueError: If it cannot; names the participant.
     """
     if not any(isinstance(module, _BatchNorm) for module in participant.modules()):
         return
@@ -86,18 +91,29 @@ def check_batch_of_one(participant: Participant, inputs: Any, batches: str, reme
 
 
 def first_batch(dataset: Any, count: int = 1, collate_fn: Collate | None = None) -> Any:
-    """A batch of the first ``count`` examples, or of as many as there are."""
+    """Batch of the first ``count`` examples, or of as many as there are.
+
+    Args:
+        dataset: Data set with at least one example.
+        count: Number of examples, at least 1.
+        collate_fn: Makes a batch of samples; torch's default if None.
+    """
     return batch_of(dataset, range(min(count, len(dataset))), collate_fn, "its data set")
 
 
 def as_trained(participant: Participant, inputs: Any) -> Any:
-    """Inputs on the participant's device, in the precision in which the trainer hands them over."""
+    """Inputs on the participant's device, in the trainer's precision.
+
+    Args:
+        participant: Participant that takes them.
+        inputs: Tensor, or nested collection of tensors, of any shapes.
+    """
     moved = participant.transfer_batch_to_device(inputs, participant.device, 0)
     return participant.trainer.precision_plugin.convert_input(moved)
 
 
 def shapes_of(inputs: Any) -> str:
-    """Shapes of inputs as text, those of inputs by name in braces."""
+    """Shapes of inputs as text; of inputs by name, in braces."""
     if isinstance(inputs, dict):
         return "{" + ", ".join(f"{key}: {shapes_of(value)}" for key, value in inputs.items()) + "}"
     return str(tuple(inputs.shape)) if isinstance(inputs, Tensor) else type(inputs).__name__

@@ -1,9 +1,9 @@
-"""What a participant learns of its own data before training: the scale of its inputs and targets, its class weights.
+"""Statistics fitted to a participant's own training data: scale of inputs and targets, class weights.
 
-Transforms and tasks with a ``fit`` are given all of the participant's own training data, raw, and nothing of anybody
-else's, nor of a validation or test set. Transforms are fitted once: what they learned travels in the participant's
-checkpoints. A task is fitted as every training begins; what it learned is saved with its participant for tests,
-validations and exports.
+Transforms and tasks with a ``fit`` method are given all of the participant's raw training data. They see no other
+participant's data and no validation or test set. Transforms are fitted once, and their statistics travel in the
+participant's checkpoints. A task is fitted as every training begins; its statistics are saved with the participant for
+tests, validations and exports.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 
 
 def take_up_schemas(participants: Mapping[str, Participant], data: FederatedDataModule) -> None:
-    """Read the data as trained participants know it, and tell each new one what its own means.
+    """Read the data by the schemas of trained participants, and give new participants the schema of their data.
 
     Args:
-        participants: By name.
-        data: Of the run that begins.
+        participants: Participants by name.
+        data: Data module of the run.
 
     Raises:
-        ValueError: If the data does not go with what a participant learned, or a participant that trains with DP-SGD
-            would fill gaps with means without noise, by name.
+        ValueError: If the data contradicts a participant's schema, or gaps of a DP-SGD participant would be filled with
+            means without noise; names the participant.
     """
     known = {name: one.schema for name, one in participants.items() if one.schema is not None}
     data.read_as_learned(known)
@@ -53,12 +53,12 @@ def fit_to_own_data(participant: Participant, dataset: Dataset[Any], collate_fn:
     """Fit a participant's transforms and task to its training set.
 
     Args:
-        participant: Its transforms' ``fit`` and its task's are called.
-        dataset: Its own training set; read sample by sample where it is not in memory.
-        collate_fn: Makes one batch of such samples; torch's default if None.
+        participant: Participant whose transforms and task are fitted.
+        dataset: Its training set; read sample by sample if it is not in memory.
+        collate_fn: Makes a batch of samples; torch's default if None.
 
     Raises:
-        ValueError: Naming the participant, if something cannot be fitted.
+        ValueError: If a fit fails; names the participant.
     """
     wanting: list[tuple[int, Fittable]] = []
     for what, transform in enumerate((participant.transform, participant.target_transform)):
@@ -77,7 +77,7 @@ def fit_to_own_data(participant: Participant, dataset: Dataset[Any], collate_fn:
 
 
 def warn_of_unfitted(participants: Mapping[str, Participant]) -> None:
-    """Name the participants whose task has learned nothing yet, before their loss is measured without a fit."""
+    """Warn by name of participants whose loss is measured with a task that has not been fitted."""
     wanting = [name for name, one in participants.items() if one.task.learned() is None]
     if wanting:
         log.warning(
@@ -90,7 +90,13 @@ def warn_of_unfitted(participants: Mapping[str, Participant]) -> None:
 def everything_of(
     dataset: Dataset[Any], collate_fn: Collate | None = None, owner: str = "a data set"
 ) -> tuple[Any, Any]:
-    """All inputs and targets of a data set, each as one batch."""
+    """All inputs and all targets of a data set, each as one batch of N examples.
+
+    Args:
+        dataset: Data set with at least one example.
+        collate_fn: Makes a batch of samples; torch's default if None.
+        owner: Owner of the data set in error messages.
+    """
     if isinstance(dataset, Examples):
         return dataset.inputs, dataset.targets
     return split_batch(batch_of(dataset, range(len(dataset)), collate_fn, owner))  # type: ignore[arg-type]

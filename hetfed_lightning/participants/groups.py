@@ -1,4 +1,4 @@
-"""Many participants of one recipe: a hundred clinics in four lines, ten thousand in the memory of their heads."""
+"""Groups of participants made from one: a hundred clinics in four lines, ten thousand in the memory of their heads."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _NUMBERED = re.compile(r"(?P<group>.+)_(?P<number>\d+)")
 class ParticipantGroup:
     """``count`` copies of one participant, named by the group's name and a number: ``clinic_000``, ``clinic_001``, ...
 
-    All copies begin with the weights of ``participant``, heads included; where they should begin apart, give them as
-    participants of their own. Until a copy trains, what it may share is one set of tensors for all of them, so a group
+    All copies begin with the weights of ``participant``, heads included. For different initial weights pass
+    participants one by one. Until a copy trains, its shared tensors are one storage for the whole group, so a group
     takes the memory of its heads: call :meth:`Participant.materialise` before you write to a copy's backbone yourself.
 
-    A participant that bears the name of a member takes its place:
-    ``{"clinic": ParticipantGroup(100, plain), "clinic_007": other}``.
+    A participant with the name of a member replaces that member: ``{"clinic": ParticipantGroup(100, plain),
+    "clinic_007": other}``.
 
     Args:
         count: Number of copies, at least 1.
-        participant: What is copied; it is no member itself and stays as it is.
+        participant: Participant to copy; it is no member itself and stays unchanged.
 
     Raises:
-        TypeError: If ``participant`` is none.
-        ValueError: If ``count`` is no integer of at least 1.
+        TypeError: If ``participant`` is not a :class:`Participant`.
+        ValueError: If ``count`` is not an integer of at least 1.
     """
 
     def __init__(self, count: int, participant: Participant) -> None:
@@ -44,10 +44,10 @@ class ParticipantGroup:
         self.participant = participant
 
     def copies(self) -> Iterator[Participant]:
-        """New copies, one after another, ``count`` in all.
+        """New copies of the participant, one after another, ``count`` in all.
 
         Raises:
-            ValueError: If the participant has a lazy layer without weights, of which there is nothing to copy.
+            ValueError: If the participant has an uninitialised lazy layer, which cannot be copied.
         """
         original = self.participant
         check_initialised(original, "ParticipantGroup(participant=...)")
@@ -67,20 +67,25 @@ class ParticipantGroup:
 
 
 def member_names(group: str, count: int) -> list[str]:
-    """Names of a group's members: numbers from 0, with as many digits as ``count`` has."""
+    """Names of a group's members: the group's name and numbers from 0, with as many digits as the last one needs.
+
+    Args:
+        group: Name of the group.
+        count: Number of members, at least 1.
+    """
     digits = len(str(count))
     return [f"{group}_{number:0{digits}d}" for number in range(count)]
 
 
 def place_taken(name: str, groups: Mapping[str, int]) -> str | None:
-    """The group of which a participant of this name takes a member's place; None where it is no member's.
+    """Name of the group in which a participant replaces a member; None if the name is no member's.
 
     Args:
-        name: Of a participant that stands by itself.
+        name: Name of a single participant.
         groups: Number of members by group.
 
     Raises:
-        ValueError: If the name looks like a member's and is none.
+        ValueError: If the name has the form of a member's and is none.
     """
     match = _NUMBERED.fullmatch(name)
     if match is None or match["group"] not in groups:
@@ -97,13 +102,13 @@ def place_taken(name: str, groups: Mapping[str, int]) -> str | None:
 
 
 def expanded(participants: Any) -> Any:
-    """Participants by name, with the members of groups in the place of each group.
+    """Participants by name, each group replaced by its members.
 
     Args:
-        participants: Participants and groups by name; what is neither, or no mapping, stays as it is.
+        participants: Participants and groups by name; anything else is returned unchanged.
 
     Raises:
-        ValueError: If a name looks like a group's member and is none.
+        ValueError: If a name has the form of a group member's and is none.
     """
     if not isinstance(participants, Mapping):
         return participants

@@ -1,8 +1,8 @@
-"""Tensors of a network that mean nothing without others: tied weights, what a parametrized weight is computed from.
+"""Tensors that must travel together: tied weights, and the tensors of which a parametrized weight is computed.
 
 A weight under ``torch.nn.utils.parametrizations.orthogonal`` is ``base @ exp(A)``: ``A`` is a parameter, ``base`` a
-buffer, and averages of ``A`` over different bases are no average of anything. So buffers of a parametrization go where
-its parameters go, whatever is done with running statistics. A weight that is tied to a shared one changes with it.
+buffer. An average of ``A`` over different bases has no meaning. So buffers of a parametrization are averaged with its
+parameters, whatever is set for running statistics. A weight that is tied to a shared one changes with it.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ _DIRECTION = re.compile(r"\.parametrizations\.[^.]+\.\d+\._[uv]$")
 
 
 SHAPE = "~"
-"""Begins what stands for a frozen parameter that is shared: its shape, instead of a digest of its values."""
+"""Prefix of the text that stands for a shared frozen parameter: its shape, instead of a digest of its values."""
 
 
 def first_keys(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """The key under which each tensor of a state stands first: its own, unless it is tied to an earlier one.
+    """First key of each tensor of a state, by key: the key itself unless the tensor is tied to an earlier one.
 
     Args:
-        state: As ``state_dict(keep_vars=True)`` gives it: a tied tensor is one object.
+        state: Tensors of ``state_dict(keep_vars=True)``, where tied tensors are one object.
     """
     seen: dict[int, str] = {}
     return {key: seen.setdefault(id(tensor), key) for key, tensor in state.items()}
 
 
 def bound_buffers(module: nn.Module) -> dict[str, frozenset[str]]:
-    """Buffers that belong to a parametrized weight, with the keys of the parameters that they belong to.
+    """Buffers of parametrized weights by key, each with the keys of the parameters that it belongs to.
 
-    Those below a ``ParametrizationList``, such as the ``base`` of an orthogonal weight and the vectors of a spectral
-    norm, and those of the older ``torch.nn.utils.spectral_norm``.
+    They are the buffers below a ``ParametrizationList``, such as the ``base`` of an orthogonal weight or the vectors of
+    a spectral norm, and those of the older ``torch.nn.utils.spectral_norm``.
 
     Args:
-        module: Keys are those of its ``state_dict``.
+        module: Module whose ``state_dict`` gives the keys.
     """
     found: dict[str, frozenset[str]] = {}
     for place, part in module.named_modules(remove_duplicate=False):
@@ -62,11 +62,11 @@ def bound_buffers(module: nn.Module) -> dict[str, frozenset[str]]:
 
 
 def is_direction(key: str, keys: Iterable[str]) -> bool:
-    """Whether a key stands for a singular vector of a spectral norm, which has length 1.
+    """True if a key is a singular vector of a spectral norm, which has length 1.
 
     Args:
-        key: Of a shared state.
-        keys: All of that state's.
+        key: Key of a shared state.
+        keys: All keys of that state.
     """
     if _DIRECTION.search(key):
         return True
@@ -75,15 +75,15 @@ def is_direction(key: str, keys: Iterable[str]) -> bool:
 
 
 def with_unit_directions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An averaged state whose singular vectors have length 1 again, as a spectral norm takes for granted.
+    """Averaged state whose singular vectors have length 1 again, as a spectral norm requires.
 
-    The mean of unit vectors is shorter than they are; the norm of the weight would seem smaller than it is.
+    The mean of unit vectors is shorter than 1, and would make the weight's norm appear too small.
 
     Args:
-        state: Tensors by key.
+        state: Tensors by key, of any shapes.
 
     Returns:
-        The same tensors, but for directions; a direction of length 0 stays.
+        Tensors of the same keys, shapes and dtypes; a vector of length 0 stays.
     """
     found = dict(state)
     for key in [key for key in state if is_direction(key, state.keys())]:
@@ -95,17 +95,17 @@ def with_unit_directions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def foundation(module: nn.Module, shared: Iterable[str], stepped: Collection[int] | None = None) -> dict[str, str]:
-    """Frozen parameters that shared ones lie on and that are not shared themselves, by key, as digests of their values.
+    """Digests of unshared frozen parameters below trained shared ones, by key.
 
     Args:
-        module: A participant.
-        shared: Keys of what it averages.
-        stepped: Identities of the parameters that its optimizers step; what none of them steps is frozen as well. None
-            to go by ``requires_grad`` alone.
+        module: Participant.
+        shared: Keys of its averaged tensors.
+        stepped: Identities of the parameters in its optimizers; all others count as frozen. None to go by
+            ``requires_grad`` alone.
 
     Returns:
-        Nothing where no shared parameter is trained on top of frozen ones. Of frozen parameters that are shared, and so
-        are the same wherever their shapes are, the shape and dtype behind :data:`SHAPE`.
+        Digests by key; empty if no trained shared parameter is above a frozen one. A frozen parameter that is shared
+        itself is given by shape and dtype behind :data:`SHAPE`.
     """
     parameters = dict(module.named_parameters(remove_duplicate=False))
     if all(one.requires_grad and (stepped is None or id(one) in stepped) for one in parameters.values()):
@@ -126,16 +126,20 @@ def foundation(module: nn.Module, shared: Iterable[str], stepped: Collection[int
 
 
 def lies_on(key: str, frozen: str) -> bool:
-    """Whether a participant's tensor is used after, or beside, another one, as their keys tell.
+    """True if a participant's tensor is used after or beside a frozen one, judged by their keys.
 
-    Those of the backbone lie on one another, and on a transform; a head lies on all but the task. A head that is frozen
-    is what a backbone is trained for, and nothing that it lies on.
+    Tensors of the backbone are above each other and above a transform; those of a head are above all but the task. A
+    frozen head is below nothing, although the backbone is trained for it.
+
+    Args:
+        key: Key of the upper tensor.
+        frozen: Key of the frozen tensor.
     """
     return _lies_on(root_of(key), root_of(frozen))
 
 
 def root_of(key: str) -> str:
-    """The part of a participant that a key belongs to, such as ``"backbone"``."""
+    """Part of a participant to which a key belongs, such as ``"backbone"``."""
     return key.partition(".")[0]
 
 
@@ -145,7 +149,7 @@ def _lies_on(root: str, frozen: str) -> bool:
 
 
 def digest(tensor: Tensor) -> str:
-    """A short digest of a tensor's shape, dtype and values, the same on every machine; empty without memory."""
+    """Short digest of a tensor's shape, dtype and values, equal on every machine; empty for a tensor without memory."""
     if not has_memory(tensor):
         return ""
     whole = tensor.detach().cpu().contiguous()
@@ -155,12 +159,12 @@ def digest(tensor: Tensor) -> str:
 
 
 def overlapping(state: Mapping[str, Tensor]) -> tuple[str, str] | None:
-    """The first two keys whose tensors are different objects in the same memory; None if there are none.
+    """First two keys whose tensors are different objects in the same memory; None if there are none.
 
-    Such weights look tied until one of them is moved: to a device, into a fleet, onto a loan.
+    Such weights appear tied until one of them is moved: to a device, into a fleet, or into shared storage.
 
     Args:
-        state: As ``state_dict(keep_vars=True)`` gives it.
+        state: Tensors of ``state_dict(keep_vars=True)``.
     """
     by_storage: dict[int, list[tuple[int, int, str]]] = {}
     for key, first in first_keys(state).items():
@@ -179,7 +183,7 @@ def overlapping(state: Mapping[str, Tensor]) -> tuple[str, str] | None:
 
 
 def has_memory(tensor: Tensor) -> bool:
-    """Whether a tensor lies in memory that two could have in common."""
+    """True if a tensor has storage, which two tensors could have in common."""
     if nn.parameter.is_lazy(tensor) or tensor.layout is not torch.strided:
         return False
     return tensor.numel() > 0 and tensor.device.type != "meta"

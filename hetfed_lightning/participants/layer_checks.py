@@ -1,4 +1,4 @@
-"""Layers whose weights cannot be trusted: those without any yet, and those of which two lie in one memory."""
+"""Checks of a participant's layers: uninitialised lazy layers, and tensors that overlap in memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hetfed_lightning.participants.inseparable import overlapping
 
 
 def check_initialised(module: nn.Module, label: str) -> None:
-    """Refuse lazy layers that have not seen a batch.
+    """Refuse lazy layers that are not initialised.
 
     Args:
-        module: A participant.
-        label: How messages call it.
+        module: Participant.
+        label: Participant in error messages.
 
     Raises:
-        ValueError: Naming the first such layer, and what to do.
+        ValueError: If there is one; names the first such layer and the remedy.
     """
     for name, layer in module.named_modules():
         own = (*layer._parameters.values(), *layer._buffers.values())
@@ -32,11 +32,11 @@ def check_memory(module: nn.Module, label: str) -> None:
     """Refuse tensors that are different objects in the same memory.
 
     Args:
-        module: A participant.
-        label: How messages call it.
+        module: Participant.
+        label: Participant in error messages.
 
     Raises:
-        ValueError: Naming two of them, and how to tie them.
+        ValueError: If there are two; names both and how to tie them.
     """
     if pair := overlapping(module.state_dict(keep_vars=True)):
         one, other = pair

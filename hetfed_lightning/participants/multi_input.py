@@ -1,8 +1,8 @@
-"""A participant of several inputs: a backbone for one that others have too, personal branches for the rest.
+"""Participants with several inputs: a shared backbone for one of them, personal branches for the others.
 
-A hospital has images, as others do, and a panel of genes of its own. Each input passes through a module of its own,
-and the head sees the features of all. Where an input is missing, as genes are in a public set of images, its features
-are zeros, so that what is there still teaches and is still predicted from. For one input take ``Participant``.
+A hospital has images, as others do, and a panel of genes of its own. Each input passes through a module of its own, and
+the head takes the features of all. The features of a missing input, such as genes in a public set of images, are zeros:
+the other inputs still teach and predict. For one input take ``Participant``.
 """
 
 from __future__ import annotations
@@ -17,29 +17,30 @@ from hetfed_lightning.batches import split_batch
 from hetfed_lightning.participants.participant import Participant
 
 Fusion = Literal["concatenate", "sum"]
-"""How features become one vector: side by side, or added up in a common space."""
+"""Combination of features into one vector: concatenated, or summed in a common space."""
 
 
 class MultiInputParticipant(Participant):
-    """A participant whose batches are dictionaries of tensors, a module for each input that it reads.
+    """Participant whose batches are dictionaries of tensors, with a module for each input that it reads.
 
-    Of the inputs of a batch it reads those it has a module for, and lets others be. In training all of them have to
-    be there; elsewhere it predicts from those that are, the features of the others being zeros.
+    Inputs without a module are ignored. In training all inputs with a module have to be present. In evaluation the
+    features of missing inputs are zeros.
 
     Args:
-        backbone: Maps the input ``reads`` to features ``(B, D)``; what is shared, unless ``shared`` says otherwise.
-        head: Maps the fused features to outputs ``(B, C)``; None where they are the outputs.
+        backbone: Maps the input ``reads`` to features ``(B, D)``; shared, unless ``shared`` says otherwise.
+        head: Maps the fused features ``(B, F)`` to outputs ``(B, C)``; None if the fused features are the outputs.
         reads: Name of the backbone's input.
-        branches: By name of an input, what maps it to features; ``state_dict`` has them below ``branches``.
-        fusion: ``"concatenate"`` puts the backbone's features and those of the branches side by side, in order;
-            ``"sum"`` adds them up, so that heads of participants with different inputs have one meaning and shape.
-        branch_dropout: Probability, in [0, 1), that an example in training loses the features of a branch, each
-            branch by itself: the head learns to do without. With 0 it has never seen an input missing.
-        settings: As for :class:`Participant <hetfed_lightning.Participant>`.
+        branches: Modules that map the other inputs to features ``(B, D_i)``, by input name; their keys in
+            ``state_dict`` begin with ``branches``.
+        fusion: ``"concatenate"`` joins the features of the backbone and the branches in order; ``"sum"`` adds them, so
+            that heads of participants with different inputs have one shape and meaning.
+        branch_dropout: Probability, in [0, 1), with which a training example loses the features of a branch, drawn for
+            each branch: the head learns to do without it. With 0 it never sees a missing input in training.
+        settings: Further arguments of :class:`Participant <hetfed_lightning.Participant>`.
 
     Raises:
-        ValueError: If an input has two modules, or widths do not fit; in use, if there is nothing that it reads, or an
-            input is missing whose module does not say its ``out_features``.
+        ValueError: If an input has two modules, or widths do not fit; in use, if no input is readable, or the module of
+            a missing input has no ``out_features``.
     """
 
     def __init__(
@@ -85,29 +86,29 @@ class MultiInputParticipant(Participant):
     # Inputs
 
     def missing_inputs(self, inputs: Any) -> list[str]:
-        """Names of inputs that it reads and a batch does not have."""
+        """Names of inputs that the participant reads and the batch lacks."""
         found = inputs if isinstance(inputs, Mapping) else {}
         return [name for name in self.widths if name not in found]
 
     def reads_any_of(self, inputs: Any) -> bool:
-        """Whether a batch has an input that it reads."""
+        """True if the batch has an input that the participant reads."""
         return len(self.missing_inputs(inputs)) < len(self.widths)
 
     # The network
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Outputs ``(B, C)`` for inputs by name that have passed through ``transform``."""
+        """Outputs, shape ``(B, C)``, for transformed inputs by name."""
         outputs: Tensor = self.head(self.fused(inputs))
         return outputs
 
     def fused(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """What the head sees, shape ``(B, F)``.
+        """Fused features, shape ``(B, F)``, the input of the head.
 
         Args:
-            inputs: By name, shape ``(B, ...)`` each.
+            inputs: Transformed inputs by name, shape ``(B, ...)`` each.
 
         Raises:
-            ValueError: If there is nothing that it reads, or a module cannot take its input.
+            ValueError: If no input is readable, or a module cannot take its input.
         """
         if not isinstance(inputs, Mapping) or not self.reads_any_of(inputs):
             got = ", ".join(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
@@ -122,7 +123,7 @@ class MultiInputParticipant(Participant):
         return torch.cat(parts, dim=1)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        """Supervised loss of one batch, in which every input has to be there."""
+        """Supervised loss of one batch, a scalar; every input has to be present."""
         missing = self.missing_inputs(split_batch(batch)[0])
         if missing:
             raise ValueError(missing_in_training(self, missing, split_batch(batch)[0]))
@@ -158,7 +159,13 @@ class MultiInputParticipant(Participant):
 
 
 def missing_in_training(participant: Participant, missing: list[str], inputs: Any) -> str:
-    """How a message says that training data lacks inputs that a participant reads."""
+    """Error message for training data without inputs that a participant reads.
+
+    Args:
+        participant: Participant that reads them.
+        missing: Names of the missing inputs.
+        inputs: Inputs of a batch, for the names that are present.
+    """
     found = ", ".join(inputs) if isinstance(inputs, Mapping) else f"a {type(inputs).__name__} without names"
     return (
         f"{participant.label} reads {', '.join(map(repr, missing))}, which its training data does not have (it has "

@@ -1,4 +1,4 @@
-"""A newcomer's first rounds: what it takes over from others, and what is held still meanwhile."""
+"""First rounds of a newcomer: weights inherited from others, and shared weights frozen for a while."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def hold_still(participant: Participant, round_index: int) -> None:
-    """Freeze what a participant shares in the first rounds of its membership, and let go of it afterwards.
+    """Freeze a participant's shared parameters in the first rounds of its membership; unfreeze them afterwards.
 
     Args:
-        participant: What was frozen before, by whoever made it, stays so.
-        round_index: The round that opens.
+        participant: Participant; parameters that its owner had frozen stay frozen.
+        round_index: Index of the round that opens, from 0.
     """
     transfer = participant.transfer
     if transfer is None or transfer.frozen_rounds == 0:
@@ -37,7 +37,7 @@ def hold_still(participant: Participant, round_index: int) -> None:
 
 
 def let_go(participant: Participant) -> None:
-    """Have everything train that :func:`hold_still` froze."""
+    """Unfreeze all parameters that :func:`hold_still` froze."""
     parameters = dict(participant.named_parameters(remove_duplicate=False))
     for key in participant.held:
         parameters[key].requires_grad_(True)
@@ -46,7 +46,12 @@ def let_go(participant: Participant) -> None:
 
 @contextmanager
 def taught(participant: Participant, round_index: int) -> Iterator[None]:
-    """A lesson before the first round, in which all of a participant learns; what is to be frozen is so afterwards."""
+    """Context of a lesson before the first round, in which all of a participant trains; then it is frozen as due.
+
+    Args:
+        participant: Newcomer.
+        round_index: Index of the round, from 0.
+    """
     let_go(participant)
     try:
         yield
@@ -55,15 +60,15 @@ def taught(participant: Participant, round_index: int) -> Iterator[None]:
 
 
 def inherited_state(newcomer: Participant, others: Mapping[str, Participant]) -> tuple[dict[str, Tensor], list[str]]:
-    """What a newcomer can take over from participants of its architecture: the mean of what they share.
+    """Mean of the shared states of all participants with the newcomer's shared architecture.
 
     Args:
-        newcomer: Who joins. Its running statistics are its own; what a parametrized weight is computed from is not.
-        others: Who is there, by name.
+        newcomer: Participant that joins. Running statistics are not inherited; buffers of parametrized weights are.
+        others: Present participants by name.
 
     Returns:
-        The state, and from whom it is; both empty where nobody shares all that the newcomer shares, in its shapes and
-        over the same frozen weights.
+        The state and the names of its sources. Both are empty unless somebody shares all keys of the newcomer, in equal
+        shapes and over equal frozen weights.
     """
     own, keys = newcomer.state_dict(keep_vars=True), newcomer.averaged_keys()
     bound = [key for key in keys if key in newcomer.buffer_keys() and not is_direction(key, keys)]

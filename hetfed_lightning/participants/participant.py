@@ -1,4 +1,4 @@
-"""One member of a federation: an ordinary LightningModule with a shared backbone and a personal head."""
+"""Member of a federation: an ordinary LightningModule with a shared backbone and a personal head."""
 
 from __future__ import annotations
 
@@ -45,81 +45,101 @@ STUDENT = "student"
 Stage = Literal["train", "val", "test"]
 
 SCHEMA = "schema"
-"""Key of what its data means in a participant's own part of a checkpoint."""
+"""Key of a participant's data schema in its part of a checkpoint."""
 LEARNED = "task"
-"""Key of what its task learned of its training data, there too."""
+"""Key of the fitted statistics of a participant's task, in its part of a checkpoint."""
 
 FITTED = ("transform", "target_transform", "task")
-"""Attributes whose buffers describe the participant's own data."""
+"""Attributes whose buffers are fitted to the participant's own data."""
 
 METHOD_MODULES = "method_modules"
-"""Attribute with the modules of methods: trained and saved with the participant, and never shared by its patterns."""
+"""Attribute with the methods' modules: trained and saved with the participant, never matched by ``shared``."""
 
 
 class Host(Protocol):
-    """What a participant needs of whoever trains it: a place for its logs and its own optimizers."""
+    """Interface of the federation that trains a participant: a place for its logs, and its optimizers."""
 
     @property
     def scope(self) -> str:
-        """``"own"`` while the participant sees its own data, ``"global"`` on everyone's."""
+        """``"own"`` while the participant is evaluated on its own data, ``"global"`` on that of all participants."""
 
     def log_for(self, participant: Participant, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Record ``value`` under the participant's name; the rest as ``LightningModule.log`` takes it."""
+        """Record a value under the participant's name.
+
+        Args:
+            participant: Participant that logs.
+            name: Name of the metric.
+            value: Number, scalar tensor or metric.
+            args: Further arguments of ``LightningModule.log``.
+            kwargs: Further arguments of ``LightningModule.log``.
+        """
 
     def optimizers_of(self, participant: Participant, *, scaled: bool = False) -> list[Optimizer]:
-        """The participant's optimizers, in the order it configured them; if ``scaled``, minding its loss scale."""
+        """Optimizers of a participant, in the order of its ``configure_optimizers``.
+
+        Args:
+            participant: Participant that owns them.
+            scaled: Returns optimizers whose steps heed the participant's loss scale.
+        """
 
     def schedulers_of(self, participant: Participant) -> list[Any]:
-        """The participant's learning-rate schedulers."""
+        """Learning-rate schedulers of a participant."""
 
     def backward_of(self, participant: Participant, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Make the gradients of a participant's loss, with the hooks around it; the rest as ``Tensor.backward``."""
+        """Compute the gradients of a participant's loss, with the hooks around it.
+
+        Args:
+            participant: Participant that owns the loss.
+            loss: Loss, a scalar.
+            args: Further arguments of ``Tensor.backward``.
+            kwargs: Further arguments of ``Tensor.backward``.
+        """
 
 
 class Participant(Borrower, L.LightningModule):
-    """A backbone that may be shared, a head that stays, and how this participant trains them.
+    """Backbone that may be shared, personal head, and the settings with which one participant trains them.
 
-    Works alone in a :class:`lightning.Trainer` too. Subclass it like any LightningModule: ``forward``,
-    ``training_step``, ``validation_step``, ``configure_optimizers`` and ``self.log`` keep their meaning, and what
-    is logged lands under the participant's name (``train_loss`` becomes ``train_loss/hospital_a``).
+    Also trains alone in a :class:`lightning.Trainer`. Subclass it like any LightningModule: ``forward``,
+    ``training_step``, ``validation_step``, ``configure_optimizers`` and ``self.log`` keep their meaning. Logged values
+    bear the participant's name (``train_loss`` becomes ``train_loss/hospital_a``).
 
     Args:
         backbone: Maps inputs to features ``(B, D)``.
-        head: Maps features to outputs ``(B, C)``; None where the backbone gives the outputs.
-        shared: Which keys of ``state_dict`` may be averaged: names, prefixes up to a dot, or fnmatch patterns.
-            ``("backbone",)`` is FedPer, ``("head",)`` LG-FedAvg, ``("*",)`` FedAvg, ``()`` shares nothing.
-        optimizer: Called with the trainable parameters; None stands for Adam with learning rate 1e-3 (and, for
-            parameters in float16, ``eps`` 1e-3).
-        lr_scheduler: Called with the optimizer. One that needs a metric sets ``monitor`` in
-            ``configure_optimizers`` or is Lightning's ``ReduceLROnPlateau``.
+        head: Maps features ``(B, D)`` to outputs ``(B, C)``; None if the backbone gives the outputs.
+        shared: Keys of ``state_dict`` that may be averaged: names, prefixes up to a dot, fnmatch patterns, or
+            exclusions that begin with ``!``. ``("backbone",)`` is FedPer, ``("head",)`` LG-FedAvg, ``("*",)`` FedAvg,
+            ``()`` shares nothing.
+        optimizer: Called with the trainable parameters; None for Adam with learning rate 1e-3 (and, for parameters in
+            float16, ``eps`` 1e-3).
+        lr_scheduler: Called with the optimizer. For a scheduler that follows a metric, set ``monitor`` in
+            ``configure_optimizers`` or take Lightning's ``ReduceLROnPlateau``.
         lr_scheduler_interval: ``"epoch"`` steps it once a round, ``"step"`` after each optimizer step.
         task: ``"multiclass"``, ``"binary"``, ``"multilabel"``, ``"regression"``, or a :class:`Task`.
-        transform: Maps a batch of raw inputs to what the backbone takes; runs on the device. A module follows
-            train and eval mode. The public set passes through it as well. Of inputs by name, a mapping has one for
-            each input that it names. What has a ``fit`` learns from the participant's own training inputs, once,
-            before training (:mod:`hetfed_lightning.participants.fit_to_data`).
-        target_transform: Maps targets to what the network is trained to put out, as :class:`Standardise
-            <hetfed_lightning.layers.Standardise>` does; its ``inverse`` brings predictions and metrics back.
-        joins_at: First round in which it takes part, from 0.
-        leaves_at: First round in which it takes part no more; None for never. The others go on with what it has given.
-        transfer: What it does with what it receives as it joins; None to go on training all of it at once.
-        local_epochs: Passes over its own training set in a round, at least 1; cannot be changed while a fit runs, since
-            the batches of a round are planned before it begins.
-        step_budget: At most this many batches in a round; None for no limit. As fixed as ``local_epochs``.
-        gradient_clip_val: Largest norm of its gradients; None for no clipping.
-        accumulate_grad_batches: Batches per optimizer step, at least 1. Accumulation ends with the round: where batches
-            are left over, the last step is the mean over those that are there, and where a round has fewer in all, its
-            only step is; a warning names the participant then. (Alone in a Trainer, Lightning divides what is left over
-            by ``accumulate_grad_batches`` all the same, which shrinks that step. Sites differ in size, and a small
-            one's only step would shrink most.)
-        privacy: Trains with DP-SGD, so that little can be told of any one of its examples (`docs/privacy.md`); None
-            trains as usual. Inside a federation alone.
-        compile: Whether a fit runs the backbone through ``torch.compile``, or settings for it such as
-            ``{"mode": "max-autotune"}``. A subclass with an ``on_fit_start`` calls that of its base.
+        transform: Maps a batch of raw inputs to inputs of the backbone, on the device; applied to the public set as
+            well. A module follows train and eval mode. For inputs by name, a mapping of transforms by input name. A
+            transform with a ``fit`` method is fitted to the participant's own training inputs, once, before training
+            (:mod:`hetfed_lightning.participants.fit_to_data`).
+        target_transform: Maps targets to the unit of the network's outputs, as :class:`Standardise
+            <hetfed_lightning.layers.Standardise>` does; its ``inverse`` maps predictions and metrics back.
+        joins_at: First round of its membership, from 0.
+        leaves_at: First round after its membership; None for never. The others keep what was learned from it.
+        transfer: Handling of received weights on joining; None to train all of them at once.
+        local_epochs: Passes over its own training set in a round, at least 1; fixed while a fit runs, since the batches
+            of a round are planned before it begins.
+        step_budget: Most batches in a round; None for no limit. Fixed while a fit runs.
+        gradient_clip_val: Largest norm of its gradients, above 0; None for no clipping.
+        accumulate_grad_batches: Batches per optimizer step, at least 1. Accumulation ends with the round: a last step
+            with fewer batches is their mean, and a round with fewer batches in all has one step and a warning by name.
+            (A plain Trainer divides the leftover batches by ``accumulate_grad_batches`` and so shrinks that step, most
+            of all at small sites.)
+        privacy: DP-SGD settings, which bound what can be inferred about any one example (`docs/privacy.md`); None to
+            train without. Inside a federation alone.
+        compile: True to run the backbone through ``torch.compile`` in a fit, or its arguments such as ``{"mode":
+            "max-autotune"}``. A subclass with an ``on_fit_start`` calls that of its base.
 
     Attributes:
-        schema: What the columns and classes of its data mean, and what fills its gaps, once it has been trained on data
-            that tells; saved in checkpoints and exports.
+        schema: Meaning of the data's columns and classes, and fill values of its gaps, once it has been trained on data
+            with a schema; saved in checkpoints and exports.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -200,7 +220,7 @@ class Participant(Borrower, L.LightningModule):
 
     @property
     def local_epochs(self) -> int:
-        """Passes over its own training set in a round."""
+        """Passes over the participant's own training set in a round, at least 1."""
         return self._local_epochs
 
     @local_epochs.setter
@@ -211,7 +231,7 @@ class Participant(Borrower, L.LightningModule):
 
     @property
     def step_budget(self) -> int | None:
-        """Most batches in a round; None for no limit."""
+        """Most batches in a round, at least 1; None for no limit."""
         return self._step_budget
 
     @step_budget.setter
@@ -237,16 +257,16 @@ class Participant(Borrower, L.LightningModule):
     # The network
 
     def forward(self, inputs: Any) -> Tensor:
-        """Outputs ``(B, C)`` for inputs that have passed through ``transform``."""
+        """Outputs, shape ``(B, C)``, for transformed inputs of B examples."""
         outputs: Tensor = self.head(self.backbone(inputs))
         return outputs
 
     def transformed(self, inputs: Any) -> Any:
-        """Raw inputs as the backbone takes them."""
+        """Inputs of the backbone: raw inputs of B examples after ``transform``."""
         return inputs if self.transform is None else self.transform(inputs)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Apply ``transform`` to the inputs of a batch, ``target_transform`` to its targets."""
+        """Batch with ``transform`` applied to its inputs and ``target_transform`` to its targets."""
         del dataloader_idx
         inputs, target = split_batch(batch)
         inputs = self.transformed(inputs)
@@ -255,16 +275,16 @@ class Participant(Borrower, L.LightningModule):
         return inputs, target if self.target_transform is None else self.target_transform(target)
 
     def in_own_unit(self, values: Tensor) -> Tensor:
-        """Predictions or targets as they were before ``target_transform``."""
+        """Predictions or targets in the unit before ``target_transform``, in the shape given."""
         return values if self.target_transform is None else self.target_transform.inverse(values)
 
     def missing_inputs(self, inputs: Any) -> list[str]:
-        """Names of inputs that it reads and a batch, as its data has it, lacks; of one input, none."""
+        """Names of inputs that the participant reads and the raw batch lacks; none for a participant with one input."""
         del inputs
         return []
 
     def reads_any_of(self, inputs: Any) -> bool:
-        """Whether there is something in a batch, as its data has it, that it can predict from."""
+        """True if the participant can predict from the raw inputs of the batch."""
         del inputs
         return True
 
@@ -285,7 +305,7 @@ class Participant(Borrower, L.LightningModule):
             compile_backbone(self.backbone, self.compile_settings, self.label, self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        """Supervised loss of one batch of the participant's own data."""
+        """Supervised loss of one batch of the participant's own data, a scalar."""
         del batch_idx
         inputs, target = split_batch(batch)
         loss = self.task.loss(self(inputs), target)
@@ -293,7 +313,7 @@ class Participant(Borrower, L.LightningModule):
         return loss
 
     def supervised(self, batch: Any) -> Supervised:
-        """A batch of its own examples with features and outputs, for methods that shape the loss by example."""
+        """Batch of its own examples with features ``(B, D)`` and outputs ``(B, C)``, for losses by example."""
         inputs, target = split_batch(batch)
         features = self.backbone(inputs)
         return Supervised(inputs, features, self.head(features), target)
@@ -309,17 +329,17 @@ class Participant(Borrower, L.LightningModule):
         self.evaluate_batch(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
-        """Probabilities (values in a regression) for a batch, with or without targets."""
+        """Probabilities (values in a regression), shape ``(B, C)``, for a batch with or without targets."""
         del batch_idx
         return self.in_own_unit(self.task.predictions(self(split_batch(batch)[0])))
 
     @torch.no_grad()
     def predict(self, inputs: Any) -> Tensor:
-        """Probabilities (values in a regression) for raw inputs, in evaluation mode.
+        """Probabilities (values in a regression), shape ``(B, C)``, for raw inputs, in evaluation mode.
 
         Args:
-            inputs: A batch as the participant's own data set has it, before ``transform``; on any device, in any
-                precision. Where gaps were filled in training (:attr:`schema`), NaN is filled with the same values.
+            inputs: Batch of raw inputs, before ``transform``, on any device and in any precision. If gaps were filled
+                in training (:attr:`schema`), NaN is filled with the same values.
         """
         inputs = inputs if self.schema is None else self.schema.filled(inputs)
         with evaluating(self):
@@ -329,11 +349,17 @@ class Participant(Borrower, L.LightningModule):
         return self.in_own_unit(self.task.predictions(outputs))
 
     def evaluate_batch(self, batch: Any, stage: Stage, evaluated: Evaluated | None = None) -> None:
-        """Log loss and metrics of a batch under ``stage``; ``evaluated`` is what is known of it already."""
+        """Update and log loss and metrics of a batch.
+
+        Args:
+            batch: Inputs and targets of B examples, transformed.
+            stage: ``"train"``, ``"val"`` or ``"test"``.
+            evaluated: Loss and predictions of the batch, if they have been computed already.
+        """
         inputs, target = split_batch(batch)
         known = Evaluated.of(self.task, self(inputs), target) if evaluated is None else evaluated
         weighed = self.task.weighed(target)
-        # The loss of a batch without weight is 0 / 0. It counts with weight 0: NaN would spoil the mean of all batches.
+        # The loss of a batch without weight is 0 / 0: weight 0 keeps NaN out of the mean.
         self.log(f"{stage}_loss", known.loss if weighed else torch.zeros_like(known.loss), batch_size=weighed)
         for name, metric in self.metrics_of(stage, known.width).items():
             if known.counts is None or not enter(metric, known.counts, self.task.kind, known.width):
@@ -351,7 +377,12 @@ class Participant(Borrower, L.LightningModule):
             self.log(f"{stage}_{name}", metric, batch_size=len(target), metric_attribute=f"{stage}_{name}")
 
     def metrics_of(self, stage: Stage, width: int) -> dict[str, Metric]:
-        """The task's metrics for ``stage`` on the data now seen (own or everyone's)."""
+        """Metrics of the task, by name, for the data in evaluation (own or global).
+
+        Args:
+            stage: ``"train"``, ``"val"`` or ``"test"``.
+            width: Outputs per example, C.
+        """
         key = f"{stage}/{self.scope}"
         if key not in self._metrics:
             made = self.task.metrics(width)
@@ -371,11 +402,11 @@ class Participant(Borrower, L.LightningModule):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def optimizer_parameters(self) -> Any:
-        """What the optimizer is made with: the trainable parameters, or groups of them with settings of their own."""
+        """Argument of the optimizer: the trainable parameters, or parameter groups with settings of their own."""
         return self.trainable_parameters()
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and, if there is one, the scheduler that the constructor was given."""
+        """Optimizer, and scheduler if there is one, from the constructor's arguments."""
         parameters = self.trainable_parameters()
         if not parameters:
             raise ValueError(f"{self.label}: it has no parameter that requires a gradient, so nothing can be trained.")
@@ -393,7 +424,11 @@ class Participant(Borrower, L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        """This participant's own optimizer, or the list of them; those of torch itself without ``use_pl_optimizer``."""
+        """Optimizer of this participant, or the list of them.
+
+        Args:
+            use_pl_optimizer: Wraps them in ``LightningOptimizer``; otherwise torch's own are returned.
+        """
         host = self.host
         if host is None:
             return super().optimizers(use_pl_optimizer)
@@ -401,7 +436,13 @@ class Participant(Borrower, L.LightningModule):
         return own[0] if len(own) == 1 else own
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """As ``LightningModule.manual_backward``, with this participant's own hooks and ``backward``."""
+        """Compute gradients as ``LightningModule.manual_backward`` does, with this participant's own hooks.
+
+        Args:
+            loss: Loss, a scalar.
+            args: Further arguments of ``Tensor.backward``.
+            kwargs: Further arguments of ``Tensor.backward``.
+        """
         host = self.host
         if host is None or self.automatic_optimization:  # The latter is refused there.
             super().manual_backward(loss, *args, **kwargs)
@@ -409,7 +450,7 @@ class Participant(Borrower, L.LightningModule):
             host.backward_of(self, loss, *args, **kwargs)
 
     def lr_schedulers(self) -> Any:
-        """This participant's own scheduler, the list of them, or None."""
+        """Learning-rate scheduler of this participant, the list of them, or None."""
         host = self.host
         if host is None:
             return super().lr_schedulers()
@@ -417,7 +458,7 @@ class Participant(Borrower, L.LightningModule):
         return None if not own else own[0] if len(own) == 1 else own
 
     def is_member(self, round_index: int) -> bool:
-        """Whether it takes part in a round: it has joined, and has not left."""
+        """True if the participant has joined by the round and has not left."""
         return self.joins_at <= round_index and (self.leaves_at is None or round_index < self.leaves_at)
 
     # What is shared
@@ -425,8 +466,8 @@ class Participant(Borrower, L.LightningModule):
     def shared_keys(self) -> list[str]:
         """Keys of ``state_dict`` that ``shared`` matches, in the order of the state, each tensor once.
 
-        What transforms and the task have been fitted to the participant's own data is nobody else's. Of the keys of a
-        tied weight the first that is matched stands for all.
+        Buffers fitted to the participant's own data are never shared. Of the keys of a tied weight the first matched
+        one stands for all.
 
         Raises:
             ValueError: If a pattern matches nothing.
@@ -452,13 +493,13 @@ class Participant(Borrower, L.LightningModule):
         return [key for key in matched if first[key] == key]
 
     def averaged_keys(self, *, buffers: bool = False) -> list[str]:
-        """Keys of ``state_dict`` that averaging takes, in the order of the state.
+        """Keys of ``state_dict`` that are averaged, in the order of the state.
 
-        Buffers that a shared weight is computed from, such as the ``base`` of an orthogonal one, are among them always:
-        without them the weight that is averaged means nothing.
+        Buffers of which a shared weight is computed, such as the ``base`` of an orthogonal one, are always included:
+        without them the averaged parameter has no meaning.
 
         Args:
-            buffers: Whether shared buffers of other kinds, such as running statistics, are among them.
+            buffers: Includes other shared buffers, such as running statistics.
         """
         state = self.state_dict(keep_vars=True)
         shared = self._shared_of(state)
@@ -467,7 +508,7 @@ class Participant(Borrower, L.LightningModule):
         return [key for key in state if key in taken]
 
     def tied_keys(self) -> dict[str, str]:
-        """Keys that ``shared`` does not match and whose tensor is shared nevertheless, under the key beside them."""
+        """Shared key by each key that ``shared`` does not match and whose tensor is tied to it."""
         state = self.state_dict(keep_vars=True)
         if len({id(tensor) for tensor in state.values()}) == len(state):
             return {}
@@ -484,7 +525,7 @@ class Participant(Borrower, L.LightningModule):
         return set(self.state_dict(keep_vars=True)) - parameters
 
     def state_dict(self, *args: Any, prefix: str = "", keep_vars: bool = False, **kwargs: Any) -> Any:
-        """As ``Module.state_dict``, each tensor in memory of its own: a view, once saved, brings everyone's along."""
+        """State of ``Module.state_dict``, each tensor with storage of its own: a saved view would bring all along."""
         state = super().state_dict(*args, prefix=prefix, keep_vars=keep_vars, **kwargs)
         if not keep_vars and not prefix:  # With a prefix it is the federation's state, which is everyone's.
             for key, value in state.items():
@@ -495,19 +536,19 @@ class Participant(Borrower, L.LightningModule):
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
-        """As ``Module.named_parameters``, under the keys of ``state_dict``."""
+        """Parameters under the keys of ``state_dict``, as of ``Module.named_parameters``."""
         for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
             yield plain_name(name), parameter
 
     def named_buffers(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Tensor]]:
-        """As ``Module.named_buffers``, under the keys of ``state_dict``."""
+        """Buffers under the keys of ``state_dict``, as of ``Module.named_buffers``."""
         for name, buffer in super().named_buffers(prefix, recurse, remove_duplicate):
             yield plain_name(name), buffer
 
     def view_of(self, keys: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """The tensors under ``keys`` (all if None) themselves, detached: they change with the participant."""
+        """Detached views of the tensors under ``keys`` (all if None), which change with the participant."""
         state = self.state_dict(keep_vars=True)
         return {key: state[key].detach() for key in (state if keys is None else keys)}
 
@@ -532,17 +573,17 @@ class Participant(Borrower, L.LightningModule):
             own[key].copy_(tensor)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what its data means, and what its task learned of it, beside its weights."""
+        """Save the data schema and the task's fitted statistics beside the weights."""
         if self.schema is not None:
             checkpoint[SCHEMA] = self.schema.to_dict()
         if learned := self.task.learned():
             checkpoint[LEARNED] = learned
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up what its data meant when the checkpoint was saved, and what its task had learned of it.
+        """Load the data schema and the task's fitted statistics of the checkpoint.
 
         Raises:
-            ValueError: If that is damaged.
+            ValueError: If they are damaged.
         """
         if SCHEMA in checkpoint:
             self.schema = DataSchema.from_dict(checkpoint[SCHEMA])
@@ -550,10 +591,10 @@ class Participant(Borrower, L.LightningModule):
             self.take_up_learned(checkpoint[LEARNED])
 
     def take_up_learned(self, learned: Any) -> None:
-        """Have the task go on with what it learned of its training data, as a checkpoint or an export has it.
+        """Load fitted statistics into the task, in the form of a checkpoint or an export.
 
         Raises:
-            ValueError: If that is damaged.
+            ValueError: If they are damaged.
         """
         try:
             if not isinstance(learned, Mapping):
@@ -566,31 +607,35 @@ class Participant(Borrower, L.LightningModule):
 
     @property
     def name(self) -> str | None:
-        """Its name in the federation, None outside of one."""
+        """Name of the participant in its federation; None outside of one."""
         return self._name
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """Description of the participant in messages."""
         return f"participant {self._name!r}" if self._name else type(self).__name__
 
     @property
     def host(self) -> Host | None:
-        """The federation that trains it; None outside of one, and while a Trainer trains it alone."""
+        """Federation that trains the participant; None outside of one, and while a Trainer trains it alone."""
         if self._host is None or getattr(self._trainer, "lightning_module", None) is self:
             return None
         return self._host()
 
     @property
     def scope(self) -> str:
-        """``"own"`` on the participant's own data, ``"global"`` on everyone's."""
+        """``"own"`` while it is evaluated on its own data, ``"global"`` on that of all participants."""
         host = self.host
         return "own" if host is None else host.scope
 
     def attach(self, name: str, host: Host) -> None:
-        """Become ``name`` in a federation. The reference is weak, and is dropped when the participant is copied.
+        """Join a federation under a name; the reference is weak and dropped when the participant is copied.
 
-        One that was in another federation keeps its weights, and returns as that one runs next.
+        A participant of another federation keeps its weights, and returns when that federation runs next.
+
+        Args:
+            name: Name of the participant.
+            host: The federation.
         """
         if self.host is not None and self.host is not host:
             self.materialise()  # What it borrows there that federation goes on writing to.
@@ -605,7 +650,7 @@ class Participant(Borrower, L.LightningModule):
         self._trainer = None
 
     def modules_of(self, title: str) -> dict[str, nn.Module]:
-        """Modules that a method has given to it, by name.
+        """Modules that a method has given to the participant, by name.
 
         Args:
             title: Title of the method.
@@ -615,12 +660,16 @@ class Participant(Borrower, L.LightningModule):
         return {} if own is None else dict(own.named_children())
 
     def titles_of_modules(self) -> list[str]:
-        """Titles of the methods that have given modules to it."""
+        """Titles of the methods that have given modules to the participant."""
         given = self._modules.get(METHOD_MODULES)
         return [] if given is None else list(given._modules)
 
     def attach_modules(self, modules: Mapping[str, Mapping[str, nn.Module]]) -> None:
-        """Take modules of methods, by title and name, in the place of those that it had."""
+        """Replace the participant's modules of methods.
+
+        Args:
+            modules: Modules by method's title and module's name.
+        """
         if METHOD_MODULES in self._modules:
             del self._modules[METHOD_MODULES]
         if modules:
@@ -629,7 +678,14 @@ class Participant(Borrower, L.LightningModule):
             keep_plain_names(self)
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """As ``LightningModule.log``; inside a federation the value lands under the participant's name."""
+        """Log a value as ``LightningModule.log`` does; inside a federation under the participant's name.
+
+        Args:
+            name: Name of the metric.
+            value: Number, scalar tensor or metric.
+            args: Further arguments of ``LightningModule.log``.
+            kwargs: Further arguments of ``LightningModule.log``.
+        """
         host = self.host
         if host is None:
             super().log(name, value, *args, **kwargs)
@@ -645,7 +701,7 @@ class Participant(Borrower, L.LightningModule):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Copies of compiled modules have lost what keeps their names plain."""
+        """Restore a copy, with plain keys for compiled modules, whose hooks are not copied."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
         keep_plain_names(self)
 
@@ -658,13 +714,13 @@ class Participant(Borrower, L.LightningModule):
         map_location: Any = "cpu",
         **kwargs: Any,
     ) -> Self:
-        """A participant of its own with the weights it had in a federation's checkpoint.
+        """Participant outside of any federation, with the weights that it has in a checkpoint.
 
         Args:
-            checkpoint_path: A checkpoint of a federation, or of a participant trained alone.
-            participant: Its name in the federation; ``"student"`` is the unified model.
+            checkpoint_path: Checkpoint of a federation, or of a participant trained alone.
+            participant: Name in the federation; ``"student"`` for the unified model.
             map_location: Device of the weights, as for ``torch.load``.
-            kwargs: Arguments of the constructor, as they were: ``backbone``, ``head``, ...
+            kwargs: Arguments of the constructor, unchanged: ``backbone``, ``head``, ...
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -681,12 +737,12 @@ class Participant(Borrower, L.LightningModule):
 
 
 def participant_state(state: Mapping[str, Tensor], name: str | None, source: str) -> dict[str, Tensor]:
-    """The part of a federation's state that belongs to one participant, modules of methods left out.
+    """State of one participant out of a federation's, without modules of methods.
 
     Args:
         state: ``state_dict`` of a federation, or of a participant alone.
-        name: The participant's name, ``"student"`` for the unified model, None for a participant alone.
-        source: Where the state comes from, for messages.
+        name: Name of the participant, ``"student"`` for the unified model, None for a participant alone.
+        source: Origin of the state in error messages.
 
     Raises:
         ValueError: If the state has no such participant.
@@ -716,7 +772,7 @@ def _is_part(tensor: Tensor) -> bool:
 
 
 def output_width(outputs: Tensor) -> int:
-    """Number of outputs per example."""
+    """Number of outputs per example: C for shape ``(B, C)``, 1 for ``(B,)``."""
     return 1 if outputs.ndim == 1 else outputs.shape[-1]
 
 

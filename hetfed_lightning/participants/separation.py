@@ -1,7 +1,7 @@
-"""Nothing belongs to two participants by accident: what several were given is copied for each, or refused by name.
+"""Separate objects for every participant: stateful modules given to several are copied, or refused by name.
 
-Transforms and tasks learn from a participant's own data, modules know whether they train, and two parameters may lie in
-one memory: an array that several initial weights were made of. Functions without state may be everybody's.
+Transforms and tasks are fitted to a participant's own data, and modules hold a training mode. Two parameters may also
+lie in one memory, such as one array used for several initial weights. Functions without state may be common to all.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEARNS = ("transform", "target_transform", "task")
-"""Attributes of a participant that may learn from its own data, and are copied where several have one."""
+"""Attributes of a participant that may be fitted to its own data; copied if several participants have one object."""
 
 
 def keep_apart(participants: Mapping[str, Participant]) -> None:
-    """Give every participant objects and memory of its own, except for what it borrows.
+    """Give every participant objects and memory of its own, except for storage that is shared on purpose.
 
     Args:
-        participants: By name; the first that has an object keeps it.
+        participants: Participants by name; the first owner of an object keeps it.
 
     Raises:
-        ValueError: If something with state cannot be copied, or is a part of a network; by the names of both.
+        ValueError: If an object with state cannot be copied, or is part of a network; names both participants.
     """
     owners: dict[int, str] = {}
     copied: dict[str, list[str]] = {}

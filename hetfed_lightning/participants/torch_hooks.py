@@ -1,7 +1,7 @@
-"""Hooks of torch: what is called around the passes of a module, the gradient of a tensor, the steps of an optimizer.
+"""Hooks of torch on modules' passes, on tensors' gradients and on optimizers' steps.
 
-A fleet computes past the members' own modules and optimizers, and compiled code past hooks that came after it: none of
-these would be called.
+A fleet computes without its members' own modules and optimizers, and compiled code without later hooks: neither would
+call these.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.optim import optimizer as optimizers
 from torch.utils.hooks import RemovableHandle
 
 MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-"""Attributes of a module that hold its hooks."""
+"""Attributes of a module with its hooks."""
 
 _OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
@@ -27,40 +27,40 @@ _GLOBAL = (
 )
 
 tensor_hooks_of: Callable[[Any], Any] = attrgetter("_backward_hooks")
-"""Hooks that are called with a tensor's gradient; None without any."""
+"""Hooks called with a tensor's gradient; None if there are none."""
 
 accumulation_hooks_of: Callable[[Any], Any] = attrgetter("_post_accumulate_grad_hooks")
-"""Hooks that are called once a tensor has its gradient; None without any."""
+"""Hooks called after a tensor's gradient was accumulated; None if there are none."""
 
 
 def registered_hooks() -> int:
-    """Number of hooks of any kind that were ever registered in this process: no new one while it stands still."""
+    """Number of hooks of any kind registered so far in this process; equal numbers mean no new hook in between."""
     return RemovableHandle.next_id
 
 
 def anything_has_hooks() -> bool:
-    """Whether hooks are registered for the modules or the optimizers of the whole process."""
+    """True if hooks are registered for all modules or all optimizers of the process."""
     return any(getattr(place, name, None) for place, name in _GLOBAL)
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether something is called around a module's forward or backward pass."""
+    """True if a module has hooks around its forward or backward pass."""
     state = vars(module)
     return any(state.get(name) for name in MODULE_HOOKS)
 
 
 def tensor_has_hooks(tensor: Tensor) -> bool:
-    """Whether something is called with a tensor's gradient."""
+    """True if a tensor has hooks on its gradient."""
     return bool(tensor_hooks_of(tensor) or accumulation_hooks_of(tensor))
 
 
 def optimizer_has_hooks(optimizer: Optimizer) -> bool:
-    """Whether something is called around an optimizer's steps."""
+    """True if an optimizer has hooks around its steps."""
     state = vars(optimizer)
     return any(state.get(name) for name in _OPTIMIZER_HOOKS)
 
 
 def steps_its_own_way(optimizer: Optimizer) -> bool:
-    """Whether an optimizer's ``step`` was replaced by something else than the counter of torch's schedulers."""
+    """True if an optimizer's ``step`` was replaced by anything but the counter of torch's schedulers."""
     step = vars(optimizer).get("step")
     return step is not None and not getattr(step, "_wrapped_by_lr_sched", False)

@@ -1,4 +1,4 @@
-"""Settings of how a newcomer takes over what was learned: held still first, then tuned slowly, or taught."""
+"""Settings of a newcomer's transfer: frozen first, trained at a lower rate, or taught by distillation."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a participant does with what it receives as it joins.
+    """Handling of the weights that a participant receives as it joins.
 
     Attributes:
-        frozen_rounds: Rounds from its first one on in which what it shares stays as it was received, so that a new
-            head does not spoil it. A lesson comes before that and teaches all of it.
-        learning_rate_ratio: Learning rate of what it shares over that of the rest, in (0, 1].
-        distillation_epochs: Passes over the public set, before its first local step, in which it learns from the
-            ensemble of those who were there before; for a participant whose architecture is new. 0 for none.
-        temperature: At which it learns where a trained federation is joined afterwards, above 0; in a run it is that of
-            its ``EnsembleDistillation``.
+        frozen_rounds: Rounds from its first one on in which its shared parameters stay as received, at least 0, so that
+            a new head does not spoil them. A lesson comes before that and trains all of them.
+        learning_rate_ratio: Learning rate of the shared parameters over that of the others, in (0, 1].
+        distillation_epochs: Passes over the public set before its first local step, at least 0, in which it learns from
+            the ensemble of the earlier participants; for a participant of a new architecture.
+        temperature: Temperature of that distillation, above 0, when a trained federation is joined afterwards; inside a
+            run the temperature of its ``EnsembleDistillation`` holds.
 
     Raises:
         ValueError: If a setting is out of its range.
 
     Reference:
-        Yosinski et al. (2014), How transferable are features in deep neural networks?, section 3 (frozen and
-        fine-tuned layers); Howard and Ruder (2018), Universal Language Model Fine-tuning, section 3.2 (lower rates
-        for what was transferred).
+        Yosinski et al. (2014), How transferable are features in deep neural networks?, section 3 (frozen and fine-tuned
+        layers); Howard and Ruder (2018), Universal Language Model Fine-tuning, section 3.2 (lower rates for what was
+        transferred).
     """
 
     frozen_rounds: int = 0
@@ -40,7 +40,7 @@ class Transfer:
     temperature: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Refuse settings out of their range."""
         for name, count in (("frozen_rounds", self.frozen_rounds), ("distillation_epochs", self.distillation_epochs)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 0:
                 raise ValueError(f"transfer.{name}: expected an integer of at least 0, got {count!r}.")
@@ -53,12 +53,12 @@ class Transfer:
 
 
 def slow_down(optimizer: Optimizer, parameters: Collection[Tensor], ratio: float) -> None:
-    """Give some parameters groups of their own in an optimizer, with a learning rate of their own.
+    """Move parameters into groups of their own in an optimizer, with a lower learning rate.
 
     Args:
-        optimizer: Fresh; each of its groups is divided. One that has no others stays as it is.
-        parameters: Those that are slowed down.
-        ratio: Their learning rate over that of the rest.
+        optimizer: New optimizer; each of its groups is divided. A group without other parameters stays as it is.
+        parameters: Parameters to slow down, of any shapes.
+        ratio: Their learning rate over that of the others, in (0, 1].
     """
     shared = {id(parameter) for parameter in parameters}
     if all(id(parameter) in shared for group in optimizer.param_groups for parameter in group["params"]):
