@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, Protocol, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,22 @@ _REMEDY: dict[Knowledge, str] = {
 }
 
 
+class PublicAndOwn(Protocol):
+    """A teacher's data as :meth:`Ensemble.message` sees them, all of it in evaluation mode."""
+
+    @property
+    def features(self) -> Tensor:
+        """Features of the teacher's own training set, shape ``(N, D)``."""
+
+    @property
+    def outputs(self) -> Tensor:
+        """Outputs on its own training set, shape ``(N, C)``."""
+
+    @property
+    def targets(self) -> Tensor:
+        """Targets of its own training set, shape ``(N, ...)``."""
+
+
 class Ensemble(ABC):
     """Combination of the teachers' outputs on the public set into one softened target.
 
@@ -36,6 +52,25 @@ class Ensemble(ABC):
 
     kinds: ClassVar[tuple[str, ...]] = get_args(OutputKind)
     needs: ClassVar[tuple[Knowledge, ...]] = ()
+
+    def message(self, outputs: Tensor, features: Tensor, data: PublicAndOwn) -> Tensor:
+        """A teacher's message about the public set, shape ``(P, C)``: its outputs, unless an ensemble asks for another.
+
+        Called where the teacher is, in evaluation mode and without gradients, once a distilling round. Teachers then
+        have the messages of all in the place of their outputs (``Teachers.logits``).
+
+        Args:
+            outputs: The teacher's outputs on the public set, shape ``(P, C)``.
+            features: Output of its backbone there, shape ``(P, D)``.
+            data: Its own examples and the public set. Of a teacher with DP-SGD its own examples are refused.
+        """
+        del features, data
+        return outputs
+
+    @property
+    def has_own_message(self) -> bool:
+        """True if a teacher's message is other than its outputs."""
+        return type(self).message is not Ensemble.message
 
     @abstractmethod
     def __call__(self, teachers: Teachers, temperature: float) -> Tensor:

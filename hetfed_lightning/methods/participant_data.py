@@ -14,12 +14,12 @@ from hetfed_lightning.data.collating import batch_of
 from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.modes import evaluating
+from hetfed_lightning.participants.participant import Participant
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from hetfed_lightning.federation.federation import Federation
-    from hetfed_lightning.participants.participant import Participant
 
 BATCH = 128
 """Examples that pass through a network at once: of images, 512 at once fall out of a CPU's cache."""
@@ -144,12 +144,18 @@ class ParticipantData:
     @torch.no_grad()
     def _through(self, batches: Iterator[Any]) -> tuple[Tensor, Tensor]:
         """Features and outputs of all batches, one after another."""
+        participant = self._participant
+        if type(participant).forward is not Participant.forward:
+            raise ValueError(
+                f"{participant.label}: {self._title} asks for features and outputs of a backbone and a head, and "
+                f"{type(participant).__name__}.forward is another network. Leave out one of the two."
+            )
         features, outputs = [], []
-        with evaluating(self._participant), self._federation.trainer.precision_plugin.forward_context():
+        with evaluating(participant), self._federation.trainer.precision_plugin.forward_context():
             for inputs in batches:
-                feature = self._participant.backbone(inputs)
+                feature = participant.backbone(inputs)
                 features.append(at_least_float32(feature))
-                outputs.append(at_least_float32(_columns(self._participant.head(feature))))
+                outputs.append(at_least_float32(_columns(participant.head(feature))))
         return torch.cat(features), torch.cat(outputs)
 
     def _moved(self, batch: Any) -> Any:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Participant, PrivateAveraging, Transfer
 from hetfed_lightning.aggregation import coordinate_median
-from hetfed_lightning.distillation import ClassPriorWeighted, ValidationWeighted
+from hetfed_lightning.distillation import ClassPriorWeighted, MeanProbabilities, ValidationWeighted
 from tests.drawn import ROUNDS, drawn
 from tests.federations import equal, sgd
 from tests.flower.federating import Callbacks, Deployed
@@ -83,8 +83,17 @@ def awkward(seed: int, *, base: int) -> tuple[nn.Module, nn.Module]:
     return backbone, head
 
 
+class Above(MeanProbabilities):
+    """Asks teachers for more than their outputs."""
+
+    def message(self, outputs: Tensor, features: Tensor, data: Any) -> Tensor:
+        shift: Tensor = data.features.mean()
+        return outputs + features.mean(1, keepdim=True) * shift
+
+
 SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     "averaging": (lambda: [BackboneAveraging()], {}),
+    "an ensemble with a message of its own": (lambda: [EnsembleDistillation(Above()), BackboneAveraging()], {}),
     "averaging, proximal": (lambda: [BackboneAveraging(proximal=0.5)], {}),
     "averaging, median": (lambda: [BackboneAveraging(coordinate_median, weighting="uniform")], {}),
     "averaging, everything else": (

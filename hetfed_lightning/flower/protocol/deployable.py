@@ -80,6 +80,13 @@ def check_deployable(callbacks: Iterable[Any]) -> None:
     Raises:
         ConfigError: If there is one; names it, and of a method the hook that reaches beyond the protocol.
     """
+    callbacks = list(callbacks)
+    ensembles = [one.ensemble for one in callbacks if isinstance(one, EnsembleDistillation)]
+    if len(ensembles) > 1 and (own := next((one for one in ensembles if one.has_own_message), None)) is not None:
+        raise ConfigError(
+            f"trainer.callbacks: {type(own).__name__} asks teachers for a message of its own, and sites answer all "
+            "EnsembleDistillation with one. Keep one of them."
+        )
     for place, callback in enumerate(callbacks):
         if not is_deployable(callback):
             known = ", ".join(one.__name__ for one in DEPLOYABLE)

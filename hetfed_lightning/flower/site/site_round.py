@@ -33,6 +33,7 @@ from hetfed_lightning.participants.participant import STUDENT
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hetfed_lightning.distillation import Ensemble
     from hetfed_lightning.federation.federation import Federation
 
 
@@ -271,12 +272,17 @@ class SiteRound(RoundClock):
         if self.safe is not None:
             federation.guard.hold(dict.fromkeys(subjects(federation), self.safe))
 
+    @property
+    def _ensemble(self) -> Ensemble | None:
+        """The ensemble that the public set is answered for; one message serves all of a configuration."""
+        return next((one.ensemble for one in self.distilling.values()), None)
+
     def answer(self, federation: Federation) -> None:
         """Predict on the public set; outputs that are not finite quarantine the participant."""
         for name in federation.members():
             if name in federation.guard.quarantined:
                 return
-            said = own_answers(federation, [name])[name]
+            said = own_answers(federation, [name], self._ensemble)[name]
             reason = why_not_heard(said, federation[name].task.kind)
             if not reason:
                 self.reply.answers = said.cpu()

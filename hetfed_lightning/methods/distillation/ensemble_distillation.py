@@ -20,7 +20,7 @@ from hetfed_lightning.local_training.step_checks import check_follows
 from hetfed_lightning.methods.distillation.distillation_phase import LearningPhase
 from hetfed_lightning.methods.distillation.fleet_distillation import DistillationTerm
 from hetfed_lightning.methods.distillation.soft_targets import Lesson
-from hetfed_lightning.methods.distillation.teacher_outputs import finite_answers
+from hetfed_lightning.methods.distillation.teacher_outputs import finite_answers, own_answers
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
 from hetfed_lightning.participants.first_batch import check_last_public_batch, first_batch, outputs_of
 from hetfed_lightning.participants.newcomer import taught
@@ -177,6 +177,8 @@ class EnsembleDistillation(FederatedCallback):
                     "participants that distil must have one task and one label space."
                 )
             self._check_batches(federation, name, inputs)
+            if self.ensemble.has_own_message and participant.privacy is not None:
+                own_answers(federation, [name], self.ensemble)  # Refused where it reads private examples.
             if name != STUDENT and _has_targets(federation, name):
                 counts = participant.task.class_counts(data.train_targets(name), width)
                 self.meet(name, data.num_samples(name), counts)
@@ -407,7 +409,7 @@ class EnsembleDistillation(FederatedCallback):
 
     def _ask(self, federation: Federation, names: list[str], round_index: int) -> Tensor:
         """Softened targets of the ensemble on the whole public set, shape ``(N, C)``."""
-        asked = finite_answers(federation, names, round_index)
+        asked = finite_answers(federation, names, round_index, self.ensemble)
         federation.count_bytes(self.title, up=payload_bytes(list(asked.values())))
         targets = self.combine(asked, federation[next(iter(asked))].task.kind, round_index)
         federation.log_round(self.figures())
@@ -423,7 +425,10 @@ class EnsembleDistillation(FederatedCallback):
             round_index: The round, which names the temperature.
         """
         teachers = self.teachers(answers, kind)
-        if kind in KINDS:  # When outputs of another kind say the same nobody knows.
+        self.agreement = None
+        if (
+            kind in KINDS and not self.ensemble.has_own_message
+        ):  # When outputs of another kind say the same nobody knows.
             self.agreement = (tuple(answers), agreement_matrix(teachers.logits, teachers.kind).cpu())
         return self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
 

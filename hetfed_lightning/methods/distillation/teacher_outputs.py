@@ -11,11 +11,13 @@ from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.finite import why_not_heard
 from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.methods.distillation.soft_targets import on_device, two_columns
+from hetfed_lightning.methods.participant_data import ParticipantData
 from hetfed_lightning.modes import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hetfed_lightning.distillation import Ensemble
     from hetfed_lightning.federation.federation import Federation
 
 TEACHER_BATCH = 128
@@ -24,13 +26,16 @@ again."""
 
 
 @torch.no_grad()
-def finite_answers(federation: Federation, names: Sequence[str], round_index: int) -> dict[str, Tensor]:
+def finite_answers(
+    federation: Federation, names: Sequence[str], round_index: int, ensemble: Ensemble | None = None
+) -> dict[str, Tensor]:
     """Outputs of teachers on the whole public set, gathered from all processes; who has none is quarantined.
 
     Args:
         federation: In a round.
         names: Teachers.
         round_index: The round, for messages.
+        ensemble: Ensemble whose message is asked for; the outputs without one.
 
     Returns:
         Shape ``(P, C)`` each, by name, on the federation's device.
@@ -38,7 +43,7 @@ def finite_answers(federation: Federation, names: Sequence[str], round_index: in
     Raises:
         RuntimeError: If nobody is left.
     """
-    said = own_answers(federation, list(filter(federation.ranks.measures, names)))
+    said = own_answers(federation, list(filter(federation.ranks.measures, names)), ensemble)
     asked: dict[str, Tensor] = {}
     for name, logits in federation.ranks.gathered(said, names).items():
         if reason := why_not_heard(logits, federation[name].task.kind):
@@ -53,17 +58,20 @@ def finite_answers(federation: Federation, names: Sequence[str], round_index: in
 
 
 @torch.no_grad()
-def own_answers(federation: Federation, names: Sequence[str]) -> dict[str, Tensor]:
+def own_answers(federation: Federation, names: Sequence[str], ensemble: Ensemble | None = None) -> dict[str, Tensor]:
     """Outputs of participants who are here on the whole public set, as they come.
 
     Args:
         federation: In a run.
         names: Teachers.
+        ensemble: Ensemble whose message is asked for; the outputs without one.
 
     Returns:
         Shape ``(P, C)`` each, by name, in float32 at least. What a teacher draws for it depends on (seed, round,
         teacher, place in the public set) alone.
     """
+    if ensemble is not None and ensemble.has_own_message:
+        return {name: _message(federation, name, ensemble) for name in names}
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     with evaluating(*map(federation.__getitem__, names)), federation.trainer.precision_plugin.forward_context():
         for indices in torch.arange(federation.federated_data.num_public).split(TEACHER_BATCH):
@@ -78,3 +86,9 @@ def own_answers(federation: Federation, names: Sequence[str]) -> dict[str, Tenso
                     outputs = participant(participant.transformed(inputs))
                 parts[name].append(at_least_float32(two_columns(outputs)))
     return {name: torch.cat(own) for name, own in parts.items()}
+
+
+def _message(federation: Federation, name: str, ensemble: Ensemble) -> Tensor:
+    """A teacher's message to an ensemble that asks for more than its outputs, shape ``(P, C)``."""
+    data = ParticipantData(federation, federation[name], type(ensemble).__name__)
+    return at_least_float32(ensemble.message(data.public_outputs, data.public_features, data))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hetfed_lightning import (
+    DPSGD,
     BackboneAveraging,
     CosineSchedule,
     EnsembleDistillation,
@@ -559,3 +560,42 @@ def test_other_tasks_are_refused_by_name() -> None:
 def test_public_samples_that_a_participant_cannot_take_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"participant 'a' cannot take the public set: inputs of shape \(1, 7\)"):
         fit(tiny_federation(), tiny_data(public=examples(10, features=7)), 1, EnsembleDistillation())
+
+
+class Density(MeanLogits):
+    """Asks for outputs above the mean feature, and keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.given: list[dict[str, Tensor]] = []
+
+    def message(self, outputs: Tensor, features: Tensor, data: Any) -> Tensor:
+        shift: Tensor = data.features.mean()
+        return outputs + features.mean(1, keepdim=True) + shift
+
+    def __call__(self, teachers: Teachers, temperature: float) -> Tensor:
+        self.given.append(dict(zip(teachers.names, teachers.logits, strict=True)))
+        return super().__call__(teachers, temperature)
+
+
+def test_an_ensemble_may_ask_for_another_message_than_the_outputs() -> None:
+    federation, data, ensemble, seen = tiny_federation(), tiny_data(), Density(), SnapshotsBefore()
+    run = fit(federation, data, 1, EnsembleDistillation(ensemble), seen)
+    inputs = data.public_inputs(torch.arange(data.num_public))
+    for name in "abc":
+        taught = tiny_participant()
+        taught.load_state_dict(seen.ends[0][name])
+        own = data.source(name).dataset
+        assert isinstance(own, Examples)
+        with torch.no_grad():
+            features, mean = taught.backbone(inputs), taught.backbone(own.inputs).mean()
+            torch.testing.assert_close(ensemble.given[0][name], taught.head(features) + features.mean(1, True) + mean)
+    assert "federation/teacher_agreement" not in run.callback_metrics
+
+
+def test_a_message_is_not_made_of_private_examples() -> None:
+    pytest.importorskip("opacus")
+    private = DPSGD(noise_multiplier=1.0, max_grad_norm=1.0, delta=1e-3, max_epsilon=100)
+    federation = tiny_federation(participant={"privacy": private})
+    with pytest.raises(ValueError, match=r"participant 'a': privacy=DPSGD.*beside Density"):
+        fit(federation, tiny_data(), 1, EnsembleDistillation(Density()))
+    assert not federation.has_trained
