@@ -21,6 +21,7 @@ from types import ModuleType
 
 from jsonargparse import _common as jsonargparse_common
 from jsonargparse import set_parsing_settings
+from jsonargparse._util import import_object
 
 from hetfed_lightning._moved import MODULES, NAMES
 
@@ -132,6 +133,19 @@ def _allow(extra: Sequence[str]) -> None:
     before: dict[str, bool] = jsonargparse_common.parsing_settings["import_path_verdicts"]
     stale = [path for path, may_be_named in before.items() if may_be_named and path not in allowed]
     set_parsing_settings(import_path_denylist=[*DENIED, *stale], import_path_allowlist=allowed)
+
+
+def allowed_class(path: str) -> type | None:
+    """The class of a dotted path, if configurations may name it and it can be imported.
+
+    Args:
+        path: Value of a ``class_path``.
+    """
+    try:
+        found = import_object(path)
+    except Exception:  # noqa: BLE001 - whoever makes the class says what is wrong with it
+        return None
+    return found if isinstance(found, type) else None
 
 
 class _Beside(MetaPathFinder):

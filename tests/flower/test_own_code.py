@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
+from hetfed_lightning.data import Examples, FederatedData, FederatedDataModule
 from hetfed_lightning.flower.coordinator.server_config import read_server_config
 from hetfed_lightning.flower.init.own_code import listed_modules, own_modules
 from hetfed_lightning.flower.site.site_config import read_site_config
@@ -67,6 +71,42 @@ def test_code_beside_the_configuration_lies_in_every_folder(
     assert found == str(deployment / "sites" / "hospital_a" / f"{module}.py")
     assert [type(one).__name__ for one in site.callbacks] == ["Prototypes", "ControlVariates"]
     assert [type(one).__name__ for one in server.callbacks] == ["Prototypes", "ControlVariates"]
+
+
+class Tapes(FederatedDataModule):
+    """A recording of each participant: numbers, the last column a class."""
+
+    def __init__(self, tapes: Mapping[str, Path], batch_size: int = 8) -> None:
+        super().__init__(batch_size=batch_size)
+        self.tapes = tapes
+
+    def load(self, participants: tuple[str, ...]) -> FederatedData:
+        found = {name: torch.from_numpy(np.load(self.tapes[name])) for name in participants}
+        sets: Any = {name: Examples(one[:, :-1].float(), one[:, -1].long()) for name, one in found.items()}
+        return FederatedData(sets, {}, {}, None)
+
+
+def test_data_of_a_users_own_are_found_by_the_annotation_of_their_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = tiny()
+    for place, name in enumerate(("hospital_a", "hospital_b")):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(place).integers(0, 3, (12, 5)))
+    put(config, "trainer.callbacks", [{"class_path": "hetfed_lightning.BackboneAveraging"}])
+    tapes = {name: f"{name}.npy" for name in ("hospital_a", "hospital_b")}
+    config["data"] = {"class_path": f"{__name__}.Tapes", "init_args": {"tapes": tapes}}
+    deployment = deployed(written(config), tmp_path / "deployment", "--allow_import", __name__)
+    site = deployment / "sites" / "hospital_b" / "site.yaml"
+    own = yaml.safe_load(site.read_text())["data"]["init_args"]["data"]["init_args"]
+    assert own["tapes"] == {"hospital_b": str(tmp_path / "hospital_b.npy")}
+    assert "data.init_args.data.init_args.tapes.hospital_b" in site.read_text()  # Among the paths to look at.
+    (tmp_path / "hospital_b.npy").rename(site.parent / "mine.npy")
+    site.write_text(site.read_text().replace(str(tmp_path / "hospital_b.npy"), "mine.npy"))
+    monkeypatch.chdir("/")
+    found = read_site_config(site, "hospital_b", [__name__])
+    found.data.replace_data(found.data.load(("hospital_b",)))
+    assert found.data.num_samples("hospital_b") == 12
 
 
 def test_packages_are_copied_and_what_is_installed_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,15 @@ import lightning as L
 import pytest
 import torch
 import yaml
+from jsonargparse.typing import Path_fr
 from safetensors.torch import load_file, save_file
 
+from hetfed_lightning.cli.allowlist import restricted_imports
 from hetfed_lightning.cli.configs import ConfigError
+from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.flower.coordinator.server_config import ServerConfig, read_server_config
 from hetfed_lightning.flower.files.initial_weights import load_start, start_bytes
+from hetfed_lightning.flower.files.path_arguments import path_arguments
 from hetfed_lightning.flower.files.paths import absolute, paths_in, with_paths
 from hetfed_lightning.flower.site.site_config import SiteConfig, read_site_config
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
@@ -227,6 +231,29 @@ def test_a_class_of_the_users_own_has_to_be_allowed(folder: Path) -> None:
 
 
 # Paths
+
+
+class Recordings(FederatedDataModule):
+    """Annotates what is a path."""
+
+    def __init__(self, tapes: dict[str, Path], labels: str | Path, path: str = "", copies: list[Path_fr] | None = None):
+        super().__init__()
+
+
+def test_paths_are_found_by_their_annotations(tmp_path: Path) -> None:
+    settings = {"tapes": {"a": "x.wav"}, "labels": "l.csv", "path": "of the signal", "copies": ["1", "2"]}
+    inner = {"class_path": f"{__name__}.Recordings", "init_args": settings}
+    config: dict[str, Any] = {"class_path": "my.Module", "init_args": {"path": "p", "data": inner}}
+    with restricted_imports([__name__]):
+        found = with_paths(config, lambda path: absolute(path, tmp_path))["init_args"]
+    own = found["data"]["init_args"]
+    assert found["path"] == str(tmp_path / "p")
+    assert own["tapes"] == {"a": str(tmp_path / "x.wav")}
+    assert own["labels"] == str(tmp_path / "l.csv")
+    assert own["path"] == "of the signal"
+    assert own["copies"] == [str(tmp_path / "1"), str(tmp_path / "2")]
+    with restricted_imports():  # What may not be named is not imported to look at it.
+        assert path_arguments(f"{__name__}.Recordings") is None
 
 
 def test_paths_are_found_by_their_keys(tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from hetfed_lightning.flower.files.path_arguments import path_arguments
 from hetfed_lightning.paths import with_home
 
 _PATH = re.compile(r"(?:.+_)?(?:path|paths|folder|folders|file|files|dir|directory|root)|public")
 
 
 def with_paths(config: Any, change: Callable[[str], str]) -> Any:
-    """Copy of a configuration in which paths, such as texts below ``path`` and ``image_folder``, are changed.
+    """Copy of a configuration in which paths are changed.
+
+    Paths are texts of arguments that their class annotates so. Where it annotates none, those below keys such as
+    ``path`` and ``image_folder`` are.
 
     Args:
         config: Settings of a data module: ``class_path`` and ``init_args``.
@@ -46,25 +50,33 @@ def _names_path(key: str) -> bool:
     return key != "class_path" and _PATH.fullmatch(key) is not None
 
 
-def _changed(value: Any, change: Callable[[str], str], *, is_path: bool) -> Any:
+def _changed(value: Any, change: Callable[[str], str], *, is_path: bool | Collection[str]) -> Any:
     if isinstance(value, dict):
         return {key: _changed(one, change, is_path=_below(key, value, is_path=is_path)) for key, one in value.items()}
     if isinstance(value, list):
         return [_changed(one, change, is_path=is_path) for one in value]
-    return change(value) if is_path and isinstance(value, str) else value
+    return change(value) if is_path is True and isinstance(value, str) else value
 
 
-def _found(value: Any, keys: tuple[str, ...], *, is_path: bool) -> Iterator[tuple[str, str]]:
+def _found(value: Any, keys: tuple[str, ...], *, is_path: bool | Collection[str]) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, one in value.items():
             yield from _found(one, (*keys, str(key)), is_path=_below(key, value, is_path=is_path))
     elif isinstance(value, list):
         for place, one in enumerate(value):
             yield from _found(one, (*keys, str(place)), is_path=is_path)
-    elif is_path and isinstance(value, str):
+    elif is_path is True and isinstance(value, str):
         yield ".".join(keys), value
 
 
-def _below(key: Any, mapping: dict[Any, Any], *, is_path: bool) -> bool:
-    """True if texts below a key are paths: its name says so, or it stands (as a participant) below one that does."""
+def _below(key: Any, mapping: dict[Any, Any], *, is_path: bool | Collection[str]) -> bool | Collection[str]:
+    """Whether texts below a key are paths, or below which keys they are.
+
+    Those of a class that annotates arguments as paths are paths below these. Elsewhere a key says so by its name, or by
+    standing (as a participant) below one that does.
+    """
+    if key == "init_args" and (annotated := path_arguments(mapping.get("class_path"))) is not None:
+        return annotated
+    if not isinstance(is_path, bool):
+        return str(key) in is_path
     return _names_path(str(key)) or (is_path and "class_path" not in mapping and key != "class_path")
