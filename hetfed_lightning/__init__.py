@@ -14,8 +14,14 @@ from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging
+from hetfed_lightning.methods.context import Context
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.methods.inheritance import Inheritance
+from hetfed_lightning.methods.messages import Combined, Exchange, Message, PerParticipant, Work
+from hetfed_lightning.methods.method import About, Method
+from hetfed_lightning.methods.participant_data import ParticipantData
+from hetfed_lightning.methods.plans import Part
+from hetfed_lightning.methods.server_memory import ServerMemory
 from hetfed_lightning.participants.groups import ParticipantGroup
 from hetfed_lightning.participants.multi_input import MultiInputParticipant
 from hetfed_lightning.participants.participant import Participant
@@ -33,10 +39,14 @@ if not TYPE_CHECKING:  # A type checker would take any name for one of the packa
 
 __all__ = [
     "DPSGD",
+    "About",
     "BackboneAveraging",
     "BinaryTask",
+    "Combined",
+    "Context",
     "CosineSchedule",
     "EnsembleDistillation",
+    "Exchange",
     "FederatedCallback",
     "FederatedDataModule",
     "FederatedProgressBar",
@@ -46,17 +56,24 @@ __all__ = [
     "GenericAndPersonal",
     "Inheritance",
     "LinearSchedule",
+    "Message",
+    "Method",
     "MultiInputParticipant",
     "MulticlassTask",
     "MultilabelTask",
+    "Part",
     "Participant",
+    "ParticipantData",
     "ParticipantGroup",
+    "PerParticipant",
     "Phase",
     "PrivateAveraging",
     "RegressionTask",
     "RunRecord",
     "SafeCheckpointIO",
+    "ServerMemory",
     "Task",
     "Transfer",
+    "Work",
     "__version__",
 ]

@@ -7,12 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hetfed_lightning.methods.context import Context
-from hetfed_lightning.methods.messages import Combined, Exchange, Message, Work
-from hetfed_lightning.methods.method import About, Method
-from hetfed_lightning.methods.participant_data import ParticipantData
-from hetfed_lightning.methods.server_memory import ServerMemory
-from hetfed_lightning.participants.participant import Participant
+from hetfed_lightning import (
+    About,
+    Combined,
+    Context,
+    Exchange,
+    Message,
+    Method,
+    Participant,
+    ParticipantData,
+    ServerMemory,
+    Work,
+)
 
 
 class Prototypes(Method):
