@@ -1,4 +1,4 @@
-"""What watches a federation: monitoring, progress, records and summaries."""
+"""Callbacks that watch a federation: monitoring, progress, records and summaries."""
 
 from __future__ import annotations
 

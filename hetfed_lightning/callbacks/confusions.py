@@ -1,4 +1,4 @@
-"""What trained participants answer to validation data: who confuses what, and predicted against true values."""
+"""Predictions of trained participants on validation data: confusion matrices, and predicted against true values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_CLASSES = 30
-"""A confusion matrix of more classes cannot be read."""
+"""Largest number of classes of a readable confusion matrix."""
 
 MAX_EXAMINED = 16
 """Participants that are looked at; each picture takes a third of a second, and few would be looked at."""
@@ -34,12 +34,12 @@ MAX_POINTS = 400
 
 @dataclass(frozen=True)
 class Examined:
-    """Answers to validation data.
+    """Predictions on validation data.
 
     Attributes:
-        confusions: Of classifiers, examples by true and predicted class, shape ``(C, C)``, by name.
-        residuals: Of regressions of one value, true and predicted values, at most ``MAX_POINTS``, by name.
-        where: Which data it was, e.g. ``"own validation set"``.
+        confusions: Numbers of examples by true and predicted class, shape ``(C, C)``, by name; of classifiers.
+        residuals: True and predicted values, at most ``MAX_POINTS``, by name; of regressions with one value.
+        where: Data of the predictions, e.g. ``"own validation set"``.
     """
 
     confusions: dict[str, Tensor]
@@ -49,11 +49,15 @@ class Examined:
 
 @torch.no_grad()
 def examine(trainer: L.Trainer, federation: Federation) -> Examined:
-    """Ask the participants.
+    """Predictions of all participants on validation data.
 
-    Classifiers in one pass over everyone's validation set where there is one, so that all show all classes, and over
-    each one's own set elsewhere; regressions, whose units may differ, over their own wherever they have one. Those with
-    other tasks or more than ``MAX_CLASSES`` are left out.
+    Classifiers take one pass over the global validation set if there is one, so that all show all classes, else over
+    their own. Regressions, whose units may differ, take their own validation set if they have one. Participants with
+    other tasks or more than ``MAX_CLASSES`` classes are left out.
+
+    Args:
+        trainer: Trainer at the end of a fit.
+        federation: The federation.
     """
     loaders = federation.federated_data.val_dataloader() if trainer.limit_val_batches else {}
     members, joined = federation.members(), federation.joined(federation.current_round - 1)

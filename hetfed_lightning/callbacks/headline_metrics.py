@@ -1,4 +1,4 @@
-"""The one metric of every participant that matters, summarised over all of them."""
+"""Headline metric of every participant and its summary over all of them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 LOSS = "loss"
-"""Name of the loss among a participant's figures, less the stage."""
+"""Name of the loss among a participant's metrics, without the stage."""
 
 
 class Headline(NamedTuple):
-    """The metric by which a participant is judged.
+    """Metric by which a participant is judged.
 
     Attributes:
-        metric: Its name without the stage, such as ``"accuracy"``.
-        higher_is_better: Whether a larger value is better.
-        kind: Of its outputs, such as ``"multiclass"``; losses of one kind have one unit.
+        metric: Name without the stage, such as ``"accuracy"``.
+        higher_is_better: True if a larger value is better.
+        kind: Kind of outputs, such as ``"multiclass"``; losses of one kind have one unit.
     """
 
     metric: str
@@ -31,7 +31,7 @@ class Headline(NamedTuple):
 
 
 def headlines(members: Mapping[str, Participant]) -> dict[str, Headline]:
-    """The headline metric of every participant, by name."""
+    """Headline metric of every participant, by name."""
     return {
         name: Headline(one.task.headline, one.task.higher_is_better, one.task.kind) for name, one in members.items()
     }
@@ -40,12 +40,12 @@ def headlines(members: Mapping[str, Participant]) -> dict[str, Headline]:
 def headline_summaries(
     of_members: Mapping[str, Headline], stage: Stage, values: Mapping[str, float]
 ) -> dict[tuple[str, bool], FairnessSummary]:
-    """Summary of the headline metric over the participants, by metric and whether it is on everyone's data.
+    """Summary of the headline metric over participants, by metric and True for global data.
 
     Args:
-        of_members: The participants' headline metrics by name; a student is not among them.
+        of_members: Headline metrics by participant, without the student.
         stage: ``"val"`` or ``"test"``.
-        values: The participants' figures by tag; those who have none, since their data do not define it, are left out.
+        values: Metrics by tag; participants without one, since their data do not define it, are left out.
     """
     metrics = {one.metric: one.higher_is_better for one in of_members.values()}
     return _summaries(of_members, metrics, stage, values)
@@ -54,12 +54,12 @@ def headline_summaries(
 def loss_summaries(
     of_members: Mapping[str, Headline], stage: Stage, values: Mapping[str, float]
 ) -> dict[tuple[str, bool], FairnessSummary]:
-    """Summary of the loss over the participants; empty where losses are of several kinds, which have no mean.
+    """Summary of the loss over participants; empty for losses of several kinds, which have no common mean.
 
     Args:
-        of_members: The participants' headline metrics by name; a student is not among them.
+        of_members: Headline metrics by participant, without the student.
         stage: ``"val"`` or ``"test"``.
-        values: The participants' figures by tag.
+        values: Metrics by tag.
     """
     if len({one.kind for one in of_members.values()}) > 1:
         return {}
@@ -82,10 +82,10 @@ def _summaries(
 def summary_figures(
     summaries: Mapping[tuple[str, bool], FairnessSummary], stage: Stage
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Figures of the federation by tag: the means, and worst, standard deviation and Jain's index.
+    """Metrics of the federation by tag, as a pair: the means; worst, standard deviation and Jain's index.
 
     Args:
-        summaries: As :func:`headline_summaries` and :func:`loss_summaries` give them.
+        summaries: Results of :func:`headline_summaries` and :func:`loss_summaries`.
         stage: ``"val"`` or ``"test"``.
     """
     means: dict[str, float] = {}

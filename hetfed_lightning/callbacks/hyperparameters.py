@@ -1,4 +1,4 @@
-"""Hyper-parameters of a run for every logger: its configuration, or, of a run made in Python, what its parts say."""
+"""Hyper-parameters of a run for every logger: its configuration, or settings of its parts for a run made in Python."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _OF_PARTICIPANT = ("architecture", "optimizer", "weights", "examples", "local_ep
 
 
 def log_hyperparameters(trainer: L.Trainer, federation: Federation, config: str | None) -> None:
-    """Give every logger the run's hyper-parameters; a logger that cannot take them is named, and training goes on.
+    """Log the run's hyper-parameters to every logger; a logger that cannot take them is named in a warning.
 
     Args:
-        trainer: At the beginning of a fit.
-        federation: Its optimizers made.
-        config: The run's configuration as YAML, if there is one.
+        trainer: Trainer at the beginning of a fit.
+        federation: The federation, its optimizers made.
+        config: Configuration of the run as YAML; None for a run made in Python.
     """
     if not trainer.loggers:
         return
@@ -48,8 +48,8 @@ def described(trainer: L.Trainer, federation: Federation) -> dict[str, Any]:
     """Hyper-parameters of a federation made in Python, nested, of plain values.
 
     Args:
-        trainer: Its length, precision and methods are among them.
-        federation: Its settings and those of its first 200 participants, each with what it keeps by
+        trainer: Trainer, for length, precision and methods.
+        federation: The federation, for its settings and those of its first 200 participants, with their
             ``save_hyperparameters``.
     """
     participants = {}

@@ -1,8 +1,9 @@
-"""What belongs to the federation as a whole, logged once a round, and pages of it for TensorBoard.
+"""Metrics of the federation as a whole, logged once a round, and its pages in TensorBoard.
 
-Numbers and hyper-parameters go to every logger. Text, pictures and the page "Custom Scalars" (one chart per metric with
-a line per participant; TensorBoard's own pages draw one chart per tag) go to a ``TensorBoardLogger`` alone, at the
-beginning and at the end of a fit, so that a log grows by numbers only, however many rounds there are.
+Numbers and hyper-parameters go to every logger. Text, pictures and the page "Custom Scalars" go to a
+``TensorBoardLogger`` alone, at the beginning and at the end of a fit: a log then grows by numbers only, however many
+rounds there are. That page has one chart per metric with a line per participant; TensorBoard's own pages draw one chart
+per tag.
 """
 
 from __future__ import annotations
@@ -48,21 +49,20 @@ SECONDS = "federation/seconds_per_round"
 
 
 class FederationMonitor(FederatedCallback):
-    """Logs what belongs to all: mean, worst, standard deviation and Jain's index of the participants' headline metric.
+    """Logs mean, worst, standard deviation and Jain's index of the participants' headline metric.
 
-    And of their loss (``federation/val_loss_mean``), where all losses are of one kind. A participant whose data do not
-    define a metric, such as the area under the ROC curve of one class, is left out of these and named once.
+    It also logs the mean loss (``federation/val_loss_mean``) if all losses are of one kind, and every participant's
+    learning rate (``lr/hospital_a``). A ``LearningRateMonitor`` takes its place for the latter, but names participants
+    only for optimizers with a scheduler. A participant whose data do not define a metric, such as the area under the
+    ROC curve of one class, is left out and named once.
 
-    Also every participant's learning rate (``lr/hospital_a``), unless a ``LearningRateMonitor`` does, which knows the
-    participants of those optimizers alone that have a scheduler.
-
-    A number that is NaN goes to no logger. For a ``TensorBoardLogger`` it also writes, and never in ``fast_dev_run``:
-    a table of the participants, the run's configuration, who averages what with whom, charts with a line per
-    participant, the label distributions, and at the end confusion matrices or predicted against true values, the
-    teachers' agreement and a table of test results. Pictures need matplotlib, the extra ``plots``.
+    NaN goes to no logger. A ``TensorBoardLogger`` also gets, except in ``fast_dev_run``: a table of the participants,
+    the run's configuration, the sharing report, charts with a line per participant, and the label distributions; at the
+    end confusion matrices or predicted against true values, the teachers' agreement, and a table of test results.
+    Pictures need matplotlib, the extra ``plots``.
 
     Args:
-        config: The run's configuration as YAML, shown as text; None shows none. The command line sets it.
+        config: Configuration of the run as YAML, shown as text; None for none. The command line sets it.
     """
 
     phase = Phase.MONITORING
@@ -78,7 +78,7 @@ class FederationMonitor(FederatedCallback):
     # Numbers, for every logger
 
     def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
-        """Summarise the participants' headline metric, on their own data and on everyone's."""
+        """Log the summary of the headline metric on own and on global data."""
         if stage == "test":
             table = results_table(values, list(federation.everyone()))
             for writer in _writers(trainer):
@@ -101,12 +101,12 @@ class FederationMonitor(FederatedCallback):
         self._round_began = perf_counter()
 
     def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Stop the clock: half a round would pass for a fast one."""
+        """Stop the clock, since half a round would count as a fast one."""
         del trainer, federation, round_index
         self._round_began = None
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Log the learning rates of the round, and how long it took, validation not included."""
+        """Log the learning rates of the round and its duration in seconds, validation not included."""
         if not of_type(trainer, LearningRateMonitor):
             rates = learning_rates(federation, federation.active_names(round_index))
             self._tags.update(rates)
@@ -121,7 +121,7 @@ class FederationMonitor(FederatedCallback):
     # Text, charts and pictures, for TensorBoard
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
-        """Write who takes part, what they share and what they have."""
+        """Write the tables of participants and sharing, and the label distributions."""
         self._tags, self._laid_out, self._examined, self._summarised = set(), set(), None, {}
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
             log_hyperparameters(trainer, federation, self.config)
@@ -146,7 +146,7 @@ class FederationMonitor(FederatedCallback):
             writer.add_figure("federation/label_distribution", plots.label_distribution(counts))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lay out the charts, as soon as there are metrics, and again when others turn up."""
+        """Lay out the charts once there are metrics, and again when further ones appear."""
         federation: Federation = pl_module  # type: ignore[assignment]
         writers = _writers(trainer)
         if not writers:
@@ -160,7 +160,7 @@ class FederationMonitor(FederatedCallback):
                 writer.add_custom_scalars(layout)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw who confuses what, and which teachers agreed in the last round that asked them."""
+        """Draw confusion matrices and the teachers' agreement in the last round that distilled."""
         federation: Federation = pl_module  # type: ignore[assignment]
         writers = _writers(trainer) if plots.available() else []
         if not writers:
@@ -181,7 +181,7 @@ class FederationMonitor(FederatedCallback):
                 writer.add_figure(f"residuals/{name}", plots.residuals({name: sample}, where=found.where), step)
 
     def examined(self, trainer: L.Trainer, federation: Federation) -> Examined:
-        """What everyone answers to validation data as training has ended, looked at once for all who ask."""
+        """Predictions of all trained participants on validation data, computed once for all callers."""
         if self._examined is None:
             try:
                 self._examined = examine(trainer, federation)
@@ -192,7 +192,12 @@ class FederationMonitor(FederatedCallback):
 
 
 def learning_rates(federation: Federation, names: Iterable[str]) -> dict[str, float]:
-    """Learning rates of some participants by tag: ``lr/hospital_a``, or ``lr_1``, ``lr_2`` for groups of parameters."""
+    """Learning rates by tag: ``lr/hospital_a``, or ``lr_1``, ``lr_2`` for several parameter groups.
+
+    Args:
+        federation: The federation, in a fit.
+        names: Names of the participants.
+    """
     rates = {}
     for name in names:
         groups = [group for optimizer in federation.local[name].optimizers for group in optimizer.param_groups]

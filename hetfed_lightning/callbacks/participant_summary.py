@@ -1,4 +1,4 @@
-"""Who takes part in a run and with what, for everything that tells of it: TensorBoard, records, reports."""
+"""Roles of the participants in a run, for TensorBoard, records and reports."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ C = TypeVar("C", bound=L.Callback)
 
 @dataclass(frozen=True)
 class Role:
-    """One participant's part in a run.
+    """Role of one participant in a run.
 
     Attributes:
-        name: Its name.
+        name: Name of the participant.
         architecture: Classes of backbone and head.
-        optimizer: Classes and learning rates; empty where nothing is trained.
+        optimizer: Classes and learning rates; empty if nothing is trained.
         weights: Number of its parameters.
-        shared_bytes: What it averages with others, bytes each way in a round.
-        shared_with: With whom, in order of the federation.
-        examples: Training examples; 0 of a student, who has none.
+        shared_bytes: Bytes of its averaged tensors, each way in a round.
+        shared_with: Names of the others that average them, in order of the federation.
+        examples: Number of training examples; 0 for the student.
         local_epochs: Passes over them in a round.
-        joins_at: The round in which it joins.
+        joins_at: First round of its membership, from 0.
         task: Kind of its task, e.g. ``"multiclass"``.
-        headline: Its headline metric.
-        higher_is_better: Whether a larger value of that is better.
+        headline: Name of its headline metric.
+        higher_is_better: True if a larger value of that is better.
     """
 
     name: str
@@ -57,11 +57,11 @@ class Role:
 
     @property
     def is_student(self) -> bool:
-        """Whether it is the unified model, which has no data."""
+        """True for the unified model, which has no data."""
         return self.name == STUDENT
 
     def row(self) -> dict[str, Any]:
-        """Everything but the name, as plain data for a run's record."""
+        """Attributes without the name, as plain data for a run's record."""
         found = asdict(self) | {"shared_with": list(self.shared_with)}
         del found["name"]
         return found
@@ -69,11 +69,11 @@ class Role:
 
 @dataclass(frozen=True)
 class Partnership:
-    """What one participant averages.
+    """Averaged tensors of one participant.
 
     Attributes:
         size: Bytes each way in a round.
-        partners: With whom, in order of the federation; the first ones.
+        partners: Names of the others that average them, in order of the federation; the first ones.
     """
 
     size: int = 0
@@ -81,11 +81,11 @@ class Partnership:
 
 
 def partnerships(groups: Iterable[tuple[Sequence[str], int]], limit: int) -> dict[str, Partnership]:
-    """Who averages with whom, of those who average something.
+    """Partnership of each averaging participant, by name.
 
     Args:
-        groups: Members and bytes of what they share, for every group of every averaging callback.
-        limit: How many of a group's members are named as partners, the first ones.
+        groups: Members and shared bytes of every group of every averaging callback.
+        limit: Largest number of partners listed; the first ones.
     """
     sizes: dict[str, int] = defaultdict(int)
     partners: dict[str, dict[str, None]] = defaultdict(dict)
@@ -101,7 +101,7 @@ def partnerships(groups: Iterable[tuple[Sequence[str], int]], limit: int) -> dic
 
 
 def roles(trainer: L.Trainer, federation: Federation, limit: int) -> list[Role]:
-    """The first ``limit`` participants and what they do; as it is once a fit has begun."""
+    """Roles of the first ``limit`` participants, once a fit has begun."""
     groups = [
         (group.members, payload_bytes(federation[group.members[0]].state_of(group.keys)))
         for callback in of_type(trainer, BackboneAveraging)
@@ -140,7 +140,7 @@ def _optimizer(optimizer: torch.optim.Optimizer) -> str:
 
 
 def label_counts(federation: Federation, limit: int) -> dict[str, Any]:
-    """Training examples per class of the first participants whose task knows classes, as arrays by name."""
+    """Training examples by class, shape ``(C,)``, by name of the first participants whose task has classes."""
     data = federation.federated_data
     counts = {}
     for name, participant in islice(federation.members().items(), limit):
@@ -155,5 +155,5 @@ def label_counts(federation: Federation, limit: int) -> dict[str, Any]:
 
 
 def of_type(trainer: L.Trainer, kind: type[C]) -> list[C]:
-    """The trainer's callbacks of a kind."""
+    """Callbacks of a trainer that are instances of ``kind``."""
     return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]

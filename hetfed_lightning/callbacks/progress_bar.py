@@ -1,4 +1,4 @@
-"""The progress of a federation: rounds, participants and the one metric that matters, in a bar or line by line."""
+"""Progress of a federation, as a bar or line by line: rounds, participants and the headline metric."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 
 REDRAWN = 0.05
-"""Seconds between two drawings of a bar: an eye sees no more, and drawing costs as much as a small fleet's step."""
+"""Seconds between two drawings of a bar: faster is invisible, and drawing costs as much as a small fleet's step."""
 
 
 DEFAULTS: Mapping[type, int] = {TQDMProgressBar: 1, RichProgressBar: 100}
-"""What Lightning brings by itself, which depends on whether rich is installed, and its refresh rate then."""
+"""Lightning's default progress bars, of which it takes rich's if that is installed, with their refresh rates."""
 
 
 class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
-    """Lightning's progress bar, speaking of rounds and participants. A federation puts it in the place of Lightning's.
+    """Lightning's progress bar with rounds and participants; a federation replaces Lightning's own by it.
 
-    ``Round 3/20 · 4 participants`` and the mean of the headline metric over the participants, on their ``own``
-    validation data and on everyone's (``global``); beside these only what a participant logs with
-    ``prog_bar=True``. Where there is no terminal (a pipe, a log file, a notebook) it writes one line a round
-    instead: to the standard error, so that what a program prints stays clean, and in a notebook below the cell.
+    It shows ``Round 3/20 · 4 participants`` and the mean of the headline metric over participants, on ``own`` and on
+    ``global`` validation data; beside these only values logged with ``prog_bar=True``. Without a terminal (a pipe, a
+    log file, a notebook) it writes one line a round instead: to the standard error, so that a program's output stays
+    clean, and in a notebook below the cell.
 
     Args:
-        refresh_rate: Batches between two updates of the bar, which is drawn twenty times a second at most; 0 shows
+        refresh_rate: Batches between two updates of the bar, which is drawn at most twenty times a second; 0 shows
             nothing.
-        process_position: Lines to leave free above the bar.
-        leave: Whether the bar of every round stays.
+        process_position: Lines left free above the bar.
+        leave: True to leave the bar of every round on the screen.
     """
 
     def __init__(self, refresh_rate: int = 1, process_position: int = 0, leave: bool = False) -> None:
@@ -52,7 +52,7 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
 
     @property
     def is_enabled(self) -> bool:
-        """Whether a bar is drawn: it was not disabled, and Lightning would draw it on a terminal."""
+        """True if a bar is drawn: it was not disabled, and Lightning would draw it on a terminal."""
         return super().is_enabled and sys.stdout.isatty()
 
     @property
@@ -71,7 +71,7 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
     # The metric that matters
 
     def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
-        """Keep the validation's summary."""
+        """Store the summary of a validation."""
         del trainer
         if stage != "val":
             return
@@ -85,7 +85,7 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
                 self._worst["worst" + suffix] = f"{summary.worst:.3f} ({summary.worst_name})"
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Mean of the headline metric, own and global, and what participants asked to be shown."""
+        """Mean of the headline metric, own and global, and values that participants log with ``prog_bar=True``."""
         asked = super().get_metrics(trainer, pl_module)
         asked.pop("v_num", None)
         return self._headline | {key: value for key, value in asked.items() if not key.startswith("federation/")}
@@ -93,12 +93,12 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
     # Rounds
 
     def on_train_start(self, *args: Any) -> None:
-        """Begin without the figures of the sanity check, or of an earlier run."""
+        """Drop metrics of the sanity check and of an earlier run."""
         self._headline, self._worst = {}, {}
         super().on_train_start(*args)
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Say which round begins, and with how many."""
+        """Show the round that begins and its number of participants."""
         super().on_train_epoch_start(trainer, *args)
         self._began = perf_counter()
         self._line = round_description(cast("Federation", trainer.lightning_module), trainer.max_epochs)
@@ -121,7 +121,7 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Say whose validation set this is."""
+        """Show the owner of the validation set."""
         super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         what = self.sanity_check_description if trainer.sanity_checking else self.validation_description
         self._name(self.val_progress_bar, what, trainer.val_dataloaders, batch_idx, dataloader_idx)
@@ -129,7 +129,7 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
     def on_test_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Say whose test set this is."""
+        """Show the owner of the test set."""
         super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         loaders = trainer.test_dataloaders
         self._name(self.test_progress_bar, self.test_description, loaders, batch_idx, dataloader_idx)
@@ -137,7 +137,7 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
     def on_predict_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Say whose data is predicted."""
+        """Show the owner of the data."""
         super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         loaders = trainer.predict_dataloaders
         self._name(self.predict_progress_bar, self.predict_description, loaders, batch_idx, dataloader_idx)
@@ -149,10 +149,10 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
 
 
 def take_lightnings_place(trainer: L.Trainer) -> list[FederatedProgressBar]:
-    """Take away the bar that Lightning brings by itself; whoever chose another one, or settings, keeps that.
+    """Remove Lightning's default bar; a bar that the user chose or configured stays.
 
     Returns:
-        Ours for it, if there was one.
+        Our bar in its place; empty if there was no default bar.
     """
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     plain = [one for one in callbacks if getattr(one, "refresh_rate", None) == DEFAULTS.get(type(one), -1)]
@@ -162,11 +162,11 @@ def take_lightnings_place(trainer: L.Trainer) -> list[FederatedProgressBar]:
 
 
 def round_description(federation: Federation, rounds: int | None) -> str:
-    """The round about to be trained, from 1, and how many take part: ``Round 3/20 · 4 participants``.
+    """Round about to be trained, from 1, and its number of participants: ``Round 3/20 · 4 participants``.
 
     Args:
-        federation: In a run.
-        rounds: Rounds in all; None or -1 where nobody knows.
+        federation: The federation, in a run.
+        rounds: Number of all rounds; None or -1 if it is not known.
     """
     index = federation.current_round
     count = len(federation.active_names(index))

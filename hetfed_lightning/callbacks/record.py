@@ -1,4 +1,4 @@
-"""Writes a run's record, ``record.json``, into its log folder while it trains: what reports and figures are made of."""
+"""Record of a run, written to ``record.json`` in its log folder during training, as the source of reports and plots."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHARE = 0.02
-"""Share of a run's time that writing may take: a long record of many participants is not written every round."""
+"""Largest fraction of a run's time spent on writing; a long record of many participants is not written every round."""
 
 
 class RunRecord(FederatedCallback):
-    """Keeps what happens in a run, of the first 200 participants, and writes it atomically as rounds end.
+    """Records metrics and events of a run, of the first 200 participants, and writes them atomically as rounds end.
 
-    The command line brings it. It writes into the folder of the first logger; without one, and in ``fast_dev_run``,
-    nothing unless ``folder`` says where. A run that resumes writes a record of its own, from the round on where it goes
-    on. With several processes the first one writes.
+    The command line adds it. It writes into the folder of the first logger. Without a logger, and in ``fast_dev_run``,
+    it writes only into ``folder``. A resumed run writes a record of its own, from its first round on. With several
+    processes the first one writes.
 
     Args:
-        folder: Where to write; None for the log folder.
-        config: The run's configuration as YAML; the command line sets it.
-        arm: Kind of training, where several are compared.
-        name: Of the run, for headings; the end of the folder's path by default.
+        folder: Folder of the record; None for the log folder.
+        config: Configuration of the run as YAML; the command line sets it.
+        arm: Kind of training in a comparison.
+        name: Name of the run in headings; the end of the folder's path by default.
     """
 
     phase = Phase.MONITORING
@@ -60,7 +60,7 @@ class RunRecord(FederatedCallback):
         self._next_write = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Find the folder, of which all processes have to ask, and begin a record unless one has been trained into."""
+        """Find the folder, a call that all processes have to make, and begin a record unless one continues."""
         federation: Federation = pl_module  # type: ignore[assignment]
         asked = run_folder(trainer) if trainer.loggers else None
         where = self.folder or (None if trainer.fast_dev_run else asked)  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ class RunRecord(FederatedCallback):
             self._round, self._next_write = {}, 0.0
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
-        """Note who takes part."""
+        """Record the participants and their roles."""
         if self.record is not None:
             self._describe(trainer, federation)
             counts = label_counts(federation, MAX_PARTICIPANTS)
@@ -84,13 +84,13 @@ class RunRecord(FederatedCallback):
             self._write()
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Note who was left out of the round."""
+        """Record the participants that were quarantined in the round."""
         del trainer
         if self.record is not None:
             self.record.leave_out(round_index, federation.guard.quarantined)
 
     def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
-        """Note the participants' figures."""
+        """Record the participants' metrics."""
         if self.record is None or trainer.sanity_checking:
             return
         if not self.record.participants:  # An evaluation alone.
@@ -106,7 +106,7 @@ class RunRecord(FederatedCallback):
             self._round |= known
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the round, which has been validated by now."""
+        """Close the record of the round, which has been validated by now."""
         if self.record is None:
             return
         federation: Federation = pl_module  # type: ignore[assignment]
@@ -121,7 +121,7 @@ class RunRecord(FederatedCallback):
         return kind == "federation" or (kind == "epsilon" and name in self._names)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note what the trained participants answer."""
+        """Record predictions of the trained participants."""
         if self.record is None:
             return
         federation: Federation = pl_module  # type: ignore[assignment]
@@ -143,7 +143,7 @@ class RunRecord(FederatedCallback):
         self._write()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write what there is."""
+        """Write the record up to the error."""
         del trainer, pl_module, exception
         if self.record is not None and self.record.participants:
             self._write()

@@ -1,4 +1,4 @@
-"""Where a run writes, whatever its loggers are: record, configuration and predictions beside the checkpoints."""
+"""Folder of a run, independent of its loggers, for record, configuration and predictions beside the checkpoints."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 
 def run_folder(trainer: L.Trainer) -> Path:
-    """The folder of one run, the one above its ``checkpoints``. All processes have to ask, and get the first one's.
+    """Folder of a run, the parent of its ``checkpoints``; all processes have to call this, and get the first one's.
 
-    ``Trainer.log_dir`` is that for TensorBoard and CSV loggers. Others say where they keep all their runs, or, as
-    MLflow on a database does, nothing: there each run has ``<save_dir>/<name>/<version>``, where ``ModelCheckpoint``
-    writes too.
+    For TensorBoard and CSV loggers it is ``Trainer.log_dir``. Other loggers name the folder of all their runs or, as
+    MLflow on a database does, none: their runs have ``<save_dir>/<name>/<version>``, where ``ModelCheckpoint`` writes
+    too.
 
     Args:
-        trainer: Set up, so that its first logger knows the run's name and version. Without a logger it is
+        trainer: Trainer whose first logger knows the run's name and version. Without a logger the folder is
             ``default_root_dir``, which runs share.
     """
     logger = trainer.loggers[0] if trainer.loggers else None

@@ -1,4 +1,4 @@
-"""Pages for TensorBoard, made of names, tags and roles: tables, and the charts of "Custom Scalars"."""
+"""Pages for TensorBoard made of names, tags and roles: tables, and the charts of "Custom Scalars"."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ Layout = dict[str, dict[str, list[Any]]]
 """Charts by category and title, each ``["Multiline", [tag, ...]]``, as ``add_custom_scalars`` takes them."""
 
 MAX_PARTICIPANTS = 200
-"""Participants with a row in a table, a line in a chart and a row in the picture of labels; the first ones."""
+"""Largest number of participants in a table, a chart and the picture of labels; the first ones are taken."""
 
 _SUMMARY = re.compile(r"federation/(?P<stage>[a-z]+)_(?:global_)?(?P<headline>.+)_(?P<figure>mean|worst|std|jain)")
 
 
 def chart_layout(tags: Iterable[str], names: Sequence[str]) -> Layout:
-    """Charts for the page "Custom Scalars": one per metric with a line per participant, then the federation's own.
+    """Charts of the page "Custom Scalars": one per metric with a line per participant, then the federation's own.
 
     Args:
-        tags: What has been logged; a metric needs one participant's tag to get a chart for all, since others may
-            join later.
-        names: The participants, and the student if there is one.
+        tags: Logged tags; one participant's tag is enough for a metric's chart, since others may join later.
+        names: Names of the participants, and of the student if there is one.
     """
     tags, known, names = set(tags), set(names), names[:MAX_PARTICIPANTS]
     metrics = {key.rpartition("/")[0] for key in tags if key.rpartition("/")[2] in known} - {"", "federation"}
@@ -73,26 +72,26 @@ def _pattern(key: str, lines: Sequence[str]) -> str:
 
 
 def configuration_page(config: str) -> str:
-    """A run's configuration, YAML as code."""
+    """Configuration of the run as Markdown with YAML in a code block."""
     return f"```yaml\n{config.strip()}\n```"
 
 
 def sharing_page(reports: Iterable[str]) -> str:
-    """Who shares what with whom, a list, whose lines TensorBoard wraps.
+    """Sharing reports as a Markdown list, whose lines TensorBoard wraps.
 
     Args:
-        reports: Of every averaging callback, as
-            :func:`~hetfed_lightning.methods.averaging.sharing_groups.sharing_report` writes them.
+        reports: One report for each averaging callback, from
+            :func:`~hetfed_lightning.methods.averaging.sharing_groups.sharing_report`.
     """
     return "\n\n".join(report.replace("\n  ", "\n\n* ") for report in reports)
 
 
 def participants_table(roles: Iterable[Role], total: int) -> str:
-    """Who takes part and with what, a Markdown table.
+    """Markdown table of the participants and their roles.
 
     Args:
-        roles: Of the first :data:`MAX_PARTICIPANTS`.
-        total: How many there are.
+        roles: Roles of the first :data:`MAX_PARTICIPANTS` participants.
+        total: Number of all participants.
     """
     rows = [
         [

@@ -1,1 +1,1 @@
-"""A local step: what optimizes, scales, clips and ends it."""
+"""Local training steps of a participant: optimization, loss scaling, clipping, DP-SGD."""

@@ -1,7 +1,7 @@
-"""One participant's backward pass: what ``manual_backward`` does, with the participant's own hooks and the callbacks'.
+"""Backward pass of one participant: as ``manual_backward``, with the participant's own hooks and the callbacks'.
 
-``manual_backward`` asks every callback twice whether it wants to hear of the pass. For a federation of small networks,
-whose steps follow each other within milliseconds, that was a fortieth of a round; here those who do are known.
+``manual_backward`` asks every callback twice for hooks. In a federation of small networks, whose steps follow within
+milliseconds, that took a fortieth of a round; here callbacks with such hooks are known beforehand.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def is_usual(trainer: L.Trainer) -> bool:
-    """Whether precision plugin and strategy do nothing of their own around a backward pass, but for scaling the loss.
+    """True if precision plugin and strategy add nothing to a backward pass but a scaled loss.
 
     Args:
-        trainer: In a fit.
+        trainer: Trainer of a fit.
     """
     precision, strategy = type(trainer.precision_plugin), type(trainer.strategy)
     return (
@@ -40,16 +40,15 @@ def is_usual(trainer: L.Trainer) -> bool:
 def go_backward(
     trainer: L.Trainer, participant: Participant, loss: Tensor, hooks: StepHooks, *args: Any, **kwargs: Any
 ) -> None:
-    """Gradients of ``loss``, scaled where the precision asks for it, by way of everyone's hooks.
+    """Compute the gradients of ``loss``, scaled if the precision scales, and call all hooks around it.
 
     Args:
-        trainer: In a fit.
-        participant: Whose ``backward`` is called, and ``on_before_backward`` and ``on_after_backward`` after those of
-            the callbacks.
-        loss: A scalar with a graph.
-        hooks: The callbacks' hooks.
-        args: Of ``backward``, as for ``Tensor.backward``.
-        kwargs: The same by name.
+        trainer: Trainer of a fit.
+        participant: Owner of the loss; its ``backward`` is called, and its hooks after those of the callbacks.
+        loss: Loss, a scalar with a graph.
+        hooks: Callbacks' hooks.
+        args: Further arguments of ``Tensor.backward``.
+        kwargs: Further arguments of ``Tensor.backward``.
     """
     precision, strategy, usual = trainer.precision_plugin, trainer.strategy, is_usual(trainer)
     if not usual:

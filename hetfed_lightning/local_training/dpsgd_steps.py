@@ -1,4 +1,4 @@
-"""A participant's steps with DP-SGD: gradients by example, clipped and noised, and the account of them."""
+"""Optimizer steps of one participant under DP-SGD: gradients by example, clipped and noised, and their account."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 
 class PrivacyBudgetError(ValueError):
-    """Steps that a participant's privacy does not allow; the message names it, the round and the figures."""
+    """Raised for steps beyond a participant's privacy budget; names the participant, the round and the epsilons."""
 
 
 class PrivateSteps:
-    """Makes a participant's gradients private before each optimizer step, and notes that it did.
+    """Makes a participant's gradients private before each optimizer step, and accounts for it.
 
-    Steps on a public set, as in distillation, tell nothing of its own examples: they are taken outside of
-    :meth:`collecting`, as they are.
+    Steps on a public set, as in distillation, reveal nothing of its own examples: they are taken outside of
+    :meth:`collecting`, without noise.
 
     Args:
-        participant: With ``privacy`` settings.
+        participant: Participant with ``privacy`` settings.
         source: Its training data.
 
     Attributes:
-        is_collecting: Whether gradients are collected by example.
-        checked: Layouts of methods' contexts under which losses were found to treat each example by itself.
+        is_collecting: True while gradients are collected by example.
+        checked: Layouts of methods' contexts under which losses were found not to mix examples.
     """
 
     noise = staticmethod(private_noise)
@@ -52,7 +52,7 @@ class PrivateSteps:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Around forward, backward and step."""
+        """Context around forward, backward and step, in which gradients are collected by example."""
         with self._collecting.attached():
             self.is_collecting = True
             try:
@@ -61,15 +61,15 @@ class PrivateSteps:
                 self.is_collecting = False
 
     def after(self, steps: int) -> float:
-        """Epsilon of its examples once it has taken so many steps more."""
+        """Epsilon of the participant's examples after ``steps`` further steps."""
         more = self._participant.ledger.after(self._settings.noise_multiplier, steps, probability=self._probability)
         return more.epsilon(self._settings.delta)
 
     def objection(self, steps: int) -> str:
-        """Why it may not take so many steps more, with what to change; empty where it may.
+        """Reason against further steps, with what to change; empty if the budget allows them.
 
         Args:
-            steps: Of a round, at least 0.
+            steps: Number of steps of a round, at least 0.
         """
         settings, ledger = self._settings, self._participant.ledger
         if steps == 0 or (settings.max_epsilon is None and ledger.releases):
@@ -90,21 +90,21 @@ class PrivateSteps:
         )
 
     def allow(self, steps: int) -> None:
-        """Begin a round, or go on with one.
+        """Set the number of steps of a round that begins or resumes; with a budget, steps beyond raise.
 
         Args:
-            steps: That it may take in it; where it has a budget, those beyond raise.
+            steps: Number of steps allowed in the round, at least 0.
         """
         self._allowed = None if self._settings.max_epsilon is None else steps
 
     def make_private(self, parameters: Sequence[Parameter]) -> None:
-        """Replace the gradients by noised sums; an empty batch gives noise alone.
+        """Replace gradients by noised sums, in place; an empty batch gives noise alone.
 
         Args:
-            parameters: Those that the step is to change: no other gradient is clipped, noised or told of.
+            parameters: Parameters of the step; gradients of others are neither clipped nor noised nor released.
 
         Raises:
-            PrivacyBudgetError: If it has taken all steps that its budget was asked about as the round began.
+            PrivacyBudgetError: If all steps allowed in the round have been taken.
         """
         if self._allowed is not None:
             if self._allowed == 0:

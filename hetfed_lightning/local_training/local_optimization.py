@@ -1,4 +1,4 @@
-"""A participant's own optimizers and schedulers, stepped by hand after each of its backward passes."""
+"""Optimizers and schedulers of one participant, stepped after each of its backward passes."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ _NOTHING = nullcontext()
 
 
 Reduction = Callable[[Sequence["nn.Parameter"]], None]
-"""Replaces the gradients of some parameters by their sum over the processes that split a batch."""
+"""Replaces gradients of parameters by their sum over the processes that split a batch."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A learning-rate scheduler and when it steps.
+    """Learning-rate scheduler and the moments of its steps.
 
     Attributes:
-        scheduler: Any of ``torch.optim.lr_scheduler``, or Lightning's ``ReduceLROnPlateau``.
+        scheduler: Scheduler from ``torch.optim.lr_scheduler``, or Lightning's ``ReduceLROnPlateau``.
         interval: ``"epoch"`` is a round, ``"step"`` an optimizer step.
-        frequency: Steps it every so many intervals.
-        monitor: Metric that a plateau scheduler follows; ``val_loss`` is read as the participant's own.
+        frequency: Steps it every so many intervals, at least 1.
+        monitor: Metric that a plateau scheduler follows; ``val_loss`` is the participant's own.
     """
 
     scheduler: Any
@@ -53,27 +53,27 @@ class Schedule:
 
     @property
     def follows_metric(self) -> bool:
-        """Whether it needs a metric to step."""
+        """True if the scheduler needs a metric to step."""
         return isinstance(self.scheduler, ReduceLROnPlateau)
 
 
 @dataclass
 class LocalOptimization:
-    """Steps one participant: accumulation, clipping, optimizers, schedulers.
+    """Optimization of one participant: accumulation, clipping, optimizers, schedulers.
 
     Attributes:
-        participant: Whose parameters they are.
-        optimizers: In the order of ``configure_optimizers``.
-        schedules: The schedulers.
-        scale: What its losses are scaled by in half precision; None where they are not.
+        participant: Owner of the parameters.
+        optimizers: Optimizers in the order of ``configure_optimizers``.
+        schedules: Learning-rate schedulers.
+        scale: Loss scale in half precision; None without one.
         landed: Optimizer steps in this round that changed the weights.
         rates: Sum of the learning rates of those steps, of the first optimizer's first group.
-        skipped: Steps in this round that did not, since a gradient was infinite.
-        private: Makes its gradients private before each step; None where they are not.
-        hooks: Callbacks that hear of its gradients and steps.
-        rests: Whether it takes no more steps in this round, since its ``on_train_batch_start`` has returned -1.
-        is_stepping: Whether :meth:`step` is at work, not the participant itself.
-        part: The part of its plan that it is at; None without a plan.
+        skipped: Steps in this round left out because of an infinite gradient.
+        private: Makes the gradients private before each step; None without DP-SGD.
+        hooks: Callbacks' hooks on gradients and steps.
+        rests: True if it takes no more steps in this round, since its ``on_train_batch_start`` has returned -1.
+        is_stepping: True while :meth:`step` runs, as opposed to a step of the participant itself.
+        part: Part of its plan in progress; None without a plan.
     """
 
     participant: Participant
@@ -95,7 +95,7 @@ class LocalOptimization:
 
     @classmethod
     def of(cls, participant: Participant) -> LocalOptimization:
-        """What ``participant.configure_optimizers()`` returns, in one form.
+        """Optimization with the optimizers and schedulers of ``participant.configure_optimizers()``.
 
         Raises:
             ValueError: If it returns several optimizers for automatic stepping, one that cannot step the participant's
@@ -119,7 +119,7 @@ class LocalOptimization:
         return cls(participant, optimizers, schedules)
 
     def open_round(self) -> None:
-        """Begin to count."""
+        """Reset the counters for a new round."""
         self.landed = self.skipped = 0
         self.rates = 0.0
         self._pending = 0
@@ -127,10 +127,10 @@ class LocalOptimization:
         self.part = self._saved_part = None
 
     def enter(self, index: int, part: Part) -> None:
-        """Be at a part of its plan; nothing changes if it was.
+        """Begin a part of the plan; does nothing if it is in progress.
 
         Args:
-            index: Place of the part in the plan.
+            index: Index of the part in the plan, from 0.
             part: The part.
         """
         if self.part is None or self.part.index != index:
@@ -138,21 +138,21 @@ class LocalOptimization:
             self._saved_part = None
 
     def leave(self) -> None:
-        """Be at no part of a plan: later steps are on everything, by its own optimizers."""
+        """End the part in progress: later steps train all parameters with the participant's own optimizers."""
         self.part = self._saved_part = None
 
     @property
     def stepping(self) -> list[Optimizer]:
-        """Optimizers that step now: those of the participant, or that of a part of its plan."""
+        """Optimizers of the next step: the participant's own, or that of a part of its plan."""
         return self.optimizers if self.part is None or self.part.optimizer is None else [self.part.optimizer]
 
     @property
     def is_accumulating(self) -> bool:
-        """Whether its gradients wait for further batches of an accumulation."""
+        """True if gradients wait for further batches of an accumulation."""
         return self._pending > 0
 
     def round_state(self) -> dict[str, Any]:
-        """Where it stands in the round: steps that landed, and gradients that wait for an accumulation to end."""
+        """State within the round: counters, and gradients of an incomplete accumulation."""
         waiting = self.participant.named_parameters() if self._pending else ()
         gradients = {key: parameter.grad.detach() for key, parameter in waiting if parameter.grad is not None}
         counts = {"landed": self.landed, "rates": self.rates, "skipped": self.skipped, "pending": self._pending}
@@ -164,7 +164,7 @@ class LocalOptimization:
         return state
 
     def load_round_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where :meth:`round_state` was taken."""
+        """Continue from the state of :meth:`round_state`."""
         self.landed, self.skipped, self._pending = state["landed"], state.get("skipped", 0), state["pending"]
         self.rests, self.rates = state.get("rests", False), state.get("rates", 0.0)
         self._saved_part = state.get("part")
@@ -179,13 +179,13 @@ class LocalOptimization:
         reduction: Reduction | None = None,
         after_noise: Sequence[Tensor] = (),
     ) -> None:
-        """Backward, and a step once enough batches have been accumulated.
+        """Run the backward pass of one batch, and a step once enough batches are accumulated.
 
         Args:
-            loss: Of a batch, or of this process's part of it; None where that part is empty.
-            backward: Makes the gradients.
+            loss: Loss of the batch, a scalar, or of this process's part of it; None if that part is empty.
+            backward: Computes the gradients.
             reduction: Sums the gradients over the processes that split the batch, before each step.
-            after_noise: Terms of the weights, scalars, whose gradients are added once those of the loss are private.
+            after_noise: Terms of the weights, scalars, whose gradients are added after the noise of DP-SGD.
         """
         batches = self.participant.accumulate_grad_batches
         if not self._pending:  # As Lightning does: a backward pass of a callback's own may have left something.
@@ -202,7 +202,7 @@ class LocalOptimization:
                 parameter.grad = None
 
     def finish(self, reduction: Reduction | None = None) -> None:
-        """Step on what is left of an incomplete accumulation: on the mean over the batches that there were."""
+        """Step on an incomplete accumulation, with the mean over its batches."""
         if self._pending:
             share = self.participant.accumulate_grad_batches / self._pending
             for parameter in self.participant.parameters():
@@ -211,7 +211,12 @@ class LocalOptimization:
             self.step(reduction)
 
     def step(self, reduction: Reduction | None = None, after_noise: Sequence[Tensor] = ()) -> None:
-        """Sum, unscale, clip, step, clear. A step that the scale skips (an infinite gradient) counts as none."""
+        """Sum, unscale, clip, step, clear; a step skipped by the loss scale (an infinite gradient) does not count.
+
+        Args:
+            reduction: Sums the gradients over the processes that split the batch.
+            after_noise: Terms of the weights, scalars, whose gradients are added after the noise of DP-SGD.
+        """
         self.is_stepping = True
         try:
             self._step(reduction, after_noise)
@@ -246,10 +251,10 @@ class LocalOptimization:
             optimizer.zero_grad()
 
     def follow_step(self) -> bool:
-        """After a step that landed: step what is scheduled by steps.
+        """Step the schedulers that count optimizer steps, after a step that changed the weights.
 
         Returns:
-            Whether anything was.
+            True if there was one.
         """
         self._steps += 1
         due = [
@@ -262,7 +267,7 @@ class LocalOptimization:
         return bool(due)
 
     def count_step(self) -> bool:
-        """Count the step just made among those that landed or those that the scale skipped; whether it landed."""
+        """True if the last step changed the weights; counts it as landed or as skipped."""
         landed = self.scale is None or self.scale.has_landed()
         self.landed += landed
         if landed and (stepping := self.stepping):
@@ -271,7 +276,11 @@ class LocalOptimization:
         return landed
 
     def handed_out(self, *, scaled: bool) -> list[Optimizer]:
-        """The optimizers for stepping by hand; if ``scaled``, they mind the loss scale where there is one."""
+        """Optimizers for a participant that steps by itself.
+
+        Args:
+            scaled: Wraps them to heed the loss scale, if there is one.
+        """
         if self.scale is None or not scaled:
             return self.optimizers
         if not self._scaled:
@@ -279,28 +288,28 @@ class LocalOptimization:
         return self._scaled
 
     def collecting(self) -> AbstractContextManager[None]:
-        """Around a local step: a context in which gradients are collected by example, if they are to be private."""
+        """Context of a local step, in which gradients are collected by example under DP-SGD."""
         return _NOTHING if self.private is None else self.private.collecting()
 
     def scaled(self, precision: Precision) -> AbstractContextManager[None]:
-        """A context in which the trainer's precision plugin scales by this participant's scale, if by any."""
+        """Context in which the trainer's precision plugin uses this participant's loss scale, if it has one."""
         return _NOTHING if self.scale is None else scaled_by(self.scale, precision)
 
     def restart_scale(self) -> None:
-        """Begin again at the initial scale, where there is one: numbers that ran away have brought it down."""
+        """Reset the loss scale, if there is one, to its initial value: non-finite numbers have lowered it."""
         if self.scale is not None:
             self.scale.restart()
 
     def end_epoch(self, round_index: int, metrics: Mapping[str, Any], *, validated: bool = True) -> None:
-        """Step what is scheduled by rounds.
+        """Step the schedulers that count rounds.
 
-        A scheduler that follows a metric of the validation waits for the next one, so that ``patience`` counts
-        validations and not one of them twice.
+        A scheduler that follows a validation metric waits for the next validation, so that ``patience`` counts each
+        validation once.
 
         Args:
-            round_index: The round that has ended.
-            metrics: Figures by tag; those of a validation are of the last that there was.
-            validated: Whether the round was validated.
+            round_index: Index of the round that has ended, from 0.
+            metrics: Metrics by tag; those of a validation are the latest.
+            validated: True if the round was validated.
 
         Raises:
             ValueError: If a plateau scheduler follows a metric that was not logged.
@@ -328,7 +337,7 @@ class LocalOptimization:
 
     @property
     def progress(self) -> int:
-        """Optimizer steps since the run began, for schedulers that count them."""
+        """Number of optimizer steps since the run began, for schedulers that count them."""
         return self._steps
 
     @progress.setter
@@ -337,12 +346,12 @@ class LocalOptimization:
 
 
 def match_by_name(items: Sequence[Any], saved: Mapping[str, int], current: Sequence[str]) -> list[Any]:
-    """Items saved in one order of participants, in another.
+    """Items saved in one order of participants, in another order.
 
     Args:
-        items: Saved by position, ``saved[name]`` consecutive ones for each participant.
-        saved: Number of items per participant, in the order of saving.
-        current: Names in the order wanted.
+        items: Items saved by position, ``saved[name]`` consecutive ones for each participant.
+        saved: Number of items by participant, in the order of saving.
+        current: Names in the new order.
     """
     parts: dict[str, list[Any]] = {}
     start = 0

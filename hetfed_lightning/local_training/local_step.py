@@ -1,4 +1,4 @@
-"""One participant's step on one of its batches, under a seed of its own."""
+"""Local step of one participant on one of its batches, under a seed of its own."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: int) -> None:
-    """Transform the batch, forward, loss and what callbacks add to it, backward, step.
+    """Transform a batch, compute the loss with the callbacks' terms, run the backward pass, and step.
 
-    What the step draws depends on (seed, round, participant, batch) alone. An error carries the participant's name,
-    the round and the batch as a note.
+    Draws depend on (seed, round, participant, batch) alone. An error carries the participant's name, the round and the
+    batch as a note.
 
     Args:
-        federation: In a fit.
-        name: Who steps.
-        batch: Of its own training data, on the device, before any transform; None where this process's part of a
-            batch that several split is empty.
-        batch_idx: Its place in the round.
+        federation: The federation, in a fit.
+        name: Name of the participant.
+        batch: Batch of its training data, on the device, before any transform; None if this process's part of a split
+            batch is empty.
+        batch_idx: Index of the batch in the round, from 0.
     """
     participant, round_index = federation[name], federation.current_round
     seed_for(federation, participant, round_index, name, batch_idx, *federation.ranks.stream)
@@ -43,12 +43,12 @@ def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: in
 
 
 def seed_for(federation: Federation, participant: Participant, *names: int | str) -> None:
-    """Seed what a participant's step may draw from.
+    """Seed the generators of a participant's step.
 
     Args:
-        federation: Whose seed it is.
-        participant: Whose step it is.
-        names: Of the stream beside that seed.
+        federation: Federation with the seed.
+        participant: Participant that takes the step.
+        names: Names of the stream, beside that seed.
     """
     seed = stream_seed(federation.seed, *names)
     if participant.transform is not None or type(participant) is not Participant:
@@ -141,13 +141,13 @@ def _output_of(federation: Federation, participant: Participant, batch: Any, bat
 
 
 def shaped_loss(federation: Federation, participant: Participant, inputs: Any, target: Tensor) -> Tensor:
-    """Mean loss of a batch of the participant's own as methods shape it, a scalar.
+    """Mean loss of a batch of the participant's own after the methods' ``example_loss``, a scalar.
 
     Args:
-        federation: In a round.
-        participant: Whose batch it is.
-        inputs: As the backbone takes them, shape ``(B, ...)``.
-        target: Shape ``(B, ...)``.
+        federation: The federation, in a round.
+        participant: Owner of the batch.
+        inputs: Inputs of the backbone, shape ``(B, ...)``.
+        target: Targets, shape ``(B, ...)``.
     """
     seen = participant.supervised((inputs, target))
     return _shaped(federation, participant, seen.losses(participant.task), seen)
@@ -160,7 +160,7 @@ def _shaped(federation: Federation, participant: Participant, losses: Tensor, se
 
 
 def has_own_step(participant: Participant) -> bool:
-    """Whether the loss of a local step is other than the task's of the head's output of the backbone's."""
+    """True if the loss of a local step is not the task's loss of the head's outputs of the backbone's features."""
     own = type(participant)
     return (
         own.training_step is not Participant.training_step

@@ -1,7 +1,7 @@
-"""Loss scaling in half precision: every participant has a scale of its own.
+"""Loss scaling in half precision, with a scale of its own for every participant.
 
-A :class:`torch.amp.GradScaler` halves its scale when it meets a gradient that is not finite. Shared by a federation,
-one participant's overflow would halve everybody's, and what a participant learns would depend on who else is there.
+A :class:`torch.amp.GradScaler` halves its scale at a non-finite gradient. If it were shared, one participant's overflow
+would halve everybody's, and a participant's training would depend on the others.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class LossScale:
-    """One participant's scale: what losses are multiplied by before a backward pass, and gradients divided by after.
+    """Loss scale of one participant: losses are multiplied by it before a backward pass, gradients divided by it after.
 
-    The scale changes between steps and never between a backward pass and the step on its gradients: several
-    optimizers may step on what one backward pass, or one each, has left.
+    The scale changes between steps and never between a backward pass and the step on its gradients. Several optimizers
+    may step on the gradients of one backward pass.
 
     Args:
-        template: Copied, so that initial scale and growth are those of the trainer's scaler.
+        template: Scaler of the trainer, copied for initial scale and growth.
     """
 
     def __init__(self, template: GradScaler) -> None:
@@ -37,7 +37,7 @@ class LossScale:
         self._verdicts: list[bool] = []
 
     def scale(self, loss: Tensor) -> Tensor:
-        """The loss times the scale."""
+        """Loss times the scale, a scalar."""
         self.settle()
         self._scaled = True
         return self._scaler.scale(loss)
@@ -50,12 +50,12 @@ class LossScale:
         self._scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer, **kwargs: Any) -> None:
-        """Step, unless a gradient is not finite."""
+        """Step the optimizer unless a gradient is not finite."""
         self._scaler.step(optimizer, **kwargs)
         self._stepped = True
 
     def settle(self) -> None:
-        """Let the scale follow what the steps since the last backward pass have met."""
+        """Update the scale by the overflows of the steps since the last backward pass."""
         if not self._stepped:
             return
         before = self._scaler.get_scale()
@@ -64,9 +64,9 @@ class LossScale:
         self._verdicts.append(self._scaler.get_scale() >= before)
 
     def has_landed(self) -> bool:
-        """Whether the weights changed since the last call: False where every step was skipped, True without any step.
+        """True if the weights changed since the last call, or no step was tried; False if every step was skipped.
 
-        Two optimizers that step on one backward pass have one verdict: a step of one that is skipped stands for both.
+        Two optimizers that step on one backward pass have one verdict: a skipped step of one stands for both.
         """
         self.settle()
         landed = any(self._verdicts) or not self._verdicts
@@ -74,34 +74,34 @@ class LossScale:
         return landed
 
     def restart(self) -> None:
-        """Begin again at the initial scale."""
+        """Reset the scale to its initial value."""
         self._scaler = deepcopy(self._template)
         self._scaled = self._stepped = False
         self._verdicts.clear()
 
     def get_scale(self) -> float:
-        """The scale (one synchronisation with the device)."""
+        """Value of the scale (one synchronisation with the device)."""
         return self._scaler.get_scale()
 
     def state_dict(self) -> dict[str, Any]:
-        """The scale and its growth, as plain numbers."""
+        """Scale and growth state, as plain numbers."""
         return self._scaler.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on with what :meth:`state_dict` gave; an empty one is of a scaler that was switched off."""
+        """Continue from the state of :meth:`state_dict`; an empty one is of a disabled scaler."""
         if state_dict:
             self._scaler.load_state_dict(dict(state_dict))
 
 
 class ScaledOptimizer(LightningOptimizer):
-    """What ``self.optimizers()`` gives a participant that steps by hand while losses are scaled.
+    """Optimizer returned by ``self.optimizers()`` to a participant that steps by itself while losses are scaled.
 
-    As Lightning's own wrapper, it divides the gradients by the scale and leaves out a step on infinite ones; it asks
-    for ``self.manual_backward(loss)`` in place of ``loss.backward()``.
+    Like Lightning's own wrapper, it divides the gradients by the scale and skips a step on infinite ones. Call
+    ``self.manual_backward(loss)`` in place of ``loss.backward()``.
 
     Args:
-        optimizer: Which to step.
-        scale: Of the participant whose it is.
+        optimizer: Optimizer to wrap.
+        scale: Loss scale of the participant.
     """
 
     def __init__(self, optimizer: Optimizer, scale: LossScale) -> None:
@@ -109,10 +109,14 @@ class ScaledOptimizer(LightningOptimizer):
         self._scale = scale
 
     def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
-        """Call the closure, unscale, step.
+        """Call the closure, unscale the gradients, step.
+
+        Args:
+            closure: Recomputes the loss; None if the gradients are there.
+            kwargs: Further arguments of the optimizer's ``step``.
 
         Returns:
-            What the closure returned.
+            Value of the closure; None without one.
         """
         output = None if closure is None else closure()
         self._scale.unscale_(self._optimizer)
@@ -122,7 +126,12 @@ class ScaledOptimizer(LightningOptimizer):
 
 @contextmanager
 def scaled_by(scale: LossScale, precision: Precision) -> Iterator[None]:
-    """Let the trainer's precision plugin scale by one participant's scale, whoever asks it to."""
+    """Context in which the trainer's precision plugin uses one participant's loss scale.
+
+    Args:
+        scale: Loss scale of the participant.
+        precision: Precision plugin of the trainer.
+    """
     shared = precision.scaler  # type: ignore[attr-defined]  # of MixedPrecision, and of plugins like it
     precision.scaler = scale  # type: ignore[attr-defined]
     try:

@@ -1,4 +1,4 @@
-"""A part of a plan that is being worked on: parameters that it trains, and an optimizer of its own if it has one."""
+"""Part of a plan in progress: its trained parameters, and its own optimizer if it has one."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class PartInProgress:
-    """One part of one participant's plan, from its first batch to its last.
+    """One part of a participant's plan, from its first batch to its last.
 
     Args:
         participant: The participant.
-        index: Place of the part in the plan.
+        index: Index of the part in the plan, from 0.
         part: The part.
-        saved: State of an earlier :meth:`state`, to go on with if it is this part's.
+        saved: State of an earlier :meth:`state`, loaded if it belongs to this part.
 
     Attributes:
-        trained: Parameters that it trains, of those that require a gradient.
-        optimizer: Optimizer of its own; None where the participant's steps.
+        trained: Trained parameters, of those that require a gradient.
+        optimizer: Optimizer of the part; None for the participant's own.
 
     Raises:
         ValueError: If its optimizer's step needs a closure.
@@ -54,15 +54,15 @@ class PartInProgress:
                 self.optimizer.load_state_dict(saved["optimizer"])
 
     def hold_still(self) -> None:
-        """Drop the gradients of parameters that it does not train: optimizers skip those without one."""
+        """Drop the gradients of untrained parameters: optimizers skip parameters without one."""
         for parameter in self._still:
             parameter.grad = None
 
     @property
     def has_gradients(self) -> bool:
-        """True if a parameter that it trains has a gradient."""
+        """True if a trained parameter has a gradient."""
         return any(parameter.grad is not None for parameter in self.trained)
 
     def state(self) -> dict[str, Any]:
-        """Place in the plan and the state of its own optimizer, for a checkpoint; empty without one."""
+        """Index in the plan and state of its own optimizer, for a checkpoint; empty without one."""
         return {} if self.optimizer is None else {"index": self.index, "optimizer": self.optimizer.state_dict()}

@@ -1,4 +1,4 @@
-"""Private steps of a run's participants: who takes them, what their budgets still allow, what they have spent."""
+"""Private steps of all participants of a run: set-up, remaining budgets, and epsilons."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ log = logging.getLogger(__name__)
 
 
 def give_privacy(federation: Federation) -> None:
-    """Have those take private steps who are to; after the data is known to fit."""
+    """Set up private steps for participants with ``privacy``, once the data is checked."""
     for name, participant in federation.members().items():
         if participant.privacy is not None:
             federation.local[name].private = PrivateSteps(participant, federation.federated_data.source(name))
 
 
 def open_budgets(federation: Federation, round_index: int, done: int) -> None:
-    """Have participants begin a round, or go on with one, if their privacy allows the rest of its steps.
+    """Allow the steps of a round that begins or resumes, if all privacy budgets suffice.
 
     Args:
-        federation: About to train.
-        round_index: The round.
-        done: Batches of it that were trained on before a resume.
+        federation: The federation before the round.
+        round_index: Index of the round, from 0.
+        done: Batches of the round trained before a resume.
 
     Raises:
-        PrivacyBudgetError: Naming the participant, the round and the figures; nobody has taken a step.
+        PrivacyBudgetError: If one does not; names the participant, the round and the epsilons, before anyone's step.
     """
     for name in federation.trained_here(round_index):
         own = federation.local[name].private
@@ -47,11 +47,11 @@ def open_budgets(federation: Federation, round_index: int, done: int) -> None:
 
 
 def end_if_spent(trainer: L.Trainer, federation: Federation) -> None:
-    """End training after a round if somebody's privacy does not allow the next one, and say whose.
+    """End training after a round if a privacy budget does not allow the next one; logs whose.
 
     Args:
-        trainer: At the round's last batch.
-        federation: Its.
+        trainer: Trainer at the round's last batch.
+        federation: The federation.
     """
     following = federation.current_round + 1
     if following >= (trainer.max_epochs or 0) > 0:
@@ -65,7 +65,7 @@ def end_if_spent(trainer: L.Trainer, federation: Federation) -> None:
 
 
 def epsilons(participants: Mapping[str, Participant]) -> dict[str, float]:
-    """Epsilon of each participant's examples so far, by tag; of those who take private steps."""
+    """Epsilon of each private participant's examples so far, by tag."""
     return {
         f"epsilon/{name}": participant.ledger.epsilon(participant.privacy.delta)
         for name, participant in participants.items()
@@ -74,5 +74,5 @@ def epsilons(participants: Mapping[str, Participant]) -> dict[str, float]:
 
 
 def saved_accounts(local: Mapping[str, LocalOptimization]) -> dict[str, list[list[float]]]:
-    """The accounts by participant, for a checkpoint."""
+    """Privacy accounts by participant, for a checkpoint."""
     return {name: own.participant.ledger.state() for name, own in local.items() if own.participant.privacy is not None}

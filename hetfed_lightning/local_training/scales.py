@@ -1,4 +1,4 @@
-"""Loss scales of a run: one for each participant as a fit begins, and the steps that they skipped."""
+"""Loss scales of all participants of a run, and numbers of skipped steps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def give_scales(
     local: Mapping[str, LocalOptimization], precision: Precision, saved: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Give every participant a scale like the trainer's, where the precision scales at all.
+    """Give every participant a copy of the trainer's loss scale, if its precision has one.
 
     Args:
-        local: By participant; changed in place.
-        precision: The trainer's plugin.
+        local: Optimization by participant; changed in place.
+        precision: Precision plugin of the trainer.
         saved: States from a checkpoint by participant; may lack some.
     """
     template = getattr(precision, "scaler", None)
@@ -31,6 +31,6 @@ def give_scales(
 
 
 def skipped_steps(local: Mapping[str, LocalOptimization]) -> dict[str, int]:
-    """Steps of the round that met an infinite gradient, of all who trained in it; nothing where none is scaled."""
+    """Number of the round's steps with a non-finite gradient, by participant; empty without loss scaling."""
     scaled = [own.skipped for own in local.values() if own.scale is not None]
     return {"skipped_steps": sum(scaled)} if scaled else {}

@@ -19,11 +19,11 @@ def check_steps(participant: Participant, optimizers: Sequence[Optimizer]) -> No
     """Refuse optimizers that would fail in the first step.
 
     Args:
-        participant: One that steps its optimizers itself is not looked at.
-        optimizers: Its own, as ``configure_optimizers`` gave them.
+        participant: Owner of the optimizers; not checked if it steps them itself.
+        optimizers: Optimizers from its ``configure_optimizers``.
 
     Raises:
-        ValueError: Naming the participant, the optimizer and what to change.
+        ValueError: If one would; names the participant, the optimizer and what to change.
     """
     if not participant.automatic_optimization:
         return
@@ -48,14 +48,14 @@ def check_steps(participant: Participant, optimizers: Sequence[Optimizer]) -> No
 
 
 def check_follows(what: str, factory: Callable[..., Any] | None) -> None:
-    """Refuse a callback's optimizer whose step cannot be called without a closure.
+    """Refuse a callback's optimizer whose step needs a closure.
 
     Args:
-        what: The setting, for the message.
+        what: Setting that holds it, for the message.
         factory: Makes the optimizer of a list of parameters; None for no optimizer.
 
     Raises:
-        ValueError: Naming the setting.
+        ValueError: If it does; names the setting.
     """
     if factory is None:
         return
@@ -71,7 +71,7 @@ def check_follows(what: str, factory: Callable[..., Any] | None) -> None:
 
 
 def needs_closure(optimizer: Optimizer) -> bool:
-    """Whether ``step`` cannot be called without a closure, as that of LBFGS."""
+    """True if ``step`` cannot be called without a closure, as that of LBFGS."""
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
 

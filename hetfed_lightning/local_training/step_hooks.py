@@ -1,7 +1,7 @@
-"""Callbacks' hooks around backward passes and optimizer steps, called with the participant whose gradients they are.
+"""Callbacks' hooks around backward passes and optimizer steps, called with the participant that owns the gradients.
 
-Lightning calls them once a batch, with the module that trains. In a federation every participant passes backward and
-steps by itself: a callback hears of each, with that participant in the module's place and its own optimizer.
+Lightning calls them once a batch, with the trained module. In a federation every participant takes backward passes and
+steps by itself: each calls the hooks with that participant as the module and its own optimizer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.participants.participant import Participant
 
 STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
-"""Hooks that are about one participant's gradients."""
+"""Names of the hooks on one participant's gradients and steps."""
 
 
 class FollowsSteps(Protocol):
@@ -26,11 +26,10 @@ class FollowsSteps(Protocol):
 
 
 class StepHooks:
-    """Callbacks, and the federation, that have one of ``STEP_HOOKS`` of their own.
+    """Callbacks, and the federation, that override one of ``STEP_HOOKS``.
 
     Args:
-        trainer: In a fit, its callbacks complete; None where nobody is to hear anything.
-        followers: Callbacks that follow steps.
+        trainer: Trainer of a fit, its callbacks complete; None for no callbacks.
     """
 
     def __init__(self, trainer: L.Trainer | None = None, followers: Sequence[FollowsSteps] = ()) -> None:
@@ -47,8 +46,8 @@ class StepHooks:
         """Call one of ``STEP_HOOKS`` of the callbacks, of the federation, then of the participant, as Lightning does.
 
         Args:
-            hook: Its name.
-            participant: Whose gradients they are: the callbacks' ``pl_module``.
+            hook: Name of the hook.
+            participant: Owner of the gradients, the callbacks' ``pl_module``.
             args: The loss, or the participant's optimizer.
         """
         for callback in self._callbacks[hook]:
@@ -58,7 +57,7 @@ class StepHooks:
         getattr(participant, hook)(*args)
 
     def after_step(self, participant: Participant) -> None:
-        """Tell callbacks that follow steps of one that landed; the student, which no method knows, is left out."""
+        """Call ``after_local_step`` of callbacks that follow steps; not for the student, which methods do not know."""
         federation: Any = None if self._trainer is None else self._trainer.lightning_module
         if federation is not None and participant.name in federation.members():
             for callback in self._followers:
@@ -66,7 +65,7 @@ class StepHooks:
 
     @property
     def listener(self) -> str | None:
-        """The first who hears of something and of what, such as ``"GradientNorms.on_after_backward"``."""
+        """First callback or federation with a hook, and its name, such as ``"GradientNorms.on_after_backward"``."""
         for hook in STEP_HOOKS:
             heard_by = [*self._callbacks[hook], *([self._module[hook]] if hook in self._module else [])]
             if heard_by:

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def hear_steps_by_hand(local: LocalOptimization) -> None:
-    """Call the hooks around steps that a participant takes itself: ``on_before_optimizer_step``, and what follows them.
+    """Make steps that a participant takes itself call the hooks around optimizer steps.
 
     Args:
-        local: Of a participant whose optimizers were made for this fit.
+        local: Optimization of a participant whose optimizers were made for this fit.
     """
     participant = local.participant
 

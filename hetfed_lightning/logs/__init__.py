@@ -1,1 +1,1 @@
-"""Figures of participants: kept, counted, reduced and written; nothing here knows a federation."""
+"""Metrics of participants: stored, counted, reduced and written, without knowledge of the federation."""

@@ -1,8 +1,8 @@
 """Accuracies counted for many participants at once.
 
-An update of torchmetrics takes sixty microseconds and a result seventy, however little there is to count: of a hundred
-participants most of a validation. What an accuracy holds are four counts, so those of all participants are made by one
-operation, and each is given to the metric of its owner, which is what it would be after updates of its own.
+An update of torchmetrics takes sixty microseconds and a result seventy, however small the batch: for a hundred
+participants most of a validation. An accuracy is made of four counts. One operation counts for all participants, and
+each metric is given its participant's counts, as its own updates would have left them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ THRESHOLD = 0.5
 
 
 class Counts(NamedTuple):
-    """Examples of a batch by what was predicted and what was right, named as the states of torchmetrics' accuracies.
+    """Numbers of a batch's examples by predicted and true class, named as the states of torchmetrics' accuracies.
 
-    Of several classes, an example counts for the class it has and for the one it was given; ``tn`` is left to the
-    metric, which knows how many classes there are.
+    With several classes, an example counts for its true and for its predicted class; ``tn`` is left to the metric,
+    which knows the number of classes.
     """
 
     tp: int
@@ -36,17 +36,17 @@ class Counts(NamedTuple):
 
 
 def count(kind: str, predictions: Tensor, targets: Tensor, mask: Tensor | None) -> list[Counts | None] | None:
-    """Count the right and the wrong predictions of each participant.
+    """Counts of right and wrong predictions of each of K participants.
 
     Args:
-        kind: What the predictions mean.
+        kind: Kind of outputs, such as ``"multiclass"``.
         predictions: Probabilities, shape ``(K, B, C)``, or ``(K, B)`` if binary.
         targets: Classes, shape ``(K, B)``.
         mask: True where there is an example, shape ``(K, B)``; None if there is one everywhere.
 
     Returns:
-        K counts, None for a participant whose predictions or targets torchmetrics has something to say about; None for
-        all where there is no such thing as a right prediction.
+        K counts, None for a participant whose predictions or targets torchmetrics would refuse or warn of; None in all
+        for kinds without right and wrong predictions.
     """
     if kind not in {"multiclass", "binary"} or targets.ndim != 2 or targets.is_floating_point():
         return None
@@ -66,16 +66,16 @@ def count(kind: str, predictions: Tensor, targets: Tensor, mask: Tensor | None) 
 
 
 def enter(metric: Metric, counts: Counts, kind: str, width: int) -> bool:
-    """Do what ``metric.update`` of the counted batch does.
+    """True if the metric could be updated by counts, with the effect of ``metric.update``; if not, nothing was done.
 
     Args:
-        metric: Of one participant.
-        counts: Of one batch of it.
-        kind: What the predictions mean.
-        width: Number of outputs.
+        metric: Metric of one participant.
+        counts: Counts of one of its batches.
+        kind: Kind of outputs, such as ``"multiclass"``.
+        width: Number of outputs, C.
 
     Returns:
-        Whether the metric is one that can be counted so; if not, nothing was done.
+        True if it was updated.
     """
     if not is_counted(metric):
         return False
@@ -94,7 +94,7 @@ def enter(metric: Metric, counts: Counts, kind: str, width: int) -> bool:
 
 
 def is_counted(metric: Metric) -> bool:
-    """Whether a metric is an accuracy over all examples, one as good as another."""
+    """True if a metric is an accuracy over all examples with equal weights."""
     if type(metric) is MulticlassAccuracy:
         plain = metric.average == "micro" and metric.top_k == 1
     elif type(metric) is BinaryAccuracy:
@@ -105,7 +105,7 @@ def is_counted(metric: Metric) -> bool:
 
 
 def computed(metrics: Sequence[Metric]) -> list[float]:
-    """Value of each, NaN of one that its data do not define; those that :func:`is_counted` are read at once."""
+    """Value of each metric, NaN if its data do not define it; those that :func:`is_counted` are read at once."""
     found = [math.nan] * len(metrics)
     alike: dict[Any, list[int]] = defaultdict(list)
     for place, metric in enumerate(metrics):
@@ -124,7 +124,7 @@ def computed(metrics: Sequence[Metric]) -> list[float]:
 
 
 def reset(metric: Metric) -> None:
-    """``metric.reset()``, in a fifth of the time of one that :func:`is_counted`."""
+    """Reset a metric, for one that :func:`is_counted` in a fifth of the time of ``metric.reset()``."""
     if not is_counted(metric):
         metric.reset()
         return

@@ -1,4 +1,4 @@
-"""Rows of figures as loggers receive them: one for each step of the horizontal axis."""
+"""Rows of metrics for loggers, one for each step of the horizontal axis."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def give_loggers(trainer: L.Trainer, values: Mapping[str, float], step: int, round_index: int) -> None:
-    """Give every logger one row, with the round as ``epoch``, as Lightning's own ``log`` does.
+    """Log one row to every logger, with the round as ``epoch``, as Lightning's own ``log`` does.
 
     TensorBoard gets no ``epoch``: its axis is the round, and a chart of it would be a diagonal.
 
     Args:
-        trainer: Whose loggers they are.
-        values: By tag.
-        step: The horizontal axis.
-        round_index: The round that was measured, from 0.
+        trainer: Trainer with the loggers.
+        values: Metrics by tag.
+        step: Step on the horizontal axis.
+        round_index: Index of the measured round, from 0.
     """
     for logger in trainer.loggers:
         if not isinstance(logger, TensorBoardLogger):
@@ -34,12 +34,12 @@ def give_loggers(trainer: L.Trainer, values: Mapping[str, float], step: int, rou
 
 
 def write_row(logger: TensorBoardLogger, values: Mapping[str, float], step: int) -> None:
-    """Write figures of one step as one event: of hundreds of participants, an event each takes longer than a step.
+    """Write metrics of one step as one event: for hundreds of participants, one event each takes longer than a step.
 
     Args:
-        logger: Writes where it always does.
-        values: By tag.
-        step: The horizontal axis.
+        logger: Logger to write to.
+        values: Metrics by tag.
+        step: Step on the horizontal axis.
     """
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # Lightning sets it at run time
         row = Summary(value=[Summary.Value(tag=key, simple_value=value) for key, value in values.items()])

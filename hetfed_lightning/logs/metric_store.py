@@ -1,7 +1,7 @@
-"""Values that participants log, kept as tensors and reduced once per round.
+"""Logged values of participants, kept as tensors and reduced once per round.
 
-Lightning's own ``log`` costs tens of microseconds and a lookup a call; a federation logs once per participant
-and batch. Here a call appends to a list, and one reduction at the end of the round touches the numbers.
+Lightning's own ``log`` costs tens of microseconds and a lookup a call; a federation logs once per participant and
+batch. Here a call appends to a list, and one reduction at the end of the round reads the numbers.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def tag(metric: str, owner: str, *, everyone: bool = False) -> str:
 
     Args:
         metric: Name as the participant logs it, e.g. ``val_accuracy``.
-        owner: The participant.
-        everyone: Whether it was measured on everyone's data: ``val_global_accuracy/hospital_a``.
+        owner: Name of the participant.
+        everyone: True for global data: ``val_global_accuracy/hospital_a``.
     """
     if everyone and "global" not in metric:
         metric = _STAGE.sub(r"\1_global_", metric) if _STAGE.match(metric) else f"global_{metric}"
@@ -61,13 +61,13 @@ class _Row:
 
 @dataclass(frozen=True)
 class Reduced:
-    """One value at the end of a round, and where its owner wanted it shown.
+    """Value of a metric at the end of a round, and its display settings.
 
     Attributes:
-        value: NaN where there is none.
-        prog_bar: Whether progress bars show it.
-        logger: Whether loggers are given it.
-        undefined: Why the data do not define it; empty where they do, or nobody knows.
+        value: The value; NaN if there is none.
+        prog_bar: True if progress bars show it.
+        logger: True if loggers get it.
+        undefined: Reason for which the data do not define it; empty if they do, or it is not known.
     """
 
     value: float
@@ -77,7 +77,11 @@ class Reduced:
 
 
 def reduction_of(reduce_fx: str | Callable[..., Any], key: str) -> Reduction:
-    """What ``LightningModule.log(reduce_fx=...)`` asks for: a name, or one of torch's functions of that name.
+    """Reduction named by ``LightningModule.log(reduce_fx=...)``, given as a name or as torch's function of that name.
+
+    Args:
+        reduce_fx: Name or function.
+        key: Name of the metric, for the message.
 
     Raises:
         ValueError: If it is neither.
@@ -89,7 +93,7 @@ def reduction_of(reduce_fx: str | Callable[..., Any], key: str) -> Reduction:
 
 
 def batch_size_of(batch: Any) -> int:
-    """Examples in a batch: the length of its first tensor; 1 where there is none."""
+    """Number of examples in a batch, B: the length of its first tensor; 1 if there is none."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 1
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
@@ -97,7 +101,7 @@ def batch_size_of(batch: Any) -> int:
 
 
 class Ledger:
-    """Means of logged values weighted by batch size (or sums, or extremes), and metrics computed over all batches."""
+    """Store of logged values: means weighted by batch size (or sums, or extremes), and metrics over all batches."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = defaultdict(_Entry)
@@ -105,7 +109,7 @@ class Ledger:
         self._passing: dict[int, Metric] = {}
 
     def reset_later(self, metric: Metric) -> None:
-        """Have a metric that is logged by step alone begin anew with the next reduction, as Lightning does."""
+        """Mark a metric that is logged by step alone for a reset at the next reduction, as Lightning does."""
         self._passing[id(metric)] = metric
 
     def _reset_passing(self) -> None:
@@ -123,7 +127,16 @@ class Ledger:
         logger: bool = True,
         reduction: Reduction = "mean",
     ) -> None:
-        """Note one value: a number, a tensor with one element, or a metric that computes its own."""
+        """Store one value.
+
+        Args:
+            key: Tag of the value.
+            value: Number, tensor with one element, or metric that computes its own value.
+            weight: Weight in a mean, such as the batch size.
+            prog_bar: True to show it in progress bars.
+            logger: True to give it to loggers.
+            reduction: Reduction over the round.
+        """
         entry = self._entries[key]
         entry.reduction = reduction
         entry.prog_bar |= prog_bar
@@ -141,12 +154,12 @@ class Ledger:
         entry.weights.append(weight)
 
     def record_row(self, keys: tuple[str, ...], values: Tensor, weights: Sequence[float]) -> None:
-        """Note one value under each of several keys, whose means are wanted.
+        """Store one value under each of K keys, to be reduced by means.
 
         Args:
-            keys: K of them.
-            values: Shape ``(K,)``.
-            weights: K of them.
+            keys: K tags.
+            values: Values, shape ``(K,)``.
+            weights: K weights, such as batch sizes.
         """
         self._rows.append(_Row(keys, values.detach(), tuple(weights)))
 
@@ -164,7 +177,7 @@ class Ledger:
                 entry.weights.extend(row.weights[place] for row in same)
 
     def reduce(self) -> dict[str, Reduced]:
-        """Every value noted since the last call, reduced; the ledger is empty afterwards."""
+        """Reduced values by tag of everything stored since the last call; the store is empty afterwards."""
         self._enter_rows()
         reduced = _reduced(self._entries)
         self._entries.clear()
@@ -172,7 +185,7 @@ class Ledger:
         return reduced
 
     def take_notes(self) -> dict[str, Any]:
-        """Everything noted since the last call, metrics with their counts, for :func:`merge_notes`."""
+        """Everything stored since the last call, metrics with their counts, for :func:`merge_notes`."""
         self._enter_rows()
         notes = {
             key: {"metric": None if entry.metric is None else deepcopy(entry.metric).cpu()} | _saved(entry)
@@ -186,25 +199,25 @@ class Ledger:
         return notes
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been noted since the last reduction, but for metrics, which keep their own counts."""
+        """Values stored since the last reduction, without metrics, which keep their own counts."""
         self._enter_rows()
         return {key: _saved(entry) for key, entry in self._entries.items() if entry.values}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], device: torch.device) -> None:
-        """Go on with what :meth:`state_dict` gave."""
+        """Continue from the state of :meth:`state_dict`, on a device."""
         for key, saved in state_dict.items():
             own = dict(saved) | {"values": list(saved["values"].to(device)), "weights": list(saved["weights"])}
             self._entries[key] = _Entry(**own)
 
     def noted(self, key: str) -> list[Tensor]:
-        """All values noted under ``key`` as one tensor; empty when there is none."""
+        """All values stored under ``key``, one tensor each; empty if there is none."""
         self._enter_rows()
         entry = self._entries.get(key)
         return [] if entry is None or not entry.values else [_stacked(entry)]
 
 
 def keep_to_oneself(module: nn.Module) -> None:
-    """Make a module's metrics compute what this process has seen: no other updates the same ones."""
+    """Make a module's metrics compute over this process alone: no other process updates the same ones."""
     for part in module.modules():
         if isinstance(part, Metric):
             part.distributed_available_fn = _alone
@@ -215,10 +228,10 @@ def _alone() -> bool:
 
 
 def merge_notes(parts: Sequence[Mapping[str, Any]]) -> dict[str, Reduced]:
-    """Figures of several processes that each noted a part of the same batches.
+    """Reduced values by tag, of several processes that each stored a part of the same batches.
 
     Args:
-        parts: What each :meth:`Ledger.take_notes` gave.
+        parts: Result of :meth:`Ledger.take_notes` of each process.
     """
     entries: dict[str, _Entry] = {}
     for part in parts:
@@ -284,12 +297,12 @@ def _computed(metrics: Mapping[str, Metric]) -> dict[str, float]:
 
 
 def undefined_figures(figures: Mapping[str, Reduced]) -> dict[str, str]:
-    """Figures that the data do not define, by tag, and why.
+    """Reasons by tag of metrics that the data do not define.
 
-    Also those that are no number beside a finite loss on the same data: a network that is broken has no loss.
+    Also of NaN beside a finite loss on the same data: a diverged network has no finite loss.
 
     Args:
-        figures: Of one stage, by tag.
+        figures: Reduced metrics of one stage, by tag.
     """
     found = {}
     for key, one in figures.items():

@@ -1,7 +1,7 @@
-"""A run's record: who took part, what was measured in every round and what came out, as one JSON file.
+"""Record of a run as one JSON file: participants, metrics of every round, and results.
 
-From it a report or a figure is made without TensorBoard. Plain data and nothing else: no class of this package is named
-in it, so that any program can read it.
+Reports and plots are made of it without TensorBoard. It holds plain data and names no class of this package, so that
+any program can read it.
 """
 
 from __future__ import annotations
@@ -16,48 +16,50 @@ from typing import Any
 from hetfed_lightning.checkpointing.atomic import write_atomically
 
 FILE = "record.json"
-"""Its name in the run's folder."""
+"""Name of the file in the run's folder."""
 
 FORMAT = 1
-"""Counted up when a reader of the old form would misread the new one."""
+"""Number of the format, raised when a reader of the old one would misread the new one."""
 
 LATER = ("left_out", "undefined")
-"""Attributes that records of earlier versions have not."""
+"""Attributes that older records lack."""
 
 MOST = 2**63 - 1
-"""Largest count; programs that read records have no greater ones."""
+"""Largest count that programs reading records can represent."""
 
 MAX_LEFT_OUT = 1000
-"""Entries about who was left out of a round; a run that goes wrong in every round would fill the record."""
+"""Largest number of entries about quarantined participants; a run that fails in every round would fill the file."""
 
 
 class RecordError(ValueError):
-    """A record that is not there, or cannot be read; the message names the file and says what to do."""
+    """Raised for a missing or unreadable record; names the file and the remedy."""
 
 
 @dataclass
 class Record:
-    """What is known of one run. Tags are those of TensorBoard: ``val_accuracy/hospital_a``, ``federation/bytes_up``.
+    """Contents of a run's record. Tags are those of TensorBoard: ``val_accuracy/hospital_a``, ``federation/bytes_up``.
 
     Attributes:
-        name: Of the run, for headings.
-        version: Of this package.
-        config: The run's configuration as YAML; empty where it was made in Python.
+        name: Name of the run in headings.
+        version: Version of this package.
+        config: Configuration of the run as YAML; empty for a run made in Python.
         arm: Kind of training in a comparison, such as ``"local_only"``; ``"federation"`` otherwise.
-        seed: Of the run.
-        rounds: How many were asked for; 0 of an evaluation alone.
-        finished: Whether training came to its end.
+        seed: Seed of the run.
+        rounds: Number of rounds asked for; 0 for an evaluation alone.
+        finished: True if training came to its end.
         participants: Attributes of `hetfed_lightning.callbacks.participant_summary.Role` by name; the first 200.
-        total: How many participants there are.
-        label_counts: Training examples per class by name, of those whose task knows classes.
-        history: ``{"round": 1, "values": {tag: value}}`` for every finished round; a resumed run's begins there.
+        total: Number of all participants.
+        label_counts: Training examples per class by name, for tasks with classes.
+        history: ``{"round": 1, "values": {tag: value}}`` for every finished round, in a resumed run from its first
+            round on.
         left_out: ``{"round": 1, "participant": name, "reason": why}`` of everyone quarantined; the first 1,000.
-        test: Test results by tag; what the data do not define is not among them.
-        undefined: Why a participant's data do not define a metric, by tag, such as ``"val_auroc/hospital_b"``.
-        confusions: Examples by true and predicted class, by name.
+        test: Test results by tag, without undefined ones.
+        undefined: Reason by tag, such as ``"val_auroc/hospital_b"``, for which a participant's data do not define a
+            metric.
+        confusions: Numbers of examples by true and predicted class, shape ``(C, C)``, by name.
         residuals: ``[true values, predicted values]`` of regressions, by name.
-        where: Which data those two are from.
-        agreement: ``{"names": [...], "matrix": [[...]]}`` of the teachers in the last round that asked them, or empty.
+        where: Data of confusions and residuals.
+        agreement: ``{"names": [...], "matrix": [[...]]}`` of the teachers in the last round that distilled, or empty.
     """
 
     name: str
@@ -80,39 +82,54 @@ class Record:
     agreement: dict[str, Any] = field(default_factory=dict)
 
     def leave_out(self, round_index: int, reasons: Mapping[str, str]) -> None:
-        """Note who was left out of a round, counted from 0, and why."""
+        """Record the participants quarantined in a round.
+
+        Args:
+            round_index: Index of the round, from 0.
+            reasons: Reason by participant.
+        """
         entries = [
             {"round": round_index + 1, "participant": name, "reason": reason} for name, reason in reasons.items()
         ]
         self.left_out += entries[: max(0, MAX_LEFT_OUT - len(self.left_out))]
 
     def close_round(self, round_index: int, values: Mapping[str, float]) -> None:
-        """Note a round's figures by tag, the round counted from 0; what is NaN is left out."""
+        """Record the metrics of a round, without NaN.
+
+        Args:
+            round_index: Index of the round, from 0.
+            values: Metrics by tag.
+        """
         known = {key: value for key, value in values.items() if not math.isnan(value)}
         self.history.append({"round": round_index + 1, "values": known})
 
     def note_agreement(self, names: Sequence[str], matrix: Sequence[Sequence[float]]) -> None:
-        """Note how much teachers agreed, a row for each of the names."""
+        """Record the agreement of K teachers.
+
+        Args:
+            names: K names.
+            matrix: Agreement of each pair, K rows of K fractions in [0, 1].
+        """
         self.agreement = {"names": list(names), "matrix": [list(row) for row in matrix]}
 
     def series(self, metric: str) -> dict[str, list[tuple[float, float]]]:
-        """(round, value) of a participants' metric, such as ``"val_accuracy"``, by participant; NaN is left out."""
+        """Pairs (round, value) of a metric such as ``"val_accuracy"``, by participant, without NaN."""
         return {name: found for name in self.participants if (found := self.points(f"{metric}/{name}"))}
 
     def points(self, tag: str) -> list[tuple[float, float]]:
-        """(round, value) of one tag; rounds without it, or with NaN, are left out."""
+        """Pairs (round, value) of one tag, without missing values and NaN."""
         pairs = [(float(one["round"]), one["values"].get(tag, math.nan)) for one in self.history]
         return [pair for pair in pairs if not math.isnan(pair[1])]
 
     def last(self, prefix: str) -> dict[str, float]:
-        """The latest value of every participant's tag that begins with ``prefix``, by tag."""
+        """Latest value of every participant's tag that begins with ``prefix``, by tag."""
         found: dict[str, float] = {}
         for one in self.history:
             found |= {key: value for key, value in one["values"].items() if key.startswith(prefix)}
         return found
 
     def write(self, folder: Path) -> Path:
-        """Write the file, which is whole at any time: the old one stays until the new one is complete."""
+        """Path of the file written into ``folder``; the old file stays until the new one is complete."""
         path = folder / FILE
         content = {"format": FORMAT} | {key: _plain(value) for key, value in asdict(self).items()}
         write_atomically(path, json.dumps(content, allow_nan=False, separators=(",", ":")))
@@ -120,10 +137,10 @@ class Record:
 
     @classmethod
     def read(cls, folder: str | Path) -> Record:
-        """The record of a run's folder, or of the file itself.
+        """Record in a run's folder, or in the file itself.
 
         Raises:
-            RecordError: If there is none, or it is damaged or of a later form.
+            RecordError: If there is none, or it is damaged or of a later format.
         """
         path = Path(folder)
         path = path / FILE if path.is_dir() else path

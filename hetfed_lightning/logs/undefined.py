@@ -1,4 +1,4 @@
-"""Figures that some participants' data do not define: left out of means over all, named once, and not monitored."""
+"""Metrics that some participants' data do not define: left out of means, named once, and not monitored."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_NAMED = 10
-"""Participants that one line names with their reasons."""
+"""Largest number of participants that one line names with their reasons."""
 
 _SETS: Mapping[str, str] = {"train": "training", "val": "validation", "test": "test"}
 _SUMMARY = re.compile(r"federation/((?:train|val|test)_.+)_(?:mean|worst|std|jain)")
 
 
 class UndefinedMonitorError(MisconfigurationException):
-    """A callback follows a figure that nobody's data define."""
+    """Raised for a callback that follows a metric which no participant's data define."""
 
 
 class UndefinedFigures:
-    """What is undefined now, and what of it has been told.
+    """Metrics that are undefined at present, and those of them already named in a warning.
 
     Attributes:
-        reasons: Why, by tag, such as ``"val_auroc/hospital_b"``; of every stage its latest pass.
+        reasons: Reason by tag, such as ``"val_auroc/hospital_b"``, from the latest pass of every stage.
     """
 
     def __init__(self) -> None:
@@ -41,16 +41,16 @@ class UndefinedFigures:
         self._told: set[str] = set()
 
     def begin(self) -> None:
-        """Begin a run, which tells everything anew."""
+        """Begin a run, which names everything anew."""
         self.reasons, self._told = {}, set()
 
     def note(self, stage: Stage, found: Mapping[str, str], *, tell: bool) -> None:
-        """Take up what is undefined in one pass over a stage's data.
+        """Set the undefined metrics of one pass over a stage's data.
 
         Args:
-            stage: Whose earlier reasons are forgotten.
+            stage: Stage whose earlier reasons are replaced.
             found: Reasons by tag.
-            tell: Whether to name what has not been named; a sanity check sees a part of the data.
+            tell: True to warn of metrics not named before; False in a sanity check, which sees a part of the data.
         """
         self.reasons = {key: why for key, why in self.reasons.items() if not key.startswith(f"{stage}_")} | dict(found)
         new = {key: why for key, why in found.items() if key not in self._told} if tell else {}
@@ -68,10 +68,13 @@ class UndefinedFigures:
             )  # fmt: skip
 
     def check_monitors(self, trainer: L.Trainer) -> None:
-        """Refuse to go on where a callback follows what no participant's data define.
+        """Refuse callbacks that follow a metric which no participant's data define.
+
+        Args:
+            trainer: Trainer with the callbacks.
 
         Raises:
-            UndefinedMonitorError: Naming the callback, the figure, the participants and what to follow instead.
+            UndefinedMonitorError: If there is one; names the callback, the metric, the participants and the remedy.
         """
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
             if not isinstance(callback, (EarlyStopping, ModelCheckpoint)) or not callback.monitor:

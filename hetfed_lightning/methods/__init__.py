@@ -1,1 +1,1 @@
-"""Methods: one file says what participants send, how it is combined and what becomes of it at home."""
+"""Federated methods: messages of participants, their combination, and the use of the result, one file each."""

@@ -1,4 +1,4 @@
-"""Bytes of a round's messages, by method and direction."""
+"""Numbers of bytes of a round's messages, by method and direction."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 
 class ByteCount:
-    """Counters of one round.
+    """Byte counters of one round.
 
     Attributes:
-        up: Bytes from participants, all methods together.
-        down: Bytes to participants, all methods together.
+        up: Bytes from participants, summed over methods.
+        down: Bytes to participants, summed over methods.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class ByteCount:
             self._by_method[key] = self._by_method.get(key, 0) + number
 
     def figures(self) -> dict[str, int]:
-        """``bytes_up`` and ``bytes_down`` of all methods, and of each as ``bytes_up/TITLE``."""
+        """Bytes by tag: ``bytes_up`` and ``bytes_down`` of all methods, and ``bytes_up/TITLE`` and the like of each."""
         return {"bytes_up": self.up, "bytes_down": self.down} | self._by_method
 
     def state_dict(self) -> dict[str, int]:
@@ -39,7 +39,7 @@ class ByteCount:
         return self.figures()
 
     def load_state_dict(self, state: Mapping[str, int] | Sequence[int]) -> None:
-        """Go on with a checkpoint's; older ones have the two sums alone."""
+        """Continue from the counters of a checkpoint; older ones have the two sums alone."""
         if isinstance(state, Mapping):
             own = dict(state)
             self.up, self.down, self._by_method = own.pop("bytes_up"), own.pop("bytes_down"), own

@@ -1,4 +1,4 @@
-"""The seam between a method and whatever moves its messages: one process, ranks, or an engine between institutions."""
+"""Interface between a method and the transport of its messages: one process, ranks, or institutions over a network."""
 
 from __future__ import annotations
 
@@ -13,31 +13,37 @@ if TYPE_CHECKING:
 
 
 class Carrier(Protocol):
-    """Messages of one method in a run, as the process sees them that trains the participants."""
+    """Transport of one method's messages in a run, seen from the process that trains the participants."""
 
     def prepare(self, federation: Federation) -> None:
-        """Describe the participants, before training."""
+        """Collect the descriptions of all participants, before training."""
 
     def open_round(self, federation: Federation, round_index: int) -> None:
-        """Hand out what is current to newcomers."""
+        """Hand the current results to newcomers."""
 
     def collect(self, federation: Federation, round_index: int, when: Literal["start", "end"]) -> None:
-        """Gather the messages of the exchange at that moment, if there is one and it is due."""
+        """Gather the messages of the exchange at a moment, if the method has one there and it is due.
+
+        Args:
+            federation: The federation, in a round.
+            round_index: Index of the round, from 0.
+            when: ``"start"`` or ``"end"`` of the round.
+        """
 
     def combine(self, federation: Federation, round_index: int) -> None:
-        """Make the results of the messages just collected, if there are any."""
+        """Combine the messages just collected, if there are any."""
 
     def hand_out(self, federation: Federation, round_index: int) -> None:
-        """Hand the results just made to those they are for."""
+        """Hand the new results to their receivers."""
 
     def context(self, federation: Federation, name: str) -> Context:
-        """The method's side of one participant that is trained here."""
+        """Context of one participant trained in this process: received tensors, memory and modules."""
 
     def last(self, group: str) -> Mapping[str, Tensor]:
         """Tensors of a group's last result; empty before the first."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that is known here, for a checkpoint."""
+        """State of everything known in this process, for a checkpoint."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with a checkpoint's."""
+        """Continue from the state of a checkpoint."""

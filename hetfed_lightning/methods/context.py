@@ -1,4 +1,4 @@
-"""Tensors that a method has at hand for one participant: received, remembered, and modules of its own."""
+"""Context of a method for one participant: received tensors, memory, modules of its own."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Context:
     """One participant's side of a method.
 
     Attributes:
-        received: Tensors of the last result that reached the participant; empty before the first. One copy for all of
-            a group: not to be written to.
-        memory: Tensors that the method keeps for this participant from round to round, by key. Written in ``send``
-            and ``receive``; saved in checkpoints, gone when the participant leaves, kept at its site.
-        modules: Modules of the method's own, trained and saved with the participant.
-        round_index: The round, from 0.
+        received: Tensors by key of the last result that reached the participant, of the shapes in ``Combined.state``;
+            empty before the first. One copy for the whole group: not to be written to.
+        memory: Tensors by key that the method keeps for this participant from round to round. Written in ``send`` and
+            ``receive``; saved in checkpoints, dropped when the participant leaves, kept at its site.
+        modules: Modules by name from ``Method.modules``, trained and saved with the participant.
+        round_index: Index of the round, from 0.
     """
 
     received: Mapping[str, Tensor]

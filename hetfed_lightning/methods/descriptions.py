@@ -1,4 +1,4 @@
-"""Descriptions of many participants in the memory of the few kinds that there are."""
+"""Descriptions of participants, each distinct one held in memory once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 from hetfed_lightning.methods.messages import Message
 
 SMALL = 1
-"""Tensors of so many elements are compared by value; larger ones with values are kept as they are."""
+"""Largest number of elements of tensors that are compared by value; larger ones with values are kept as they are."""
 
 
 class Interned:
-    """Equal descriptions as one object, and equal entries of different ones too.
+    """Pool of descriptions in which equal ones, and equal entries of different ones, are one object.
 
-    Ten thousand participants of one recipe are described by one layout; held for each of them it would take more
-    memory than their heads.
+    Ten thousand participants of one recipe have one layout; held for each of them it would take more memory than their
+    heads.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Interned:
         self._wholes: dict[Any, Message] = {}
 
     def of(self, message: Message) -> Message:
-        """A description of equal content."""
+        """Description from the pool, equal to ``message``."""
         found = {key: self._entry(key, tensor) for key, tensor in message.items()}
         return self._wholes.setdefault(tuple((key, id(tensor)) for key, tensor in found.items()), found)
 

@@ -1,7 +1,7 @@
-"""The exchanges of a round: what is due at one moment is sent by all methods before any result is handed out.
+"""Exchanges of a round: at one moment all methods send before any result is handed out.
 
-Between institutions a site sends all its messages of a moment at once and hears of the results later. In one process
-it is the same: a method's ``send`` never sees what another method hands out at the same moment, whatever their order.
+Between institutions a site sends all its messages of a moment at once and receives the results later. In one process
+the order is the same: a method's ``send`` never sees a result that another method hands out at the same moment.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class RoundExchange:
-    """The exchange of all methods at one moment of a round, made once.
+    """Exchange of all methods at one moment of a round, made once.
 
     Args:
-        federation: In a round.
-        when: The moment.
+        federation: The federation, in a round.
+        when: ``"start"`` or ``"end"`` of the round.
     """
 
     def __init__(self, federation: Federation, when: Literal["start", "end"]) -> None:
@@ -30,16 +30,16 @@ class RoundExchange:
         self._is_made = not self._methods
 
     def before(self, callback: FederatedCallback) -> None:
-        """Make the exchange if the callback is the first to act after it, as :func:`raise_event` calls it.
+        """Make the exchange before the first callback that acts after it; called by :func:`raise_event`.
 
-        At a round's end it precedes everything of the methods' phase, at its start it follows that.
+        At a round's end the exchange precedes the methods' phase, at its start it follows that.
         """
         phases = [one.phase for one in self._methods]
         if phases and (callback.phase >= min(phases) if self._when == "end" else callback.phase > max(phases)):
             self.make()
 
     def make(self) -> None:
-        """Collect all messages, combine them, and at a round's start hand out the results, unless that was done."""
+        """Collect and combine all messages, and at a round's start hand out the results; a second call does nothing."""
         if self._is_made:
             return
         self._is_made = True

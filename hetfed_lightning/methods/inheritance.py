@@ -1,4 +1,4 @@
-"""A participant that joins a trained federation afterwards: it begins with what the others have learned."""
+"""Participants that join a trained federation afterwards, with weights or lessons from its participants."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ log = logging.getLogger(__name__)
 
 
 class Inheritance(FederatedCallback):
-    """Gives the participants of a run what a federation that was trained before has learned, in the first round.
+    """Hands the knowledge of a trained federation to the participants of a run, in its first round.
 
-    Who shares all its shared weights' names and shapes with somebody there begins with the mean of theirs, and holds
-    them still or tunes them slowly as its :class:`~hetfed_lightning.Transfer` says; its head may be of any size. Whose
-    architecture is new learns from the answers of those who are there on the public set, of this run's data, for
-    ``Transfer.distillation_epochs``: from the student where there is one, from the ensemble else. Those who are there
-    are asked and stay as they are.
+    A participant whose shared weights equal somebody's there in names and shapes begins with the mean of theirs. It
+    freezes them or trains them at a lower rate as its :class:`~hetfed_lightning.Transfer` says; its head may be of any
+    size. A participant of a new architecture is taught on the public set of this run for
+    ``Transfer.distillation_epochs``: by the student of the trained federation if there is one, else by its ensemble.
+    The trained participants stay unchanged.
 
     Args:
         source: The trained federation.
-        distillation: How its teachers are combined, with what its run has learned of them; None for the mean of their
-            probabilities.
-        batch_size: Public examples per batch.
+        distillation: Combination of its teachers, with the sizes and scores that its run recorded; None for the mean of
+            their probabilities.
+        batch_size: Public examples per batch, at least 1.
 
     Raises:
-        ValueError: Before training, if a participant can take over nothing, by its name.
+        ValueError: Before training, if a participant can inherit nothing; names it.
     """
 
     phase = Phase.AVERAGING
@@ -64,7 +64,7 @@ class Inheritance(FederatedCallback):
         self.received: dict[str, list[str]] = {}
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
-        """Find who takes over what from whom."""
+        """Find weights or teachers for every participant."""
         del trainer
         self.received = {}
         for name, participant in federation.members().items():
@@ -123,7 +123,7 @@ class Inheritance(FederatedCallback):
                     )
 
     def further_steps(self, federation: Federation, name: str, career: Career) -> int:
-        """Steps of the lessons before the first local step."""
+        """Number of steps of the lessons before the first local step."""
         del career
         if name == STUDENT:
             return 0
@@ -132,7 +132,7 @@ class Inheritance(FederatedCallback):
         return math.ceil(_transfer_of(participant).distillation_epochs * batches / participant.accumulate_grad_batches)
 
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """In the first round, hand over weights and teach."""
+        """Hand over weights and teach, in the first round."""
         del trainer
         if round_index > 0:
             return

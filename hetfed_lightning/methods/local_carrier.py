@@ -1,4 +1,4 @@
-"""Messages of one process, or of several ranks that train one federation: collected, combined, handed out at once."""
+"""Transport of messages in one process, or over ranks of one federation: collected, combined, handed out at once."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 
 
 class LocalCarrier:
-    """Both halves of one method where all participants are in one process, or divided over ranks.
+    """Carrier of one method whose participants are all in one process, or divided over ranks.
 
-    Every rank has the server's half and combines on equal input; each participant's half acts where it is hosted, and
-    what it remembers is known to all ranks afterwards.
+    Every rank has the server's half and combines equal input. Each participant's half runs on the rank that hosts it,
+    and its memory is copied to all ranks afterwards.
 
     Args:
-        method: Whose messages it carries.
+        method: Method whose messages travel.
     """
 
     def __init__(self, method: Method) -> None:
@@ -46,7 +46,7 @@ class LocalCarrier:
         self._result: Result | None = None
 
     def prepare(self, federation: Federation) -> None:
-        """Describe everyone and find the groups, before training."""
+        """Collect the descriptions of all participants and form the groups, before training."""
         # On every rank for everyone: all of them have all data, and a layout on the device "meta" cannot travel.
         interned = Interned()
         self.server.meet(
@@ -59,7 +59,7 @@ class LocalCarrier:
                 self.participants.rehearse(federation, name)
 
     def open_round(self, federation: Federation, round_index: int) -> None:
-        """Hand newcomers what is current; have groups begin alike."""
+        """Hand the current results to newcomers; set groups to a common start."""
         if self.participants.memory:
             here = {name for name, one in federation.members().items() if not _has_left(one, round_index)}
             self.participants.forget(here)
@@ -74,7 +74,13 @@ class LocalCarrier:
         self._receive(federation, [name for name in newcomers if self.server.received_by(name)])
 
     def collect(self, federation: Federation, round_index: int, when: Literal["start", "end"]) -> None:
-        """Gather the messages of the exchange at that moment, if there is one and it is due."""
+        """Gather the messages of the exchange at a moment, if the method has one there and it is due.
+
+        Args:
+            federation: The federation, in a round.
+            round_index: Index of the round, from 0.
+            when: ``"start"`` or ``"end"`` of the round.
+        """
         self._asked, self._sent = [], {}
         due = [exchange for exchange in self.method.exchanges if exchange.when == when]
         if due and self.method.is_due(round_index) and self.method.may_exchange(federation, round_index):
@@ -84,10 +90,7 @@ class LocalCarrier:
                 self._sent = self._collect(federation, self._asked, when)
 
     def combine(self, federation: Federation, round_index: int) -> None:
-        """Make the result of the messages just collected, equal on all ranks.
-
-        Who was quarantined since, for a message to another method, is left out.
-        """
+        """Combine the messages just collected, with an equal result on all ranks."""
         sent = {name: one for name, one in self._sent.items() if name not in federation.guard.quarantined}
         self._sent = {}
         federation.count_bytes(self.method.title, up=sum(map(payload_bytes, sent.values())))
@@ -97,7 +100,7 @@ class LocalCarrier:
             self._result = self._combine(federation, sent, self._asked, round_index)
 
     def hand_out(self, federation: Federation, round_index: int) -> None:
-        """Hand the result just made to those it is for who have joined."""
+        """Hand the new result to its receivers among the joined participants."""
         result, self._result = self._result, None
         if result is None:
             return
@@ -218,7 +221,7 @@ class LocalCarrier:
             self.participants.memory = federation.ranks.gathered(mine, names)
 
     def context(self, federation: Federation, name: str) -> Context:
-        """The method's side of one participant."""
+        """Context of one participant: received tensors, memory and modules."""
         return self.participants.context(federation, name)
 
     def last(self, group: str) -> Mapping[str, Tensor]:
@@ -258,11 +261,11 @@ class LocalCarrier:
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Both halves, for a checkpoint."""
+        """State of both halves, for a checkpoint."""
         return {"server": self.server.state_dict(), "memory": self.participants.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with a checkpoint's."""
+        """Continue from the state of a checkpoint."""
         self.server.load_state_dict(state["server"])
         self.participants.load_state_dict(state["memory"])
         self.shared = SharedStates()

@@ -1,4 +1,4 @@
-"""Values that a method's participants and its server exchange: messages, work done, results, and when they travel."""
+"""Values that travel between a method's participants and its server: messages, work done, results, and exchanges."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Literal, TypeAlias
 from torch import Tensor
 
 Message: TypeAlias = Mapping[str, Tensor]
-"""Tensors by key: what one participant sends or receives for one method in one round."""
+"""Tensors of any shapes by key, which one participant sends or receives for one method in one round."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A moment at which messages go up, are combined and come down.
+    """Moment at which messages go up, are combined and come down.
 
     Attributes:
         when: ``"start"``: before the local steps of a round; ``"end"``: after them, before the validation.
@@ -27,12 +27,12 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Work:
-    """A participant's local work since the round began, as its own process counted it.
+    """Local work of a participant since the round began, counted by its own process.
 
     Attributes:
         landed: Optimizer steps that changed the weights; 0 at the start of a round.
         rates: Sum of the learning rates of those steps, of the first optimizer's first parameter group.
-        samples: Training examples of the participant.
+        samples: Number of training examples of the participant.
     """
 
     landed: int
@@ -41,7 +41,7 @@ class Work:
 
 
 class PerParticipant(dict[str, Message]):
-    """Results that differ between participants: the message for each, by name."""
+    """Results that differ between participants: one message by participant's name."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ class Combined:
     """Result of a group's messages.
 
     Attributes:
-        state: Tensors that everyone in the group receives, or one message for each (:class:`PerParticipant`); None
-            where nobody receives anything and the last result stays.
-        figures: Numbers to log as ``federation/KEY``, one or several each; the mean over those of all groups is logged.
-        stop: Whether training ends after this round, as when a budget is spent.
+        state: Tensors by key for everyone in the group, or one message for each (:class:`PerParticipant`); None to send
+            nothing and keep the last result.
+        figures: Numbers to log as ``federation/KEY``, one or several by key; the mean over those of all groups is
+            logged.
+        stop: True to end training after this round, as when a budget is spent.
     """
 
     state: Message | PerParticipant | None
@@ -61,4 +62,4 @@ class Combined:
 
 
 class MessageError(ValueError):
-    """A message of another layout than the method's group agreed on, or an unusable result of ``combine``."""
+    """Raised for a message whose layout differs from its group's, or for an unusable result of ``combine``."""

@@ -46,16 +46,16 @@ About = Mapping[str, Message]
 
 
 class Method(FederatedCallback):
-    """A federated method; every hook has a default, and most methods write three.
+    """Base class of federated methods; every hook has a default, and most methods write three.
 
     Attributes:
         exchanges: Moments at which messages travel.
-        replaces_state: Whether what is received replaces the participant's tensors of the same keys.
-        synchronise_start: Whether all of a group begin with the state of its first member who has joined, before their
+        replaces_state: True if a result replaces the participant's tensors of the same keys.
+        synchronise_start: True if all members of a group begin with the state of its first joined member, before their
             first local step; for methods that replace state.
-        needs_steps: Whether a participant without an optimizer step in the round has nothing to send at its end.
-        combines_silence: Whether ``combine`` is called for a group that was asked and of whom nobody sent anything.
-        once: Whether ``combine`` runs on one rank and its result is handed to the others, as private noise needs it.
+        needs_steps: True if a participant without an optimizer step in the round sends nothing at its end.
+        combines_silence: True if ``combine`` is called for a group of which nobody sent a message.
+        once: True if ``combine`` runs on one rank, which hands the result to the others, as private noise needs it.
             Otherwise it runs on every rank on equal input and must draw from torch's global generator alone, which is
             seeded by the method and the round.
         title: Name of the method in tags such as ``federation/bytes_up/TITLE`` and in messages; the class's by default.
@@ -71,7 +71,7 @@ class Method(FederatedCallback):
     combines_silence: ClassVar[bool] = False
     once: ClassVar[bool] = False
     name: str | None = None
-    """Tells two methods of one class in a run apart, in checkpoints and tags; None where there is one."""
+    """Distinguishes two methods of one class in a run, in checkpoints and tags; None for a single one."""
 
     @property
     def title(self) -> str:
@@ -86,15 +86,15 @@ class Method(FederatedCallback):
     # Before training
 
     def describe(self, participant: Participant, data: ParticipantData) -> Message:
-        """Description of a participant for the server, made once before training and for newcomers.
+        """Description of a participant for the server, made once before training, or on joining.
 
         Args:
-            participant: One of those of this process or site, its transform and task fitted to its data.
-            data: Its data and the public set.
+            participant: Participant of this process or site, with fitted transform and task.
+            data: Its training examples and the public set.
 
         Returns:
-            Tensors by key, such as layouts as tensors on the device ``"meta"`` or counts; empty by default. It is the
-            only word about the participant that ``groups`` and ``combine`` have beside its messages.
+            Tensors by key, such as counts, or layouts on the device ``"meta"``; empty by default. Beside messages,
+            ``groups`` and ``combine`` know nothing else about the participant.
         """
         del participant, data
         return {}
@@ -120,15 +120,15 @@ class Method(FederatedCallback):
     def plan(self, participant: Participant, moment: Moment, round_index: int) -> Sequence[Part]:
         """Parts of a participant's work in a round, one after another; none by default.
 
-        Its local steps are those of its ``local_epochs`` and ``step_budget`` unless there are parts for the moment
-        ``"local"``; one method alone may have some. It is asked before batches are drawn, for rounds to come as well
-        (for learning rates that are planned over a run) and again after a resume: what it returns is to depend on its
-        arguments and on the method's settings alone.
+        Without parts for the moment ``"local"``, local steps follow ``local_epochs`` and ``step_budget``; one method
+        alone may have some. Plans are asked for before batches are drawn, also for later rounds (for learning-rate
+        schedules over a run), and again after a resume. So the result may depend on the arguments and the method's
+        settings alone.
 
         Args:
-            participant: Who is to work; not to be changed.
+            participant: Participant whose work is planned; not to be changed.
             moment: ``"local"``: the local steps.
-            round_index: The round, from 0.
+            round_index: Index of the round, from 0.
         """
         del participant, moment, round_index
         return ()
@@ -136,14 +136,14 @@ class Method(FederatedCallback):
     # At the participant
 
     def modules(self, participant: Participant) -> Mapping[str, nn.Module]:
-        """Modules of the method's own for a participant, by name, which ``context.modules`` gives everywhere else.
+        """Modules of the method's own for a participant, by name; ``context.modules`` in all other hooks.
 
-        Made as a run begins, with initial weights that depend on (seed, participant, method). The participant's
-        optimizer trains them, its checkpoints hold them; they are sent nowhere unless ``send`` does. A participant that
-        has some trains outside of fleets.
+        They are made as a run begins, with initial weights that depend on (seed, participant, method). The
+        participant's optimizer trains them and its checkpoints hold them; only ``send`` can make them travel. A
+        participant with such modules trains outside of fleets.
 
         Args:
-            participant: The one that they are for.
+            participant: Participant that gets them.
         """
         del participant
         return {}
@@ -160,15 +160,15 @@ class Method(FederatedCallback):
     ) -> Tensor:
         """Loss of each example of a local step, shape ``(B,)``: add to ``own``, scale it or replace it.
 
-        It must not mix examples nor look at values in Python (no ``if tensor:``, ``.item()``): a fleet computes it for
-        all members at once by ``vmap``, and DP-SGD takes its gradient by example.
+        It must not mix examples nor read tensor values in Python (no ``if tensor:``, ``.item()``): a fleet computes it
+        for all members at once by ``vmap``, and DP-SGD takes its gradient by example.
 
         Args:
             own: The task's loss of each example, shape ``(B,)``, scaled so that its mean is the batch's loss.
-            inputs: The batch as the backbone takes it.
+            inputs: Inputs of the backbone, of B examples.
             features: Output of the backbone, shape ``(B, D)``.
             outputs: Output of the head, shape ``(B, C)``.
-            target: Of B examples.
+            target: Targets of the B examples, shape ``(B,)`` or ``(B, C)``.
             on: ``"own"`` for the participant's own examples.
             context: The participant's side of the method.
         """
@@ -178,10 +178,10 @@ class Method(FederatedCallback):
     def weight_term(self, parameters: Mapping[str, Tensor], context: Context) -> Tensor:
         """Term of the local loss that depends on weights alone, a scalar; differentiated for a whole fleet at once.
 
-        Under DP-SGD its gradient is added after the noise. It must not depend on the examples.
+        Under DP-SGD its gradient is added after the noise. It must not depend on examples.
 
         Args:
-            parameters: The participant's trainable parameters by key, modules of methods left out.
+            parameters: Trainable parameters of the participant by key, without modules of methods.
             context: The participant's side of the method.
         """
         raise NotImplementedError
@@ -189,22 +189,22 @@ class Method(FederatedCallback):
     def after_step(self, parameters: Mapping[str, Tensor], context: Context) -> None:
         """Change weights in place after an optimizer step, as a projection does; called without gradients.
 
-        A method that has it takes its participants out of fleets. It must not look at examples.
+        A method with this hook takes its participants out of fleets. It must not depend on examples.
 
         Args:
-            parameters: The participant's trainable parameters by key, modules of methods left out.
+            parameters: Trainable parameters of the participant by key, without modules of methods.
             context: The participant's side of the method.
         """
 
     def send(self, participant: Participant, data: ParticipantData, work: Work, context: Context) -> Message:
-        """Message to the server, by key; finite tensors of equal keys and dtypes in a group.
+        """Message to the server: finite tensors by key, of equal keys and dtypes in a group.
 
-        Called without gradients for each participant that is asked, where its data are, before any method hands out a
-        result of the same moment. What it draws from torch is seeded by the participant's name and the round.
+        It is called without gradients for each asked participant, in the process that holds its data, before any method
+        hands out a result of the same moment. Draws from torch are seeded by the participant's name and the round.
 
         Args:
             participant: The sender; not to be changed.
-            data: Its data and the public set.
+            data: Its training examples and the public set.
             work: Its local work of the round.
             context: Its side of the method; ``memory`` may be written to.
         """
@@ -216,29 +216,34 @@ class Method(FederatedCallback):
         The tensors of all senders are then read at once, as views and without copies, which is fast in fleets.
 
         Args:
-            name: A participant, once the groups are known.
+            name: Name of a participant, once the groups are known.
         """
         del name
         return None
 
     def keys_of(self, group: str, keys: Sequence[str]) -> Sequence[str]:
-        """Those of a member's :meth:`state_keys` that belong to one of its groups; all by default."""
+        """Keys that belong to one group, among a member's :meth:`state_keys`; all by default.
+
+        Args:
+            group: Name of the group.
+            keys: Keys of the member.
+        """
         del group
         return keys
 
     def warn_of_idle(self, name: str) -> None:
-        """Warn of a participant without an optimizer step, once in a run, where ``needs_steps``."""
+        """Warn of a participant without an optimizer step, once in a run, for methods with ``needs_steps``."""
         log.warning("%s: %s took no optimizer step in a round and sends nothing.", self.title, name)
 
     def receive(self, participant: Participant, data: ParticipantData, state: Message, context: Context) -> None:
-        """Take over a result; called for everyone it is for who has joined, where the participant's data are.
+        """Take over a result; called for every joined receiver, in the process that holds its data.
 
         With ``replaces_state`` the tensors of equal keys have been replaced before.
 
         Args:
             participant: The receiver; may be changed in place.
-            data: Its data and the public set.
-            state: The result, which is ``context.received`` from now on; not to be written to.
+            data: Its training examples and the public set.
+            state: The result by key, which is ``context.received`` from now on; not to be written to.
             context: Its side of the method; ``memory`` may be written to.
         """
 
@@ -255,44 +260,41 @@ class Method(FederatedCallback):
         """Result of a group's messages.
 
         Args:
-            sent: Messages of those who sent one, by name, in the order of the federation; at least one, but for
-                methods with ``combines_silence``. Not to be written to.
-            asked: Names of all members that were asked; who is missing in ``sent`` was left out of the round.
+            sent: Messages by sender, in the order of the federation; at least one, except for methods with
+                ``combines_silence``. Not to be written to.
+            asked: Names of all asked members; one missing in ``sent`` was left out of the round.
             about: Descriptions of the group's members.
-            server: The server's memory of this group: the last result, and whatever the method keeps there.
-            round_index: The round, from 0.
+            server: Memory of this group at the server: the last result, and tensors or modules of the method.
+            round_index: Index of the round, from 0.
         """
         raise NotImplementedError(
             f"{type(self).__name__} has exchanges and no combine: write it, or set exchanges to ()."
         )
 
     def inherits(self, group: str, before: ServerMemory) -> ServerMemory | None:
-        """Memory with which a group begins, where participants join or leave or a checkpoint is resumed.
+        """Memory with which a group begins when members join or leave or a checkpoint is resumed; None to begin anew.
 
         Args:
             group: Name of the group.
-            before: Memory of a group of that name, or of one that shares a member with it.
-
-        Returns:
-            What it goes on with; None to begin anew.
+            before: Memory of a group of that name, or of one with a member in common.
         """
         return before if group == before.group else before.continued(group)
 
     # What the round does with it
 
     carrier: Carrier | None = None
-    """Moves the method's messages in the run in progress; None outside of one."""
+    """Transport of the method's messages in the run in progress; None outside of one."""
 
     _saved: Mapping[str, Any] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Forget an earlier run, unless its trainer goes on; a checkpoint is read after this."""
+        """Drop the state of an earlier run, unless its trainer goes on; a checkpoint is read after this."""
         del pl_module
         if stage == "fit" and trainer.current_epoch == 0:
             self.carrier, self._saved = None, None
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
-        """Describe everyone and find the groups."""
+        """Collect the descriptions of all participants and form the groups."""
         del trainer
         if self._saved is not None:
             self.carried.load_state_dict(self._saved)
@@ -300,54 +302,54 @@ class Method(FederatedCallback):
         self.carried.prepare(federation)
 
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Hand newcomers what is current; the exchange at the round's start follows."""
+        """Hand the current results to newcomers; the exchange at the round's start follows."""
         del trainer
         self.carried.open_round(federation, round_index)
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Hand out the results of the exchange at the round's end, which has been made."""
+        """Hand out the results of the exchange at the round's end."""
         del trainer
         self.carried.hand_out(federation, round_index)
 
     def adds_to_loss(self, federation: Federation) -> bool:
-        """Whether there is a :meth:`weight_term`."""
+        """True if the method has a :meth:`weight_term`."""
         del federation
         return type(self).weight_term is not Method.weight_term
 
     def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
-        """The :meth:`weight_term` of one participant."""
+        """Value of :meth:`weight_term` for one participant, a scalar; None without one."""
         del batch_idx
         return self.weight_term(_trainable(participant), self.context_of(federation, participant))
 
     def loss_is_of_weights(self) -> bool:
-        """True: :meth:`weight_term` does not see examples."""
+        """True; :meth:`weight_term` does not depend on examples."""
         return type(self).local_loss is Method.local_loss
 
     def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
-        """The :meth:`weight_term` of a fleet's members."""
+        """Term of :meth:`weight_term` for a fleet's members; None without one."""
         return WeightTerm(self.weight_term, self._contexts_of(federation, fleet), fleet)
 
     def follows_steps(self) -> bool:
-        """Whether there is an :meth:`after_step`."""
+        """True if the method has an :meth:`after_step`."""
         return type(self).after_step is not Method.after_step
 
     @torch.no_grad()
     def after_local_step(self, federation: Federation, participant: Participant) -> None:
-        """The :meth:`after_step` of one participant."""
+        """Call :meth:`after_step` for one participant."""
         self.after_step(_trainable(participant), self.context_of(federation, participant))
 
     def shapes_loss(self) -> bool:
-        """Whether there is an :meth:`example_loss`."""
+        """True if the method has an :meth:`example_loss`."""
         return type(self).example_loss is not Method.example_loss
 
     def shaped_losses(
         self, federation: Federation, participant: Participant, losses: Tensor, batch: Supervised
     ) -> Tensor:
-        """The :meth:`example_loss` of one participant's own batch, shape ``(B,)``."""
+        """Value of :meth:`example_loss` for one participant's own batch, shape ``(B,)``."""
         return self._shaped(losses, batch, self.context_of(federation, participant))
 
     def fleet_shape(self, federation: Federation, fleet: Fleet) -> LossShape:
-        """The :meth:`example_loss` of a fleet's members."""
+        """Function of :meth:`example_loss` for a fleet's members."""
         return LossShape(self._shaped, self._contexts_of(federation, fleet))
 
     def _shaped(self, losses: Tensor, batch: Supervised, context: Context) -> Tensor:
@@ -357,12 +359,12 @@ class Method(FederatedCallback):
         return [self.context_of(federation, one.local.participant) for one in fleet.members]
 
     def context_of(self, federation: Federation, participant: Participant) -> Context:
-        """The method's side of one participant in the round in progress."""
+        """Context of one participant in the round in progress: received tensors, memory and modules."""
         return self.carried.context(federation, participant.name or "")
 
     @property
     def carried(self) -> Carrier:
-        """The carrier of the run in progress.
+        """Carrier of the run in progress.
 
         Raises:
             RuntimeError: Outside of a run.
@@ -372,11 +374,11 @@ class Method(FederatedCallback):
         return self.carrier
 
     def may_exchange(self, federation: Federation, round_index: int) -> bool:
-        """True if the messages of a round that is due may travel; asked once, before anyone sends.
+        """True if the messages of a due round may travel; called once, before anyone sends.
 
         Args:
-            federation: In the round.
-            round_index: The round, from 0.
+            federation: The federation, in the round.
+            round_index: Index of the round, from 0.
         """
         del federation, round_index
         return True
@@ -384,15 +386,15 @@ class Method(FederatedCallback):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Groups, results, and what the server and the participants remember."""
+        """Groups, results, and the memory of server and participants."""
         return dict(self._saved or {}) if self.carrier is None else self.carrier.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with a checkpoint's, once something carries the messages."""
+        """Continue from the state of a checkpoint, once the method has a carrier."""
         self._saved = state_dict
 
     def is_due(self, round_index: int) -> bool:
-        """Whether messages travel in a round; every round by default."""
+        """True if messages travel in a round; every round by default."""
         del round_index
         return True
 

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def give_modules(federation: Federation, *, fit: bool) -> None:
-    """Attach the modules of the run's methods, before optimizers are made and a checkpoint is read.
+    """Attach the modules of the run's methods to participants, before optimizers are made and a checkpoint is read.
 
     Initial weights depend on (seed, participant, method) alone. Modules of the same shapes stay from an earlier fit.
 
     Args:
         federation: Federation with its trainer.
-        fit: True for a training, in which modules of other methods have no place.
+        fit: True for a training, which drops modules of methods that are not in the run.
 
     Raises:
-        TypeError: If ``modules`` of a method gives anything but modules by name.
+        TypeError: If ``modules`` of a method returns anything but modules by name.
     """
     methods = [one for one in acting_callbacks(federation.trainer) if isinstance(one, Method) and _has_modules(one)]
     for participant in federation.members().values():
@@ -39,10 +39,10 @@ def give_modules(federation: Federation, *, fit: bool) -> None:
 
 
 def fit_checkpoint(state: dict[str, Any], federation: Federation) -> None:
-    """Leave modules of methods that are not in the run out of a checkpoint, and add those that it lacks as they are.
+    """Drop modules of absent methods from a checkpoint, and add the present values of modules that it lacks.
 
     Args:
-        state: Tensors of a federation's checkpoint, by key; changed.
+        state: Tensors of a federation's checkpoint, by key; changed in place.
         federation: Federation that loads it.
     """
     for name, participant in federation.members().items():

@@ -1,4 +1,4 @@
-"""A participant's own examples and the public set, as ``describe``, ``send`` and ``receive`` of a method see them."""
+"""A participant's own examples and the public set, for ``describe``, ``send`` and ``receive`` of a method."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ BATCH = 128
 
 
 class PrivateExamplesError(ValueError):
-    """A message made of examples that DP-SGD is to protect."""
+    """Raised for a message that would be made of examples protected by DP-SGD."""
 
 
 class ParticipantData:
     """One participant's training examples and the public set, through its own transforms and network.
 
-    Everything is computed in evaluation mode, without gradients and when it is asked for. Where the participant trains
-    with DP-SGD its own examples are refused: a message made of them would tell of each without noise.
+    Everything is computed on demand, in evaluation mode and without gradients. If the participant trains with DP-SGD,
+    its own examples are refused: a message made of them would reveal them without noise.
 
     Args:
-        federation: In a fit.
-        participant: Whose data they are.
-        title: Name of the method that asks, for messages.
+        federation: The federation, in a fit.
+        participant: Owner of the training examples.
+        title: Name of the method, for messages.
     """
 
     def __init__(self, federation: Federation, participant: Participant, title: str) -> None:
@@ -46,12 +46,12 @@ class ParticipantData:
 
     @property
     def num_samples(self) -> int:
-        """Training examples; the one number about them that is no secret of who trains with DP-SGD."""
+        """Number of training examples, N; the only statistic of them that DP-SGD leaves public."""
         return self._federation.federated_data.num_samples(self._participant.name or "")
 
     @property
     def num_public(self) -> int:
-        """Examples of the public set; 0 without one."""
+        """Number of examples of the public set, P; 0 without one."""
         return self._federation.federated_data.num_public
 
     @property
@@ -67,7 +67,7 @@ class ParticipantData:
     # The participant's own examples
 
     def batches(self) -> Iterator[tuple[Any, Tensor]]:
-        """Transformed inputs and targets of the training set in its order, in batches, on the device.
+        """Transformed inputs and targets of the training set, in order, in batches of :data:`BATCH` on the device.
 
         Raises:
             PrivateExamplesError: If the participant trains with DP-SGD.
@@ -90,17 +90,29 @@ class ParticipantData:
 
     @cached_property
     def targets(self) -> Tensor:
-        """Targets of the training set, shape ``(N, ...)``."""
+        """Targets of the training set, shape ``(N, ...)``.
+
+        Raises:
+            PrivateExamplesError: If the participant trains with DP-SGD.
+        """
         return torch.cat([target for _, target in self.batches()])
 
     @cached_property
     def features(self) -> Tensor:
-        """Features of the training set, shape ``(N, D)``, in float32 at least."""
+        """Features of the training set, shape ``(N, D)``, in float32 at least.
+
+        Raises:
+            PrivateExamplesError: If the participant trains with DP-SGD.
+        """
         return self._own[0]
 
     @cached_property
     def outputs(self) -> Tensor:
-        """Outputs on the training set, shape ``(N, C)``, in float32 at least."""
+        """Outputs on the training set, shape ``(N, C)``, in float32 at least.
+
+        Raises:
+            PrivateExamplesError: If the participant trains with DP-SGD.
+        """
         return self._own[1]
 
     @cached_property
@@ -110,7 +122,7 @@ class ParticipantData:
     # The public set
 
     def public_batches(self) -> Iterator[Any]:
-        """Transformed inputs of the public set in its order, in batches, on the device.
+        """Transformed inputs of the public set, in order, in batches of up to :data:`BATCH` on the device.
 
         Raises:
             ValueError: If there is no public set.
@@ -139,7 +151,7 @@ class ParticipantData:
     def _public(self) -> tuple[Tensor, Tensor]:
         return self._through(self.public_batches())
 
-    # How
+    # Computation
 
     @torch.no_grad()
     def _through(self, batches: Iterator[Any]) -> tuple[Tensor, Tensor]:

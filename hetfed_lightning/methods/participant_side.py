@@ -1,4 +1,4 @@
-"""The participants' half of a method, in the process or at the site that trains them: memory, messages, results."""
+"""Participants' half of a method, in the process or at the site that trains them: memory, messages, results."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 class ParticipantSide:
-    """The participants' half of one method.
+    """Participants' half of one method.
 
     Args:
-        method: Whose ``describe``, ``send`` and ``receive`` are called.
-        received: Gives the tensors of the last result that reached a participant, by its name.
+        method: Method with the hooks ``describe``, ``send`` and ``receive``.
+        received: Called with a participant's name, returns the tensors of the last result that reached it.
     """
 
     def __init__(self, method: Method, received: Callable[[str], Message]) -> None:
@@ -44,13 +44,13 @@ class ParticipantSide:
         self._layouts: dict[str, Layout] = {}
 
     def context(self, federation: Federation, name: str) -> Context:
-        """The method's context of one participant, in the round in progress."""
+        """Context of one participant in the round in progress: received tensors, memory and modules."""
         memory = self.memory.setdefault(name, {})
         modules = federation[name].modules_of(self._method.title)
         return Context(self.received(name), memory, modules, federation.current_round)
 
     def data_of(self, federation: Federation, name: str) -> ParticipantData:
-        """The participant's data as the method may see them."""
+        """Training examples and public set of a participant, as the method may read them."""
         return ParticipantData(federation, federation[name], self._method.title)
 
     @torch.no_grad()
@@ -62,10 +62,14 @@ class ParticipantSide:
 
     @torch.no_grad()
     def rehearse(self, federation: Federation, name: str) -> None:
-        """Call ``send`` for nobody, to find out before the first step whether it reads what DP-SGD protects.
+        """Call ``send`` and drop the message, to detect use of examples protected by DP-SGD before the first step.
+
+        Args:
+            federation: The federation, in a fit.
+            name: Name of the participant.
 
         Raises:
-            PrivateExamplesError: If it does, naming the participant and the method.
+            PrivateExamplesError: If it uses them; names the participant and the method.
         """
         if federation[name].privacy is None or not self._method.exchanges:
             return
@@ -78,15 +82,15 @@ class ParticipantSide:
 
     @torch.no_grad()
     def send(self, federation: Federation, name: str, *, when: str) -> dict[str, Tensor] | str:
-        """A participant's message, or the reason for which it cannot be used.
+        """Message of a participant by key, or the reason for which it cannot be used.
 
         Args:
-            federation: In a round.
-            name: The sender.
+            federation: The federation, in a round.
+            name: Name of the sender.
             when: Moment of the exchange, ``"start"`` or ``"end"``.
 
         Raises:
-            MessageError: If it is no mapping of tensors, or of another layout than this participant's first message.
+            MessageError: If it is no mapping of tensors, or its layout differs from this participant's first message.
         """
         local, data = federation.local[name], self.data_of(federation, name)
         has_trained = when == "end" and name in federation.active_names(federation.current_round)
@@ -100,14 +104,14 @@ class ParticipantSide:
     def layout(self, federation: Federation, name: str) -> dict[str, Tensor]:
         """Layout of a participant's messages, as tensors on the device ``"meta"``.
 
-        The message and whatever ``send`` writes to the memory are dropped.
+        The message and changes of ``send`` to the memory are dropped.
 
         Args:
-            federation: In a fit.
-            name: The sender.
+            federation: The federation, in a fit.
+            name: Name of the sender.
 
         Raises:
-            MessageError: If ``send`` gives no mapping of tensors.
+            MessageError: If ``send`` returns no mapping of tensors.
         """
         with streams_kept(federation.device):
             message = self._taken(federation, name, self._rehearsed(federation, name))
@@ -132,7 +136,7 @@ class ParticipantSide:
         self.memory = {name: {key: one.to(device) for key, one in own.items()} for name, own in self.memory.items()}
 
     def forget(self, names: set[str]) -> None:
-        """Drop what is remembered of everyone but ``names``."""
+        """Drop the memory of all participants but ``names``."""
         for name in self.memory.keys() - names:
             del self.memory[name]
 
@@ -166,11 +170,11 @@ class ParticipantSide:
         seed_for(federation, federation[name], "method", self._method.state_key, event, federation.current_round, name)
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Memory by participant, for a checkpoint."""
+        """Memory by participant and key, for a checkpoint."""
         return {name: dict(one) for name, one in self.memory.items() if one}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Go on with a checkpoint's."""
+        """Continue from the memory in a checkpoint."""
         self.memory = {name: {key: tensor.clone() for key, tensor in one.items()} for name, one in state.items()}
 
 

@@ -1,4 +1,4 @@
-"""Parts of a participant's work in a round: how long each is, on which data, and which parameters it trains."""
+"""Parts of a participant's work in a round: length, data, and trained parameters of each."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from torch.optim import Optimizer
 from hetfed_lightning.participants.key_patterns import selected
 
 Moment: TypeAlias = Literal["local", "received", "joined", "last"]
-"""When parts are worked on: the round's local steps; once a result was received; a newcomer's first round, once it has
-received what is current; after the last round's exchange."""
+"""Moment at which parts are worked on: ``"local"`` for the round's local steps; ``"received"`` after a result arrived;
+``"joined"`` in a newcomer's first round, after it has received the current results; ``"last"`` after the last
+round's exchange."""
 
 EVERYTHING = ("*",)
 
 
 class PlanError(ValueError):
-    """A plan that cannot be followed; the message names the participant, the round and the method."""
+    """Raised for a plan that cannot be followed; names the participant, the round and the method."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a plan: exactly one of ``epochs`` and ``steps``.
+    """Part of a plan, with exactly one of ``epochs`` and ``steps``.
 
     Attributes:
         epochs: Passes over the data, at least 0.
         steps: Batches, at least 0.
         on: Data of the steps: the participant's ``"own"``, the ``"public"`` set, or ``"both"``.
-        trains: Parameters that are trained, as ``Participant(shared=...)`` takes keys: names, prefixes up to a dot,
-            fnmatch patterns; ``"!PATTERN"`` excludes. All others keep their values and optimizer states.
+        trains: Trained parameters, as ``Participant(shared=...)`` takes keys: names, prefixes up to a dot, fnmatch
+            patterns; ``"!PATTERN"`` excludes. All others keep their values and optimizer states.
         optimizer: Makes an optimizer of the trained parameters, anew in every round; None for the participant's own.
             Its steps move no learning-rate scheduler.
     """
@@ -42,7 +43,7 @@ class Part:
     optimizer: Callable[[list[Any]], Optimizer] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse lengths and data that are none.
+        """Refuse invalid lengths and data.
 
         Raises:
             ValueError: If not exactly one length is given, or a setting is out of its range.
@@ -66,11 +67,11 @@ class Part:
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The patterns of ``trains``."""
+        """Patterns of ``trains``, as a tuple."""
         return tuple(self.trains)
 
     def batches(self, batches_per_epoch: int) -> int:
-        """Number of batches of the part, where one pass has so many."""
+        """Number of batches of the part, for ``batches_per_epoch`` batches in one pass."""
         return (self.steps or 0) + (self.epochs or 0) * batches_per_epoch
 
     def keys(self, keys: Sequence[str]) -> list[str]:
@@ -87,13 +88,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Span:
-    """A part in its place in a round.
+    """Part with its place in a round.
 
     Attributes:
         part: The part.
-        index: Its place in the plan, from 0.
-        start: Its first batch in the round.
-        stop: The batch after its last one.
+        index: Index of the part in the plan, from 0.
+        start: Index of its first batch in the round.
+        stop: Index of the batch after its last one.
     """
 
     part: Part
@@ -103,12 +104,12 @@ class Span:
 
 
 def spans(parts: Sequence[Part], batches_per_epoch: int, most: int) -> tuple[Span, ...]:
-    """Parts one after another, those without a batch left out.
+    """Parts of a plan with their places, one after another; parts without a batch are left out.
 
     Args:
         parts: Parts of one plan.
         batches_per_epoch: Batches of a pass over the data.
-        most: Batches of the round at most; parts beyond are cut off.
+        most: Most batches of the round; the rest is cut off.
     """
     found, start = [], 0
     for index, part in enumerate(parts):

@@ -1,4 +1,4 @@
-"""The server's half of a method, wherever the participants are: descriptions, groups, results and what it remembers."""
+"""Server's half of a method, wherever its participants are: descriptions, groups, results and memory."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Result:
     """Results of a round's messages over all groups of a method.
 
     Attributes:
-        groups: The new result of each group that has one: a message for all, or one for each.
+        groups: New result by group, tensors by key: one for all members, or one for each (:class:`PerParticipant`).
         figures: Means over the groups, by key.
-        stop: Whether training is to end.
+        stop: True if training is to end.
     """
 
     groups: Mapping[str, Message | PerParticipant]
@@ -34,27 +34,27 @@ class Result:
     stop: bool = False
 
     def is_for(self, name: str, group: str) -> bool:
-        """Whether a group's result holds something for a member."""
+        """True if a group's result has a message for a member."""
         state = self.groups.get(group)
         return state is not None and (not isinstance(state, PerParticipant) or name in state)
 
 
 def combine_seed(seed: int, method: Method, round_index: int) -> int:
-    """Seed of what ``combine`` draws, wherever it runs.
+    """Seed of the draws of ``combine``, in [0, 2**63), equal wherever it runs.
 
     Args:
-        seed: The federation's.
-        method: Whose ``combine`` it is.
-        round_index: The round, from 0.
+        seed: Seed of the federation.
+        method: Method that combines.
+        round_index: Index of the round, from 0.
     """
     return stream_seed(seed, "method", method.state_key, "combine", round_index)
 
 
 class ServerSide:
-    """The server's half of one method.
+    """Server's half of one method.
 
     Args:
-        method: Whose ``groups`` and ``combine`` are called.
+        method: Method with the hooks ``groups`` and ``combine``.
     """
 
     def __init__(self, method: Method) -> None:
@@ -65,19 +65,19 @@ class ServerSide:
         self._groups_of: dict[str, list[str]] = {}
 
     def meet(self, about: Mapping[str, Message]) -> dict[str, str]:
-        """Take these descriptions for those of all known participants, and find the groups.
+        """Set the descriptions of all known participants, and form the groups.
 
-        A group goes on with the memory of the one of its name, or of another one with a member of it, as the method's
-        ``inherits`` says.
+        A group continues with the memory of the group of its name before, or of one with a member in common, as the
+        method's ``inherits`` decides.
 
         Args:
             about: Descriptions by name, in the order of the federation.
 
         Returns:
-            The group before whose memory each group goes on with, by name; of new ones nothing.
+            Name of the earlier group whose memory each group continues with; new groups are left out.
 
         Raises:
-            ValueError: If the method refuses what they can do together; everything is as it was.
+            ValueError: If the method refuses the participants; nothing has changed then.
         """
         groups = {name: tuple(names) for name, names in self._method.groups(about).items()}
         before, members = self.memory, self.groups
@@ -122,16 +122,16 @@ class ServerSide:
 
     @torch.no_grad()
     def combine(self, sent: Mapping[str, Message], asked: Sequence[str], round_index: int) -> Result:
-        """Results of a round's messages, remembered from now on.
+        """Results of a round's messages, also stored as the groups' last results.
 
         Args:
-            sent: Checked messages by name, in the order of the federation.
-            asked: Names of those who were asked.
-            round_index: The round, from 0.
+            sent: Checked messages by sender, in the order of the federation.
+            asked: Names of all asked participants.
+            round_index: Index of the round, from 0.
 
         Raises:
-            MessageError: If ``combine`` gives no :class:`Combined` of tensors.
-            RuntimeError: If it gives tensors that are not finite.
+            MessageError: If ``combine`` returns no :class:`Combined` of tensors.
+            RuntimeError: If it returns non-finite tensors.
         """
         results: dict[str, Message | PerParticipant] = {}
         figures: dict[str, list[float]] = {}
@@ -153,7 +153,7 @@ class ServerSide:
         return Result(results, {key: sum(some) / len(some) for key, some in figures.items() if some}, stop)
 
     def remember(self, group: str, state: Message | PerParticipant) -> None:
-        """Take a result for the group's last."""
+        """Store a result as the last one of a group."""
         memory = self.memory[group]
         if isinstance(state, PerParticipant):
             memory.own |= state
@@ -193,7 +193,7 @@ class ServerSide:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with a checkpoint's; :meth:`meet` follows."""
+        """Continue from the state of a checkpoint; :meth:`meet` follows."""
         self.groups = {name: tuple(members) for name, members in state["groups"].items()}
         self.memory = {}
         for name, own in state["memory"].items():

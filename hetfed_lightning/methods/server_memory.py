@@ -1,4 +1,4 @@
-"""Memory of a group at the server: the last result, and what the method keeps there."""
+"""Memory of a group at the server: the last result, and tensors or modules that the method keeps."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ServerMemory:
 
     Attributes:
         group: Name of the group.
-        last: Result of the last round that had one, by key; empty before the first. Not to be written to.
-        own: The same where results differ between participants, by name.
-        tensors: Tensors, numbers, and lists and dictionaries of them that the method keeps, by key.
+        last: Last result of the group, tensors by key; empty before the first. Not to be written to.
+        own: Last result by participant and key, if results differ between participants.
+        tensors: Values that the method keeps, by key: tensors, numbers, and lists and dictionaries of them.
     """
 
     def __init__(self, group: str) -> None:
@@ -32,11 +32,11 @@ class ServerMemory:
         self._saved: dict[str, Any] = {}
 
     def kept(self, name: str, make: Callable[[], T]) -> T:
-        """An object with ``state_dict`` and ``load_state_dict``, such as a module or an optimizer, made once in a run.
+        """Object with ``state_dict`` and ``load_state_dict``, such as a module or an optimizer, made once in a run.
 
         Args:
-            name: Its key.
-            make: Makes it where the run has none; what a checkpoint saved of it is then loaded into it.
+            name: Key of the object.
+            make: Makes the object at the first call in a run; a state from a checkpoint is then loaded into it.
         """
         if name not in self._kept:
             made: Any = make()
@@ -47,11 +47,11 @@ class ServerMemory:
         return found
 
     def continued(self, group: str, keys: Collection[str] | None = None) -> ServerMemory:
-        """A copy for a group that goes on in the place of this one.
+        """Copy of the memory for a group that continues from this one.
 
         Args:
-            group: Its name.
-            keys: Keys of the last result that it has; None for everything that is remembered.
+            group: Name of the new group.
+            keys: Keys of the last result to copy; None for everything.
         """
         found = ServerMemory(group)
         if keys is None:
@@ -61,7 +61,7 @@ class ServerMemory:
         return found
 
     def received_by(self, name: str) -> Message:
-        """The last result as one member received it."""
+        """Last result, tensors by key, as one member received it."""
         return self.own.get(name, self.last)
 
     def state_dict(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class ServerMemory:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with a checkpoint's."""
+        """Continue from the state of a checkpoint."""
         self.last = {key: one.clone() for key, one in state["last"].items()}
         self.own = {name: dict(one) for name, one in state["own"].items()}
         self.tensors = dict(state["tensors"])

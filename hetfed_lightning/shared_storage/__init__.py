@@ -1,1 +1,1 @@
-"""Storage that participants have in common: weights lent until somebody writes to them, and what is alike kept once."""
+"""Storage that participants have in common: copy-on-write weights, and equal tensors kept once."""

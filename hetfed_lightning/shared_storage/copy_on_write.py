@@ -1,9 +1,9 @@
-"""Tensors that many participants point at: who waits for a turn keeps no copy of what everyone has.
+"""Copy-on-write tensors of many participants: those that do not train point at one copy.
 
 Of a thousand participants of whom ten train in a round, nine hundred and ninety hold the shared state unchanged. A
-:class:`Loan` holds it once, and the parameters of all who wait *are* its tensors (``parameter.data``; the parameter
-objects stay, since optimizers hold them). Nobody writes to a borrowed tensor but the loan itself: who is to train is
-given storage of its own first, see :meth:`Borrower.materialise`.
+:class:`Loan` holds it once, and the parameters of the waiting ones *are* its tensors (``parameter.data``; the parameter
+objects stay, since optimizers hold them). Only the loan itself writes to a borrowed tensor. A participant that is to
+train is given storage of its own first, see :meth:`Borrower.materialise`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch.nn.parameter import is_lazy
 
 
 class Loan:
-    """Tensors by key of a participant's state, and who ought to point at them but does not.
+    """Tensors of a state that several participants borrow, and names of members that do not borrow them at present.
 
     Args:
-        tensors: Owned by the loan from now on.
-        names: Everyone who may borrow it; they all have yet to.
+        tensors: Tensors by key, owned by the loan from now on.
+        names: Names of all members, none of which borrows yet.
 
     Attributes:
-        tensors: What is lent.
-        missing: Names of those who hold something else, as everyone does who trains.
+        tensors: Borrowed tensors by key.
+        missing: Names of members with other tensors, such as those that train.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], names: Iterable[str] = ()) -> None:
@@ -34,19 +34,19 @@ class Loan:
 
     @torch.no_grad()
     def update(self, state: Mapping[str, Tensor]) -> None:
-        """New values, for all who borrow at once: however many there are, it costs one copy."""
+        """Write new values, tensors by key, for all borrowers with one copy."""
         for key, tensor in self.tensors.items():
             tensor.copy_(state[key])
 
 
 class KeepsLoans:
-    """A conversion (to a device, to a dtype) that turns a tensor which many borrow into one that they still share.
+    """Conversion to a device or a dtype under which borrowed tensors stay shared.
 
     ``Module.to`` converts parameter by parameter, and would make a copy for every borrower.
 
     Args:
-        convert: What ``Module._apply`` was given.
-        loans: Whose tensors are converted now, once.
+        convert: Function that ``Module._apply`` was given.
+        loans: Loans whose tensors are converted now, once.
     """
 
     def __init__(self, convert: Callable[[Tensor], Tensor], loans: Iterable[Loan]) -> None:
@@ -59,17 +59,17 @@ class KeepsLoans:
                     loan.tensors[key] = self._converted.setdefault(known, convert(tensor))
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        """The converted tensor, of borrowers the common one."""
+        """Converted tensor of the same shape; of a borrowed tensor the common one."""
         found = self._converted.get(place_of(tensor))
         # An object for each: a buffer is replaced by what this returns, and is pointed elsewhere by its `data`.
         return self._convert(tensor) if found is None else found.detach()
 
 
 class Borrower(nn.Module):
-    """A module whose tensors may be borrowed; everything that writes to them by way of the module materialises first.
+    """Module whose tensors may be borrowed; writes by way of the module materialise them first.
 
-    What writes past it (``participant.backbone.load_state_dict(...)``, an initialisation in place) has to call
-    :meth:`materialise` before, or changes them for all who borrow them.
+    Other writes (``participant.backbone.load_state_dict(...)``, an initialisation in place) have to call
+    :meth:`materialise` before, or they change the tensors of all borrowers.
     """
 
     _name: str | None = None
@@ -82,7 +82,7 @@ class Borrower(nn.Module):
         return dict(super().__getstate__()) | {"_loans": {}}  # type: ignore[no-untyped-call]  # A copy has tensors of its own.
 
     def borrow(self, loan: Loan) -> None:
-        """Point at the loan's tensors, which must not be written to, and let go of its own under those keys."""
+        """Point at a loan's tensors, which must not be written to, and release the module's own under those keys."""
         own = self.state_dict(keep_vars=True)
         for key, tensor in loan.tensors.items():
             own[key].data, own[key].grad = tensor, None
@@ -90,22 +90,22 @@ class Borrower(nn.Module):
         loan.missing.discard(self._name or "")
 
     def borrows(self, key: str) -> Loan | None:
-        """Whose tensor it has under ``key``; None for its own."""
+        """Loan of the tensor under ``key``; None for a tensor of the module's own."""
         return self._loans.get(key)
 
     @property
     def loans(self) -> list[Loan]:
-        """Everything that it borrows from."""
+        """All loans that the module borrows from."""
         return list({id(loan): loan for loan in self._loans.values()}.values())
 
     def materialise(
         self, keys: Iterable[str] | None = None, *, copy: Callable[[str, Tensor], Tensor] | None = None
     ) -> None:
-        """Give what it borrows storage of its own, so that it may be written to: before anything trains it.
+        """Give borrowed tensors storage of their own, so that they may be written to; call it before training.
 
         Args:
-            keys: Which keys of ``state_dict``; None for all.
-            copy: Makes the tensor to have under a key of the one that is borrowed; None clones it.
+            keys: Keys of ``state_dict``; None for all.
+            copy: Called with key and borrowed tensor, returns the new tensor; None clones.
         """
         borrowed = [key for key in (list(self._loans) if keys is None else keys) if key in self._loans]
         own = self.state_dict(keep_vars=True) if borrowed else {}
@@ -115,7 +115,13 @@ class Borrower(nn.Module):
             self._loans.pop(key).missing.add(self._name or "")
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As ``Module.load_state_dict``, into storage of its own."""
+        """Load a state into storage of the module's own, as ``Module.load_state_dict`` does.
+
+        Args:
+            state_dict: Tensors by key.
+            strict: True to refuse missing and unknown keys.
+            assign: True to take the tensors themselves instead of copies.
+        """
         self.materialise()
         return super().load_state_dict(state_dict, strict, assign)
 
@@ -126,10 +132,9 @@ class Borrower(nn.Module):
 
 
 def place_of(tensor: Tensor) -> tuple[Any, ...]:
-    """Where a tensor lies in memory, and how: equal for tensors that are one and the same.
+    """Address and layout of a tensor in memory, equal for tensors that are one and the same.
 
-    Of a tensor without one piece of memory (empty, sparse, of a lazy layer, or on the meta device) it is the object's
-    identity.
+    For a tensor without one piece of memory (empty, sparse, lazy, or on the meta device) it is the object's identity.
     """
     if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.numel() == 0 or tensor.device.type == "meta":
         return ("nowhere", id(tensor))

@@ -1,6 +1,6 @@
-"""Equal tensors of several participants, recognised so that they are kept once.
+"""Detection of equal tensors of several participants, so that they are stored once.
 
-After averaging everyone holds the same backbone: a checkpoint, a copy to return to, need it once.
+After averaging all participants hold equal backbones, which a checkpoint or a backup copy needs once.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from torch import Tensor
 
 
 class Twins:
-    """The first of equal tensors.
+    """Pool of tensors in which equal ones are one object.
 
     Args:
-        among: How many different tensors of one key are compared with, as those of several groups that average apart.
+        among: Number of different tensors of one key that are compared with, at least 1, as those of several sharing
+            groups.
     """
 
     def __init__(self, among: int = 1) -> None:
@@ -28,9 +29,13 @@ class Twins:
         self._known: dict[Hashable, list[Tensor]] = defaultdict(list)
 
     def of(self, key: Hashable, tensor: Tensor) -> Tensor:
-        """The tensor that was first seen under a key with these values, shape, dtype and device; itself if it is new.
+        """First tensor seen under a key with equal values, shape, dtype and device; ``tensor`` itself if it is new.
 
-        One with a NaN in it may have none.
+        A tensor with a NaN may be stored twice.
+
+        Args:
+            key: Key of the tensor.
+            tensor: Tensor of any shape.
         """
         known = self._known[key]
         for one in known[: self._among]:

@@ -1,4 +1,4 @@
-"""Freed memory, handed back to the system, where much is freed once: as when participants become a fleet."""
+"""Release of freed memory to the system after large deallocations, such as when participants become a fleet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 
 
 def hand_back() -> None:
-    """Let the process shrink by what it has freed, where the C library keeps it (glibc does, between other blocks)."""
+    """Release freed memory to the system, if the C library keeps it (glibc does, between other blocks)."""
     trim = _trim()
     if trim is not None:
         trim(0)

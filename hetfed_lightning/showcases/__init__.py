@@ -1,7 +1,4 @@
-"""What exists for a showcase alone: data of its own, and the modules that only it needs.
-
-Everything else of the package works without them, and imports none of them.
-"""
+"""Data and modules of the showcases, which nothing else in the package imports."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Averages of what participants share: settings, groups, private means and the server's step."""
+"""Averaging of shared states: settings, sharing groups, private means, and the server's optimizer step."""

@@ -1,4 +1,4 @@
-"""Averages what participants share at the end of a round: FedAvg, FedPer, LG-FedAvg, FedProx, FedOpt."""
+"""Averaging of shared states at the end of a round: FedAvg, FedPer, LG-FedAvg, FedProx, FedOpt."""
 
 from __future__ import annotations
 
@@ -74,53 +74,52 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPTIMIZER = "optimizer"
-"""Name of the server optimizer in a group's memory."""
+"""Key of the server optimizer in a group's memory."""
 
 
 class BackboneAveraging(Method):
-    """Replaces what participants share by its aggregate at the end of a round.
+    """Replaces participants' shared states by their aggregate at the end of a round.
 
-    Participants average within the groups whose keys, shapes and dtypes agree; what nobody else has stays as it
-    is, and one line of log says so. Everyone who has joined receives the aggregate, sampled in this round or not,
-    as it would when it is sampled next. A newcomer receives it in its first round. A participant without an optimizer
-    step in a round (its ``training_step`` returned None, or fp16's loss scale skipped every step) has nothing to
-    average and is not quarantined: it receives the aggregate, and answers and learns where the round distils.
+    Participants average in groups of equal keys, shapes and dtypes. A tensor that nobody else has stays as it is, and a
+    line of log says so. All joined participants receive the aggregate, also those not sampled in this round; a newcomer
+    receives it in its first round. A participant without an optimizer step in a round (its ``training_step`` returned
+    None, or fp16's loss scale skipped every step) has nothing to average. It is not quarantined: it receives the
+    aggregate, and teaches and learns in rounds that distil.
 
-    Where not everyone is sampled (``Federation(participation=...)``) the shared state is held once, and lent to all who
-    wait (:mod:`hetfed_lightning.shared_storage.copy_on_write`): memory grows by what participants have of their own,
-    and a round costs what those cost who train. Momenta are among the former: with ``optimizer_state="keep"`` every
-    participant that has ever trained keeps an optimizer's state, none with ``"reset"`` or plain SGD.
+    With a sample of participants (``Federation(participation=...)``) the shared state is held once for all who wait
+    (:mod:`hetfed_lightning.shared_storage.copy_on_write`). Memory then grows with personal tensors alone, and a round
+    costs the work of its sample. Momenta are personal: with ``optimizer_state="keep"`` every participant that has ever
+    trained keeps an optimizer state, with ``"reset"`` or plain SGD none does.
 
     Args:
         rule: Aggregation rule: a function ``(states, weights) -> state`` or an :class:`AggregationRule`.
         weighting: ``"samples"`` (training examples), ``"uniform"``, or weights by name.
-        max_share: Fraction in (0, 1] of all weights that one participant has at most where they are numbers of
-            examples, which are its own word; said by name where it applies. Two alone are not bounded, weights by name
-            and ``"uniform"`` neither.
-        buffers: Running statistics stay ``"local"``, take part (``"average"``), or start afresh (``"reset"``).
-            Averaging them across non-identical data breaks models that rely on them.
+        max_share: Largest fraction of all weights of one participant, in (0, 1], for ``"samples"`` alone, since counts
+            are claims of the participants; logged by name when it applies. Groups of two are not bounded.
+        buffers: Running statistics stay ``"local"``, are averaged (``"average"``), or start afresh (``"reset"``).
+            Averages across non-identical data break models that rely on them.
         optimizer_state: ``"keep"`` momenta across averaging, or ``"reset"`` them.
-        every_n_rounds: Averages at the end of every n-th round.
-        synchronise_start: Whether all members of a group begin with the weights of its first. Averages of networks
-            that began elsewhere are poor.
-        server_optimizer: Steps the shared state along the averaged change, instead of replacing it; called with
-            the shared parameters. SGD with momentum is FedAvgM, Adam FedAdam, both with torch's formulas (Adam's
-            bias correction, which the paper leaves out, included).
-        proximal: Weight mu of FedProx's term ``mu/2 ||w - w_shared||^2`` in every local loss.
-        max_update_norm: Largest L2 norm of what a participant adds to the shared state: longer updates are scaled down
-            to it before the rule sees them, and ``federation/clipped`` tells the fraction of updates that were. Bounds
-            what one participant can do, whatever it claims; see :func:`~hetfed_lightning.aggregation.clip_updates`.
-        name: Tells two of them in one run apart, in checkpoints and tags.
+        every_n_rounds: Averages at the end of every n-th round, at least 1.
+        synchronise_start: Sets all members of a group to the weights of its first before training. Averages of networks
+            with different initial weights are poor.
+        server_optimizer: Called with the shared parameters; the optimizer steps them along the averaged change, instead
+            of replacing them. SGD with momentum is FedAvgM, Adam FedAdam, both with torch's formulas (Adam's bias
+            correction, which the paper leaves out, included).
+        proximal: Weight mu of FedProx's term ``mu/2 ||w - w_shared||^2`` in every local loss, at least 0.
+        max_update_norm: Largest L2 norm of a participant's update, above 0: longer updates are scaled down to it before
+            the rule, and ``federation/clipped`` is the fraction of clipped updates. Bounds the influence of one
+            participant; see :func:`~hetfed_lightning.aggregation.clip_updates`. None for no bound.
+        name: Distinguishes two instances in one run, in checkpoints and tags.
 
     Raises:
-        ValueError: If a setting is out of its range, or nobody has anything in common.
-        RuntimeError: If the rule or the server optimizer makes something that is not finite.
+        ValueError: If a setting is out of its range, or no two participants have a tensor in common.
+        RuntimeError: If the rule or the server optimizer returns non-finite tensors.
 
     Reference:
-        McMahan et al. (2017), Communication-Efficient Learning of Deep Networks from Decentralized Data,
-        Algorithm 1; Arivazhagan et al. (2019), FedPer; Li et al. (2020), Federated Optimization in Heterogeneous
-        Networks, eq. 2; Reddi et al. (2021), Adaptive Federated Optimization, Algorithm 2; Sun et al. (2019), Can you
-        really backdoor federated learning?
+        McMahan et al. (2017), Communication-Efficient Learning of Deep Networks from Decentralized Data, Algorithm 1;
+        Arivazhagan et al. (2019), FedPer; Li et al. (2020), Federated Optimization in Heterogeneous Networks, eq. 2;
+        Reddi et al. (2021), Adaptive Federated Optimization, Algorithm 2; Sun et al. (2019), Can you really backdoor
+        federated learning?
     """
 
     replaces_state = True
@@ -179,19 +178,19 @@ class BackboneAveraging(Method):
 
     @property
     def title(self) -> str:
-        """Name in tags and messages."""
+        """Name of the method in tags and messages."""
         return "averaging" if self.name is None else f"averaging:{self.name}"
 
     # Before training
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Forget an earlier run, unless its trainer goes on; a checkpoint is read after this."""
+        """Drop the state of an earlier run, unless its trainer goes on; a checkpoint is read after this."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and trainer.current_epoch == 0:
             self._bounded, self._foundations = set(), {}
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
-        """Find who shares what with whom, and say so once."""
+        """Form the sharing groups and log who shares what."""
         members = federation.members()
         states = {name: self.shareable(participant) for name, participant in members.items()}
         check_columns(members, states)
@@ -202,7 +201,7 @@ class BackboneAveraging(Method):
         self._proximal.open_round(0, [])
 
     def describe(self, participant: Participant, data: ParticipantData) -> Message:
-        """Layout of what it would share, digests of the frozen weights that lies on, its number of examples."""
+        """Layout of the shared state, digests of the frozen weights below it, and number of examples."""
         parameters = {key: one.requires_grad for key, one in participant.named_parameters(remove_duplicate=False)}
         ground = self.foundation(participant, data.optimizers)
         return offer(self.shareable(participant), parameters, ground, data.num_samples)
@@ -210,9 +209,12 @@ class BackboneAveraging(Method):
     def groups(self, about: About) -> Mapping[str, Sequence[str]]:
         """Participants that share keys of equal shape and dtype, over equal frozen weights; each may be in several.
 
+        Args:
+            about: Descriptions of all participants, by name.
+
         Raises:
-            ValueError: If nobody has anything in common, what they have is complex, a rule needs more participants, a
-                weight is missing, or the server optimizer needs a closure.
+            ValueError: If no two participants have a tensor in common, a tensor is complex, a rule needs more
+                participants, a weight is missing, or the server optimizer needs a closure.
         """
         states = {name: layout_of(one) for name, one in about.items()}
         # Of who is known already what it told first: frozen weights may have thawed since, on the way to a checkpoint.
@@ -248,12 +250,12 @@ class BackboneAveraging(Method):
         personal: Mapping[str, State],
         tied: Mapping[str, Mapping[str, str]],
     ) -> None:
-        """Say who shares what with whom; tensors may be on the device ``"meta"``, since only their layout is looked at.
+        """Log who shares what with whom; only shapes and dtypes are read, so tensors may be on the device ``"meta"``.
 
         Args:
-            states: What each participant would share, by name.
-            personal: The rest of each participant's state.
-            tied: Keys that are shared since their tensor is that of a shared key, with that key, by name.
+            states: Shared state of each participant, by name.
+            personal: Personal state of each participant, by name.
+            tied: Shared key by tied key, for each participant's name.
         """
         groups = list(self.sharing.values())
         self.report = sharing_report(states, personal, groups, tied)
@@ -275,24 +277,24 @@ class BackboneAveraging(Method):
                 )
 
     def is_due(self, round_index: int) -> bool:
-        """Whether a round averages at its end."""
+        """True if a round averages at its end."""
         return (round_index + 1) % self.every_n_rounds == 0
 
     def shareable(self, participant: Participant) -> dict[str, Tensor]:
-        """What a participant offers to average: views of what it shares, running statistics only if they take part.
+        """Views of a participant's averaged tensors by key, with running statistics only if they are averaged.
 
-        Buffers that belong to a parametrized weight take part always.
+        Buffers of parametrized weights are always included.
         """
         return participant.view_of(participant.averaged_keys(buffers=self.buffers == "average"))
 
     def foundation(self, participant: Participant, optimizers: Sequence[Optimizer]) -> dict[str, str]:
-        """What a participant's shared weights lie on and does not travel: digests of frozen parameters, by key.
+        """Digests of the frozen parameters below a participant's shared weights, by key.
 
-        Where participants do not begin alike, what parametrized weights are computed from is part of it.
+        If participants may begin with different weights, the buffers of parametrized weights are included.
 
         Args:
-            participant: Whose weights they are.
-            optimizers: Its own; what none of them steps counts as frozen.
+            participant: Participant that owns the weights.
+            optimizers: Its optimizers; a parameter in none of them counts as frozen.
         """
         keys = participant.averaged_keys(buffers=self.buffers == "average")
         stepped = {id(one) for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]}
@@ -314,12 +316,12 @@ class BackboneAveraging(Method):
     # The round
 
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Give one start to all, and the shared state to newcomers."""
+        """Set the common start, and hand the shared state to newcomers."""
         super().on_round_start(trainer, federation, round_index)
         self._set_anchors(federation)
 
     def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Find the anchors again; the shared state came with the checkpoint."""
+        """Set the anchors of the proximal term again; the shared state came with the checkpoint."""
         del trainer, round_index
         self._set_anchors(federation)
 
@@ -329,15 +331,15 @@ class BackboneAveraging(Method):
             self.hold_near(federation, [(self.sharing[name], state) for name, state in states.items() if state])
 
     def shared_state(self, group: str) -> dict[str, Tensor]:
-        """Tensors that a group shares now, by key; empty before its first average or common start."""
+        """Shared tensors of a group by key; empty before its first average or common start."""
         return {} if self.carrier is None else dict(self.carrier.last(group))
 
     def hold_near(self, federation: Federation, shared: Sequence[tuple[SharingGroup, State]]) -> None:
-        """Hold participants near what is shared, in the local steps of a round.
+        """Set the anchors of the proximal term in the local steps of a round.
 
         Args:
-            federation: In a round.
-            shared: Groups with what they share.
+            federation: The federation, in a round.
+            shared: Groups with their shared states by key.
         """
         device = federation.device  # A checkpoint's shared state lies on the CPU.
         here = [(group, {key: state[key].to(device) for key in group.keys}) for group, state in shared]
@@ -349,27 +351,27 @@ class BackboneAveraging(Method):
         return self.proximal > 0
 
     def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
-        """FedProx's proximal term, a scalar."""
+        """FedProx's proximal term, a scalar; None if it is 0 for all weights."""
         del federation, batch_idx
         return self._proximal.loss(participant)
 
     def loss_is_of_weights(self) -> bool:
-        """True: the proximal term does not see examples."""
+        """True; the proximal term does not depend on examples."""
         return type(self).local_loss is BackboneAveraging.local_loss
 
     def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
-        """The same for the members of a fleet."""
+        """FedProx's proximal term for the members of a fleet; None if it is 0 for all weights."""
         del federation
         return self._proximal.fleet_term(fleet)
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Aggregate each group and give the result to all of it who have joined."""
+        """Aggregate each group and hand the result to all joined members."""
         super().on_round_end(trainer, federation, round_index)
         for name in federation.active_names(round_index) if self.is_due(round_index) else ():
             self.tidy(federation, name)
 
     def inherits(self, group: str, before: ServerMemory) -> ServerMemory | None:
-        """The shared state of a group that shared all of these keys."""
+        """Memory of a group that shared all of these keys before; None if there is none."""
         keys = self.sharing[group].keys
         if not before.last.keys() >= set(keys):
             return None
@@ -386,13 +388,13 @@ class BackboneAveraging(Method):
         )  # fmt: skip
 
     def state_keys(self, name: str) -> Sequence[str] | None:
-        """Keys that a participant averages with somebody; None where a subclass sends more than its state."""
+        """Keys that a participant averages with another; None for a subclass that sends more than its state."""
         if type(self).send is not Method.send:
             return None
         return tuple(key for group in self.sharing.values() if name in group for key in group.keys)
 
     def keys_of(self, group: str, keys: Sequence[str]) -> Sequence[str]:
-        """Keys of one group."""
+        """Keys of one group, among those of a member."""
         del keys
         return self.sharing[group].keys
 
@@ -404,11 +406,18 @@ class BackboneAveraging(Method):
         server: ServerMemory,
         round_index: int,
     ) -> Combined:
-        """The group's next shared state: weights, bounds, rule and server optimizer.
+        """Next shared state of a group, after weights, bounds, rule and server optimizer.
+
+        Args:
+            sent: Shared states by participant, tensors of equal keys and shapes.
+            asked: Names of all members that were asked.
+            about: Descriptions of the group's members.
+            server: The group's memory: the last shared state and the server optimizer.
+            round_index: Index of the round, from 0.
 
         Raises:
-            ValueError: If the rule does not give what it is to give.
-            RuntimeError: If something that is not finite comes of what is finite.
+            ValueError: If the rule returns other keys, shapes or dtypes.
+            RuntimeError: If rule or server optimizer return non-finite tensors for finite ones.
         """
         del asked
         names, where = list(sent), f"Round {round_index}"
@@ -463,7 +472,7 @@ class BackboneAveraging(Method):
         return aggregate | server.kept(OPTIMIZER, lambda: ServerOptimizer(here, factory)).step(server.last, aggregate)
 
     def tidy(self, federation: Federation, name: str) -> None:
-        """Have running statistics and momenta of a participant start afresh, if that is asked for."""
+        """Reset running statistics and momenta of a participant, as the settings ask for."""
         if self.buffers == "reset":
             for module in federation[name].modules():
                 if isinstance(module, _NormBase):
@@ -475,24 +484,24 @@ class BackboneAveraging(Method):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """The shared states, the server optimizers, and the frozen weights that participants began with."""
+        """Shared states, server optimizers, and digests of the initial frozen weights of the participants."""
         return self.as_saved(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
+        """Continue from the state of a checkpoint."""
         super().load_state_dict(self.memory_of(state_dict))
         self._foundations = dict(state_dict.get("foundations", {}))  # Older checkpoints have none.
 
     def with_memory(self, server: ServerSide) -> dict[str, Any]:
-        """:meth:`state_dict` where the server's half is elsewhere.
+        """State of :meth:`state_dict` with the server's half from elsewhere.
 
         Args:
-            server: That half.
+            server: The server's half.
         """
         return self.as_saved({"server": server.state_dict(), "memory": {}})
 
     def as_saved(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """State of a checkpoint out of a carrier's: shared states and server optimizers by group.
+        """State for a checkpoint, from the state of a carrier: shared states and server optimizers by group.
 
         Args:
             found: State of the carrier; empty without one.
@@ -507,7 +516,7 @@ class BackboneAveraging(Method):
 
     @staticmethod
     def memory_of(saved: Mapping[str, Any]) -> dict[str, Any]:
-        """A carrier's state out of that of a checkpoint, which names groups by their members."""
+        """State of a carrier, from the state in a checkpoint, in which groups are named by their members."""
         memory = {}
         for group, shared in saved["shared"].items():
             kept = {OPTIMIZER: saved["servers"][group]} if group in saved["servers"] else {}

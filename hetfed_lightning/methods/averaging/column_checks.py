@@ -1,8 +1,8 @@
-"""Columns that a shared network would take for one another, refused before anything is averaged.
+"""Checks that participants of one shared network read the same table columns in the same order.
 
-A network knows columns by their place. Where all of a backbone is averaged between participants, they have to read the
-same columns in the same order; who reads others keeps the first layer to itself, or brings them into common inputs by a
-transform of its own, of which nothing is said here.
+A network identifies columns by position. Participants that average a whole backbone have to read the same columns in
+the same order. A participant with other columns keeps the first layer personal, or maps its columns to common inputs by
+a transform of its own, which is not checked here.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ BACKBONE = "backbone."
 
 
 def columns_read(participant: Participant) -> tuple[str, ...]:
-    """Names of the columns that a participant's network takes, in order; none where that is not known.
+    """Names of the columns that a participant's network reads, in order; empty if they are not known.
 
-    A transform may make anything of them; Standardise leaves them where they are.
+    They are not known behind a transform, except for Standardise, which keeps the order.
     """
     in_place = participant.transform is None or isinstance(participant.transform, Standardise)
     return participant.schema.columns if in_place and participant.schema is not None else ()
 
 
 def averages_backbone(offered: Iterable[str], parameters: Iterable[str]) -> bool:
-    """Whether all of a backbone is among what is averaged.
+    """True if all parameters of a backbone are averaged.
 
     Args:
-        offered: Keys of what a participant would average.
+        offered: Keys that a participant averages.
         parameters: Keys of its parameters.
     """
     own = {key for key in parameters if key.startswith(BACKBONE)}
@@ -41,14 +41,14 @@ def averages_backbone(offered: Iterable[str], parameters: Iterable[str]) -> bool
 
 
 def check_columns(participants: Mapping[str, Participant], offered: Mapping[str, Iterable[str]]) -> None:
-    """Refuse participants that average a whole backbone over other columns, or over the same in another order.
+    """Refuse participants that average a whole backbone over different columns, or over equal ones in another order.
 
     Args:
-        participants: Those who average, by name.
-        offered: Keys of what each would average.
+        participants: Averaging participants by name.
+        offered: Averaged keys of each, by name.
 
     Raises:
-        ValueError: Naming two participants, the first place in which they differ and both columns.
+        ValueError: If two differ; names both, the first differing place and both columns.
     """
     first: dict[int, tuple[str, tuple[str, ...]]] = {}
     for name, participant in participants.items():

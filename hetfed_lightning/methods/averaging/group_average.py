@@ -1,4 +1,4 @@
-"""Arithmetic of one group's average: weights and their bounds, the rule's result, what is finite."""
+"""Arithmetic of one group's average: weights and their bounds, the rule's result, and its check for finiteness."""
 
 from __future__ import annotations
 
@@ -21,22 +21,27 @@ def name_of(rule: Rule) -> str:
 
 
 def weights_by_name(weighting: Mapping[str, float], names: Sequence[str]) -> Tensor:
-    """Weights that were set by name, shape ``(K,)``, in float64; 0 for who has none."""
+    """Weights set by name, shape ``(K,)``, in float64; 0 for participants without one.
+
+    Args:
+        weighting: Weights by name, at least 0.
+        names: Names of K participants.
+    """
     return torch.tensor([float(of_member(weighting, name) or 0.0) for name in names], dtype=torch.float64)
 
 
 def weights_by_samples(counts: Mapping[str, float], max_share: float) -> tuple[Tensor, dict[str, tuple[int, int]]]:
-    """Numbers of examples as weights, none more than a share of all.
+    """Numbers of examples as weights, shape ``(K,)``, none above a share of their sum.
 
     Args:
-        counts: Training examples by name, K of them, each its participant's own word.
-        max_share: Fraction in (0, 1] of all weights that one participant has at most.
+        counts: Training examples by name of K participants, as each claims.
+        max_share: Largest fraction of all weights of one participant, in (0, 1].
 
     Returns:
-        Weights, shape ``(K,)``, in float64; and of each whose count was bounded the count and the weight, by name.
+        Weights, shape ``(K,)``, in float64; and of each bounded participant the count and the weight, by name.
 
     Raises:
-        ValueError: If a count is none; the message names the participant.
+        ValueError: If a count is not a positive number; names the participant.
     """
     claimed = torch.tensor([sample_count(count, name) for name, count in counts.items()], dtype=torch.float64)
     weights = bounded_weights(claimed, max_share)
@@ -49,16 +54,16 @@ def weights_by_samples(counts: Mapping[str, float], max_share: float) -> tuple[T
 
 
 def aggregated(rule: Rule, states: Sequence[State], weights: Tensor, where: str) -> State:
-    """Result of a rule, of the keys, shapes and dtypes of the states.
+    """Result of a rule, checked to have the keys, shapes and dtypes of the states.
 
     Args:
-        rule: Makes one state of many.
-        states: States of K participants.
-        weights: Shape ``(K,)``.
-        where: Beginning of the message, such as ``"Round 3"``.
+        rule: Function or module of K states and their weights.
+        states: States of K participants, tensors of equal keys and shapes.
+        weights: Weights, shape ``(K,)``.
+        where: Beginning of error messages, such as ``"Round 3"``.
 
     Raises:
-        ValueError: If the rule gives something else.
+        ValueError: If the rule returns anything else.
     """
     aggregate = rule(states, weights)
     if not isinstance(aggregate, Mapping):
@@ -77,16 +82,16 @@ def aggregated(rule: Rule, states: Sequence[State], weights: Tensor, where: str)
 
 
 def refuse_non_finite(shared: State, cause: str, senders: Sequence[str], where: str) -> None:
-    """Refuse an average that is not finite though all states were: the rule or the server optimizer made it so.
+    """Refuse a non-finite average of finite states, caused by the rule or the server optimizer.
 
     Args:
         shared: The average by key.
-        cause: Names of what made it.
-        senders: Names of those whose states it was made of.
-        where: Beginning of the message, such as ``"Round 3"``.
+        cause: Name of the rule or optimizer.
+        senders: Names of the averaged participants.
+        where: Beginning of error messages, such as ``"Round 3"``.
 
     Raises:
-        RuntimeError: Naming the key and what to change.
+        RuntimeError: If it is not finite; names the key and what to change.
     """
     if is_finite(shared.values()):
         return

@@ -1,4 +1,4 @@
-"""A participant's offer to an average, as tensors: layouts of what it would share, what that lies on, its examples."""
+"""Description of a participant for averaging, as tensors: layout of its shared state, frozen weights, data size."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def offer(
     foundation: Mapping[str, str],
     samples: int,
 ) -> dict[str, Tensor]:
-    """An offer.
+    """Description of a participant, as tensors by key.
 
     Args:
-        state: Tensors that the participant would share, by key; only their layout is looked at.
-        parameters: Whether each parameter is trained, by key; what is not among them is a buffer.
-        foundation: Digests of the frozen weights that they lie on, by key.
-        samples: Training examples.
+        state: Shared state; only shapes and dtypes are read.
+        parameters: True for each trained parameter, False for each frozen one, by key; all other keys are buffers.
+        foundation: Digests of the frozen weights below shared ones, by key.
+        samples: Number of training examples.
     """
     found = {}
     for key, tensor in state.items():
@@ -37,24 +37,29 @@ def offer(
 
 
 def layout_of(message: Message) -> dict[str, Tensor]:
-    """Tensors on the device ``"meta"`` of what is offered, by key."""
+    """Described tensors on the device ``"meta"``, by key."""
     kinds = (TRAINED, FROZEN, BUFFER)
     return {key.partition("/")[2]: one for key, one in message.items() if key.startswith(kinds)}
 
 
 def parameters_of(message: Message, *, trained: bool = False) -> set[str]:
-    """Keys of the parameters that are offered; with ``trained`` of those that are trained."""
+    """Keys of the described parameters.
+
+    Args:
+        message: Description of a participant.
+        trained: Returns trained parameters alone.
+    """
     kinds = (TRAINED,) if trained else (TRAINED, FROZEN)
     return {key.partition("/")[2] for key in message if key.startswith(kinds)}
 
 
 def foundation_of(message: Message) -> dict[str, str]:
-    """Digests of the frozen weights that an offer lies on, by key."""
+    """Digests of the frozen weights below the shared ones, by key."""
     return {
         key.removeprefix(GROUND): bytes(one.tolist()).decode() for key, one in message.items() if key.startswith(GROUND)
     }
 
 
 def samples_of(message: Message) -> float:
-    """Training examples, as the participant claims them: whoever weighs by it looks at what it is."""
+    """Number of training examples that a participant claims, unchecked."""
     return message[SAMPLES].item()

@@ -1,4 +1,4 @@
-"""Averages with differential privacy: what is released depends little on whether any one participant was there."""
+"""Averaging with participant-level differential privacy: results depend little on any one participant."""
 
 from __future__ import annotations
 
@@ -41,45 +41,46 @@ log = logging.getLogger(__name__)
 
 
 class Calendar(Protocol):
-    """Whoever knows who takes part when."""
+    """Interface to the participation plan of a run."""
 
     def active_names(self, round_index: int) -> list[str]:
-        """Participants that train in a round."""
+        """Names of the participants that train in a round."""
 
 
 class PrivateAveraging(BackboneAveraging):
     """Averaging with participant-level differential privacy: updates are clipped, and their sum is noised.
 
-    Whoever sees all shared states of a run can hardly tell whether a participant was in it, with all of its data:
-    ``epsilon`` says how hardly, ``delta`` with which probability that may fail. Neighbours differ by one participant
-    whose updates are zero. With few institutions this is costly: see `docs/privacy.md` for what noise does to accuracy,
-    and for what is not protected (metrics, logs, personal parts and checkpoints, and nothing from who averages).
+    An observer of all shared states of a run can hardly tell if a participant was in it, with all of its data:
+    ``epsilon`` bounds how well, ``delta`` is the probability with which the bound may fail. Neighbours differ by one
+    participant whose updates are zero. With few institutions this is costly: see `docs/privacy.md` for the accuracy
+    under noise, and for what is not protected (metrics, logs, personal parts and checkpoints, and nothing from the
+    server).
 
-    Every release is a Gaussian mechanism. Who takes part in a round is drawn with a seed that everybody knows, so being
-    left out gives no amplification: a participant pays for every release that it was expected in, one for each of its
-    sharing groups. Who was expected and did not come (quarantined, without a step) counts as an update of zero, so that
-    neither the denominator nor the noise tells. Frozen parameters are not released.
+    Every release is a Gaussian mechanism. The sample of a round is drawn with a public seed, so sampling gives no
+    amplification. A participant pays for every release of its sharing groups in rounds that expected it. A participant
+    that was expected and absent (quarantined, without a step) counts as an update of zero, so that neither the
+    denominator nor the noise reveals it. Frozen parameters are not released.
 
-    Everyone starts with the weights of the first: those must not have been learned from anybody's private data.
+    All participants start with the weights of the first: those must not have been learned from private data.
 
     Args:
-        noise_multiplier: Standard deviation of the noise on the sum of updates, in units of ``max_update_norm``.
-        max_update_norm: Largest L2 norm of what a participant adds to the shared state, above 0.
-        delta: In (0, 1); well below one over the number of participants.
-        max_epsilon: Training ends, with a sentence, before a release would bring a participant above it. None for no
-            limit, and for a first release that costs no more than 100.
-        noise_seed: For rehearsals that have to be repeated: who knows the seed knows the noise, which protects nobody.
+        noise_multiplier: Standard deviation of the noise on the sum of updates, in units of ``max_update_norm``; above
+            0.
+        max_update_norm: Largest L2 norm of a participant's update, above 0.
+        delta: Failure probability in (0, 1); well below one over the number of participants.
+        max_epsilon: Budget: training ends, with a message, before a release would bring a participant above it. None
+            for no limit; the first release must then cost no more than 100.
+        noise_seed: Seed of the noise, for repeatable rehearsals alone: a known seed protects nobody.
             ``federation/epsilon_rehearsed`` takes the place of ``federation/epsilon``.
-        rule: :func:`~hetfed_lightning.aggregation.weighted_mean`; how far one participant moves another rule's result
-            is not known.
-        weighting: ``"uniform"``: noise is made for participants of equal weight.
-        buffers: ``"local"`` or ``"reset"``: running statistics are no updates that can be clipped.
-        settings: As :class:`BackboneAveraging` takes them. A server optimizer works on what was released, and a
-            proximal term on what a participant received: neither costs privacy.
+        rule: :func:`~hetfed_lightning.aggregation.weighted_mean`; the sensitivity of other rules is not known.
+        weighting: ``"uniform"``; the noise is computed for participants of equal weight.
+        buffers: ``"local"`` or ``"reset"``; running statistics cannot be clipped like updates.
+        settings: Further arguments of :class:`BackboneAveraging`. A server optimizer works on released states and a
+            proximal term on received ones: neither costs privacy.
 
     Raises:
-        ValueError: If a setting is out of its range or would void the guarantee; before training, if something beside
-            it would, or if the first release exceeds ``max_epsilon`` (100 without one).
+        ValueError: If a setting is out of its range or would void the guarantee; before training, if another callback
+            would, or if the first release exceeds ``max_epsilon`` (100 without one).
         ImportError: If dp-accounting is not installed.
 
     Reference:
@@ -121,23 +122,23 @@ class PrivateAveraging(BackboneAveraging):
     # Before training
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Forget an earlier run's shared state, but none of its releases: those were made."""
+        """Drop an earlier run's shared states, but keep its releases in the account."""
         ledgers, rehearsed = self._ledgers, self._was_rehearsed
         super().setup(trainer, pl_module, stage)
         self._ledgers, self._was_rehearsed = ledgers, rehearsed
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
-        """Refuse what would void the guarantee."""
+        """Refuse settings and callbacks that would void the guarantee."""
         super().prepare(trainer, federation)
         check_company(trainer.callbacks, self)  # type: ignore[attr-defined]  # the Trainer sets it at run time
         self._ranks, self._draws, self._device = federation.ranks, trainer.is_global_zero, federation.device
         self.check_promise(len(federation.members()))
 
     def groups(self, about: About) -> Mapping[str, Sequence[str]]:
-        """Groups as of any average; refuses vectors of a spectral norm, which are no updates.
+        """Groups of participants as in any averaging; refuses singular vectors of a spectral norm, not being updates.
 
         Raises:
-            ValueError: Naming a participant and the key.
+            ValueError: If there are some; names a participant and the key.
         """
         found = super().groups(about)
         for group in self.sharing.values():
@@ -150,10 +151,10 @@ class PrivateAveraging(BackboneAveraging):
         return found
 
     def check_promise(self, count: int) -> None:
-        """Say what weakens the guarantee for so many participants, and refuse a run whose noise anybody can draw.
+        """Warn of settings that weaken the guarantee for ``count`` participants.
 
         Raises:
-            ValueError: If a rehearsal is to become earnest.
+            ValueError: If a rehearsal with seeded noise would continue as a run without.
         """
         if self.delta * count >= 1:
             log.warning(
@@ -173,14 +174,14 @@ class PrivateAveraging(BackboneAveraging):
         self._is_checked = False
 
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """As the base class, once what went before is known to have been private."""
+        """Check the budget, then set the common start and hand the shared state to newcomers."""
         if round_index > 0:
             self._check_shared(federation, round_index - 1)
         self.check_first(federation, round_index)
         super().on_round_start(trainer, federation, round_index)
 
     def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """As the base class, where the checkpoint holds a shared state."""
+        """Set the anchors of the proximal term, for a checkpoint with a shared state."""
         self._check_shared(federation, round_index)
         self.check_first(federation, round_index)
         super().on_round_resume(trainer, federation, round_index)
@@ -196,10 +197,14 @@ class PrivateAveraging(BackboneAveraging):
             )
 
     def check_first(self, calendar: Calendar, round_index: int) -> None:
-        """As training begins or is resumed; from then on a budget that is spent ends it.
+        """Check the budget as training begins or resumes; from then on a spent budget ends training.
+
+        Args:
+            calendar: Participation plan of the run.
+            round_index: Index of the round, from 0.
 
         Raises:
-            ValueError: If the next release exceeds the budget, or there is none and it alone protects nobody.
+            ValueError: If the next release exceeds the budget, or costs more than 100 without one.
         """
         following = self._next_release(round_index)
         if not self._is_checked and self.max_epsilon is None:
@@ -229,7 +234,7 @@ class PrivateAveraging(BackboneAveraging):
             )
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Let go of the run's processes: a copy of this must not bring them along."""
+        """Drop references to the run, which a copy would bring along."""
         super().teardown(trainer, pl_module, stage)
         self._ranks = Ranks()
 
@@ -247,7 +252,7 @@ class PrivateAveraging(BackboneAveraging):
         return True
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Hand out each group's noised mean, log its cost, and stop where the next one would exceed the budget."""
+        """Hand out each group's noised mean, log its cost, and stop if the next one would exceed the budget."""
         super().on_round_end(trainer, federation, round_index)
         if self._released_in == round_index:
             federation.log_round(self.figures())
@@ -255,12 +260,17 @@ class PrivateAveraging(BackboneAveraging):
                 trainer.should_stop = True
 
     def figures(self) -> dict[str, float]:
-        """What the releases so far have cost, by tag."""
+        """Privacy cost of the releases so far, by tag."""
         named = "epsilon" if self.noise_seed is None else "epsilon_rehearsed"
         return {f"federation/{named}": self.epsilon}
 
     def is_spent(self, calendar: Calendar, round_index: int) -> bool:
-        """Whether no release may follow that of a round; if so, that is said."""
+        """True if the budget allows no release after that of a round; says so in the log.
+
+        Args:
+            calendar: Participation plan of the run.
+            round_index: Index of the round, from 0.
+        """
         following = self._next_release(round_index + 1)
         if self.exceeds(calendar, following):
             log.warning(
@@ -272,7 +282,7 @@ class PrivateAveraging(BackboneAveraging):
         return False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Say what it came to."""
+        """Log the privacy cost of the run."""
         del trainer, pl_module
         most = max(self.releases.values(), default=0)
         log.info(
@@ -289,9 +299,16 @@ class PrivateAveraging(BackboneAveraging):
         server: ServerMemory,
         round_index: int,
     ) -> Combined:
-        """The noised mean over all who were asked; figures of what was sent would tell of it without noise.
+        """Noised mean over all asked participants, with no figures, which would reveal updates without noise.
 
         Frozen parameters are not released.
+
+        Args:
+            sent: Shared states by participant, tensors of equal keys and shapes.
+            asked: Names of all expected participants; an absent one counts as an update of zero.
+            about: Descriptions of the group's members.
+            server: The group's memory: the last shared state.
+            round_index: Index of the round, from 0.
         """
         group = self.sharing[server.group]
         before = {key: tensor.to(self._device) for key, tensor in server.last.items()}
@@ -329,12 +346,12 @@ class PrivateAveraging(BackboneAveraging):
 
     @property
     def epsilon(self) -> float:
-        """Of the participant that has been in most releases so far, at ``delta``."""
+        """Epsilon, at ``delta``, of the participant with the most releases so far."""
         return max((ledger.epsilon(self.delta) for ledger in self._ledgers.values()), default=0.0)
 
     @property
     def releases(self) -> dict[str, int]:
-        """In how many releases each participant has been, those who have left included."""
+        """Number of releases of each participant by name, including those that have left."""
         return {name: ledger.releases for name, ledger in self._ledgers.items()}
 
     def _next_release(self, round_index: int) -> int:
@@ -342,7 +359,12 @@ class PrivateAveraging(BackboneAveraging):
         return round_index + (-(round_index + 1)) % self.every_n_rounds
 
     def exceeds(self, calendar: Calendar, round_index: int) -> bool:
-        """Whether the release of a round would bring a participant above ``max_epsilon``."""
+        """True if the release of a round would bring a participant above ``max_epsilon``.
+
+        Args:
+            calendar: Participation plan of the run.
+            round_index: Index of the round, from 0.
+        """
         return self.max_epsilon is not None and self._epsilon_after(calendar, round_index) > self.max_epsilon
 
     def _epsilon_after(self, calendar: Calendar, round_index: int) -> float:
@@ -357,7 +379,7 @@ class PrivateAveraging(BackboneAveraging):
     # Checkpoints
 
     def as_saved(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """State of a checkpoint, with the account.
+        """State for a checkpoint, with the privacy account.
 
         Args:
             found: State of the carrier; empty without one.
@@ -370,7 +392,7 @@ class PrivateAveraging(BackboneAveraging):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
+        """Continue from the state of a checkpoint; releases made since then stay in the account."""
         super().load_state_dict(state_dict)
         for name, saved in accounts_of(state_dict.get("releases", [])).items():
             # What this object has released since the checkpoint was made was released.

@@ -1,4 +1,4 @@
-"""What would void participant-level privacy, refused with its reason before anything is trained."""
+"""Checks of settings and callbacks that would void participant-level privacy, each refused with its reason."""
 
 from __future__ import annotations
 
@@ -30,14 +30,19 @@ VOID: Mapping[type[L.Callback], str] = {
     ),
     BackboneAveraging: "it releases states of its own, which this account does not know of. Keep one of the two",
 }
-"""Callbacks that let something out beside the noised mean, and why that voids it."""
+"""Reason by callback that releases something beside the noised mean."""
 
 
 def check_settings(rule: Any, weighting: Any, buffers: str) -> None:
     """Refuse settings of averaging under which the noise does not hide one participant.
 
+    Args:
+        rule: Aggregation rule.
+        weighting: Setting ``weighting`` of the averaging.
+        buffers: Setting ``buffers`` of the averaging.
+
     Raises:
-        ValueError: With the reason and what to set instead.
+        ValueError: If there is one; names the reason and the setting to use instead.
     """
     if rule is not weighted_mean:
         name = getattr(rule, "__name__", type(rule).__name__)
@@ -58,14 +63,14 @@ def check_settings(rule: Any, weighting: Any, buffers: str) -> None:
 
 
 def check_company(callbacks: Iterable[L.Callback], private: BackboneAveraging) -> None:
-    """Refuse callbacks that let something out without noise; tell of those whose choices depend on private metrics.
+    """Refuse callbacks that release something without noise; warn of those that decide by private metrics.
 
     Args:
-        callbacks: Of the run.
-        private: The averaging that is accounted for.
+        callbacks: Callbacks of the run.
+        private: The averaging with the privacy account.
 
     Raises:
-        ValueError: Naming the callback and the reason.
+        ValueError: If there is one; names the callback and the reason.
     """
     for callback in callbacks:
         for kind, reason in VOID.items():

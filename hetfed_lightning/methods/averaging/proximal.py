@@ -1,4 +1,4 @@
-"""FedProx's term, which holds participants near what they share: of one by itself, and of a fleet's members at once."""
+"""FedProx's proximal term, of one participant and of a fleet's members at once."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from hetfed_lightning.participants.participant import Participant
 
 CHUNK = 2**18
-"""Numbers whose change is held at once: that of a hundred wide networks takes four times as long in one piece."""
+"""Elements whose change is held at once: that of a hundred wide networks takes four times as long in one piece."""
 
 
 class Proximal:
-    """``mu/2 ||w - w_shared||^2`` over the parameters that a participant shares.
+    """Proximal term ``mu/2 ||w - w_shared||^2`` over a participant's shared parameters.
 
     Reference:
         Li et al. (2020), Federated Optimization in Heterogeneous Networks, eq. 2.
@@ -37,16 +37,16 @@ class Proximal:
         self._anchors: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def open_round(self, mu: float, shared: Sequence[tuple[SharingGroup, Mapping[str, Tensor]]]) -> None:
-        """Begin a round.
+        """Set weight and anchors for a round.
 
         Args:
             mu: Weight of the term, at least 0.
-            shared: What each group shares now, which its members are held near.
+            shared: Groups with their shared states by key, the anchors of their members.
         """
         self._mu, self._shared, self._anchors = mu, shared, {}
 
     def loss(self, participant: Participant) -> Tensor | None:
-        """The term of one participant; None if it is 0 for all weights."""
+        """Term of one participant, a scalar; None if it is 0 for all weights."""
         name = participant.name or ""
         if name not in self._anchors:
             parameters = dict(participant.named_parameters(remove_duplicate=False))
@@ -62,7 +62,7 @@ class Proximal:
         return self._mu / 2 * torch.stack([change.square().sum() for change in changes]).sum()
 
     def fleet_term(self, fleet: Fleet) -> FleetTerm | None:
-        """The term of a fleet's members; None if it is 0 for all weights."""
+        """Term of a fleet's members; None if it is 0 for all weights."""
         shared = [
             (group, state)
             for group, state in self._shared

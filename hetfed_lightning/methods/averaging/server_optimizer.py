@@ -1,4 +1,4 @@
-"""The step of FedOpt: what the federation shares follows the averaged change by an optimizer of torch."""
+"""Server's step of FedOpt: an optimizer of torch moves the shared state along the averaged change."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hetfed_lightning.distillation.outputs import at_least_float32
 
 
 class ServerOptimizer:
-    """A torch optimizer on the shared parameters, whose gradient is the averaged change with its sign turned.
+    """Optimizer of torch on the shared parameters, with the negative averaged change as their gradient.
 
-    It computes in float32 at least: half precision has no room for its averages of gradients and their squares.
+    It computes in float32 at least: half precision cannot hold its averages of gradients and their squares.
 
     Args:
-        state: The shared parameters by key.
+        state: Shared parameters by key.
         factory: Called with the parameters, returns the optimizer.
 
     Reference:
@@ -31,11 +31,11 @@ class ServerOptimizer:
 
     @torch.no_grad()
     def step(self, previous: Mapping[str, Tensor], aggregate: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the parameters' next values, in the dtypes of the previous ones.
+        """Next values of the parameters by key, in the shapes and dtypes of the previous ones.
 
         Args:
-            previous: What was shared before the round.
-            aggregate: What the rule made of the participants' states.
+            previous: Shared parameters before the round, by key.
+            aggregate: Result of the aggregation rule, by key, in the same shapes.
         """
         for key, parameter in self.parameters.items():
             parameter.copy_(previous[key])
@@ -50,5 +50,5 @@ class ServerOptimizer:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with a checkpoint's."""
+        """Continue from the state of a checkpoint."""
         self.optimizer.load_state_dict(state)

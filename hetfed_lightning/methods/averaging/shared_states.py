@@ -1,4 +1,4 @@
-"""What each group of participants shares, and how its members come to have it: as a copy, or on loan."""
+"""Shared state of each sharing group, handed to members as copies or as shared storage."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class SharedStates:
-    """The last shared state of every group.
+    """Last shared state of every group.
 
-    Who trains in a round receives copies. Where somebody waits, because not all are sampled, the state is a
-    :class:`Loan`: everyone who has joined borrows it when the round ends, and those who are sampled next are given
-    storage of their own as that round opens. A new state is then written into the loan once, whoever borrows it.
+    Participants that train in a round receive copies. If some members wait, because not all are sampled, the state is a
+    :class:`Loan`: all joined members point at it when the round ends, and the next sample gets storage of its own as
+    its round opens. A new state is written into the loan once, for all who borrow it.
     """
 
     def __init__(self) -> None:
@@ -27,19 +27,26 @@ class SharedStates:
         self._loans: dict[str, Loan] = {}
 
     def __contains__(self, group: SharingGroup) -> bool:
-        """Whether the group has a state yet."""
+        """True if the group has a state."""
         return group.name in self._states
 
     def __getitem__(self, group: SharingGroup) -> dict[str, Tensor]:
-        """The group's state; not to be written to."""
+        """State of the group by key; not to be written to."""
         return self._states[group.name]
 
     def begin(self, group: SharingGroup, state: dict[str, Tensor]) -> None:
-        """Take a state that is nobody's for the group's first."""
+        """Set the group's first state, in tensors that belong to no participant."""
         self._states[group.name] = state
 
     def hand_out(self, federation: Federation, group: SharingGroup, names: Iterable[str], round_index: int) -> None:
-        """Give the group's state to members as a round opens: copies to those who train in it, a loan to the others."""
+        """Hand the group's state to members as a round opens: copies to those who train in it, a loan to the others.
+
+        Args:
+            federation: The federation, in the round.
+            group: Group of the members.
+            names: Names of the receiving members.
+            round_index: Index of the round, from 0.
+        """
         active = set(federation.active_names(round_index))
         for name in names:
             if name in active:
@@ -48,7 +55,14 @@ class SharedStates:
                 federation[name].borrow(self._loan(federation, group))
 
     def replace(self, federation: Federation, group: SharingGroup, state: dict[str, Tensor], round_index: int) -> None:
-        """Give a new state to all of the group who have joined, as a round ends."""
+        """Set a new state of the group as a round ends, and hand it to all joined members.
+
+        Args:
+            federation: The federation, in the round.
+            group: Group of the members.
+            state: Tensors by key, in the shapes of the last state.
+            round_index: Index of the round, from 0.
+        """
         joined, active = federation.joined(round_index), federation.active_names(round_index)
         if len(active) == len(joined):
             self._loans.pop(group.name, None)
@@ -71,10 +85,10 @@ class SharedStates:
         return self._loans[group.name]
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """The states by the groups' names."""
+        """States by the groups' names, tensors by key."""
         return self._states
 
     def load_state_dict(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Go on with other states, copied since what is lent is written to."""
+        """Set states from a checkpoint, copied since loans are written to."""
         self._states = {name: {key: tensor.clone() for key, tensor in one.items()} for name, one in states.items()}
         self._loans = {}

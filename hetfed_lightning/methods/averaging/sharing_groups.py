@@ -1,4 +1,4 @@
-"""Who can average what with whom: participants grouped by the keys and shapes that they have in common."""
+"""Groups of participants that can average, by the keys and shapes that they have in common."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Foundations: TypeAlias = Mapping[str, Mapping[str, str]]
 """Digests of the frozen weights that each participant's shared ones lie on, by name and key."""
 
 FEW = 20
-"""Up to this many participants are listed by name, each with a line of its own."""
+"""Largest number of participants that are listed by name, one line each."""
 
 SEPARATOR = "|"
-"""Between the names of a group's members in a checkpoint."""
+"""Separator of members' names in a group's key in a checkpoint."""
 
 Ground: TypeAlias = tuple[tuple[str, str], ...]
 """Keys of frozen weights with their digests."""
@@ -35,8 +35,8 @@ class SharingGroup:
     """Participants that average the same tensors.
 
     Attributes:
-        members: Their names, at least two.
-        keys: Keys of ``state_dict`` that all of them share in one shape and dtype.
+        members: Names of the participants, at least two.
+        keys: Keys of ``state_dict`` that all of them share in equal shape and dtype.
     """
 
     members: tuple[str, ...]
@@ -52,16 +52,16 @@ class SharingGroup:
         return frozenset(self.members)
 
     def __contains__(self, name: object) -> bool:
-        """Whether a participant of that name is a member."""
+        """True if a participant of that name is a member."""
         return name in self._names
 
 
 def personal_state(participant: Participant, shared: State) -> dict[str, Tensor]:
-    """Views of what a participant does not share: neither under a shared key nor tied to one.
+    """Views of a participant's personal tensors by key: neither shared nor tied to a shared one.
 
     Args:
-        participant: Whose state it is.
-        shared: What it shares.
+        participant: Participant that owns them.
+        shared: Its shared state, by key.
     """
     state = participant.state_dict(keep_vars=True)
     held = {id(state[key]) for key in shared}
@@ -72,8 +72,8 @@ def sharing_groups(states: Mapping[str, State], foundations: Foundations | None 
     """Groups of two or more participants that share keys of equal shape and dtype, over equal frozen weights.
 
     Args:
-        states: What each participant would share, by name.
-        foundations: Digests of the frozen weights that shared ones lie on, by name and key.
+        states: Shared state of each participant, by name.
+        foundations: Digests of the frozen weights below shared ones, by name and key.
 
     Returns:
         Groups in the order of their first key; a participant may be in several, with different keys.
@@ -98,11 +98,11 @@ def _grounds(state: State, foundation: Mapping[str, str]) -> dict[str, Ground]:
 
 
 def split_foundations(states: Mapping[str, State], foundations: Foundations) -> list[str]:
-    """Participants whose shared tensors fit together and lie over different frozen weights, as lines of text.
+    """Lines of text about participants whose shared tensors agree but lie over different frozen weights.
 
     Args:
-        states: What each participant would share.
-        foundations: Digests of the frozen weights that shared ones lie on, by name and key.
+        states: Shared state of each participant, by name.
+        foundations: Digests of the frozen weights below shared ones, by name and key.
     """
     found: dict[tuple[str, object], dict[Ground, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, state in states.items():
@@ -124,11 +124,11 @@ def split_foundations(states: Mapping[str, State], foundations: Foundations) -> 
 
 
 def uneven_foundations(groups: Sequence[SharingGroup], foundations: Foundations) -> list[str]:
-    """Groups that average above frozen weights which all share and which differ in shape, as lines of text.
+    """Lines of text about groups that average above shared frozen weights of different shapes.
 
     Args:
-        groups: As :func:`sharing_groups` found them.
-        foundations: Of each participant, by name and key.
+        groups: Groups from :func:`sharing_groups`.
+        foundations: Digests of the frozen weights below shared ones, by name and key.
     """
     lines = []
     for group in groups:
@@ -151,10 +151,10 @@ def _first_difference(one: Mapping[str, str], another: Mapping[str, str]) -> str
 
 
 def tied_lines(tied: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """What is averaged though nobody named it, as lines of text.
+    """Lines of text about tensors that are averaged because they are tied to a shared one.
 
     Args:
-        tied: Keys whose tensor is that of a shared key, with that key, by name.
+        tied: Shared key by tied key, for each participant's name.
     """
     names: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, own in tied.items():
@@ -173,13 +173,13 @@ def sharing_report(
     groups: Sequence[SharingGroup],
     tied: Mapping[str, Mapping[str, str]] | None = None,
 ) -> str:
-    """Who shares what with whom and what stays at home, as lines of text.
+    """Report of shared and personal tensors of all participants, as lines of text.
 
     Args:
-        states: What each participant would share.
-        personal: The rest of each participant's state.
-        groups: As :func:`sharing_groups` found them.
-        tied: Keys that are shared since their tensor is that of a shared key, with that key, by name.
+        states: Shared state of each participant, by name.
+        personal: Personal state of each participant, by name.
+        groups: Groups from :func:`sharing_groups`.
+        tied: Shared key by tied key, for each participant's name.
     """
     lines = ["What is averaged, and with whom:"]
     of_participants: dict[str, list[str]] = defaultdict(list)
@@ -206,21 +206,21 @@ def sharing_report(
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names with commas between them; of more than :data:`FEW` the first ones and how many there are."""
+    """Names joined by commas; of more than :data:`FEW` the first ones and the total number."""
     if len(names) <= FEW:
         return ", ".join(names)
     return f"{', '.join(names[:3])}, ... ({len(names):,} participants)"
 
 
 def split_layers(states: Mapping[str, State], groups: Sequence[SharingGroup]) -> list[str]:
-    """Layers of which a group averages one tensor and not another, as lines of text.
+    """Lines of text about layers of which a group averages one tensor and not another.
 
-    Networks of different widths agree in the bias of a last layer by chance; its average, without the weights that it
-    belongs to, is of no use to anyone.
+    Networks of different widths may agree in the bias of a last layer by chance. Its average is useless without the
+    weights that it belongs to.
 
     Args:
-        states: What each participant would share.
-        groups: As :func:`sharing_groups` found them.
+        states: Shared state of each participant, by name.
+        groups: Groups from :func:`sharing_groups`.
     """
     lines = []
     for group in groups:
@@ -261,7 +261,7 @@ def _tensors(keys: Sequence[str]) -> str:
 
 
 def readable_bytes(count: float) -> str:
-    """``count`` bytes in the unit that reads best."""
+    """Number of bytes as text, in the largest unit that fits."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,1 +1,1 @@
-"""Distillation from an ensemble of teachers: settings, their outputs on the public set, and who learns from them."""
+"""Distillation from an ensemble of teachers: settings, teachers' outputs on the public set, and students."""

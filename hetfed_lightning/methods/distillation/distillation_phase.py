@@ -1,4 +1,4 @@
-"""The phase in which participants learn a round's lesson: one after another, or the members of a fleet together."""
+"""Distillation phase of a round: students learn the targets one after another, or a fleet's members together."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Place = tuple[int, int]
-"""Pass over the public set, and step in it."""
+"""Index of the pass over the public set, and of the step in it."""
 
 
 @dataclass(frozen=True)
 class LearningPhase:
-    """Passes over the public set, in batches, each participant in an order of its own.
+    """Passes over the public set in batches, in an order of its own for each student.
 
     Attributes:
-        lesson: What is learned.
-        round_index: The round, which names the orders and what transforms draw.
+        lesson: Targets, temperature and weight.
+        round_index: Index of the round; it seeds the orders and the draws of transforms.
         epochs: Passes, at least 1.
-        batch_size: Public examples per batch.
+        batch_size: Public examples per batch, at least 1.
         optimizer: Makes the participants' optimizer of the phase; None for their own. The student keeps its own.
     """
 
@@ -54,12 +54,12 @@ class LearningPhase:
     # One after another
 
     def alone(self, participant: Participant, local: LocalOptimization | None = None, since: Place = (0, 0)) -> None:
-        """Have one participant learn.
+        """Train one participant on the targets.
 
         Args:
-            participant: Who learns.
-            local: Steps it; made or found if None.
-            since: The first step that is left to take.
+            participant: Student of the phase.
+            local: Optimizers that take its steps; made or found if None.
+            since: First step to take, for a phase that was begun elsewhere.
         """
         federation, plugin = self.lesson.federation, self.lesson.federation.trainer.precision_plugin
         local = self._local_of(participant) if local is None else local
@@ -95,13 +95,13 @@ class LearningPhase:
     # Together
 
     def together(self, fleet: Fleet) -> bool:
-        """Have the members of a fleet learn, batch by batch.
+        """Train the members of a fleet on the targets, batch by batch; True if that was possible.
 
         Args:
-            fleet: Those who learn seated, and nobody else.
+            fleet: Fleet whose members are exactly the students.
 
         Returns:
-            False if they cannot, and nothing has been done.
+            False if the fleet cannot, in which case nothing has changed.
         """
         locals_ = [self._local_of(one.local.participant) for one in fleet.members]
         optimizer = None if self.optimizer is None else _stacked(fleet, locals_)

@@ -1,4 +1,4 @@
-"""Participants teach each other, or one unified student, by what they predict on a public set."""
+"""Distillation of the participants' ensemble on a public set, into the participants or into one unified student."""
 
 from __future__ import annotations
 
@@ -44,37 +44,38 @@ log = logging.getLogger(__name__)
 class EnsembleDistillation(FederatedCallback):
     """Distils the ensemble of the participants into participants, or into a unified student.
 
-    Once per round every teacher predicts on the public set, which each passes through its own ``transform``; the
-    ensemble makes one softened target of the predictions. Only those predictions travel. Architectures may differ
-    in everything but the number and meaning of their outputs; a regression distils by squared error. A participant
-    that reads nothing of the public set, as one of genes in a set of images, neither teaches nor learns.
+    Once per round every teacher predicts on the public set, through its own ``transform``. The ensemble combines the
+    outputs into one softened target per public example. Only outputs travel. Architectures may differ in everything but
+    the number and meaning of their outputs; a regression distils by squared error. A participant that can read no input
+    of the public set neither teaches nor learns.
 
     Args:
-        ensemble: How teachers are combined; :class:`MeanProbabilities` if None.
-        temperature: Above 0, finite; softens teachers and students alike. May follow a schedule over rounds.
-        weight: Of the distillation loss beside the local loss (``"mixed"``) or alone (``"phase"``), at least 0.
+        ensemble: Combination of the teachers' outputs ``(K, P, C)``; :class:`MeanProbabilities` if None.
+        temperature: Softens teachers and students alike; above 0, finite. May follow a schedule over rounds.
+        weight: Weight of the distillation loss, beside the local loss (``"mixed"``) or alone (``"phase"``); at least 0.
             May follow a schedule over rounds.
-        mode: ``"phase"`` distils at a round's end, after the local steps. ``"mixed"`` adds the distillation loss on
-            a public batch to the local steps of the next round; local accuracy suffers less.
-        students: ``"mutual"``: every participant learns; ``"student"``: the federation's student alone; ``"both"``.
-            ``"auto"`` is the student where there is one. The student always learns in a phase of its own.
-        epochs: Passes over the public set in a phase.
-        batch_size: Public examples per batch.
-        mixed_epochs: In ``"mixed"``, only the last so many local epochs distil; all if None.
-        every_n_rounds: Distils in every n-th round.
-        start_round: First round that distils, from 0; None is 0 for a phase, 1 mixed into the local steps, when
-            the teachers have learned something.
-        optimizer: For the participants' phase, made anew every round; None uses the participant's own.
-        name: Tells two of them in one run apart, in checkpoints and tags.
+        mode: ``"phase"`` distils at a round's end, after the local steps. ``"mixed"`` adds the distillation loss on a
+            public batch to the local steps of the next round; local accuracy suffers less.
+        students: ``"mutual"`` for every participant, ``"student"`` for the federation's student alone, ``"both"``, or
+            ``"auto"``: the student if there is one, else every participant. The student always learns in a phase of its
+            own.
+        epochs: Passes over the public set in a phase, at least 1.
+        batch_size: Public examples per batch, at least 1.
+        mixed_epochs: In ``"mixed"``, number of the last local epochs that distil; all if None.
+        every_n_rounds: Distils in every n-th round, at least 1.
+        start_round: First round that distils, from 0; None is 0 for a phase and 1 for ``"mixed"``, since untrained
+            teachers have nothing to teach.
+        optimizer: Makes the participants' optimizer of the phase, anew every round; None for their own.
+        name: Distinguishes two instances in one run, in checkpoints and tags.
 
     Raises:
         ValueError: If a setting is out of its range; before training, if there is no public set or the outputs of
             teachers and students do not agree.
 
     Reference:
-        Hinton, Vinyals and Dean (2015), Distilling the Knowledge in a Neural Network, eq. 1 and section 2.1; Lin
-        et al. (2020), Ensemble Distillation for Robust Model Fusion in Federated Learning (a server student); Li
-        and Wang (2019), FedMD (mutual, by logits). Ours distils probabilities rather than FedMD's logits.
+        Hinton, Vinyals and Dean (2015), Distilling the Knowledge in a Neural Network, eq. 1 and section 2.1; Lin et al.
+        (2020), Ensemble Distillation for Robust Model Fusion in Federated Learning (a server student); Li and Wang
+        (2019), FedMD (mutual, by logits). Ours distils probabilities rather than FedMD's logits.
     """
 
     phase = Phase.DISTILLATION
@@ -132,7 +133,7 @@ class EnsembleDistillation(FederatedCallback):
 
     @property
     def title(self) -> str:
-        """Name in tags and messages."""
+        """Name of the method in tags and messages."""
         return "distillation" if self.name is None else f"distillation:{self.name}"
 
     @property
@@ -143,13 +144,13 @@ class EnsembleDistillation(FederatedCallback):
     # Before training
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Forget an earlier run, unless its trainer goes on; a checkpoint is read after this."""
+        """Drop the state of an earlier run, unless its trainer goes on; a checkpoint is read after this."""
         del pl_module
         if stage == "fit" and trainer.current_epoch == 0:
             self.load_state_dict({"scores": {}, "targets": None})
 
     def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
-        """Refuse teachers and students that cannot understand each other, and schedules that leave their range."""
+        """Refuse teachers and students whose outputs do not agree, and schedules that leave their range."""
         for round_index in range(trainer.max_epochs or 0):
             _check_settings(self.temperature, self.weight, round_index)
         check_follows("EnsembleDistillation(optimizer=...)", self.optimizer)
@@ -193,25 +194,25 @@ class EnsembleDistillation(FederatedCallback):
             )  # fmt: skip
 
     def meet(self, name: str, samples: int, class_counts: Tensor | None) -> None:
-        """Note what ensembles weigh a teacher by.
+        """Register a teacher's data sizes, by which ensembles weight it.
 
         Args:
-            name: The teacher's.
-            samples: Its training examples.
-            class_counts: The same by class, shape ``(C,)``; None where its task knows no classes.
+            name: Name of the teacher.
+            samples: Number of its training examples.
+            class_counts: Training examples by class, shape ``(C,)``; None for a task without classes.
         """
         self._samples[name] = samples
         if class_counts is not None:
             self._class_counts[name] = class_counts
 
     def learners(self, *, has_student: bool) -> tuple[bool, bool]:
-        """Whether the participants learn, and whether the student does, if there is one."""
+        """True if the participants learn, and True if the student does, as a pair."""
         if self.students == "auto":
             return not has_student, has_student
         return self.students in {"mutual", "both"}, self.students in {"student", "both"}
 
     def further_steps(self, federation: Federation, name: str, career: Career) -> int:
-        """Steps of phases and of a newcomer's lessons, where they are taken by the participant's own optimizer."""
+        """Number of steps of phases and of a newcomer's lessons by the participant's own optimizer."""
         data, participant = federation.federated_data, federation[name]
         if data.num_public == 0 or (self.optimizer is not None and name != STUDENT):
             return 0
@@ -228,7 +229,7 @@ class EnsembleDistillation(FederatedCallback):
         return steps
 
     def is_due(self, round_index: int) -> bool:
-        """Whether a round distils."""
+        """True if a round distils."""
         return round_index >= self.start_round and (round_index - self.start_round) % self.every_n_rounds == 0
 
     def _readers(self, names: Iterable[str]) -> list[str]:
@@ -238,7 +239,7 @@ class EnsembleDistillation(FederatedCallback):
     # The round
 
     def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Ask the teachers before the local steps: in ``"mixed"`` mode, and for who was not drawn as it joined."""
+        """Compute the targets before the local steps: in ``"mixed"`` mode, and for newcomers not sampled on joining."""
         del trainer
         self.set_targets(None)
         mutual, _ = self.learners(has_student=federation.student is not None)
@@ -252,7 +253,7 @@ class EnsembleDistillation(FederatedCallback):
         self._give_lessons(federation, [name for name in pupils if name not in newcomers], round_index)
 
     def on_join(self, trainer: L.Trainer, federation: Federation, names: Sequence[str], round_index: int) -> None:
-        """Have newcomers learn from those who were there, if their ``transfer`` asks for it and they are drawn."""
+        """Teach sampled newcomers whose ``transfer`` asks for it with the ensemble of the earlier participants."""
         del trainer
         pupils = self._pupils(federation, round_index)
         self._give_lessons(federation, [name for name in names if name in pupils], round_index)
@@ -290,13 +291,13 @@ class EnsembleDistillation(FederatedCallback):
         self.teach(federation, passes, self._lessons, round_index)
 
     def teach(self, federation: Federation, pupils: Mapping[str, int], targets: Tensor, round_index: int) -> None:
-        """Have newcomers learn, held still as their ``transfer`` says.
+        """Teach newcomers, with the frozen rounds of their ``transfer`` heeded.
 
         Args:
-            federation: In the round in which they join.
-            pupils: Passes over the public set by name.
-            targets: What the ensemble says of each public example, softened, shape ``(P, C)``.
-            round_index: The round.
+            federation: The federation, in the round in which they join.
+            pupils: Passes over the public set by newcomer.
+            targets: Softened targets of the public set, shape ``(P, C)``.
+            round_index: Index of the round, from 0.
         """
         for name in filter(federation.ranks.hosts, pupils):
             lesson = self._lesson(federation, targets, round_index)
@@ -306,21 +307,21 @@ class EnsembleDistillation(FederatedCallback):
         federation.ranks.synchronise(list(pupils))
 
     def set_targets(self, targets: Tensor | None) -> None:
-        """Open a round.
+        """Set the targets of a round's local steps.
 
         Args:
-            targets: What its local steps learn beside their own labels, softened, shape ``(P, C)``; None for nothing.
+            targets: Softened targets of the public set, shape ``(P, C)``; None if the local steps do not distil.
         """
         self._targets, self._lessons = targets, None
         self._order = {}
 
     def adds_to_loss(self, federation: Federation) -> bool:
-        """Whether the participants learn from each other in their local steps of this round."""
+        """True if the local steps of this round distil."""
         del federation
         return self._targets is not None
 
     def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
-        """The distillation loss on a public batch, in ``"mixed"`` mode."""
+        """Distillation loss on a public batch in ``"mixed"`` mode, a scalar; None if this step does not distil."""
         name = participant.name
         if self._targets is None or name is None or name == STUDENT:
             return None
@@ -330,14 +331,14 @@ class EnsembleDistillation(FederatedCallback):
         return self._lesson(federation, self._targets, federation.current_round).loss(participant, indices)
 
     def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
-        """The same for the members of a fleet."""
+        """Distillation term of a fleet's members in ``"mixed"`` mode; None if this round does not distil."""
         if self._targets is None:
             return None
         lesson = self._lesson(federation, self._targets, federation.current_round)
         return DistillationTerm(lesson, fleet, partial(self._learned_in, federation))
 
     def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """In ``"phase"`` mode, and for the student, ask the teachers now and distil."""
+        """Compute the targets now and distil, in ``"phase"`` mode and for the student."""
         del trainer
         self._targets = None
         mutual, student = self.learners(has_student=federation.student is not None)
@@ -353,13 +354,13 @@ class EnsembleDistillation(FederatedCallback):
         self.learn(federation, names, targets, round_index)
 
     def learn(self, federation: Federation, names: Sequence[str], targets: Tensor, round_index: int) -> None:
-        """Have participants, or the student, pass over the public set.
+        """Train participants, or the student, on the targets in a phase.
 
         Args:
-            federation: In a round.
-            names: Who learns.
-            targets: What the ensemble says of each public example, softened, shape ``(P, C)``.
-            round_index: The round.
+            federation: The federation, in a round.
+            names: Names of the students.
+            targets: Softened targets of the public set, shape ``(P, C)``.
+            round_index: Index of the round, from 0.
         """
         left = dict.fromkeys(filter(federation.ranks.hosts, names))
         phase = self._phase(federation, targets, round_index)
@@ -417,12 +418,12 @@ class EnsembleDistillation(FederatedCallback):
 
     @torch.no_grad()
     def combine(self, answers: Mapping[str, Tensor], kind: str, round_index: int) -> Tensor:
-        """What the ensemble makes of its teachers' answers, wherever they are: softened targets, shape ``(P, C)``.
+        """Softened targets of the ensemble, shape ``(P, C)``, from the outputs of its teachers.
 
         Args:
-            answers: Outputs on the public set by name, shape ``(P, C)`` each, finite.
-            kind: Of outputs.
-            round_index: The round, which names the temperature.
+            answers: Finite outputs on the public set by teacher, shape ``(P, C)`` each.
+            kind: Kind of outputs, such as ``"multiclass"``.
+            round_index: Index of the round, which sets the temperature.
         """
         teachers = self.teachers(answers, kind)
         self.agreement = None
@@ -433,15 +434,15 @@ class EnsembleDistillation(FederatedCallback):
         return self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
 
     def figures(self) -> dict[str, float]:
-        """How much those who were asked last agree, by tag; empty before."""
+        """Agreement of the last teachers, by tag; empty before the first round that distils."""
         return {} if self.agreement is None else {"federation/teacher_agreement": mean_agreement(self.agreement[1])}
 
     def teachers(self, answers: Mapping[str, Tensor], kind: str) -> Teachers:
-        """Answers beside what is known of those who gave them, as ensembles take them.
+        """Outputs of K teachers with their data sizes and validation scores, the input of ensembles.
 
         Args:
-            answers: Outputs on the public set by name, shape ``(P, C)`` each.
-            kind: Of outputs.
+            answers: Outputs on the public set by teacher, shape ``(P, C)`` each.
+            kind: Kind of outputs, such as ``"multiclass"``.
         """
         logits = torch.stack(list(answers.values()))
         device = logits.device
@@ -460,17 +461,17 @@ class EnsembleDistillation(FederatedCallback):
         )
 
     def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
-        """Keep each participant's own validation score, for ensembles that weigh by it."""
+        """Record each participant's own validation score, for ensembles that weight by it."""
         if stage != "val" or trainer.sanity_checking:
             return
         self.note_scores({name: one.task.headline for name, one in federation.members().items()}, values)
 
     def note_scores(self, headlines: Mapping[str, str], values: Mapping[str, float]) -> None:
-        """Note each teacher's validation score.
+        """Record each teacher's validation score, clamped to [0, 1]; a missing or NaN score leaves the last one.
 
         Args:
-            headlines: The headline metric of each participant, by name.
-            values: Figures by tag, such as ``"val_accuracy/hospital_a"``; of who has none the last one stays.
+            headlines: Name of the headline metric by participant.
+            values: Metrics by tag, such as ``"val_accuracy/hospital_a"``.
         """
         for name, headline in headlines.items():
             score = values.get(f"val_{headline}/{name}")
@@ -480,7 +481,7 @@ class EnsembleDistillation(FederatedCallback):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known of the teachers, and the targets of a round in progress."""
+        """Data sizes and scores of the teachers, and the targets of a round in progress."""
         return {
             "scores": self._scores,
             "targets": self._targets,
@@ -489,7 +490,7 @@ class EnsembleDistillation(FederatedCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
+        """Continue from the state of a checkpoint."""
         self._scores = dict(state_dict["scores"])
         self._targets = state_dict["targets"]
         # A run finds both in its data; who joins a trained federation has not got that.
@@ -499,14 +500,14 @@ class EnsembleDistillation(FederatedCallback):
 
 
 def check_kind(participant: Participant, ensemble: Ensemble) -> None:
-    """Refuse outputs that an ensemble does not combine, or a task that cannot learn from what it makes of them.
+    """Refuse outputs that an ensemble cannot combine, or a task that cannot learn from its targets.
 
     Args:
-        participant: A teacher or a student.
-        ensemble: Combines the teachers.
+        participant: Teacher or student.
+        ensemble: Combination of the teachers' outputs.
 
     Raises:
-        ValueError: Naming the participant, its task, and what to change.
+        ValueError: If it cannot; names the participant, its task, and what to change.
     """
     task, kind, own = participant.task, participant.task.kind, type(participant.task).__name__
     combines = f"{type(ensemble).__name__} combines {', '.join(ensemble.kinds)} outputs"

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class DistillationTerm(FleetTerm):
-    """Adds the gradient of the distillation loss, on a public batch of each member's own.
+    """Distillation loss as a term of a fleet's local steps, on a public batch of each member's own.
 
     Args:
-        lesson: What is learned in the round.
-        fleet: Who learns.
-        public_batch: Of a name and a local step: which public examples, shape ``(B,)``; None where none are learned.
-            All who learn in a step learn as many.
+        lesson: Targets, temperature and weight of the round.
+        fleet: Fleet whose members learn.
+        public_batch: Called with a member's name and a batch index; returns indices of public examples, shape ``(B,)``,
+            or None if the member does not distil. B is equal for all members of a step.
     """
 
     def __init__(self, lesson: Lesson, fleet: Fleet, public_batch: Callable[[str, int], Tensor | None]) -> None:
@@ -35,14 +35,14 @@ class DistillationTerm(FleetTerm):
         self._drawn: dict[tuple[str, int], tuple[Tensor, Any]] = {}
 
     def draw(self, member: Member, batch_idx: int) -> None:
-        """Pass the member's public batch through its transform."""
+        """Transform the public batch of one member."""
         indices = self._public_batch(member.name, batch_idx)
         if indices is not None:
             inputs = self._lesson.inputs_of(member.local.participant, indices)
             self._drawn[member.name, batch_idx] = (indices, inputs)
 
     def add(self, engine: Engine, batch_idx: int, gradients: Tensor) -> None:
-        """As the base class."""
+        """Add the gradient of the distillation loss to the stack of gradients, in place."""
         stack, _, _ = self._fleet.seated()
         places, block = self._block(len(gradients), batch_idx)
         if block is None:

@@ -1,4 +1,4 @@
-"""What is learned from a round's ensemble: its targets on the public set, for one participant or a whole fleet."""
+"""Softened targets of a round's ensemble and the loss of learning them, for one participant or a whole fleet."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """The distillation loss as an engine takes it: a sum over examples.
+    """Distillation loss as an engine takes it: a sum over examples.
 
     Attributes:
-        task: Of the students.
-        temperature: Above 0.
-        weight: Of the loss, at least 0.
+        task: Task of the students.
+        temperature: Softens outputs and targets; above 0.
+        weight: Weight of the loss, at least 0.
     """
 
     task: Task
@@ -35,16 +35,16 @@ class SoftTargets:
     weight: float
 
     def __post_init__(self) -> None:
-        """Refuse a task whose distillation loss is its own and no sum over examples that we know of.
+        """Refuse a task with a distillation loss of its own, which may be no sum over examples.
 
         Raises:
-            TypeError: If there is nothing to take the sum of.
+            TypeError: If the task's loss is not known to be such a sum.
         """
         if not keeps_up(type(self.task), "example_distillation_losses", "distillation_loss"):
             raise TypeError(f"{type(self.task).__name__} has no example_distillation_losses for its distillation_loss")
 
     def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses, shape ``(B,)``, and as many ones."""
+        """Losses and ones, shape ``(B,)`` each, for outputs and softened targets of shape ``(B, C)``."""
         outputs = at_least_float32(two_columns(outputs))
         losses = self.task.example_distillation_losses(outputs, target.to(outputs), self.temperature)
         return self.weight * losses, torch.ones_like(losses)
@@ -52,13 +52,13 @@ class SoftTargets:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What students learn in a round.
+    """Targets of a round with the settings of learning them.
 
     Attributes:
-        federation: Whose public set it is about.
-        targets: What the ensemble says of each public example, softened, shape ``(P, C)``.
-        temperature: At which it is softened.
-        weight: Of the distillation loss.
+        federation: Federation whose public set the targets belong to.
+        targets: Softened targets of the public set, shape ``(P, C)``.
+        temperature: Temperature of the targets, above 0.
+        weight: Weight of the distillation loss, at least 0.
     """
 
     federation: Federation
@@ -67,33 +67,33 @@ class Lesson:
     weight: float
 
     def loss(self, participant: Participant, indices: Tensor) -> Tensor:
-        """The distillation loss of one participant, a scalar.
+        """Distillation loss of one participant, a scalar.
 
         Args:
-            participant: Who learns.
-            indices: Of the public examples, shape ``(B,)``.
+            participant: Student.
+            indices: Indices of public examples, shape ``(B,)``.
         """
         outputs = at_least_float32(two_columns(participant(self.inputs_of(participant, indices))))
         targets = self._targets_of(indices).to(outputs)
         return self.weight * participant.task.distillation_loss(outputs, targets, self.temperature)
 
     def inputs_of(self, participant: Participant, indices: Tensor) -> Any:
-        """Public examples as a participant's backbone takes them."""
+        """Public examples ``indices``, shape ``(B,)``, as inputs of a participant's backbone."""
         return participant.transformed(on_device(self.federation, indices))
 
     def losses_of(self, task: Task) -> SoftTargets:
-        """The distillation loss of a task's participants, by example."""
+        """Distillation loss by example for participants of a task."""
         return SoftTargets(task, self.temperature, self.weight)
 
     def block(self, indices: Sequence[Tensor], inputs: Sequence[Any] | None = None) -> StackedBatch:
-        """One public batch of each of several participants.
+        """Public batch of each of several participants, stacked.
 
         Args:
-            indices: Each one's public examples, shape ``(B,)``.
-            inputs: Each one's inputs, transformed; None where nobody transforms anything.
+            indices: Indices of public examples, shape ``(B,)`` for each participant.
+            inputs: Transformed inputs of each participant; None if no participant has a transform.
 
         Raises:
-            TypeError: If they are no tensors, or of different shapes.
+            TypeError: If inputs are no tensors, or of different shapes.
         """
         if inputs is None and (block := self._gathered(torch.stack(list(indices)))) is not None:
             return block
@@ -127,12 +127,17 @@ class Lesson:
 
 
 def on_device(federation: Federation, indices: Tensor) -> Any:
-    """Some public examples' raw inputs where the federation is, in its precision."""
+    """Raw inputs of public examples, on the federation's device and in its precision.
+
+    Args:
+        federation: Federation with the public set.
+        indices: Indices of public examples, shape ``(B,)``.
+    """
     inputs = federation.federated_data.public_inputs(indices)
     inputs = federation.trainer.strategy.batch_to_device(inputs, federation.device)
     return federation.trainer.precision_plugin.convert_input(inputs)
 
 
 def two_columns(outputs: Tensor) -> Tensor:
-    """Outputs as ``(B, C)``: a binary head may give ``(B,)``."""
+    """Outputs of shape ``(B, C)``; outputs of shape ``(B,)`` of a binary head become ``(B, 1)``."""
     return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs

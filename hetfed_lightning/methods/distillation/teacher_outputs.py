@@ -1,4 +1,4 @@
-"""What teachers say of the public set, those of a fleet at once; whoever says what is not finite is not heard."""
+"""Teachers' outputs on the public set, batched in fleets; a teacher with non-finite outputs is quarantined."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ again."""
 def finite_answers(
     federation: Federation, names: Sequence[str], round_index: int, ensemble: Ensemble | None = None
 ) -> dict[str, Tensor]:
-    """Outputs of teachers on the whole public set, gathered from all processes; who has none is quarantined.
+    """Teachers' outputs on the public set, shape ``(P, C)`` by name; a teacher with non-finite outputs is quarantined.
 
     Args:
-        federation: In a round.
-        names: Teachers.
-        round_index: The round, for messages.
-        ensemble: Ensemble whose message is asked for; the outputs without one.
+        federation: The federation, in a round.
+        names: Names of the teachers.
+        round_index: Index of the round, for messages.
+        ensemble: Ensemble whose message is computed in place of the outputs; None for the outputs.
 
     Returns:
-        Shape ``(P, C)`` each, by name, on the federation's device.
+        Outputs by teacher, gathered from all processes, on the federation's device.
 
     Raises:
-        RuntimeError: If nobody is left.
+        RuntimeError: If no teacher is left.
     """
     said = own_answers(federation, list(filter(federation.ranks.measures, names)), ensemble)
     asked: dict[str, Tensor] = {}
@@ -59,16 +59,16 @@ def finite_answers(
 
 @torch.no_grad()
 def own_answers(federation: Federation, names: Sequence[str], ensemble: Ensemble | None = None) -> dict[str, Tensor]:
-    """Outputs of participants who are here on the whole public set, as they come.
+    """Outputs on the public set of the teachers in this process, shape ``(P, C)`` by name, finite or not.
 
     Args:
-        federation: In a run.
-        names: Teachers.
-        ensemble: Ensemble whose message is asked for; the outputs without one.
+        federation: The federation, in a run.
+        names: Names of the teachers.
+        ensemble: Ensemble whose message is computed in place of the outputs; None for the outputs.
 
     Returns:
-        Shape ``(P, C)`` each, by name, in float32 at least. What a teacher draws for it depends on (seed, round,
-        teacher, place in the public set) alone.
+        Outputs by teacher, in float32 at least. A teacher's random draws depend on (seed, round, teacher, place in the
+        public set) alone.
     """
     if ensemble is not None and ensemble.has_own_message:
         return {name: _message(federation, name, ensemble) for name in names}

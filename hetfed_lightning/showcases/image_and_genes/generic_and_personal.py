@@ -1,8 +1,8 @@
-"""A participant whose answer is the sum of two: a generic one that all share and a personal one that nobody else has.
+"""Participant with two models, a generic one that is shared and a personal one, whose outputs are added.
 
-For few examples, and inputs of which some are everyone's and some one's own. The generic model is trained to answer by
-itself, not merely to suit the personal one; so what travels is a model that is of use to everybody, whatever private
-inputs its contributors have.
+For few examples, and inputs of which some are common and some private. The generic model is trained to predict by
+itself, not merely to complement the personal one: so the shared model is useful to participants without the private
+inputs of the others.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from hetfed_lightning.participants.participant import Participant
 
 
 class GenericAndPersonal(Participant):
-    """Outputs ``backbone(common) + head(private)``, where the backbone alone has to answer as well.
+    """Outputs ``backbone(common) + head(private)``, shape ``(B, C)``, with a backbone that predicts by itself as well.
 
-    The loss is that of the generic outputs plus that of the sum, in which the generic outputs count as constants: the
-    head learns what is left, by its own examples, and nothing of that reaches the shared backbone. Distillation, which
-    sees outputs alone, teaches both.
+    The loss is that of the generic outputs plus that of the sum, in which the generic outputs are constants: the head
+    learns the remainder from its own examples, and none of it reaches the shared backbone. Distillation, which uses
+    outputs alone, teaches both.
 
-    Weight decay, where the optimizer has it, applies to matrices and not to biases: a bias says how frequent the
-    classes are, and pulling it to zero would move every decision.
+    Weight decay, where the optimizer has it, applies to matrices and not to biases: a bias holds the class frequencies,
+    and decay to zero would move every decision.
 
     Args:
         backbone: Maps the common input to generic outputs ``(B, C)``.
         head: Maps the private input to personal outputs ``(B, C)``.
         reads: Name of the common input.
         own: Name of the private input.
-        settings: As :class:`Participant` takes them; ``transform`` brings forth inputs by name.
+        settings: Further arguments of :class:`Participant`; its ``transform`` returns inputs by name.
 
     Raises:
-        KeyError: In use, if a batch lacks an input, by its name.
+        KeyError: In use, if a batch lacks an input; names it.
 
     Reference:
-        Chen and Chao (2022), On Bridging Generic and Personalized Federated Learning for Image Classification
-        (FedRoD), eq. 6 and 7. Theirs is a personal head on the shared features, trained by the plain loss beside a
-        generic head with a balanced one; ours reads inputs that the backbone does not have, and the task says how
-        classes are weighed, for both the same: here both answers are judged by one figure.
+        Chen and Chao (2022), On Bridging Generic and Personalized Federated Learning for Image Classification (FedRoD),
+        eq. 6 and 7. Theirs is a personal head on the shared features, trained by the plain loss beside a generic head
+        with a balanced one; ours reads inputs that the backbone lacks, and one task weights the classes of both, since
+        both are judged by one metric.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class GenericAndPersonal(Participant):
         self.own = own
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Outputs ``(B, C)`` for inputs by name that have passed through ``transform``."""
+        """Outputs, shape ``(B, C)``, for transformed inputs by name."""
         generic, personal = self.both(inputs)
         return generic + personal
 
