@@ -12,6 +12,7 @@ from hetfed_lightning.checkpointing.plugin import SafeCheckpointIO
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.federation.federation import Federation
+from hetfed_lightning.federation_view import FederationView
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging
 from hetfed_lightning.methods.context import Context
@@ -53,6 +54,7 @@ __all__ = [
     "FederatedStrategy",
     "Federation",
     "FederationMonitor",
+    "FederationView",
     "GenericAndPersonal",
     "Inheritance",
     "LinearSchedule",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.shaping import LossShape
     from hetfed_lightning.fleets.terms import FleetTerm
@@ -64,7 +64,7 @@ class FederatedCallback(L.Callback):
     """True if ``on_round_end`` guarantees that all tensors it writes into participants are finite; otherwise they are
     checked."""
 
-    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+    def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         """Check settings against participants and data, before training; the place to refuse what cannot work.
 
         Args:
@@ -72,7 +72,7 @@ class FederatedCallback(L.Callback):
             federation: The federation, with data that its participants can read.
         """
 
-    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Called before the first local step of a round.
 
         Args:
@@ -81,7 +81,7 @@ class FederatedCallback(L.Callback):
             round_index: Index of the round, from 0.
         """
 
-    def on_join(self, trainer: L.Trainer, federation: Federation, names: Sequence[str], round_index: int) -> None:
+    def on_join(self, trainer: L.Trainer, federation: FederationView, names: Sequence[str], round_index: int) -> None:
         """Called before the first local step of newcomers, once they have received the shared state.
 
         Args:
@@ -91,7 +91,7 @@ class FederatedCallback(L.Callback):
             round_index: Index of the round, from 0.
         """
 
-    def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_resume(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Called in place of ``on_round_start`` when training resumes from a checkpoint taken inside a round.
 
         Args:
@@ -100,12 +100,12 @@ class FederatedCallback(L.Callback):
             round_index: Index of the round, from 0.
         """
 
-    def adds_to_loss(self, federation: Federation) -> bool:
+    def adds_to_loss(self, federation: FederationView) -> bool:
         """True if :meth:`local_loss` may return a term in this round."""
         del federation
         return type(self).local_loss is not FederatedCallback.local_loss
 
-    def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
+    def local_loss(self, federation: FederationView, participant: Participant, batch_idx: int) -> Tensor | None:
         """Scalar to add to the loss of a local step; None for no term.
 
         A callback with this method and without :meth:`fleet_term` makes participants train one after another.
@@ -123,7 +123,7 @@ class FederatedCallback(L.Callback):
         """
         return False
 
-    def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
+    def fleet_term(self, federation: FederationView, fleet: Fleet) -> FleetTerm | None:
         """The term of :meth:`local_loss` for all members of a fleet; None if there is none in this round.
 
         It is asked for when a round opens or resumes, of callbacks whose :meth:`adds_to_loss` is True.
@@ -138,7 +138,7 @@ class FederatedCallback(L.Callback):
         return False
 
     def shaped_losses(
-        self, federation: Federation, participant: Participant, losses: Tensor, batch: Supervised
+        self, federation: FederationView, participant: Participant, losses: Tensor, batch: Supervised
     ) -> Tensor:
         """Loss of each example of a local step, shape ``(B,)``; it replaces ``losses``.
 
@@ -151,7 +151,7 @@ class FederatedCallback(L.Callback):
         del federation, participant, batch
         return losses
 
-    def fleet_shape(self, federation: Federation, fleet: Fleet) -> LossShape | None:
+    def fleet_shape(self, federation: FederationView, fleet: Fleet) -> LossShape | None:
         """Function of the fleet's losses that equals :meth:`shaped_losses`; None if nothing changes in this round.
 
         A callback with :meth:`shaped_losses` and without this method makes participants train one after another.
@@ -165,7 +165,7 @@ class FederatedCallback(L.Callback):
         """True if :meth:`after_local_step` is to be called; participants then train one after another."""
         return False
 
-    def after_local_step(self, federation: Federation, participant: Participant) -> None:
+    def after_local_step(self, federation: FederationView, participant: Participant) -> None:
         """Called after each optimizer step that changed a participant's weights, local or in a distillation phase.
 
         Args:
@@ -173,7 +173,7 @@ class FederatedCallback(L.Callback):
             participant: The participant that took the step; its weights may be changed in place.
         """
 
-    def further_steps(self, federation: Federation, name: str, career: Career) -> int:
+    def further_steps(self, federation: FederationView, name: str, career: Career) -> int:
         """Number of steps that a participant's own optimizer takes beside the local ones, at least 0.
 
         Learning-rate schedules over a whole run are planned by the sum of both.
@@ -186,7 +186,7 @@ class FederatedCallback(L.Callback):
         del federation, name, career
         return 0
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Called after the last local step of a round, before validation.
 
         Args:
@@ -195,7 +195,9 @@ class FederatedCallback(L.Callback):
             round_index: Index of the round, from 0.
         """
 
-    def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
+    def on_metrics(
+        self, trainer: L.Trainer, federation: FederationView, stage: Stage, values: Mapping[str, float]
+    ) -> None:
         """Called with the reduced metrics of all participants.
 
         Args:
@@ -220,7 +222,7 @@ def acting_callbacks(trainer: L.Trainer) -> list[FederatedCallback]:
 
 
 def raise_event(
-    federation: Federation,
+    federation: FederationView,
     event: str,
     round_index: int,
     *args: Any,

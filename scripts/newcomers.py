@@ -36,6 +36,7 @@ from hetfed_lightning import (
     EnsembleDistillation,
     FederatedCallback,
     Federation,
+    FederationView,
     Inheritance,
     Participant,
     Transfer,
@@ -66,13 +67,13 @@ class Curve(FederatedCallback):
         self.metric = metric
         self.values: list[float] = []
 
-    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Measure what has been received."""
         del trainer
         if round_index == 0:
             self.values.append(figure(federation[self.name], self.test, self.metric))
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Measure what has been learned."""
         del trainer, round_index
         self.values.append(figure(federation[self.name], self.test, self.metric))

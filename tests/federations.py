@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hetfed_lightning import FederatedCallback, FederatedDataModule, Federation, Participant, Phase
+from hetfed_lightning import FederatedCallback, FederatedDataModule, Federation, FederationView, Participant, Phase
 from hetfed_lightning.data import Examples
 
 NAMES = ("a", "b", "c")
@@ -139,11 +139,11 @@ class Snapshots(FederatedCallback):
         self.ends: list[dict[str, dict[str, Tensor]]] = []
         self.bytes: list[tuple[int, int]] = []
 
-    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         del trainer, round_index
         self.starts.append({name: state_of(member) for name, member in federation.everyone().items()})
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         del trainer, round_index
         self.ends.append({name: state_of(member) for name, member in federation.everyone().items()})
         self.bytes.append((federation.bytes_up, federation.bytes_down))

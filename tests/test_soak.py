@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, FederationView
 from scripts.promises.soak import SETTLED, growth
 from tests.federations import fit, tiny_data, tiny_federation, tiny_participant
 
@@ -54,7 +54,7 @@ class Tensors(FederatedCallback):
     def __init__(self) -> None:
         self.counts: list[int] = []
 
-    def on_round_start(self, trainer: Any, federation: Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: Any, federation: FederationView, round_index: int) -> None:
         if round_index not in {3, 6}:
             return
         gc.collect()

@@ -18,7 +18,7 @@ from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participants.participant import Participant, output_width
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Examined:
 
 
 @torch.no_grad()
-def examine(trainer: L.Trainer, federation: Federation) -> Examined:
+def examine(trainer: L.Trainer, federation: FederationView) -> Examined:
     """Predictions of all participants on validation data.
 
     Classifiers take one pass over the global validation set if there is one, so that all show all classes, else over

@@ -16,14 +16,14 @@ from hetfed_lightning.callbacks.tensorboard_pages import MAX_PARTICIPANTS
 from hetfed_lightning.federated_callback import federated_callbacks
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 log = logging.getLogger(__name__)
 
 _OF_PARTICIPANT = ("architecture", "optimizer", "weights", "examples", "local_epochs", "joins_at", "task")
 
 
-def log_hyperparameters(trainer: L.Trainer, federation: Federation, config: str | None) -> None:
+def log_hyperparameters(trainer: L.Trainer, federation: FederationView, config: str | None) -> None:
     """Log the run's hyper-parameters to every logger; a logger that cannot take them is named in a warning.
 
     Args:
@@ -44,7 +44,7 @@ def log_hyperparameters(trainer: L.Trainer, federation: Federation, config: str 
             log.warning("%s did not take the hyper-parameters; training goes on.", type(logger).__name__, exc_info=True)
 
 
-def described(trainer: L.Trainer, federation: Federation) -> dict[str, Any]:
+def described(trainer: L.Trainer, federation: FederationView) -> dict[str, Any]:
     """Hyper-parameters of a federation made in Python, nested, of plain values.
 
     Args:

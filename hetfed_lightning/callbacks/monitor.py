@@ -40,7 +40,7 @@ from hetfed_lightning.methods.distillation.ensemble_distillation import Ensemble
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.participants.participant import Stage
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,9 @@ class FederationMonitor(FederatedCallback):
 
     # Numbers, for every logger
 
-    def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
+    def on_metrics(
+        self, trainer: L.Trainer, federation: FederationView, stage: Stage, values: Mapping[str, float]
+    ) -> None:
         """Log the summary of the headline metric on own and on global data."""
         if stage == "test":
             table = results_table(values, list(federation.everyone()))
@@ -100,12 +102,12 @@ class FederationMonitor(FederatedCallback):
         del trainer, pl_module
         self._round_began = perf_counter()
 
-    def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_resume(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Stop the clock, since half a round would count as a fast one."""
         del trainer, federation, round_index
         self._round_began = None
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Log the learning rates of the round and its duration in seconds, validation not included."""
         if not of_type(trainer, LearningRateMonitor):
             rates = learning_rates(federation, federation.active_names(round_index))
@@ -120,7 +122,7 @@ class FederationMonitor(FederatedCallback):
 
     # Text, charts and pictures, for TensorBoard
 
-    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+    def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         """Write the tables of participants and sharing, and the label distributions."""
         self._tags, self._laid_out, self._examined, self._summarised = set(), set(), None, {}
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
@@ -147,7 +149,7 @@ class FederationMonitor(FederatedCallback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lay out the charts once there are metrics, and again when further ones appear."""
-        federation: Federation = pl_module  # type: ignore[assignment]
+        federation: FederationView = pl_module  # type: ignore[assignment]
         writers = _writers(trainer)
         if not writers:
             return
@@ -161,7 +163,7 @@ class FederationMonitor(FederatedCallback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw confusion matrices and the teachers' agreement in the last round that distilled."""
-        federation: Federation = pl_module  # type: ignore[assignment]
+        federation: FederationView = pl_module  # type: ignore[assignment]
         writers = _writers(trainer) if plots.available() else []
         if not writers:
             return
@@ -180,7 +182,7 @@ class FederationMonitor(FederatedCallback):
             for writer in writers:
                 writer.add_figure(f"residuals/{name}", plots.residuals({name: sample}, where=found.where), step)
 
-    def examined(self, trainer: L.Trainer, federation: Federation) -> Examined:
+    def examined(self, trainer: L.Trainer, federation: FederationView) -> Examined:
         """Predictions of all trained participants on validation data, computed once for all callers."""
         if self._examined is None:
             try:
@@ -191,7 +193,7 @@ class FederationMonitor(FederatedCallback):
         return self._examined
 
 
-def learning_rates(federation: Federation, names: Iterable[str]) -> dict[str, float]:
+def learning_rates(federation: FederationView, names: Iterable[str]) -> dict[str, float]:
     """Learning rates by tag: ``lr/hospital_a``, or ``lr_1``, ``lr_2`` for several parameter groups.
 
     Args:

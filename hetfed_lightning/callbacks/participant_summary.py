@@ -18,7 +18,7 @@ from hetfed_lightning.participants.first_batch import first_batch, outputs_of
 from hetfed_lightning.participants.participant import STUDENT, Participant, output_width
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 C = TypeVar("C", bound=L.Callback)
 
@@ -100,7 +100,7 @@ def partnerships(groups: Iterable[tuple[Sequence[str], int]], limit: int) -> dic
     }
 
 
-def roles(trainer: L.Trainer, federation: Federation, limit: int) -> list[Role]:
+def roles(trainer: L.Trainer, federation: FederationView, limit: int) -> list[Role]:
     """Roles of the first ``limit`` participants, once a fit has begun."""
     groups = [
         (group.members, payload_bytes(federation[group.members[0]].state_of(group.keys)))
@@ -139,7 +139,7 @@ def _optimizer(optimizer: torch.optim.Optimizer) -> str:
     return f"{type(optimizer).__name__}, lr {' / '.join(rates)}"
 
 
-def label_counts(federation: Federation, limit: int) -> dict[str, Any]:
+def label_counts(federation: FederationView, limit: int) -> dict[str, Any]:
     """Training examples by class, shape ``(C,)``, by name of the first participants whose task has classes."""
     data = federation.federated_data
     counts = {}

@@ -15,7 +15,7 @@ from hetfed_lightning.federated_callback import FederatedCallback
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.participants.participant import Stage
 
 
@@ -70,7 +70,9 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
 
     # The metric that matters
 
-    def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
+    def on_metrics(
+        self, trainer: L.Trainer, federation: FederationView, stage: Stage, values: Mapping[str, float]
+    ) -> None:
         """Store the summary of a validation."""
         del trainer
         if stage != "val":
@@ -101,7 +103,7 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
         """Show the round that begins and its number of participants."""
         super().on_train_epoch_start(trainer, *args)
         self._began = perf_counter()
-        self._line = round_description(cast("Federation", trainer.lightning_module), trainer.max_epochs)
+        self._line = round_description(cast("FederationView", trainer.lightning_module), trainer.max_epochs)
         self.train_progress_bar.set_description(self._line)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -161,7 +163,7 @@ def take_lightnings_place(trainer: L.Trainer) -> list[FederatedProgressBar]:
     return [FederatedProgressBar() for _ in plain]
 
 
-def round_description(federation: Federation, rounds: int | None) -> str:
+def round_description(federation: FederationView, rounds: int | None) -> str:
     """Round about to be trained, from 1, and its number of participants: ``Round 3/20 · 4 participants``.
 
     Args:

@@ -21,7 +21,7 @@ from hetfed_lightning.methods.distillation.ensemble_distillation import Ensemble
 from hetfed_lightning.version import __version__
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.participants.participant import Stage
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class RunRecord(FederatedCallback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the folder, a call that all processes have to make, and begin a record unless one continues."""
-        federation: Federation = pl_module  # type: ignore[assignment]
+        federation: FederationView = pl_module  # type: ignore[assignment]
         asked = run_folder(trainer) if trainer.loggers else None
         where = self.folder or (None if trainer.fast_dev_run else asked)  # type: ignore[attr-defined]
         self._to = Path(where) if where and trainer.is_global_zero else None
@@ -75,7 +75,7 @@ class RunRecord(FederatedCallback):
             self.record.total = len(federation.members())
             self._round, self._next_write = {}, 0.0
 
-    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+    def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         """Record the participants and their roles."""
         if self.record is not None:
             self._describe(trainer, federation)
@@ -83,13 +83,15 @@ class RunRecord(FederatedCallback):
             self.record.label_counts = {name: values.tolist() for name, values in counts.items()}
             self._write()
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Record the participants that were quarantined in the round."""
         del trainer
         if self.record is not None:
             self.record.leave_out(round_index, federation.guard.quarantined)
 
-    def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
+    def on_metrics(
+        self, trainer: L.Trainer, federation: FederationView, stage: Stage, values: Mapping[str, float]
+    ) -> None:
         """Record the participants' metrics."""
         if self.record is None or trainer.sanity_checking:
             return
@@ -109,7 +111,7 @@ class RunRecord(FederatedCallback):
         """Close the record of the round, which has been validated by now."""
         if self.record is None:
             return
-        federation: Federation = pl_module  # type: ignore[assignment]
+        federation: FederationView = pl_module  # type: ignore[assignment]
         shared = {key: float(value) for key, value in trainer.callback_metrics.items() if self._is_kept(key)}
         self.record.close_round(federation.current_round - 1, self._round | shared)
         self._round = {}
@@ -124,7 +126,7 @@ class RunRecord(FederatedCallback):
         """Record predictions of the trained participants."""
         if self.record is None:
             return
-        federation: Federation = pl_module  # type: ignore[assignment]
+        federation: FederationView = pl_module  # type: ignore[assignment]
         for monitor in of_type(trainer, FederationMonitor)[:1]:
             found = monitor.examined(trainer, federation)
             self.record.confusions = {name: matrix.tolist() for name, matrix in found.confusions.items()}
@@ -148,7 +150,7 @@ class RunRecord(FederatedCallback):
         if self.record is not None and self.record.participants:
             self._write()
 
-    def _describe(self, trainer: L.Trainer, federation: Federation) -> None:
+    def _describe(self, trainer: L.Trainer, federation: FederationView) -> None:
         record = self.record
         if record is not None:
             record.participants = {one.name: one.row() for one in roles(trainer, federation, MAX_PARTICIPANTS)}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.module import GLOBAL, NothingLoader
 from hetfed_lightning.federation.log_writer import is_fitting
+from hetfed_lightning.federation_view import FederationView
 from hetfed_lightning.fleets.validation_lookahead import steps_its_own_way, versions_of
 from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.participants.participant import STUDENT
@@ -15,10 +16,23 @@ from hetfed_lightning.participants.participant import STUDENT
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.participants.batch_result import Evaluated
 
 Measured = Literal["validation", "test"]
+
+
+class Evaluates(FederationView, Protocol):
+    """A federation that evaluates its participants.
+
+    Attributes:
+        scope: ``"global"`` while everyone's data is evaluated, else ``"own"``.
+    """
+
+    scope: str
+
+    @property
+    def predict_with(self) -> str | None:
+        """Participant whose predictions ``Trainer.predict`` gives."""
 
 
 def owner_of(loaders: Any, dataloader_idx: int) -> str:
@@ -26,7 +40,7 @@ def owner_of(loaders: Any, dataloader_idx: int) -> str:
     return list(loaders)[dataloader_idx] if isinstance(loaders, Mapping) else GLOBAL
 
 
-def evaluate(federation: Federation, what: Measured, owner: str, batch: Any, batch_idx: int) -> None:
+def evaluate(federation: Evaluates, what: Measured, owner: str, batch: Any, batch_idx: int) -> None:
     """One batch of validation or test data, by its owner, or by everyone where it is everyone's.
 
     Args:
@@ -86,7 +100,7 @@ def validates_in(trainer: L.Trainer, round_index: int) -> bool:
     return progress.total.ready // interval > (progress.total.ready - progress.current.ready) // interval
 
 
-def predict(federation: Federation, owner: str, batch: Any, batch_idx: int) -> Any:
+def predict(federation: Evaluates, owner: str, batch: Any, batch_idx: int) -> Any:
     """Predictions for one batch by ``predict_with``, the student, or the participant whose data it is.
 
     Raises:
@@ -99,7 +113,7 @@ def predict(federation: Federation, owner: str, batch: Any, batch_idx: int) -> A
 
 
 def _step(
-    federation: Federation,
+    federation: Evaluates,
     name: str,
     what: str,
     batch: Any,

@@ -12,7 +12,7 @@ from hetfed_lightning.methods.plans import Moment, Part, PlanError, Span, spans
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.participants.participant import Participant
 
 
@@ -40,7 +40,7 @@ class LocalPlans:
         """True if no method plans."""
         return not self._planners
 
-    def check(self, federation: Federation) -> None:
+    def check(self, federation: FederationView) -> None:
         """Ask for everyone's first round.
 
         Raises:
@@ -49,7 +49,7 @@ class LocalPlans:
         for name, participant in federation.members().items():
             self.of(federation, name, max(federation.current_round, participant.joins_at))
 
-    def of(self, federation: Federation, name: str, round_index: int) -> tuple[Part, ...]:
+    def of(self, federation: FederationView, name: str, round_index: int) -> tuple[Part, ...]:
         """Parts of a participant's local work in a round; none where it works as its own settings say.
 
         Raises:
@@ -68,7 +68,7 @@ class LocalPlans:
         if self._round != round_index:
             self._round, self._parts, self._spans = round_index, {}, {}
 
-    def _asked(self, federation: Federation, name: str, round_index: int) -> tuple[Part, ...]:
+    def _asked(self, federation: FederationView, name: str, round_index: int) -> tuple[Part, ...]:
         found = {
             one.title: parts
             for one in self._planners
@@ -81,7 +81,7 @@ class LocalPlans:
             )
         return next(iter(found.values()), ())
 
-    def span_at(self, federation: Federation, name: str, batch_idx: int) -> Span | None:
+    def span_at(self, federation: FederationView, name: str, batch_idx: int) -> Span | None:
         """The part that a batch of the current round belongs to; None where there is no plan.
 
         Args:
@@ -96,7 +96,7 @@ class LocalPlans:
             self._spans[name] = self.spans_of(federation, name, federation.current_round)
         return next((one for one in self._spans[name] if one.start <= batch_idx < one.stop), None)
 
-    def spans_of(self, federation: Federation, name: str, round_index: int) -> tuple[Span, ...]:
+    def spans_of(self, federation: FederationView, name: str, round_index: int) -> tuple[Span, ...]:
         """Parts of a round in their places, after the Trainer's limit; none without a plan."""
         if not (parts := self.of(federation, name, round_index)):
             return ()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torchmetrics import Metric
 
 from hetfed_lightning.federated_callback import raise_event
+from hetfed_lightning.federation_view import FederationView
 from hetfed_lightning.logs.loggers import give_loggers
 from hetfed_lightning.logs.metric_store import Ledger, Reduced, batch_size_of, reduction_of, tag, undefined_figures
 from hetfed_lightning.logs.undefined import UndefinedFigures
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import lightning as L
     from torch import Tensor
 
-    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.participants.participant import Participant, Stage
 
 
@@ -35,6 +35,17 @@ def stage_of(trainer: L.Trainer) -> Stage:
     if stage is RunningStage.TESTING:
         return "test"
     return "val" if stage is RunningStage.VALIDATING or stage is RunningStage.SANITY_CHECKING else "train"
+
+
+class Logs(FederationView, Protocol):
+    """A federation that also logs by Lightning's own ``log``."""
+
+    @property
+    def scope(self) -> str:
+        """``"global"`` while everyone's data is evaluated, else ``"own"``."""
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """As ``LightningModule.log``."""
 
 
 class LogBook:
@@ -67,7 +78,7 @@ class LogBook:
 
     def note(
         self,
-        federation: Federation,
+        federation: Logs,
         participant: Participant,
         name: str,
         value: Any,
@@ -97,7 +108,7 @@ class LogBook:
             reduction="mean" if reduce_fx == "mean" else reduction_of(reduce_fx, name),
         )
 
-    def log(self, federation: Federation, figures: Mapping[str, Reduced]) -> None:
+    def log(self, federation: Logs, figures: Mapping[str, Reduced]) -> None:
         """Figures of the round, for callbacks and progress bars now and for loggers with their row.
 
         In a fit they are entered where Lightning's own ``log`` would bring them, which takes a third of a millisecond
@@ -156,7 +167,7 @@ class LogBook:
         if (done + 1) % trainer.log_every_n_steps == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
             give_loggers(trainer, {key: float(value) for key, value in steps.items()}, done, trainer.current_epoch)
 
-    def publish(self, federation: Federation, stage: Stage, trained_rounds: int) -> None:
+    def publish(self, federation: Logs, stage: Stage, trained_rounds: int) -> None:
         """Reduce a stage's ledger and show it.
 
         Args:

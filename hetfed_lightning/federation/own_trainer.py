@@ -15,7 +15,7 @@ from hetfed_lightning.participants.participant import STUDENT
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 
 class OwnTrainer:
@@ -30,7 +30,7 @@ class OwnTrainer:
         name: The participant's.
     """
 
-    def __init__(self, trainer: L.Trainer, federation: Federation, name: str) -> None:
+    def __init__(self, trainer: L.Trainer, federation: FederationView, name: str) -> None:
         object.__setattr__(self, "_whose", (trainer, federation, name))
 
     @property  # type: ignore[misc]  # to isinstance it is a Trainer
@@ -71,7 +71,7 @@ class OwnTrainer:
         return steps_over_run(federation, name)
 
 
-def batches_in_round(federation: Federation, name: str, round_index: int | None = None) -> int:
+def batches_in_round(federation: FederationView, name: str, round_index: int | None = None) -> int:
     """Batches of a participant in a round, after the Trainer's limit; 0 for the student, who has no data of its own.
 
     Args:
@@ -88,7 +88,7 @@ def batches_in_round(federation: Federation, name: str, round_index: int | None 
     return federation.limit_batches(federation.work_of(name, round_index).batches(source))
 
 
-def own_steps(federation: Federation, name: str, round_index: int, most: int | None = None) -> int:
+def own_steps(federation: FederationView, name: str, round_index: int, most: int | None = None) -> int:
     """Local steps of a participant by its own optimizer in a round.
 
     Args:
@@ -112,7 +112,7 @@ def own_steps(federation: Federation, name: str, round_index: int, most: int | N
     return steps
 
 
-def steps_over_run(federation: Federation, name: str) -> int | float:
+def steps_over_run(federation: FederationView, name: str) -> int | float:
     """Optimizer steps of a participant in a fit; infinitely many where nothing ends it.
 
     Args:
@@ -135,7 +135,7 @@ def steps_over_run(federation: Federation, name: str) -> int | float:
     return steps + sum(further)
 
 
-def _until(federation: Federation, name: str, clock: RoundClock) -> tuple[int, Career]:
+def _until(federation: FederationView, name: str, clock: RoundClock) -> tuple[int, Career]:
     """Local steps of a run that ``max_steps`` may end inside a round, and the rounds that it ends."""
     trainer, plans = federation.trainer, federation.plans
     lengths = {one: batches_in_round(federation, one) for one in federation.members()}

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Preemption:
                 trainer.strategy.launcher.kill(signum)
             trainer._signal_connector.received_sigterm = True  # There is nothing to save: Lightning ends after a batch.
 
-    def look(self, federation: Federation) -> None:
+    def look(self, federation: FederationView) -> None:
         """At a place where everything is as a checkpoint can hold it: save one and end the run, if it was told to.
 
         Raises:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.data.loaders import TrainingSet
     from hetfed_lightning.data.module import FederatedDataModule
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def check_trainer(trainer: L.Trainer) -> None:
                 )
 
 
-def check_data(federation: Federation, data: FederatedDataModule) -> None:
+def check_data(federation: FederationView, data: FederatedDataModule) -> None:
     """Refuse data that does not fit the participants.
 
     Raises:
@@ -219,7 +219,7 @@ def _check_rounds(members: dict[str, Participant], rounds: int | None) -> None:
             )
 
 
-def _check_quorum(federation: Federation, rounds: int | None) -> None:
+def _check_quorum(federation: FederationView, rounds: int | None) -> None:
     """Refuse rounds in which fewer take part than there have to be."""
     members, needed = federation.members(), federation.min_participants
     changes = {one.joins_at for one in members.values()} | {one.leaves_at or 0 for one in members.values()}

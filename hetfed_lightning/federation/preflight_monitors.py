@@ -21,7 +21,7 @@ from hetfed_lightning.participants.participant import Participant
 
 if TYPE_CHECKING:
     from hetfed_lightning.data.module import FederatedDataModule
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ STOCK = ("hetfed_lightning.", "lightning.", "pytorch_lightning.")
 """Whose classes are known to log nothing but what :func:`measured` knows."""
 
 
-def check_monitors(federation: Federation, data: FederatedDataModule, first_round: int = 0) -> None:
+def check_monitors(federation: FederationView, data: FederatedDataModule, first_round: int = 0) -> None:
     """Refuse metrics to follow, or to show in a file's name, that will not be logged from the first round on.
 
     A participant or a callback of the user's own may log whatever it likes: where there is one, a metric that is not
@@ -63,7 +63,7 @@ def check_monitors(federation: Federation, data: FederatedDataModule, first_roun
         log.warning("%s A participant or callback of your own would have to log it.", message)
 
 
-def _check_every_round(federation: Federation, who: str, name: str, late: dict[str, int]) -> None:
+def _check_every_round(federation: FederationView, who: str, name: str, late: dict[str, int]) -> None:
     """Refuse what is not there in some rounds for who ends the run without it."""
     metric, _, owner = name.rpartition("/")
     if owner in late:
@@ -77,11 +77,11 @@ def _check_every_round(federation: Federation, who: str, name: str, late: dict[s
     )
 
 
-def _not_yet_measured(federation: Federation, first_round: int) -> dict[str, int]:
+def _not_yet_measured(federation: FederationView, first_round: int) -> dict[str, int]:
     return {name: one.joins_at for name, one in federation.members().items() if one.joins_at > first_round}
 
 
-def measured(federation: Federation, data: FederatedDataModule) -> set[str]:
+def measured(federation: FederationView, data: FederatedDataModule) -> set[str]:
     """Names of what the participants of the package log in a round, and of what is made of it.
 
     Args:
@@ -109,7 +109,7 @@ def measured(federation: Federation, data: FederatedDataModule) -> set[str]:
     return known
 
 
-def _of_the_federation(federation: Federation) -> set[str]:
+def _of_the_federation(federation: FederationView) -> set[str]:
     """Figures that a round and the package's methods log, some of them in some rounds alone."""
     names = {"quarantined", "participants", "bytes_up", "bytes_down", "skipped_steps"}
     for callback in federation.trainer.callbacks:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
@@ -140,7 +140,7 @@ def _followed_by_callbacks(trainer: L.Trainer) -> Iterator[tuple[str, str, tuple
                     yield f"The file name {callback.filename!r} of a ModelCheckpoint", field, (field,)
 
 
-def _followed_by_schedulers(federation: Federation) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+def _followed_by_schedulers(federation: FederationView) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     for name, local in federation.local.items():
         for schedule in local.schedules:
             if schedule.follows_metric and schedule.monitor is not None:
@@ -148,7 +148,7 @@ def _followed_by_schedulers(federation: Federation) -> Iterator[tuple[str, str, 
                 yield f"{local.participant.label}: its ReduceLROnPlateau", monitor, (tag(monitor, name), monitor)
 
 
-def _instead(monitor: str, known: set[str], federation: Federation) -> str:
+def _instead(monitor: str, known: set[str], federation: FederationView) -> str:
     """What could be meant: of a metric without an owner, everyone's names of it and the federation's mean."""
     if not any(name.startswith(("val_", "federation/val_")) for name in known) and "val_" in monitor:
         return ": there are no validation sets"
@@ -163,7 +163,7 @@ def _instead(monitor: str, known: set[str], federation: Federation) -> str:
     return did_you_mean(monitor, sorted(known))
 
 
-def _log_their_own(federation: Federation) -> bool:
+def _log_their_own(federation: FederationView) -> bool:
     """Whether there is code that may log more than the package's own does."""
     modules: list[Any] = [federation, *federation.everyone().values()]
     parts = [*modules, *federation.trainer.callbacks]  # type: ignore[attr-defined]  # as above

@@ -31,13 +31,13 @@ from hetfed_lightning.seeding import streams_kept
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 TRIED = 4
 """Examples whose gradients are compared, in a batch and alone."""
 
 
-def check_privacy(federation: Federation) -> None:
+def check_privacy(federation: FederationView) -> None:
     """Refuse settings under which the noise does not hide one example.
 
     Raises:
@@ -52,7 +52,7 @@ def check_privacy(federation: Federation) -> None:
             raise ValueError(f"{participant.label}: privacy=DPSGD(...) is not possible here: {fault}")
 
 
-def _faults(federation: Federation, participant: Participant) -> Iterator[str]:
+def _faults(federation: FederationView, participant: Participant) -> Iterator[str]:
     yield from _faults_of_run(federation)
     yield from _faults_of_steps(federation, participant)
     yield from _faults_of_network(participant)
@@ -67,7 +67,7 @@ def _faults(federation: Federation, participant: Participant) -> Iterator[str]:
         yield f"{type(participant.task).__name__} has no loss by example. Give it example_losses."
 
 
-def _faults_of_run(federation: Federation) -> Iterator[str]:
+def _faults_of_run(federation: FederationView) -> Iterator[str]:
     trainer = federation.trainer
     if trainer.world_size > 1:
         yield "its steps are accounted for in one process. Use devices=1."
@@ -86,7 +86,7 @@ def _faults_of_run(federation: Federation) -> Iterator[str]:
                 yield "ClassPriorWeighted tells how often its data has each class. Use MeanProbabilities."
 
 
-def _faults_of_steps(federation: Federation, participant: Participant) -> Iterator[str]:
+def _faults_of_steps(federation: FederationView, participant: Participant) -> Iterator[str]:
     for method in OWN_STEP:
         if getattr(getattr(participant, method), "__func__", None) is not getattr(Participant, method):
             yield f"{type(participant).__name__}.{method} is its own, and what it does with examples is not known."
@@ -115,7 +115,7 @@ def _faults_of_network(participant: Participant) -> Iterator[str]:
         yield f"Opacus refuses a layer: {line}"
 
 
-def check_gradients(federation: Federation) -> None:
+def check_gradients(federation: FederationView) -> None:
     """Compare what Opacus finds for some examples in a batch with the gradient of each alone.
 
     Raises:
@@ -156,7 +156,7 @@ def _check_weights(participant: Participant, outputs: Tensor, targets: Tensor) -
         )
 
 
-def check_shaped_losses(federation: Federation) -> None:
+def check_shaped_losses(federation: FederationView) -> None:
     """Compare the same for losses that methods shape, as a round opens.
 
     Once for each layout of a participant's contexts: before the first round methods have received nothing.
@@ -188,7 +188,7 @@ def check_shaped_losses(federation: Federation) -> None:
             )
 
 
-def _layout_of(federation: Federation, participant: Participant) -> Hashable:
+def _layout_of(federation: FederationView, participant: Participant) -> Hashable:
     methods = [one for one in federation.shaping if isinstance(one, Method)]
     return tuple(layouts([[one.context_of(federation, participant)] for one in methods]))
 
@@ -224,7 +224,7 @@ def _picked(inputs: Any, place: int) -> Any:
     return inputs[place : place + 1]
 
 
-def take_up_accounts(federation: Federation, saved: Mapping[str, Any]) -> None:
+def take_up_accounts(federation: FederationView, saved: Mapping[str, Any]) -> None:
     """Go on with the accounts of a checkpoint.
 
     Args:

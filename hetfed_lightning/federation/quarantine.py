@@ -9,14 +9,14 @@ from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 
 class TooFewParticipantsError(RuntimeError):
     """A round in which fewer participants are left than ``Federation(min_participants=...)`` asks for."""
 
 
-def inspect(federation: Federation, *, losses: bool = False) -> None:
+def inspect(federation: FederationView, *, losses: bool = False) -> None:
     """Take participants out of the round whose weights are not finite.
 
     Args:
@@ -32,7 +32,7 @@ def inspect(federation: Federation, *, losses: bool = False) -> None:
         raise TooFewParticipantsError(_too_few(federation, len(left), len(active)))
 
 
-def quarantine_non_finite(federation: Federation, *, losses: bool = False) -> None:
+def quarantine_non_finite(federation: FederationView, *, losses: bool = False) -> None:
     """Take participants out of the round whose weights are not finite, or too large, however few are left.
 
     Args:
@@ -52,7 +52,7 @@ def quarantine_non_finite(federation: Federation, *, losses: bool = False) -> No
             federation.quarantine(name, "its loss is not finite")
 
 
-def _too_few(federation: Federation, left: int, active: int) -> str:
+def _too_few(federation: FederationView, left: int, active: int) -> str:
     reasons = "; ".join(f"{name}: {reason}" for name, reason in federation.guard.quarantined.items())
     found = "no participant is" if left == 0 else f"{left} of {active} participants {'is' if left == 1 else 'are'}"
     needed = "" if federation.min_participants == 1 else f", min_participants={federation.min_participants} are needed"

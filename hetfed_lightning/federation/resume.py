@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from torch import Tensor
 
 from hetfed_lightning.checkpointing.form import missing_part
+from hetfed_lightning.federation_view import FederationView
 from hetfed_lightning.finite import is_finite
 from hetfed_lightning.local_training.local_optimization import match_by_name
 from hetfed_lightning.local_training.privacy_budgets import saved_accounts
@@ -19,8 +20,8 @@ from hetfed_lightning.shared_storage.copy_on_write import place_of
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.local_training.local_optimization import LocalOptimization
+    from hetfed_lightning.methods.byte_count import ByteCount
     from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,19 @@ def own_parts(participants: Mapping[str, Participant]) -> dict[str, dict[str, An
     return parts
 
 
-def saved_round(federation: Federation) -> dict[str, Any]:
+class CountsRounds(FederationView, Protocol):
+    """A federation that knows which round it has opened, and counts the bytes of it."""
+
+    @property
+    def opened_round(self) -> int:
+        """Round opened last, from 0; -1 before the first."""
+
+    @property
+    def byte_count(self) -> ByteCount:
+        """Bytes of methods' messages in this round."""
+
+
+def saved_round(federation: CountsRounds) -> dict[str, Any]:
     """Checkpoint entry of the round in progress, or of the last one: counters and logged values."""
     return {
         "round": federation.opened_round,
@@ -66,7 +79,7 @@ def saved_round(federation: Federation) -> dict[str, Any]:
     }
 
 
-def take_up_round(federation: Federation, saved: Mapping[str, Any]) -> None:
+def take_up_round(federation: CountsRounds, saved: Mapping[str, Any]) -> None:
     """Restore counters and logged values of a round if it is the one now open.
 
     Args:
@@ -182,7 +195,7 @@ def restore_by_name(checkpoint: dict[str, Any], names: Sequence[str]) -> None:
         checkpoint["lr_schedulers"] = match_by_name(checkpoint["lr_schedulers"], saved["schedulers"], names)
 
 
-def check_architectures(checkpoint: Mapping[str, Any], federation: Federation) -> None:
+def check_architectures(checkpoint: Mapping[str, Any], federation: FederationView) -> None:
     """Refuse a checkpoint whose keys or shapes are not the participants', before any tensor is loaded.
 
     Args:
@@ -245,7 +258,7 @@ def check_optimizers(saved: Sequence[Mapping[str, Any]], local: Mapping[str, Loc
             )
 
 
-def take_on_precision(federation: Federation) -> None:
+def take_on_precision(federation: L.LightningModule) -> None:
     """Convert the participants to the Trainer's precision before weights are loaded into them.
 
     Lightning converts after loading. In ``"64-true"`` the weights of a checkpoint would pass through float32, and a
@@ -257,7 +270,7 @@ def take_on_precision(federation: Federation) -> None:
         precision.convert_module(federation)
 
 
-def _by_participant(state: Mapping[str, Any], federation: Federation) -> dict[str, dict[str, Any]]:
+def _by_participant(state: Mapping[str, Any], federation: FederationView) -> dict[str, dict[str, Any]]:
     """Part of a federation's state for each participant, under its own keys, found in one pass over the state."""
     parts: dict[str, dict[str, Any]] = {name: {} for name in federation.everyone()}
     whose = {federation.prefix_of(name): name for name in parts}
@@ -287,7 +300,7 @@ def _difference(there: Sequence[str], missing: Sequence[str], added: Sequence[st
     return " ".join(parts)
 
 
-def without_poison(checkpoint: dict[str, Any], federation: Federation) -> None:
+def without_poison(checkpoint: dict[str, Any], federation: FederationView) -> None:
     """Replace the state of a participant that is not finite, in a checkpoint, by its last finite state.
 
     Args:

@@ -16,7 +16,7 @@ other models than it saves.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import lightning as L
 
@@ -25,12 +25,35 @@ from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
 from hetfed_lightning.federation.preemption import set_exit_code
 from hetfed_lightning.federation.preflight_privacy import check_shaped_losses
 from hetfed_lightning.federation.quarantine import inspect
+from hetfed_lightning.federation_view import FederationView
 from hetfed_lightning.local_training.privacy_budgets import end_if_spent, open_budgets
 from hetfed_lightning.methods.exchanging import RoundExchange
 from hetfed_lightning.participants.participant import STUDENT
 
-if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+
+class HasRounds(FederationView, Protocol):
+    """A federation whose rounds are opened and closed.
+
+    Attributes:
+        adding: Callbacks that add to the local losses of the round.
+        shaping: Callbacks that shape the local losses of the round.
+    """
+
+    adding: list[FederatedCallback]
+    shaping: list[FederatedCallback]
+
+    @property
+    def round_is_open(self) -> bool:
+        """True between the opening of a round and its end."""
+
+    def open_round(self, round_index: int, *, resumed: bool = False) -> None:
+        """Begin a round, or go on with one."""
+
+    def finish_local_work(self) -> None:
+        """Step on gradients that an incomplete accumulation left."""
+
+    def close_round(self) -> None:
+        """Log the figures of the round."""
 
 
 class RoundClock(L.Callback):
@@ -63,7 +86,7 @@ class RoundClock(L.Callback):
         """Those that act between participants."""
         return federated_callbacks(trainer)
 
-    def career_of(self, federation: Federation, name: str) -> Career:
+    def career_of(self, federation: FederationView, name: str) -> Career:
         """The rounds that a participant, or the student, trains in; of a run that knows its number of rounds."""
         last, participant = max(0, federation.trainer.max_epochs or 0), federation[name]
         if name == STUDENT:
@@ -84,7 +107,7 @@ class RoundClock(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Open a round at its first batch; take up one that a checkpoint was made in."""
         del batch
-        federation: Federation = pl_module
+        federation: HasRounds = pl_module
         if federation.round_is_open:
             return
         round_index = federation.current_round
@@ -109,7 +132,7 @@ class RoundClock(L.Callback):
         del outputs, batch, batch_idx
         if not trainer.is_last_batch:
             return
-        federation: Federation = pl_module
+        federation: HasRounds = pl_module
         federation.finish_local_work()
         federation.ranks.synchronise(federation.active_names(federation.current_round))
         inspect(federation, losses=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def expect_batches(trainer: L.Trainer, batches: int) -> int:
     return batches
 
 
-def warn_of_accumulation(federation: Federation, round_index: int) -> None:
+def warn_of_accumulation(federation: FederationView, round_index: int) -> None:
     """Say by name who is to accumulate more batches than a round of its has.
 
     Args:

@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import LambdaCallback
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 _KNOWN = frozenset({"hetfed_lightning", "lightning", "torch", "torchmetrics", "torchvision", "builtins"})
 """Packages whose classes leave participants alone between steps, or write in place, which a fleet notices."""
@@ -17,7 +17,7 @@ _KNOWN = frozenset({"hetfed_lightning", "lightning", "torch", "torchmetrics", "t
 _BETWEEN_STEPS = ("on_train_batch_start", "on_train_batch_end")
 
 
-def bystanders(federation: Federation) -> list[Any]:
+def bystanders(federation: FederationView) -> list[Any]:
     """Callbacks, modules and data sets of the user's own classes.
 
     A callback that reads and changes nothing, such as a clock, sets the class attribute ``changes_participants =
@@ -47,7 +47,7 @@ def _is_known(one: Any) -> bool:
     return not given and type(one).__module__.partition(".")[0] in _KNOWN
 
 
-def _everything(federation: Federation) -> Iterator[Any]:
+def _everything(federation: FederationView) -> Iterator[Any]:
     yield federation
     yield federation.federated_data
     yield from federation.trainer.callbacks  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks

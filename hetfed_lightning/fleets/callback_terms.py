@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.shaping import LossShape
     from hetfed_lightning.fleets.terms import FleetTerm
 
 
-def terms_of(federation: Federation, fleet: Fleet) -> list[FleetTerm]:
+def terms_of(federation: FederationView, fleet: Fleet) -> list[FleetTerm]:
     """Callbacks' terms in the losses of a fleet's members in the round that opens.
 
     Args:
@@ -22,7 +22,7 @@ def terms_of(federation: Federation, fleet: Fleet) -> list[FleetTerm]:
     return [term for term in terms if term is not None]
 
 
-def shapes_of(federation: Federation, fleet: Fleet) -> list[LossShape]:
+def shapes_of(federation: FederationView, fleet: Fleet) -> list[LossShape]:
     """Shapes that callbacks give to the losses by example of a fleet's members in the round that opens.
 
     Args:

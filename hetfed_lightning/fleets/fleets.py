@@ -35,7 +35,7 @@ from hetfed_lightning.participants.torch_hooks import anything_has_hooks
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Fleets(MemberQueries):
         """
         self.chosen = {kind: engine for kind, engine in chosen.items() if self.wanted in {"auto", engine}}
 
-    def take_seats(self, federation: Federation) -> None:
+    def take_seats(self, federation: FederationView) -> None:
         """Seat the members as at the end of the round, to validate from a checkpoint made before the validation.
 
         If only a sample trains, participants that borrow their shared tensors stay out: they left their seats for the
@@ -95,7 +95,7 @@ class Fleets(MemberQueries):
                 own = None if inputs is None else (first_of(inputs), None)
                 self.chosen[kind] = self._go_on(fleet, kind, inputs, own)
 
-    def open_round(self, federation: Federation, names: Sequence[str], *, terms: bool = True) -> None:
+    def open_round(self, federation: FederationView, names: Sequence[str], *, terms: bool = True) -> None:
         """Seat participants that train in this round and have at least one other of their kind.
 
         Args:
@@ -134,7 +134,7 @@ class Fleets(MemberQueries):
                 self._fleets[kind] = Fleet(seats[0])
             self._seat(federation, kind, seats, terms=terms)
 
-    def _with_optimizers_of_parts(self, federation: Federation, names: Sequence[str]) -> set[str]:
+    def _with_optimizers_of_parts(self, federation: FederationView, names: Sequence[str]) -> set[str]:
         """Participants of whose plans for the round a part has an optimizer of its own."""
         if federation.plans.is_empty:
             return set()
@@ -148,7 +148,7 @@ class Fleets(MemberQueries):
             )
         return set(found)
 
-    def _seat(self, federation: Federation, kind: str, seats: Sequence[Member], *, terms: bool) -> None:
+    def _seat(self, federation: FederationView, kind: str, seats: Sequence[Member], *, terms: bool) -> None:
         fleet = self._fleets[kind]
         fleet.enlist(seats)
         if kind in self.chosen:
@@ -160,7 +160,7 @@ class Fleets(MemberQueries):
         self._seats |= dict.fromkeys((one.name for one in seats), kind)
 
     @staticmethod
-    def _common_obstacles(federation: Federation) -> Iterator[str]:
+    def _common_obstacles(federation: FederationView) -> Iterator[str]:
         plugin = federation.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision):
             yield f"precision {plugin.precision} casts within each step"
@@ -175,14 +175,14 @@ class Fleets(MemberQueries):
         for callback in acting_callbacks(federation.trainer):
             if callback.follows_steps():
                 yield f"{type(callback).__name__} acts after each step of each participant"
-        for callback in federation.shaping:
-            if not keeps_up(type(callback), "fleet_shape", "shaped_losses"):
-                yield f"{type(callback).__name__} shapes the loss of each participant's examples"
-        for callback in federation.adding:
-            if not keeps_up(type(callback), "fleet_term", "local_loss"):
-                yield f"{type(callback).__name__} adds to each participant's loss"
+        for shaping in federation.shaping:
+            if not keeps_up(type(shaping), "fleet_shape", "shaped_losses"):
+                yield f"{type(shaping).__name__} shapes the loss of each participant's examples"
+        for adding in federation.adding:
+            if not keeps_up(type(adding), "fleet_term", "local_loss"):
+                yield f"{type(adding).__name__} adds to each participant's loss"
 
-    def _find_kin(self, federation: Federation, names: Sequence[str]) -> None:
+    def _find_kin(self, federation: FederationView, names: Sequence[str]) -> None:
         """Find each participant's kind; log, once per reason, those without one whose architecture others share."""
         apart: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
         for name in names:
@@ -205,7 +205,7 @@ class Fleets(MemberQueries):
                 who = listed([name for one in expected for name in one])
                 self._tell(reason, f"Fleets: {who}: one after another, since {reason}.")
 
-    def _is_as_found(self, federation: Federation, name: str) -> bool:
+    def _is_as_found(self, federation: FederationView, name: str) -> bool:
         """True if a participant is still of the kind that was found; code of the package itself changes none."""
         if not self.has_bystanders and name in self._kinds:
             return True
@@ -223,7 +223,7 @@ class Fleets(MemberQueries):
 
     # Once a batch
 
-    def train(self, federation: Federation, batch: Mapping[str, Any], batch_idx: int) -> Mapping[str, Any]:
+    def train(self, federation: FederationView, batch: Mapping[str, Any], batch_idx: int) -> Mapping[str, Any]:
         """Part of a batch that fleets have not trained on, by participant; fleets take one step on the other part.
 
         Args:
@@ -264,7 +264,7 @@ class Fleets(MemberQueries):
                 del left[name]
         return left
 
-    def _let_changed_ones_go(self, federation: Federation, batch_idx: int) -> None:
+    def _let_changed_ones_go(self, federation: FederationView, batch_idx: int) -> None:
         """Take members out of their fleets for the rest of the round if a callback has changed them."""
         self.may_have_changed = False
         everyone = "hooks are registered for all modules or optimizers" if anything_has_hooks() else None
@@ -291,7 +291,7 @@ class Fleets(MemberQueries):
 
     @staticmethod
     def _whole(
-        federation: Federation, fleet: Fleet, members: Sequence[Member], batch: Mapping[str, Any], batch_idx: int
+        federation: FederationView, fleet: Fleet, members: Sequence[Member], batch: Mapping[str, Any], batch_idx: int
     ) -> StackedBatch | None:
         """The members' batches as one, or None if they cannot be stacked."""
         if isinstance(batch, RoundBatch) and not fleet.transforms:
@@ -360,14 +360,14 @@ class Fleets(MemberQueries):
         return "sequential"
 
     @staticmethod
-    def _note(federation: Federation, fleet: Fleet, batch: StackedBatch, losses: Tensor) -> None:
+    def _note(federation: FederationView, fleet: Fleet, batch: StackedBatch, losses: Tensor) -> None:
         """Log the losses as ``Participant.training_step`` does, and count the steps."""
         keys = tuple(tag("train_loss", one.name) for one in fleet.members[: batch.count])
         federation.logbook.ledgers["train"].record_row(keys, losses, batch.sizes)
         fleet.count_step(batch.count)
 
 
-def _drawn(federation: Federation, fleet: Fleet, member: Member, batch: Mapping[str, Any], batch_idx: int) -> Any:
+def _drawn(federation: FederationView, fleet: Fleet, member: Member, batch: Mapping[str, Any], batch_idx: int) -> Any:
     """A member's batch, transformed, with the random numbers that the member would draw by itself."""
     own, participant = batch[member.name], member.local.participant
     if not fleet.transforms:
@@ -385,7 +385,7 @@ def _drawn(federation: Federation, fleet: Fleet, member: Member, batch: Mapping[
     return own
 
 
-def _sample_of(federation: Federation, fleet: Fleet) -> Any:
+def _sample_of(federation: FederationView, fleet: Fleet) -> Any:
     """Inputs of one member's batch of one training sample, as the fleet would have it: shape ``(1, 1, ...)``."""
     data, collate_fn = federation.federated_data.data.train, federation.federated_data.collate_fn
     member = next(one for one in fleet.members if one.name in data)

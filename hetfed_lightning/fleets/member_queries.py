@@ -16,7 +16,7 @@ from hetfed_lightning.fleets.validation_lookahead import ValidationLookahead
 from hetfed_lightning.participants.batch_result import Evaluated
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 
 class MemberQueries:
@@ -42,7 +42,7 @@ class MemberQueries:
         self._fleets, self._seats = {}, {}
         self.lookahead.close()
 
-    def open_validation(self, federation: Federation) -> None:
+    def open_validation(self, federation: FederationView) -> None:
         """Find members that are validated on their own sets together, as Lightning begins its walk through the sets."""
         self.may_have_changed = True  # A callback may change something as a validation begins.
         seated = ((fleet, here) for fleet, here in self._seated(federation.measured_here()) if fleet.engine is not None)
@@ -60,7 +60,7 @@ class MemberQueries:
                 yield self._fleets[kind], here
 
     def views(
-        self, federation: Federation, names: Sequence[str], keys: Sequence[str] | None = None
+        self, federation: FederationView, names: Sequence[str], keys: Sequence[str] | None = None
     ) -> dict[str, dict[str, Tensor]]:
         """Tensors of each participant, as views by name and key, of the parameters' shapes.
 
@@ -74,7 +74,7 @@ class MemberQueries:
             found |= fleet.views(here, keys) or {}
         return {name: found[name] if name in found else federation[name].view_of(keys) for name in names}
 
-    def load(self, federation: Federation, names: Iterable[str], state: Mapping[str, Tensor]) -> None:
+    def load(self, federation: FederationView, names: Iterable[str], state: Mapping[str, Tensor]) -> None:
         """Copy one state into several participants.
 
         Args:

@@ -11,13 +11,13 @@ from hetfed_lightning.fleets.parts import Trained
 from hetfed_lightning.participants.key_patterns import selected
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.member import Member
 
 
 def trained_in(
-    federation: Federation, fleet: Fleet, members: Sequence[Member], batch_idx: int
+    federation: FederationView, fleet: Fleet, members: Sequence[Member], batch_idx: int
 ) -> tuple[Trained, ...] | None:
     """Parameters that the first rows of a fleet train in a step; None if that is all of everyone's.
 

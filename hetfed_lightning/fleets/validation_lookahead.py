@@ -26,7 +26,7 @@ from hetfed_lightning.participants.batch_result import Evaluated
 from hetfed_lightning.participants.participant import Participant
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 KEPT = 16 * 2**20
 """Bytes of predictions that may wait; beyond them members are evaluated alone."""
@@ -64,10 +64,10 @@ class ValidationLookahead:
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
         self._kept: dict[tuple[str, int], _Kept] = {}
-        self._federation: Federation | None = None
+        self._federation: FederationView | None = None
         self.bytes_kept = 0
 
-    def open(self, federation: Federation, seated: Iterable[tuple[Fleet, Sequence[str]]]) -> None:
+    def open(self, federation: FederationView, seated: Iterable[tuple[Fleet, Sequence[str]]]) -> None:
         """Begin a pass.
 
         Args:
@@ -119,7 +119,7 @@ class ValidationLookahead:
         return {owner: found.evaluated} if as_it_was else {}
 
     def _is_as_found(self, group: _Group, name: str) -> bool:
-        federation = cast("Federation", self._federation)
+        federation = cast("FederationView", self._federation)
         return not federation.fleets.has_bystanders or group.fleet.is_as_found(name)
 
     def _look_ahead(self, group: _Group, owner: str, index: int) -> None:
@@ -146,7 +146,7 @@ class ValidationLookahead:
 
     def _as_it_comes(self, block: StackedBatch) -> StackedBatch:
         """The block in the run's precision and on the device, as Lightning would hand out its batches."""
-        federation = cast("Federation", self._federation)
+        federation = cast("FederationView", self._federation)
         inputs, targets = federation.trainer.precision_plugin.convert_input((block.inputs, block.targets))
         return replace(block, inputs=inputs, targets=targets).to(federation.device)
 
@@ -176,7 +176,7 @@ def _known_ahead(loader: Any) -> EvaluationLoader | None:
     return inside
 
 
-def _comes_as_it_is(federation: Federation) -> bool:
+def _comes_as_it_is(federation: FederationView) -> bool:
     """True if no hook changes a batch between its loader and the participant."""
     data = federation.federated_data
     return all(

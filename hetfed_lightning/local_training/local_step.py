@@ -11,11 +11,11 @@ from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.supervised import Supervised
 
 
-def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: int) -> None:
+def take_local_step(federation: FederationView, name: str, batch: Any, batch_idx: int) -> None:
     """Transform a batch, compute the loss with the callbacks' terms, run the backward pass, and step.
 
     Draws depend on (seed, round, participant, batch) alone. An error carries the participant's name, the round and the
@@ -42,7 +42,7 @@ def take_local_step(federation: Federation, name: str, batch: Any, batch_idx: in
         raise
 
 
-def seed_for(federation: Federation, participant: Participant, *names: int | str) -> None:
+def seed_for(federation: FederationView, participant: Participant, *names: int | str) -> None:
     """Seed the generators of a participant's step.
 
     Args:
@@ -56,7 +56,7 @@ def seed_for(federation: Federation, participant: Participant, *names: int | str
     seed_torch(seed, federation.device)
 
 
-def _step(federation: Federation, participant: Participant, batch: Any, batch_idx: int) -> None:
+def _step(federation: FederationView, participant: Participant, batch: Any, batch_idx: int) -> None:
     local = federation.local[participant.name or ""]
     if local.rests:
         return
@@ -68,7 +68,7 @@ def _step(federation: Federation, participant: Participant, batch: Any, batch_id
         local.finish(federation.ranks.reduction)
 
 
-def _pass_and_step(federation: Federation, participant: Participant, batch: Any, batch_idx: int) -> None:
+def _pass_and_step(federation: FederationView, participant: Participant, batch: Any, batch_idx: int) -> None:
     local = federation.local[participant.name or ""]
     reduction = federation.ranks.reduction
     if batch is None:
@@ -103,7 +103,7 @@ def _pass_and_step(federation: Federation, participant: Participant, batch: Any,
 
 
 def _with_terms(
-    federation: Federation, participant: Participant, loss: Tensor, batch_idx: int
+    federation: FederationView, participant: Participant, loss: Tensor, batch_idx: int
 ) -> tuple[Tensor, list[Tensor]]:
     """Loss with the terms that callbacks add, and under DP-SGD the terms of weights, which are no part of it."""
     private = federation.local[participant.name or ""].private is not None
@@ -125,7 +125,7 @@ def _with_terms(
     return loss, after_noise
 
 
-def _output_of(federation: Federation, participant: Participant, batch: Any, batch_idx: int) -> Any:
+def _output_of(federation: FederationView, participant: Participant, batch: Any, batch_idx: int) -> Any:
     """What ``training_step`` returns, with the loss of each example as methods shape it."""
     if not federation.shaping:
         return participant.training_step(batch, batch_idx)
@@ -140,7 +140,7 @@ def _output_of(federation: Federation, participant: Participant, batch: Any, bat
     return _shaped(federation, participant, losses, seen)
 
 
-def shaped_loss(federation: Federation, participant: Participant, inputs: Any, target: Tensor) -> Tensor:
+def shaped_loss(federation: FederationView, participant: Participant, inputs: Any, target: Tensor) -> Tensor:
     """Mean loss of a batch of the participant's own after the methods' ``example_loss``, a scalar.
 
     Args:
@@ -153,7 +153,7 @@ def shaped_loss(federation: Federation, participant: Participant, inputs: Any, t
     return _shaped(federation, participant, seen.losses(participant.task), seen)
 
 
-def _shaped(federation: Federation, participant: Participant, losses: Tensor, seen: Supervised) -> Tensor:
+def _shaped(federation: FederationView, participant: Participant, losses: Tensor, seen: Supervised) -> Tensor:
     for callback in federation.shaping:
         losses = callback.shaped_losses(federation, participant, losses, seen)
     return losses.mean()

@@ -11,21 +11,21 @@ from hetfed_lightning.local_training.dpsgd_steps import PrivacyBudgetError, Priv
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.local_training.local_optimization import LocalOptimization
     from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)
 
 
-def give_privacy(federation: Federation) -> None:
+def give_privacy(federation: FederationView) -> None:
     """Set up private steps for participants with ``privacy``, once the data is checked."""
     for name, participant in federation.members().items():
         if participant.privacy is not None:
             federation.local[name].private = PrivateSteps(participant, federation.federated_data.source(name))
 
 
-def open_budgets(federation: Federation, round_index: int, done: int) -> None:
+def open_budgets(federation: FederationView, round_index: int, done: int) -> None:
     """Allow the steps of a round that begins or resumes, if all privacy budgets suffice.
 
     Args:
@@ -46,7 +46,7 @@ def open_budgets(federation: Federation, round_index: int, done: int) -> None:
         own.allow(steps)
 
 
-def end_if_spent(trainer: L.Trainer, federation: Federation) -> None:
+def end_if_spent(trainer: L.Trainer, federation: FederationView) -> None:
     """End training after a round if a privacy budget does not allow the next one; logs whose.
 
     Args:

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.methods.context import Context
 
 
 class Carrier(Protocol):
     """Transport of one method's messages in a run, seen from the process that trains the participants."""
 
-    def prepare(self, federation: Federation) -> None:
+    def prepare(self, federation: FederationView) -> None:
         """Collect the descriptions of all participants, before training."""
 
-    def open_round(self, federation: Federation, round_index: int) -> None:
+    def open_round(self, federation: FederationView, round_index: int) -> None:
         """Hand the current results to newcomers."""
 
-    def collect(self, federation: Federation, round_index: int, when: Literal["start", "end"]) -> None:
+    def collect(self, federation: FederationView, round_index: int, when: Literal["start", "end"]) -> None:
         """Gather the messages of the exchange at a moment, if the method has one there and it is due.
 
         Args:
@@ -30,13 +30,13 @@ class Carrier(Protocol):
             when: ``"start"`` or ``"end"`` of the round.
         """
 
-    def combine(self, federation: Federation, round_index: int) -> None:
+    def combine(self, federation: FederationView, round_index: int) -> None:
         """Combine the messages just collected, if there are any."""
 
-    def hand_out(self, federation: Federation, round_index: int) -> None:
+    def hand_out(self, federation: FederationView, round_index: int) -> None:
         """Hand the new results to their receivers."""
 
-    def context(self, federation: Federation, name: str) -> Context:
+    def context(self, federation: FederationView, name: str) -> Context:
         """Context of one participant trained in this process: received tensors, memory and modules."""
 
     def last(self, group: str) -> Mapping[str, Tensor]:

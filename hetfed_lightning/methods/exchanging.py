@@ -13,7 +13,7 @@ from hetfed_lightning.federated_callback import FederatedCallback, federated_cal
 from hetfed_lightning.methods.method import Method
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 
 class RoundExchange:
@@ -24,7 +24,7 @@ class RoundExchange:
         when: ``"start"`` or ``"end"`` of the round.
     """
 
-    def __init__(self, federation: Federation, when: Literal["start", "end"]) -> None:
+    def __init__(self, federation: FederationView, when: Literal["start", "end"]) -> None:
         self._federation, self._when = federation, when
         self._methods = [one for one in federated_callbacks(federation.trainer) if isinstance(one, Method)]
         self._is_made = not self._methods

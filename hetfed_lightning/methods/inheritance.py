@@ -27,7 +27,7 @@ from hetfed_lightning.participants.transfer import Transfer
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Inheritance(FederatedCallback):
     phase = Phase.AVERAGING
 
     def __init__(
-        self, source: Federation, distillation: EnsembleDistillation | None = None, *, batch_size: int = 64
+        self, source: FederationView, distillation: EnsembleDistillation | None = None, *, batch_size: int = 64
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
@@ -63,7 +63,7 @@ class Inheritance(FederatedCallback):
         self.batch_size = batch_size
         self.received: dict[str, list[str]] = {}
 
-    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+    def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         """Find weights or teachers for every participant."""
         del trainer
         self.received = {}
@@ -87,7 +87,7 @@ class Inheritance(FederatedCallback):
     def _who(self) -> str:
         return "the student" if self.source.student is not None else listed(list(self.source.members()))
 
-    def _check_lesson(self, federation: Federation, participant: Participant) -> None:
+    def _check_lesson(self, federation: FederationView, participant: Participant) -> None:
         data = federation.federated_data
         if data.num_public == 0:
             raise ValueError(
@@ -122,7 +122,7 @@ class Inheritance(FederatedCallback):
                         "transfer.distillation_epochs to 0."
                     )
 
-    def further_steps(self, federation: Federation, name: str, career: Career) -> int:
+    def further_steps(self, federation: FederationView, name: str, career: Career) -> int:
         """Number of steps of the lessons before the first local step."""
         del career
         if name == STUDENT:
@@ -131,7 +131,7 @@ class Inheritance(FederatedCallback):
         batches = math.ceil(federation.federated_data.num_public / self.batch_size)
         return math.ceil(_transfer_of(participant).distillation_epochs * batches / participant.accumulate_grad_batches)
 
-    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Hand over weights and teach, in the first round."""
         del trainer
         if round_index > 0:
@@ -160,7 +160,7 @@ class Inheritance(FederatedCallback):
         return {name: one for name, one in found.items() if one.reads_any_of(inputs)}
 
     @torch.no_grad()
-    def _targets(self, federation: Federation, temperature: float) -> Tensor:
+    def _targets(self, federation: FederationView, temperature: float) -> Tensor:
         """What those who are there say of the public set, softened, shape ``(P, C)``."""
         answers = {}
         positions = torch.arange(federation.federated_data.num_public)

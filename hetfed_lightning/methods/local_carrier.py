@@ -19,7 +19,7 @@ from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.seeding import seed_all
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.methods.context import Context
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class LocalCarrier:
         self._sent: dict[str, Message] = {}
         self._result: Result | None = None
 
-    def prepare(self, federation: Federation) -> None:
+    def prepare(self, federation: FederationView) -> None:
         """Collect the descriptions of all participants and form the groups, before training."""
         # On every rank for everyone: all of them have all data, and a layout on the device "meta" cannot travel.
         interned = Interned()
@@ -58,7 +58,7 @@ class LocalCarrier:
             if self.method.state_keys(name) is None:
                 self.participants.rehearse(federation, name)
 
-    def open_round(self, federation: Federation, round_index: int) -> None:
+    def open_round(self, federation: FederationView, round_index: int) -> None:
         """Hand the current results to newcomers; set groups to a common start."""
         if self.participants.memory:
             here = {name for name, one in federation.members().items() if not _has_left(one, round_index)}
@@ -73,7 +73,7 @@ class LocalCarrier:
                 self._begin_alike(federation, group, round_index)
         self._receive(federation, [name for name in newcomers if self.server.received_by(name)])
 
-    def collect(self, federation: Federation, round_index: int, when: Literal["start", "end"]) -> None:
+    def collect(self, federation: FederationView, round_index: int, when: Literal["start", "end"]) -> None:
         """Gather the messages of the exchange at a moment, if the method has one there and it is due.
 
         Args:
@@ -89,7 +89,7 @@ class LocalCarrier:
                 self._asked = federation.active_names(round_index) if sampled else federation.joined(round_index)
                 self._sent = self._collect(federation, self._asked, when)
 
-    def combine(self, federation: Federation, round_index: int) -> None:
+    def combine(self, federation: FederationView, round_index: int) -> None:
         """Combine the messages just collected, with an equal result on all ranks."""
         sent = {name: one for name, one in self._sent.items() if name not in federation.guard.quarantined}
         self._sent = {}
@@ -99,7 +99,7 @@ class LocalCarrier:
             seed_all(combine_seed(federation.seed, self.method, round_index), federation.device)
             self._result = self._combine(federation, sent, self._asked, round_index)
 
-    def hand_out(self, federation: Federation, round_index: int) -> None:
+    def hand_out(self, federation: FederationView, round_index: int) -> None:
         """Hand the new result to its receivers among the joined participants."""
         result, self._result = self._result, None
         if result is None:
@@ -125,7 +125,7 @@ class LocalCarrier:
         if result.stop:
             federation.trainer.should_stop = True
 
-    def _collect(self, federation: Federation, asked: Sequence[str], when: str) -> dict[str, Message]:
+    def _collect(self, federation: FederationView, asked: Sequence[str], when: str) -> dict[str, Message]:
         """Usable messages by name; whose message is not finite is quarantined."""
         asked = [name for name in asked if name not in federation.guard.quarantined]
         if self.method.needs_steps and when == "end":
@@ -141,7 +141,7 @@ class LocalCarrier:
         return {name: sent[name] for name in asked if name in sent}
 
     @staticmethod
-    def _states(federation: Federation, keys: Mapping[str, Sequence[str]]) -> dict[str, Message]:
+    def _states(federation: FederationView, keys: Mapping[str, Sequence[str]]) -> dict[str, Message]:
         """Views of participants' states, which every rank has, those of equal keys at once."""
         alike: dict[tuple[str, ...], list[str]] = {}
         for name, own in keys.items():
@@ -151,7 +151,7 @@ class LocalCarrier:
             found |= federation.fleets.views(federation, names, own_keys)
         return found
 
-    def _messages(self, federation: Federation, names: Sequence[str], when: str) -> dict[str, Message]:
+    def _messages(self, federation: FederationView, names: Sequence[str], when: str) -> dict[str, Message]:
         """Messages that ``send`` makes where each participant is."""
         mine = {
             name: self.participants.send(federation, name, when=when) for name in filter(federation.ranks.hosts, names)
@@ -172,7 +172,7 @@ class LocalCarrier:
                 self.method.warn_of_idle(name)
 
     def _combine(
-        self, federation: Federation, sent: Mapping[str, Message], asked: Sequence[str], round_index: int
+        self, federation: FederationView, sent: Mapping[str, Message], asked: Sequence[str], round_index: int
     ) -> Result:
         """The result, equal on all ranks."""
         if not self.method.once or federation.trainer.world_size == 1:
@@ -187,7 +187,9 @@ class LocalCarrier:
         result: Result = found["result"]
         return result
 
-    def _replace(self, federation: Federation, group: str, state: Message | PerParticipant, round_index: int) -> None:
+    def _replace(
+        self, federation: FederationView, group: str, state: Message | PerParticipant, round_index: int
+    ) -> None:
         """Put a new result into the tensors of the same keys; into a loan of those who wait for their turn."""
         if isinstance(state, PerParticipant):
             for name, own in state.items():
@@ -197,7 +199,7 @@ class LocalCarrier:
         self.shared.replace(federation, shared, {key: state[key] for key in shared.keys}, round_index)
         self.server.memory[group].last |= self.shared[shared]  # One copy: what is lent is the last result.
 
-    def _sharing(self, federation: Federation, group: str) -> SharingGroup:
+    def _sharing(self, federation: FederationView, group: str) -> SharingGroup:
         """The members of a group and the keys that are replaced, with the state of the last result."""
         members, last = self.server.groups[group], self.server.memory[group].last
         found = SharingGroup(members, tuple(_held(federation, members[0], last)))
@@ -205,7 +207,7 @@ class LocalCarrier:
             self.shared.begin(found, {key: last[key] for key in found.keys})
         return found
 
-    def _receive(self, federation: Federation, names: Iterable[str]) -> None:
+    def _receive(self, federation: FederationView, names: Iterable[str]) -> None:
         """Call ``receive`` where each participant is, and let all ranks know what came of it."""
         if type(self.method).receive is not Method.receive:
             reached = list(names)
@@ -214,13 +216,13 @@ class LocalCarrier:
             federation.ranks.synchronise(reached)
         self._share_memory(federation)
 
-    def _share_memory(self, federation: Federation) -> None:
+    def _share_memory(self, federation: FederationView) -> None:
         if federation.trainer.world_size > 1:
             names = list(federation.members())
             mine = {name: one for name, one in self.participants.memory.items() if one and federation.ranks.hosts(name)}
             self.participants.memory = federation.ranks.gathered(mine, names)
 
-    def context(self, federation: Federation, name: str) -> Context:
+    def context(self, federation: FederationView, name: str) -> Context:
         """Context of one participant: received tensors, memory and modules."""
         return self.participants.context(federation, name)
 
@@ -230,7 +232,7 @@ class LocalCarrier:
 
     # As a round opens
 
-    def _begin_alike(self, federation: Federation, group: str, round_index: int) -> None:
+    def _begin_alike(self, federation: FederationView, group: str, round_index: int) -> None:
         """Have all of a group who have joined begin with the state of the first."""
         names = [name for name in federation.joined(round_index) if group in self.server.groups_of(name)]
         keys = self.method.state_keys(names[0]) if names else None
@@ -241,7 +243,7 @@ class LocalCarrier:
         self._give(federation, group, names, round_index, sender=names[0])
 
     def _give(
-        self, federation: Federation, group: str, names: Sequence[str], round_index: int, *, sender: str = ""
+        self, federation: FederationView, group: str, names: Sequence[str], round_index: int, *, sender: str = ""
     ) -> None:
         """Hand a group's last result to members as a round opens."""
         receivers = [name for name in names if name != sender]
@@ -271,7 +273,7 @@ class LocalCarrier:
         self.shared = SharedStates()
 
 
-def _held(federation: Federation, name: str, state: Message) -> dict[str, Any]:
+def _held(federation: FederationView, name: str, state: Message) -> dict[str, Any]:
     """Entries of a result that the participant has tensors for."""
     own = federation[name].state_dict(keep_vars=True)
     return {key: tensor for key, tensor in state.items() if key in own}

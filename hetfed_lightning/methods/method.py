@@ -30,7 +30,7 @@ from hetfed_lightning.participants.participant import METHOD_MODULES
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.methods.context import Context
@@ -293,7 +293,7 @@ class Method(FederatedCallback):
         if stage == "fit" and trainer.current_epoch == 0:
             self.carrier, self._saved = None, None
 
-    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+    def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         """Collect the descriptions of all participants and form the groups."""
         del trainer
         if self._saved is not None:
@@ -301,22 +301,22 @@ class Method(FederatedCallback):
             self._saved = None
         self.carried.prepare(federation)
 
-    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Hand the current results to newcomers; the exchange at the round's start follows."""
         del trainer
         self.carried.open_round(federation, round_index)
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Hand out the results of the exchange at the round's end."""
         del trainer
         self.carried.hand_out(federation, round_index)
 
-    def adds_to_loss(self, federation: Federation) -> bool:
+    def adds_to_loss(self, federation: FederationView) -> bool:
         """True if the method has a :meth:`weight_term`."""
         del federation
         return type(self).weight_term is not Method.weight_term
 
-    def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
+    def local_loss(self, federation: FederationView, participant: Participant, batch_idx: int) -> Tensor | None:
         """Value of :meth:`weight_term` for one participant, a scalar; None without one."""
         del batch_idx
         return self.weight_term(_trainable(participant), self.context_of(federation, participant))
@@ -325,7 +325,7 @@ class Method(FederatedCallback):
         """True; :meth:`weight_term` does not depend on examples."""
         return type(self).local_loss is Method.local_loss
 
-    def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
+    def fleet_term(self, federation: FederationView, fleet: Fleet) -> FleetTerm | None:
         """Term of :meth:`weight_term` for a fleet's members; None without one."""
         return WeightTerm(self.weight_term, self._contexts_of(federation, fleet), fleet)
 
@@ -334,7 +334,7 @@ class Method(FederatedCallback):
         return type(self).after_step is not Method.after_step
 
     @torch.no_grad()
-    def after_local_step(self, federation: Federation, participant: Participant) -> None:
+    def after_local_step(self, federation: FederationView, participant: Participant) -> None:
         """Call :meth:`after_step` for one participant."""
         self.after_step(_trainable(participant), self.context_of(federation, participant))
 
@@ -343,22 +343,22 @@ class Method(FederatedCallback):
         return type(self).example_loss is not Method.example_loss
 
     def shaped_losses(
-        self, federation: Federation, participant: Participant, losses: Tensor, batch: Supervised
+        self, federation: FederationView, participant: Participant, losses: Tensor, batch: Supervised
     ) -> Tensor:
         """Value of :meth:`example_loss` for one participant's own batch, shape ``(B,)``."""
         return self._shaped(losses, batch, self.context_of(federation, participant))
 
-    def fleet_shape(self, federation: Federation, fleet: Fleet) -> LossShape:
+    def fleet_shape(self, federation: FederationView, fleet: Fleet) -> LossShape:
         """Function of :meth:`example_loss` for a fleet's members."""
         return LossShape(self._shaped, self._contexts_of(federation, fleet))
 
     def _shaped(self, losses: Tensor, batch: Supervised, context: Context) -> Tensor:
         return self.example_loss(losses, batch.inputs, batch.features, batch.outputs, batch.target, "own", context)
 
-    def _contexts_of(self, federation: Federation, fleet: Fleet) -> list[Context]:
+    def _contexts_of(self, federation: FederationView, fleet: Fleet) -> list[Context]:
         return [self.context_of(federation, one.local.participant) for one in fleet.members]
 
-    def context_of(self, federation: Federation, participant: Participant) -> Context:
+    def context_of(self, federation: FederationView, participant: Participant) -> Context:
         """Context of one participant in the round in progress: received tensors, memory and modules."""
         return self.carried.context(federation, participant.name or "")
 
@@ -373,7 +373,7 @@ class Method(FederatedCallback):
             raise RuntimeError(f"{self.title} is used outside of a fit: nothing carries its messages.")
         return self.carrier
 
-    def may_exchange(self, federation: Federation, round_index: int) -> bool:
+    def may_exchange(self, federation: FederationView, round_index: int) -> bool:
         """True if the messages of a due round may travel; called once, before anyone sends.
 
         Args:

@@ -13,11 +13,11 @@ from hetfed_lightning.participants.participant import METHOD_MODULES
 from hetfed_lightning.seeding import seed_all, stream_seed, streams_kept
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.participants.participant import Participant
 
 
-def give_modules(federation: Federation, *, fit: bool) -> None:
+def give_modules(federation: FederationView, *, fit: bool) -> None:
     """Attach the modules of the run's methods to participants, before optimizers are made and a checkpoint is read.
 
     Initial weights depend on (seed, participant, method) alone. Modules of the same shapes stay from an earlier fit.
@@ -38,7 +38,7 @@ def give_modules(federation: Federation, *, fit: bool) -> None:
         )
 
 
-def fit_checkpoint(state: dict[str, Any], federation: Federation) -> None:
+def fit_checkpoint(state: dict[str, Any], federation: FederationView) -> None:
     """Drop modules of absent methods from a checkpoint, and add the present values of modules that it lacks.
 
     Args:
@@ -58,7 +58,7 @@ def _has_modules(method: Method) -> bool:
     return type(method).modules is not Method.modules
 
 
-def _made(federation: Federation, participant: Participant, method: Method) -> dict[str, nn.Module]:
+def _made(federation: FederationView, participant: Participant, method: Method) -> dict[str, nn.Module]:
     with streams_kept(federation.device):
         seed_all(stream_seed(federation.seed, "modules", participant.name or "", method.title), federation.device)
         made: Any = method.modules(participant)

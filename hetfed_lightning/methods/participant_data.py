@@ -19,7 +19,7 @@ from hetfed_lightning.participants.participant import Participant
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 BATCH = 128
 """Examples that pass through a network at once: of images, 512 at once fall out of a CPU's cache."""
@@ -41,7 +41,7 @@ class ParticipantData:
         title: Name of the method, for messages.
     """
 
-    def __init__(self, federation: Federation, participant: Participant, title: str) -> None:
+    def __init__(self, federation: FederationView, participant: Participant, title: str) -> None:
         self._federation, self._participant, self._title = federation, participant, title
 
     @property

@@ -21,7 +21,7 @@ from hetfed_lightning.seeding import streams_kept
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 log = logging.getLogger(__name__)
 
@@ -43,25 +43,25 @@ class ParticipantSide:
         self.memory: dict[str, dict[str, Tensor]] = {}
         self._layouts: dict[str, Layout] = {}
 
-    def context(self, federation: Federation, name: str) -> Context:
+    def context(self, federation: FederationView, name: str) -> Context:
         """Context of one participant in the round in progress: received tensors, memory and modules."""
         memory = self.memory.setdefault(name, {})
         modules = federation[name].modules_of(self._method.title)
         return Context(self.received(name), memory, modules, federation.current_round)
 
-    def data_of(self, federation: Federation, name: str) -> ParticipantData:
+    def data_of(self, federation: FederationView, name: str) -> ParticipantData:
         """Training examples and public set of a participant, as the method may read them."""
         return ParticipantData(federation, federation[name], self._method.title)
 
     @torch.no_grad()
-    def describe(self, federation: Federation, name: str) -> Message:
+    def describe(self, federation: FederationView, name: str) -> Message:
         """Description of a participant."""
         self._seed(federation, name, "describe")
         found = self._method.describe(federation[name], self.data_of(federation, name))
         return {key: tensor.detach() for key, tensor in found.items()}
 
     @torch.no_grad()
-    def rehearse(self, federation: Federation, name: str) -> None:
+    def rehearse(self, federation: FederationView, name: str) -> None:
         """Call ``send`` and drop the message, to detect use of examples protected by DP-SGD before the first step.
 
         Args:
@@ -81,7 +81,7 @@ class ParticipantSide:
             log.debug("%s.send fails before the first round", self._method.title, exc_info=True)
 
     @torch.no_grad()
-    def send(self, federation: Federation, name: str, *, when: str) -> dict[str, Tensor] | str:
+    def send(self, federation: FederationView, name: str, *, when: str) -> dict[str, Tensor] | str:
         """Message of a participant by key, or the reason for which it cannot be used.
 
         Args:
@@ -101,7 +101,7 @@ class ParticipantSide:
         return message if is_finite(message.values()) else _reason(message)
 
     @torch.no_grad()
-    def layout(self, federation: Federation, name: str) -> dict[str, Tensor]:
+    def layout(self, federation: FederationView, name: str) -> dict[str, Tensor]:
         """Layout of a participant's messages, as tensors on the device ``"meta"``.
 
         The message and changes of ``send`` to the memory are dropped.
@@ -117,7 +117,7 @@ class ParticipantSide:
             message = self._taken(federation, name, self._rehearsed(federation, name))
         return {key: torch.empty_like(tensor, device="meta") for key, tensor in message.items()}
 
-    def _rehearsed(self, federation: Federation, name: str) -> Any:
+    def _rehearsed(self, federation: FederationView, name: str) -> Any:
         """What ``send`` gives after a step that nobody took, with a copy of the memory."""
         data, context = self.data_of(federation, name), self.context(federation, name)
         trial = replace(context, memory=dict(context.memory))
@@ -125,7 +125,7 @@ class ParticipantSide:
         return self._method.send(federation[name], data, Work(1, 1.0, data.num_samples), trial)
 
     @torch.no_grad()
-    def receive(self, federation: Federation, name: str) -> None:
+    def receive(self, federation: FederationView, name: str) -> None:
         """Hand the last result to one participant."""
         context = self.context(federation, name)
         self._seed(federation, name, "receive")
@@ -140,10 +140,10 @@ class ParticipantSide:
         for name in self.memory.keys() - names:
             del self.memory[name]
 
-    def _where(self, federation: Federation, name: str) -> str:
+    def _where(self, federation: FederationView, name: str) -> str:
         return f"Round {federation.current_round}: {federation[name].label}: {self._method.title}.send"
 
-    def _taken(self, federation: Federation, name: str, sent: Any) -> dict[str, Tensor]:
+    def _taken(self, federation: FederationView, name: str, sent: Any) -> dict[str, Tensor]:
         """Copies of a message's tensors: a view of the participant's own would change with it."""
         where = self._where(federation, name)
         if not isinstance(sent, Mapping):
@@ -153,7 +153,7 @@ class ParticipantSide:
                 raise MessageError(f"{where}: expected a tensor at {key!r}, got {type(tensor).__name__}.")
         return {key: tensor.detach().clone() for key, tensor in sent.items()}
 
-    def _checked(self, federation: Federation, name: str, message: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _checked(self, federation: FederationView, name: str, message: dict[str, Tensor]) -> dict[str, Tensor]:
         """A message, if it is of the layout of this participant's first."""
         layout: Layout = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in message.items()}
         first = self._layouts.setdefault(name, layout)
@@ -166,7 +166,7 @@ class ParticipantSide:
             )
         return message
 
-    def _seed(self, federation: Federation, name: str, event: str) -> None:
+    def _seed(self, federation: FederationView, name: str, event: str) -> None:
         seed_for(federation, federation[name], "method", self._method.state_key, event, federation.current_round, name)
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:

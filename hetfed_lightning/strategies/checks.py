@@ -13,7 +13,7 @@ from hetfed_lightning.strategies.placement import share_of
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.strategies.collectives import Collectives
 
 
@@ -37,7 +37,7 @@ def check_callbacks(trainer: L.Trainer) -> None:
             )
 
 
-def check_same_data(federation: Federation, collectives: Collectives) -> None:
+def check_same_data(federation: FederationView, collectives: Collectives) -> None:
     """Refuse data that differs from rank to rank.
 
     Args:
@@ -61,7 +61,7 @@ def check_same_data(federation: Federation, collectives: Collectives) -> None:
                 )
 
 
-def check_shares(federation: Federation, replicas: int) -> None:
+def check_shares(federation: FederationView, replicas: int) -> None:
     """Refuse participants whose batches cannot be split.
 
     Args:

@@ -25,7 +25,7 @@ from hetfed_lightning.strategies.times import StepTimes, expected_costs
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.local_training.local_optimization import Reduction
     from hetfed_lightning.logs.metric_store import Ledger, Reduced
     from hetfed_lightning.participants.participant import Stage
@@ -48,7 +48,7 @@ class ManyRanks(Ranks):
         groups: Number of groups, a divisor of the number of ranks.
     """
 
-    def __init__(self, federation: Federation, collectives: Collectives, groups: int) -> None:
+    def __init__(self, federation: FederationView, collectives: Collectives, groups: int) -> None:
         self._federation = federation
         self._collectives = collectives
         self.rank = collectives.rank

@@ -13,13 +13,13 @@ from hetfed_lightning.local_training.local_optimization import match_by_name
 from hetfed_lightning.strategies.packing import cloned
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.participants.participant import Participant
     from hetfed_lightning.strategies.collectives import Collectives
     from hetfed_lightning.strategies.placement import Placement
 
 
-def round_state(federation: Federation, name: str) -> dict[str, Any]:
+def round_state(federation: FederationView, name: str) -> dict[str, Any]:
     """State of a participant after its steps, as all ranks need it.
 
     Momenta stay on their rank. Learning rates travel, since they are logged, as do schedulers that step with the
@@ -47,7 +47,7 @@ def round_state(federation: Federation, name: str) -> dict[str, Any]:
     }
 
 
-def load_round_state(federation: Federation, name: str, found: dict[str, Any]) -> None:
+def load_round_state(federation: FederationView, name: str, found: dict[str, Any]) -> None:
     """Set this rank's copy of a participant to its host's.
 
     Args:
@@ -67,7 +67,7 @@ def load_round_state(federation: Federation, name: str, found: dict[str, Any]) -
             group.update(cloned(settings))
 
 
-def moved_state(federation: Federation, name: str) -> dict[str, Any]:
+def moved_state(federation: FederationView, name: str) -> dict[str, Any]:
     """Everything that moves with a participant to a new host.
 
     Args:
@@ -87,7 +87,7 @@ def moved_state(federation: Federation, name: str) -> dict[str, Any]:
     }
 
 
-def load_moved_state(federation: Federation, name: str, found: dict[str, Any]) -> None:
+def load_moved_state(federation: FederationView, name: str, found: dict[str, Any]) -> None:
     """Make this rank the host of a participant.
 
     Args:
@@ -105,7 +105,7 @@ def load_moved_state(federation: Federation, name: str, found: dict[str, Any]) -
         federation[name].on_load_checkpoint(cloned(found["own"]))
 
 
-def forget_optimizers(federation: Federation, names: Sequence[str]) -> None:
+def forget_optimizers(federation: FederationView, names: Sequence[str]) -> None:
     """Free momenta and gradients of participants that other ranks train.
 
     Args:
@@ -119,7 +119,7 @@ def forget_optimizers(federation: Federation, names: Sequence[str]) -> None:
 
 
 def complete_checkpoint(
-    checkpoint: dict[str, Any], federation: Federation, collectives: Collectives, placement: Placement
+    checkpoint: dict[str, Any], federation: FederationView, collectives: Collectives, placement: Placement
 ) -> None:
     """Add states, optimizers and counters of other ranks' participants to rank 0's checkpoint.
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.plugins.precision import Precision
     from torch import Tensor, nn
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class FederatedStrategy(DDPStrategy):
 
     # Ranks for the federation
 
-    def ranks_for(self, federation: Federation) -> Ranks:
+    def ranks_for(self, federation: FederationView) -> Ranks:
         """Ranks of a run that begins."""
         if self._collectives is None:
             return Ranks()
@@ -298,7 +298,7 @@ def register() -> None:
         FederatedStrategy.register_strategies(StrategyRegistry)
 
 
-def ranks_of(federation: Federation) -> Ranks:
+def ranks_of(federation: FederationView) -> Ranks:
     """Ranks of a federation's trainer; a single one under any other strategy."""
     strategy = federation.trainer.strategy
     return strategy.ranks_for(federation) if isinstance(strategy, FederatedStrategy) else Ranks()

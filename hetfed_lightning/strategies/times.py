@@ -8,10 +8,10 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 
-def expected_costs(federation: Federation) -> dict[str, float]:
+def expected_costs(federation: FederationView) -> dict[str, float]:
     """Parameters times training examples times local epochs of each participant; 0 for the student.
 
     A convolution does more with a parameter than a linear layer does. Measured times correct that.

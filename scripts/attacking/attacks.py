@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hetfed_lightning import FederatedCallback, Phase
+from hetfed_lightning import FederatedCallback, FederationView, Phase
 from hetfed_lightning.seeding import stream_generator
 
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning import Federation
 
 CLAIM = 1_000_000
 """Examples that a free rider says it has."""
@@ -125,12 +124,12 @@ class Tampering(FederatedCallback):
         self.seed = seed
         self._start = torch.empty(0)
 
-    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Remember what everyone begins with: what the first one has."""
         del trainer, round_index
         self._start = _sent(federation, next(iter(federation.members())))
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Write what is sent into the attackers."""
         del trainer
         if not self.attackers:
@@ -148,6 +147,6 @@ class Tampering(FederatedCallback):
             participant.load_state_of(state)
 
 
-def _sent(federation: Federation, name: str) -> Tensor:
+def _sent(federation: FederationView, name: str) -> Tensor:
     participant = federation[name]
     return torch.cat([tensor.flatten() for tensor in participant.view_of(participant.shared_keys()).values()])

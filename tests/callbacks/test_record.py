@@ -18,6 +18,7 @@ from hetfed_lightning import (
     FederatedCallback,
     FederatedDataModule,
     Federation,
+    FederationView,
     RunRecord,
 )
 from hetfed_lightning.callbacks.confusions import MAX_POINTS, examine
@@ -34,11 +35,11 @@ class Heard(FederatedCallback):
         self.val: list[dict[str, float]] = []
         self.bytes: list[tuple[int, int]] = []
 
-    def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Any, values: Any) -> None:
+    def on_metrics(self, trainer: L.Trainer, federation: FederationView, stage: Any, values: Any) -> None:
         if stage == "val":
             self.val.append(dict(values))
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         self.bytes.append((federation.bytes_up, federation.bytes_down))
 
 
@@ -114,7 +115,7 @@ def test_it_goes_into_the_log_folder_and_nowhere_without_one(tmp_path: Path, mon
 
 def test_a_run_that_fails_leaves_what_it_had(tmp_path: Path) -> None:
     class Fails(FederatedCallback):
-        def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
             if round_index == 1:
                 raise RuntimeError("power cut")
 

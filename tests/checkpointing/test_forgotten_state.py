@@ -9,7 +9,13 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, Phase
+from hetfed_lightning import (
+    BackboneAveraging,
+    EnsembleDistillation,
+    FederatedCallback,
+    FederationView,
+    Phase,
+)
 from tests.federations import fit, sgd, tiny_data, tiny_federation
 
 
@@ -22,17 +28,17 @@ class Momentum(FederatedCallback):
         self.velocity: Any = torch.zeros(5, 4)
         self.told = ("constant", torch.ones(3))
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         self.velocity = 0.5 * self.velocity + federation["a"].backbone[0].weight.detach()  # type: ignore[index]
 
 
 class InPlace(Momentum):
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         self.velocity.add_(1.0)
 
 
 class Listed(Momentum):
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         self.history = {"a": [torch.ones(2)]}
 
 
@@ -44,7 +50,7 @@ class Server(Momentum):
         self.network = nn.Linear(2, 1)
         self.optimizer = torch.optim.Adam(self.network.parameters())
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         self.network(torch.ones(1, 2)).sum().backward()
         self.optimizer.step()
 
@@ -62,7 +68,7 @@ class SavedByHook(Momentum):
 class Constant(Momentum):
     """Holds tensors of the federation's, constants and what it is through with."""
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: Any, round_index: int) -> None:
         self.trainer, self.federation = trainer, federation
         self.theirs = federation["a"].backbone
         self.weights = list(federation.parameters())

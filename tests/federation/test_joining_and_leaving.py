@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import hetfed_lightning as hf
+from hetfed_lightning import FederationView
 from hetfed_lightning.data import Examples
 from hetfed_lightning.participants.newcomer import inherited_state
 
@@ -41,15 +42,15 @@ class Recorder(hf.FederatedCallback):
         self.ended: list[dict[str, dict[str, Tensor]]] = []
         self.active: list[list[str]] = []
 
-    def on_round_start(self, trainer: L.Trainer, federation: hf.Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         self.opened.append(states(federation))
         self.active.append(federation.active_names(round_index))
 
-    def on_round_end(self, trainer: L.Trainer, federation: hf.Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         self.ended.append(states(federation))
 
 
-def states(federation: hf.Federation) -> dict[str, dict[str, Tensor]]:
+def states(federation: FederationView) -> dict[str, dict[str, Tensor]]:
     return {name: deepcopy(one.view_of()) for name, one in federation.members().items()}
 
 
@@ -91,7 +92,7 @@ class Locals(hf.FederatedCallback):
     def __init__(self, found: list[dict[str, dict[str, Tensor]]]) -> None:
         self.found = found
 
-    def on_round_end(self, trainer: L.Trainer, federation: hf.Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         self.found.append(states(federation))
 
 
@@ -155,7 +156,7 @@ def test_a_newcomer_of_another_architecture_learns_from_who_is_there() -> None:
     before: list[Tensor] = []
 
     class Look(hf.FederatedCallback):
-        def on_join(self, trainer: L.Trainer, federation: hf.Federation, names: Any, round_index: int) -> None:
+        def on_join(self, trainer: L.Trainer, federation: FederationView, names: Any, round_index: int) -> None:
             before.extend(federation[name].predict(public.inputs).argmax(1) for name in ("a", "new"))
 
     distillation = hf.EnsembleDistillation(start_round=99)

@@ -15,6 +15,7 @@ from hetfed_lightning import (
     EnsembleDistillation,
     FederatedCallback,
     Federation,
+    FederationView,
     Participant,
     Phase,
     RunRecord,
@@ -123,7 +124,7 @@ def test_what_a_callback_spoils_reaches_nobody(phase: Phase) -> None:
     class Spoiler(FederatedCallback):
         """Writes a NaN into b's shared weights, at a round's end."""
 
-        def on_round_end(self, trainer: Any, federation: Federation, round_index: int) -> None:
+        def on_round_end(self, trainer: Any, federation: FederationView, round_index: int) -> None:
             with torch.no_grad():
                 next(federation["b"].parameters()).view(-1)[0] = NAN
 
@@ -172,7 +173,9 @@ def test_its_predictions_teach_nobody() -> None:
     class Weighted(EnsembleDistillation):
         asked: list[tuple[str, ...]]
 
-        def _distil(self, federation: Federation, participant: Participant, targets: Tensor, round_index: int) -> None:
+        def _distil(
+            self, federation: FederationView, participant: Participant, targets: Tensor, round_index: int
+        ) -> None:
             assert self.agreement is not None
             self.asked.append((participant.name or "", *self.agreement[0]))
             super()._distil(federation, participant, targets, round_index)
@@ -197,7 +200,7 @@ class Unlucky(FederatedCallback):
 
     phase = Phase.GUARD
 
-    def on_round_end(self, trainer: Any, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: Any, federation: FederationView, round_index: int) -> None:
         name = list(federation.members())[round_index % len(federation.members())]
         with torch.no_grad():
             federation[name].head.weight.fill_((NAN, float("inf"))[round_index % 2])  # type: ignore[operator]

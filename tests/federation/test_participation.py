@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, Transfer
+from hetfed_lightning import (
+    BackboneAveraging,
+    EnsembleDistillation,
+    FederatedCallback,
+    Federation,
+    FederationView,
+    Transfer,
+)
 from tests.federations import Snapshots, equal, fit, sgd, state_of, tiny_data, tiny_federation, tiny_participant
 
 TEN = tuple("abcdefghij")
@@ -122,13 +129,13 @@ def test_a_newcomer_that_is_not_drawn_learns_its_lessons_when_it_is() -> None:
     averaging, steps, shared = BackboneAveraging(), list[int](), list[dict[str, torch.Tensor]]()
 
     class Watching(FederatedCallback):
-        def on_round_start(self, trainer: Any, federation: Federation, round_index: int) -> None:
+        def on_round_start(self, trainer: Any, federation: FederationView, round_index: int) -> None:
             self.look(federation)
 
-        def on_join(self, trainer: Any, federation: Federation, names: Any, round_index: int) -> None:
+        def on_join(self, trainer: Any, federation: FederationView, names: Any, round_index: int) -> None:
             self.look(federation)
 
-        def look(self, federation: Federation) -> None:
+        def look(self, federation: FederationView) -> None:
             steps.append(federation.local["c"].progress)
             shared.append(
                 {key: one.clone() for key, one in averaging.shared_state(next(iter(averaging.sharing))).items()}

@@ -14,6 +14,7 @@ from hetfed_lightning import (
     FederatedCallback,
     FederatedDataModule,
     Federation,
+    FederationView,
     Participant,
     Phase,
 )
@@ -27,13 +28,13 @@ class Diary(FederatedCallback):
         self.title = title
         self.entries = entries
 
-    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+    def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         self.entries.append(f"{self.title} prepares")
 
-    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         self.entries.append(f"{self.title} starts {round_index}")
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         self.entries.append(f"{self.title} ends {round_index}")
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -10,7 +10,15 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, Participant, Phase
+from hetfed_lightning import (
+    BackboneAveraging,
+    EnsembleDistillation,
+    FederatedCallback,
+    Federation,
+    FederationView,
+    Participant,
+    Phase,
+)
 from tests.federations import fit
 from tests.fleets.kin import NAMES, OPTIMIZERS, classes, furthest, members, network
 from tests.fleets.test_changes import moody
@@ -78,7 +86,7 @@ class Script(FederatedCallback):
     def __init__(self, events: Sequence[Event]) -> None:
         self.events = events
 
-    def _do(self, federation: Federation, batch: int, *, after: bool) -> None:
+    def _do(self, federation: Any, batch: int, *, after: bool) -> None:
         for event in self.events:
             if (event.round_index, event.batch, event.after) == (federation.current_round, batch, after):
                 CHANGES[event.change](federation, event.name)
@@ -89,7 +97,7 @@ class Script(FederatedCallback):
     def on_train_batch_end(self, trainer: L.Trainer, federation: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._do(federation, batch_idx, after=True)
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         self._do(federation, -1, after=False)
 
 

@@ -16,6 +16,7 @@ from hetfed_lightning import (
     EnsembleDistillation,
     FederatedCallback,
     Federation,
+    FederationView,
     Participant,
     Phase,
     Transfer,
@@ -42,7 +43,7 @@ class Between(FederatedCallback):
             undo = self.change(federation, federation[self.name])
             self.undo = undo if callable(undo) and not isinstance(undo, nn.Module) else None
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         if self.undo is not None:
             self.undo()
             self.undo = None
@@ -124,7 +125,7 @@ def mood(participant: Participant) -> Any:
     return participant.backbone.get_submodule("4")
 
 
-def group(federation: Federation) -> dict[str, Any]:
+def group(federation: FederationView) -> dict[str, Any]:
     found: dict[str, Any] = federation.local["b"].optimizers[0].param_groups[0]
     return found
 
@@ -323,12 +324,12 @@ def test_changes_outside_of_the_steps(change: str) -> None:
     class Late(FederatedCallback):
         phase = Phase.GUARD
 
-        def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
             if change == "between rounds" and round_index == 1:
                 group(federation).update(momentum=0.5)
                 federation["d"].backbone.requires_grad_(False)
 
-        def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
             if change == "at the end of a round":
                 first(federation["b"]).register_forward_hook(lambda m, i, o: 2 * o)
                 federation["d"].backbone.requires_grad_(False)

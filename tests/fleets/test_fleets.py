@@ -12,7 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, Participant, Phase
+from hetfed_lightning import (
+    BackboneAveraging,
+    EnsembleDistillation,
+    FederatedCallback,
+    Federation,
+    FederationView,
+    Participant,
+    Phase,
+)
 from hetfed_lightning.tasks import MulticlassTask
 from tests.federations import (
     Snapshots,
@@ -40,7 +48,7 @@ class Inside(FederatedCallback):
     def __init__(self, act: Any) -> None:
         self.act, self.seen = act, []  # type: ignore[var-annotated]
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         self.seen.append(self.act(federation, round_index))
 
 

@@ -11,7 +11,14 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, Phase
+from hetfed_lightning import (
+    BackboneAveraging,
+    EnsembleDistillation,
+    FederatedCallback,
+    Federation,
+    FederationView,
+    Phase,
+)
 from hetfed_lightning.distillation import MeanLogits
 from hetfed_lightning.fleets.batched import BatchedEngine
 from tests.federations import Snapshots, equal, fit, state_of, tiny_data, tiny_federation
@@ -133,7 +140,7 @@ class TakesOut(FederatedCallback):
     def __init__(self, *names: str) -> None:
         self.names = names
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         for name in self.names if round_index == 0 else ():
             federation.quarantine(name, "a test says so")
 

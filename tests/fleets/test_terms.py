@@ -11,7 +11,14 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback, Federation, Participant
+from hetfed_lightning import (
+    BackboneAveraging,
+    EnsembleDistillation,
+    FederatedCallback,
+    Federation,
+    FederationView,
+    Participant,
+)
 from hetfed_lightning.distillation import MeanLogits
 from hetfed_lightning.methods.averaging import proximal
 from hetfed_lightning.schedules import LinearSchedule
@@ -263,12 +270,12 @@ def test_the_student_learns_beside_a_fleet(mode: Any) -> None:
 
 
 class Pulls(FederatedCallback):
-    def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
+    def local_loss(self, federation: FederationView, participant: Participant, batch_idx: int) -> Tensor | None:
         return 0.1 * sum(parameter.square().sum() for parameter in participant.parameters())  # type: ignore[return-value]
 
 
 class PullsMore(BackboneAveraging):
-    def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
+    def local_loss(self, federation: FederationView, participant: Participant, batch_idx: int) -> Tensor | None:
         term = super().local_loss(federation, participant, batch_idx)
         return None if term is None else 3 * term
 

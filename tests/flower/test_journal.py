@@ -22,6 +22,7 @@ from hetfed_lightning import (
     FederatedDataModule,
     Federation,
     FederationMonitor,
+    FederationView,
     Phase,
     RunRecord,
 )
@@ -117,7 +118,7 @@ class LeavesOut(FederatedCallback):
 
     phase = Phase.GUARD
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         if round_index == 0:
             federation.quarantine("b", "it is a test")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hetfed_lightning import BackboneAveraging, Federation, Participant
+from hetfed_lightning import BackboneAveraging, Federation, FederationView, Participant
 from hetfed_lightning.cli.compare import check_poolable
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data import DataError, SiteDataModule, TableDataModule
@@ -80,7 +80,7 @@ def test_labels_from_one_beside_labels_from_zero_are_told() -> None:
 class Tells(FederatedCallback):
     """Keeps what a site would tell of itself in its first round."""
 
-    def on_round_start(self, trainer: Any, federation: Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: Any, federation: FederationView, round_index: int) -> None:
         del round_index
         self.told = describe([BackboneAveraging()], trainer, federation)
 

@@ -16,6 +16,7 @@ from hetfed_lightning import (
     FederatedCallback,
     FederatedDataModule,
     Federation,
+    FederationView,
     Participant,
 )
 from hetfed_lightning.local_training.step_hooks import STEP_HOOKS
@@ -190,7 +191,7 @@ def test_whoever_returns_minus_one_rests_for_the_round(at: int | None, tmp_path:
     landed: dict[str, int] = {}
 
     class Counts(FederatedCallback):
-        def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
             landed.update({name: local.landed for name, local in federation.local.items()})
 
     federation = made()

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
-from hetfed_lightning import FederatedCallback, Federation, Participant
+from hetfed_lightning import FederatedCallback, Federation, FederationView, Participant
 
 
 def float16(start: float = 1024.0, growth_interval: int = 1000) -> MixedPrecision:
@@ -24,7 +24,7 @@ class Overflowing(FederatedCallback):
     def __init__(self, *steps: tuple[str, int, int | None]) -> None:
         self.steps = steps
 
-    def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
+    def local_loss(self, federation: FederationView, participant: Participant, batch_idx: int) -> Tensor | None:
         here = (participant.name, federation.current_round)
         if (*here, batch_idx) not in self.steps and (*here, None) not in self.steps:
             return None

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, Participant
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Federation, FederationView, Participant
 from hetfed_lightning.local_training.loss_scale import LossScale
 from tests.federations import (
     Snapshots,
@@ -118,7 +118,7 @@ def test_a_participant_out_of_the_round_begins_again_with_its_scale() -> None:
     federation = tiny_federation()
 
     class Broken(Overflowing):
-        def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
+        def local_loss(self, federation: FederationView, participant: Participant, batch_idx: int) -> Tensor | None:
             loss = super().local_loss(federation, participant, batch_idx)
             if loss is not None:
                 participant.log("train_loss", float("nan"))

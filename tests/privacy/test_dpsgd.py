@@ -22,6 +22,7 @@ from hetfed_lightning import (
     EnsembleDistillation,
     FederatedDataModule,
     Federation,
+    FederationView,
     MulticlassTask,
     Participant,
     PrivateAveraging,
@@ -410,10 +411,10 @@ def test_callbacks_that_void_it_are_refused(callback: L.Callback, words: str) ->
 
 def test_a_callback_of_ones_own_that_adds_to_the_loss_is_refused_at_its_first_term() -> None:
     class Adding(BackboneAveraging):
-        def adds_to_loss(self, federation: Federation) -> bool:
+        def adds_to_loss(self, federation: FederationView) -> bool:
             return True
 
-        def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor:
+        def local_loss(self, federation: FederationView, participant: Participant, batch_idx: int) -> Tensor:
             return next(participant.parameters()).square().sum()
 
     with pytest.raises(RuntimeError, match="Adding adds a term to the loss that is no mean"):

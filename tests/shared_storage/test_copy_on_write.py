@@ -148,10 +148,10 @@ class Held(FederatedCallback):
         self.ended: list[int] = []
         self.spare: list[int] = []
 
-    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: L.Trainer, federation: Any, round_index: int) -> None:
         self.opened.append(bytes_held(federation))
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: Any, round_index: int) -> None:
         self.ended.append(bytes_held(federation))
         self.spare.append(len(federation.spare._given) + sum(map(len, federation.spare._spare.values())))
 

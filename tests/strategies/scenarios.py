@@ -24,6 +24,7 @@ from hetfed_lightning import (
     FederatedCallback,
     FederatedDataModule,
     Federation,
+    FederationView,
     Participant,
     Phase,
     PrivateAveraging,
@@ -180,21 +181,21 @@ class Draws(FederatedCallback):
         """From all that a user's code may draw from."""
         self.drawn.append((event, float(torch.rand(())), random.random(), float(np.random.rand())))  # noqa: S311, NPY002
 
-    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+    def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         self.draw("prepare")
 
-    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         self.draw("start")
 
-    def on_join(self, trainer: L.Trainer, federation: Federation, names: Sequence[str], round_index: int) -> None:
+    def on_join(self, trainer: L.Trainer, federation: FederationView, names: Sequence[str], round_index: int) -> None:
         self.draw("join")
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         self.draw("end")
         for one in federation.members().values():
             one.backbone[0].bias.data.fill_(self.drawn[-1][1])  # type: ignore[index]
 
-    def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Any, values: Any) -> None:
+    def on_metrics(self, trainer: L.Trainer, federation: FederationView, stage: Any, values: Any) -> None:
         self.draw(f"metrics of {stage}")
 
 

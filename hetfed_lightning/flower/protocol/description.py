@@ -38,7 +38,7 @@ from hetfed_lightning.participants.participant import STUDENT, output_width
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.participants.participant import Participant
 
 NUMBERED = ("multiclass", "binary")
@@ -144,7 +144,7 @@ class Description:
         return self.joins_at <= round_index and (self.leaves_at is None or round_index < self.leaves_at)
 
 
-def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federation: Federation) -> Description:
+def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federation: FederationView) -> Description:
     """Description of the only participant of a federation.
 
     Args:
@@ -210,7 +210,7 @@ def parameters_of(descriptions: Iterable[Description]) -> frozenset[str]:
     return frozenset(key for key, count in called.items() if 2 * count >= offered[key])
 
 
-def subjects(federation: Federation) -> dict[str, Participant]:
+def subjects(federation: FederationView) -> dict[str, Participant]:
     """Participants that a site's federation trains, by name: its member, or the student if there is one."""
     return federation.members() if federation.student is None else {STUDENT: federation.student}
 
@@ -237,7 +237,7 @@ def versions() -> dict[str, str]:
     return found | {"python": platform.python_version()}
 
 
-def public_hash(federation: Federation) -> str:
+def public_hash(federation: FederationView) -> str:
     """SHA-256 of the public set's inputs in their order, before any transform."""
     data, digest = federation.federated_data, hashlib.sha256()
     for indices in torch.arange(data.num_public).split(512):
@@ -266,7 +266,7 @@ def _told(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(one_line(name, NAME) or "?" for name in names[:MOST_NAMES])
 
 
-def _labels(federation: Federation, name: str, participant: Participant) -> tuple[str, ...]:
+def _labels(federation: FederationView, name: str, participant: Participant) -> tuple[str, ...]:
     """Numeric labels in a table's training rows, if the classes have no names."""
     if participant.schema is None or participant.schema.classes or participant.task.kind not in NUMBERED:
         return ()

@@ -13,7 +13,7 @@ from hetfed_lightning.flower.protocol.arrays import DTYPES, Layout
 from hetfed_lightning.methods.participant_side import ParticipantSide
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.methods.messages import Message
     from hetfed_lightning.methods.method import Method
 
@@ -36,7 +36,7 @@ def numbers_of(message: Message) -> dict[str, Numbers]:
     return {key: tuple((one.double() if one.is_floating_point() else one).tolist()) for key, one in real.items()}
 
 
-def described(method: Method, federation: Federation, name: str) -> Message:
+def described(method: Method, federation: FederationView, name: str) -> Message:
     """Description of a participant for one method.
 
     Args:
@@ -57,7 +57,7 @@ def described(method: Method, federation: Federation, name: str) -> Message:
     return found
 
 
-def message_layout(method: Method, federation: Federation, name: str) -> dict[str, Layout]:
+def message_layout(method: Method, federation: FederationView, name: str) -> dict[str, Layout]:
     """Layout of the messages of a participant, found by a rehearsal of ``send``; empty without exchanges.
 
     Args:

@@ -14,7 +14,7 @@ from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.participant_side import ParticipantSide
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.flower.protocol.orders import Order
     from hetfed_lightning.participants.participant import Participant
 
@@ -40,7 +40,7 @@ def fault_of_messages(methods: Mapping[int, Method], order: Order) -> str:
     return ""
 
 
-def fault_of_result(federation: Federation, method: Method, handed: Mapping[str, Tensor]) -> str:
+def fault_of_result(federation: FederationView, method: Method, handed: Mapping[str, Tensor]) -> str:
     """Reason why a result of a method cannot be received; empty if it can.
 
     Args:
@@ -62,7 +62,7 @@ def fault_of_result(federation: Federation, method: Method, handed: Mapping[str,
 
 
 def _fault_of_replaced(
-    federation: Federation, method: Method, name: str, participant: Participant, handed: Mapping[str, Tensor]
+    federation: FederationView, method: Method, name: str, participant: Participant, handed: Mapping[str, Tensor]
 ) -> str:
     """Whatever a method is handed, tensors that it does not send and the participant does not share stay."""
     own = participant.view_of()

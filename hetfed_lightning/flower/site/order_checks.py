@@ -25,7 +25,7 @@ from hetfed_lightning.participants.participant import STUDENT, output_width
 
 if TYPE_CHECKING:
     from hetfed_lightning.federated_callback import FederatedCallback
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.flower.protocol.orders import Order
     from hetfed_lightning.participants.participant import Participant
 
@@ -88,7 +88,7 @@ class OrderChecks:
         self._distilling = {place: one for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
         self._methods = carried_methods(callbacks)
 
-    def check(self, federation: Federation, order: Order) -> None:
+    def check(self, federation: FederationView, order: Order) -> None:
         """Check all of an order, in a fit that has begun, when precision and data are as in training.
 
         Args:
@@ -163,7 +163,9 @@ class OrderChecks:
                     f"mode={mode!r} here."
                 )
 
-    def _check_targets(self, federation: Federation, participant: Participant, targets: Mapping[int, Tensor]) -> None:
+    def _check_targets(
+        self, federation: FederationView, participant: Participant, targets: Mapping[int, Tensor]
+    ) -> None:
         for place, one in targets.items():
             if place not in self._distilling:
                 raise OrderError(
@@ -174,7 +176,7 @@ class OrderChecks:
                 raise OrderError(f"{participant.label}: the coordinator sends targets for the public set {fault}.")
 
 
-def _fault_of_targets(federation: Federation, participant: Participant, targets: Tensor) -> str:
+def _fault_of_targets(federation: FederationView, participant: Participant, targets: Tensor) -> str:
     if not _reads_public(federation, participant):
         return "which it does not read"
     data = federation.federated_data
@@ -194,7 +196,7 @@ def _fault_of_targets(federation: Federation, participant: Participant, targets:
     )
 
 
-def _reads_public(federation: Federation, participant: Participant) -> bool:
+def _reads_public(federation: FederationView, participant: Participant) -> bool:
     data = federation.federated_data
     return data.num_public > 0 and participant.reads_any_of(data.public_inputs(torch.arange(1)))
 

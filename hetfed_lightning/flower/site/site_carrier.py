@@ -12,7 +12,7 @@ from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.participant_side import ParticipantSide
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.methods.context import Context
     from hetfed_lightning.methods.messages import Message
 
@@ -36,17 +36,17 @@ class SiteCarrier:
         self.sent: dict[str, Tensor] | str | None = None
         method.carrier = self
 
-    def prepare(self, federation: Federation) -> None:
+    def prepare(self, federation: FederationView) -> None:
         """Bring what was saved to the device."""
         self.received = {key: one.to(federation.device) for key, one in self.received.items()}
         self.participants.to(federation.device)
 
-    def open_round(self, federation: Federation, round_index: int) -> None:
+    def open_round(self, federation: FederationView, round_index: int) -> None:
         """Receive what is handed out with an order that closes no round."""
         if self._order.finish is None:
             self.hand_out(federation, round_index)
 
-    def collect(self, federation: Federation, round_index: int, when: Literal["start", "end"]) -> None:
+    def collect(self, federation: FederationView, round_index: int, when: Literal["start", "end"]) -> None:
         """Make the message that the order asks for; of who has taken no step, only where the method needs none."""
         del round_index
         (name,) = federation.members()
@@ -56,10 +56,10 @@ class SiteCarrier:
             return
         self.sent = self.participants.send(federation, name, when=when)
 
-    def combine(self, federation: Federation, round_index: int) -> None:
+    def combine(self, federation: FederationView, round_index: int) -> None:
         """Nothing: the coordinator does."""
 
-    def hand_out(self, federation: Federation, round_index: int) -> None:
+    def hand_out(self, federation: FederationView, round_index: int) -> None:
         """Receive what is handed out with the order."""
         del round_index
         handed = self._order.shared.get(self._place)
@@ -72,12 +72,12 @@ class SiteCarrier:
         if type(self.method).receive is not Method.receive:
             self.participants.receive(federation, name)
 
-    def replaced(self, federation: Federation, handed: Message) -> dict[str, Tensor]:
+    def replaced(self, federation: FederationView, handed: Message) -> dict[str, Tensor]:
         """Tensors of a result that replace those of the participant."""
         (participant,) = federation.members().values()
         return {key: one for key, one in handed.items() if key in participant.state_dict(keep_vars=True)}
 
-    def context(self, federation: Federation, name: str) -> Context:
+    def context(self, federation: FederationView, name: str) -> Context:
         """Context of the participant."""
         return self.participants.context(federation, name)
 

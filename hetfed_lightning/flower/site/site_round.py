@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.distillation import Ensemble
     from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 
 log = logging.getLogger(__name__)
@@ -354,7 +355,7 @@ class SiteRound(RoundClock):
         del trainer
         return self._all()
 
-    def career_of(self, federation: Federation, name: str) -> Career:
+    def career_of(self, federation: FederationView, name: str) -> Career:
         """All rounds from the participant's first to its last, since the site cannot know those it will be sampled for.
 
         Args:

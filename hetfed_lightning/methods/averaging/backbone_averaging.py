@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     import lightning as L
     from torch.optim import Optimizer
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.participants.participant import Participant
@@ -189,7 +189,7 @@ class BackboneAveraging(Method):
         if stage == "fit" and trainer.current_epoch == 0:
             self._bounded, self._foundations = set(), {}
 
-    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+    def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         """Form the sharing groups and log who shares what."""
         members = federation.members()
         states = {name: self.shareable(participant) for name, participant in members.items()}
@@ -315,17 +315,17 @@ class BackboneAveraging(Method):
 
     # The round
 
-    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Set the common start, and hand the shared state to newcomers."""
         super().on_round_start(trainer, federation, round_index)
         self._set_anchors(federation)
 
-    def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_resume(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Set the anchors of the proximal term again; the shared state came with the checkpoint."""
         del trainer, round_index
         self._set_anchors(federation)
 
-    def _set_anchors(self, federation: Federation) -> None:
+    def _set_anchors(self, federation: FederationView) -> None:
         if self.proximal:
             states = {name: self.shared_state(name) for name in self.sharing}
             self.hold_near(federation, [(self.sharing[name], state) for name, state in states.items() if state])
@@ -334,7 +334,7 @@ class BackboneAveraging(Method):
         """Shared tensors of a group by key; empty before its first average or common start."""
         return {} if self.carrier is None else dict(self.carrier.last(group))
 
-    def hold_near(self, federation: Federation, shared: Sequence[tuple[SharingGroup, State]]) -> None:
+    def hold_near(self, federation: FederationView, shared: Sequence[tuple[SharingGroup, State]]) -> None:
         """Set the anchors of the proximal term in the local steps of a round.
 
         Args:
@@ -345,12 +345,12 @@ class BackboneAveraging(Method):
         here = [(group, {key: state[key].to(device) for key in group.keys}) for group, state in shared]
         self._proximal.open_round(self.proximal, here)
 
-    def adds_to_loss(self, federation: Federation) -> bool:
+    def adds_to_loss(self, federation: FederationView) -> bool:
         """True if there is a proximal term."""
         del federation
         return self.proximal > 0
 
-    def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
+    def local_loss(self, federation: FederationView, participant: Participant, batch_idx: int) -> Tensor | None:
         """FedProx's proximal term, a scalar; None if it is 0 for all weights."""
         del federation, batch_idx
         return self._proximal.loss(participant)
@@ -359,12 +359,12 @@ class BackboneAveraging(Method):
         """True; the proximal term does not depend on examples."""
         return type(self).local_loss is BackboneAveraging.local_loss
 
-    def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
+    def fleet_term(self, federation: FederationView, fleet: Fleet) -> FleetTerm | None:
         """FedProx's proximal term for the members of a fleet; None if it is 0 for all weights."""
         del federation
         return self._proximal.fleet_term(fleet)
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Aggregate each group and hand the result to all joined members."""
         super().on_round_end(trainer, federation, round_index)
         for name in federation.active_names(round_index) if self.is_due(round_index) else ():
@@ -471,7 +471,7 @@ class BackboneAveraging(Method):
         here = {key: server.last[key].to(aggregate[key].device) for key in keys}
         return aggregate | server.kept(OPTIMIZER, lambda: ServerOptimizer(here, factory)).step(server.last, aggregate)
 
-    def tidy(self, federation: Federation, name: str) -> None:
+    def tidy(self, federation: FederationView, name: str) -> None:
         """Reset running statistics and momenta of a participant, as the settings ask for."""
         if self.buffers == "reset":
             for module in federation[name].modules():

@@ -33,7 +33,7 @@ from hetfed_lightning.strategies.ranks import Ranks
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup
     from hetfed_lightning.participants.participant import Participant
 
@@ -127,7 +127,7 @@ class PrivateAveraging(BackboneAveraging):
         super().setup(trainer, pl_module, stage)
         self._ledgers, self._was_rehearsed = ledgers, rehearsed
 
-    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+    def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         """Refuse settings and callbacks that would void the guarantee."""
         super().prepare(trainer, federation)
         check_company(trainer.callbacks, self)  # type: ignore[attr-defined]  # the Trainer sets it at run time
@@ -173,20 +173,20 @@ class PrivateAveraging(BackboneAveraging):
             )
         self._is_checked = False
 
-    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Check the budget, then set the common start and hand the shared state to newcomers."""
         if round_index > 0:
             self._check_shared(federation, round_index - 1)
         self.check_first(federation, round_index)
         super().on_round_start(trainer, federation, round_index)
 
-    def on_round_resume(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_resume(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Set the anchors of the proximal term, for a checkpoint with a shared state."""
         self._check_shared(federation, round_index)
         self.check_first(federation, round_index)
         super().on_round_resume(trainer, federation, round_index)
 
-    def _check_shared(self, federation: Federation, round_index: int) -> None:
+    def _check_shared(self, federation: FederationView, round_index: int) -> None:
         joined = federation.joined(round_index)
         begun = [group for group in self.sharing.values() if any(name in group for name in joined)]
         missing = [group for group in begun if not self.shared_state(group.name)]
@@ -240,7 +240,7 @@ class PrivateAveraging(BackboneAveraging):
 
     # The round
 
-    def may_exchange(self, federation: Federation, round_index: int) -> bool:
+    def may_exchange(self, federation: FederationView, round_index: int) -> bool:
         """True if the budget allows the release of a round; if not, training is told to stop."""
         if self.exceeds(federation, round_index):  # A Trainer with min_epochs goes on after it was told to stop.
             log.warning("Round %d: nothing is shared, since max_epsilon=%g is spent.", round_index, self.max_epsilon)
@@ -251,7 +251,7 @@ class PrivateAveraging(BackboneAveraging):
         self._released_in = round_index
         return True
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Hand out each group's noised mean, log its cost, and stop if the next one would exceed the budget."""
         super().on_round_end(trainer, federation, round_index)
         if self._released_in == round_index:

@@ -10,7 +10,7 @@ from torch import Tensor
 from hetfed_lightning.shared_storage.copy_on_write import Loan
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup
 
 
@@ -38,7 +38,7 @@ class SharedStates:
         """Set the group's first state, in tensors that belong to no participant."""
         self._states[group.name] = state
 
-    def hand_out(self, federation: Federation, group: SharingGroup, names: Iterable[str], round_index: int) -> None:
+    def hand_out(self, federation: FederationView, group: SharingGroup, names: Iterable[str], round_index: int) -> None:
         """Hand the group's state to members as a round opens: copies to those who train in it, a loan to the others.
 
         Args:
@@ -54,7 +54,9 @@ class SharedStates:
             else:
                 federation[name].borrow(self._loan(federation, group))
 
-    def replace(self, federation: Federation, group: SharingGroup, state: dict[str, Tensor], round_index: int) -> None:
+    def replace(
+        self, federation: FederationView, group: SharingGroup, state: dict[str, Tensor], round_index: int
+    ) -> None:
         """Set a new state of the group as a round ends, and hand it to all joined members.
 
         Args:
@@ -76,7 +78,7 @@ class SharedStates:
             if federation[name].is_member(round_index):
                 federation[name].borrow(loan)
 
-    def _loan(self, federation: Federation, group: SharingGroup) -> Loan:
+    def _loan(self, federation: FederationView, group: SharingGroup) -> Loan:
         if group.name not in self._loans:
             # A checkpoint's state lies on the CPU.
             here = {key: tensor.to(federation.device) for key, tensor in self[group].items()}

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import lightning as L
 
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.participants.participant import Participant, Stage
@@ -149,7 +149,7 @@ class EnsembleDistillation(FederatedCallback):
         if stage == "fit" and trainer.current_epoch == 0:
             self.load_state_dict({"scores": {}, "targets": None})
 
-    def prepare(self, trainer: L.Trainer, federation: Federation) -> None:
+    def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         """Refuse teachers and students whose outputs do not agree, and schedules that leave their range."""
         for round_index in range(trainer.max_epochs or 0):
             _check_settings(self.temperature, self.weight, round_index)
@@ -184,7 +184,7 @@ class EnsembleDistillation(FederatedCallback):
                 counts = participant.task.class_counts(data.train_targets(name), width)
                 self.meet(name, data.num_samples(name), counts)
 
-    def _check_batches(self, federation: Federation, name: str, inputs: Any) -> None:
+    def _check_batches(self, federation: FederationView, name: str, inputs: Any) -> None:
         """Refuse a last public batch of one example for who learns and cannot train on it."""
         mutual, student = self.learners(has_student=federation.student is not None)
         if student if name == STUDENT else mutual:
@@ -211,7 +211,7 @@ class EnsembleDistillation(FederatedCallback):
             return not has_student, has_student
         return self.students in {"mutual", "both"}, self.students in {"student", "both"}
 
-    def further_steps(self, federation: Federation, name: str, career: Career) -> int:
+    def further_steps(self, federation: FederationView, name: str, career: Career) -> int:
         """Number of steps of phases and of a newcomer's lessons by the participant's own optimizer."""
         data, participant = federation.federated_data, federation[name]
         if data.num_public == 0 or (self.optimizer is not None and name != STUDENT):
@@ -238,7 +238,7 @@ class EnsembleDistillation(FederatedCallback):
 
     # The round
 
-    def on_round_start(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Compute the targets before the local steps: in ``"mixed"`` mode, and for newcomers not sampled on joining."""
         del trainer
         self.set_targets(None)
@@ -252,13 +252,13 @@ class EnsembleDistillation(FederatedCallback):
         newcomers = federation.newcomers(round_index)
         self._give_lessons(federation, [name for name in pupils if name not in newcomers], round_index)
 
-    def on_join(self, trainer: L.Trainer, federation: Federation, names: Sequence[str], round_index: int) -> None:
+    def on_join(self, trainer: L.Trainer, federation: FederationView, names: Sequence[str], round_index: int) -> None:
         """Teach sampled newcomers whose ``transfer`` asks for it with the ensemble of the earlier participants."""
         del trainer
         pupils = self._pupils(federation, round_index)
         self._give_lessons(federation, [name for name in names if name in pupils], round_index)
 
-    def _pupils(self, federation: Federation, round_index: int) -> list[str]:
+    def _pupils(self, federation: FederationView, round_index: int) -> list[str]:
         """Who trains for the first time in this round, having joined a federation that there was, and asks for lessons.
 
         One that is not drawn in the round in which it joins holds what is shared on loan, and learns when it is drawn.
@@ -272,12 +272,12 @@ class EnsembleDistillation(FederatedCallback):
                 found.append(name)
         return found
 
-    def _teachers_before(self, federation: Federation, round_index: int, pupils: Sequence[str]) -> list[str]:
+    def _teachers_before(self, federation: FederationView, round_index: int, pupils: Sequence[str]) -> list[str]:
         """Those who were there before the round and know something of it."""
         new = {*federation.newcomers(round_index), *pupils}
         return [name for name in self._readers(federation.joined(round_index)) if name not in new]
 
-    def _give_lessons(self, federation: Federation, pupils: Sequence[str], round_index: int) -> None:
+    def _give_lessons(self, federation: FederationView, pupils: Sequence[str], round_index: int) -> None:
         teachers = self._teachers_before(federation, round_index, self._pupils(federation, round_index))
         if not pupils or not teachers:
             return
@@ -290,7 +290,7 @@ class EnsembleDistillation(FederatedCallback):
         }
         self.teach(federation, passes, self._lessons, round_index)
 
-    def teach(self, federation: Federation, pupils: Mapping[str, int], targets: Tensor, round_index: int) -> None:
+    def teach(self, federation: FederationView, pupils: Mapping[str, int], targets: Tensor, round_index: int) -> None:
         """Teach newcomers, with the frozen rounds of their ``transfer`` heeded.
 
         Args:
@@ -315,12 +315,12 @@ class EnsembleDistillation(FederatedCallback):
         self._targets, self._lessons = targets, None
         self._order = {}
 
-    def adds_to_loss(self, federation: Federation) -> bool:
+    def adds_to_loss(self, federation: FederationView) -> bool:
         """True if the local steps of this round distil."""
         del federation
         return self._targets is not None
 
-    def local_loss(self, federation: Federation, participant: Participant, batch_idx: int) -> Tensor | None:
+    def local_loss(self, federation: FederationView, participant: Participant, batch_idx: int) -> Tensor | None:
         """Distillation loss on a public batch in ``"mixed"`` mode, a scalar; None if this step does not distil."""
         name = participant.name
         if self._targets is None or name is None or name == STUDENT:
@@ -330,14 +330,14 @@ class EnsembleDistillation(FederatedCallback):
             return None
         return self._lesson(federation, self._targets, federation.current_round).loss(participant, indices)
 
-    def fleet_term(self, federation: Federation, fleet: Fleet) -> FleetTerm | None:
+    def fleet_term(self, federation: FederationView, fleet: Fleet) -> FleetTerm | None:
         """Distillation term of a fleet's members in ``"mixed"`` mode; None if this round does not distil."""
         if self._targets is None:
             return None
         lesson = self._lesson(federation, self._targets, federation.current_round)
         return DistillationTerm(lesson, fleet, partial(self._learned_in, federation))
 
-    def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Compute the targets now and distil, in ``"phase"`` mode and for the student."""
         del trainer
         self._targets = None
@@ -353,7 +353,7 @@ class EnsembleDistillation(FederatedCallback):
         federation.count_bytes(self.title, down=payload_bytes(targets) * learners)
         self.learn(federation, names, targets, round_index)
 
-    def learn(self, federation: Federation, names: Sequence[str], targets: Tensor, round_index: int) -> None:
+    def learn(self, federation: FederationView, names: Sequence[str], targets: Tensor, round_index: int) -> None:
         """Train participants, or the student, on the targets in a phase.
 
         Args:
@@ -372,18 +372,18 @@ class EnsembleDistillation(FederatedCallback):
             self._distil(federation, federation[name], targets, round_index)
         federation.ranks.synchronise(names)
 
-    def _phase(self, federation: Federation, targets: Tensor, round_index: int) -> LearningPhase:
+    def _phase(self, federation: FederationView, targets: Tensor, round_index: int) -> LearningPhase:
         lesson = self._lesson(federation, targets, round_index)
         return LearningPhase(lesson, round_index, self.epochs, self.batch_size, self.optimizer)
 
-    def _distil(self, federation: Federation, participant: Participant, targets: Tensor, round_index: int) -> None:
+    def _distil(self, federation: FederationView, participant: Participant, targets: Tensor, round_index: int) -> None:
         self._phase(federation, targets, round_index).alone(participant)
 
-    def _lesson(self, federation: Federation, targets: Tensor, round_index: int) -> Lesson:
+    def _lesson(self, federation: FederationView, targets: Tensor, round_index: int) -> Lesson:
         temperature, weight = value_in(self.temperature, round_index), value_in(self.weight, round_index)
         return Lesson(federation, targets, temperature, weight)
 
-    def _learned_in(self, federation: Federation, name: str, step: int) -> Tensor | None:
+    def _learned_in(self, federation: FederationView, name: str, step: int) -> Tensor | None:
         """Indices of the public batch of a local step; None in steps that do not distil, and for who abstains."""
         if name in self._abstaining:
             return None
@@ -396,7 +396,7 @@ class EnsembleDistillation(FederatedCallback):
                 return None
         return self._public_batch(federation, name, step)
 
-    def _public_batch(self, federation: Federation, name: str, step: int) -> Tensor:
+    def _public_batch(self, federation: FederationView, name: str, step: int) -> Tensor:
         """Indices of the public batch of a local step: pass after pass, each in an order of its own."""
         size = federation.federated_data.num_public
         batches = -(-size // self.batch_size)
@@ -408,7 +408,7 @@ class EnsembleDistillation(FederatedCallback):
 
     # The teachers
 
-    def _ask(self, federation: Federation, names: list[str], round_index: int) -> Tensor:
+    def _ask(self, federation: FederationView, names: list[str], round_index: int) -> Tensor:
         """Softened targets of the ensemble on the whole public set, shape ``(N, C)``."""
         asked = finite_answers(federation, names, round_index, self.ensemble)
         federation.count_bytes(self.title, up=payload_bytes(list(asked.values())))
@@ -460,7 +460,9 @@ class EnsembleDistillation(FederatedCallback):
             ),
         )
 
-    def on_metrics(self, trainer: L.Trainer, federation: Federation, stage: Stage, values: Mapping[str, float]) -> None:
+    def on_metrics(
+        self, trainer: L.Trainer, federation: FederationView, stage: Stage, values: Mapping[str, float]
+    ) -> None:
         """Record each participant's own validation score, for ensembles that weight by it."""
         if stage != "val" or trainer.sanity_checking:
             return
@@ -529,7 +531,7 @@ def check_kind(participant: Participant, ensemble: Ensemble) -> None:
         )
 
 
-def _abstaining(federation: Federation, inputs: Any) -> frozenset[str]:
+def _abstaining(federation: FederationView, inputs: Any) -> frozenset[str]:
     """Participants who read nothing of a public batch: they neither teach nor learn; said by name.
 
     Raises:
@@ -550,7 +552,7 @@ def _abstaining(federation: Federation, inputs: Any) -> frozenset[str]:
     return frozenset(names)
 
 
-def _has_targets(federation: Federation, name: str) -> bool:
+def _has_targets(federation: FederationView, name: str) -> bool:
     """Whether a participant's batches are pairs of inputs and target; its own steps may take others."""
     data = federation.federated_data
     return split_batch(first_batch(data.source(name).dataset, collate_fn=data.collate_fn))[1] is not None

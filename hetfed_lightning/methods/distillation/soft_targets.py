@@ -16,7 +16,7 @@ from hetfed_lightning.fleets.compatibility import keeps_up
 from hetfed_lightning.tasks import Task
 
 if TYPE_CHECKING:
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.participants.participant import Participant
 
 
@@ -61,7 +61,7 @@ class Lesson:
         weight: Weight of the distillation loss, at least 0.
     """
 
-    federation: Federation
+    federation: FederationView
     targets: Tensor
     temperature: float
     weight: float
@@ -126,7 +126,7 @@ class Lesson:
         return self.targets[indices.to(self.targets.device)].to(self.federation.device)
 
 
-def on_device(federation: Federation, indices: Tensor) -> Any:
+def on_device(federation: FederationView, indices: Tensor) -> Any:
     """Raw inputs of public examples, on the federation's device and in its precision.
 
     Args:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hetfed_lightning.distillation import Ensemble
-    from hetfed_lightning.federation.federation import Federation
+    from hetfed_lightning.federation_view import FederationView
 
 TEACHER_BATCH = 128
 """Public examples that a teacher sees at once: of images, 512 at once fall out of a CPU's cache and take half as long
@@ -27,7 +27,7 @@ again."""
 
 @torch.no_grad()
 def finite_answers(
-    federation: Federation, names: Sequence[str], round_index: int, ensemble: Ensemble | None = None
+    federation: FederationView, names: Sequence[str], round_index: int, ensemble: Ensemble | None = None
 ) -> dict[str, Tensor]:
     """Teachers' outputs on the public set, shape ``(P, C)`` by name; a teacher with non-finite outputs is quarantined.
 
@@ -58,7 +58,9 @@ def finite_answers(
 
 
 @torch.no_grad()
-def own_answers(federation: Federation, names: Sequence[str], ensemble: Ensemble | None = None) -> dict[str, Tensor]:
+def own_answers(
+    federation: FederationView, names: Sequence[str], ensemble: Ensemble | None = None
+) -> dict[str, Tensor]:
     """Outputs on the public set of the teachers in this process, shape ``(P, C)`` by name, finite or not.
 
     Args:
@@ -88,7 +90,7 @@ def own_answers(federation: Federation, names: Sequence[str], ensemble: Ensemble
     return {name: torch.cat(own) for name, own in parts.items()}
 
 
-def _message(federation: Federation, name: str, ensemble: Ensemble) -> Tensor:
+def _message(federation: FederationView, name: str, ensemble: Ensemble) -> Tensor:
     """A teacher's message to an ensemble that asks for more than its outputs, shape ``(P, C)``."""
     data = ParticipantData(federation, federation[name], type(ensemble).__name__)
     return at_least_float32(ensemble.message(data.public_outputs, data.public_features, data))

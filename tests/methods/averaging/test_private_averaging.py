@@ -17,6 +17,7 @@ from hetfed_lightning import (
     EnsembleDistillation,
     FederatedCallback,
     Federation,
+    FederationView,
     Inheritance,
     Participant,
     Phase,
@@ -188,7 +189,7 @@ def test_who_is_not_sampled_does_not_pay_and_gains_nothing() -> None:
     class Watch(FederatedCallback):
         phase = Phase.MONITORING
 
-        def on_round_end(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
+        def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
             active.extend(federation.active_names(round_index))
 
     fit(federation, tiny_data("abcd", evaluated=False), rounds, averaging, Watch())

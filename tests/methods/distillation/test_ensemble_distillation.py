@@ -14,6 +14,7 @@ from hetfed_lightning import (
     EnsembleDistillation,
     FederatedDataModule,
     Federation,
+    FederationView,
     LinearSchedule,
     Participant,
 )
@@ -206,7 +207,7 @@ def test_mixed_epochs_leaves_the_first_passes_alone() -> None:
     steps: dict[str, list[int]] = {"a": [], "b": []}
 
     class Noting(EnsembleDistillation):
-        def _public_batch(self, federation: Federation, name: str, step: int) -> Tensor:
+        def _public_batch(self, federation: FederationView, name: str, step: int) -> Tensor:
             steps[name].append(step)
             return super()._public_batch(federation, name, step)
 
@@ -220,7 +221,7 @@ def test_mixed_batches_pass_through_the_whole_public_set() -> None:
     seen: list[Tensor] = []
 
     class Noting(EnsembleDistillation):
-        def _public_batch(self, federation: Federation, name: str, step: int) -> Tensor:
+        def _public_batch(self, federation: FederationView, name: str, step: int) -> Tensor:
             seen.append(super()._public_batch(federation, name, step))
             return seen[-1]
 
