@@ -21,6 +21,7 @@ from hetfed_lightning.callbacks.progress_bar import FederatedProgressBar
 from hetfed_lightning.callbacks.record import RunRecord
 from hetfed_lightning.callbacks.run_folder import run_folder
 from hetfed_lightning.cli.allowlist import restrict_imports
+from hetfed_lightning.cli.callback_names import refuse_equal_names
 from hetfed_lightning.cli.configs import Arguments, ConfigError, check_checkpoint, load_configs, split_arguments
 from hetfed_lightning.cli.error_messages import check_participants
 from hetfed_lightning.cli.error_owner import naming_participants
@@ -171,6 +172,7 @@ class FederatedCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Trainer whose defaults give way to the configuration's settings."""
         settings = self._get(self.config_init, "trainer", default={})
+        refuse_equal_names(settings.get("callbacks") or [])
         self.trainer_defaults["callbacks"] = self.default_callbacks(settings)
         return super().instantiate_trainer(**kwargs)
 
