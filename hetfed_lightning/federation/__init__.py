@@ -1,4 +1,4 @@
-"""The federation: who is in it, the round and its clock, what is checked before it, quarantine and evaluation."""
+"""Federation of participants: its rounds and their clock, cohort, checks before training, quarantine and evaluation."""
 
 from __future__ import annotations
 

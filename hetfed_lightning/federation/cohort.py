@@ -1,4 +1,4 @@
-"""Who takes part in which round, found once a round: every batch asks, and everything that happens at a round's end."""
+"""Cohort of a round: joined participants, newcomers, and the sample that trains, looked up once a round."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Roster:
-    """The participants of a round by name, in their order.
+    """Names of a round's participants, in the order of the federation.
 
-    In a run it remembers the last round that it was asked for; when a participant joins and leaves is then looked at
-    once a round. A copy of it remembers nothing.
+    In a run it caches the last round that it was asked for, so that membership is checked once a round and not once a
+    batch. A copy has no cache.
     """
 
     def __init__(self) -> None:
@@ -28,24 +28,24 @@ class Roster:
         self._active: tuple[tuple[int, float, int], list[str]] | None = None
 
     def __reduce__(self) -> tuple[type[Roster], tuple[()]]:
-        """Nothing for a copy to remember."""
+        """Arguments of a copy, which has no cache."""
         return Roster, ()
 
     def begin(self) -> None:
-        """Remember from now on."""
+        """Cache rounds from now on."""
         self._joined = self._active = None
         self._remembers = True
 
     def end(self) -> None:
-        """Look at the participants whenever asked."""
+        """Check membership at every call from now on."""
         self._remembers = False
 
     def joined(self, members: nn.ModuleDict, round_index: int) -> list[str]:
-        """Participants that have joined by a round and have not left."""
+        """Names of participants that have joined by a round and have not left."""
         return list(self._look(members, round_index)[1])
 
     def newcomers(self, members: nn.ModuleDict, round_index: int) -> list[str]:
-        """Participants whose first round it is, later than the first of all."""
+        """Names of participants whose first round it is, later than the first of all."""
         return list(self._look(members, round_index)[2])
 
     def _look(self, members: nn.ModuleDict, round_index: int) -> tuple[int, list[str], list[str]]:
@@ -59,13 +59,13 @@ class Roster:
         return self._joined
 
     def active(self, members: nn.ModuleDict, round_index: int, participation: float, seed: int) -> list[str]:
-        """Who trains in a round: of those who have joined a sample of the share ``participation``, at least one.
+        """Names of the participants that train in a round: a sample of the joined ones, at least one.
 
         Args:
             members: All participants.
-            round_index: The round.
-            participation: A fraction in (0, 1].
-            seed: The federation's; with the round it names the stream that the sample is drawn from.
+            round_index: Index of the round, from 0.
+            participation: Fraction of the joined participants in the sample, in (0, 1].
+            seed: Seed of the federation; with the round it seeds the sample.
         """
         if participation == 1:
             return self.joined(members, round_index)
@@ -76,13 +76,13 @@ class Roster:
 
 
 def sampled(names: Sequence[str], round_index: int, participation: float, seed: int) -> list[str]:
-    """Who trains in a round: the share ``participation`` of ``names``, at least one, in their order.
+    """Sample of names that trains in a round, at least one, in their order.
 
     Args:
-        names: Those who have joined, at least one.
-        round_index: The round.
-        participation: A fraction in (0, 1].
-        seed: The federation's; with the round it names the stream that the sample is drawn from.
+        names: Names of the joined participants, at least one.
+        round_index: Index of the round, from 0.
+        participation: Fraction of the names in the sample, in (0, 1].
+        seed: Seed of the federation; with the round it seeds the sample.
     """
     if participation == 1:
         return list(names)
@@ -92,7 +92,7 @@ def sampled(names: Sequence[str], round_index: int, participation: float, seed: 
 
 
 class KeepsRoster(L.LightningModule):
-    """A LightningModule of participants that knows who of them takes part in a round."""
+    """LightningModule of participants with the cohort of each round."""
 
     participants: nn.ModuleDict
     student: Participant | None
@@ -104,17 +104,17 @@ class KeepsRoster(L.LightningModule):
         self.roster = Roster()
 
     def joined(self, round_index: int) -> list[str]:
-        """Participants that have joined by a round and have not left."""
+        """Names of participants that have joined by a round and have not left."""
         return self.roster.joined(self.participants, round_index)
 
     def newcomers(self, round_index: int) -> list[str]:
-        """Participants whose first round this is, later than the first of all."""
+        """Names of participants whose first round it is, later than the first of all."""
         return self.roster.newcomers(self.participants, round_index)
 
     def active_names(self, round_index: int) -> list[str]:
-        """Participants that train in a round: those joined, or the sample of them that ``participation`` asks for."""
+        """Names of participants that train in a round: all joined ones, or the sample set by ``participation``."""
         return self.roster.active(self.participants, round_index, self.participation, self.seed)
 
     def trained(self, round_index: int) -> list[str]:
-        """Those whose weights a round changes: who is active in it, and the student if there is one."""
+        """Names of everyone whose weights a round changes: active participants, and the student if there is one."""
         return self.active_names(round_index) + ([] if self.student is None else [STUDENT])

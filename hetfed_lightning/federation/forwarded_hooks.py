@@ -1,8 +1,8 @@
-"""Lightning's hooks, handed on to the participants: its Trainer calls those of the federation alone.
+"""Lightning's hooks forwarded to participants, since the Trainer calls those of the federation alone.
 
-Hooks of a round's epoch and batches are called where a round runs them, those of a batch that is evaluated in
-``evaluation``. What remains is either handed on here, or, where a federation has no moment for it, refused by name
-before training, since an override that is never called is a fault nobody sees.
+Hooks of a round's epoch and batches are called by the round, those of evaluated batches in ``evaluation``. The others
+are forwarded here, or refused by name before training if a federation has no moment for them: an override that is never
+called is a silent fault.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ NEVER_CALLED: Mapping[str, str] = {
     "optimizer_zero_grad": _BY_HAND,
     "transfer_batch_to_device": _TRANSFORM,
 }
-"""Hooks of a LightningModule that a participant cannot override, and what to do instead.
+"""Alternative by name of each LightningModule hook that a participant cannot override.
 
-Its loaders are not among them: Lightning itself passes over a module's loaders where there is a data module."""
+Loaders are not among them: Lightning itself ignores a module's loaders if there is a data module.
+"""
 
 
 def check_hooks(participants: Mapping[str, Participant]) -> None:
     """Refuse participants that override a hook which a federation never calls.
 
     Raises:
-        ValueError: Naming the participant, the hook and what to do instead.
+        ValueError: If there is one; names the participant, the hook and the alternative.
     """
     for name, participant in participants.items():
         for hook, instead in NEVER_CALLED.items():
@@ -58,22 +59,28 @@ def check_hooks(participants: Mapping[str, Participant]) -> None:
 
 
 class HandsOnHooks(L.LightningModule):
-    """A LightningModule that hands what it hears on to its participants."""
+    """LightningModule that forwards its hooks to its participants."""
 
     @abstractmethod
     def everyone(self) -> dict[str, Participant]:
-        """Every participant by name."""
+        """Participants by name, with the student."""
 
     @abstractmethod
     def __getitem__(self, name: str) -> Participant:
-        """A participant."""
+        """Participant of a name."""
 
     @abstractmethod
     def measured_here(self) -> list[str]:
-        """Those that this process evaluates."""
+        """Names of the participants that this process evaluates."""
 
     def hand_on(self, hook: str, *args: Any, names: Sequence[str] | None = None) -> None:
-        """Call a hook of everyone who has one of its own, or of those among ``names``, in their order."""
+        """Call a hook of the participants that override it, in their order.
+
+        Args:
+            hook: Name of the hook.
+            args: Arguments of the hook.
+            names: Names of the participants; all if None.
+        """
         idle, kinds = getattr(L.LightningModule, hook), dict[type, bool]()
         for participant in self.everyone().values() if names is None else map(self.__getitem__, names):
             kind = type(participant)
@@ -83,77 +90,77 @@ class HandsOnHooks(L.LightningModule):
                 cast("Callable[..., None]", getattr(participant, hook))(*args)
 
     def prepare_data(self) -> None:
-        """Hand on."""
+        """Call ``prepare_data`` of the participants that override it."""
         self.hand_on("prepare_data")
 
     def setup(self, stage: str) -> None:
-        """Hand on."""
+        """Call ``setup`` of the participants that override it."""
         self.hand_on("setup", stage)
 
     def teardown(self, stage: str) -> None:
-        """Hand on."""
+        """Call ``teardown`` of the participants that override it."""
         self.hand_on("teardown", stage)
 
     def on_fit_start(self) -> None:
-        """Hand on."""
+        """Call ``on_fit_start`` of the participants that override it."""
         self.hand_on("on_fit_start")
 
     def on_fit_end(self) -> None:
-        """Hand on."""
+        """Call ``on_fit_end`` of the participants that override it."""
         self.hand_on("on_fit_end")
 
     def on_train_start(self) -> None:
-        """Hand on."""
+        """Call ``on_train_start`` of the participants that override it."""
         self.hand_on("on_train_start")
 
     def on_train_end(self) -> None:
-        """Hand on."""
+        """Call ``on_train_end`` of the participants that override it."""
         self.hand_on("on_train_end")
 
     def on_validation_start(self) -> None:
-        """Hand on."""
+        """Call ``on_validation_start`` of the participants evaluated here that override it."""
         self.hand_on("on_validation_start", names=self.measured_here())
 
     def on_validation_epoch_start(self) -> None:
-        """Hand on."""
+        """Call ``on_validation_epoch_start`` of the participants evaluated here that override it."""
         self.hand_on("on_validation_epoch_start", names=self.measured_here())
 
     def on_validation_epoch_end(self) -> None:
-        """Hand on."""
+        """Call ``on_validation_epoch_end`` of the participants evaluated here that override it."""
         self.hand_on("on_validation_epoch_end", names=self.measured_here())
 
     def on_validation_end(self) -> None:
-        """Hand on."""
+        """Call ``on_validation_end`` of the participants evaluated here that override it."""
         self.hand_on("on_validation_end", names=self.measured_here())
 
     def on_test_start(self) -> None:
-        """Hand on."""
+        """Call ``on_test_start`` of the participants evaluated here that override it."""
         self.hand_on("on_test_start", names=self.measured_here())
 
     def on_test_epoch_start(self) -> None:
-        """Hand on."""
+        """Call ``on_test_epoch_start`` of the participants evaluated here that override it."""
         self.hand_on("on_test_epoch_start", names=self.measured_here())
 
     def on_test_epoch_end(self) -> None:
-        """Hand on."""
+        """Call ``on_test_epoch_end`` of the participants evaluated here that override it."""
         self.hand_on("on_test_epoch_end", names=self.measured_here())
 
     def on_test_end(self) -> None:
-        """Hand on."""
+        """Call ``on_test_end`` of the participants evaluated here that override it."""
         self.hand_on("on_test_end", names=self.measured_here())
 
     def on_predict_start(self) -> None:
-        """Hand on."""
+        """Call ``on_predict_start`` of the participants that override it."""
         self.hand_on("on_predict_start")
 
     def on_predict_epoch_start(self) -> None:
-        """Hand on."""
+        """Call ``on_predict_epoch_start`` of the participants that override it."""
         self.hand_on("on_predict_epoch_start")
 
     def on_predict_epoch_end(self) -> None:
-        """Hand on."""
+        """Call ``on_predict_epoch_end`` of the participants that override it."""
         self.hand_on("on_predict_epoch_end")
 
     def on_predict_end(self) -> None:
-        """Hand on."""
+        """Call ``on_predict_end`` of the participants that override it."""
         self.hand_on("on_predict_end")

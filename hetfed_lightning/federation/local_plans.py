@@ -1,4 +1,4 @@
-"""Plans of the participants' local work: asked of the run's methods, checked, and looked up batch by batch."""
+"""Plans of the participants' local work, collected from the run's methods, checked, and looked up batch by batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LocalPlans:
-    """Plans of a federation's participants; without a method that plans everyone works as its own settings say."""
+    """Plans of a federation's participants; without a method that plans, their own settings hold."""
 
     def __init__(self) -> None:
         self._planners: list[Method] = []
@@ -26,7 +26,7 @@ class LocalPlans:
         self._spans: dict[str, tuple[Span, ...]] = {}
 
     def __reduce__(self) -> tuple[type[LocalPlans], tuple[()]]:
-        """A copy belongs to no run."""
+        """Arguments of a copy, which belongs to no run."""
         return LocalPlans, ()
 
     def begin(self, trainer: L.Trainer) -> None:
@@ -41,7 +41,7 @@ class LocalPlans:
         return not self._planners
 
     def check(self, federation: FederationView) -> None:
-        """Ask for everyone's first round.
+        """Check the plan of each participant's first round.
 
         Raises:
             PlanError: If a plan cannot be followed.
@@ -50,7 +50,12 @@ class LocalPlans:
             self.of(federation, name, max(federation.current_round, participant.joins_at))
 
     def of(self, federation: FederationView, name: str, round_index: int) -> tuple[Part, ...]:
-        """Parts of a participant's local work in a round; none where it works as its own settings say.
+        """Parts of a participant's local work in a round; empty if its own settings hold.
+
+        Args:
+            federation: The federation, in a fit.
+            name: Name of the participant.
+            round_index: Index of the round, from 0.
 
         Raises:
             PlanError: If they cannot be followed, or two methods have some.
@@ -82,12 +87,12 @@ class LocalPlans:
         return next(iter(found.values()), ())
 
     def span_at(self, federation: FederationView, name: str, batch_idx: int) -> Span | None:
-        """The part that a batch of the current round belongs to; None where there is no plan.
+        """Part to which a batch of the current round belongs; None without a plan.
 
         Args:
-            federation: In a round.
-            name: A participant with a batch.
-            batch_idx: Index of the batch in the round.
+            federation: The federation, in a round.
+            name: Name of a participant with a batch.
+            batch_idx: Index of the batch in the round, from 0.
         """
         if not self._planners:
             return None
@@ -97,7 +102,13 @@ class LocalPlans:
         return next((one for one in self._spans[name] if one.start <= batch_idx < one.stop), None)
 
     def spans_of(self, federation: FederationView, name: str, round_index: int) -> tuple[Span, ...]:
-        """Parts of a round in their places, after the Trainer's limit; none without a plan."""
+        """Parts of a round with their places, after the Trainer's limit; empty without a plan.
+
+        Args:
+            federation: The federation, in a fit.
+            name: Name of the participant.
+            round_index: Index of the round, from 0.
+        """
         if not (parts := self.of(federation, name, round_index)):
             return ()
         per_epoch = federation.federated_data.source(name).batches_per_epoch
@@ -106,13 +117,13 @@ class LocalPlans:
 
 
 def planned(method: Method, participant: Participant, moment: Moment, round_index: int) -> tuple[Part, ...]:
-    """A method's plan for one participant, checked.
+    """Plan of a method for one participant, checked.
 
     Args:
-        method: The method that plans.
+        method: Method that plans.
         participant: The participant.
-        moment: When the parts are worked on.
-        round_index: The round.
+        moment: Moment of the work.
+        round_index: Index of the round, from 0.
 
     Raises:
         PlanError: If it cannot be followed; names the participant, the round and the method.

@@ -1,8 +1,8 @@
-"""Who has memory of its own, and where it comes from: a federation's side of `lending`.
+"""Storage of participants in a federation: own memory for those that train, shared tensors for those that wait.
 
-Participants that train in a round are *materialised* as it opens, into memory that those of the round before gave
-back. Moving the federation to a device and loading a checkpoint keep shared what was shared, so that neither needs
-memory for what everyone has times the number of participants.
+Participants that train in a round are *materialised* as it opens, in memory released by those of the round before.
+Moving the federation to a device and loading a checkpoint keep shared tensors shared. So neither needs memory for the
+shared state times the number of participants.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ Signature = tuple[torch.Size, torch.dtype, torch.device]
 
 
 class SpareStorage:
-    """Memory that returns from who has trained and is given to who trains next.
+    """Pool of memory, released by participants that have trained and reused by those that train next.
 
-    Fresh memory costs several times the copying into it, and rounds come one after another. A copy of it, or a
-    pickle, is empty.
+    Fresh memory costs several times the copying into it. A copy of the pool, or a pickle, is empty.
     """
 
     def __init__(self) -> None:
@@ -37,31 +36,37 @@ class SpareStorage:
         self._given: dict[tuple[str, str], Tensor] = {}
 
     def __reduce__(self) -> tuple[type[SpareStorage], tuple[()]]:
-        """Nothing to hand on."""
+        """Arguments of a copy, which is empty."""
         return SpareStorage, ()
 
     def copy_for(self, name: str, key: str, tensor: Tensor) -> Tensor:
-        """A copy of ``tensor`` for a participant's key, in memory that nobody uses."""
+        """Copy of ``tensor``, of the same shape and dtype, in unused memory.
+
+        Args:
+            name: Name of the participant.
+            key: Key of its tensor.
+            tensor: Tensor to copy.
+        """
         spare = self._spare[tensor.shape, tensor.dtype, tensor.device]
         copy = spare.pop() if spare else torch.empty_like(tensor, memory_format=torch.contiguous_format)
         self._given[name, key] = copy.copy_(tensor)
         return copy
 
     def take_back(self, returned: Callable[[str, str], bool]) -> None:
-        """Make what was given out available again where ``returned(name, key)`` says that it is not in use."""
+        """Make memory available again where ``returned(name, key)`` is True."""
         for (name, key), tensor in list(self._given.items()):
             if returned(name, key):
                 self._spare[tensor.shape, tensor.dtype, tensor.device].append(tensor)
                 del self._given[name, key]
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Release all memory."""
         self._spare.clear()
         self._given.clear()
 
 
 class LendsStorage(L.LightningModule):
-    """A LightningModule of participants, of which those that wait point at tensors that they have in common."""
+    """LightningModule of participants, of which the waiting ones share tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,37 +74,37 @@ class LendsStorage(L.LightningModule):
 
     @abstractmethod
     def everyone(self) -> dict[str, Participant]:
-        """Every participant by name."""
+        """Participants by name, with the student."""
 
     @staticmethod
     @abstractmethod
     def prefix_of(name: str) -> str:
-        """Where a participant's keys begin in the federation's ``state_dict``."""
+        """Prefix of a participant's keys in the federation's ``state_dict``."""
 
     @abstractmethod
     def __getitem__(self, name: str) -> Participant:
-        """A participant."""
+        """Participant of a name."""
 
     @abstractmethod
     def trained(self, round_index: int) -> list[str]:
-        """Those whose weights a round changes."""
+        """Names of everyone whose weights a round changes."""
 
     @property
     @abstractmethod
     def current_round(self) -> int:
-        """The round in progress."""
+        """Index of the round in progress, from 0."""
 
     def on_validation_model_zero_grad(self) -> None:
-        """Nobody has a gradient but who trains."""
+        """Clear gradients; participants that do not train have none."""
         for name in self.trained(self.current_round):
             self[name].zero_grad()
 
     def materialise(self, name: str) -> None:
-        """Give a participant storage of its own for what it borrows, as a round opens in which it trains."""
+        """Give a participant storage of its own for borrowed tensors, as a round opens in which it trains."""
         self[name].materialise(copy=lambda key, tensor: self.spare.copy_for(name, key, tensor))
 
     def materialise_active(self, names: Iterable[str]) -> None:
-        """Take back the memory of those who borrow again, and give it to who trains next."""
+        """Release the memory of participants that borrow again, and materialise those that train next."""
         self.spare.take_back(lambda name, key: self[name].borrows(key) is not None)
         for name in names:
             self.materialise(name)
@@ -110,7 +115,13 @@ class LendsStorage(L.LightningModule):
         return super()._apply(KeepsLoans(fn, loans.values()), recurse)  # type: ignore[no-untyped-call]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As ``Module.load_state_dict``; participants whose tensors are one in ``state_dict`` borrow one."""
+        """Load a state as ``Module.load_state_dict`` does; tensors that are one in it are borrowed from one loan.
+
+        Args:
+            state_dict: Tensors by key.
+            strict: True to refuse missing and unknown keys.
+            assign: True to take the tensors themselves instead of copies.
+        """
         if assign:
             for participant in self.everyone().values():
                 participant.materialise()
@@ -123,12 +134,12 @@ class LendsStorage(L.LightningModule):
 def borrow_as_saved(
     participants: Mapping[str, Participant], prefix_of: Callable[[str], str], state: Mapping[str, Any]
 ) -> None:
-    """Let participants borrow what several of them have in one place of ``state``, and own everything else.
+    """Make participants borrow tensors that are one in a state, and own all others.
 
     Args:
-        participants: By name.
-        prefix_of: Where a participant's keys begin in ``state``.
-        state: Of a federation; a file that was saved with shared tensors is read with shared tensors.
+        participants: Participants by name.
+        prefix_of: Returns the prefix of a participant's keys in ``state``.
+        state: State of a federation; a file saved with shared tensors is read with shared tensors.
     """
     places: dict[tuple[Any, ...], set[str]] = defaultdict(set)
     own_of = {name: participant.state_dict(keep_vars=True) for name, participant in participants.items()}

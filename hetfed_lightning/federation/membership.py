@@ -1,4 +1,4 @@
-"""A federation's checkpoint with one participant more, or one less; nothing of the others changes."""
+"""Checkpoints of a federation with one participant added or removed; all others stay unchanged."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _KEYED = ("optimizers", "schedulers", "steps", "scales", "privacy", "own")
 
 
 def members_of(checkpoint: Mapping[str, Any]) -> list[str]:
-    """Names of the participants in a federation's checkpoint, the student not among them.
+    """Names of the participants in a federation's checkpoint, without the student.
 
     Raises:
-        ValueError: If no federation made it.
+        ValueError: If it is not a federation's.
     """
     saved = checkpoint.get("federation")
     if saved is None:
@@ -27,12 +27,12 @@ def members_of(checkpoint: Mapping[str, Any]) -> list[str]:
 
 
 def with_member(checkpoint: Mapping[str, Any], newcomer: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A federation's checkpoint with a participant of another run in it, with its optimizer and counters.
+    """Checkpoint of a federation with a participant of another run added, with its optimizer and counters.
 
     Args:
-        checkpoint: Of the federation that is joined.
-        newcomer: A checkpoint of a federation in which the participant trained.
-        name: The participant's.
+        checkpoint: Checkpoint of the federation that is joined.
+        newcomer: Checkpoint of a federation in which the participant trained.
+        name: Name of the participant.
 
     Raises:
         ValueError: If the federation has a participant of that name, or the other run has none.
@@ -57,7 +57,11 @@ def with_member(checkpoint: Mapping[str, Any], newcomer: Mapping[str, Any], name
 
 
 def without_member(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A federation's checkpoint with nothing of one participant but what the shared state has learned from it.
+    """Checkpoint of a federation without one participant; what the shared state has learned from it stays.
+
+    Args:
+        checkpoint: Checkpoint of the federation.
+        name: Name of the participant.
 
     Raises:
         ValueError: If there is no such participant, or no other.

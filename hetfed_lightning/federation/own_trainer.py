@@ -1,4 +1,4 @@
-"""The Trainer as a participant sees it: what it tells of the length of rounds and run is the participant's own."""
+"""Trainer as a participant sees it, with lengths of rounds and run that are the participant's own."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class OwnTrainer:
-    """Stands for a federation's Trainer as ``self.trainer`` of a participant.
+    """Proxy of a federation's Trainer, which is ``self.trainer`` of a participant.
 
-    In a fit, ``num_training_batches``, ``is_last_batch`` and ``estimated_stepping_batches`` are about the participant's
-    own batches and optimizer steps. Everything else is the Trainer's, and what is set is set there.
+    In a fit, ``num_training_batches``, ``is_last_batch`` and ``estimated_stepping_batches`` count the participant's own
+    batches and optimizer steps. All other attributes are read from and written to the Trainer.
 
     Args:
-        trainer: The federation's.
-        federation: Which it fits, validates or tests.
-        name: The participant's.
+        trainer: Trainer of the federation.
+        federation: The federation.
+        name: Name of the participant.
     """
 
     def __init__(self, trainer: L.Trainer, federation: FederationView, name: str) -> None:
@@ -47,13 +47,13 @@ class OwnTrainer:
 
     @property
     def num_training_batches(self) -> int | float:
-        """Batches that the participant trains on in a round in which it takes part."""
+        """Number of batches of the participant in a round in which it trains."""
         trainer, federation, name = self._whose
         return batches_in_round(federation, name) if is_fitting(trainer) else trainer.num_training_batches
 
     @property
     def is_last_batch(self) -> bool:
-        """Whether the batch at hand is the last of the participant's own in this round, or that has passed."""
+        """True if the current batch is the participant's last one in this round, or after it."""
         trainer, federation, name = self._whose
         if not is_fitting(trainer):
             return bool(trainer.is_last_batch)
@@ -61,23 +61,23 @@ class OwnTrainer:
 
     @property
     def estimated_stepping_batches(self) -> int | float:
-        """Optimizer steps of the participant over the run, those of distillation by its own optimizer included.
+        """Number of optimizer steps of the participant over the run, with those of distillation by its own optimizer.
 
-        Rounds in which it is not drawn or not a member do not count; between institutions, where a site does not know
-        when it will be drawn, all from its first to its last do. Steps that fp16's loss scale skips, and rounds that it
-        is quarantined in, are not foreseen.
+        Rounds in which it is not sampled or not a member do not count. Between institutions a site does not know its
+        samples, so all rounds from its first to its last count. Steps skipped by fp16's loss scale and rounds in
+        quarantine are not foreseen.
         """
         _, federation, name = self._whose
         return steps_over_run(federation, name)
 
 
 def batches_in_round(federation: FederationView, name: str, round_index: int | None = None) -> int:
-    """Batches of a participant in a round, after the Trainer's limit; 0 for the student, who has no data of its own.
+    """Number of a participant's batches in a round, after the Trainer's limit; 0 for the student, which has no data.
 
     Args:
-        federation: In a fit.
-        name: A participant, or the student.
-        round_index: The round; the current one if None, or its first where it has yet to join.
+        federation: The federation, in a fit.
+        name: Name of a participant, or of the student.
+        round_index: Index of the round; None for the current one, or the participant's first if it has yet to join.
     """
     if name == STUDENT:
         return 0
@@ -89,14 +89,14 @@ def batches_in_round(federation: FederationView, name: str, round_index: int | N
 
 
 def own_steps(federation: FederationView, name: str, round_index: int, most: int | None = None) -> int:
-    """Local steps of a participant by its own optimizer in a round.
+    """Number of a participant's local steps in a round by its own optimizer.
 
     Args:
-        federation: In a fit.
-        name: A participant, or the student.
-        round_index: The round.
-        most: Batches after which the run ends, so that nothing steps on what waits for an accumulation to end; None
-            where it does not end inside the round.
+        federation: The federation, in a fit.
+        name: Name of a participant, or of the student.
+        round_index: Index of the round, from 0.
+        most: Number of batches after which the run ends without a step on an incomplete accumulation; None if it does
+            not end inside the round.
     """
     accumulated = federation[name].accumulate_grad_batches
     batches = batches_in_round(federation, name, round_index)
@@ -113,11 +113,11 @@ def own_steps(federation: FederationView, name: str, round_index: int, most: int
 
 
 def steps_over_run(federation: FederationView, name: str) -> int | float:
-    """Optimizer steps of a participant in a fit; infinitely many where nothing ends it.
+    """Number of a participant's optimizer steps in a fit; infinite if the fit has no end.
 
     Args:
-        federation: In a fit, its data set up.
-        name: A participant, or the student.
+        federation: The federation in a fit, its data set up.
+        name: Name of a participant, or of the student.
     """
     trainer = federation.trainer
     clock = next(one for one in trainer.callbacks if isinstance(one, RoundClock))  # type: ignore[attr-defined]

@@ -1,8 +1,8 @@
-"""Told to end, a run saves a checkpoint at its next batch and ends with the exit code that says so.
+"""Termination by a signal: the run saves a checkpoint at its next batch and ends with the signal's exit code.
 
-Lightning 2.6 ends a run that received SIGTERM after its batch, without a checkpoint and with exit code 0; the signal of
-SLURM makes it save in the middle of a batch. With several processes it asks the first, before every batch and inside
-the signal's handler, whether it was told to stop, which waits for ever on a rank that alone was told.
+Lightning 2.6 ends a run that received SIGTERM after its batch, without a checkpoint and with exit code 0; SLURM's
+signal makes it save in the middle of a batch. With several processes it asks the first for the signal before every
+batch and inside the handler, which waits for ever if one rank alone received it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILE = "last-interrupted.ckpt"
-"""Beside what ``ModelCheckpoint`` writes, and by a name that ``ckpt_path="last"`` finds."""
+"""Name of the checkpoint, beside those of ``ModelCheckpoint``; ``ckpt_path="last"`` finds it."""
 
 
 class Preemption:
-    """Listens for the signals that end a run.
+    """Handler of the signals that end a run.
 
     Attributes:
-        signal: The one that was received; None while there was none.
-        file: The checkpoint that was saved for it.
+        signal: Received signal; None before one.
+        file: Checkpoint saved for it.
     """
 
     def __init__(self, trainer: L.Trainer) -> None:
@@ -55,10 +55,10 @@ class Preemption:
             trainer._signal_connector.received_sigterm = True  # There is nothing to save: Lightning ends after a batch.
 
     def look(self, federation: FederationView) -> None:
-        """At a place where everything is as a checkpoint can hold it: save one and end the run, if it was told to.
+        """Save a checkpoint and end the run, if a signal was received; called between batches.
 
         Raises:
-            SIGTERMException: With exit code 128 and the signal's number.
+            SIGTERMException: If it ends, with exit code 128 and the signal's number.
         """
         found = federation.ranks.stops(self.signal)
         if found is None:
@@ -82,7 +82,7 @@ class Preemption:
 
 
 def interruption_file(trainer: L.Trainer) -> str | None:
-    """Where to save a run that was told to end: in the folder of its first ``ModelCheckpoint``; None without one."""
+    """Path of an interrupted run's checkpoint, in the folder of its first ``ModelCheckpoint``; None without one."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             return os.path.join(callback.dirpath, FILE)  # noqa: PTH118 - it may be an address
@@ -90,7 +90,7 @@ def interruption_file(trainer: L.Trainer) -> str | None:
 
 
 def set_exit_code(exception: BaseException) -> None:
-    """Have an exception of Lightning's for SIGTERM end the process with 143, as a shell says it, and not with 0."""
+    """Set the process's exit code for Lightning's SIGTERM exception to 143, as in a shell, instead of 0."""
     if isinstance(exception, SIGTERMException) and exception.code is None:
         exception.code = 128 + signal.SIGTERM
 

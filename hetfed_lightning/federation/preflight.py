@@ -1,4 +1,4 @@
-"""Everything that can be known to fail is refused here, by name, before the first step."""
+"""Checks before the first step, which refuse by name everything that is known to fail."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MODULES = nn.ModuleDict()
-"""Whose attributes are no names of modules in it."""
+"""Empty module, whose attributes cannot be names of modules in it."""
 
 
 TOGETHER = 4
-"""Samples that are put into one batch to see whether they go."""
+"""Number of samples that are collated into one batch as a trial."""
 
 REFUSED_CALLBACKS: Mapping[type[L.Callback], str] = {
     GradientAccumulationScheduler: "Use Participant(accumulate_grad_batches=...).",
@@ -57,14 +57,18 @@ REFUSED_CALLBACKS: Mapping[type[L.Callback], str] = {
     "the data module.",
     SpikeDetection: "A step has no loss of its own here: look at train_loss/NAME in on_metrics of a FederatedCallback.",
 }
-"""Lightning's callbacks that fail or do something else in a federation, and what to do instead."""
+"""Alternative for each of Lightning's callbacks that fails or misbehaves in a federation."""
 
 
 def check_members(participants: Mapping[str, Any], student: Any | None) -> None:
-    """Refuse names that cannot be used, and participants that hold one object between them.
+    """Refuse unusable names, and participants that have an object in common.
+
+    Args:
+        participants: Participants by name.
+        student: Unified model; None without one.
 
     Raises:
-        TypeError: If something is no participant.
+        TypeError: If a value is not a participant.
         ValueError: If there is none, a name is unusable, or two share a parameter.
     """
     if not isinstance(participants, Mapping):
@@ -90,10 +94,10 @@ def check_members(participants: Mapping[str, Any], student: Any | None) -> None:
 
 
 def check_trainer(trainer: L.Trainer) -> None:
-    """Refuse Trainer settings that have no meaning where each participant steps by itself.
+    """Refuse Trainer settings that have no meaning for participants with steps of their own.
 
     Raises:
-        MisconfigurationException: With the setting to use instead.
+        MisconfigurationException: If there is one; names the setting to use instead.
     """
     if trainer.gradient_clip_val:
         raise MisconfigurationException(
@@ -129,8 +133,12 @@ def check_trainer(trainer: L.Trainer) -> None:
 def check_data(federation: FederationView, data: FederatedDataModule) -> None:
     """Refuse data that does not fit the participants.
 
+    Args:
+        federation: The federation before training.
+        data: Data module of the run.
+
     Raises:
-        ValueError: Naming the participant, what was found and what to change.
+        ValueError: If it does not; names the participant, the finding and the remedy.
     """
     members = federation.members()
     rounds = federation.trainer.max_epochs
@@ -175,10 +183,14 @@ def check_data(federation: FederationView, data: FederatedDataModule) -> None:
 
 
 def check_names(members: dict[str, Participant], data: FederatedDataModule) -> None:
-    """Refuse participants without a training set, and data that nobody has.
+    """Refuse participants without a training set, and data sets without a participant.
+
+    Args:
+        members: Participants by name.
+        data: Data module of the run.
 
     Raises:
-        ValueError: Naming the participant or the data.
+        ValueError: If there is one; names the participant or the data set.
     """
     known = list(data.data.train)
     for name in members:
@@ -302,7 +314,7 @@ def _check_targets(participant: Participant, what: str, dataset: Any, width: int
 
 
 def steps_by_itself(participant: Participant) -> bool:
-    """Whether a participant's training step is its own, which may take batches of any form."""
+    """True if a participant overrides the training step, which may then take batches of any form."""
     return type(participant).training_step is not Participant.training_step
 
 

@@ -1,4 +1,4 @@
-"""Refuses, before the first round, to follow a metric that nobody measures."""
+"""Check before the first round that monitored metrics will be logged."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ALWAYS = ("epoch", "step")
-"""What Lightning's checkpoints may follow without anyone having logged it."""
+"""Names that Lightning's checkpoints may use without any logged value."""
 
 STOCK = ("hetfed_lightning.", "lightning.", "pytorch_lightning.")
-"""Whose classes are known to log nothing but what :func:`measured` knows."""
+"""Prefixes of modules whose classes log nothing but the metrics of :func:`measured`."""
 
 
 def check_monitors(federation: FederationView, data: FederatedDataModule, first_round: int = 0) -> None:
-    """Refuse metrics to follow, or to show in a file's name, that will not be logged from the first round on.
+    """Refuse metrics that are monitored, or part of a file name, and not logged from the first round on.
 
-    A participant or a callback of the user's own may log whatever it likes: where there is one, a metric that is not
-    known beforehand is warned of, and Lightning ends the run after the first round if it was not logged.
+    A participant or callback of the user's own may log any metric. If there is one, an unknown metric gives a warning,
+    and Lightning ends the run after the first round if it was not logged.
 
     Args:
-        federation: At the beginning of a fit, its optimizers made.
-        data: Checked.
-        first_round: The round that comes first, counted from 0, which in a resumed run is a later one.
+        federation: The federation at the beginning of a fit, its optimizers made.
+        data: Data module, checked.
+        first_round: Index of the first round, from 0; later than 0 in a resumed run.
 
     Raises:
-        MisconfigurationException: With who follows what, and the metric that is probably meant.
+        MisconfigurationException: If there is one; names the callback, the metric, and the metric probably meant.
     """
     followed = [*_followed_by_callbacks(federation.trainer), *_followed_by_schedulers(federation)]
     if not followed:
@@ -82,11 +82,11 @@ def _not_yet_measured(federation: FederationView, first_round: int) -> dict[str,
 
 
 def measured(federation: FederationView, data: FederatedDataModule) -> set[str]:
-    """Names of what the participants of the package log in a round, and of what is made of it.
+    """Names of metrics that the package's participants log in a round, and of their summaries.
 
     Args:
-        federation: Whose participants and student they are.
-        data: Says who has a validation set, and whether there is one of everyone's.
+        federation: Federation with participants and student.
+        data: Data module, for its validation sets.
     """
     sets, validates = data.data, federation.trainer.limit_val_batches != 0
     known = {tag("train_loss", name) for name in federation.members()}

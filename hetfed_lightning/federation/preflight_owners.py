@@ -1,4 +1,4 @@
-"""Optimizers and schedulers are each one participant's: a factory that gives everyone the same trains somebody else."""
+"""Check that each optimizer and scheduler belongs to one participant; a factory might return the same one for all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def check_owners(local: Mapping[str, LocalOptimization]) -> None:
     """Refuse optimizers and schedulers of two participants, and those that step another one's parameters.
 
     Args:
-        local: What the participants configured, by name.
+        local: Optimization by participant.
 
     Raises:
-        ValueError: Naming both, and what to change.
+        ValueError: If there is one; names both participants and what to change.
     """
     owners: dict[int, str] = {}
     held = {id(one): name for name, own in local.items() for one in own.participant.parameters()}

@@ -1,4 +1,4 @@
-"""What would void DP-SGD, refused with its reason before the first step."""
+"""Checks of settings that would void DP-SGD, each refused with its reason before the first step."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from hetfed_lightning.federation_view import FederationView
 
 TRIED = 4
-"""Examples whose gradients are compared, in a batch and alone."""
+"""Number of examples whose gradients are compared, in a batch and alone."""
 
 
 def check_privacy(federation: FederationView) -> None:
     """Refuse settings under which the noise does not hide one example.
 
     Raises:
-        ValueError: Naming the participant, what was found and what to change.
+        ValueError: If there is one; names the participant, the finding and the remedy.
     """
     private = {name: one for name, one in federation.members().items() if one.privacy is not None}
     if not private:
@@ -116,7 +116,7 @@ def _faults_of_network(participant: Participant) -> Iterator[str]:
 
 
 def check_gradients(federation: FederationView) -> None:
-    """Compare what Opacus finds for some examples in a batch with the gradient of each alone.
+    """Compare Opacus' gradients of examples in a batch with the gradient of each alone.
 
     Raises:
         ValueError: If they differ: something in the network or the loss mixes examples.
@@ -157,9 +157,9 @@ def _check_weights(participant: Participant, outputs: Tensor, targets: Tensor) -
 
 
 def check_shaped_losses(federation: FederationView) -> None:
-    """Compare the same for losses that methods shape, as a round opens.
+    """Compare gradients of examples in a batch and alone, for losses changed by methods, as a round opens.
 
-    Once for each layout of a participant's contexts: before the first round methods have received nothing.
+    Once for each layout of a participant's contexts, since methods have received nothing before the first round.
 
     Raises:
         ValueError: If the gradient of an example depends on others.
@@ -225,14 +225,14 @@ def _picked(inputs: Any, place: int) -> Any:
 
 
 def take_up_accounts(federation: FederationView, saved: Mapping[str, Any]) -> None:
-    """Go on with the accounts of a checkpoint.
+    """Load the privacy accounts of a checkpoint.
 
     Args:
-        federation: About to train.
-        saved: The federation's part of the checkpoint; empty without one.
+        federation: The federation before training.
+        saved: Entries of the federation in the checkpoint; empty without one.
 
     Raises:
-        ValueError: If a participant's steps were not private in the checkpoint.
+        ValueError: If a private participant's steps in the checkpoint were not private.
     """
     for name, participant in federation.members().items():
         if participant.privacy is None or not saved:

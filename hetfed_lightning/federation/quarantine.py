@@ -1,4 +1,4 @@
-"""Who may go on with a round: participants whose weights and losses are finite, as long as enough are left."""
+"""Quarantine of participants with non-finite weights or losses, and the quorum of a round."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 class TooFewParticipantsError(RuntimeError):
-    """A round in which fewer participants are left than ``Federation(min_participants=...)`` asks for."""
+    """Raised for a round with fewer participants left than ``Federation(min_participants=...)``."""
 
 
 def inspect(federation: FederationView, *, losses: bool = False) -> None:
-    """Take participants out of the round whose weights are not finite.
+    """Quarantine participants with non-finite or too large weights, and check the quorum.
 
     Args:
-        federation: In a round.
-        losses: Whether to look at the losses of the local steps as well.
+        federation: The federation, in a round.
+        losses: True to check the losses of the local steps as well.
 
     Raises:
         TooFewParticipantsError: If too few are left.
@@ -33,11 +33,11 @@ def inspect(federation: FederationView, *, losses: bool = False) -> None:
 
 
 def quarantine_non_finite(federation: FederationView, *, losses: bool = False) -> None:
-    """Take participants out of the round whose weights are not finite, or too large, however few are left.
+    """Quarantine participants with non-finite or too large weights, without a check of the quorum.
 
     Args:
-        federation: In a round.
-        losses: Whether to look at the losses of the local steps as well.
+        federation: The federation, in a round.
+        losses: True to check the losses of the local steps as well.
     """
     looked_at = [*federation.contributors(), *([] if federation.student is None else [STUDENT])]
     views = federation.fleets.views(federation, looked_at)

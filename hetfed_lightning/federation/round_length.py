@@ -1,7 +1,7 @@
-"""The number of batches that Lightning takes a round for: that of those who take part in it.
+"""Number of batches of each round in Lightning: the longest of the participants that take part.
 
-Lightning plans a run by the length of its first epoch. A round is as long as the longest of its participants: Lightning
-has to hear of each round's length before it begins. Everything that this touches in Lightning is here.
+Lightning plans a run by the length of its first epoch, so it has to be told each round's length before it begins. All
+of Lightning that this changes is here.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ log = logging.getLogger(__name__)
 
 
 def expect_batches(trainer: L.Trainer, batches: int) -> int:
-    """Have a Trainer take the round about to begin, or to be resumed, for one of so many batches.
+    """Number of batches of the round about to begin or resume, set in the Trainer.
 
-    Progress bars, ``is_last_batch``, ``num_training_batches`` and the moments of validation follow it. A round that is
-    resumed is as long as it has come already, whatever its participants do now.
+    Progress bars, ``is_last_batch``, ``num_training_batches`` and the times of validation follow it. A resumed round is
+    at least as long as its batches already trained.
 
     Args:
-        trainer: Between two rounds of a fit, its loader made.
-        batches: At least 1.
+        trainer: Trainer between two rounds of a fit, its loader made.
+        batches: Number of batches, at least 1.
 
     Returns:
-        Batches of the round.
+        Number of batches of the round.
     """
     loop, progress = trainer.fit_loop, trainer.fit_loop.epoch_loop.batch_progress
     if loop.restarted_mid_epoch:
@@ -49,11 +49,11 @@ def expect_batches(trainer: L.Trainer, batches: int) -> int:
 
 
 def warn_of_accumulation(federation: FederationView, round_index: int) -> None:
-    """Say by name who is to accumulate more batches than a round of its has.
+    """Warn by name of participants that accumulate more batches than a round of theirs has.
 
     Args:
-        federation: In a fit, its loader made.
-        round_index: The round that opens; those are looked at whose first it is.
+        federation: The federation in a fit, its loader made.
+        round_index: Index of the round that opens, from 0; participants whose first round it is are checked.
     """
     loader = federation.train_loader()
     for name, participant in federation.members().items():
