@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback
 from hetfed_lightning.federation.quarantine import TooFewParticipantsError
 from hetfed_lightning.flower.protocol.messages import WORK
-from hetfed_lightning.methods.messages import Combined, Exchange
-from hetfed_lightning.methods.method import Method
+from hetfed_lightning.methods.messages import Exchange
 from hetfed_lightning.methods.plans import Part
 from hetfed_lightning.privacy import DPSGD
 from tests.federations import equal
@@ -50,28 +47,6 @@ class Seldom(Prototypes):
 
     def is_due(self, round_index: int) -> bool:
         return round_index % 2 == 0
-
-
-class Second(Method):
-    """A second head of each participant, which all share."""
-
-    def modules(self, participant: Any) -> dict[str, nn.Module]:
-        return {"head": nn.Linear(5, 3)}
-
-    def example_loss(
-        self, own: Any, inputs: Any, features: Any, outputs: Any, target: Any, on: Any, context: Any
-    ) -> Any:
-        return own + nn.functional.cross_entropy(context.modules["head"](features), target, reduction="none")
-
-    def send(self, participant: Any, data: Any, work: Any, context: Any) -> Any:
-        return dict(context.modules["head"].state_dict())
-
-    def combine(self, sent: Any, asked: Any, about: Any, server: Any, round_index: int) -> Combined:
-        keys = next(iter(sent.values()))
-        return Combined({key: torch.stack([one[key] for one in sent.values()]).mean(0) for key in keys})
-
-    def receive(self, participant: Any, data: Any, state: Any, context: Any) -> None:
-        context.modules["head"].load_state_dict(state)
 
 
 class Sick(Prototypes):
@@ -130,7 +105,6 @@ GRID: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     "plans, and acts after steps": (lambda: [Planned()], SAMPLED | {"rounds": 3}),
     "describes numbers": (lambda: [Census()], LATER),
     "not finite for one of two": (lambda: [named(Prototypes(), "well"), Sick(), BackboneAveraging()], {}),
-    "modules of its own": (lambda: [Second()], SAMPLED | {"rounds": 3}),
     "ends": (lambda: [Ended()], {}),
 }
 
