@@ -1,7 +1,7 @@
-"""The federation as callbacks, methods and engines see it: who takes part, which round it is, and what they may ask.
+"""Interface of the federation to callbacks, methods and engines: participants, cohort, round, and services of the run.
 
-:class:`~hetfed_lightning.Federation` satisfies :class:`FederationView`. Whoever needs less of it names :class:`Company`
-or :class:`Run`.
+:class:`~hetfed_lightning.Federation` satisfies :class:`FederationView`. Code that needs less of it is annotated with
+:class:`Company` or :class:`Run`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 
 class Company(Protocol):
-    """Participants of a federation, and who of them takes part in a round."""
+    """Participants of a federation and the cohort of each round."""
 
     @property
     def participants(self) -> nn.ModuleDict:
-        """Participants by name, the student not among them."""
+        """Participants by name, without the student."""
 
     @property
     def student(self) -> Participant | None:
@@ -48,37 +48,37 @@ class Company(Protocol):
 
     @property
     def min_participants(self) -> int:
-        """Participants that a round needs to go on, at least 1."""
+        """Smallest number of participants with which a round goes on, at least 1."""
 
     def __getitem__(self, name: str) -> Participant:
-        """A participant, or the student."""
+        """Participant of a name, or the student."""
 
     def members(self) -> dict[str, Participant]:
-        """Every participant by name, the student not among them."""
+        """Participants by name, without the student."""
 
     def everyone(self) -> dict[str, Participant]:
-        """Every participant by name, and the student if there is one."""
+        """Participants by name, and the student if there is one."""
 
     def joined(self, round_index: int) -> list[str]:
-        """Participants that have joined by a round and have not left."""
+        """Names of participants that have joined by a round and have not left."""
 
     def newcomers(self, round_index: int) -> list[str]:
-        """Participants whose first round this is, later than the first of all."""
+        """Names of participants whose first round this is, later than the first of all."""
 
     def active_names(self, round_index: int) -> list[str]:
-        """Participants that train in a round."""
+        """Names of participants that train in a round."""
 
     def trained(self, round_index: int) -> list[str]:
-        """Active participants of a round, and the student if there is one."""
+        """Names of a round's active participants, and of the student if there is one."""
 
     def trained_here(self, round_index: int) -> list[str]:
-        """Participants that train in a round in this process."""
+        """Names of participants that train in a round in this process."""
 
     def measured_here(self) -> list[str]:
-        """Participants, the student among them, that this process evaluates."""
+        """Names of participants, with the student, that this process evaluates."""
 
     def contributors(self) -> list[str]:
-        """Active participants of the current round that are not quarantined."""
+        """Names of the current round's active participants without quarantined ones."""
 
     @staticmethod
     def prefix_of(name: str) -> str:
@@ -86,7 +86,7 @@ class Company(Protocol):
 
 
 class Run(Protocol):
-    """A federation's run: its Trainer, its data, and the round in progress."""
+    """Run of a federation: its Trainer, its data, and the round in progress."""
 
     @property
     def trainer(self) -> L.Trainer:
@@ -102,11 +102,11 @@ class Run(Protocol):
 
     @property
     def current_round(self) -> int:
-        """Round in progress, from 0; 0 outside of a run."""
+        """Index of the round in progress, from 0; 0 outside of a run."""
 
     @property
     def batches_done(self) -> int:
-        """Batches of the round already trained."""
+        """Number of the round's batches already trained."""
 
     @property
     def federated_data(self) -> FederatedDataModule:
@@ -116,7 +116,7 @@ class Run(Protocol):
         """Loader of the run's training data."""
 
     def limit_batches(self, batches: int) -> int:
-        """``limit_train_batches`` applied to one participant's batches."""
+        """Number of a participant's batches after ``limit_train_batches``."""
 
     @property
     def local(self) -> Mapping[str, LocalOptimization]:
@@ -128,7 +128,7 @@ class Run(Protocol):
 
     @property
     def step_hooks(self) -> StepHooks:
-        """Callbacks that hear of gradients and steps."""
+        """Callbacks' hooks on gradients and steps."""
 
     @property
     def plans(self) -> PlansView:
@@ -136,7 +136,7 @@ class Run(Protocol):
 
     @property
     def guard(self) -> GuardView:
-        """Last finite states, and who is quarantined."""
+        """Last finite states, and the quarantined participants of the round."""
 
     @property
     def fleets(self) -> FleetsView:
@@ -144,7 +144,7 @@ class Run(Protocol):
 
     @property
     def logbook(self) -> LogsView:
-        """Figures of the run."""
+        """Metrics of the run."""
 
     @property
     def adding(self) -> Sequence[LossCallback]:
@@ -155,7 +155,12 @@ class Run(Protocol):
         """Callbacks that shape the local losses of the round, example by example."""
 
     def log_round(self, values: Mapping[str, float], *, prog_bar: bool = False) -> None:
-        """Log the federation's own figures of the round."""
+        """Log metrics of the federation for the round.
+
+        Args:
+            values: Metrics by tag.
+            prog_bar: True to show them in progress bars.
+        """
 
     def count_bytes(self, method: str, *, up: int = 0, down: int = 0) -> None:
         """Count bytes of a method's messages in this round.
@@ -176,55 +181,77 @@ class Run(Protocol):
 
 
 class FederationView(Company, Run, Protocol):
-    """A federation in a run, as callbacks and methods see it."""
+    """Interface of a federation in a run to callbacks and methods."""
 
     def work_of(self, name: str, round_index: int) -> LocalWork:
-        """A participant's local work in a round."""
+        """Local work of a participant in a round.
+
+        Args:
+            name: Name of the participant.
+            round_index: Index of the round, from 0.
+        """
 
     def quarantine(self, name: str, reason: str) -> None:
-        """Leave a participant out of the rest of this round, back in the state it began it with."""
+        """Quarantine a participant for the rest of the round, and restore its state of the round's beginning.
+
+        Args:
+            name: Name of the participant.
+            reason: Reason for the log.
+        """
 
     def backward_of(self, participant: Participant, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """A participant's backward pass, with everything that ``manual_backward`` does."""
+        """Compute the gradients of a participant's loss, with everything that ``manual_backward`` does.
+
+        Args:
+            participant: Owner of the loss.
+            loss: Loss, a scalar.
+            args: Further arguments of ``Tensor.backward``.
+            kwargs: Further arguments of ``Tensor.backward``.
+        """
 
 
 class GuardView(Protocol):
-    """Last finite states of the participants, and who is quarantined in this round."""
+    """Last finite states of the participants, and the quarantined ones of the round."""
 
     @property
     def quarantined(self) -> dict[str, str]:
-        """Reasons by name of those who are quarantined."""
+        """Reason of each quarantine, by participant."""
 
     def hold(self, states: Mapping[str, dict[str, Tensor]]) -> None:
-        """Take other states for those that the round began with."""
+        """Replace the stored states, tensors by participant and key."""
 
     def safe_state(self, name: str) -> dict[str, Tensor] | None:
-        """A participant's last finite state; None if it never had one."""
+        """Last finite state of a participant, tensors by key; None if it never had one."""
 
 
 class LogsView(Protocol):
-    """Ledgers of noted figures, and figures of the round.
+    """Ledgers of logged values, and metrics of the round.
 
     Attributes:
-        batch: Batch that a participant sees now, whose length weighs a value logged without one.
+        batch: Batch in progress, whose length is the weight of values logged without one.
     """
 
     batch: Any
 
     @property
     def ledgers(self) -> Mapping[Stage, Ledger]:
-        """Noted values by stage."""
+        """Logged values by stage."""
 
     @property
     def rows(self) -> Mapping[Stage, dict[str, float]]:
-        """Figures that loggers are still to be given, by stage."""
+        """Metrics not yet given to loggers, by stage and tag."""
 
     @property
     def undefined(self) -> UndefinedFigures:
-        """Figures that the participants' data do not define."""
+        """Metrics that the participants' data do not define."""
 
     def withdraw(self, trainer: L.Trainer, keys: Iterable[str]) -> None:
-        """Take back figures of an earlier round."""
+        """Remove metrics of an earlier round.
+
+        Args:
+            trainer: Trainer with the metrics.
+            keys: Tags to remove.
+        """
 
 
 class PlansView(Protocol):
@@ -235,24 +262,48 @@ class PlansView(Protocol):
         """True if no method plans."""
 
     def of(self, federation: FederationView, name: str, round_index: int) -> tuple[Part, ...]:
-        """Parts of a participant's local work in a round; none without a plan."""
+        """Parts of a participant's local work in a round; empty without a plan.
+
+        Args:
+            federation: The federation, in a fit.
+            name: Name of the participant.
+            round_index: Index of the round, from 0.
+        """
 
     def span_at(self, federation: FederationView, name: str, batch_idx: int) -> Span | None:
-        """Part that a batch of the current round belongs to; None without a plan."""
+        """Part to which a batch of the current round belongs; None without a plan.
+
+        Args:
+            federation: The federation, in a round.
+            name: Name of a participant with a batch.
+            batch_idx: Index of the batch in the round, from 0.
+        """
 
     def spans_of(self, federation: FederationView, name: str, round_index: int) -> tuple[Span, ...]:
-        """Parts of a round with their first and last batches; none without a plan."""
+        """Parts of a round with their first and last batches; empty without a plan.
+
+        Args:
+            federation: The federation, in a fit.
+            name: Name of the participant.
+            round_index: Index of the round, from 0.
+        """
 
 
 class LookaheadView(Protocol):
     """Evaluations of members' own validation sets, computed ahead."""
 
     def evaluated(self, owner: str, batch: Any, index: int) -> dict[str, Evaluated]:
-        """Evaluation of a batch by its owner, by name; empty if it was not computed."""
+        """Evaluation of a batch by its owner, by name; empty if it was not computed.
+
+        Args:
+            owner: Owner of the data.
+            batch: Batch of B examples, on the device.
+            index: Index of the batch in its loader.
+        """
 
 
 class FleetsView(Protocol):
-    """Participants that are computed together, asked by their names."""
+    """Participants computed together, looked up by their names."""
 
     @property
     def has_bystanders(self) -> bool:
@@ -263,42 +314,70 @@ class FleetsView(Protocol):
         """Evaluations computed ahead."""
 
     def open_round(self, federation: FederationView, names: Sequence[str], *, terms: bool = True) -> None:
-        """Seat participants that train in this round; ``terms`` asks callbacks for what they add to the losses."""
+        """Form fleets of participants that train in this round.
+
+        Args:
+            federation: The federation, in a round.
+            names: Names of the participants.
+            terms: True to ask callbacks for their terms of the losses.
+        """
 
     def views(
         self, federation: FederationView, names: Sequence[str], keys: Sequence[str] | None = None
     ) -> dict[str, dict[str, Tensor]]:
-        """Tensors of each participant, as views by name and key, of the parameters' shapes."""
+        """Tensors of each participant, as views by name and key, of the parameters' shapes.
+
+        Args:
+            federation: The federation, in a run.
+            names: Names of the participants.
+            keys: Keys of ``state_dict``; None for all.
+        """
 
     def load(self, federation: FederationView, names: Iterable[str], state: Mapping[str, Tensor]) -> None:
-        """Copy one state, of the parameters' shapes, into several participants."""
+        """Copy one state into several participants.
+
+        Args:
+            federation: The federation, in a run.
+            names: Names of the participants.
+            state: Tensors by key, of the parameters' shapes.
+        """
 
     def learners(self, names: Iterable[str]) -> list[Fleet]:
         """Fleets in which two or more of ``names`` can distil together."""
 
     def outputs(self, names: Sequence[str], inputs: Any) -> dict[str, Tensor]:
-        """Outputs on common raw inputs of shape ``(B, ...)``, shape ``(B, C)`` each, of those computed together."""
+        """Outputs on common inputs, shape ``(B, C)`` by name, of participants computed together.
+
+        Args:
+            names: Names of the participants.
+            inputs: Raw inputs, shape ``(B, ...)``.
+        """
 
     def evaluated(self, names: Sequence[str], batch: Any) -> dict[str, Evaluated]:
-        """Evaluations of a common batch, by name, of those computed together."""
+        """Evaluations of a common batch, by name, of participants computed together.
+
+        Args:
+            names: Names of the participants.
+            batch: Batch of B examples, on the device.
+        """
 
 
 class LossCallback(Protocol):
-    """A callback that adds to local losses or shapes them; see :class:`~hetfed_lightning.FederatedCallback`."""
+    """Callback that adds to local losses or changes them; see :class:`~hetfed_lightning.FederatedCallback`."""
 
     def local_loss(self, federation: FederationView, participant: Participant, batch_idx: int) -> Tensor | None:
-        """A scalar to add to the loss of a local step; None for nothing."""
+        """Scalar to add to the loss of a local step; None for no term."""
 
     def loss_is_of_weights(self) -> bool:
         """True if :meth:`local_loss` depends on weights alone."""
 
     def fleet_term(self, federation: FederationView, fleet: Fleet) -> FleetTerm | None:
-        """:meth:`local_loss` for a fleet's members at once; None for nothing."""
+        """Term of :meth:`local_loss` for a fleet's members at once; None for no term."""
 
     def shaped_losses(
         self, federation: FederationView, participant: Participant, losses: Tensor, batch: Supervised
     ) -> Tensor:
-        """Loss of each example of a local step, shape ``(B,)``, in the place of ``losses``."""
+        """Loss of each example of a local step, shape ``(B,)``; it replaces ``losses``."""
 
     def fleet_shape(self, federation: FederationView, fleet: Fleet) -> LossShape | None:
-        """:meth:`shaped_losses` for a fleet's members at once; None for nothing."""
+        """Function of the fleet's losses that equals :meth:`shaped_losses`; None if nothing changes."""

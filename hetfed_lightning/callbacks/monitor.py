@@ -183,7 +183,12 @@ class FederationMonitor(FederatedCallback):
                 writer.add_figure(f"residuals/{name}", plots.residuals({name: sample}, where=found.where), step)
 
     def examined(self, trainer: L.Trainer, federation: FederationView) -> Examined:
-        """Predictions of all trained participants on validation data, computed once for all callers."""
+        """Predictions of all trained participants on validation data, computed once for all callers.
+
+        Args:
+            trainer: Trainer at the end of a fit.
+            federation: The federation.
+        """
         if self._examined is None:
             try:
                 self._examined = examine(trainer, federation)

@@ -101,7 +101,13 @@ def partnerships(groups: Iterable[tuple[Sequence[str], int]], limit: int) -> dic
 
 
 def roles(trainer: L.Trainer, federation: FederationView, limit: int) -> list[Role]:
-    """Roles of the first ``limit`` participants, once a fit has begun."""
+    """Roles of the first participants, once a fit has begun.
+
+    Args:
+        trainer: Trainer of the fit.
+        federation: The federation.
+        limit: Largest number of roles.
+    """
     groups = [
         (group.members, payload_bytes(federation[group.members[0]].state_of(group.keys)))
         for callback in of_type(trainer, BackboneAveraging)
@@ -140,7 +146,12 @@ def _optimizer(optimizer: torch.optim.Optimizer) -> str:
 
 
 def label_counts(federation: FederationView, limit: int) -> dict[str, Any]:
-    """Training examples by class, shape ``(C,)``, by name of the first participants whose task has classes."""
+    """Training examples by class, shape ``(C,)`` by name, of the first participants whose task has classes.
+
+    Args:
+        federation: The federation, its data set up.
+        limit: Largest number of participants.
+    """
     data = federation.federated_data
     counts = {}
     for name, participant in islice(federation.members().items(), limit):
@@ -155,5 +166,10 @@ def label_counts(federation: FederationView, limit: int) -> dict[str, Any]:
 
 
 def of_type(trainer: L.Trainer, kind: type[C]) -> list[C]:
-    """Callbacks of a trainer that are instances of ``kind``."""
+    """Callbacks of a trainer that are instances of a class.
+
+    Args:
+        trainer: Trainer with the callbacks.
+        kind: Class.
+    """
     return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]

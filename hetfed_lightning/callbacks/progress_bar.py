@@ -118,7 +118,7 @@ class FederatedProgressBar(TQDMProgressBar, FederatedCallback):
         stream.flush()
         self._headline, self._worst = {}, {}  # A round without validation has nothing to say of it.
 
-    # Whose data is being looked at
+    # Owner of the data in evaluation
 
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

@@ -30,7 +30,7 @@ def chart_layout(tags: Iterable[str], names: Sequence[str]) -> Layout:
     """
     tags, known, names = set(tags), set(names), names[:MAX_PARTICIPANTS]
     metrics = {key.rpartition("/")[0] for key in tags if key.rpartition("/")[2] in known} - {"", "federation"}
-    # What people look for first: validation, own before global, the metric before the loss; learning rates last.
+    # Order of interest: validation first, own before global, the metric before the loss; learning rates last.
     order = sorted(
         metrics,
         key=lambda metric: (not metric.startswith("val_"), metric.startswith("lr"), "loss" in metric, metric),

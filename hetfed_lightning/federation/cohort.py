@@ -41,11 +41,21 @@ class Roster:
         self._remembers = False
 
     def joined(self, members: nn.ModuleDict, round_index: int) -> list[str]:
-        """Names of participants that have joined by a round and have not left."""
+        """Names of participants that have joined by a round and have not left.
+
+        Args:
+            members: All participants.
+            round_index: Index of the round, from 0.
+        """
         return list(self._look(members, round_index)[1])
 
     def newcomers(self, members: nn.ModuleDict, round_index: int) -> list[str]:
-        """Names of participants whose first round it is, later than the first of all."""
+        """Names of participants whose first round it is, later than the first of all.
+
+        Args:
+            members: All participants.
+            round_index: Index of the round, from 0.
+        """
         return list(self._look(members, round_index)[2])
 
     def _look(self, members: nn.ModuleDict, round_index: int) -> tuple[int, list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Who is measured on whose data: each participant on its own, all of them on everyone's."""
+"""Evaluation of participants: each on its own data, all of them on global data."""
 
 from __future__ import annotations
 
@@ -36,19 +36,24 @@ class Evaluates(FederationView, Protocol):
 
 
 def owner_of(loaders: Any, dataloader_idx: int) -> str:
-    """The participant whose data a loader holds; data without an owner is everyone's."""
+    """Name of the participant that owns a loader's data; :data:`GLOBAL` for data of all participants.
+
+    Args:
+        loaders: Loaders by owner, or a single one.
+        dataloader_idx: Index of the loader.
+    """
     return list(loaders)[dataloader_idx] if isinstance(loaders, Mapping) else GLOBAL
 
 
 def evaluate(federation: Evaluates, what: Measured, owner: str, batch: Any, batch_idx: int) -> None:
-    """One batch of validation or test data, by its owner, or by everyone where it is everyone's.
+    """Evaluate one batch of validation or test data with its owner, or with all participants if it is global.
 
     Args:
-        federation: In a run.
-        what: Which of the participants' steps.
-        owner: Whose data it is; participants that have yet to join are passed over.
-        batch: On the device, before any transform.
-        batch_idx: Its place in the loader.
+        federation: The federation, in a run.
+        what: Step of the participants to call.
+        owner: Owner of the data; participants that have yet to join are left out.
+        batch: Batch on the device, before any transform.
+        batch_idx: Index of the batch in the loader.
     """
     fitting, now = is_fitting(federation.trainer), federation.current_round
     if owner != GLOBAL:
@@ -71,10 +76,10 @@ def evaluate(federation: Evaluates, what: Measured, owner: str, batch: Any, batc
 
 
 def skip_empty_validation(trainer: L.Trainer) -> None:
-    """Let a fit without validation data pass over its validations, which would walk through everyone's modules.
+    """Make a fit without validation data skip its validations, which would still visit all modules.
 
     Args:
-        trainer: Whose training is about to start, its loaders made.
+        trainer: Trainer about to train, its loaders made.
     """
     loop = trainer.fit_loop.epoch_loop.val_loop
     loaders = trainer.val_dataloaders
@@ -83,12 +88,12 @@ def skip_empty_validation(trainer: L.Trainer) -> None:
 
 
 def validates_in(trainer: L.Trainer, round_index: int) -> bool:
-    """Whether a round that has ended was validated, as ``Trainer(check_val_every_n_epoch=...)`` asks for.
+    """True if a round that has ended was validated, by ``Trainer(check_val_every_n_epoch=...)``.
 
     Args:
-        trainer: In a fit.
-        round_index: The round. Where validations are counted by batches over the whole run, only the last one is known;
-            of earlier ones, caught up with as a run is resumed, it is taken for granted.
+        trainer: Trainer of a fit.
+        round_index: Index of the round, from 0. If validations are counted by batches over the whole run, only the last
+            one is known; for earlier rounds, processed again on resuming, True is assumed.
     """
     every, interval = trainer.check_val_every_n_epoch, trainer.val_check_interval
     if every is not None:
@@ -101,10 +106,16 @@ def validates_in(trainer: L.Trainer, round_index: int) -> bool:
 
 
 def predict(federation: Evaluates, owner: str, batch: Any, batch_idx: int) -> Any:
-    """Predictions for one batch by ``predict_with``, the student, or the participant whose data it is.
+    """Predictions for one batch by ``predict_with``, the student, or the owner of the data.
+
+    Args:
+        federation: The federation, in a run.
+        owner: Owner of the data.
+        batch: Batch on the device, before any transform.
+        batch_idx: Index of the batch in the loader.
 
     Raises:
-        ValueError: If the data is everyone's and nobody was chosen.
+        ValueError: If the data is global and no predictor was chosen.
     """
     name = federation.predict_with or (STUDENT if federation.student is not None else owner)
     if name == GLOBAL:

@@ -1,4 +1,4 @@
-"""The federation: participants trained side by side in one Trainer, an epoch being a round."""
+"""Federation: participants trained side by side in one Trainer, with one round per epoch."""
 
 from __future__ import annotations
 
@@ -87,28 +87,27 @@ log = logging.getLogger(__name__)
 class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # type: ignore[misc]  # as its data
     """Participants that learn together, as one LightningModule.
 
-    ``Trainer(max_epochs=R)`` means R rounds. What the participants share is said by the callbacks
-    (:class:`~hetfed_lightning.BackboneAveraging`, :class:`~hetfed_lightning.EnsembleDistillation`); without any,
-    each trains alone.
+    ``Trainer(max_epochs=R)`` runs R rounds. Callbacks decide what participants share
+    (:class:`~hetfed_lightning.BackboneAveraging`, :class:`~hetfed_lightning.EnsembleDistillation`); without any, each
+    trains alone.
 
     Args:
-        participants: The participants by name (letters, digits, ``_`` and ``-``), in the order in which they step; a
+        participants: Participants by name (letters, digits, ``_`` and ``-``), in the order of their steps; a
             :class:`~hetfed_lightning.ParticipantGroup` stands for many.
-        student: A unified model that learns from the participants' ensemble alone.
-        participation: Fraction in (0, 1] of the joined participants sampled for each round, at least one.
-        min_participants: A round goes on without those who are quarantined as long as so many are left, at least 1;
-            with fewer the run ends with an error that names them.
-        seed: Names every random stream of the run together with round, participant and batch. Initial weights
-            are drawn where the participants are made: call ``lightning.seed_everything`` before that.
-        predict_with: Whose predictions ``Trainer.predict`` gives: a participant, ``"student"``, or None for the
-            student where there is one and every participant on its own test set where there is none.
-        engine: What trains participants of one architecture: ``"sequential"`` one after another, ``"vmap"`` or
-            ``"batched"`` (chains of linear layers) all at once where that is possible, ``"auto"`` whichever is
-            fastest on the first batch.
+        student: Unified model that learns from the participants' ensemble alone; None for no student.
+        participation: Fraction of the joined participants sampled for each round, in (0, 1]; at least one is sampled.
+        min_participants: Smallest number of participants left after quarantine, at least 1; with fewer the run ends
+            with an error that names them.
+        seed: Seed of every random stream of the run, together with round, participant and batch. Initial weights are
+            drawn when the participants are made: call ``lightning.seed_everything`` before that.
+        predict_with: Predictor of ``Trainer.predict``: a participant's name, ``"student"``, or None for the student if
+            there is one, else every participant on its own test set.
+        engine: Training of participants with one architecture: ``"sequential"`` one after another, ``"vmap"`` or
+            ``"batched"`` (chains of linear layers) all at once if possible, ``"auto"`` the fastest on the first batch.
 
     Raises:
-        ValueError: If there is no participant, a name is unusable, two hold parts of one network, or a setting is out
-            of its range.
+        ValueError: If there is no participant, a name is unusable, two participants hold parts of one network, or a
+            setting is out of its range.
     """
 
     def __init__(
@@ -180,12 +179,12 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Become the host of the copied participants, whose own reference stayed with the original."""
+        """Restore a copy and attach its participants, whose references to the original are not copied."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         for name, participant in self.everyone().items():
             participant.attach(name, self)
 
-    # Who is here
+    # Participants
 
     def __getitem__(self, name: str) -> Participant:
         if name == STUDENT and self.student is not None:
@@ -193,39 +192,44 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         return cast("Participant", self.participants[name])
 
     def members(self) -> dict[str, Participant]:
-        """Every participant by name, the student not among them."""
+        """Participants by name, without the student."""
         return {name: cast("Participant", participant) for name, participant in self.participants.items()}
 
     def everyone(self) -> dict[str, Participant]:
-        """Every participant by name, and the student if there is one."""
+        """Participants by name, and the student if there is one."""
         return self.members() | ({} if self.student is None else {STUDENT: self.student})
 
     def trained_here(self, round_index: int) -> list[str]:
-        """Participants that train in a round in this process."""
+        """Names of the participants that train in a round in this process."""
         return list(filter(self.ranks.hosts, self.active_names(round_index)))
 
     def measured_here(self) -> list[str]:
-        """Everyone, the student too, whom this process evaluates."""
+        """Names of the participants that this process evaluates, with the student."""
         return list(filter(self.ranks.measures, self.everyone()))
 
     def contributors(self) -> list[str]:
-        """Active participants of the current round whose state may reach others."""
+        """Names of the current round's active participants without quarantined ones, whose states may be sent."""
         return [name for name in self.active_names(self.current_round) if name not in self.guard.quarantined]
 
     # The schedule of a round
 
     @property
     def current_round(self) -> int:
-        """The round in progress, from 0; 0 outside of a run."""
+        """Index of the round in progress, from 0; 0 outside of a run."""
         return 0 if self._trainer is None else self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
 
     @property
     def batches_done(self) -> int:
-        """Batches of the round already trained."""
+        """Number of the round's batches already trained."""
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def work_of(self, name: str, round_index: int) -> LocalWork:
-        """A participant's work in a round: that of its plan, or of its own settings where no method plans."""
+        """Work of a participant in a round, from its plan, or from its own settings if no method plans.
+
+        Args:
+            name: Name of the participant.
+            round_index: Index of the round, from 0.
+        """
         participant = self[name]
         poisson = participant.privacy is not None
         if not (parts := self.plans.of(self, name, round_index)):
@@ -234,24 +238,24 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         return LocalWork(epochs, None, poisson, steps)
 
     def rounds_ahead(self) -> Sequence[int]:
-        """Rounds of the run whose plans may differ in length; the current one alone where no method plans."""
+        """Indices of the run's rounds whose plans may differ in length; the current one alone if no method plans."""
         now, last = self.current_round, self.trainer.max_epochs or 0
         return [now] if self.plans.is_empty else range(now, max(last, now + 1))
 
     def limit_batches(self, batches: int) -> int:
-        """``limit_train_batches`` applied to one participant: a share of *its* batches, at least one."""
+        """Number of a participant's batches after ``limit_train_batches``; a fraction is of *its* own, at least 1."""
         limit = self.trainer.limit_train_batches
         if isinstance(limit, int):
             return min(batches, limit)
         return batches if limit is None else max(min(1, batches), int(batches * limit))
 
     def expect_batches(self, batches: int) -> int:
-        """Take the round about to begin, or to be resumed, for one of so many batches; how many it has in the end."""
+        """Number of batches of the round about to begin or resume, set to ``batches`` in Lightning."""
         return expect_batches(self.trainer, batches)
 
     @property
     def federated_data(self) -> FederatedDataModule:
-        """The data module in use.
+        """Data module in use.
 
         Raises:
             TypeError: If the trainer was given something else.
@@ -267,7 +271,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
     # Lightning's hooks: beginning
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """The clock that raises the round's events, and the monitor and the bar unless the user brought others."""
+        """Clock of the round's events, and monitor and progress bar unless the user brought others."""
         check_trainer(self.trainer)
         keep_names_flat(self.trainer)
         present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
@@ -275,7 +279,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         return [*own, *take_lightnings_place(self.trainer)]
 
     def setup(self, stage: str) -> None:
-        """Give each participant the trainer, which Lightning hands to direct children alone."""
+        """Attach the trainer to the participants, since Lightning sets it for direct children alone."""
         if stage == "fit":  # Comes before a checkpoint is read, which may set them again.
             self._scheduled_rounds = self.current_round
             self._saved_steps = {}
@@ -311,7 +315,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
                 participant.attach(name, self)
 
     def configure_optimizers(self) -> Any:
-        """Every participant's optimizers and schedulers, in the order of the participants."""
+        """Optimizers and schedulers of all participants, in the order of the participants."""
         self.local = {name: LocalOptimization.of(participant) for name, participant in self.everyone().items()}
         check_owners(self.local)
         check_optimizers(self._saved_optimizers, self.local)
@@ -326,7 +330,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         return optimizers, schedulers
 
     def on_fit_start(self) -> None:
-        """Fit transforms and tasks; refuse data that does not fit the participants, before anything is trained."""
+        """Fit transforms and tasks, and refuse data that does not fit the participants."""
         check_hooks(self.everyone())
         check_names(self.members(), self.federated_data)
         self.plans.check(self)
@@ -355,13 +359,13 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         super().on_fit_start()
 
     def on_fit_end(self) -> None:
-        """Tell the participants; tell the user of a fit that had nothing left to do."""
+        """Call ``on_fit_end`` of the participants, and warn of a fit that had nothing left to do."""
         super().on_fit_end()
         if not self.has_trained:
             tell_that_nothing_was_left(self.trainer)
 
     def on_train_start(self) -> None:
-        """Tell the participants."""
+        """Call ``on_train_start`` of the participants."""
         self.has_trained = True
         self.train_loader().set_epoch(self.current_round)
         if self._before_validation:
@@ -378,7 +382,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         tell_that_training_begins()
 
     def on_train_end(self) -> None:
-        """Have everyone here, a round that was cut short included, and tell the participants."""
+        """Gather all participants in this process, also after an interrupted round, and call their ``on_train_end``."""
         self.ranks.synchronise(list(self.everyone()))
         super().on_train_end()
         self._end_if_told()
@@ -386,11 +390,11 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
     # The round
 
     def open_round(self, round_index: int, *, resumed: bool = False) -> None:
-        """Seed the process, remember finite states, catch up on schedulers that a checkpoint cut off.
+        """Seed the process, store finite states, and make up for scheduler steps that a checkpoint cut off.
 
         Args:
-            round_index: The round.
-            resumed: Whether a checkpoint was taken after some of its batches.
+            round_index: Index of the round, from 0.
+            resumed: True if the round resumes from a checkpoint inside it.
         """
         while self._scheduled_rounds < round_index:
             self._step_epoch_schedulers()
@@ -398,7 +402,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.byte_count = ByteCount()
         trained = self.trained(round_index)
         left = [name for name, one in self.members().items() if one.leaves_at == round_index]
-        self.materialise_active(trained + left)  # Who leaves takes along what it had.
+        self.materialise_active(trained + left)  # A participant that leaves takes its weights along.
         for name in trained:
             hold_still(self[name], round_index)
         self.guard.open_round({name: self[name] for name in trained})
@@ -412,7 +416,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.hand_on("on_train_epoch_start", names=self.trained_here(round_index))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """One local step of every participant that has a batch, each backward and step before the next."""
+        """Local step of every participant that has a batch, each with backward pass and step before the next."""
         for name, own in self.fleets.train(self, batch, batch_idx).items():
             take_local_step(self, name, own, batch_idx)
         self.logbook.write_steps(self.trainer)
@@ -422,7 +426,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         progress.increment_completed()
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """After all callbacks, the batch being done: end the run if it was told to."""
+        """End the run if a signal asked for it, after all callbacks of the batch."""
         del args
         self._end_if_told()
 
@@ -431,17 +435,29 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             self.preemption.look(self)
 
     def backward_of(self, participant: Participant, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """A participant's backward pass, with everything that ``manual_backward`` does."""
+        """Compute the gradients of a participant's loss, with everything that ``manual_backward`` does.
+
+        Args:
+            participant: Owner of the loss.
+            loss: Loss, a scalar.
+            args: Further arguments of ``Tensor.backward``.
+            kwargs: Further arguments of ``Tensor.backward``.
+        """
         go_backward(self.trainer, participant, loss, self.step_hooks, *args, **kwargs)
 
     def finish_local_work(self) -> None:
-        """Step on gradients that an incomplete accumulation left."""
+        """Step on the gradients of incomplete accumulations."""
         for name in self.trained_here(self.current_round):
             self.local[name].finish(self.ranks.reduction)
             self.local[name].leave()
 
     def quarantine(self, name: str, reason: str) -> None:
-        """Leave a participant out of the rest of this round, back in the state it began it with."""
+        """Quarantine a participant for the rest of the round, and restore its state of the round's beginning.
+
+        Args:
+            name: Name of the participant.
+            reason: Reason for the log.
+        """
         self.guard.quarantine(name, self[name], self.local[name].optimizers, self.current_round, reason)
         self.local[name].restart_scale()
 
@@ -457,16 +473,16 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
 
     @property
     def bytes_up(self) -> int:
-        """Bytes that participants have sent in this round."""
+        """Bytes sent by participants in this round."""
         return self.byte_count.up
 
     @property
     def bytes_down(self) -> int:
-        """Bytes that participants have received in this round."""
+        """Bytes received by participants in this round."""
         return self.byte_count.down
 
     def close_round(self) -> None:
-        """Log what was counted and what the participants noted, reduced once."""
+        """Reduce and log the metrics and counters of the round."""
         figures = {
             "quarantined": len(self.guard.quarantined),
             "participants": len(self.contributors()),
@@ -499,7 +515,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.ranks.end_round()
 
     def begin_schedules(self, round_index: int) -> None:
-        """Take a round for the first that schedulers count."""
+        """Set the first round that schedulers count."""
         self._scheduled_rounds = round_index
 
     def _step_epoch_schedulers(self) -> None:
@@ -512,7 +528,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self._scheduled_rounds += 1
 
     def teardown(self, stage: str) -> None:
-        """Tell the participants, and end worker processes."""
+        """Call ``teardown`` of the participants, and end worker processes."""
         self.fleets.disband()
         for participant in self.everyone().values():
             let_go(participant)
@@ -523,63 +539,94 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
     # Evaluation
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Evaluate the owner of the data, or everyone where the data is everyone's."""
+        """Evaluate the owner of the data, or all participants on global data.
+
+        Args:
+            batch: Batch on the device.
+            batch_idx: Index of the batch in its loader.
+            dataloader_idx: Index of the loader.
+        """
         evaluate(self, "validation", owner_of(self.trainer.val_dataloaders, dataloader_idx), batch, batch_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Evaluate the owner of the data, or everyone where the data is everyone's."""
+        """Evaluate the owner of the data, or all participants on global data.
+
+        Args:
+            batch: Batch on the device.
+            batch_idx: Index of the batch in its loader.
+            dataloader_idx: Index of the loader.
+        """
         evaluate(self, "test", owner_of(self.trainer.test_dataloaders, dataloader_idx), batch, batch_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Predictions of ``predict_with``, or of the participant whose data it is."""
+        """Predictions of ``predict_with``, or of the owner of the data.
+
+        Args:
+            batch: Batch on the device.
+            batch_idx: Index of the batch in its loader.
+            dataloader_idx: Index of the loader.
+        """
         return predict(self, owner_of(self.trainer.predict_dataloaders, dataloader_idx), batch, batch_idx)
 
     def on_validation_model_zero_grad(self) -> None:
-        """Before a validation, inside a round too: clear what no accumulation waits for."""
+        """Clear gradients before a validation, except those of an incomplete accumulation."""
         for local in self.local.values():
             if not local.is_accumulating:
                 local.participant.zero_grad()
 
     def on_validation_start(self) -> None:
-        """Name those whose task has yet to learn its class weights."""
+        """Warn of participants whose task has not been fitted, and call their hook."""
         warn_of_unfitted(self.members())
         super().on_validation_start()
 
     def on_test_start(self) -> None:
-        """Name those whose task has yet to learn its class weights."""
+        """Warn of participants whose task has not been fitted, and call their hook."""
         warn_of_unfitted(self.members())
         super().on_test_start()
 
     def on_validation_epoch_start(self) -> None:
-        """Seed the process: a validation that follows a resume draws what it would have drawn without."""
+        """Seed the process, so that a validation after a resume has the same draws as without."""
         seed_sample(stream_seed(self.seed, "validation", self.current_round))
         super().on_validation_epoch_start()
         self.fleets.open_validation(self)
 
     def on_validation_epoch_end(self) -> None:
-        """Publish each participant's figures, and the federation's summary of them."""
+        """Publish each participant's metrics, and the federation's summary of them."""
         super().on_validation_epoch_end()
         self._publish("val")
 
     def on_validation_end(self) -> None:
-        """End the run if it was told to."""
+        """End the run if a signal asked for it."""
         super().on_validation_end()
         if is_fitting(self.trainer) and not self.trainer.sanity_checking:
             self._end_if_told()
 
     def on_test_epoch_end(self) -> None:
-        """Publish each participant's figures, and the federation's summary of them."""
+        """Publish each participant's metrics, and the federation's summary of them."""
         super().on_test_epoch_end()
         self._publish("test")
 
     # Logs
 
     def log_for(self, participant: Participant, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Note a participant's value; see :meth:`Participant.log`."""
+        """Record a participant's value; see :meth:`Participant.log`.
+
+        Args:
+            participant: Participant that logs.
+            name: Name of the metric.
+            value: Number, scalar tensor or metric.
+            args: Further arguments of ``LightningModule.log``.
+            kwargs: Further arguments of ``LightningModule.log``.
+        """
         self.logbook.note(self, participant, name, value, *args, **kwargs)
 
     def log_round(self, values: Mapping[str, float], *, prog_bar: bool = False) -> None:
-        """Log the federation's own figures of the round; what is no number goes to no logger."""
+        """Log metrics of the federation for the round; NaN goes to no logger.
+
+        Args:
+            values: Metrics by tag.
+            prog_bar: True to show them in progress bars.
+        """
         self.logbook.log(
             self, {key: Reduced(value, prog_bar, logger=not math.isnan(value)) for key, value in values.items()}
         )
@@ -591,14 +638,19 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             trained = self._saved["in_progress"]["round"] + 1 if self._saved else self.current_round
         self.logbook.publish(self, stage, trained)
 
-    # What a participant asks of its host
+    # Host of the participants
 
     def optimizers_of(self, participant: Participant, *, scaled: bool = False) -> list[Optimizer]:
-        """The participant's own optimizers; if ``scaled``, as they step by hand in half precision."""
+        """Optimizers of a participant.
+
+        Args:
+            participant: Owner of the optimizers.
+            scaled: Returns optimizers whose steps heed the loss scale.
+        """
         return self.local[cast("str", participant.name)].handed_out(scaled=scaled)
 
     def schedulers_of(self, participant: Participant) -> list[Any]:
-        """The participant's own schedulers."""
+        """Learning-rate schedulers of a participant."""
         return [schedule.scheduler for schedule in self.local[cast("str", participant.name)].schedules]
 
     def close_loader(self) -> None:
@@ -607,13 +659,13 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             loader.close()
 
     def train_loader(self) -> RoundLoader:
-        """The loader of the run in progress."""
+        """Loader of the run in progress."""
         return cast("RoundLoader", self.trainer.train_dataloader)
 
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Key optimizers by participant, and keep what is not finite out of the file."""
+        """Save optimizers by participant's name, and replace non-finite states by the last finite ones."""
         checkpoint["federation"] = saved_participants(self.local, self._scheduled_rounds) | {
             "in_progress": saved_round(self),
             # A scheduler may follow one that was logged in the round, before a checkpoint inside it.
@@ -628,7 +680,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         check_readable(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another federation's checkpoint by name; bring a reordered one into this order."""
+        """Refuse another federation's checkpoint by name; reorder one with another order of participants."""
         restore_by_name(checkpoint, list(self.everyone()))
         fit_checkpoint(checkpoint["state_dict"], self)
         check_architectures(checkpoint, self)
@@ -650,5 +702,5 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
 
     @staticmethod
     def prefix_of(name: str) -> str:
-        """Where a participant's keys begin in the federation's ``state_dict``."""
+        """Prefix of a participant's keys in the federation's ``state_dict``."""
         return STUDENT if name == STUDENT else f"participants.{name}"

@@ -1,4 +1,4 @@
-"""Keeps a participant whose numbers ran away from reaching anyone else, or a file."""
+"""Quarantine of participants with non-finite numbers, so that those reach neither others nor a file."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class _Spare:
 
 
 class FiniteGuard:
-    """Last finite state of each participant, and who was taken out of this round.
+    """Last finite state of each participant, and the quarantined participants of the round.
 
-    A participant whose weights or losses are not finite is *quarantined*: it returns to the state it had when the
-    round began, its optimizer starts afresh, and nobody averages or learns from it until the next round.
+    A participant whose weights or losses are not finite is *quarantined*: it returns to the state that it had when the
+    round began, its optimizer starts afresh, and it neither sends nor teaches until the next round.
     """
 
     def __init__(self) -> None:
@@ -56,9 +56,12 @@ class FiniteGuard:
         self._safe: dict[str, dict[str, Tensor]] = {}
 
     def open_round(self, participants: dict[str, Participant]) -> None:
-        """Release everyone and remember the states that the round starts from, of those who train in it.
+        """Release all participants, and store the states of those that train in the round.
 
-        What several have alike, as after averaging, is kept once. Whoever does not train stays as it was.
+        Equal tensors of several participants, as after averaging, are stored once.
+
+        Args:
+            participants: Participants that train in the round, by name.
         """
         self.quarantined = {}
         twins = Twins()
@@ -76,17 +79,25 @@ class FiniteGuard:
         }
 
     def hold(self, states: Mapping[str, dict[str, Tensor]]) -> None:
-        """Take other states for those that the round began with, as where it goes on in another process."""
+        """Replace the stored states by others, for a round that goes on in another process."""
         self._safe |= states
 
     def safe_state(self, name: str) -> dict[str, Tensor] | None:
-        """The participant's last finite state, or None if it never had one."""
+        """Last finite state of a participant, by key; None if it never had one."""
         return self._safe.get(name)
 
     def quarantine(
         self, name: str, participant: Participant, optimizers: list[Optimizer], round_index: int, reason: str
     ) -> None:
-        """Take a participant out of this round and back to where it started."""
+        """Quarantine a participant, and restore its stored state.
+
+        Args:
+            name: Name of the participant.
+            participant: The participant.
+            optimizers: Its optimizers, whose states are cleared.
+            round_index: Index of the round, from 0, for the log.
+            reason: Reason for the log.
+        """
         if name in self.quarantined:
             return
         self.quarantined[name] = reason

@@ -1,4 +1,4 @@
-"""From what participants note in a round to what loggers, callbacks and progress bars see of it."""
+"""Reduction of participants' logged values, and their output to loggers, callbacks and progress bars."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def is_fitting(trainer: L.Trainer) -> bool:
-    """Whether the trainer is in ``fit``, its validation included."""
+    """True if the trainer is in ``fit``, its validation included."""
     return trainer.state.fn is TrainerFn.FITTING
 
 
 def stage_of(trainer: L.Trainer) -> Stage:
-    """Which figures are being made now."""
+    """Stage of the metrics computed at present."""
     stage = trainer.state.stage  # By identity: comparing Lightning's enumerations costs as much as noting the figure.
     if stage is RunningStage.TESTING:
         return "test"
@@ -38,25 +38,25 @@ def stage_of(trainer: L.Trainer) -> Stage:
 
 
 class Logs(FederationView, Protocol):
-    """A federation that also logs by Lightning's own ``log``."""
+    """Federation that also logs by Lightning's own ``log``."""
 
     @property
     def scope(self) -> str:
-        """``"global"`` while everyone's data is evaluated, else ``"own"``."""
+        """``"global"`` while global data is evaluated, else ``"own"``."""
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """As ``LightningModule.log``."""
+        """Log a value as ``LightningModule.log`` does."""
 
 
 class LogBook:
-    """A ledger for each stage, and the rows that loggers are still to be given.
+    """Ledger of each stage, and rows not yet given to loggers.
 
     In a fit the rows do not go through ``self.log("step", ...)``: ModelCheckpoint would take that for the number of
-    batches, and overwrite the checkpoints of one round, since their names would be equal.
+    batches, and overwrite checkpoints of one round by equal names.
 
     Attributes:
-        batch: What a participant sees now, whose length counts where it logs a value without one.
-        undefined: Which figures the participants' data do not define.
+        batch: Batch in progress, whose length is the weight of values logged without one.
+        undefined: Metrics that the participants' data do not define.
     """
 
     def __init__(self) -> None:
@@ -68,11 +68,11 @@ class LogBook:
         self._bar: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nobody's data goes with a copy."""
+        """State of a copy, without any data."""
         return vars(self) | {"batch": None}
 
     def begin(self) -> None:
-        """Begin a run: drop what an earlier one left unwritten."""
+        """Begin a run, without unwritten values of an earlier one."""
         self.rows = {"train": {}, "val": {}, "test": {}}
         self.undefined.begin()
 
@@ -91,7 +91,7 @@ class LogBook:
         batch_size: int | None = None,
         **__: Any,
     ) -> None:
-        """A participant's value of the stage that runs; arguments as those of ``LightningModule.log``."""
+        """Record a participant's value for the stage in progress; arguments as those of ``LightningModule.log``."""
         stage = stage_of(federation.trainer)
         if on_step and stage == "train":
             self.note_step(f"{name}_step/{participant.name}", value, prog_bar=prog_bar, logger=logger)
@@ -109,10 +109,14 @@ class LogBook:
         )
 
     def log(self, federation: Logs, figures: Mapping[str, Reduced]) -> None:
-        """Figures of the round, for callbacks and progress bars now and for loggers with their row.
+        """Publish metrics of the round, to callbacks and progress bars now and to loggers with their row.
 
-        In a fit they are entered where Lightning's own ``log`` would bring them, which takes a third of a millisecond
-        for each: with twenty participants a fiftieth of a round.
+        In a fit they are stored directly, since Lightning's own ``log`` takes a third of a millisecond for each: with
+        twenty participants a fiftieth of a round.
+
+        Args:
+            federation: The federation, in a run.
+            figures: Reduced metrics by tag.
         """
         trainer = federation.trainer
         if is_fitting(trainer):
@@ -135,13 +139,25 @@ class LogBook:
                 )  # fmt: skip
 
     def withdraw(self, trainer: L.Trainer, keys: Iterable[str]) -> None:
-        """Take back figures of an earlier round, which would be read as this one's."""
+        """Remove metrics of an earlier round, which would be taken for this one's.
+
+        Args:
+            trainer: Trainer with the metrics.
+            keys: Tags to remove.
+        """
         for key in keys:
             for shown in (trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics):
                 shown.pop(key, None)
 
     def note_step(self, key: str, value: Any, *, prog_bar: bool, logger: bool | None) -> None:
-        """A value of this batch, for loggers and progress bars; of a metric, what its last call gave."""
+        """Record a value of this batch for loggers and progress bars; of a metric, the value of its last call.
+
+        Args:
+            key: Tag of the value.
+            value: Number, scalar tensor or metric.
+            prog_bar: True to show it in progress bars.
+            logger: True to give it to loggers; None for the default.
+        """
         if isinstance(value, Metric):
             value = value._forward_cache  # As Lightning does; `update` alone gives nothing.
         if value is None:
@@ -155,9 +171,9 @@ class LogBook:
             self._steps[key] = noted
 
     def write_steps(self, trainer: L.Trainer) -> None:
-        """Give the loggers what was noted for this batch, every ``log_every_n_steps`` batches.
+        """Log the values of this batch, every ``log_every_n_steps`` batches.
 
-        Past Lightning's log, which repeats a value until the round ends for participants that have no batches left.
+        Lightning's own log is not used: it would repeat the last values of participants without further batches.
         """
         if not self._steps:
             return
@@ -168,12 +184,12 @@ class LogBook:
             give_loggers(trainer, {key: float(value) for key, value in steps.items()}, done, trainer.current_epoch)
 
     def publish(self, federation: Logs, stage: Stage, trained_rounds: int) -> None:
-        """Reduce a stage's ledger and show it.
+        """Reduce a stage's ledger and publish the metrics.
 
         Args:
-            federation: Whose figures they are.
-            stage: Which of them.
-            trained_rounds: Rounds that the measured models have behind them, the horizontal axis of every chart.
+            federation: The federation, in a run.
+            stage: Stage of the metrics.
+            trained_rounds: Number of rounds that the measured models have trained, the horizontal axis of every chart.
         """
         trainer = federation.trainer
         reduced = federation.ranks.reduced(self.ledgers[stage], stage)
@@ -193,7 +209,13 @@ class LogBook:
                 self.undefined.check_monitors(trainer)
 
     def write(self, trainer: L.Trainer, stage: Stage, step: int) -> None:
-        """Give the loggers a stage's row."""
+        """Log a stage's row.
+
+        Args:
+            trainer: Trainer with the loggers.
+            stage: Stage of the row.
+            step: Step on the horizontal axis.
+        """
         values, self.rows[stage] = self.rows[stage], {}
         if values and not trainer.sanity_checking:
             give_loggers(trainer, values, step, step - 1)

@@ -146,7 +146,7 @@ def _until(federation: FederationView, name: str, clock: RoundClock) -> tuple[in
             lengths |= {one: batches_in_round(federation, one, round_index) for one in active}
         length = max((lengths[one] for one in active), default=1) or 1
         own = lengths[name] if name in active else 0
-        # What waits for an accumulation to end is stepped on at the end of a round, or of a part, alone.
+        # An incomplete accumulation is stepped on only at the end of a round, or of a part of a plan.
         steps += own_steps(federation, name, round_index, None if left >= length else left) if own else 0
         left -= length
         if left >= 0 and (own or name == STUDENT):

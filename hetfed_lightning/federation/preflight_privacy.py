@@ -243,5 +243,5 @@ def take_up_accounts(federation: FederationView, saved: Mapping[str, Any]) -> No
                 f"{participant.label}: it was trained without privacy in the checkpoint, and noise from here on hides "
                 "nothing of that. Start a new run without ckpt_path."
             )
-        # What this participant has released since the checkpoint was made was released.
+        # Releases after the checkpoint was made stay in the account: they cannot be taken back.
         participant.ledger = PrivacyAccount(accounts.get(name, [])).at_least(participant.ledger)

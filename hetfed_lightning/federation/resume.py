@@ -80,7 +80,7 @@ def saved_round(federation: CountsRounds) -> dict[str, Any]:
 
 
 def take_up_round(federation: CountsRounds, saved: Mapping[str, Any]) -> None:
-    """Restore counters and logged values of a round if it is the one now open.
+    """Restore counters and logged values of a round, if it is the one now open.
 
     Args:
         federation: Federation in a fit.

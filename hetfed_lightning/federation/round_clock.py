@@ -1,17 +1,17 @@
-"""A round in one place: what happens in which order, and the callback events it raises.
+"""Order of a round, and the callback events that it raises.
 
-A round is a Lightning epoch. Its local steps run in ``Federation.training_step``; everything that participants
-do *together* happens in the events of federated callbacks (:mod:`hetfed_lightning.federated_callback`):
+A round is a Lightning epoch. Its local steps run in ``Federation.training_step``. Everything that participants do
+*together* happens in events of federated callbacks (:mod:`hetfed_lightning.federated_callback`):
 
-1. ``on_round_start``: newcomers receive the shared state, anchors are taken; methods exchange what is due at a round's
-   start; snapshots are taken; ``on_join`` for newcomers; fleets are seated.
-2. local steps, each of which may add terms to its loss by ``local_loss`` (in a fleet, by ``fleet_term``).
+1. ``on_round_start``: newcomers receive the shared state, anchors are set; methods make the exchange due at a round's
+   start; snapshots are taken; ``on_join`` for newcomers; fleets are formed.
+2. Local steps, whose losses may have terms from ``local_loss`` (in a fleet, from ``fleet_term``).
 3. ``on_round_end`` at the last ``on_train_batch_end``, by :class:`Phase`: distillation, then averaging, then
-   monitoring. Participants whose state is not finite are left out before each phase. What methods send is collected and
-   combined as their phase begins, before any of them hands out a result.
+   monitoring. Participants with non-finite states are quarantined before each phase. Messages of methods are collected
+   and combined as their phase begins, before any result is handed out.
 
-Lightning validates after that and before ``on_train_epoch_end``; a round that ended in the latter would measure
-other models than it saves.
+Lightning validates after that and before ``on_train_epoch_end``. If the round ended in the latter, other models would
+be validated than saved.
 """
 
 from __future__ import annotations
@@ -47,7 +47,12 @@ class HasRounds(FederationView, Protocol):
         """True between the opening of a round and its end."""
 
     def open_round(self, round_index: int, *, resumed: bool = False) -> None:
-        """Begin a round, or go on with one."""
+        """Begin a round, or resume it.
+
+        Args:
+            round_index: Index of the round, from 0.
+            resumed: True if the round resumes from a checkpoint inside it.
+        """
 
     def finish_local_work(self) -> None:
         """Step on gradients that an incomplete accumulation left."""
@@ -57,10 +62,10 @@ class HasRounds(FederationView, Protocol):
 
 
 class RoundClock(L.Callback):
-    """Turns Lightning's batch hooks into round events. Every federation brings its own.
+    """Callback that turns Lightning's batch hooks into round events; each federation brings its own.
 
-    As a callback, and not a hook of the module, it runs before ``ModelCheckpoint``, so that a checkpoint taken at
-    the last batch holds the models after the round.
+    As a callback, and not a hook of the module, it runs before ``ModelCheckpoint``: a checkpoint taken at the last
+    batch holds the models after the round.
     """
 
     def __init__(self) -> None:
@@ -68,26 +73,31 @@ class RoundClock(L.Callback):
         self._forgotten = ForgottenState()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Look at what callbacks hold as the first round is about to begin."""
+        """Find the tensors that callbacks hold before the first round."""
         del pl_module
         self._forgotten.begin(federated_callbacks(trainer))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Warn of callbacks whose tensors no checkpoint holds."""
+        """Warn of callbacks with changed tensors that no checkpoint holds."""
         del trainer, checkpoint
         self._forgotten.look(pl_module)
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Forget who was drawn in an earlier run."""
+        """Drop the samples of an earlier run."""
         del trainer, pl_module, stage
         self._drawn = {}
 
     def callbacks_of(self, trainer: L.Trainer) -> list[FederatedCallback]:
-        """Those that act between participants."""
+        """Federated callbacks of a trainer, in the order of their phases."""
         return federated_callbacks(trainer)
 
     def career_of(self, federation: FederationView, name: str) -> Career:
-        """The rounds that a participant, or the student, trains in; of a run that knows its number of rounds."""
+        """Rounds in which a participant, or the student, trains, for a run with a known number of rounds.
+
+        Args:
+            federation: The federation, in a fit.
+            name: Name of the participant, or of the student.
+        """
         last, participant = max(0, federation.trainer.max_epochs or 0), federation[name]
         if name == STUDENT:
             return Career(0, range(last))
@@ -99,13 +109,13 @@ class RoundClock(L.Callback):
         return Career(participant.joins_at, [index for index in range(last) if name in self._drawn[index]])
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """End worker processes at once; let the exit code say what a signal ended."""
+        """End worker processes at once, and set the exit code of a run ended by a signal."""
         del trainer
         set_exit_code(exception)
         pl_module.close_loader()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Open a round at its first batch; take up one that a checkpoint was made in."""
+        """Open a round at its first batch, or resume one that a checkpoint was taken in."""
         del batch
         federation: HasRounds = pl_module
         if federation.round_is_open:

@@ -1,4 +1,4 @@
-"""Watch for the begin of training: errors from then on are not about the input."""
+"""Watch for the begin of training, after which errors are not caused by the input."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from contextlib import contextmanager
 
 
 class TrainingWatch:
-    """Watch over a stretch of the process.
+    """Watch over a period of the process.
 
     Attributes:
-        begun: True once a federation has begun to train in that stretch, in whatever thread.
+        begun: True once a federation has begun to train in that period, in any thread.
     """
 
     def __init__(self) -> None:
         self.begun = False
 
     def begin(self) -> None:
-        """Note that a federation is about to train."""
+        """Set :attr:`begun`, as a federation is about to train."""
         self.begun = True
 
 
@@ -26,7 +26,7 @@ _open: list[TrainingWatch] = []
 
 @contextmanager
 def watch_training() -> Iterator[TrainingWatch]:
-    """Watch over the body of a ``with`` statement; several may be open at once."""
+    """Context with a watch over its body; several may be open at once."""
     watch = TrainingWatch()
     _open.append(watch)
     try:
@@ -36,6 +36,6 @@ def watch_training() -> Iterator[TrainingWatch]:
 
 
 def tell_that_training_begins() -> None:
-    """Tell every watch that is open."""
+    """Call :meth:`TrainingWatch.begin` of every open watch."""
     for watch in _open:
         watch.begin()

@@ -210,7 +210,7 @@ class Ledger:
             self._entries[key] = _Entry(**own)
 
     def noted(self, key: str) -> list[Tensor]:
-        """All values stored under ``key``, one tensor each; empty if there is none."""
+        """All values stored under ``key``, as a list of at most one tensor; empty if there is none."""
         self._enter_rows()
         entry = self._entries.get(key)
         return [] if entry is None or not entry.values else [_stacked(entry)]

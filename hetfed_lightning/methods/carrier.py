@@ -19,7 +19,12 @@ class Carrier(Protocol):
         """Collect the descriptions of all participants, before training."""
 
     def open_round(self, federation: FederationView, round_index: int) -> None:
-        """Hand the current results to newcomers."""
+        """Hand the current results to newcomers.
+
+        Args:
+            federation: The federation, in a round.
+            round_index: Index of the round, from 0.
+        """
 
     def collect(self, federation: FederationView, round_index: int, when: Literal["start", "end"]) -> None:
         """Gather the messages of the exchange at a moment, if the method has one there and it is due.
@@ -31,16 +36,31 @@ class Carrier(Protocol):
         """
 
     def combine(self, federation: FederationView, round_index: int) -> None:
-        """Combine the messages just collected, if there are any."""
+        """Combine the messages just collected, if there are any.
+
+        Args:
+            federation: The federation, in a round.
+            round_index: Index of the round, from 0.
+        """
 
     def hand_out(self, federation: FederationView, round_index: int) -> None:
-        """Hand the new results to their receivers."""
+        """Hand the new results to their receivers.
+
+        Args:
+            federation: The federation, in a round.
+            round_index: Index of the round, from 0.
+        """
 
     def context(self, federation: FederationView, name: str) -> Context:
-        """Context of one participant trained in this process: received tensors, memory and modules."""
+        """Context of one participant trained in this process: received tensors, memory and modules.
+
+        Args:
+            federation: The federation, in a round.
+            name: Name of the participant.
+        """
 
     def last(self, group: str) -> Mapping[str, Tensor]:
-        """Tensors of a group's last result; empty before the first."""
+        """Tensors by key of a group's last result; empty before the first."""
 
     def state_dict(self) -> dict[str, Any]:
         """State of everything known in this process, for a checkpoint."""

@@ -59,7 +59,12 @@ class LocalCarrier:
                 self.participants.rehearse(federation, name)
 
     def open_round(self, federation: FederationView, round_index: int) -> None:
-        """Hand the current results to newcomers; set groups to a common start."""
+        """Hand the current results to newcomers; set groups to a common start.
+
+        Args:
+            federation: The federation, in a round.
+            round_index: Index of the round, from 0.
+        """
         if self.participants.memory:
             here = {name for name, one in federation.members().items() if not _has_left(one, round_index)}
             self.participants.forget(here)
@@ -90,7 +95,12 @@ class LocalCarrier:
                 self._sent = self._collect(federation, self._asked, when)
 
     def combine(self, federation: FederationView, round_index: int) -> None:
-        """Combine the messages just collected, with an equal result on all ranks."""
+        """Combine the messages just collected, with an equal result on all ranks.
+
+        Args:
+            federation: The federation, in a round.
+            round_index: Index of the round, from 0.
+        """
         sent = {name: one for name, one in self._sent.items() if name not in federation.guard.quarantined}
         self._sent = {}
         federation.count_bytes(self.method.title, up=sum(map(payload_bytes, sent.values())))
@@ -100,7 +110,12 @@ class LocalCarrier:
             self._result = self._combine(federation, sent, self._asked, round_index)
 
     def hand_out(self, federation: FederationView, round_index: int) -> None:
-        """Hand the new result to its receivers among the joined participants."""
+        """Hand the new result to its receivers among the joined participants.
+
+        Args:
+            federation: The federation, in a round.
+            round_index: Index of the round, from 0.
+        """
         result, self._result = self._result, None
         if result is None:
             return
@@ -223,11 +238,16 @@ class LocalCarrier:
             self.participants.memory = federation.ranks.gathered(mine, names)
 
     def context(self, federation: FederationView, name: str) -> Context:
-        """Context of one participant: received tensors, memory and modules."""
+        """Context of one participant: received tensors, memory and modules.
+
+        Args:
+            federation: The federation, in a round.
+            name: Name of the participant.
+        """
         return self.participants.context(federation, name)
 
     def last(self, group: str) -> Mapping[str, Tensor]:
-        """Tensors of a group's last result; empty before the first."""
+        """Tensors by key of a group's last result; empty before the first."""
         return self.server.memory[group].last if group in self.server.memory else {}
 
     # As a round opens

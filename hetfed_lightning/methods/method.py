@@ -280,7 +280,7 @@ class Method(FederatedCallback):
         """
         return before if group == before.group else before.continued(group)
 
-    # What the round does with it
+    # Calls by the round
 
     carrier: Carrier | None = None
     """Transport of the method's messages in the run in progress; None outside of one."""
@@ -359,7 +359,12 @@ class Method(FederatedCallback):
         return [self.context_of(federation, one.local.participant) for one in fleet.members]
 
     def context_of(self, federation: FederationView, participant: Participant) -> Context:
-        """Context of one participant in the round in progress: received tensors, memory and modules."""
+        """Context of one participant in the round in progress: received tensors, memory and modules.
+
+        Args:
+            federation: The federation, in a round.
+            participant: The participant.
+        """
         return self.carried.context(federation, participant.name or "")
 
     @property

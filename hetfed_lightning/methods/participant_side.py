@@ -44,18 +44,33 @@ class ParticipantSide:
         self._layouts: dict[str, Layout] = {}
 
     def context(self, federation: FederationView, name: str) -> Context:
-        """Context of one participant in the round in progress: received tensors, memory and modules."""
+        """Context of one participant in the round in progress: received tensors, memory and modules.
+
+        Args:
+            federation: The federation, in a round.
+            name: Name of the participant.
+        """
         memory = self.memory.setdefault(name, {})
         modules = federation[name].modules_of(self._method.title)
         return Context(self.received(name), memory, modules, federation.current_round)
 
     def data_of(self, federation: FederationView, name: str) -> ParticipantData:
-        """Training examples and public set of a participant, as the method may read them."""
+        """Training examples and public set of a participant, as the method may read them.
+
+        Args:
+            federation: The federation, in a fit.
+            name: Name of the participant.
+        """
         return ParticipantData(federation, federation[name], self._method.title)
 
     @torch.no_grad()
     def describe(self, federation: FederationView, name: str) -> Message:
-        """Description of a participant."""
+        """Description of a participant, tensors by key.
+
+        Args:
+            federation: The federation, in a fit.
+            name: Name of the participant.
+        """
         self._seed(federation, name, "describe")
         found = self._method.describe(federation[name], self.data_of(federation, name))
         return {key: tensor.detach() for key, tensor in found.items()}
@@ -126,7 +141,12 @@ class ParticipantSide:
 
     @torch.no_grad()
     def receive(self, federation: FederationView, name: str) -> None:
-        """Hand the last result to one participant."""
+        """Hand the last result to one participant.
+
+        Args:
+            federation: The federation, in a round.
+            name: Name of the receiver.
+        """
         context = self.context(federation, name)
         self._seed(federation, name, "receive")
         self._method.receive(federation[name], self.data_of(federation, name), context.received, context)

@@ -34,7 +34,12 @@ class Result:
     stop: bool = False
 
     def is_for(self, name: str, group: str) -> bool:
-        """True if a group's result has a message for a member."""
+        """True if a group's result has a message for a member.
+
+        Args:
+            name: Name of the member.
+            group: Name of the group.
+        """
         state = self.groups.get(group)
         return state is not None and (not isinstance(state, PerParticipant) or name in state)
 
@@ -153,7 +158,12 @@ class ServerSide:
         return Result(results, {key: sum(some) / len(some) for key, some in figures.items() if some}, stop)
 
     def remember(self, group: str, state: Message | PerParticipant) -> None:
-        """Store a result as the last one of a group."""
+        """Store a result as the last one of a group.
+
+        Args:
+            group: Name of the group.
+            state: Tensors by key for all members, or a message for each.
+        """
         memory = self.memory[group]
         if isinstance(state, PerParticipant):
             memory.own |= state

@@ -96,7 +96,7 @@ def compile_backbone(backbone: nn.Module, settings: Mapping[str, Any], label: st
             error.add_note(f"in the compiled backbone of {label}; Participant(compile=False) runs it as it is")
             raise
 
-    # What `Module.compile` sets: `Module.__call__` prefers it, and copies and pickles leave it out.
+    # The attribute that `Module.compile` sets: `Module.__call__` prefers it, copies and pickles leave it out.
     backbone._compiled_call_impl = run
 
 

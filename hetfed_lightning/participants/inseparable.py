@@ -183,7 +183,7 @@ def overlapping(state: Mapping[str, Tensor]) -> tuple[str, str] | None:
 
 
 def has_memory(tensor: Tensor) -> bool:
-    """True if a tensor has storage, which two tensors could have in common."""
+    """True if a tensor, of any shape, has storage, which two tensors could have in common."""
     if nn.parameter.is_lazy(tensor) or tensor.layout is not torch.strided:
         return False
     return tensor.numel() > 0 and tensor.device.type != "meta"

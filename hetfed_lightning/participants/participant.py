@@ -461,7 +461,7 @@ class Participant(Borrower, L.LightningModule):
         """True if the participant has joined by the round and has not left."""
         return self.joins_at <= round_index and (self.leaves_at is None or round_index < self.leaves_at)
 
-    # What is shared
+    # Shared state
 
     def shared_keys(self) -> list[str]:
         """Keys of ``state_dict`` that ``shared`` matches, in the order of the state, each tensor once.
@@ -548,12 +548,12 @@ class Participant(Borrower, L.LightningModule):
             yield plain_name(name), buffer
 
     def view_of(self, keys: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Detached views of the tensors under ``keys`` (all if None), which change with the participant."""
+        """Detached views by key of the tensors under ``keys`` (all if None), which change with the participant."""
         state = self.state_dict(keep_vars=True)
         return {key: state[key].detach() for key in (state if keys is None else keys)}
 
     def state_of(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """Detached copies of the tensors under ``keys``."""
+        """Detached copies by key of the tensors under ``keys``."""
         return {key: tensor.clone() for key, tensor in self.view_of(keys).items()}
 
     @torch.no_grad()
@@ -638,7 +638,7 @@ class Participant(Borrower, L.LightningModule):
             host: The federation.
         """
         if self.host is not None and self.host is not host:
-            self.materialise()  # What it borrows there that federation goes on writing to.
+            self.materialise()  # The other federation goes on writing to borrowed tensors.
         self._name = name
         self._host = weakref.ref(host)
         keep_plain_names(self)  # Modules that a subclass has added since.

@@ -201,7 +201,12 @@ class BackboneAveraging(Method):
         self._proximal.open_round(0, [])
 
     def describe(self, participant: Participant, data: ParticipantData) -> Message:
-        """Layout of the shared state, digests of the frozen weights below it, and number of examples."""
+        """Layout of the shared state, digests of the frozen weights below it, and number of examples.
+
+        Args:
+            participant: Participant to describe.
+            data: Its training examples, for their number.
+        """
         parameters = {key: one.requires_grad for key, one in participant.named_parameters(remove_duplicate=False)}
         ground = self.foundation(participant, data.optimizers)
         return offer(self.shareable(participant), parameters, ground, data.num_samples)
@@ -217,7 +222,7 @@ class BackboneAveraging(Method):
                 participants, a weight is missing, or the server optimizer needs a closure.
         """
         states = {name: layout_of(one) for name, one in about.items()}
-        # Of who is known already what it told first: frozen weights may have thawed since, on the way to a checkpoint.
+        # Known participants keep their first description: weights that were frozen may be trained since.
         known = {name: self._foundations[name] for name in about if name in self._foundations}
         foundations = {name: foundation_of(one) for name, one in about.items()} | known
         found = sharing_groups(states, foundations)
@@ -371,7 +376,12 @@ class BackboneAveraging(Method):
             self.tidy(federation, name)
 
     def inherits(self, group: str, before: ServerMemory) -> ServerMemory | None:
-        """Memory of a group that shared all of these keys before; None if there is none."""
+        """Memory of a group that shared all of these keys before; None if there is none.
+
+        Args:
+            group: Name of the group.
+            before: Memory of a group of that name, or of one with a member in common.
+        """
         keys = self.sharing[group].keys
         if not before.last.keys() >= set(keys):
             return None
@@ -394,7 +404,12 @@ class BackboneAveraging(Method):
         return tuple(key for group in self.sharing.values() if name in group for key in group.keys)
 
     def keys_of(self, group: str, keys: Sequence[str]) -> Sequence[str]:
-        """Keys of one group, among those of a member."""
+        """Keys of one group, among those of a member.
+
+        Args:
+            group: Name of the group.
+            keys: Keys of the member.
+        """
         del keys
         return self.sharing[group].keys
 
@@ -472,7 +487,12 @@ class BackboneAveraging(Method):
         return aggregate | server.kept(OPTIMIZER, lambda: ServerOptimizer(here, factory)).step(server.last, aggregate)
 
     def tidy(self, federation: FederationView, name: str) -> None:
-        """Reset running statistics and momenta of a participant, as the settings ask for."""
+        """Reset running statistics and momenta of a participant, as the settings ask for.
+
+        Args:
+            federation: The federation, in a round.
+            name: Name of the participant.
+        """
         if self.buffers == "reset":
             for module in federation[name].modules():
                 if isinstance(module, _NormBase):

@@ -241,12 +241,17 @@ class PrivateAveraging(BackboneAveraging):
     # The round
 
     def may_exchange(self, federation: FederationView, round_index: int) -> bool:
-        """True if the budget allows the release of a round; if not, training is told to stop."""
+        """True if the budget allows the release of a round; if not, training is told to stop.
+
+        Args:
+            federation: The federation, in the round.
+            round_index: Index of the round, from 0.
+        """
         if self.exceeds(federation, round_index):  # A Trainer with min_epochs goes on after it was told to stop.
             log.warning("Round %d: nothing is shared, since max_epsilon=%g is spent.", round_index, self.max_epsilon)
             federation.trainer.should_stop = True
             return False
-        # Who holds still for a while, as newcomers may, trains less than it described.
+        # A newcomer with frozen rounds trains fewer parameters than it described.
         self._trained = {name: _trained_keys(federation[name]) for name in federation.active_names(round_index)}
         self._released_in = round_index
         return True
@@ -395,7 +400,7 @@ class PrivateAveraging(BackboneAveraging):
         """Continue from the state of a checkpoint; releases made since then stay in the account."""
         super().load_state_dict(state_dict)
         for name, saved in accounts_of(state_dict.get("releases", [])).items():
-            # What this object has released since the checkpoint was made was released.
+            # Releases after the checkpoint was made stay in the account: they cannot be taken back.
             self._ledgers[name] = saved.at_least(self._ledgers.get(name, PrivacyAccount()))
         self._was_rehearsed = state_dict.get("rehearsed", False)
 

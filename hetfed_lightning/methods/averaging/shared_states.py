@@ -35,7 +35,12 @@ class SharedStates:
         return self._states[group.name]
 
     def begin(self, group: SharingGroup, state: dict[str, Tensor]) -> None:
-        """Set the group's first state, in tensors that belong to no participant."""
+        """Set the group's first state.
+
+        Args:
+            group: Group of the members.
+            state: Tensors by key, of the parameters' shapes, that belong to no participant.
+        """
         self._states[group.name] = state
 
     def hand_out(self, federation: FederationView, group: SharingGroup, names: Iterable[str], round_index: int) -> None:

@@ -35,14 +35,25 @@ class DistillationTerm(FleetTerm):
         self._drawn: dict[tuple[str, int], tuple[Tensor, Any]] = {}
 
     def draw(self, member: Member, batch_idx: int) -> None:
-        """Transform the public batch of one member."""
+        """Transform the public batch of one member.
+
+        Args:
+            member: Member of the fleet.
+            batch_idx: Index of the local step in the round.
+        """
         indices = self._public_batch(member.name, batch_idx)
         if indices is not None:
             inputs = self._lesson.inputs_of(member.local.participant, indices)
             self._drawn[member.name, batch_idx] = (indices, inputs)
 
     def add(self, engine: Engine, batch_idx: int, gradients: Tensor) -> None:
-        """Add the gradient of the distillation loss to the stack of gradients, in place."""
+        """Add the gradients of the distillation loss to those of the members' own losses.
+
+        Args:
+            engine: Engine of the fleet.
+            batch_idx: Index of the local step in the round.
+            gradients: Gradients of the members in the first rows of the fleet's stack, shape ``(K, width)``; added to.
+        """
         stack, _, _ = self._fleet.seated()
         places, block = self._block(len(gradients), batch_idx)
         if block is None:

@@ -44,7 +44,12 @@ class SoftTargets:
             raise TypeError(f"{type(self.task).__name__} has no example_distillation_losses for its distillation_loss")
 
     def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses and ones, shape ``(B,)`` each, for outputs and softened targets of shape ``(B, C)``."""
+        """Losses and ones, shape ``(B,)`` each.
+
+        Args:
+            outputs: Outputs of the student, shape ``(B, C)``.
+            target: Softened targets, shape ``(B, C)``.
+        """
         outputs = at_least_float32(two_columns(outputs))
         losses = self.task.example_distillation_losses(outputs, target.to(outputs), self.temperature)
         return self.weight * losses, torch.ones_like(losses)
@@ -78,7 +83,12 @@ class Lesson:
         return self.weight * participant.task.distillation_loss(outputs, targets, self.temperature)
 
     def inputs_of(self, participant: Participant, indices: Tensor) -> Any:
-        """Public examples ``indices``, shape ``(B,)``, as inputs of a participant's backbone."""
+        """Public examples as inputs of a participant's backbone.
+
+        Args:
+            participant: Student.
+            indices: Indices of public examples, shape ``(B,)``.
+        """
         return participant.transformed(on_device(self.federation, indices))
 
     def losses_of(self, task: Task) -> SoftTargets:

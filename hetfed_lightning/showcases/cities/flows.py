@@ -77,9 +77,6 @@ def read_city(name: str) -> Flow:
             hired per hour, 2011) or ``"birmingham"`` (cars parked, the mean over the car parks that reported in that
             hour, 8 to 16 h, October to December 2016).
 
-    Returns:
-        Its flow.
-
     Raises:
         DataError: If there is no such city.
     """

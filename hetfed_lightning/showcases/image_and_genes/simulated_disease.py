@@ -1,11 +1,11 @@
 """Simulated disease seen by image and by genes, whose best possible accuracy is known.
 
-Nothing here is a measurement of anybody. A patient has one of C states. The image shows a striped lesion somewhere in
-noise; the state sets the direction of the stripes, chance sets the place and the phase, and now and then a lesion has
-the look of another state. The mean image of every state is empty, so that no linear model can read it, and a network
-has to look everywhere. Gene expression is Gaussian around a mean of the state, with pathways that move many genes at
-once. Given the state, image and genes are independent, so that Bayes' rule is a sum of log-likelihoods and the accuracy
-of the best classifier follows from it, for image, genes or both.
+All data are simulated. A patient has one of C states. The image shows a striped lesion at a random place in noise. The
+state sets the direction of the stripes, chance their phase, and some lesions have the look of another state. The mean
+image of every state is empty: no linear model can read it, and a network has to look everywhere. Gene expression is
+Gaussian around a mean of the state, with pathways that move many genes at once. Given the state, image and genes are
+independent. So Bayes' rule is a sum of log-likelihoods, which gives the accuracy of the best classifier for image,
+genes or both.
 
 Use it where both the data and the distance to the optimum have to be known; for anything about medicine use data.
 """
