@@ -89,6 +89,9 @@ RULES = [
         only=("lightning", "torch", f"{PACKAGE}.seeding"),
     ),
     Rule(
+        "federation_view", "it says what is seen of a federation and needs nothing of it", only=("lightning", "torch")
+    ),
+    Rule(
         "callbacks",
         "they watch a federation and decide nothing in it",
         never=(f"{PACKAGE}.federation", f"{PACKAGE}.cli", f"{PACKAGE}.flower"),
