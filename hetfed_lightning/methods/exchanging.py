@@ -32,10 +32,14 @@ class RoundExchange:
     def before(self, callback: FederatedCallback) -> None:
         """Make the exchange before the first callback that acts after it; called by :func:`raise_event`.
 
-        At a round's end the exchange precedes the methods' phase, at its start it follows that.
+        At a round's end that is the first method: callbacks before it, of its phase too, act before anything is sent.
+        At a round's start the exchange follows the methods' phase.
         """
-        phases = [one.phase for one in self._methods]
-        if phases and (callback.phase >= min(phases) if self._when == "end" else callback.phase > max(phases)):
+        if self._when == "end":
+            is_time = isinstance(callback, Method)
+        else:
+            is_time = bool(self._methods) and callback.phase > max(one.phase for one in self._methods)
+        if is_time:
             self.make()
 
     def make(self) -> None:

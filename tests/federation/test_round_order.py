@@ -18,7 +18,17 @@ from hetfed_lightning import (
     Participant,
     Phase,
 )
-from tests.federations import Snapshots, equal, examples, fit, state_of, tiny_data, tiny_federation, tiny_participant
+from tests.federations import (
+    Snapshots,
+    equal,
+    examples,
+    fit,
+    sgd,
+    state_of,
+    tiny_data,
+    tiny_federation,
+    tiny_participant,
+)
 
 
 class Diary(FederatedCallback):
@@ -180,3 +190,30 @@ def test_precision_reaches_preflight_public_set_and_evaluation(precision: Any) -
     wanted = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "bf16-mixed": torch.float32}[precision]
     assert {tensor.dtype for tensor in state_of(federation).values()} == {wanted}
     assert torch.isfinite(trained.callback_metrics["val_loss/a"])
+
+
+class Shifts(FederatedCallback):
+    """Adds 1 to everything that participant a shares, in the phase in which it is averaged."""
+
+    phase = Phase.AVERAGING
+
+    def on_round_end(self, trainer: Any, federation: Any, round_index: int) -> None:
+        with torch.no_grad():
+            for parameter in federation["a"].backbone.parameters():
+                parameter.add_(1.0)
+
+
+def test_a_callback_of_the_same_phase_acts_before_or_after_averages_as_the_list_says() -> None:
+    ends = []
+    for order in ([BackboneAveraging(weighting="uniform")], [Shifts(), BackboneAveraging(weighting="uniform")]):
+        federation = tiny_federation(participant={"optimizer": sgd(0.0)})
+        fit(federation, tiny_data(), 1, *order)
+        ends.append(state_of(federation["b"].backbone))
+    # One of three has been moved by 1 before the mean of all was taken.
+    for key, tensor in ends[0].items():
+        torch.testing.assert_close(ends[1][key], tensor + 1 / 3)
+    federation = tiny_federation(participant={"optimizer": sgd(0.0)})
+    fit(federation, tiny_data(), 1, BackboneAveraging(weighting="uniform"), Shifts())
+    for key, tensor in ends[0].items():
+        torch.testing.assert_close(state_of(federation["a"].backbone)[key], tensor + 1)
+        torch.testing.assert_close(state_of(federation["b"].backbone)[key], tensor)
