@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import lightning as L
     import torch
@@ -225,13 +226,13 @@ class GuardView(Protocol):
 
 
 class LogsView(Protocol):
-    """Ledgers of logged values, and metrics of the round.
+    """Ledgers of logged values, and metrics of the round."""
 
-    Attributes:
-        batch: Batch in progress, whose length is the weight of values logged without one.
-    """
+    def see(self, batch: Any) -> None:
+        """Take the batch in progress, whose length is the weight of values logged without one."""
 
-    batch: Any
+    def on_data_of(self, scope: str) -> AbstractContextManager[None]:
+        """Take what is noted in the body of a ``with`` statement for figures on own data, or on everyone's."""
 
     @property
     def ledgers(self) -> Mapping[Stage, Ledger]:

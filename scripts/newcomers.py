@@ -129,7 +129,7 @@ def made(cli: CompareCLI, seed: int) -> tuple[Federation, FederatedDataModule, l
 def keep(federation: Federation, data: FederatedDataModule, names: Sequence[str]) -> None:
     """Leave a federation and its data with these participants alone."""
     for name in [name for name in federation.participants if name not in names]:
-        del federation.participants[name]
+        federation.drop(name)
     whole = data.data
     train, val, test = (
         {name: one for name, one in sets.items() if name in names} for sets in (whole.train, whole.val, whole.test)

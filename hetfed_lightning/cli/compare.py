@@ -118,7 +118,8 @@ local_only]'`."""
             check_poolable(data.data, data.schemas)
         aliases: dict[str, str] = {}
         if arm != "federation":
-            federation.student = None
+            if federation.student is not None:
+                federation.drop(STUDENT)
             for participant in federation.members().values():
                 participant.transfer = None  # There is nothing to take over.
         if arm == "centralised":
@@ -126,8 +127,7 @@ local_only]'`."""
             own = data.data
             data.replace_data(centralised_data(own))
             for name, participant in federation.members().items():
-                participant.joins_at = trainer.max_epochs or 0 if name in aliases else 0
-                participant.leaves_at = None
+                participant.attend(trainer.max_epochs or 0 if name in aliases else 0)
         trainer.fit(federation, datamodule=data)
         if arm == "centralised":
             data.replace_data(own)

@@ -83,11 +83,11 @@ rounds, the others stay as they are, and OUTPUT receives a checkpoint and a conf
             made = self.parser.instantiate(self.config.clone())
         _check_private(made.trainer.get("callbacks"), made.model[name])
         source, distillation = _trained(made.model, made.trainer, checkpoint, name, ckpt_path)
-        federation, data = Federation({name: _taken_out(made.model, name)}, seed=made.model.seed), made.data
+        federation, data = Federation({name: made.model.drop(name)}, seed=made.model.seed), made.data
         known = {one: saved_schema(checkpoint, one, ckpt_path) for one in members_of(checkpoint)}
         data.learned = {one: schema for one, schema in known.items() if schema is not None}
         _restrict(data, name, tuple(members_of(checkpoint)))
-        federation[name].joins_at = 0
+        federation[name].attend()
         trainer = self._trainer(made.trainer, Inheritance(source, distillation))
         log.info("%s joins %s of %s.", name, ", ".join(members_of(checkpoint)), ckpt_path)
         trainer.fit(federation, datamodule=data)
@@ -193,7 +193,7 @@ def _trained(
 ) -> tuple[Federation, EnsembleDistillation | None]:
     """Federation of a checkpoint without the newcomer, and the distillation that combines its teachers."""
     source = deepcopy(everyone)
-    del source.participants[newcomer]
+    source.drop(newcomer)
     for name, participant in source.everyone().items():
         state = participant_state(checkpoint["state_dict"], name, ckpt_path)
         try:
@@ -234,13 +234,6 @@ def _check_private(callbacks: Any, newcomer: Participant) -> None:
             f"{newcomer.label}: transfer.distillation_epochs: the federation's averages are private, and answers "
             "that would teach a newcomer carry no noise. Set it to 0: the newcomer begins with the shared weights."
         )
-
-
-def _taken_out(everyone: Federation, name: str) -> Participant:
-    participant = everyone[name]
-    del everyone.participants[name]
-    participant.detach()
-    return participant
 
 
 def _restrict(data: FederatedDataModule, name: str, there: tuple[str, ...]) -> None:

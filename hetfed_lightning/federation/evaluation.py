@@ -22,13 +22,11 @@ Measured = Literal["validation", "test"]
 
 
 class Evaluates(FederationView, Protocol):
-    """A federation that evaluates its participants.
+    """A federation that evaluates its participants."""
 
-    Attributes:
-        scope: ``"global"`` while everyone's data is evaluated, else ``"own"``.
-    """
-
-    scope: str
+    @property
+    def scope(self) -> str:
+        """``"global"`` while everyone's data is evaluated, else ``"own"``."""
 
     @property
     def predict_with(self) -> str | None:
@@ -61,18 +59,19 @@ def evaluate(federation: Evaluates, what: Measured, owner: str, batch: Any, batc
     else:
         here = federation.joined(now) if fitting else list(federation.participants)
         names = here + ([STUDENT] if federation.student is not None else [])
-    federation.scope = "global" if owner == GLOBAL else "own"
-    names = list(filter(federation.ranks.measures, names))
-    if owner == GLOBAL:
-        inputs = split_batch(batch)[0]
-        names = [name for name in names if federation[name].reads_any_of(inputs)]
-        known = federation.fleets.evaluated(names, batch) if len(names) > 1 else {}
-    else:
-        known = federation.fleets.lookahead.evaluated(owner, batch, batch_idx) if names and what == "validation" else {}
-    versions = versions_of(batch) if known else ()
-    for name in names:
-        _step(federation, name, what, batch, batch_idx, known.get(name), versions)
-    federation.scope = "own"
+    with federation.logbook.on_data_of("global" if owner == GLOBAL else "own"):
+        names = list(filter(federation.ranks.measures, names))
+        if owner == GLOBAL:
+            inputs = split_batch(batch)[0]
+            names = [name for name in names if federation[name].reads_any_of(inputs)]
+            known = federation.fleets.evaluated(names, batch) if len(names) > 1 else {}
+        else:
+            known = (
+                federation.fleets.lookahead.evaluated(owner, batch, batch_idx) if names and what == "validation" else {}
+            )
+        versions = versions_of(batch) if known else ()
+        for name in names:
+            _step(federation, name, what, batch, batch_idx, known.get(name), versions)
 
 
 def skip_empty_validation(trainer: L.Trainer) -> None:
@@ -139,7 +138,8 @@ def _step(
         return cast("Callable[..., Any]", getattr(participant, name))
 
     seed_for(federation, participant, what, federation.scope, federation.current_round, name, batch_idx)
-    batch = federation.logbook.batch = participant.on_after_batch_transfer(batch, 0)
+    batch = participant.on_after_batch_transfer(batch, 0)
+    federation.logbook.see(batch)
     hook(f"on_{what}_batch_start")(batch, batch_idx)
     if evaluated is None or steps_its_own_way(participant, f"{what}_step") or versions_of(batch) != versions:
         output = hook(f"{what}_step")(batch, batch_idx)

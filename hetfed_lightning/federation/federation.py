@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
@@ -13,7 +13,6 @@ from torch import nn
 
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.progress_bar import take_lightnings_place
-from hetfed_lightning.checkpointing.age import new_run
 from hetfed_lightning.checkpointing.compact import compact
 from hetfed_lightning.checkpointing.file_names import keep_names_flat
 from hetfed_lightning.checkpointing.harmless import LoadsHarmlessly
@@ -24,8 +23,8 @@ from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.federated_callback import FederatedCallback, acting_callbacks, federated_callbacks, raise_event
 from hetfed_lightning.federation.cohort import KeepsRoster
-from hetfed_lightning.federation.evaluation import evaluate, owner_of, predict, skip_empty_validation, validates_in
-from hetfed_lightning.federation.finite_guard import FiniteGuard
+from hetfed_lightning.federation.epoch_schedules import EpochSchedules
+from hetfed_lightning.federation.evaluation import evaluate, owner_of, predict, skip_empty_validation
 from hetfed_lightning.federation.forwarded_hooks import HandsOnHooks, check_hooks
 from hetfed_lightning.federation.local_plans import LocalPlans
 from hetfed_lightning.federation.log_writer import LogBook, is_fitting
@@ -35,38 +34,31 @@ from hetfed_lightning.federation.preemption import Preemption
 from hetfed_lightning.federation.preflight import check_data, check_members, check_names, check_trainer
 from hetfed_lightning.federation.preflight_monitors import check_monitors
 from hetfed_lightning.federation.preflight_owners import check_owners
-from hetfed_lightning.federation.preflight_privacy import check_gradients, check_privacy, take_up_accounts
+from hetfed_lightning.federation.preflight_privacy import check_gradients, check_privacy
 from hetfed_lightning.federation.resume import (
-    check_architectures,
-    check_loops,
-    check_optimizers,
     own_parts,
-    restore_by_name,
-    resume_where_it_stood,
     saved_participants,
-    saved_round,
-    settle_validation,
     take_on_precision,
-    take_up_round,
     tell_that_nothing_was_left,
     without_poison,
 )
+from hetfed_lightning.federation.resumed_run import ResumedRun, fit_to_participants
 from hetfed_lightning.federation.round_clock import RoundClock
 from hetfed_lightning.federation.round_length import expect_batches, warn_of_accumulation
+from hetfed_lightning.federation.round_state import RoundState
 from hetfed_lightning.federation.training_watch import tell_that_training_begins
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.local_training.backward import go_backward
 from hetfed_lightning.local_training.local_optimization import LocalOptimization
 from hetfed_lightning.local_training.local_step import take_local_step
 from hetfed_lightning.local_training.privacy_budgets import epsilons, give_privacy
-from hetfed_lightning.local_training.scales import give_scales, skipped_steps
+from hetfed_lightning.local_training.scales import skipped_steps
 from hetfed_lightning.local_training.step_hooks import StepHooks
 from hetfed_lightning.local_training.steps_by_hand import hear_steps_by_hand
 from hetfed_lightning.logs.metric_store import Reduced, tag
-from hetfed_lightning.methods.byte_count import ByteCount
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.method import Method
-from hetfed_lightning.methods.own_modules import fit_checkpoint, give_modules
+from hetfed_lightning.methods.own_modules import give_modules
 from hetfed_lightning.participants.fit_to_data import fit_to_own_data, take_up_schemas, warn_of_unfitted
 from hetfed_lightning.participants.groups import ParticipantGroup, expanded
 from hetfed_lightning.participants.layer_checks import check_initialised, check_memory
@@ -80,6 +72,9 @@ from hetfed_lightning.strategies.strategy import ranks_of
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
+
+    from hetfed_lightning.federation.finite_guard import FiniteGuard
+    from hetfed_lightning.methods.byte_count import ByteCount
 
 log = logging.getLogger(__name__)
 
@@ -145,33 +140,21 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         if student is not None:
             student.attach(STUDENT, self)
         self.fleets = Fleets(engine)
-        self.guard = FiniteGuard()
         self.local: dict[str, LocalOptimization] = {}
-        self.byte_count = ByteCount()
-        self.scope = "own"
+        self.round_state = RoundState()
         self.plans = LocalPlans()
         self.logbook = LogBook()
         self.ranks = Ranks()
         self.preemption: Preemption | None = None
         self.has_trained = False
-        self._scheduled_rounds = 0
-        self._saved_steps: dict[str, int] = {}
-        self._run = new_run()
-        self._saved_optimizers: list[Any] = []
-        self._saved: dict[str, Any] = {}
-        self._before_validation = False
+        self.schedules = EpochSchedules()
+        self.resumed = ResumedRun()
         self.step_hooks = StepHooks()
-        self.adding: list[FederatedCallback] = []
-        self.shaping: list[FederatedCallback] = []
-        self.opened_round = -1
-        self.round_is_open = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Optimizers belong to a run; every fit makes new ones.
         return dict(super().__getstate__()) | {
             "local": {},
-            "adding": [],
-            "shaping": [],
             "fleets": Fleets(self.fleets.wanted),
             "ranks": Ranks(),
             "preemption": None,
@@ -198,6 +181,16 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
     def everyone(self) -> dict[str, Participant]:
         """Participants by name, and the student if there is one."""
         return self.members() | ({} if self.student is None else {STUDENT: self.student})
+
+    def drop(self, name: str) -> Participant:
+        """The participant of a name, or the student, which leaves before a run and belongs to no federation."""
+        leaver = self[name]
+        if leaver is self.student:
+            self.student = None
+        else:
+            del self.participants[name]
+        leaver.detach()
+        return leaver
 
     def trained_here(self, round_index: int) -> list[str]:
         """Names of the participants that train in a round in this process."""
@@ -268,6 +261,42 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             )
         return datamodule
 
+    # The round in progress, as others read it
+
+    @property
+    def opened_round(self) -> int:
+        """The round that was opened last, from 0; -1 before the first."""
+        return self.round_state.index
+
+    @property
+    def round_is_open(self) -> bool:
+        """True between a round's first batch and the end of its exchanges."""
+        return self.round_state.is_open
+
+    @property
+    def guard(self) -> FiniteGuard:
+        """Participants taken out of the round, and everyone's last finite states."""
+        return self.round_state.guard
+
+    @property
+    def byte_count(self) -> ByteCount:
+        """Bytes of the round's messages."""
+        return self.round_state.byte_count
+
+    @property
+    def adding(self) -> Sequence[FederatedCallback]:
+        """Callbacks that add terms to the losses of the round."""
+        return self.round_state.adding
+
+    @property
+    def shaping(self) -> Sequence[FederatedCallback]:
+        """Callbacks that change the loss of each example of the round."""
+        return self.round_state.shaping
+
+    def hear(self, callbacks: Iterable[FederatedCallback]) -> None:
+        """Let those callbacks that add to losses, or shape them, be asked in the steps that follow."""
+        self.round_state.hear(callbacks, self)
+
     # Lightning's hooks: beginning
 
     def configure_callbacks(self) -> list[L.Callback]:
@@ -281,16 +310,13 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
     def setup(self, stage: str) -> None:
         """Attach the trainer to the participants, since Lightning sets it for direct children alone."""
         if stage == "fit":  # Comes before a checkpoint is read, which may set them again.
-            self._scheduled_rounds = self.current_round
-            self._saved_steps = {}
-            self._saved_optimizers = []
-            self._run = new_run()
+            self.schedules.begin(self.current_round)
+            self.resumed = ResumedRun()
             # Lightning 2.6 asks torch 2.13 in a way that torch deprecates; a user can do nothing about it.
             warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
             # With every_n_train_steps; a federation's checkpoints are meant to hold what the steps have made.
             warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
-            self._saved = {}
-            self._before_validation = self.has_trained = False
+            self.has_trained = False
             self.logbook.begin()
             self.plans.begin(self.trainer)
             self.fleets.forget()
@@ -318,9 +344,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         """Optimizers and schedulers of all participants, in the order of the participants."""
         self.local = {name: LocalOptimization.of(participant) for name, participant in self.everyone().items()}
         check_owners(self.local)
-        check_optimizers(self._saved_optimizers, self.local)
-        for name, steps in self._saved_steps.items():
-            self.local[name].progress = steps
+        self.resumed.take_up_optimizers(self.local)
         optimizers = [optimizer for local in self.local.values() for optimizer in local.optimizers]
         schedulers = [
             {"scheduler": schedule.scheduler, "name": f"lr/{name}"}
@@ -339,7 +363,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         for name, participant in self.members().items():
             fit_to_own_data(participant, self.federated_data.data.train[name], self.federated_data.collate_fn)
         check_data(self, self.federated_data)
-        check_monitors(self, self.federated_data, self._saved["in_progress"]["round"] + 1 if self._saved else 0)
+        check_monitors(self, self.federated_data, self.resumed.rounds_done(otherwise=0))
         give_privacy(self)
         check_gradients(self)
         self.ranks.prepare()
@@ -353,9 +377,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         for local in self.local.values():
             local.hooks = self.step_hooks
             hear_steps_by_hand(local)
-        take_up_accounts(self, self._saved)
-        give_scales(self.local, self.trainer.precision_plugin, self._saved.get("scales", {}))
-        self._saved_optimizers = []
+        self.resumed.take_up_accounts(self)
         super().on_fit_start()
 
     def on_fit_end(self) -> None:
@@ -368,17 +390,15 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         """Call ``on_train_start`` of the participants."""
         self.has_trained = True
         self.train_loader().set_epoch(self.current_round)
-        if self._before_validation:
-            settle_validation(self.trainer)
+        self.resumed.settle(self.trainer)
         skip_empty_validation(self.trainer)
         super().on_train_start()
         self.ranks.begin()
-        if self._before_validation:
-            self.adding = [one for one in federated_callbacks(self.trainer) if one.adds_to_loss(self)]
-            self.shaping = [one for one in federated_callbacks(self.trainer) if one.shapes_loss()]
+        if self.resumed.is_before_validation:
+            self.hear(federated_callbacks(self.trainer))
             self.fleets.take_seats(self)
-            self._before_validation = False
-        self.round_is_open = False
+            self.resumed.pass_validation()
+        self.round_state.close()
         tell_that_training_begins()
 
     def on_train_end(self) -> None:
@@ -396,23 +416,20 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
             round_index: Index of the round, from 0.
             resumed: True if the round resumes from a checkpoint inside it.
         """
-        while self._scheduled_rounds < round_index:
-            self._step_epoch_schedulers()
+        self._step_epoch_schedulers(round_index)
         seed_sample(stream_seed(self.seed, "round", round_index))
-        self.byte_count = ByteCount()
         trained = self.trained(round_index)
         left = [name for name, one in self.members().items() if one.leaves_at == round_index]
         self.materialise_active(trained + left)  # A participant that leaves takes its weights along.
         for name in trained:
             hold_still(self[name], round_index)
-        self.guard.open_round({name: self[name] for name in trained})
+        self.round_state.open(round_index, {name: self[name] for name in trained})
         for name in trained:
             self.local[name].open_round()
-        self.opened_round, self.round_is_open = round_index, True
         if not resumed:
             warn_of_accumulation(self, round_index)
-        else:
-            take_up_round(self, self._saved.get("in_progress", {}))
+        elif saved := self.resumed.round_saved(round_index):
+            self.round_state.load_state_dict(self.ranks.resumed(saved), self.local, self.logbook, self.device)
         self.hand_on("on_train_epoch_start", names=self.trained_here(round_index))
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
@@ -492,11 +509,11 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.log_round(epsilons(self.members()))
         self.log_round({f"federation/{name}": float(value) for name, value in figures.items()} | self._left_out())
         self._publish("train")
-        self.round_is_open = False
+        self.round_state.close()
 
     def _left_out(self) -> dict[str, float]:
         """``quarantined/NAME`` of everyone who ever was: 1 in rounds that went on without it, 0 in others."""
-        known = self._saved.get("metrics", {}).keys() | self.trainer.callback_metrics.keys()
+        known = self.resumed.metrics.keys() | self.trainer.callback_metrics.keys()
         ever = dict.fromkeys((key for key in sorted(known) if key.startswith(tag("quarantined", ""))), 0.0)
         return ever | {tag("quarantined", name): 1.0 for name in self.guard.quarantined}
 
@@ -504,28 +521,20 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         """Step the schedulers that count rounds."""
         self.hand_on("on_train_epoch_end", names=self.trained_here(self.current_round - 1))
         self._publish("train")
-        saved = self._saved.get("in_progress", {})
-        if saved.get("round") == self.current_round - 1:
+        if saved := self.resumed.round_saved(self.current_round - 1):
             # Logged before the checkpoint that this round was resumed from, and not yet written by any logger.
-            self.logbook.rows["train"] = saved["logged"] | self.logbook.rows["train"]
+            self.logbook.put_before("train", saved["logged"])
         self.logbook.write(self.trainer, "train", self.current_round)
-        while self._scheduled_rounds < self.current_round:
-            self._step_epoch_schedulers()
-        self._saved = {}
+        self._step_epoch_schedulers(self.current_round)
+        self.resumed.end()
         self.ranks.end_round()
 
     def begin_schedules(self, round_index: int) -> None:
         """Set the first round that schedulers count."""
-        self._scheduled_rounds = round_index
+        self.schedules.begin(round_index)
 
-    def _step_epoch_schedulers(self) -> None:
-        metrics = self._saved.get("metrics", {}) | self.trainer.callback_metrics
-        for name, local in self.local.items():
-            if local.schedules and (name == STUDENT or self[name].is_member(self._scheduled_rounds)):
-                local.end_epoch(
-                    self._scheduled_rounds, metrics, validated=validates_in(self.trainer, self._scheduled_rounds)
-                )
-        self._scheduled_rounds += 1
+    def _step_epoch_schedulers(self, round_index: int) -> None:
+        self.schedules.catch_up(self, round_index, self.resumed.metrics)
 
     def teardown(self, stage: str) -> None:
         """Call ``teardown`` of the participants, and end worker processes."""
@@ -608,6 +617,11 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
 
     # Logs
 
+    @property
+    def scope(self) -> str:
+        """``"global"`` while global data is evaluated, else ``"own"``."""
+        return self.logbook.scope
+
     def log_for(self, participant: Participant, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Record a participant's value; see :meth:`Participant.log`.
 
@@ -635,7 +649,7 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         if stage == "val" and is_fitting(self.trainer):
             trained = self.current_round + 1
         else:  # Of the checkpoint that is evaluated, or of the run before.
-            trained = self._saved["in_progress"]["round"] + 1 if self._saved else self.current_round
+            trained = self.resumed.rounds_done(otherwise=self.current_round)
         self.logbook.publish(self, stage, trained)
 
     # Host of the participants
@@ -666,13 +680,15 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save optimizers by participant's name, and replace non-finite states by the last finite ones."""
-        checkpoint["federation"] = saved_participants(self.local, self._scheduled_rounds) | {
-            "in_progress": saved_round(self),
+        checkpoint["federation"] = saved_participants(self.local, self.schedules.rounds) | {
+            "in_progress": self.round_state.state_dict(
+                {name: self.local[name] for name in self.trained(self.opened_round)}, self.logbook
+            ),
             # A scheduler may follow one that was logged in the round, before a checkpoint inside it.
             "metrics": {key: float(value) for key, value in self.trainer.callback_metrics.items()},
             "own": own_parts(self.everyone()),
             "engines": dict(self.fleets.chosen),
-            "run": dict(self._run),
+            "run": dict(self.resumed.run),
         }
         self.ranks.complete(checkpoint)
         without_poison(checkpoint, self)
@@ -681,24 +697,11 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another federation's checkpoint by name; reorder one with another order of participants."""
-        restore_by_name(checkpoint, list(self.everyone()))
-        fit_checkpoint(checkpoint["state_dict"], self)
-        check_architectures(checkpoint, self)
+        fit_to_participants(checkpoint, self)
         take_on_precision(self)
-        if self._trainer is not None and is_fitting(self.trainer):
-            check_loops(checkpoint, self.trainer)
-            self._saved_optimizers = checkpoint.get("optimizer_states", [])
-            self._before_validation = resume_where_it_stood(checkpoint, self.trainer)
-        saved = self._saved = checkpoint["federation"]
-        self._run = dict(saved.get("run", self._run))  # Older checkpoints have none.
-        for name, part in saved.get("own", {}).items():  # Older checkpoints have none.
-            self[name].on_load_checkpoint(part)
-        self._scheduled_rounds = saved["scheduled_rounds"]
-        self._saved_steps = saved["steps"]
-        self.fleets.resume(saved.get("engines", {}))
-        for name, steps in self._saved_steps.items():
-            if name in self.local:
-                self.local[name].progress = steps
+        self.resumed.read(checkpoint, self, self._trainer)
+        self.schedules.begin(self.resumed.scheduled_rounds)
+        self.fleets.resume(self.resumed.engines)
 
     @staticmethod
     def prefix_of(name: str) -> str:

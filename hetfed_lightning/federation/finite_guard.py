@@ -78,6 +78,10 @@ class FiniteGuard:
             if name not in unsafe
         }
 
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Leave out of this round whom a checkpoint names, with the reason for each."""
+        self.quarantined.update(reasons)
+
     def hold(self, states: Mapping[str, dict[str, Tensor]]) -> None:
         """Replace the stored states by others, for a round that goes on in another process."""
         self._safe |= states

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -40,10 +41,6 @@ def stage_of(trainer: L.Trainer) -> Stage:
 class Logs(FederationView, Protocol):
     """Federation that also logs by Lightning's own ``log``."""
 
-    @property
-    def scope(self) -> str:
-        """``"global"`` while global data is evaluated, else ``"own"``."""
-
     def log(self, *args: Any, **kwargs: Any) -> None:
         """Log a value as ``LightningModule.log`` does."""
 
@@ -56,11 +53,13 @@ class LogBook:
 
     Attributes:
         batch: Batch in progress, whose length is the weight of values logged without one.
+        scope: ``"global"`` while global data is evaluated, else ``"own"``.
         undefined: Metrics that the participants' data do not define.
     """
 
     def __init__(self) -> None:
         self.batch: Any = None
+        self.scope = "own"
         self.undefined = UndefinedFigures()
         self.ledgers: dict[Stage, Ledger] = {"train": Ledger(), "val": Ledger(), "test": Ledger()}
         self.rows: dict[Stage, dict[str, float]] = {"train": {}, "val": {}, "test": {}}
@@ -75,6 +74,23 @@ class LogBook:
         """Begin a run, without unwritten values of an earlier one."""
         self.rows = {"train": {}, "val": {}, "test": {}}
         self.undefined.begin()
+
+    def see(self, batch: Any) -> None:
+        """Take what a participant sees now for the batch of the values that it logs."""
+        self.batch = batch
+
+    @contextmanager
+    def on_data_of(self, scope: str) -> Iterator[None]:
+        """Take what is noted in the body of a ``with`` statement for figures on own data, or on everyone's."""
+        self.scope = scope
+        try:
+            yield
+        finally:
+            self.scope = "own"
+
+    def put_before(self, stage: Stage, row: Mapping[str, float]) -> None:
+        """Write a row of a checkpoint with a stage's own, whose values replace it."""
+        self.rows[stage] = dict(row) | self.rows[stage]
 
     def note(
         self,
@@ -100,7 +116,7 @@ class LogBook:
                 self.ledgers[stage].reset_later(value)
             return
         self.ledgers[stage].record(
-            tag(name, cast("str", participant.name), everyone=federation.scope == "global"),
+            tag(name, cast("str", participant.name), everyone=self.scope == "global"),
             value,
             weight=float(batch_size_of(self.batch) if batch_size is None else batch_size),
             prog_bar=prog_bar,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from torch import Tensor
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import lightning as L
 
     from hetfed_lightning.local_training.local_optimization import LocalOptimization
-    from hetfed_lightning.methods.byte_count import ByteCount
     from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)
@@ -53,47 +52,6 @@ def own_parts(participants: Mapping[str, Participant]) -> dict[str, dict[str, An
         if part:
             parts[name] = part
     return parts
-
-
-class CountsRounds(FederationView, Protocol):
-    """A federation that knows which round it has opened, and counts the bytes of it."""
-
-    @property
-    def opened_round(self) -> int:
-        """Round opened last, from 0; -1 before the first."""
-
-    @property
-    def byte_count(self) -> ByteCount:
-        """Bytes of methods' messages in this round."""
-
-
-def saved_round(federation: CountsRounds) -> dict[str, Any]:
-    """Checkpoint entry of the round in progress, or of the last one: counters and logged values."""
-    return {
-        "round": federation.opened_round,
-        "bytes": federation.byte_count.state_dict(),
-        "quarantined": dict(federation.guard.quarantined),
-        "local": {name: federation.local[name].round_state() for name in federation.trained(federation.opened_round)},
-        "ledger": federation.logbook.ledgers["train"].state_dict(),
-        "logged": dict(federation.logbook.rows["train"]),
-    }
-
-
-def take_up_round(federation: CountsRounds, saved: Mapping[str, Any]) -> None:
-    """Restore counters and logged values of a round, if it is the one now open.
-
-    Args:
-        federation: Federation in a fit.
-        saved: Entry that :func:`saved_round` made.
-    """
-    if saved.get("round") != federation.opened_round:
-        return
-    saved = federation.ranks.resumed(saved)
-    federation.byte_count.load_state_dict(saved["bytes"])
-    federation.guard.quarantined.update(saved["quarantined"])
-    for name, state in saved["local"].items():
-        federation.local[name].load_round_state(state)
-    federation.logbook.ledgers["train"].load_state_dict(saved["ledger"], federation.device)
 
 
 def resume_where_it_stood(checkpoint: dict[str, Any], trainer: L.Trainer) -> bool:

@@ -16,6 +16,7 @@ be validated than saved.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import lightning as L
@@ -32,15 +33,7 @@ from hetfed_lightning.participants.participant import STUDENT
 
 
 class HasRounds(FederationView, Protocol):
-    """A federation whose rounds are opened and closed.
-
-    Attributes:
-        adding: Callbacks that add to the local losses of the round.
-        shaping: Callbacks that shape the local losses of the round.
-    """
-
-    adding: list[FederatedCallback]
-    shaping: list[FederatedCallback]
+    """A federation whose rounds are opened and closed."""
 
     @property
     def round_is_open(self) -> bool:
@@ -53,6 +46,9 @@ class HasRounds(FederationView, Protocol):
             round_index: Index of the round, from 0.
             resumed: True if the round resumes from a checkpoint inside it.
         """
+
+    def hear(self, callbacks: Iterable[FederatedCallback]) -> None:
+        """Let those callbacks that add to losses, or shape them, be asked in the steps that follow."""
 
     def finish_local_work(self) -> None:
         """Step on gradients that an incomplete accumulation left."""
@@ -132,8 +128,7 @@ class RoundClock(L.Callback):
             exchange.make()
         if not resumed and (newcomers := federation.newcomers(round_index)):
             raise_event(federation, "on_join", round_index, newcomers, round_index)
-        federation.adding = [one for one in federated_callbacks(trainer) if one.adds_to_loss(federation)]
-        federation.shaping = [one for one in federated_callbacks(trainer) if one.shapes_loss()]
+        federation.hear(federated_callbacks(trainer))
         check_shaped_losses(federation)
         federation.fleets.open_round(federation, federation.trained_here(round_index))
 

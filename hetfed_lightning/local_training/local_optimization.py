@@ -340,8 +340,8 @@ class LocalOptimization:
         """Number of optimizer steps since the run began, for schedulers that count them."""
         return self._steps
 
-    @progress.setter
-    def progress(self, steps: int) -> None:
+    def go_on_from(self, steps: int) -> None:
+        """Take a number of optimizer steps for those made since the run began."""
         self._steps = steps
 
 

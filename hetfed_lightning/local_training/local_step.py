@@ -74,7 +74,8 @@ def _pass_and_step(federation: FederationView, participant: Participant, batch: 
     if batch is None:
         local.descend(None, federation.backward_of, reduction)
         return
-    batch = federation.logbook.batch = participant.on_after_batch_transfer(batch, 0)
+    batch = participant.on_after_batch_transfer(batch, 0)
+    federation.logbook.see(batch)
     if participant.on_train_batch_start(batch, batch_idx) == -1:
         if reduction is not None:
             raise RuntimeError(

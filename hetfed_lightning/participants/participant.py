@@ -461,6 +461,15 @@ class Participant(Borrower, L.LightningModule):
         """True if the participant has joined by the round and has not left."""
         return self.joins_at <= round_index and (self.leaves_at is None or round_index < self.leaves_at)
 
+    def attend(self, joins_at: int = 0, leaves_at: int | None = None) -> None:
+        """Set the rounds in which it takes part, before a run.
+
+        Args:
+            joins_at: First round in which it takes part, from 0.
+            leaves_at: First round in which it takes part no more; None for never.
+        """
+        self.joins_at, self.leaves_at = joins_at, leaves_at
+
     # Shared state
 
     def shared_keys(self) -> list[str]:

@@ -57,8 +57,8 @@ def load_round_state(federation: FederationView, name: str, found: dict[str, Any
     """
     local = federation.local[name]
     _load_state(federation[name], found["state"])
-    local.landed, local.skipped, local.progress = found["landed"], found["skipped"], found["steps"]
-    local.rates = found["rates"]
+    local.go_on_from(found["steps"])
+    local.landed, local.skipped, local.rates = found["landed"], found["skipped"], found["rates"]
     by_step = [one.scheduler for one in local.schedules if one.interval == "step"]
     for scheduler, state in zip(by_step, found["schedules"], strict=True):
         scheduler.load_state_dict(cloned(state))

@@ -25,7 +25,8 @@ PROMISES = (
             ),
             Mutation(
                 "hetfed_lightning/federation/federation.py",
-                '            take_up_round(self, self._saved.get("in_progress", {}))\n',
+                "            self.round_state.load_state_dict("
+                "self.ranks.resumed(saved), self.local, self.logbook, self.device)\n",
                 "            pass\n",
                 ("tests/resume/test_matrix.py",),
             ),

@@ -119,8 +119,8 @@ PROMISES: tuple[Promise, ...] = (
                 (f"{_EXAMPLES}::test_participants_that_void_it_are_refused",),
             ),
             Mutation(
-                _FEDERATION,
-                "        take_up_accounts(self, self._saved)\n",
+                "hetfed_lightning/federation/resumed_run.py",
+                "        take_up_accounts(federation, self._saved)\n",
                 "",
                 (f"{_EXAMPLES}::test_the_account_goes_on_after_a_checkpoint",),
             ),

@@ -331,7 +331,7 @@ class Site:
         parts = self._parts = self._make()
         for participant in parts.federation.members().values():
             self._times = participant.joins_at, participant.leaves_at
-            participant.joins_at, participant.leaves_at = 0, None  # The coordinator knows the round for both.
+            participant.attend()  # In every round: the coordinator knows those for joining and leaving.
         clock = SiteRound(
             order, self.reply, parts.callbacks, save,
             started=begin, fingerprint=fingerprint, career=self._career(parts.rounds),

@@ -138,8 +138,7 @@ class SiteRound(RoundClock):
             callback.set_targets(targets.get(place))
         self._take_lessons(federation)
         self._set_anchors(federation)
-        federation.adding = [one for one in self._all() if one.adds_to_loss(federation)]
-        federation.shaping = [one for one in self._all() if one.shapes_loss()]
+        federation.hear(self._all())
         check_shaped_losses(federation)
         federation.fleets.open_round(federation, federation.trained_here(federation.current_round))
 
