@@ -22,7 +22,11 @@ Measured = Literal["validation", "test"]
 
 
 class Evaluates(FederationView, Protocol):
-    """A federation that evaluates its participants."""
+    """Interface of a federation to the evaluation of its participants.
+
+    Attributes:
+        scope: ``"global"`` while global data is evaluated, else ``"own"``.
+    """
 
     @property
     def scope(self) -> str:
@@ -30,7 +34,7 @@ class Evaluates(FederationView, Protocol):
 
     @property
     def predict_with(self) -> str | None:
-        """Participant whose predictions ``Trainer.predict`` gives."""
+        """Name of the predictor of ``Trainer.predict``; None for the owner of the data."""
 
 
 def owner_of(loaders: Any, dataloader_idx: int) -> str:

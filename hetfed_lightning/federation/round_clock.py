@@ -33,7 +33,12 @@ from hetfed_lightning.participants.participant import STUDENT
 
 
 class HasRounds(FederationView, Protocol):
-    """A federation whose rounds are opened and closed."""
+    """Interface of a federation to the clock of its rounds.
+
+    Attributes:
+        adding: Callbacks that add to the local losses of the round.
+        shaping: Callbacks that change the local losses of the round by example.
+    """
 
     @property
     def round_is_open(self) -> bool:
@@ -51,10 +56,10 @@ class HasRounds(FederationView, Protocol):
         """Let those callbacks that add to losses, or shape them, be asked in the steps that follow."""
 
     def finish_local_work(self) -> None:
-        """Step on gradients that an incomplete accumulation left."""
+        """Step on the gradients of incomplete accumulations."""
 
     def close_round(self) -> None:
-        """Log the figures of the round."""
+        """Log the metrics of the round."""
 
 
 class RoundClock(L.Callback):

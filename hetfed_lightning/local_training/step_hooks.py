@@ -19,10 +19,10 @@ STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_st
 
 
 class FollowsSteps(Protocol):
-    """A callback that hears of each optimizer step that changed a participant's weights."""
+    """Callback with a method for each optimizer step that changed a participant's weights."""
 
     def after_local_step(self, federation: Any, participant: Participant) -> None:
-        """After a step of a participant."""
+        """Called after such a step of a participant."""
 
 
 class StepHooks:

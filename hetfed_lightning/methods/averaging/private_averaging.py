@@ -135,7 +135,7 @@ class PrivateAveraging(BackboneAveraging):
         self.check_promise(len(federation.members()))
 
     def groups(self, about: About) -> Mapping[str, Sequence[str]]:
-        """Groups of participants as in any averaging; refuses singular vectors of a spectral norm, not being updates.
+        """Groups of participants as in any averaging; refuses singular vectors of a spectral norm.
 
         Raises:
             ValueError: If there are some; names a participant and the key.
