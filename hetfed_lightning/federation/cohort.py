@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-import lightning as L
 from torch import nn, randperm
 
-from hetfed_lightning.participants.participant import STUDENT
 from hetfed_lightning.seeding import stream_generator
 
 if TYPE_CHECKING:
@@ -99,32 +97,3 @@ def sampled(names: Sequence[str], round_index: int, participation: float, seed: 
     count = max(1, round(participation * len(names)))
     order = randperm(len(names), generator=stream_generator(seed, "participation", round_index))
     return [names[index] for index in sorted(order[:count].tolist())]
-
-
-class KeepsRoster(L.LightningModule):
-    """LightningModule of participants with the cohort of each round."""
-
-    participants: nn.ModuleDict
-    student: Participant | None
-    participation: float
-    seed: int
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.roster = Roster()
-
-    def joined(self, round_index: int) -> list[str]:
-        """Names of participants that have joined by a round and have not left."""
-        return self.roster.joined(self.participants, round_index)
-
-    def newcomers(self, round_index: int) -> list[str]:
-        """Names of participants whose first round it is, later than the first of all."""
-        return self.roster.newcomers(self.participants, round_index)
-
-    def active_names(self, round_index: int) -> list[str]:
-        """Names of participants that train in a round: all joined ones, or the sample set by ``participation``."""
-        return self.roster.active(self.participants, round_index, self.participation, self.seed)
-
-    def trained(self, round_index: int) -> list[str]:
-        """Names of everyone whose weights a round changes: active participants, and the student if there is one."""
-        return self.active_names(round_index) + ([] if self.student is None else [STUDENT])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
@@ -22,13 +22,13 @@ from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.federated_callback import FederatedCallback, acting_callbacks, federated_callbacks, raise_event
-from hetfed_lightning.federation.cohort import KeepsRoster
+from hetfed_lightning.federation.cohort import Roster
 from hetfed_lightning.federation.epoch_schedules import EpochSchedules
 from hetfed_lightning.federation.evaluation import evaluate, owner_of, predict, skip_empty_validation
 from hetfed_lightning.federation.forwarded_hooks import HandsOnHooks, check_hooks
 from hetfed_lightning.federation.local_plans import LocalPlans
 from hetfed_lightning.federation.log_writer import LogBook, is_fitting
-from hetfed_lightning.federation.member_storage import LendsStorage
+from hetfed_lightning.federation.member_storage import MemberStorage
 from hetfed_lightning.federation.own_trainer import OwnTrainer
 from hetfed_lightning.federation.preemption import Preemption
 from hetfed_lightning.federation.preflight import check_data, check_members, check_names, check_trainer
@@ -74,12 +74,13 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from hetfed_lightning.federation.finite_guard import FiniteGuard
+    from hetfed_lightning.federation.member_storage import SpareStorage
     from hetfed_lightning.methods.byte_count import ByteCount
 
 log = logging.getLogger(__name__)
 
 
-class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # type: ignore[misc]  # as its data
+class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its data
     """Participants that learn together, as one LightningModule.
 
     ``Trainer(max_epochs=R)`` runs R rounds. Callbacks decide what participants share
@@ -139,6 +140,8 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         self.student = student
         if student is not None:
             student.attach(STUDENT, self)
+        self.roster = Roster()
+        self.storage = MemberStorage()
         self.fleets = Fleets(engine)
         self.local: dict[str, LocalOptimization] = {}
         self.round_state = RoundState()
@@ -182,6 +185,22 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         """Participants by name, and the student if there is one."""
         return self.members() | ({} if self.student is None else {STUDENT: self.student})
 
+    def joined(self, round_index: int) -> list[str]:
+        """Names of participants that have joined by a round and have not left."""
+        return self.roster.joined(self.participants, round_index)
+
+    def newcomers(self, round_index: int) -> list[str]:
+        """Names of participants whose first round it is, later than the first of all."""
+        return self.roster.newcomers(self.participants, round_index)
+
+    def active_names(self, round_index: int) -> list[str]:
+        """Names of participants that train in a round: all joined ones, or the sample set by ``participation``."""
+        return self.roster.active(self.participants, round_index, self.participation, self.seed)
+
+    def trained(self, round_index: int) -> list[str]:
+        """Names of everyone whose weights a round changes: active participants, and the student if there is one."""
+        return self.active_names(round_index) + ([] if self.student is None else [STUDENT])
+
     def drop(self, name: str) -> Participant:
         """The participant of a name, or the student, which leaves before a run and belongs to no federation."""
         leaver = self[name]
@@ -203,6 +222,25 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
     def contributors(self) -> list[str]:
         """Names of the current round's active participants without quarantined ones, whose states may be sent."""
         return [name for name in self.active_names(self.current_round) if name not in self.guard.quarantined]
+
+    # Storage that participants have in common
+
+    @property
+    def spare(self) -> SpareStorage:
+        """Memory for those who train next."""
+        return self.storage.spare
+
+    def materialise(self, name: str) -> None:
+        """Give a participant storage of its own for what it borrows, as a round opens in which it trains."""
+        self.storage.materialise(name, self[name])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        return super()._apply(self.storage.keeping_loans(fn, self.everyone()), recurse)  # type: ignore[no-untyped-call]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As ``Module.load_state_dict``; participants whose tensors are one in ``state_dict`` borrow one."""
+        self.storage.expect(self.everyone(), self.prefix_of, state_dict, assign=assign)
+        return super().load_state_dict(state_dict, strict, assign)
 
     # The schedule of a round
 
@@ -420,7 +458,8 @@ class Federation(LoadsHarmlessly, KeepsRoster, LendsStorage, HandsOnHooks):  # t
         seed_sample(stream_seed(self.seed, "round", round_index))
         trained = self.trained(round_index)
         left = [name for name, one in self.members().items() if one.leaves_at == round_index]
-        self.materialise_active(trained + left)  # A participant that leaves takes its weights along.
+        # A participant that leaves takes its weights along.
+        self.storage.materialise_active(self.everyone(), trained + left)
         for name in trained:
             hold_still(self[name], round_index)
         self.round_state.open(round_index, {name: self[name] for name in trained})

@@ -7,12 +7,10 @@ shared state times the number of participants.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import lightning as L
 import torch
 from torch import Tensor
 
@@ -65,69 +63,70 @@ class SpareStorage:
         self._given.clear()
 
 
-class LendsStorage(L.LightningModule):
-    """LightningModule of participants, of which the waiting ones share tensors."""
+class MemberStorage:
+    """Storage of a federation's participants, of which those that wait point at tensors that they have in common.
+
+    Attributes:
+        spare: Memory for those who train next.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
         self.spare = SpareStorage()
 
-    @abstractmethod
-    def everyone(self) -> dict[str, Participant]:
-        """Participants by name, with the student."""
-
-    @staticmethod
-    @abstractmethod
-    def prefix_of(name: str) -> str:
-        """Prefix of a participant's keys in the federation's ``state_dict``."""
-
-    @abstractmethod
-    def __getitem__(self, name: str) -> Participant:
-        """Participant of a name."""
-
-    @abstractmethod
-    def trained(self, round_index: int) -> list[str]:
-        """Names of everyone whose weights a round changes."""
-
-    @property
-    @abstractmethod
-    def current_round(self) -> int:
-        """Index of the round in progress, from 0."""
-
-    def on_validation_model_zero_grad(self) -> None:
-        """Clear gradients; participants that do not train have none."""
-        for name in self.trained(self.current_round):
-            self[name].zero_grad()
-
-    def materialise(self, name: str) -> None:
-        """Give a participant storage of its own for borrowed tensors, as a round opens in which it trains."""
-        self[name].materialise(copy=lambda key, tensor: self.spare.copy_for(name, key, tensor))
-
-    def materialise_active(self, names: Iterable[str]) -> None:
-        """Release the memory of participants that borrow again, and materialise those that train next."""
-        self.spare.take_back(lambda name, key: self[name].borrows(key) is not None)
-        for name in names:
-            self.materialise(name)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        loans = {id(loan): loan for participant in self.everyone().values() for loan in participant.loans}
-        self.spare.clear()
-        return super()._apply(KeepsLoans(fn, loans.values()), recurse)  # type: ignore[no-untyped-call]
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a state as ``Module.load_state_dict`` does; tensors that are one in it are borrowed from one loan.
+    def materialise(self, name: str, participant: Participant) -> None:
+        """Give a participant storage of its own for what it borrows.
 
         Args:
-            state_dict: Tensors by key.
-            strict: True to refuse missing and unknown keys.
-            assign: True to take the tensors themselves instead of copies.
+            name: Name of the participant.
+            participant: The participant, as a round opens in which it trains.
         """
-        if assign:
-            for participant in self.everyone().values():
-                participant.materialise()
-        else:
-            borrow_as_saved(self.everyone(), self.prefix_of, state_dict)
-        return super().load_state_dict(state_dict, strict, assign)
+        participant.materialise(copy=lambda key, tensor: self.spare.copy_for(name, key, tensor))
+
+    def materialise_active(self, everyone: Mapping[str, Participant], names: Iterable[str]) -> None:
+        """Take back the memory of those who borrow again, and give it to who trains next.
+
+        Args:
+            everyone: Participants by name, the student among them.
+            names: Names of those who train next.
+        """
+        self.spare.take_back(lambda name, key: everyone[name].borrows(key) is not None)
+        for name in names:
+            self.materialise(name, everyone[name])
+
+    def keeping_loans(
+        self, fn: Callable[[Tensor], Tensor], everyone: Mapping[str, Participant]
+    ) -> Callable[[Tensor], Tensor]:
+        """A function of tensors, as ``Module._apply`` takes it, after which shared tensors are shared still.
+
+        Args:
+            fn: Function that moves or converts a tensor.
+            everyone: Participants by name, the student among them.
+        """
+        loans = {id(loan): loan for participant in everyone.values() for loan in participant.loans}
+        self.spare.clear()
+        return KeepsLoans(fn, loans.values())
+
+    def expect(
+        self,
+        everyone: Mapping[str, Participant],
+        prefix_of: Callable[[str], str],
+        state: Mapping[str, Any],
+        *,
+        assign: bool,
+    ) -> None:
+        """Share storage as a state does that is about to be loaded.
+
+        Args:
+            everyone: Participants by name, the student among them.
+            prefix_of: Function from a name to the beginning of the participant's keys in ``state``.
+            state: State of a federation.
+            assign: True if the tensors of ``state`` take the places of the participants'.
+        """
+        if not assign:
+            borrow_as_saved(everyone, prefix_of, state)
+            return
+        for participant in everyone.values():
+            participant.materialise()
 
 
 @torch.no_grad()
