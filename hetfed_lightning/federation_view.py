@@ -192,6 +192,9 @@ class FederationView(Company, Run, Protocol):
             round_index: Index of the round, from 0.
         """
 
+    def materialise(self, name: str) -> None:
+        """Give a participant storage of its own for what it borrows."""
+
     def quarantine(self, name: str, reason: str) -> None:
         """Quarantine a participant for the rest of the round, and restore its state of the round's beginning.
 

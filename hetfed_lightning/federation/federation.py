@@ -270,8 +270,13 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
 
     def rounds_ahead(self) -> Sequence[int]:
         """Indices of the run's rounds whose plans may differ in length; the current one alone if no method plans."""
-        now, last = self.current_round, self.trainer.max_epochs or 0
-        return [now] if self.plans.is_empty else range(now, max(last, now + 1))
+        now = self.current_round
+        return [now] if self.plans.is_empty else self._clock.rounds_ahead(self.trainer, now)
+
+    @property
+    def _clock(self) -> RoundClock:
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return next(one for one in callbacks if isinstance(one, RoundClock))
 
     def limit_batches(self, batches: int) -> int:
         """Number of a participant's batches after ``limit_train_batches``; a fraction is of *its* own, at least 1."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hetfed_lightning.federated_callback import acting_callbacks
 from hetfed_lightning.methods.method import Method
-from hetfed_lightning.methods.plans import Moment, Part, PlanError, Span, spans
+from hetfed_lightning.methods.plan_checks import planned
+from hetfed_lightning.methods.plans import LATER, Part, PlanError, Span, spans
 
 if TYPE_CHECKING:
     import lightning as L
 
     from hetfed_lightning.federation_view import FederationView
-    from hetfed_lightning.participants.participant import Participant
 
 
 class LocalPlans:
@@ -32,8 +31,7 @@ class LocalPlans:
     def begin(self, trainer: L.Trainer) -> None:
         """Find the methods that plan."""
         self._round, self._parts, self._spans = -1, {}, {}
-        acting = acting_callbacks(trainer)
-        self._planners = [one for one in acting if isinstance(one, Method) and type(one).plan is not Method.plan]
+        self._planners = [one for one in acting_callbacks(trainer) if isinstance(one, Method) and one.plans_work()]
 
     @property
     def is_empty(self) -> bool:
@@ -41,13 +39,17 @@ class LocalPlans:
         return not self._planners
 
     def check(self, federation: FederationView) -> None:
-        """Check the plan of each participant's first round.
+        """Check the plans of each participant's first round, for all moments.
 
         Raises:
             PlanError: If a plan cannot be followed.
         """
         for name, participant in federation.members().items():
-            self.of(federation, name, max(federation.current_round, participant.joins_at))
+            first = max(federation.current_round, participant.joins_at)
+            self.of(federation, name, first)
+            for method in self._planners:
+                for moment in LATER:
+                    planned(method, participant, moment, first)
 
     def of(self, federation: FederationView, name: str, round_index: int) -> tuple[Part, ...]:
         """Parts of a participant's local work in a round; empty if its own settings hold.
@@ -114,46 +116,3 @@ class LocalPlans:
         per_epoch = federation.federated_data.source(name).batches_per_epoch
         total = sum(part.batches(per_epoch) for part in parts)
         return spans(parts, per_epoch, federation.limit_batches(total))
-
-
-def planned(method: Method, participant: Participant, moment: Moment, round_index: int) -> tuple[Part, ...]:
-    """Plan of a method for one participant, checked.
-
-    Args:
-        method: Method that plans.
-        participant: The participant.
-        moment: Moment of the work.
-        round_index: Index of the round, from 0.
-
-    Raises:
-        PlanError: If it cannot be followed; names the participant, the round and the method.
-    """
-    found: Any = method.plan(participant, moment, round_index)
-    where = f"{participant.label}, round {round_index}: {method.title}.plan for the moment {moment!r}"
-    if not isinstance(found, Sequence) or not all(isinstance(part, Part) for part in found):
-        raise PlanError(f"{where}: expected Parts in a list, got {found!r}. Return [Part(epochs=1)], or () for none.")
-    keys = [key for key, _ in participant.named_parameters()] if found else []
-    for part in found:
-        _check(part, participant, moment, keys, where)
-    return tuple(found)
-
-
-def _check(part: Part, participant: Participant, moment: Moment, keys: Sequence[str], where: str) -> None:
-    if moment == "local" and part.on != "own":
-        raise PlanError(
-            f"{where}: local steps are on own data, got Part(on={part.on!r}). Plan such steps for the moment "
-            "'received', or add the public loss in example_loss."
-        )
-    if part.optimizer is None and part.trains_everything:
-        return
-    if not participant.automatic_optimization:
-        raise PlanError(
-            f"{where}: it steps its optimizers itself, so that Part(trains=..., optimizer=...) cannot be heeded. Give "
-            "lengths alone, or leave automatic_optimization on."
-        )
-    try:
-        trained = part.keys(keys)
-    except ValueError as error:
-        raise PlanError(f"{where}: Part(trains=...): {error}. Name a module, a key or an fnmatch pattern.") from None
-    if not trained:
-        raise PlanError(f"{where}: Part(trains={part.trains!r}) leaves nothing to train. Exclude less.")

@@ -16,7 +16,7 @@ be validated than saved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import lightning as L
@@ -29,6 +29,7 @@ from hetfed_lightning.federation.quarantine import inspect
 from hetfed_lightning.federation_view import FederationView
 from hetfed_lightning.local_training.privacy_budgets import end_if_spent, open_budgets
 from hetfed_lightning.methods.exchanging import RoundExchange
+from hetfed_lightning.methods.method import Method
 from hetfed_lightning.participants.participant import STUDENT
 
 
@@ -92,6 +93,10 @@ class RoundClock(L.Callback):
         """Federated callbacks of a trainer, in the order of their phases."""
         return federated_callbacks(trainer)
 
+    def rounds_ahead(self, trainer: L.Trainer, round_index: int) -> Sequence[int]:
+        """Rounds of a fit from ``round_index`` on, as far as their number is known; at least that one."""
+        return range(round_index, max(trainer.max_epochs or 0, round_index + 1))
+
     def career_of(self, federation: FederationView, name: str) -> Career:
         """Rounds in which a participant, or the student, trains, for a run with a known number of rounds.
 
@@ -148,7 +153,8 @@ class RoundClock(L.Callback):
         inspect(federation, losses=True)
 
         def look(callback: FederatedCallback) -> None:
-            if callback.phase < Phase.MONITORING and not callback.gives_finite:
+            trains = isinstance(callback, Method) and callback.plans_work()
+            if callback.phase < Phase.MONITORING and (trains or not callback.gives_finite):
                 inspect(federation)
 
         round_index = federation.current_round

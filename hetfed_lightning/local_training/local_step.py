@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hetfed_lightning.federation_view import FederationView
+    from hetfed_lightning.methods.plans import Span
     from hetfed_lightning.supervised import Supervised
 
 
@@ -28,15 +29,32 @@ def take_local_step(federation: FederationView, name: str, batch: Any, batch_idx
             batch is empty.
         batch_idx: Index of the batch in the round, from 0.
     """
+    span = federation.plans.span_at(federation, name, batch_idx)
+    take_step(federation, name, batch, batch_idx, span, federation.current_round, name, batch_idx)
+
+
+def take_step(
+    federation: FederationView, name: str, batch: Any, batch_idx: int, span: Span | None, *stream: int | str
+) -> None:
+    """A local step, or one like it at another moment of a round.
+
+    Args:
+        federation: In a fit.
+        name: Who steps.
+        batch: Of its own training data, as for :func:`take_local_step`.
+        batch_idx: Its place in the round, or in the plan of that moment.
+        span: Part of a plan that the batch belongs to; None without one.
+        stream: Names of the stream that the step draws from, beside the seed.
+    """
     participant, round_index = federation[name], federation.current_round
-    seed_for(federation, participant, round_index, name, batch_idx, *federation.ranks.stream)
+    seed_for(federation, participant, *stream, *federation.ranks.stream)
     try:
         with (
             federation.ranks.timing([name], federation.device),
             federation.local[name].scaled(federation.trainer.precision_plugin),
             federation.local[name].collecting(),
         ):
-            _step(federation, participant, batch, batch_idx)
+            _step(federation, participant, batch, batch_idx, span)
     except Exception as error:
         error.add_note(f"{participant.label}, round {round_index}, batch {batch_idx}")
         raise
@@ -56,11 +74,10 @@ def seed_for(federation: FederationView, participant: Participant, *names: int |
     seed_torch(seed, federation.device)
 
 
-def _step(federation: FederationView, participant: Participant, batch: Any, batch_idx: int) -> None:
+def _step(federation: FederationView, participant: Participant, batch: Any, batch_idx: int, span: Span | None) -> None:
     local = federation.local[participant.name or ""]
     if local.rests:
         return
-    span = federation.plans.span_at(federation, participant.name or "", batch_idx)
     if span is not None:
         local.enter(span.index, span.part)
     _pass_and_step(federation, participant, batch, batch_idx)

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from hetfed_lightning.federated_callback import FederatedCallback, Phase
+from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
 from hetfed_lightning.fleets.shaping import LossShape
 from hetfed_lightning.fleets.weight_terms import WeightTerm
 from hetfed_lightning.methods.carrier import Carrier
 from hetfed_lightning.methods.messages import Combined, Exchange, Message, Work
+from hetfed_lightning.methods.planned_work import planned_steps, work_on_plans
 from hetfed_lightning.methods.plans import Moment, Part
-from hetfed_lightning.participants.participant import METHOD_MODULES
+from hetfed_lightning.participants.participant import METHOD_MODULES, STUDENT
 
 if TYPE_CHECKING:
     import lightning as L
@@ -127,7 +128,11 @@ class Method(FederatedCallback):
 
         Args:
             participant: Participant whose work is planned; not to be changed.
-            moment: ``"local"``: the local steps.
+            moment: ``"local"``: the local steps. ``"received"``: at the end of a round in which the method is due, once
+                its result was received, of those who took part. ``"joined"``: of newcomers, once they have received
+                what is current. ``"last"``: after the exchange of the run's last round (``Trainer(max_epochs=...)``),
+                of everyone who has joined. All but the first come before the validation and at the method's place
+                among the callbacks, so that a method without exchanges may follow another's.
             round_index: Index of the round, from 0.
         """
         del participant, moment, round_index
@@ -310,6 +315,35 @@ class Method(FederatedCallback):
         """Hand out the results of the exchange at the round's end."""
         del trainer
         self.carried.hand_out(federation, round_index)
+        if self.plans_work():
+            if self.is_due(round_index):
+                work_on_plans(federation, self, federation.contributors(), "received", round_index)
+            if round_index + 1 == federation.trainer.max_epochs:
+                left_out = federation.guard.quarantined
+                names = [name for name in federation.joined(round_index) if name not in left_out]
+                work_on_plans(federation, self, names, "last", round_index)
+
+    def on_join(self, trainer: L.Trainer, federation: FederationView, names: Sequence[str], round_index: int) -> None:
+        """Have newcomers take the steps that are planned for them."""
+        del trainer
+        if self.plans_work():
+            work_on_plans(federation, self, names, "joined", round_index)
+
+    def plans_work(self) -> bool:
+        """True if the method has a :meth:`plan`."""
+        return type(self).plan is not Method.plan
+
+    def further_steps(self, federation: FederationView, name: str, career: Career) -> int:
+        """Steps that are planned beside the local ones."""
+        if not self.plans_work() or name == STUDENT:
+            return 0
+        steps = sum(planned_steps(federation, self, name, "received", one) for one in career.rounds if self.is_due(one))
+        if career.joins_at > 0 and career.rounds:
+            steps += planned_steps(federation, self, name, "joined", career.joins_at)
+        last = (federation.trainer.max_epochs or 0) - 1
+        if last >= 0 and federation[name].is_member(last):
+            steps += planned_steps(federation, self, name, "last", last)
+        return steps
 
     def adds_to_loss(self, federation: FederationView) -> bool:
         """True if the method has a :meth:`weight_term`."""

@@ -15,6 +15,9 @@ Moment: TypeAlias = Literal["local", "received", "joined", "last"]
 ``"joined"`` in a newcomer's first round, after it has received the current results; ``"last"`` after the last
 round's exchange."""
 
+LATER: tuple[Moment, ...] = ("received", "joined", "last")
+"""Moments other than that of the local steps."""
+
 EVERYTHING = ("*",)
 
 

@@ -15,7 +15,9 @@ from hetfed_lightning.methods.plans import Part
 from hetfed_lightning.privacy import DPSGD
 from tests.federations import equal
 from tests.flower.federating import Callbacks, Deployed
+from tests.methods import planned
 from tests.methods.own_methods import Census, ControlVariates, InBall, Mutual, Prototypes, Rumour
+from tests.methods.planned import HEAD, head_then_backbone
 
 pytestmark = pytest.mark.promise("parity")
 
@@ -118,6 +120,16 @@ def steps(rounds: Sequence[int]) -> Any:
     return change
 
 
+def late(index: int) -> list[Part]:
+    """Fewer steps in one round, none in another."""
+    return [Part(steps=(2, 0, 1)[index]), Part(epochs=1 if index == 0 else 0, trains=HEAD)]
+
+
+GRID["planned work"] = (
+    lambda: [planned.Planned({"a": head_then_backbone(1, 1), "b": late}), BackboneAveraging(), Prototypes()],
+    {},
+)
+
 GRID["who takes no step"] = (
     lambda: [named(Seldom(), "seldom"), Prototypes()],
     {"changes": {"a": steps([1])}},
@@ -214,3 +226,12 @@ def test_a_site_refuses_a_loss_that_mixes_what_dp_sgd_protects(
     with pytest.raises(TooFewParticipantsError):
         deployed.lead()
     assert "is not possible beside Mixing: the gradient of an example's loss depends on the others" in caplog.text
+
+
+def test_work_at_moments_that_no_order_tells_of_is_refused_at_the_site(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployed = Deployed("abc", lambda: [planned.Planned(lambda _: [Part(steps=1)], "last")], tmp_path)
+    with pytest.raises(TooFewParticipantsError):
+        deployed.lead()
+    assert "has work for the moment 'last'; between institutions local steps alone are planned" in caplog.text

@@ -99,6 +99,26 @@ def test_head_then_backbone_equals_a_loop_by_hand(engine: Any, kind: str, clip: 
         close(dict(federation[name].state_dict()), state)
 
 
+class FedRep(BackboneAveraging):
+    """Averaging that plans: two epochs of the head, one of the backbone, two more of the head on what was received."""
+
+    def plan(self, participant: Participant, moment: Any, round_index: int) -> list[Part]:
+        parts = {"local": [Part(epochs=2, trains=HEAD), Part(epochs=1, trains=BACKBONE)]}
+        return (parts | {"received": [Part(epochs=2, trains=HEAD)]}).get(moment, [])
+
+
+def test_averaging_itself_may_plan() -> None:
+    found = []
+    received = Planned(lambda _: [Part(epochs=2, trains=HEAD)], "received")
+    received.name = "received"
+    for methods in ([FedRep()], [Planned(head_then_backbone()), BackboneAveraging(), received]):
+        federation = tiny_federation()
+        fit(federation, tiny_data(batch_size=100), ROUNDS, *methods, precision="64-true")
+        found.append(federation)
+    for name in "abc":
+        close(dict(found[0][name].state_dict()), dict(found[1][name].state_dict()))
+
+
 # In fleets: members at different parts, of different lengths
 
 UNEQUAL = {
@@ -389,7 +409,7 @@ class ByHand(Participant):
             r"trains=\.\.\.\): 'tail' matches none of its keys.*backbone, head",
         ),
         (lambda _: [Part(epochs=1, trains=("head", "!head"))], "leaves nothing to train"),
-        (lambda _: [Part(epochs=1, on="public")], r"local steps are on own data, got Part\(on='public'\)"),
+        (lambda _: [Part(epochs=1, on="public")], r"got Part\(on='public'\); such steps are not built yet"),
     ],
 )
 def test_plans_that_cannot_be_followed_are_refused_before_training(plan: Any, message: str) -> None:

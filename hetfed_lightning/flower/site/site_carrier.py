@@ -10,6 +10,8 @@ from torch import Tensor
 from hetfed_lightning.flower.protocol.orders import Order
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.participant_side import ParticipantSide
+from hetfed_lightning.methods.plan_checks import planned
+from hetfed_lightning.methods.plans import LATER, PlanError
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation_view import FederationView
@@ -37,7 +39,18 @@ class SiteCarrier:
         method.carrier = self
 
     def prepare(self, federation: FederationView) -> None:
-        """Bring what was saved to the device."""
+        """Bring what was saved to the device.
+
+        Raises:
+            PlanError: If the method plans work at a moment that no order tells of.
+        """
+        for name, participant in federation.members().items() if self.method.plans_work() else ():
+            for moment in LATER:
+                if planned(self.method, participant, moment, federation.current_round):
+                    raise PlanError(
+                        f"participant {name!r}: {self.method.title}.plan has work for the moment {moment!r}; between "
+                        "institutions local steps alone are planned. Return () for it, or train in one process."
+                    )
         self.received = {key: one.to(federation.device) for key, one in self.received.items()}
         self.participants.to(federation.device)
 

@@ -354,6 +354,11 @@ class SiteRound(RoundClock):
         del trainer
         return self._all()
 
+    def rounds_ahead(self, trainer: L.Trainer, round_index: int) -> list[int]:
+        """The round of the order alone: the next one is another fit."""
+        del trainer
+        return [round_index]
+
     def career_of(self, federation: FederationView, name: str) -> Career:
         """All rounds from the participant's first to its last, since the site cannot know those it will be sampled for.
 
