@@ -17,6 +17,7 @@ from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.methods.method import Method
 from hetfed_lightning.participants.participant import Participant
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def _of_the_federation(federation: FederationView) -> set[str]:
     """Figures that a round and the package's methods log, some of them in some rounds alone."""
     names = {"quarantined", "participants", "bytes_up", "bytes_down", "skipped_steps"}
     for callback in federation.trainer.callbacks:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
+        if isinstance(callback, Method | EnsembleDistillation):
+            names |= {f"bytes_{way}/{callback.title}" for way in ("up", "down")}
         if isinstance(callback, BackboneAveraging):
             names |= {"divergence", "clipped"}
         if isinstance(callback, PrivateAveraging):
