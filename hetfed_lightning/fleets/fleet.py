@@ -23,6 +23,7 @@ from hetfed_lightning.fleets.snapshot import still_tensors
 from hetfed_lightning.fleets.stack import Stack, give_back, take_in
 from hetfed_lightning.fleets.terms import FleetTerm, adding
 from hetfed_lightning.fleets.tolerance import output_tolerance
+from hetfed_lightning.local_training.local_optimization import count_together
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participants.participant import Participant
 from hetfed_lightning.participants.torch_hooks import registered_hooks
@@ -290,11 +291,7 @@ class Fleet:
         Args:
             count: Number of members that have stepped.
         """
-        stepped = False
-        for one in self.members[:count]:
-            one.local.count_step()
-            stepped |= one.local.follow_step()
-        if stepped:
+        if count_together(one.local for one in self.members[:count]):
             self.read_settings()
 
     def is_seated(self, name: str) -> bool:

@@ -119,22 +119,17 @@ class LocalCarrier:
         result, self._result = self._result, None
         if result is None:
             return
-        reached = [
-            name
-            for name in federation.joined(round_index)
-            if any(result.is_for(name, group) for group in self.server.groups_of(name))
-        ]
-        down = sum(
-            payload_bytes(self.server.memory[group].received_by(name))
-            for name in reached
-            if name in self._asked
-            for group in self.server.groups_of(name)
-            if result.is_for(name, group)
-        )
+        joined, asked = federation.joined(round_index), set(self._asked)
+        reached = {
+            group: [name for name in joined if result.is_for(name, group) and group in self.server.groups_of(name)]
+            for group in result.groups
+        }
+        down = sum(self.server.bytes_of(group, asked.intersection(names)) for group, names in reached.items())
         federation.count_bytes(self.method.title, down=down)
         for group, state in result.groups.items() if self.method.replaces_state else ():
             self._replace(federation, group, state, round_index)
-        self._receive(federation, reached)
+        anyone = set().union(*reached.values())
+        self._receive(federation, [name for name in joined if name in anyone])
         if result.figures:
             federation.log_round({f"federation/{key}": value for key, value in result.figures.items()})
         if result.stop:
@@ -267,7 +262,7 @@ class LocalCarrier:
     ) -> None:
         """Hand a group's last result to members as a round opens."""
         receivers = [name for name in names if name != sender]
-        down = sum(payload_bytes(self.server.memory[group].received_by(name)) for name in receivers)
+        down = self.server.bytes_of(group, receivers)
         federation.count_bytes(self.method.title, down=down)
         if not self.method.replaces_state:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from hetfed_lightning.finite import is_finite
 from hetfed_lightning.methods.messages import Combined, Message, MessageError, PerParticipant
 from hetfed_lightning.methods.server_memory import ServerMemory
+from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.seeding import stream_seed
 
 if TYPE_CHECKING:
@@ -124,6 +125,18 @@ class ServerSide:
             own.last = {key: one.to(device) for key, one in own.last.items()}
             own.own = {name: {key: one.to(device) for key, one in held.items()} for name, held in own.own.items()}
             own.tensors = move_data_to_device(own.tensors, device)
+
+    def bytes_of(self, group: str, names: Collection[str]) -> int:
+        """Bytes of a group's last result, summed over members; a result that they share is measured once.
+
+        Args:
+            group: Name of the group.
+            names: Names of members, each once.
+        """
+        memory = self.memory[group]
+        own = [memory.own[name] for name in names if name in memory.own]
+        shared = len(names) - len(own)
+        return sum(map(payload_bytes, own)) + (shared * payload_bytes(memory.last) if shared else 0)
 
     @torch.no_grad()
     def combine(self, sent: Mapping[str, Message], asked: Sequence[str], round_index: int) -> Result:
