@@ -363,7 +363,7 @@ def count_together(steppers: Iterable[LocalOptimization]) -> bool:
         if one.schedules:
             stepped |= one.follow_step()
         else:
-            one._steps += 1
+            one.progress += 1
     return stepped
 
 
