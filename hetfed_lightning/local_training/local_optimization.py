@@ -360,10 +360,7 @@ def count_together(steppers: Iterable[LocalOptimization]) -> bool:
             one.rates += float(one.optimizers[0].param_groups[0]["lr"])
         else:
             one.count_step()
-        if one.schedules:
-            stepped |= one.follow_step()
-        else:
-            one.progress += 1
+        stepped |= one.follow_step()
     return stepped
 
 
