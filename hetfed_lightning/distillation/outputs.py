@@ -127,3 +127,8 @@ def renormalise(p: Tensor, kind: str) -> Tensor:
         return p
     total = p.sum(dim=-1, keepdim=True)
     return torch.where(total > 0, p / total, torch.full_like(p, 1 / p.shape[-1]))
+
+
+def two_columns(outputs: Tensor) -> Tensor:
+    """Outputs of shape ``(B, C)``; outputs of shape ``(B,)`` of a binary head become ``(B, 1)``."""
+    return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs

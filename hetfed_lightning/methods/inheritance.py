@@ -15,7 +15,7 @@ from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
 from hetfed_lightning.methods.averaging.sharing_groups import listed
 from hetfed_lightning.methods.distillation.distillation_phase import LearningPhase
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation, check_kind
-from hetfed_lightning.methods.distillation.soft_targets import Lesson, on_device, two_columns
+from hetfed_lightning.methods.distillation.soft_targets import Lesson, on_device
 from hetfed_lightning.methods.distillation.teacher_outputs import TEACHER_BATCH
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.modes import evaluating

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.collating import batch_of
-from hetfed_lightning.distillation.outputs import at_least_float32
+from hetfed_lightning.distillation.outputs import at_least_float32, two_columns
 from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participants.participant import Participant
@@ -167,7 +167,7 @@ class ParticipantData:
             for inputs in batches:
                 feature = participant.backbone(inputs)
                 features.append(at_least_float32(feature))
-                outputs.append(at_least_float32(_columns(participant.head(feature))))
+                outputs.append(at_least_float32(two_columns(participant.head(feature))))
         return torch.cat(features), torch.cat(outputs)
 
     def _moved(self, batch: Any) -> Any:
@@ -178,8 +178,3 @@ class ParticipantData:
     def _seed(self, what: str, place: int) -> None:
         names = ("method", self._title, what, self._federation.current_round, self._participant.name or "", place)
         seed_for(self._federation, self._participant, *names)
-
-
-def _columns(outputs: Tensor) -> Tensor:
-    """Outputs as ``(B, C)``: a binary head may give ``(B,)``."""
-    return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs

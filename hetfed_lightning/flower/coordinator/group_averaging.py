@@ -165,8 +165,7 @@ class GroupAveraging:
 
     def state_dict(self) -> dict[str, Any]:
         """Memory of the method's server, and which groups' states are new."""
-        groups = [[list(group.members), list(group.keys)] for group in self.callback.sharing.values()]
-        return {"callback": self.callback.with_memory(self.server), "groups": groups, "fresh": sorted(self.fresh)}
+        return {"callback": self.callback.with_memory(self.server), "fresh": sorted(self.fresh)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on; :meth:`arrange` follows."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hetfed_lightning.data.blocks import StackedBatch, stacked
 from hetfed_lightning.data.examples import Examples
-from hetfed_lightning.distillation.outputs import at_least_float32
+from hetfed_lightning.distillation.outputs import at_least_float32, two_columns
 from hetfed_lightning.fleets.compatibility import keeps_up
 from hetfed_lightning.tasks import Task
 
@@ -146,8 +146,3 @@ def on_device(federation: FederationView, indices: Tensor) -> Any:
     inputs = federation.federated_data.public_inputs(indices)
     inputs = federation.trainer.strategy.batch_to_device(inputs, federation.device)
     return federation.trainer.precision_plugin.convert_input(inputs)
-
-
-def two_columns(outputs: Tensor) -> Tensor:
-    """Outputs of shape ``(B, C)``; outputs of shape ``(B,)`` of a binary head become ``(B, 1)``."""
-    return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs

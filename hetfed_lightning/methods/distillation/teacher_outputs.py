@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hetfed_lightning.distillation.outputs import at_least_float32
+from hetfed_lightning.distillation.outputs import at_least_float32, two_columns
 from hetfed_lightning.finite import why_not_heard
 from hetfed_lightning.local_training.local_step import seed_for
-from hetfed_lightning.methods.distillation.soft_targets import on_device, two_columns
+from hetfed_lightning.methods.distillation.soft_targets import on_device
 from hetfed_lightning.methods.participant_data import ParticipantData
 from hetfed_lightning.modes import evaluating
 
