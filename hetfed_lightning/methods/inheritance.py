@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning.distillation import soften
-from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_of_kinds
+from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_of_kinds, two_columns
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
 from hetfed_lightning.methods.averaging.sharing_groups import listed
 from hetfed_lightning.methods.distillation.distillation_phase import LearningPhase
