@@ -31,6 +31,8 @@ Batch = Any
 class LocalWork:
     """Work of a participant in a round: passes over its data and batches beyond, at most ``step_budget`` in all.
 
+    Passes are repeated until they have at least ``min_steps`` batches.
+
     Where ``poisson``, each example is in a batch on its own, drawn from the system's entropy: DP-SGD counts on it.
     """
 
@@ -38,15 +40,24 @@ class LocalWork:
     step_budget: int | None = None
     poisson: bool = False
     steps: int = 0
+    min_steps: int = 0
+
+    def whole_passes(self, source: TrainingSet) -> int:
+        """Number of completed passes over a training set, before ``step_budget``."""
+        return max(self.local_epochs, -(-self.min_steps // max(1, source.batches_per_epoch)))
+
+    def before_budget(self, source: TrainingSet) -> int:
+        """Number of batches in a round on a training set, before ``step_budget``."""
+        return source.batches_per_epoch * self.whole_passes(source) + self.steps
 
     def batches(self, source: TrainingSet) -> int:
         """Number of batches in a round on a training set, before the trainer's limit."""
-        batches = source.batches_per_epoch * self.local_epochs + self.steps
+        batches = self.before_budget(source)
         return batches if self.step_budget is None else min(batches, self.step_budget)
 
     def passes(self, source: TrainingSet) -> Fraction:
         """Passes over a training set, those that are not completed as fractions, before ``step_budget``."""
-        return self.local_epochs + Fraction(self.steps, max(1, source.batches_per_epoch))
+        return self.whole_passes(source) + Fraction(self.steps, max(1, source.batches_per_epoch))
 
 
 class Hosting(Protocol):
@@ -266,7 +277,7 @@ class RoundLoader:
         source, work = self.sources[name], self.schedule.work_of(name, round_index)
         batches: list[Tensor] = []
         if work.poisson:
-            steps, total = source.batches_per_epoch * work.local_epochs + work.steps, source.num_samples
+            steps, total = work.before_budget(source), source.num_samples
             return [random_positions(total, source.sampling_probability) for _ in range(steps)]
         for epoch in range(math.ceil(work.passes(source))):
             generator = stream_generator(self.schedule.seed, "order", round_index, name, epoch)

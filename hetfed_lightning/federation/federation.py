@@ -264,7 +264,8 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         participant = self[name]
         poisson = participant.privacy is not None
         if not (parts := self.plans.of(self, name, round_index)):
-            return LocalWork(participant.local_epochs, participant.step_budget, poisson)
+            least = participant.min_steps or 0
+            return LocalWork(participant.local_epochs, participant.step_budget, poisson, min_steps=least)
         epochs, steps = sum(part.epochs or 0 for part in parts), sum(part.steps or 0 for part in parts)
         return LocalWork(epochs, None, poisson, steps)
 

@@ -127,6 +127,8 @@ class Participant(Borrower, L.LightningModule):
         local_epochs: Passes over its own training set in a round, at least 1; fixed while a fit runs, since the batches
             of a round are planned before it begins.
         step_budget: Most batches in a round; None for no limit. Fixed while a fit runs.
+        min_steps: Fewest batches in a round: passes are repeated until they have as many, so that a participant with
+            few examples steps as often as others. None for ``local_epochs`` alone. Fixed while a fit runs.
         gradient_clip_val: Largest norm of its gradients, above 0; None for no clipping.
         accumulate_grad_batches: Batches per optimizer step, at least 1. Accumulation ends with the round: a last step
             with fewer batches is their mean, and a round with fewer batches in all has one step and a warning by name.
@@ -163,6 +165,7 @@ class Participant(Borrower, L.LightningModule):
         transfer: Transfer | None = None,
         local_epochs: int = 1,
         step_budget: int | None = None,
+        min_steps: int | None = None,
         gradient_clip_val: float | None = None,
         accumulate_grad_batches: int = 1,
         privacy: DPSGD | None = None,
@@ -213,6 +216,9 @@ class Participant(Borrower, L.LightningModule):
         self._host: weakref.ref[Host] | None = None
         self.local_epochs = local_epochs
         self.step_budget = step_budget
+        self.min_steps = min_steps
+        if step_budget is not None and min_steps is not None and step_budget < min_steps:
+            raise ValueError(f"min_steps: expected at most step_budget={step_budget}, got {min_steps}.")
         # Metrics are made at their first use and kept out of the module tree: they belong to no state.
         self._metrics: dict[str, dict[str, Metric]] = {}
 
@@ -240,6 +246,18 @@ class Participant(Borrower, L.LightningModule):
             _at_least("step_budget", batches, 1)
         self._refuse_in_run("step_budget")
         self._step_budget = batches
+
+    @property
+    def min_steps(self) -> int | None:
+        """Fewest batches in a round, at least 1; None for whole ``local_epochs`` alone."""
+        return self._min_steps
+
+    @min_steps.setter
+    def min_steps(self, batches: int | None) -> None:
+        if batches is not None:
+            _at_least("min_steps", batches, 1)
+        self._refuse_in_run("min_steps")
+        self._min_steps = batches
 
     def _refuse_in_run(self, name: str) -> None:
         """Refuse what would act a round late, or be cut, since the batches of the round are planned before it."""

@@ -167,6 +167,10 @@ def test_a_round_is_as_long_as_the_longest_of_who_takes_part_in_it() -> None:
         ({"a": LocalWork(local_epochs=3)}, None, 9, {"a": 9, "b": 5}),
         ({"a": LocalWork(local_epochs=3, step_budget=4)}, None, 5, {"a": 4, "b": 5}),
         ({"b": LocalWork(step_budget=1)}, None, 3, {"a": 3, "b": 1}),
+        ({"a": LocalWork(min_steps=4)}, None, 6, {"a": 6, "b": 5}),  # 3 batches a pass.
+        ({"a": LocalWork(min_steps=4, step_budget=5)}, None, 5, {"a": 5, "b": 5}),
+        ({"b": LocalWork(min_steps=5)}, None, 5, {"a": 3, "b": 5}),
+        ({"a": LocalWork(min_steps=4, local_epochs=3)}, None, 9, {"a": 9, "b": 5}),
         ({"a": LocalWork(local_epochs=3)}, 2, 9, {"a": 2, "b": 2}),
     ],
 )

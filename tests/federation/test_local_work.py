@@ -82,6 +82,14 @@ def test_step_budget_cuts_a_round() -> None:
     assert members["b"].seen[:2] != members["b"].seen[2:]
 
 
+def test_min_steps_repeats_passes() -> None:
+    members = {"a": noting(min_steps=3), "b": noting(min_steps=3), "c": noting(min_steps=3)}
+    fit(Federation(dict(members)), data(), 2)
+    # 3, 10 and 7 samples in batches of 4 are 1, 3 and 2 batches a pass.
+    assert [len(member.seen) for member in members.values()] == [6, 6, 8]
+    assert set(Counter(one for batch in members["c"].seen[:4] for one in batch).values()) == {2}
+
+
 def test_batch_sizes_of_their_own() -> None:
     members = {name: noting() for name in SIZES}
     fit(Federation(dict(members)), data(batch_size={"a": 1, "b": 5, "c": 7}), 1)

@@ -111,7 +111,7 @@ class Changing(FederatedCallback):
 
 
 @pytest.mark.parametrize("moment", ["on_train_epoch_start", "on_round_start", "on_train_batch_start", "on_round_end"])
-@pytest.mark.parametrize("name", ["local_epochs", "step_budget"])
+@pytest.mark.parametrize("name", ["local_epochs", "step_budget", "min_steps"])
 def test_work_is_not_changed_inside_a_run(moment: str, name: str) -> None:
     federation = tiny_federation()
     with pytest.raises(

@@ -37,6 +37,8 @@ def refused(federation: Federation, words: str, *callbacks: L.Callback, data: An
         ({"local_epochs": 0}, "local_epochs: expected an integer of at least 1, got 0"),
         ({"local_epochs": True}, "local_epochs: expected an integer of at least 1, got True"),
         ({"step_budget": 0}, "step_budget: expected an integer of at least 1, got 0"),
+        ({"min_steps": 0}, "min_steps: expected an integer of at least 1, got 0"),
+        ({"min_steps": 5, "step_budget": 4}, "min_steps: expected at most step_budget=4, got 5"),
         ({"accumulate_grad_batches": 0}, "accumulate_grad_batches: expected an integer of at least 1, got 0"),
         ({"gradient_clip_val": 0.0}, r"gradient_clip_val: expected a finite norm above 0, got 0\.0"),
         ({"gradient_clip_val": INF}, "gradient_clip_val: expected a finite norm above 0, got inf"),
