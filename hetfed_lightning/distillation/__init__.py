@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from hetfed_lightning.distillation.class_prior_weighted import ClassPriorWeighted
 from hetfed_lightning.distillation.clipped_logits import ClippedLogits
+from hetfed_lightning.distillation.density_ratio_posterior import DensityRatioPosterior
 from hetfed_lightning.distillation.ensemble import Ensemble
 from hetfed_lightning.distillation.geometric_median_probabilities import GeometricMedianProbabilities
 from hetfed_lightning.distillation.losses import (
@@ -30,6 +31,7 @@ from hetfed_lightning.distillation.validation_weighted import ValidationWeighted
 __all__ = [
     "ClassPriorWeighted",
     "ClippedLogits",
+    "DensityRatioPosterior",
     "Ensemble",
     "GeometricMedianProbabilities",
     "MeanLogits",

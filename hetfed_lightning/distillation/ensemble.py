@@ -36,6 +36,10 @@ class PublicAndOwn(Protocol):
     def targets(self) -> Tensor:
         """Targets of its own training set, shape ``(N, ...)``."""
 
+    @property
+    def kind(self) -> str:
+        """Kind of the teacher's outputs, such as ``"multiclass"``."""
+
 
 class Ensemble(ABC):
     """Combination of the teachers' outputs on the public set into one softened target.

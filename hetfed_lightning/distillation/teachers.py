@@ -25,6 +25,8 @@ class Teachers:
         class_counts: Finite, not negative. Multiclass ``(K, C)``: training samples per class. Binary ``(K, 2)``:
             negatives, positives. Multilabel ``(K, C)``: positives per label. None for regression.
         scores: Shape ``(K,)``, finite: validation score of each teacher.
+        are_messages: True if ``logits`` holds messages of another meaning and width than outputs, which the ensemble
+            asked for.
 
     Raises:
         ValueError: If a tensor does not fit; the message names the field and, where one is to blame, the teacher.
@@ -36,6 +38,7 @@ class Teachers:
     samples: Tensor | None = None
     class_counts: Tensor | None = None
     scores: Tensor | None = None
+    are_messages: bool = False
 
     def __post_init__(self) -> None:
         """Check every field against the others."""
@@ -48,7 +51,7 @@ class Teachers:
             if not bool((self.samples > 0).any()):
                 raise ValueError("expected samples of at least one teacher above 0, got zeros: count training samples")
         if self.class_counts is not None:
-            self._check_per_teacher("class_counts", self.class_counts, (count, self._classes()))
+            self._check_per_teacher("class_counts", self.class_counts, (count, self._classes(self.class_counts)))
         if self.scores is not None:
             self._check_per_teacher("scores", self.scores, (count,), negative=True)
 
@@ -60,7 +63,7 @@ class Teachers:
             )
         if not self.logits.is_floating_point():
             raise ValueError(f"expected floating logits, got {self.logits.dtype}: pass outputs, not predicted classes")
-        if self.kind in KINDS:  # Shapes of other kinds are known to their ensemble alone.
+        if self.kind in KINDS and not self.are_messages:  # Other shapes are known to their ensemble alone.
             check_outputs(self.logits, self.kind)
 
     def _check_names(self) -> None:
@@ -89,7 +92,9 @@ class Teachers:
                 f"got others from {at_fault}: leave these teachers out of the ensemble or correct them"
             )
 
-    def _classes(self) -> int:
+    def _classes(self, counts: Tensor) -> int:
         if self.kind == "regression":
             raise ValueError("expected no class_counts for regression, which has no classes: pass None")
+        if self.are_messages:
+            return counts.shape[-1] if counts.ndim == 2 else 1
         return 2 if self.kind == "binary" else self.logits.shape[-1]

@@ -60,6 +60,11 @@ class ParticipantData:
         return self._federation.local[self._participant.name or ""].optimizers
 
     @property
+    def kind(self) -> str:
+        """Kind of the participant's outputs, such as ``"multiclass"``."""
+        return self._participant.task.kind
+
+    @property
     def device(self) -> torch.device:
         """Device of the participant and of all tensors given here."""
         return self._federation.device

@@ -63,7 +63,7 @@ def test_no_share_is_refused(share: float) -> None:
             make(max_share=share)
 
 
-def liars(**known: torch.Tensor) -> Teachers:
+def liars(**known: Any) -> Teachers:
     """Two honest teachers that say class 0, and one that says class 1."""
     said = torch.tensor([[[4.0, -4.0]], [[4.0, -4.0]], [[-4.0, 4.0]]])
     return Teachers(said, "multiclass", ("a", "b", "liar"), **known)

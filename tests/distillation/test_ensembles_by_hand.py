@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def saying(
     """Teachers that at temperature 1 give one sample these probabilities (or values, for regression)."""
     said = torch.tensor(probabilities, dtype=torch.float64)[:, None, :]
     logits = {"multiclass": said.log(), "regression": said}.get(kind, said.logit())
-    fields = {name: torch.tensor(values) for name, values in known.items()}
+    fields: dict[str, Any] = {name: torch.tensor(values) for name, values in known.items()}
     return Teachers(logits, kind, tuple(f"teacher{k}" for k in range(len(said))), **fields)
 
 

@@ -84,7 +84,7 @@ def test_refuses_a_name_given_twice() -> None:
 )
 def test_refuses_knowledge_that_does_not_fit(field: str, values: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Teachers(torch.zeros(2, 5, 3), "multiclass", NAMES, **{field: values})
+        Teachers(torch.zeros(2, 5, 3), "multiclass", NAMES, **{field: values})  # type: ignore[arg-type]
 
 
 def test_refuses_class_counts_of_regression() -> None:

@@ -458,6 +458,7 @@ class EnsembleDistillation(FederatedCallback):
             scores=torch.tensor(
                 [self._scores.get(name, 1.0 if not self._scores else 0.0) for name in answers], device=device
             ),
+            are_messages=self.ensemble.has_own_message,
         )
 
     def on_metrics(
