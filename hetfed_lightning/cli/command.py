@@ -47,6 +47,12 @@ SEEDS = 2**32
 
 MOST_THREADS = 1024
 
+TEST_SETS = (
+    "Give each participant one by own_fractions, such as [0.7, 0.1, 0.2], or in a data module of your own by "
+    "FederatedData(test=...)."
+)
+"""Remedy for data without test sets."""
+
 DESCRIPTION = """Heterogeneous federated learning on PyTorch Lightning. `hetfed fit -c configs/digits.yaml` trains a
 federation. Beside the subcommands below, `hetfed compare` trains federation, local only and centralised on the same
 seeds, `hetfed export` takes one participant out of a checkpoint, `hetfed join` adds one to a trained federation,
@@ -210,6 +216,8 @@ class FederatedCLI(LightningCLI):
         table = participants_table(metrics, self.model.everyone(), stage)
         if not table.rows and stage == "val":
             log.info("Nobody was measured: there are no validation sets. `hetfed test` measures on test sets.")
+        if not table.rows and stage == "test":
+            log.info("Nobody was measured: there are no test sets. %s", TEST_SETS)
         if table.rows and self.trainer.is_global_zero:
             what = {"val": "Validation", "test": "Test"}[stage]
             log.info("\n%s (own: each participant's own data; global: everyone's)\n\n%s\n", what, table.text())
@@ -266,6 +274,11 @@ class FederatedCLI(LightningCLI):
         self._warn_untrained(arguments.get("ckpt_path"))
         predictions = self.trainer.predict(**arguments | {"return_predictions": True})
         names = list(cast("Mapping[str, Any]", self.trainer.predict_dataloaders))
+        if not names:
+            raise ConfigError(
+                f"data: each participant predicts on its own test set, and there are none. {TEST_SETS} For one model's "
+                "predictions on everyone's test set give --model.predict_with."
+            )
         who = self.model.predict_with or (STUDENT if self.model.student is not None else None)
         predicted = []
         for name in names:

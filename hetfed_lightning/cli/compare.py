@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 from hetfed_lightning.callbacks.record import RunRecord
-from hetfed_lightning.cli.command import FederatedCLI
+from hetfed_lightning.cli.command import TEST_SETS, FederatedCLI
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.error_owner import naming_participants
 from hetfed_lightning.cli.groups import settings_by_member
@@ -114,6 +114,7 @@ local_only]'`."""
         trainer = self._trainer(made.trainer, arm, self._record(config, arm, seed))
         names = tuple(federation.participants)
         data.replace_data(data.load(names))
+        check_tested(data.data)
         if "centralised" in self.config.arms:  # Before the first training, not after two of three.
             check_poolable(data.data, data.schemas)
         aliases: dict[str, str] = {}
@@ -176,6 +177,19 @@ def same_recipes(participants: Mapping[str, Any]) -> dict[str, str]:
         else:
             first[key] = name
     return aliases
+
+
+def check_tested(data: FederatedData) -> None:
+    """Refuse data without any test set before the first training: the table would be empty.
+
+    Args:
+        data: Data of all participants.
+
+    Raises:
+        ConfigError: If nobody has a test set, and there is none for all.
+    """
+    if data.global_test is None and all(one is None for one in data.test.values()):
+        raise ConfigError(f"data: a comparison measures on test sets, and there are none. {TEST_SETS}")
 
 
 def check_poolable(data: FederatedData, schemas: Mapping[str, DataSchema] = MappingProxyType({})) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+
+from hetfed_lightning.distillation.outputs import two_columns
 
 __all__ = ["Predicted", "write_predictions"]
 
@@ -77,7 +78,7 @@ def write_predictions(predictions: Any, predicted: Sequence[Predicted], folder: 
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for one, batches in zip(predicted, loaders, strict=True):
-        values = torch.cat([_columns(batch) for batch in batches])
+        values = torch.cat([two_columns(batch).flatten(1) for batch in batches])
         path = folder / f"{one.name}.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -85,10 +86,6 @@ def write_predictions(predictions: Any, predicted: Sequence[Predicted], folder: 
             writer.writerows([index, *one.row(row)] for index, row in enumerate(values.tolist()))
         files.append(path)
     return files
-
-
-def _columns(batch: Tensor) -> Tensor:
-    return batch.unsqueeze(1) if batch.ndim == 1 else batch.flatten(1)
 
 
 def _numbered(prefix: str, width: int) -> list[str]:

@@ -34,7 +34,7 @@ class Evaluates(FederationView, Protocol):
 
     @property
     def predict_with(self) -> str | None:
-        """Name of the predictor of ``Trainer.predict``; None for the owner of the data."""
+        """Name of the predictor of ``Trainer.predict``; None for the student if there is one, else the data's owner."""
 
 
 def owner_of(loaders: Any, dataloader_idx: int) -> str:

@@ -193,6 +193,18 @@ def test_a_metric_that_nobody_has_is_told_after_the_first_training(
     assert len(watched.ends) == 1
 
 
+def test_data_without_test_sets_are_refused_before_the_first_training(
+    capsys: pytest.CaptureFixture[str], watched: Watched
+) -> None:
+    config = tiny()
+    put(config, "data.init_args.own_fractions", [0.8, 0.2, 0.0])
+    put(config, "data.init_args.test_fraction", 0)
+    ended = hetfed(capsys, "compare", "-c", written(config), "--output", "tables")
+    assert ended.code == 2
+    assert "data: a comparison measures on test sets, and there are none. Give each participant one by" in ended.err
+    assert not watched.starts
+
+
 def test_data_of_different_inputs_cannot_be_centralised() -> None:
     image, genes = torch.zeros(2, 3), torch.zeros(2, 4)
     sets = {"city": Examples({"image": image, "genes": genes}), "radiology": Examples({"image": image})}

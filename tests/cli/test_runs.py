@@ -218,6 +218,19 @@ def test_predictions_of_each_participant(capsys: pytest.CaptureFixture[str], run
             assert int(row[1]) == probabilities.index(max(probabilities))
 
 
+@pytest.mark.filterwarnings("ignore:Total length of")
+def test_without_test_sets_predictions_are_refused_and_tests_say_so(
+    capsys: pytest.CaptureFixture[str], run_folder: Path
+) -> None:
+    found = ("-c", run_folder / "config.yaml", "--ckpt_path", checkpoint(run_folder))
+    none = ("--data.init_args.own_fractions", "[0.8, 0.2, 0.0]", "--data.init_args.test_fraction", "0")
+    ended = hetfed(capsys, "predict", *found, *none)
+    assert ended.code == 2
+    assert "each participant predicts on its own test set, and there are none. Give each" in ended.err
+    ended = hetfed(capsys, "test", *found, *none)
+    assert (ended.code, "Nobody was measured: there are no test sets. Give" in ended.out) == (0, True)
+
+
 def test_predictions_of_a_student(capsys: pytest.CaptureFixture[str]) -> None:
     config = written(logged(student=True))
     assert hetfed(capsys, "fit", "-c", config).code == 0
