@@ -44,6 +44,7 @@ SLOWLY_PRINTED = (
     "cities",
     "digits_fedavg",
     "digits_student",
+    "digits_twenty",
     "fashion_mnist",
     "hospitals_distilled",
     "image_and_genes",
@@ -55,7 +56,15 @@ def long_in_print(path: Path) -> Any:
     return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOWLY_PRINTED else [])
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+SLOWLY_TRAINED = ("digits_twenty",)
+"""Fifteen seconds, and the smaller one beside it has all but its number of architectures."""
+
+
+def long_in_training(path: Path) -> Any:
+    return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOWLY_TRAINED else [])
+
+
+@pytest.mark.parametrize("path", [long_in_training(path) for path in CONFIGS])
 def test_it_trains_a_round(capsys: pytest.CaptureFixture[str], tmp_path: Path, path: Path) -> None:
     ended = hetfed(capsys, "fit", "-c", path, *options(path, tmp_path), *QUICK)
     assert ended.err.count("hetfed: error") == 0
