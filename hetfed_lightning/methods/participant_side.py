@@ -13,6 +13,7 @@ from torch import Tensor
 from hetfed_lightning.finite import is_finite
 from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.methods.context import Context
+from hetfed_lightning.methods.hook_results import keep_own, naming, read_only, tensors_by_key
 from hetfed_lightning.methods.messages import Message, MessageError, Work
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.participant_data import ParticipantData, PrivateExamplesError
@@ -70,10 +71,15 @@ class ParticipantSide:
         Args:
             federation: The federation, in a fit.
             name: Name of the participant.
+
+        Raises:
+            MessageError: If it is no mapping of tensors.
         """
         self._seed(federation, name, "describe")
-        found = self._method.describe(federation[name], self.data_of(federation, name))
-        return {key: tensor.detach() for key, tensor in found.items()}
+        where = f"{federation[name].label}: {self._method.title}.describe"
+        with naming(where):
+            found = self._method.describe(federation[name], self.data_of(federation, name))
+        return {key: tensor.detach() for key, tensor in tensors_by_key(found, where).items()}
 
     @torch.no_grad()
     def rehearse(self, federation: FederationView, name: str) -> None:
@@ -111,7 +117,10 @@ class ParticipantSide:
         has_trained = when == "end" and name in federation.active_names(federation.current_round)
         work = Work(*((local.landed, local.rates) if has_trained else (0, 0.0)), data.num_samples)
         self._seed(federation, name, f"send {when}")
-        sent = self._method.send(federation[name], data, work, self.context(federation, name))
+        context, where = self.context(federation, name), self._where(federation, name)
+        with naming(where), read_only(context.received, "context.received", where):
+            sent = self._method.send(federation[name], data, work, context)
+        self._keep_memory(federation, name, where)
         message = self._checked(federation, name, self._taken(federation, name, sent))
         return message if is_finite(message.values()) else _reason(message)
 
@@ -147,9 +156,16 @@ class ParticipantSide:
             federation: The federation, in a round.
             name: Name of the receiver.
         """
-        context = self.context(federation, name)
+        context, where = self.context(federation, name), self._where(federation, name, "receive")
         self._seed(federation, name, "receive")
-        self._method.receive(federation[name], self.data_of(federation, name), context.received, context)
+        with naming(where), read_only(context.received, "its result", where):
+            self._method.receive(federation[name], self.data_of(federation, name), context.received, context)
+        self._keep_memory(federation, name, where)
+
+    def _keep_memory(self, federation: FederationView, name: str, where: str) -> None:
+        """Have a participant's memory hold tensors of its own."""
+        if memory := self.memory[name]:
+            keep_own(memory, {**self.received(name), **federation[name].view_of()}, where)
 
     def to(self, device: torch.device) -> None:
         """Bring what is remembered to a device: checkpoints are read on the CPU."""
@@ -160,18 +176,17 @@ class ParticipantSide:
         for name in self.memory.keys() - names:
             del self.memory[name]
 
-    def _where(self, federation: FederationView, name: str) -> str:
-        return f"Round {federation.current_round}: {federation[name].label}: {self._method.title}.send"
+    def _where(self, federation: FederationView, name: str, hook: str = "send") -> str:
+        return f"Round {federation.current_round}: {federation[name].label}: {self._method.title}.{hook}"
 
     def _taken(self, federation: FederationView, name: str, sent: Any) -> dict[str, Tensor]:
         """Copies of a message's tensors: a view of the participant's own would change with it."""
         where = self._where(federation, name)
-        if not isinstance(sent, Mapping):
-            raise MessageError(f"{where}: expected tensors by key, got {type(sent).__name__}.")
-        for key, tensor in sent.items():
-            if not isinstance(tensor, Tensor) or not isinstance(key, str):
-                raise MessageError(f"{where}: expected a tensor at {key!r}, got {type(tensor).__name__}.")
-        return {key: tensor.detach().clone() for key, tensor in sent.items()}
+        message = tensors_by_key(sent, where)
+        for key, tensor in message.items():
+            if tensor.is_meta:
+                raise MessageError(f"{where}: expected numbers at {key}, got a layout on the device 'meta'.")
+        return {key: tensor.detach().clone() for key, tensor in message.items()}
 
     def _checked(self, federation: FederationView, name: str, message: dict[str, Tensor]) -> dict[str, Tensor]:
         """A message, if it is of the layout of this participant's first."""
