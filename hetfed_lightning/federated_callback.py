@@ -173,6 +173,10 @@ class FederatedCallback(L.Callback):
             participant: The participant that took the step; its weights may be changed in place.
         """
 
+    def gives_answers(self) -> bool:
+        """True if the callback answers for participants in evaluation; fleets are then evaluated one after another."""
+        return False
+
     def further_steps(self, federation: FederationView, name: str, career: Career) -> int:
         """Number of steps that a participant's own optimizer takes beside the local ones, at least 0.
 

@@ -15,7 +15,7 @@ from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusi
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.module import GLOBAL
 from hetfed_lightning.modes import evaluating
-from hetfed_lightning.participants.participant import Participant, output_width
+from hetfed_lightning.participants.participant import OWN, Participant, output_width
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation_view import FederationView
@@ -96,7 +96,7 @@ def _ask(
     with evaluating(participant), trainer.precision_plugin.forward_context():
         moved = trainer.strategy.batch_to_device(batch, participant.device)
         inputs, target = split_batch(participant.on_after_batch_transfer(moved, 0))
-        outputs = participant(inputs)
+        outputs = participant.outputs_by_model(inputs)[OWN]
     width = output_width(outputs)
     if target is None or width > (1 if kind == "regression" else MAX_CLASSES):
         return

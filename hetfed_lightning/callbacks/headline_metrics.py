@@ -66,6 +66,24 @@ def loss_summaries(
     return _summaries(of_members, {LOSS: False}, stage, values)
 
 
+def model_summaries(
+    of_members: Mapping[str, Headline], stage: Stage, values: Mapping[str, float]
+) -> dict[tuple[str, bool], FairnessSummary]:
+    """Summaries of headline metric and loss of methods' further models, as ``accuracy.NAME`` and ``loss.NAME``.
+
+    Args:
+        of_members: Headline metrics by participant, without the student.
+        stage: ``"val"`` or ``"test"``.
+        values: Metrics by tag; empty without a method that has ``answers``.
+    """
+    losses = (f"{stage}_{LOSS}.", f"{stage}_global_{LOSS}.")
+    models = dict.fromkeys(key.partition("/")[0].rpartition(".")[2] for key in values if key.startswith(losses))
+    metrics = {LOSS: False} if len({one.kind for one in of_members.values()}) == 1 else {}
+    metrics |= {one.metric: one.higher_is_better for one in of_members.values()}
+    of_models = {f"{metric}.{model}": higher for model in models for metric, higher in metrics.items()}
+    return _summaries(of_members, of_models, stage, values)
+
+
 def _summaries(
     names: Iterable[str], metrics: Mapping[str, bool], stage: Stage, values: Mapping[str, float]
 ) -> dict[tuple[str, bool], FairnessSummary]:
@@ -85,7 +103,7 @@ def summary_figures(
     """Metrics of the federation by tag, as a pair: the means; worst, standard deviation and Jain's index.
 
     Args:
-        summaries: Results of :func:`headline_summaries` and :func:`loss_summaries`.
+        summaries: Results of :func:`headline_summaries`, :func:`loss_summaries` and :func:`model_summaries`.
         stage: ``"val"`` or ``"test"``.
     """
     means: dict[str, float] = {}

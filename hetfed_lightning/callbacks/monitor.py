@@ -20,7 +20,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from hetfed_lightning import plots
 from hetfed_lightning.callbacks.confusions import Examined, examine
-from hetfed_lightning.callbacks.headline_metrics import headline_summaries, headlines, loss_summaries, summary_figures
+from hetfed_lightning.callbacks.headline_metrics import (
+    headline_summaries,
+    headlines,
+    loss_summaries,
+    model_summaries,
+    summary_figures,
+)
 from hetfed_lightning.callbacks.hyperparameters import log_hyperparameters
 from hetfed_lightning.callbacks.participant_summary import label_counts, of_type, roles
 from hetfed_lightning.callbacks.tensorboard_pages import (
@@ -91,6 +97,7 @@ class FederationMonitor(FederatedCallback):
             return
         of_members = headlines(federation.members())
         summaries = loss_summaries(of_members, stage, values) | headline_summaries(of_members, stage, values)
+        summaries |= model_summaries(of_members, stage, values)
         means, rest = summary_figures(summaries, stage)
         federation.logbook.withdraw(trainer, self._summarised.get(stage, set()) - means.keys() - rest.keys())
         self._summarised[stage] = {*means, *rest}

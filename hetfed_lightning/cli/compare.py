@@ -83,8 +83,11 @@ local_only]'`."""
                 # Undefined metrics have been named once, and are the same for all arms and most seeds.
                 logging.getLogger("hetfed_lightning.logs.undefined").setLevel(logging.ERROR)
                 outcomes += found
-                for metric in self.config.metrics or ():
-                    of_metric(found, metric)  # A mistaken name is refused after the first training, not the last.
+                # A mistaken name is refused after the first training, not the last. Further models of methods are
+                # measured in the federation alone.
+                if arm == "federation" or "federation" not in self.config.arms:
+                    for metric in self.config.metrics or ():
+                        of_metric(found, metric)
                 members = [one for one in found if one.participant != STUDENT and one.headline]
                 own, everyone = mean_of(one.own for one in members), mean_of(one.everyone for one in members)
                 log.info("seed %d  %-11s  own %s  global %s", seed, arm, figure(own), figure(everyone))

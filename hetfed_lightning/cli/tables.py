@@ -61,7 +61,7 @@ def participants_table(metrics: Mapping[str, float], names: Iterable[str], stage
         key.split("/")[0] for key in metrics if key.startswith(f"{stage}_") and not key.startswith("federation")
     )
     # Own before global, losses last.
-    columns = sorted(bases, key=lambda base: (base.endswith("loss"), "_global_" in base))
+    columns = sorted(bases, key=lambda base: (base.partition(".")[0].endswith("loss"), "_global_" in base))
     rows = []
     for name in names:
         values = [float(metrics.get(f"{column}/{name}", math.nan)) for column in columns]

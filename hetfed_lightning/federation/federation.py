@@ -56,6 +56,7 @@ from hetfed_lightning.local_training.scales import skipped_steps
 from hetfed_lightning.local_training.step_hooks import StepHooks
 from hetfed_lightning.local_training.steps_by_hand import hear_steps_by_hand
 from hetfed_lightning.logs.metric_store import Reduced, tag
+from hetfed_lightning.methods.answering import Answering
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.own_modules import give_modules
@@ -63,7 +64,7 @@ from hetfed_lightning.participants.fit_to_data import fit_to_own_data, take_up_s
 from hetfed_lightning.participants.groups import ParticipantGroup, expanded
 from hetfed_lightning.participants.layer_checks import check_initialised, check_memory
 from hetfed_lightning.participants.newcomer import hold_still, let_go
-from hetfed_lightning.participants.participant import STUDENT, Participant, Stage
+from hetfed_lightning.participants.participant import OWN, STUDENT, Participant, Stage
 from hetfed_lightning.participants.separation import keep_apart
 from hetfed_lightning.seeding import seed_sample, stream_seed, streams_kept
 from hetfed_lightning.strategies.ranks import Ranks
@@ -153,6 +154,7 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         self.schedules = EpochSchedules()
         self.resumed = ResumedRun()
         self.step_hooks = StepHooks()
+        self.answering: Answering | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Optimizers belong to a run; every fit makes new ones.
@@ -162,6 +164,7 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
             "ranks": Ranks(),
             "preemption": None,
             "step_hooks": StepHooks(),
+            "answering": None,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -370,6 +373,7 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         self.ranks = ranks_of(self)
         self._take_back()
         give_modules(self, fit=stage == "fit")
+        self.answering = Answering(self)
         for participant in self.everyone().values():
             check_initialised(participant, participant.label)
             check_memory(participant, participant.label)
@@ -631,12 +635,24 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
     def on_validation_start(self) -> None:
         """Warn of participants whose task has not been fitted, and call their hook."""
         warn_of_unfitted(self.members())
+        self._begin_answering()
         super().on_validation_start()
 
     def on_test_start(self) -> None:
         """Warn of participants whose task has not been fitted, and call their hook."""
         warn_of_unfitted(self.members())
+        self._begin_answering()
         super().on_test_start()
+
+    def on_predict_start(self) -> None:
+        """Give methods what they answer from, and call the participants' hook."""
+        self._begin_answering()
+        super().on_predict_start()
+
+    def _begin_answering(self) -> None:
+        """Give methods what the checkpoint has of them; in a fit they have it."""
+        if self.answering is not None and not is_fitting(self.trainer):
+            self.answering.begin(self, max(0, self.resumed.rounds_done(otherwise=self.current_round) - 1))
 
     def on_validation_epoch_start(self) -> None:
         """Seed the process, so that a validation after a resume has the same draws as without."""
@@ -698,6 +714,17 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         self.logbook.publish(self, stage, trained)
 
     # Host of the participants
+
+    def outputs_of(self, participant: Participant, inputs: Any) -> dict[str, Tensor]:
+        """Outputs of a participant by model; see :meth:`Participant.outputs_by_model`.
+
+        Args:
+            participant: Participant that is evaluated.
+            inputs: Inputs of its backbone, of B examples.
+        """
+        if self.answering is None:
+            return {OWN: participant(inputs)}
+        return self.answering.outputs(self, participant, inputs)
 
     def optimizers_of(self, participant: Participant, *, scaled: bool = False) -> list[Optimizer]:
         """Optimizers of a participant.

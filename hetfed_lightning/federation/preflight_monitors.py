@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelChec
 from hetfed_lightning.callbacks.headline_metrics import headline_summaries, headlines, loss_summaries, summary_figures
 from hetfed_lightning.checkpointing.file_names import fields_of
 from hetfed_lightning.data.name_checks import did_you_mean
+from hetfed_lightning.federated_callback import acting_callbacks
 from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging
@@ -33,6 +35,10 @@ STOCK = ("hetfed_lightning.", "lightning.", "pytorch_lightning.")
 """Prefixes of modules whose classes log nothing but the metrics of :func:`measured`."""
 
 
+_FURTHER = re.compile(r"((?:federation/)?[^/]+)\.[A-Za-z0-9_-]+?((?:_(?:mean|worst|std|jain))?|/.+)")
+"""Figure of a method's further model: ``val_loss.common/a``, ``federation/val_loss.common_mean``."""
+
+
 def check_monitors(federation: FederationView, data: FederatedDataModule, first_round: int = 0) -> None:
     """Refuse metrics that are monitored, or part of a file name, and not logged from the first round on.
 
@@ -51,9 +57,11 @@ def check_monitors(federation: FederationView, data: FederatedDataModule, first_
     if not followed:
         return
     known = measured(federation, data)
+    asks = any(one.gives_answers() for one in acting_callbacks(federation.trainer))
     late = _not_yet_measured(federation, first_round)
     for who, monitor, candidates in followed:
-        found = [name for name in candidates if name in known]
+        # A further model's name is known once its method has answered: its figures are those of the network.
+        found = [name for name in candidates if name in known or (asks and _of_network(name) in known)]
         if found:
             if who == EarlyStopping.__name__:
                 _check_every_round(federation, who, found[0], late)
@@ -62,6 +70,12 @@ def check_monitors(federation: FederationView, data: FederatedDataModule, first_
         if not _log_their_own(federation):
             raise MisconfigurationException(message)
         log.warning("%s A participant or callback of your own would have to log it.", message)
+
+
+def _of_network(name: str) -> str:
+    """Name of the network's own figure, for one of a method's further model such as ``val_loss.common/a``."""
+    found = _FURTHER.fullmatch(name)
+    return name if found is None else found[1] + found[2]
 
 
 def _check_every_round(federation: FederationView, who: str, name: str, late: dict[str, int]) -> None:

@@ -60,6 +60,7 @@ class ResumedRun:
         self.is_before_validation = False
         self._saved: dict[str, Any] = {}
         self._optimizers: Sequence[Mapping[str, Any]] = []
+        self._closed = 0
 
     def read(self, checkpoint: dict[str, Any], federation: FederationView, trainer: L.Trainer | None) -> None:
         """Keep what later moments use of a checkpoint, and let Lightning go on where it was made.
@@ -77,6 +78,7 @@ class ResumedRun:
             self._optimizers = checkpoint.get("optimizer_states", [])
             self.is_before_validation = resume_where_it_stood(checkpoint, trainer)
         saved = self._saved = checkpoint["federation"]
+        self._closed = _closed(checkpoint)
         self.run = dict(saved.get("run", self.run))  # Older checkpoints have none.
         for name, part in saved.get("own", {}).items():  # Older checkpoints have none.
             federation[name].on_load_checkpoint(part)
@@ -135,10 +137,12 @@ class ResumedRun:
     def rounds_done(self, otherwise: int) -> int:
         """Number of rounds that the checkpoint was made in or after, the one in progress counted.
 
+        A site closes rounds that it never opened.
+
         Args:
             otherwise: Result without a checkpoint.
         """
-        return int(self._saved["in_progress"]["round"]) + 1 if self._saved else otherwise
+        return max(int(self._saved["in_progress"]["round"]) + 1, self._closed) if self._saved else otherwise
 
     def round_saved(self, round_index: int) -> Mapping[str, Any]:
         """Saved state of a round; empty if the checkpoint was made in another one, or there is none."""
@@ -154,3 +158,9 @@ class ResumedRun:
     def end(self) -> None:
         """Forget the checkpoint at the end of the first round after it."""
         self._saved = {}
+
+
+def _closed(checkpoint: Mapping[str, Any]) -> int:
+    """Number of rounds that Lightning has counted; 0 where a checkpoint has no loops."""
+    loop: Mapping[str, Any] = checkpoint.get("loops", {}).get("fit_loop", {})
+    return int(loop.get("epoch_progress", {}).get("current", {}).get("processed", 0))

@@ -107,6 +107,8 @@ class Fleets(MemberQueries):
         watched = bystanders(federation)
         self.has_bystanders, self.is_watchful = bool(watched), any(map(runs_between_steps, watched))
         self.may_have_changed = False
+        answering = [one for one in acting_callbacks(federation.trainer) if one.gives_answers()]
+        self.asks_methods = bool(answering)
         if self.wanted == "sequential":
             return
         kin: dict[str, list[str]] = defaultdict(list)
@@ -133,6 +135,9 @@ class Fleets(MemberQueries):
             if kind not in self._fleets:
                 self._fleets[kind] = Fleet(seats[0])
             self._seat(federation, kind, seats, terms=terms)
+        if answering and self._seats:
+            who = type(answering[0]).__name__
+            self._tell("answers", f"Fleets: evaluated one after another, since {who} answers for each participant.")
 
     def _with_optimizers_of_parts(self, federation: FederationView, names: Sequence[str]) -> set[str]:
         """Participants of whose plans for the round a part has an optimizer of its own."""

@@ -27,13 +27,14 @@ class MemberQueries:
         has_bystanders: True if any code of the user's runs in the round.
         is_watchful: True if such code may run between local steps.
         may_have_changed: True if such code may have run since the members were last compared with their snapshots.
+        asks_methods: True if a method answers for members in evaluation, each of which is then evaluated by itself.
     """
 
     def __init__(self) -> None:
         self._fleets: dict[str, Fleet] = {}
         self._seats: dict[str, str] = {}
         self.lookahead = ValidationLookahead()
-        self.has_bystanders = self.is_watchful = self.may_have_changed = False
+        self.has_bystanders = self.is_watchful = self.may_have_changed = self.asks_methods = False
 
     def disband(self) -> None:
         """Give every participant memory of its own again."""
@@ -45,6 +46,8 @@ class MemberQueries:
     def open_validation(self, federation: FederationView) -> None:
         """Find members that are validated on their own sets together, as Lightning begins its walk through the sets."""
         self.may_have_changed = True  # A callback may change something as a validation begins.
+        if self.asks_methods:
+            return
         seated = ((fleet, here) for fleet, here in self._seated(federation.measured_here()) if fleet.engine is not None)
         self.lookahead.open(federation, seated)
 
@@ -135,7 +138,7 @@ class MemberQueries:
         """
         inputs, targets = split_batch(batch)
         found: dict[str, Evaluated] = {}
-        if isinstance(targets, Tensor):
+        if isinstance(targets, Tensor) and not self.asks_methods:
             for fleet, part, outputs in self._outputs(names, inputs):
                 common = targets.expand(len(part), *targets.shape)
                 sizes = [len(targets)] * len(part)

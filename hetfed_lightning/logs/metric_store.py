@@ -35,9 +35,10 @@ def tag(metric: str, owner: str, *, everyone: bool = False) -> str:
     Args:
         metric: Name as the participant logs it, e.g. ``val_accuracy``.
         owner: Name of the participant.
-        everyone: True for global data: ``val_global_accuracy/hospital_a``.
+        everyone: True for global data: ``val_global_accuracy/hospital_a``. Of a method's further model, which stands
+            behind a dot: ``val_global_accuracy.common/hospital_a``.
     """
-    if everyone and "global" not in metric:
+    if everyone and "global" not in metric.partition(".")[0]:
         metric = _STAGE.sub(r"\1_global_", metric) if _STAGE.match(metric) else f"global_{metric}"
     return f"{metric}/{owner}"
 
@@ -311,7 +312,9 @@ def undefined_figures(figures: Mapping[str, Reduced]) -> dict[str, str]:
             continue
         metric, _, owner = key.partition("/")
         everyone = metric.startswith(f"{stage[0]}global_")
-        loss = figures.get(tag(f"{stage[0]}loss", owner, everyone=everyone))
+        of_model = f"{stage[0]}loss{''.join(metric.rpartition('.')[1:])}" if "." in metric else ""
+        losses = (tag(one, owner, everyone=everyone) for one in (of_model, f"{stage[0]}loss") if one)
+        loss = next((figures[one] for one in losses if one in figures), None)
         if one.undefined:
             found[key] = one.undefined
         elif loss is not None and math.isfinite(loss.value):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from torch import Tensor
 
 if TYPE_CHECKING:
+    import torch
+
     from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.methods.context import Context
 
@@ -17,6 +19,13 @@ class Carrier(Protocol):
 
     def prepare(self, federation: FederationView) -> None:
         """Collect the descriptions of all participants, before training."""
+
+    def to(self, device: torch.device) -> None:
+        """Bring everything received and remembered to a device.
+
+        Args:
+            device: Device of the participants.
+        """
 
     def open_round(self, federation: FederationView, round_index: int) -> None:
         """Hand the current results to newcomers.

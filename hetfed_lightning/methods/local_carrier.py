@@ -19,6 +19,8 @@ from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.seeding import seed_all
 
 if TYPE_CHECKING:
+    import torch
+
     from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.methods.context import Context
 
@@ -52,11 +54,19 @@ class LocalCarrier:
         self.server.meet(
             {name: interned.of(self.participants.describe(federation, name)) for name in federation.members()}
         )
-        self.server.to(federation.device)
-        self.participants.to(federation.device)
+        self.to(federation.device)
         for name in federation.members():
             if self.method.state_keys(name) is None:
                 self.participants.rehearse(federation, name)
+
+    def to(self, device: torch.device) -> None:
+        """Bring everything received and remembered to a device.
+
+        Args:
+            device: Device of the participants.
+        """
+        self.server.to(device)
+        self.participants.to(device)
 
     def open_round(self, federation: FederationView, round_index: int) -> None:
         """Hand the current results to newcomers; set groups to a common start.

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PREDICTION = "prediction"
+"""Name in ``Method.answers`` of the outputs that a participant predicts with."""
+
 About = Mapping[str, Message]
 """Descriptions of participants, by name."""
 
@@ -252,6 +255,30 @@ class Method(FederatedCallback):
             context: Its side of the method; ``memory`` may be written to.
         """
 
+    def answers(self, inputs: Any, features: Tensor, outputs: Tensor, context: Context) -> Mapping[str, Tensor]:
+        """Outputs by name with which a participant is evaluated beside or instead of its own; none by default.
+
+        ``"prediction"`` takes the place of the network's outputs in all figures of validation and test and in
+        ``Trainer.predict``. Any other name is a further model: on the same batches it is measured by the same loss and
+        metrics, as ``val_accuracy.NAME/hospital_a`` and ``val_global_accuracy.NAME/hospital_a``. It is called without
+        gradients, in evaluation mode, for each batch of each participant, before the first exchange too and of an
+        untrained network; the student has no method.
+
+        Training, teachers' outputs, ``Participant.predict`` and ``hetfed export`` keep to the network alone, and so
+        does a participant whose ``validation_step`` calls no ``evaluate_batch``. Outputs that are not finite are
+        measured as they are, like those of the network.
+
+        Args:
+            inputs: Inputs of the backbone, of B examples; a model with a backbone of its own is in
+                ``context.modules``.
+            features: Output of the backbone, shape ``(B, D)``.
+            outputs: Output of the head, shape ``(B, C)`` or ``(B,)``; answers have the same shape.
+            context: The participant's side of the method; under ``Trainer.validate``, ``test`` and ``predict`` that of
+                the checkpoint, and empty without one. Not to be written to.
+        """
+        del inputs, features, outputs, context
+        return {}
+
     # At the server
 
     def combine(
@@ -301,10 +328,22 @@ class Method(FederatedCallback):
     def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         """Collect the descriptions of all participants and form the groups."""
         del trainer
+        self._load_saved()
+        self.carried.prepare(federation)
+
+    def take_up(self, federation: FederationView) -> None:
+        """Bring what a checkpoint has to the device, for an evaluation outside of a fit.
+
+        Args:
+            federation: The federation, on its device.
+        """
+        self._load_saved()
+        self.carried.to(federation.device)
+
+    def _load_saved(self) -> None:
         if self._saved is not None:
             self.carried.load_state_dict(self._saved)
             self._saved = None
-        self.carried.prepare(federation)
 
     def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Hand the current results to newcomers; the exchange at the round's start follows."""
@@ -371,6 +410,10 @@ class Method(FederatedCallback):
     def after_local_step(self, federation: FederationView, participant: Participant) -> None:
         """Call :meth:`after_step` for one participant."""
         self.after_step(_trainable(participant), self.context_of(federation, participant))
+
+    def gives_answers(self) -> bool:
+        """True if the method has :meth:`answers`."""
+        return type(self).answers is not Method.answers
 
     def shapes_loss(self) -> bool:
         """True if the method has an :meth:`example_loss`."""

@@ -56,6 +56,10 @@ METHOD_MODULES = "method_modules"
 """Attribute with the methods' modules: trained and saved with the participant, never matched by ``shared``."""
 
 
+OWN = ""
+"""Name of the model that a participant predicts with, among those of its methods."""
+
+
 class Host(Protocol):
     """Interface of the federation that trains a participant: a place for its logs, and its optimizers."""
 
@@ -72,6 +76,14 @@ class Host(Protocol):
             value: Number, scalar tensor or metric.
             args: Further arguments of ``LightningModule.log``.
             kwargs: Further arguments of ``LightningModule.log``.
+        """
+
+    def outputs_of(self, participant: Participant, inputs: Any) -> dict[str, Tensor]:
+        """Outputs of a participant by model, shape ``(B, C)`` each: the one it predicts with under ``""`` first.
+
+        Args:
+            participant: Participant that is evaluated.
+            inputs: Inputs of its backbone, of B examples.
         """
 
     def optimizers_of(self, participant: Participant, *, scaled: bool = False) -> list[Optimizer]:
@@ -349,7 +361,18 @@ class Participant(Borrower, L.LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """Probabilities (values in a regression), shape ``(B, C)``, for a batch with or without targets."""
         del batch_idx
-        return self.in_own_unit(self.task.predictions(self(split_batch(batch)[0])))
+        return self.in_own_unit(self.task.predictions(self.outputs_by_model(split_batch(batch)[0])[OWN]))
+
+    def outputs_by_model(self, inputs: Any) -> dict[str, Tensor]:
+        """Outputs in evaluation by model, shape ``(B, C)`` each: the one it predicts with under ``""`` first.
+
+        Further models, and another prediction than the network's, come from ``Method.answers`` in a federation.
+
+        Args:
+            inputs: Transformed inputs of B examples.
+        """
+        host = self.host
+        return {OWN: self(inputs)} if host is None else host.outputs_of(self, inputs)
 
     @torch.no_grad()
     def predict(self, inputs: Any) -> Tensor:
@@ -375,11 +398,19 @@ class Participant(Borrower, L.LightningModule):
             evaluated: Loss and predictions of the batch, if they have been computed already.
         """
         inputs, target = split_batch(batch)
-        known = Evaluated.of(self.task, self(inputs), target) if evaluated is None else evaluated
-        weighed = self.task.weighed(target)
+        if evaluated is not None:
+            self._note(stage, OWN, evaluated, target)
+            return
+        for model, outputs in ({OWN: self(inputs)} if stage == "train" else self.outputs_by_model(inputs)).items():
+            self._note(stage, model, Evaluated.of(self.task, outputs, target), target)
+
+    def _note(self, stage: Stage, model: str, known: Evaluated, target: Any) -> None:
+        """Update and log the loss and metrics of one model."""
+        weighed, of_model = self.task.weighed(target), f".{model}" if model else ""
         # The loss of a batch without weight is 0 / 0: weight 0 keeps NaN out of the mean.
-        self.log(f"{stage}_loss", known.loss if weighed else torch.zeros_like(known.loss), batch_size=weighed)
-        for name, metric in self.metrics_of(stage, known.width).items():
+        loss = known.loss if weighed else torch.zeros_like(known.loss)
+        self.log(f"{stage}_loss{of_model}", loss, batch_size=weighed)
+        for name, metric in self.metrics_of(stage, known.width, model).items():
             if known.counts is None or not enter(metric, known.counts, self.task.kind, known.width):
                 predictions = self.in_own_unit(known.predictions)
                 wanted = self.in_own_unit(self.task.metric_target(target))
@@ -392,16 +423,18 @@ class Participant(Borrower, L.LightningModule):
                         "task a metric of its own kind."
                     ) from error
             # Alone in a Trainer Lightning asks which attribute a metric is; these are none.
-            self.log(f"{stage}_{name}", metric, batch_size=len(target), metric_attribute=f"{stage}_{name}")
+            attribute = f"{stage}_{name}{of_model}"
+            self.log(attribute, metric, batch_size=len(target), metric_attribute=attribute)
 
-    def metrics_of(self, stage: Stage, width: int) -> dict[str, Metric]:
+    def metrics_of(self, stage: Stage, width: int, model: str = OWN) -> dict[str, Metric]:
         """Metrics of the task, by name, for the data in evaluation (own or global).
 
         Args:
             stage: ``"train"``, ``"val"`` or ``"test"``.
             width: Outputs per example, C.
+            model: Name of a method's further model; empty for the one that the participant predicts with.
         """
-        key = f"{stage}/{self.scope}"
+        key = f"{stage}/{self.scope}/{model}" if model else f"{stage}/{self.scope}"
         if key not in self._metrics:
             made = self.task.metrics(width)
             if torch.get_default_dtype().itemsize < 4:  # In "bf16-true" new tensors have 8 bits: 256 + 1 is 256.

@@ -168,12 +168,14 @@ class Task(nn.Module, ABC):
         """True if a larger value of a metric is better, by torchmetrics' ``higher_is_better``.
 
         Args:
-            metric: Its logged name. Metrics unknown to the task, such as those of a participant's own
-                ``validation_step``, count as better the larger they are.
+            metric: Its logged name, of a method's further model too (``accuracy.common``). Metrics unknown to the
+                task, such as those of a participant's own ``validation_step``, count as better the larger they are.
         """
-        if metric == self.headline:
+        known = self.metrics(2)  # The width makes no difference to what a metric is.
+        name = metric if metric in known else metric.rpartition(".")[0] or metric
+        if name == self.headline:
             return self.higher_is_better
-        made = self.metrics(2).get(metric)  # The width makes no difference to what a metric is.
+        made = known.get(name)
         return made is None or made.higher_is_better is not False
 
     def predictions(self, outputs: Tensor) -> Tensor:

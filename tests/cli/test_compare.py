@@ -184,6 +184,21 @@ def test_every_metric_of_a_test_has_a_row(capsys: pytest.CaptureFixture[str]) ->
     assert Path("tables/table.md").read_text(encoding="utf-8").startswith("error\n\n| participant | own: federation |")
 
 
+def test_a_further_model_of_a_method_is_the_federations_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny()
+    put(config, "trainer.callbacks", [{"class_path": "tests.methods.own_methods.Common"}])
+    ended = hetfed(
+        capsys, "compare", "-c", written(config), "--output", "tables", "--arms", "[local_only,federation]",
+        "--metrics", "[accuracy.common]", "--allow_import", "tests",
+    )  # fmt: skip
+    assert (ended.code, ended.err.count("hetfed: error")) == (0, 0)
+    found = [(row["arm"], row["metric"]) for row in rows()]
+    plain = [("local_only", "accuracy")] * 2
+    assert found == plain + [("federation", "accuracy"), ("federation", "accuracy.common")] * 2
+    assert all(0 <= float(row[key]) <= 1 for row in rows() for key in ("own", "everyone"))
+    assert hetfed(capsys, "report", "tables").code == 0
+
+
 def test_a_metric_that_nobody_has_is_told_after_the_first_training(
     capsys: pytest.CaptureFixture[str], watched: Watched
 ) -> None:

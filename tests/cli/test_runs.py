@@ -1,5 +1,6 @@
 import csv
 import pickle
+import re
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,36 @@ def test_without_test_sets_predictions_are_refused_and_tests_say_so(
     assert "each participant predicts on its own test set, and there are none. Give each" in ended.err
     ended = hetfed(capsys, "test", *found, *none)
     assert (ended.code, "Nobody was measured: there are no test sets. Give" in ended.out) == (0, True)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")
+def test_a_methods_predictions_and_further_models_are_those_of_the_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    def table(*arguments: str | Path) -> list[str]:
+        ended = hetfed(capsys, *arguments, *allowed)
+        assert ended.code == 0, ended.err
+        return re.findall(r"^(?:participant|hospital_.|mean) .*", ended.out, re.MULTILINE)
+
+    config, allowed = logged(), ("--allow_import", "tests")
+    plain = written(config, "plain.yaml")
+    config["trainer"]["callbacks"] += [
+        {"class_path": f"tests.methods.own_methods.{one}"} for one in ("Common", "Nearest")
+    ]
+    given = ("-c", written(config))
+    found = table("fit", *given)
+    kinds = [f"{whose} {one}" for one in ("accuracy", "loss") for whose in ("own", "global")]
+    assert re.split("  +", found[0])[1:] == [f"{one}{model}" for one in kinds for model in ("", ".common", ".network")]
+    saved = ("--ckpt_path", checkpoint(Path("runs/tiny/version_0")))
+    assert table("validate", *given, *saved) == found
+    with Path("runs/tiny/version_0/metrics.csv").open(encoding="utf-8", newline="") as file:
+        assert "val_loss.common/hospital_b" in next(csv.reader(file))
+    table("predict", *given, *saved)
+    table("predict", "-c", plain, *saved)
+    by_method, by_network = (read_predictions(Path(f"runs/tiny/version_{one}")) for one in (2, 3))
+    assert by_method.keys() == by_network.keys()
+    assert by_method != by_network
+    table("export", *given, *saved, "--participant", "hospital_a", "--output", "exported")
+    alone = load_participant("exported")
+    assert not any("method_modules" in key for key in alone.state_dict())
 
 
 def test_predictions_of_a_student(capsys: pytest.CaptureFixture[str]) -> None:

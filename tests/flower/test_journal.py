@@ -547,3 +547,17 @@ def test_the_file_is_plain_json(tmp_path: Path) -> None:
     made.finish()
     content = json.loads((tmp_path / FILE).read_text())
     assert content["agreement"] == {"names": ["a", "b"], "matrix": [[1.0, None], [None, 1.0]]}
+
+
+def test_means_of_a_methods_further_models_are_in_the_journal(tmp_path: Path) -> None:
+    made = begun(tmp_path, "a", "b")
+    figures = {"accuracy": (0.5, 0.25), "accuracy.common": (0.75, 1.0), "loss.common": (1.0, 3.0)}
+    close(
+        made, 0, {f"val_{key}/{name}": pair[place] for key, pair in figures.items() for place, name in enumerate("ab")}
+    )
+    made.finish()
+    found = scalars(tmp_path)
+    means = {key: one for key, one in found.items() if "common" in key and "mean" in key}
+    assert means == {"federation/val_accuracy.common_mean": {1: 0.875}, "federation/val_loss.common_mean": {1: 2.0}}
+    assert found["val_loss.common/b"] == {1: 3.0}
+    assert "own accuracy.common" in made.table()

@@ -16,7 +16,7 @@ from hetfed_lightning.privacy import DPSGD
 from tests.federations import equal
 from tests.flower.federating import Callbacks, Deployed
 from tests.methods import planned
-from tests.methods.own_methods import Census, ControlVariates, InBall, Mutual, Prototypes, Rumour
+from tests.methods.own_methods import Census, Common, ControlVariates, InBall, Mutual, Nearest, Prototypes, Rumour
 from tests.methods.planned import HEAD, head_then_backbone
 
 pytestmark = pytest.mark.promise("parity")
@@ -130,6 +130,11 @@ GRID["planned work"] = (
     {},
 )
 
+GRID["answers"] = (
+    lambda: [Nearest(), BackboneAveraging(), Common()],
+    LATER | {"rounds": 4, "settings": {"joins_at": {"c": 1}, "participation": 0.6}},
+)
+
 GRID["who takes no step"] = (
     lambda: [named(Seldom(), "seldom"), Prototypes()],
     {"changes": {"a": steps([1])}},
@@ -169,6 +174,18 @@ def test_states_figures_and_bytes_are_those_of_one_fit(named: str, tmp_path: Pat
     states, metrics = deployed.rounds_in_one_fit()
     leader = deployed.lead()
     same_as_in_one_fit(deployed, leader.run_id, states, metrics)
+
+
+def test_figures_of_further_models_reach_the_coordinator(tmp_path: Path) -> None:
+    callbacks: Callbacks = lambda: [Nearest(), Common()]  # noqa: E731 - as short as its like
+    deployed = Deployed("abc", callbacks, tmp_path, rounds=2, settings={"participation": 0.6})
+    _, metrics = deployed.rounds_in_one_fit()
+    deployed.lead()
+    for wanted, found in zip(metrics, deployed.notes.metrics, strict=True):
+        of_models = {key: one for key, one in wanted.items() if ".common/" in key or ".network/" in key}
+        # Of everyone, who was sampled and who was not: loss and accuracy of two models, on own and on all data.
+        assert len(of_models) == 3 * 2 * 2 * 2
+        assert {key: found[key] for key in of_models} == pytest.approx(of_models, abs=1e-6)
 
 
 def messages(callbacks: Callbacks, folder: Path, **settings: Any) -> Counter[str]:

@@ -210,3 +210,23 @@ class InBall(Prototypes):
 
     def example_loss(self, own: Tensor, *args: Any) -> Tensor:
         return own
+
+
+class Nearest(Prototypes):
+    """Prototypes by which participants predict: the nearest one's class (Tan et al. 2022, equation 6).
+
+    The network's own outputs are measured beside.
+    """
+
+    def answers(self, inputs: Any, features: Tensor, outputs: Tensor, context: Context) -> dict[str, Tensor]:
+        if not context.received:
+            return {}
+        apart = (features.unsqueeze(1) - context.received["prototypes"]).square().sum(2)
+        return {"prediction": -apart, "network": outputs}
+
+
+class Common(Mutual):
+    """The common model is measured beside each participant's own, surer from round to round."""
+
+    def answers(self, inputs: Any, features: Tensor, outputs: Tensor, context: Context) -> dict[str, Tensor]:
+        return {"common": context.modules["common"](inputs) * (1 + context.round_index)}

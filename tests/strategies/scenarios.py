@@ -33,7 +33,7 @@ from hetfed_lightning.data import Examples
 from hetfed_lightning.methods.plans import Part
 from tests.drawn import ROUNDS, drawn
 from tests.federations import Listed, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
-from tests.methods.own_methods import ControlVariates, Prototypes, Rumour
+from tests.methods.own_methods import Common, ControlVariates, Nearest, Rumour
 from tests.methods.planned import HEAD, Planned, head_then_backbone
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -127,12 +127,12 @@ def mixed_student_participation(folder: Path, settings: Settings) -> Result:
 def own_methods(folder: Path, settings: Settings) -> Result:
     """Methods that no file of the package knows, over rounds with a newcomer and a sample of the participants."""
     federation = five(seed=4, participation=0.7)
-    methods = (Prototypes(2.0), ControlVariates(), Rumour())
+    methods = (Nearest(2.0), ControlVariates(), Rumour(), Common())
     made = trainer(4, *methods, **settings())
     made.fit(federation, datamodule=tiny_data(NAMES, count=13, batch_size=SIZES))
     memory = {
         f"{name}, {method.title}": dict(one)
-        for method in methods[1:]
+        for method in methods[1:3]
         for name, one in method.state_dict()["memory"].items()
     }
     counted = {f"{key} of all": value for key, value in federation.byte_count.figures().items()}

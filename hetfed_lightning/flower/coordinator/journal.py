@@ -15,6 +15,7 @@ from hetfed_lightning.callbacks.headline_metrics import (
     Headline,
     headline_summaries,
     loss_summaries,
+    model_summaries,
     summary_figures,
 )
 from hetfed_lightning.callbacks.monitor import SECONDS
@@ -162,7 +163,9 @@ class Journal:
         headlines = headlines_of(self._members())
         summaries = headline_summaries(headlines, "val", own)
         self._name_undefined(headlines, own)
-        means, rest = summary_figures(loss_summaries(headlines, "val", own) | summaries, "val")
+        means, rest = summary_figures(
+            loss_summaries(headlines, "val", own) | summaries | model_summaries(headlines, "val", own), "val"
+        )
         expected = sum(one.is_member(round_index) for one in self._members().values())
         counted = {
             "federation/participants": float(max(0, expected - len(left_out))),

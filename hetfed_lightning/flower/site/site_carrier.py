@@ -14,6 +14,8 @@ from hetfed_lightning.methods.plan_checks import planned
 from hetfed_lightning.methods.plans import LATER, PlanError
 
 if TYPE_CHECKING:
+    import torch
+
     from hetfed_lightning.federation_view import FederationView
     from hetfed_lightning.methods.context import Context
     from hetfed_lightning.methods.messages import Message
@@ -51,8 +53,12 @@ class SiteCarrier:
                         f"participant {name!r}: {self.method.title}.plan has work for the moment {moment!r}; between "
                         "institutions local steps alone are planned. Return () for it, or train in one process."
                     )
-        self.received = {key: one.to(federation.device) for key, one in self.received.items()}
-        self.participants.to(federation.device)
+        self.to(federation.device)
+
+    def to(self, device: torch.device) -> None:
+        """Bring what was received and remembered to a device."""
+        self.received = {key: one.to(device) for key, one in self.received.items()}
+        self.participants.to(device)
 
     def open_round(self, federation: FederationView, round_index: int) -> None:
         """Receive what is handed out with an order that closes no round."""
