@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
-from hetfed_lightning.finite import is_finite
-from hetfed_lightning.methods.messages import Combined, Message, MessageError, PerParticipant
+from hetfed_lightning.methods.averaging.sharing_groups import listed
+from hetfed_lightning.methods.hook_results import naming, read_only
+from hetfed_lightning.methods.messages import Message, PerParticipant
+from hetfed_lightning.methods.server_checks import check_alike, check_apart, checked_combined, checked_groups
 from hetfed_lightning.methods.server_memory import ServerMemory
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.seeding import stream_seed
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.method import Method
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class ServerSide:
         self.groups: dict[str, tuple[str, ...]] = {}
         self.memory: dict[str, ServerMemory] = {}
         self._groups_of: dict[str, list[str]] = {}
+        self._combinations: set[tuple[str, ...]] = set()
+        self._told: set[str] = set()
 
     def meet(self, about: Mapping[str, Message]) -> dict[str, str]:
         """Set the descriptions of all known participants, and form the groups.
@@ -84,8 +91,11 @@ class ServerSide:
 
         Raises:
             ValueError: If the method refuses the participants; nothing has changed then.
+            MessageError: If its ``groups`` returns anything but names of known participants by group.
         """
-        groups = {name: tuple(names) for name, names in self._method.groups(about).items()}
+        title = self._method.title
+        with naming(f"{title}.groups"):
+            groups = checked_groups(self._method.groups(about), about.keys(), title)
         before, members = self.memory, self.groups
         self.about, self.groups, self.memory = dict(about), groups, {}
         kin: dict[str, str] = {}
@@ -107,6 +117,7 @@ class ServerSide:
         for group, members in self.groups.items():
             for name in members:
                 self._groups_of.setdefault(name, []).append(group)
+        self._combinations = {tuple(groups) for groups in self._groups_of.values() if len(groups) > 1}
 
     def groups_of(self, name: str) -> list[str]:
         """Names of the groups of a participant."""
@@ -148,26 +159,37 @@ class ServerSide:
             round_index: Index of the round, from 0.
 
         Raises:
-            MessageError: If ``combine`` returns no :class:`Combined` of tensors.
+            MessageError: If messages of a group differ in keys or dtypes, or ``combine`` returns no :class:`Combined`
+                of tensors and numbers.
             RuntimeError: If it returns non-finite tensors.
         """
         results: dict[str, Message | PerParticipant] = {}
         figures: dict[str, list[float]] = {}
         stop = False
+        self._tell_of_those_apart(sent, round_index)
         for group, members in self.groups.items():
             messages = {name: one for name, one in sent.items() if group in self.groups_of(name)}
             own_asked = [name for name in asked if group in self.groups_of(name)]
             if not (messages or (own_asked and self._method.combines_silence)):
                 continue
             about = {name: self.about[name] for name in members}
-            combined = self._method.combine(messages, own_asked, about, self.memory[group], round_index)
-            state = self._checked(combined, list(messages), round_index)
+            where = f"Round {round_index}: {self._method.title}.combine of {listed(list(messages)) or group}"
+            # Whose messages are of several groups, as those of averages may be, has keys of all of them.
+            alone = {name: one for name, one in messages.items() if len(self.groups_of(name)) == 1}
+            self._tell(check_alike(alone, where))
+            memory = self.memory[group]
+            with naming(where), read_only(memory.last, "server.last", where):
+                found = self._method.combine(messages, own_asked, about, memory, round_index)
+            combined = checked_combined(found, members, where)
             stop |= combined.stop
-            for key, value in combined.figures.items():
-                figures.setdefault(key, []).extend(value if isinstance(value, Sequence) else [float(value)])
-            if state is not None:
-                results[group] = state
-                self.remember(group, state)
+            for key, values in combined.figures.items():
+                figures.setdefault(key, []).extend(cast("list[float]", values))
+            if combined.state is not None:
+                results[group] = combined.state
+                self.remember(group, combined.state)
+        keys = {group: {*one.last, *(key for own in one.own.values() for key in own)}
+                for group, one in self.memory.items()} if self._combinations else {}  # fmt: skip
+        check_apart(keys, self._combinations, f"Round {round_index}: {self._method.title}.combine")
         return Result(results, {key: sum(some) / len(some) for key, some in figures.items() if some}, stop)
 
     def remember(self, group: str, state: Message | PerParticipant) -> None:
@@ -181,32 +203,22 @@ class ServerSide:
         if isinstance(state, PerParticipant):
             memory.own |= state
         else:
-            memory.last = dict(state)
+            memory.last, memory.own = dict(state), {}
 
-    def _checked(self, combined: Any, senders: Sequence[str], round_index: int) -> Message | PerParticipant | None:
-        """Own copies of a result's tensors."""
-        where = f"Round {round_index}: {self._method.title}.combine of {', '.join(senders)}"
-        if not isinstance(combined, Combined):
-            raise MessageError(f"{where}: expected a Combined, got {type(combined).__name__}.")
-        if combined.state is None:
-            return None
-        if isinstance(combined.state, PerParticipant):
-            return PerParticipant(
-                {name: self._copied(one, f"{where}, for {name}") for name, one in combined.state.items()}
+    def _tell_of_those_apart(self, sent: Mapping[str, Message], round_index: int) -> None:
+        names = [name for name, message in sent.items() if message and not self.groups_of(name)]
+        if names:
+            self._tell(
+                f"Round {round_index}: {self._method.title}: what {listed(names)} sent is combined with nothing, since "
+                "groups has no group of theirs."
             )
-        return self._copied(combined.state, where)
 
-    @staticmethod
-    def _copied(state: Message, where: str) -> dict[str, Tensor]:
-        for key, tensor in state.items():
-            if not isinstance(tensor, Tensor):
-                raise MessageError(f"{where}: expected a tensor at {key}, got {type(tensor).__name__}.")
-            if not is_finite([tensor]):
-                raise RuntimeError(
-                    f"{where}: the result is not finite at {key}, though what was sent is; nobody received it. Mend "
-                    "combine, or lower its step."
-                )
-        return {key: tensor.detach().clone() for key, tensor in state.items()}
+    def _tell(self, warning: str) -> None:
+        """Warn, once of what is the same but for the round."""
+        subject = warning.partition(": ")[2]
+        if subject and subject not in self._told:
+            self._told.add(subject)
+            log.warning("%s", warning)
 
     def state_dict(self) -> dict[str, Any]:
         """Groups and their memory, for a checkpoint."""
