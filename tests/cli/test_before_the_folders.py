@@ -1,5 +1,6 @@
 """What users wrote while modules stood flat in the package: checkpoints, saved configurations and dotted paths."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.cli.commands import hetfed
 
 WRITTEN = Path(__file__).parents[1] / "data/before_the_folders"
 OLD_NAMES = yaml.safe_load((WRITTEN / "old_names.yaml").read_text(encoding="utf-8"))
+OLD_MODULES = yaml.safe_load((WRITTEN / "old_modules.yaml").read_text(encoding="utf-8"))
 CLOSED_NAMES = yaml.safe_load((WRITTEN / "closed_names.yaml").read_text(encoding="utf-8"))
 ROUNDING = 1e-10
 """The run is in double precision: sums in another order, as on another machine, differ by much less."""
@@ -39,6 +41,12 @@ def test_a_configuration_of_old_paths_trains(capsys: pytest.CaptureFixture[str])
 def test_an_old_name_may_be_named_and_means_the_same(old: str, public: str) -> None:
     with restricted_imports():
         assert import_object(old) is import_object(public)
+
+
+@pytest.mark.parametrize(("old", "names"), OLD_MODULES.items(), ids=OLD_MODULES)
+def test_a_program_finds_the_classes_of_an_old_module(old: str, names: list[str]) -> None:
+    then = import_module(old)
+    assert [name for name in names if not hasattr(then, name)] == []
 
 
 @pytest.mark.parametrize("old", CLOSED_NAMES)

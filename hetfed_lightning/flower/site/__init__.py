@@ -1,1 +1,10 @@
 """A site: one institution's participant, its rounds, and the states on its own disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hetfed_lightning._moved import names_moved_from
+
+if not TYPE_CHECKING:
+    __getattr__ = names_moved_from(__name__)
