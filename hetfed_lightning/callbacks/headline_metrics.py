@@ -97,6 +97,20 @@ def _summaries(
     return summaries
 
 
+def federation_figures(
+    of_members: Mapping[str, Headline], stage: Stage, values: Mapping[str, float]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Metrics of the federation by tag, of networks and further models, as a pair as by :func:`summary_figures`.
+
+    Args:
+        of_members: Headline metrics by participant, without the student.
+        stage: ``"val"`` or ``"test"``.
+        values: Metrics by tag.
+    """
+    summaries = loss_summaries(of_members, stage, values) | headline_summaries(of_members, stage, values)
+    return summary_figures(summaries | model_summaries(of_members, stage, values), stage)
+
+
 def summary_figures(
     summaries: Mapping[tuple[str, bool], FairnessSummary], stage: Stage
 ) -> tuple[dict[str, float], dict[str, float]]:

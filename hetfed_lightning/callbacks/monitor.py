@@ -14,34 +14,26 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hetfed_lightning import plots
 from hetfed_lightning.callbacks.confusions import Examined, examine
-from hetfed_lightning.callbacks.headline_metrics import (
-    headline_summaries,
-    headlines,
-    loss_summaries,
-    model_summaries,
-    summary_figures,
-)
+from hetfed_lightning.callbacks.headline_metrics import federation_figures, headlines
 from hetfed_lightning.callbacks.hyperparameters import log_hyperparameters
 from hetfed_lightning.callbacks.participant_summary import label_counts, of_type, roles
-from hetfed_lightning.callbacks.tensorboard_pages import (
-    MAX_PARTICIPANTS,
-    chart_layout,
-    configuration_page,
-    participants_table,
-    results_table,
-    sharing_page,
+from hetfed_lightning.callbacks.run_pages import (
+    Charts,
+    SummaryBoard,
+    agreement_of,
+    has_pictures,
+    introduce,
+    show_agreement,
 )
+from hetfed_lightning.callbacks.tensorboard_pages import MAX_PARTICIPANTS, results_table
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.logs.loggers import give_loggers
 from hetfed_lightning.logs.metric_store import tag
-from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
-from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -75,8 +67,7 @@ class FederationMonitor(FederatedCallback):
 
     def __init__(self, config: str | None = None) -> None:
         self.config = config
-        self._tags: set[str] = set()
-        self._laid_out: set[str] = set()
+        self._charts = Charts()
         self._summarised: dict[Stage, set[str]] = {}
         self._round_began: float | None = None
         self._examined: Examined | None = None
@@ -92,13 +83,10 @@ class FederationMonitor(FederatedCallback):
             for writer in _writers(trainer):
                 writer.add_text("federation/test_results", table, federation.current_round)
         else:
-            self._tags.update(values)
+            self._charts.add(values)
         if stage == "train":
             return
-        of_members = headlines(federation.members())
-        summaries = loss_summaries(of_members, stage, values) | headline_summaries(of_members, stage, values)
-        summaries |= model_summaries(of_members, stage, values)
-        means, rest = summary_figures(summaries, stage)
+        means, rest = federation_figures(headlines(federation.members()), stage, values)
         federation.logbook.withdraw(trainer, self._summarised.get(stage, set()) - means.keys() - rest.keys())
         self._summarised[stage] = {*means, *rest}
         federation.log_round(means, prog_bar=stage == "val")
@@ -118,41 +106,32 @@ class FederationMonitor(FederatedCallback):
         """Log the learning rates of the round and its duration in seconds, validation not included."""
         if not of_type(trainer, LearningRateMonitor):
             rates = learning_rates(federation, federation.active_names(round_index))
-            self._tags.update(rates)
+            self._charts.add(rates)
             federation.log_round(rates)
         if self._round_began is None:
             return
         # Past Lightning's own log: a time differs from run to run, and what can be monitored should not.
         seconds = perf_counter() - self._round_began
         give_loggers(trainer, {SECONDS: seconds}, round_index + 1, round_index)
-        self._tags.add(SECONDS)
+        self._charts.add([SECONDS])
 
     # Text, charts and pictures, for TensorBoard
 
     def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         """Write the tables of participants and sharing, and the label distributions."""
-        self._tags, self._laid_out, self._examined, self._summarised = set(), set(), None, {}
+        self._charts, self._examined, self._summarised = Charts(), None, {}
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
             log_hyperparameters(trainer, federation, self.config)
         writers = _writers(trainer)
         if not writers:
             return
         everyone = roles(trainer, federation, MAX_PARTICIPANTS)
-        pages = {"federation/participants": participants_table(everyone, len(federation.everyone()))}
-        if self.config:
-            pages["config"] = configuration_page(self.config)
-        reports = [callback.report for callback in of_type(trainer, BackboneAveraging) if callback.report]
-        if reports:
-            pages["federation/sharing"] = sharing_page(reports)
+        counts = label_counts(federation, MAX_PARTICIPANTS) if has_pictures() else {}
         for writer in writers:
-            for name, text in pages.items():
-                writer.add_text(name, text)
-        if not plots.available():
-            log.info("No pictures for TensorBoard: they need matplotlib (pip install 'hetfed-lightning[plots]').")
-            return
-        counts = label_counts(federation, MAX_PARTICIPANTS)
-        for writer in writers if counts else ():
-            writer.add_figure("federation/label_distribution", plots.label_distribution(counts))
+            introduce(
+                SummaryBoard(writer), everyone, len(federation.everyone()),
+                config=self.config, callbacks=of_type(trainer, L.Callback), label_counts=counts, step=0,
+            )  # fmt: skip
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lay out the charts once there are metrics, and again when further ones appear."""
@@ -160,13 +139,10 @@ class FederationMonitor(FederatedCallback):
         writers = _writers(trainer)
         if not writers:
             return
-        shared = {key for key in trainer.callback_metrics if key.startswith("federation/")}
-        tags = self._tags | shared
-        if tags != self._laid_out:
-            self._laid_out = tags
-            layout = chart_layout(tags, list(federation.everyone()))
-            for writer in writers:
-                writer.add_custom_scalars(layout)
+        self._charts.add(key for key in trainer.callback_metrics if key.startswith("federation/"))
+        layout = self._charts.changed(list(federation.everyone()))
+        for writer in writers if layout else ():
+            writer.add_custom_scalars(layout)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw confusion matrices and the teachers' agreement in the last round that distilled."""
@@ -175,11 +151,8 @@ class FederationMonitor(FederatedCallback):
         if not writers:
             return
         step = federation.current_round
-        for callback in of_type(trainer, EnsembleDistillation):
-            names, agreement = callback.agreement or ((), torch.empty(0))
-            for writer in writers if names else ():
-                figure = plots.teacher_agreement(names, agreement.numpy())
-                writer.add_figure("federation/teacher_agreement_matrix", figure, step)
+        for writer in writers:
+            show_agreement(SummaryBoard(writer), agreement_of(of_type(trainer, L.Callback)), step)
         found = self.examined(trainer, federation)
         for name, matrix in found.confusions.items():
             for writer in writers:

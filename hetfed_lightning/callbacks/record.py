@@ -13,11 +13,11 @@ import lightning as L
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.participant_summary import label_counts, of_type, roles
 from hetfed_lightning.callbacks.run_folder import run_folder
+from hetfed_lightning.callbacks.run_pages import agreement_of
 from hetfed_lightning.callbacks.tensorboard_pages import MAX_PARTICIPANTS
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.logs.run_record import Record
-from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.version import __version__
 
 if TYPE_CHECKING:
@@ -132,10 +132,7 @@ class RunRecord(FederatedCallback):
             self.record.confusions = {name: matrix.tolist() for name, matrix in found.confusions.items()}
             self.record.residuals = {name: [list(part) for part in pair] for name, pair in found.residuals.items()}
             self.record.where = found.where
-        for callback in of_type(trainer, EnsembleDistillation):
-            if callback.agreement is not None:
-                names, matrix = callback.agreement
-                self.record.note_agreement(names, matrix.tolist())
+        self.record.agreement = agreement_of(of_type(trainer, L.Callback))
         self.record.finished = True
         self._write()
 

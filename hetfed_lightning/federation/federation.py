@@ -55,7 +55,7 @@ from hetfed_lightning.local_training.privacy_budgets import epsilons, give_priva
 from hetfed_lightning.local_training.scales import skipped_steps
 from hetfed_lightning.local_training.step_hooks import StepHooks
 from hetfed_lightning.local_training.steps_by_hand import hear_steps_by_hand
-from hetfed_lightning.logs.metric_store import Reduced, tag
+from hetfed_lightning.logs.metric_store import QUARANTINED, Reduced, quarantine_flags
 from hetfed_lightning.methods.answering import Answering
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.method import Method
@@ -563,8 +563,8 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
     def _left_out(self) -> dict[str, float]:
         """``quarantined/NAME`` of everyone who ever was: 1 in rounds that went on without it, 0 in others."""
         known = self.resumed.metrics.keys() | self.trainer.callback_metrics.keys()
-        ever = dict.fromkeys((key for key in sorted(known) if key.startswith(tag("quarantined", ""))), 0.0)
-        return ever | {tag("quarantined", name): 1.0 for name in self.guard.quarantined}
+        metrics = (key.split("/", 1) for key in known if key.startswith(f"{QUARANTINED}/"))
+        return quarantine_flags([name for _, name in metrics], self.guard.quarantined)
 
     def on_train_epoch_end(self) -> None:
         """Step the schedulers that count rounds."""

@@ -11,11 +11,11 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 
-from hetfed_lightning.callbacks.headline_metrics import headline_summaries, headlines, loss_summaries, summary_figures
+from hetfed_lightning.callbacks.headline_metrics import federation_figures, headlines
 from hetfed_lightning.checkpointing.file_names import fields_of
 from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.federated_callback import acting_callbacks
-from hetfed_lightning.logs.metric_store import tag
+from hetfed_lightning.logs.metric_store import QUARANTINED, tag
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
@@ -112,8 +112,7 @@ def measured(federation: FederationView, data: FederatedDataModule) -> set[str]:
         for name, participant in federation.everyone().items():
             known |= _evaluated(participant, name, everyone=True)
     values, of_members = dict.fromkeys(known, 0.5), headlines(federation.members())
-    summaries = headline_summaries(of_members, "val", values) | loss_summaries(of_members, "val", values)
-    for figures in summary_figures(summaries, "val"):
+    for figures in federation_figures(of_members, "val", values):
         known |= figures.keys()
     known |= _of_the_federation(federation)
     for name in federation.everyone():
@@ -136,7 +135,7 @@ def _of_the_federation(federation: FederationView) -> set[str]:
             names |= {"epsilon", "epsilon_rehearsed"}
         if isinstance(callback, EnsembleDistillation):
             names.add("teacher_agreement")
-    own = {tag(figure, name) for figure in ("epsilon", "quarantined") for name in federation.members()}
+    own = {tag(figure, name) for figure in ("epsilon", QUARANTINED) for name in federation.members()}
     return own | {f"federation/{name}" for name in names}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,6 +28,10 @@ Reduction = Literal["mean", "sum", "min", "max"]
 _STAGE = re.compile(r"^(train|val|test)_")
 
 
+QUARANTINED = "quarantined"
+"""Metric of every participant that was left out of a round: 1 in that round, 0 in others."""
+
+
 @lru_cache(maxsize=2**16)
 def tag(metric: str, owner: str, *, everyone: bool = False) -> str:
     """TensorBoard tag of a participant's metric: ``val_accuracy/hospital_a``, one chart per metric.
@@ -41,6 +45,16 @@ def tag(metric: str, owner: str, *, everyone: bool = False) -> str:
     if everyone and "global" not in metric.partition(".")[0]:
         metric = _STAGE.sub(r"\1_global_", metric) if _STAGE.match(metric) else f"global_{metric}"
     return f"{metric}/{owner}"
+
+
+def quarantine_flags(ever: Iterable[str], now: Collection[str]) -> dict[str, float]:
+    """Flags ``quarantined/NAME`` of a round: 1 for participants that it left out, 0 for those of earlier rounds.
+
+    Args:
+        ever: Names of participants that were left out of any round.
+        now: Names of those left out of this one.
+    """
+    return {tag(QUARANTINED, name): float(name in now) for name in sorted({*ever, *now})}
 
 
 @dataclass

@@ -103,15 +103,6 @@ class Record:
         known = {key: value for key, value in values.items() if not math.isnan(value)}
         self.history.append({"round": round_index + 1, "values": known})
 
-    def note_agreement(self, names: Sequence[str], matrix: Sequence[Sequence[float]]) -> None:
-        """Record the agreement of K teachers.
-
-        Args:
-            names: K names.
-            matrix: Agreement of each pair, K rows of K fractions in [0, 1].
-        """
-        self.agreement = {"names": list(names), "matrix": [list(row) for row in matrix]}
-
     def series(self, metric: str) -> dict[str, list[tuple[float, float]]]:
         """Pairs (round, value) of a metric such as ``"val_accuracy"``, by participant, without NaN."""
         return {name: found for name in self.participants if (found := self.points(f"{metric}/{name}"))}

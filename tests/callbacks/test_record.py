@@ -204,7 +204,7 @@ def test_what_is_no_record_is_refused(tmp_path: Path, change: Any, words: str) -
 
 def test_numbers_that_are_none_are_written_and_read_back(tmp_path: Path) -> None:
     record = Record("a", "1", rounds=-1, residuals={"a": [[1.0, math.nan], [math.inf, 2.0]]})
-    record.note_agreement(["a", "b"], [[1.0, math.nan], [math.nan, 1.0]])
+    record.agreement = {"names": ["a", "b"], "matrix": [[1.0, math.nan], [math.nan, 1.0]]}
     record.write(tmp_path)
     found = Record.read(tmp_path)
     assert [math.isnan(value) for part in found.residuals["a"] for value in part] == [False, True, True, False]

@@ -9,22 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hetfed_lightning import plots
 from hetfed_lightning.callbacks.headline_metrics import (
     LOSS,
     Headline,
+    federation_figures,
     headline_summaries,
-    loss_summaries,
-    model_summaries,
-    summary_figures,
 )
 from hetfed_lightning.callbacks.monitor import SECONDS
-from hetfed_lightning.callbacks.tensorboard_pages import (
-    MAX_PARTICIPANTS,
-    configuration_page,
-    participants_table,
-    sharing_page,
-)
+from hetfed_lightning.callbacks.run_pages import CONFIG, LABELS, agreement_of, introduce, show_agreement
+from hetfed_lightning.callbacks.tensorboard_pages import MAX_PARTICIPANTS, configuration_page
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.cli import tables
 from hetfed_lightning.federated_callback import FederatedCallback
@@ -32,19 +25,15 @@ from hetfed_lightning.flower.coordinator.round_summary import round_summary
 from hetfed_lightning.flower.coordinator.site_summaries import headlines_of, label_counts_of, roles_of
 from hetfed_lightning.flower.coordinator.tensorboard_writer import TensorBoardWriter
 from hetfed_lightning.flower.protocol.description import Description
-from hetfed_lightning.logs.metric_store import tag
+from hetfed_lightning.logs.metric_store import QUARANTINED, quarantine_flags, tag
 from hetfed_lightning.logs.run_record import FILE, Record, RecordError
-from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
-from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.participants.participant import STUDENT
 from hetfed_lightning.version import __version__
 
 log = logging.getLogger(__name__)
 
-_NOT_RECORDED = re.compile(r"(lr(_\d+)?|quarantined)/")
+_NOT_RECORDED = re.compile(rf"(lr(_\d+)?|{QUARANTINED})/")
 """Tags that are logged every round but are of no use to a report."""
-
-_LABELS = "federation/label_distribution"
 
 
 class Journal:
@@ -71,7 +60,7 @@ class Journal:
         found = _gone_on_with(self.folder, fresh)
         self._record, self._begins_anew = found or fresh, found is None
         # Pages that an earlier process has written.
-        self._shown = {"config": configuration_page(self._record.config), _LABELS: dict(self._record.label_counts)}
+        self._shown = {CONFIG: configuration_page(self._record.config), LABELS: dict(self._record.label_counts)}
         self._record.version, self._record.config, self._record.rounds = fresh.version, fresh.config, fresh.rounds
         self._record.finished = False
         self._writer: TensorBoardWriter | None = None
@@ -104,13 +93,10 @@ class Journal:
         record.participants = {name: merged[name] for name in [*merged][:MAX_PARTICIPANTS]}
         record.total = len(record.participants.keys() | self._people.keys())
         record.label_counts |= label_counts_of(self._people, MAX_PARTICIPANTS)
-        reports = [one.report for one in callbacks if isinstance(one, BackboneAveraging) and one.report]
-        writer.page("federation/participants", participants_table(roles.values(), len(self._people)), first_round)
-        writer.page("config", configuration_page(record.config) if record.config else "", first_round)
-        writer.page("federation/sharing", sharing_page(reports), first_round)
-        if record.label_counts:
-            counts = dict(record.label_counts)
-            writer.picture(_LABELS, counts, lambda: plots.label_distribution(counts), first_round)
+        introduce(
+            writer, roles.values(), len(self._people),
+            config=record.config, callbacks=callbacks, label_counts=dict(record.label_counts), step=first_round,
+        )  # fmt: skip
         self._save(writer)
 
     def _opened(self, first_round: int) -> TensorBoardWriter:
@@ -163,9 +149,7 @@ class Journal:
         headlines = headlines_of(self._members())
         summaries = headline_summaries(headlines, "val", own)
         self._name_undefined(headlines, own)
-        means, rest = summary_figures(
-            loss_summaries(headlines, "val", own) | summaries | model_summaries(headlines, "val", own), "val"
-        )
+        means, rest = federation_figures(headlines, "val", own)
         expected = sum(one.is_member(round_index) for one in self._members().values())
         counted = {
             "federation/participants": float(max(0, expected - len(left_out))),
@@ -173,8 +157,7 @@ class Journal:
         }
         of_all = means | rest | counted | {key: float(value) for key, value in figures.items()}
         of_all = {key: value for key, value in of_all.items() if not math.isnan(value)}
-        ever = {one["participant"] for one in self._record.left_out} | left_out.keys()
-        flags = {tag("quarantined", name): float(name in left_out) for name in sorted(ever)}
+        flags = quarantine_flags([one["participant"] for one in self._record.left_out], left_out)
         times = {} if math.isnan(seconds) else {SECONDS: float(seconds)}
         kept = {key: value for key, value in own.items() if not _NOT_RECORDED.match(key)}
         self._record.close_round(round_index, kept | of_all)
@@ -208,7 +191,7 @@ class Journal:
         return {
             key: float(value)
             for key, value in metrics.items()
-            if key.rpartition("/")[2] in known and not key.startswith(("federation/", "quarantined/"))
+            if key.rpartition("/")[2] in known and not key.startswith(("federation/", f"{QUARANTINED}/"))
         }
 
     # The end
@@ -238,15 +221,8 @@ class Journal:
         writer, record = self._writer, self._record
         if writer is None:
             return
-        for callback in self._callbacks:
-            if isinstance(callback, EnsembleDistillation) and callback.agreement is not None:
-                names, matrix = callback.agreement
-                record.note_agreement(names, matrix.tolist())
-        if found := record.agreement:
-            drawn = "federation/teacher_agreement_matrix"
-            writer.picture(
-                drawn, found, lambda: plots.teacher_agreement(found["names"], found["matrix"]), self._rounds_closed()
-            )
+        record.agreement = agreement_of(self._callbacks) or record.agreement
+        show_agreement(writer, record.agreement, self._rounds_closed())
         writer.settle()
         self._save(writer)
 

@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetfed_lightning import plots
-from hetfed_lightning.callbacks.tensorboard_pages import Layout, chart_layout
+from hetfed_lightning.callbacks.run_pages import Charts, has_pictures
 from hetfed_lightning.flower.coordinator.event_file import EventFile
-from hetfed_lightning.logs.metric_store import tag
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
-
-_FLAGS = tag("quarantined", "")
 
 
 class TensorBoardWriter:
@@ -38,11 +35,9 @@ class TensorBoardWriter:
         self._events = EventFile(folder)
         self._holds_back = before
         self._next_step = first_round + 1
-        self._tags = set(tags)
-        self._laid_out: Layout = {}
+        self._charts = Charts(tags)
         self._shown = dict(shown) if before else {}
-        if not plots.available():
-            log.info("No pictures for TensorBoard: they need matplotlib (pip install 'hetfed-lightning[plots]').")
+        has_pictures()
 
     def row(self, values: Mapping[str, float], step: int, names: Sequence[str]) -> None:
         """Add a round's numbers, and change the charts if there are new tags.
@@ -55,10 +50,8 @@ class TensorBoardWriter:
         self._next_step = min(self._next_step, step)
         self.settle()
         self._events.scalars(values, step)
-        self._tags |= {key for key in values if not key.startswith(_FLAGS)}
-        layout = chart_layout(self._tags, names)
-        if layout != self._laid_out:
-            self._laid_out = layout
+        self._charts.add(values)
+        if layout := self._charts.changed(names):
             self._events.layout(layout)
 
     def page(self, name: str, text: str, step: int) -> None:
