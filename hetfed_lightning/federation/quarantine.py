@@ -16,34 +16,37 @@ class TooFewParticipantsError(RuntimeError):
     """Raised for a round with fewer participants left than ``Federation(min_participants=...)``."""
 
 
-def inspect(federation: FederationView, *, losses: bool = False) -> None:
+def inspect(federation: FederationView, *, losses: bool = False, after: str = "") -> None:
     """Quarantine participants with non-finite or too large weights, and check the quorum.
 
     Args:
         federation: The federation, in a round.
         losses: True to check the losses of the local steps as well.
+        after: Callback that has just written to them, for the log; empty for the local steps.
 
     Raises:
         TooFewParticipantsError: If too few are left.
     """
-    quarantine_non_finite(federation, losses=losses)
+    quarantine_non_finite(federation, losses=losses, after=after)
     active, left = federation.active_names(federation.current_round), federation.contributors()
     if active and len(left) < federation.min_participants:
         raise TooFewParticipantsError(_too_few(federation, len(left), len(active)))
 
 
-def quarantine_non_finite(federation: FederationView, *, losses: bool = False) -> None:
+def quarantine_non_finite(federation: FederationView, *, losses: bool = False, after: str = "") -> None:
     """Quarantine participants with non-finite or too large weights, without a check of the quorum.
 
     Args:
         federation: The federation, in a round.
         losses: True to check the losses of the local steps as well.
+        after: Callback that has just written to them, for the log; empty for the local steps.
     """
     looked_at = [*federation.contributors(), *([] if federation.student is None else [STUDENT])]
     views = federation.fleets.views(federation, looked_at)
     everyone = federation.everyone()
     for name in names_beyond({name: state.values() for name, state in views.items()}, LARGEST):
         if reason := why_unusable(views[name], {key for key, _ in everyone[name].named_parameters()}):
+            reason += f" after {after}" if after else ""
             federation.quarantine(name, reason)
     if losses:
         noted = federation.logbook.ledgers["train"].noted

@@ -153,9 +153,10 @@ class RoundClock(L.Callback):
         inspect(federation, losses=True)
 
         def look(callback: FederatedCallback) -> None:
-            trains = isinstance(callback, Method) and callback.plans_work()
-            if callback.phase < Phase.MONITORING and (trains or not callback.gives_finite):
-                inspect(federation)
+            exchange.after(callback)
+            writes = isinstance(callback, Method) and (callback.plans_work() or callback.takes_over())
+            if callback.phase < Phase.MONITORING and (writes or not callback.gives_finite):
+                inspect(federation, after=callback.title if isinstance(callback, Method) else type(callback).__name__)
 
         round_index = federation.current_round
         exchange = RoundExchange(federation, "end")

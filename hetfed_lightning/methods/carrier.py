@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 class Carrier(Protocol):
     """Transport of one method's messages in a run, seen from the process that trains the participants."""
 
+    @property
+    def is_pending(self) -> bool:
+        """True if there is a result that :meth:`hand_out` has yet to hand out."""
+
     def prepare(self, federation: FederationView) -> None:
         """Collect the descriptions of all participants, before training."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from hetfed_lightning.federated_callback import FederatedCallback, federated_callbacks
-from hetfed_lightning.methods.method import Method
+from hetfed_lightning.methods.method import Method, without_super
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation_view import FederationView
@@ -41,6 +41,19 @@ class RoundExchange:
             is_time = bool(self._methods) and callback.phase > max(one.phase for one in self._methods)
         if is_time:
             self.make()
+
+    @staticmethod
+    def after(callback: FederatedCallback) -> None:
+        """Refuse a method that has handed out nothing at the round's end, though there is a result.
+
+        Args:
+            callback: Callback whose event at the round's end is over.
+
+        Raises:
+            RuntimeError: If its event is overridden without ``super()``.
+        """
+        if isinstance(callback, Method) and callback.carried.is_pending:
+            raise RuntimeError(without_super(callback, "on_round_end"))
 
     def make(self) -> None:
         """Collect and combine all messages, and at a round's start hand out the results; a second call does nothing."""

@@ -12,8 +12,9 @@ from hetfed_lightning.methods.averaging.shared_states import SharedStates
 from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup
 from hetfed_lightning.methods.descriptions import Interned
 from hetfed_lightning.methods.messages import Message, PerParticipant
-from hetfed_lightning.methods.method import Method
+from hetfed_lightning.methods.method import Method, without_super
 from hetfed_lightning.methods.participant_side import ParticipantSide
+from hetfed_lightning.methods.replaced import check_replaced
 from hetfed_lightning.methods.server import Result, ServerSide, combine_seed
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.seeding import seed_all
@@ -43,12 +44,20 @@ class LocalCarrier:
         self.participants = ParticipantSide(method, self.server.received_by)
         self.shared = SharedStates()
         self._idle: set[str] = set()
+        self._is_prepared, self._is_spent, self._opened = False, False, -1
+        self._when: Literal["start", "end"] = "end"
         self._asked: list[str] = []
         self._sent: dict[str, Message] = {}
         self._result: Result | None = None
 
+    @property
+    def is_pending(self) -> bool:
+        """True if there is a result that nobody has received."""
+        return self._result is not None
+
     def prepare(self, federation: FederationView) -> None:
         """Collect the descriptions of all participants and form the groups, before training."""
+        self._is_prepared = True
         # On every rank for everyone: all of them have all data, and a layout on the device "meta" cannot travel.
         interned = Interned()
         self.server.meet(
@@ -75,6 +84,7 @@ class LocalCarrier:
             federation: The federation, in a round.
             round_index: Index of the round, from 0.
         """
+        self._opened = round_index
         if self.participants.memory:
             here = {name for name, one in federation.members().items() if not _has_left(one, round_index)}
             self.participants.forget(here)
@@ -96,7 +106,8 @@ class LocalCarrier:
             round_index: Index of the round, from 0.
             when: ``"start"`` or ``"end"`` of the round.
         """
-        self._asked, self._sent = [], {}
+        self._check_calls(when, round_index)
+        self._asked, self._sent, self._when = [], {}, when
         due = [exchange for exchange in self.method.exchanges if exchange.when == when]
         if due and self.method.is_due(round_index) and self.method.may_exchange(federation, round_index):
             for exchange in due:
@@ -127,6 +138,9 @@ class LocalCarrier:
             round_index: Index of the round, from 0.
         """
         result, self._result = self._result, None
+        self._is_spent |= result is not None and result.stop
+        if self._is_spent and self._when == "end":  # Told to stop within a round, Lightning would break it off.
+            federation.trainer.should_stop, self._is_spent = True, False
         if result is None:
             return
         joined, asked = federation.joined(round_index), set(self._asked)
@@ -142,8 +156,14 @@ class LocalCarrier:
         self._receive(federation, [name for name in joined if name in anyone])
         if result.figures:
             federation.log_round({f"federation/{key}": value for key, value in result.figures.items()})
-        if result.stop:
-            federation.trainer.should_stop = True
+
+    def _check_calls(self, when: str, round_index: int) -> None:
+        """Refuse methods whose overridden events have kept the round from the carrier."""
+        missing = "prepare" if not self._is_prepared else ""
+        if not missing and when == "start" and self._opened != round_index:
+            missing = "on_round_start"
+        if missing:
+            raise RuntimeError(without_super(self.method, missing))
 
     def _collect(self, federation: FederationView, asked: Sequence[str], when: str) -> dict[str, Message]:
         """Usable messages by name; whose message is not finite is quarantined."""
@@ -211,10 +231,13 @@ class LocalCarrier:
         self, federation: FederationView, group: str, state: Message | PerParticipant, round_index: int
     ) -> None:
         """Put a new result into the tensors of the same keys; into a loan of those who wait for their turn."""
+        where = f"Round {round_index}: {self.method.title}.combine"
         if isinstance(state, PerParticipant):
             for name, own in state.items():
+                check_replaced(federation[name], own, where)
                 federation[name].load_state_of(_held(federation, name, own))
             return
+        check_replaced(federation[self.server.groups[group][0]], state, where)
         shared = self._sharing(federation, group)
         self.shared.replace(federation, shared, {key: state[key] for key in shared.keys}, round_index)
         self.server.memory[group].last |= self.shared[shared]  # One copy: what is lent is the last result.
@@ -229,7 +252,7 @@ class LocalCarrier:
 
     def _receive(self, federation: FederationView, names: Iterable[str]) -> None:
         """Call ``receive`` where each participant is, and let all ranks know what came of it."""
-        if type(self.method).receive is not Method.receive:
+        if self.method.takes_over():
             reached = list(names)
             for name in filter(federation.ranks.hosts, reached):
                 self.participants.receive(federation, name)
@@ -289,12 +312,14 @@ class LocalCarrier:
 
     def state_dict(self) -> dict[str, Any]:
         """State of both halves, for a checkpoint."""
-        return {"server": self.server.state_dict(), "memory": self.participants.state_dict()}
+        state = {"server": self.server.state_dict(), "memory": self.participants.state_dict()}
+        return state | ({"spent": True} if self._is_spent else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the state of a checkpoint."""
         self.server.load_state_dict(state["server"])
         self.participants.load_state_dict(state["memory"])
+        self._is_spent = state.get("spent", False)
         self.shared = SharedStates()
 
 

@@ -368,6 +368,10 @@ class Method(FederatedCallback):
         if self.plans_work():
             work_on_plans(federation, self, names, "joined", round_index)
 
+    def takes_over(self) -> bool:
+        """True if the method has a :meth:`receive`, which may write to its participant."""
+        return type(self).receive is not Method.receive
+
     def plans_work(self) -> bool:
         """True if the method has a :meth:`plan`."""
         return type(self).plan is not Method.plan
@@ -479,6 +483,20 @@ class Method(FederatedCallback):
         """True if messages travel in a round; every round by default."""
         del round_index
         return True
+
+
+def without_super(method: Method, event: str) -> str:
+    """Message about a method whose event keeps the round from its messages.
+
+    Args:
+        method: The method.
+        event: Name of the event.
+    """
+    arguments = "trainer, federation" + (", round_index" if event.startswith("on_round") else "")
+    return (
+        f"{method.title} overrides {event} without super().{event}({arguments}), so that its messages go nowhere. Call "
+        "it there, or write the hooks of a Method instead: describe, send, combine, receive."
+    )
 
 
 def _trainable(participant: Participant) -> dict[str, Tensor]:

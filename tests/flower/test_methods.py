@@ -42,6 +42,14 @@ class Ended(ControlVariates):
         return type(found)(found.state, {"round": float(args[-1])}, stop=args[-1] == 1)
 
 
+class EndedEarly(Rumour):
+    """Tells as the second round begins that it is the last."""
+
+    def combine(self, *args: Any) -> Any:
+        found = super().combine(*args)
+        return type(found)(found.state, found.figures, stop=args[-1] == 1)
+
+
 class Seldom(Prototypes):
     """Sends in every second round, and needs steps."""
 
@@ -108,6 +116,7 @@ GRID: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     "describes numbers": (lambda: [Census()], LATER),
     "not finite for one of two": (lambda: [named(Prototypes(), "well"), Sick(), BackboneAveraging()], {}),
     "ends": (lambda: [Ended()], {}),
+    "ends after a round whose beginning tells so": (lambda: [EndedEarly(), BackboneAveraging()], {"rounds": 4}),
 }
 
 

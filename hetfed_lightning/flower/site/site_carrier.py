@@ -40,6 +40,11 @@ class SiteCarrier:
         self.sent: dict[str, Tensor] | str | None = None
         method.carrier = self
 
+    @property
+    def is_pending(self) -> bool:
+        """False; what comes with an order is handed out with it."""
+        return False
+
     def prepare(self, federation: FederationView) -> None:
         """Bring what was saved to the device.
 
