@@ -9,6 +9,7 @@ from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.metrics import FairnessSummary, summarise
 
 if TYPE_CHECKING:
+    from hetfed_lightning.federated_callback import FederatedCallback
     from hetfed_lightning.participants.participant import Participant, Stage
 
 
@@ -98,7 +99,10 @@ def _summaries(
 
 
 def federation_figures(
-    of_members: Mapping[str, Headline], stage: Stage, values: Mapping[str, float]
+    of_members: Mapping[str, Headline],
+    stage: Stage,
+    values: Mapping[str, float],
+    callbacks: Iterable[FederatedCallback] = (),
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Metrics of the federation by tag, of networks and further models, as a pair as by :func:`summary_figures`.
 
@@ -106,9 +110,12 @@ def federation_figures(
         of_members: Headline metrics by participant, without the student.
         stage: ``"val"`` or ``"test"``.
         values: Metrics by tag.
+        callbacks: Callbacks of the run; without one that answers there are no further models.
     """
     summaries = loss_summaries(of_members, stage, values) | headline_summaries(of_members, stage, values)
-    return summary_figures(summaries | model_summaries(of_members, stage, values), stage)
+    if any(callback.gives_answers() for callback in callbacks):
+        summaries |= model_summaries(of_members, stage, values)
+    return summary_figures(summaries, stage)
 
 
 def summary_figures(

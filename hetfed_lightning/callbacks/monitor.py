@@ -31,7 +31,7 @@ from hetfed_lightning.callbacks.run_pages import (
     show_agreement,
 )
 from hetfed_lightning.callbacks.tensorboard_pages import MAX_PARTICIPANTS, results_table
-from hetfed_lightning.federated_callback import FederatedCallback, Phase
+from hetfed_lightning.federated_callback import FederatedCallback, Phase, federated_callbacks
 from hetfed_lightning.logs.loggers import give_loggers
 from hetfed_lightning.logs.metric_store import tag
 
@@ -86,7 +86,7 @@ class FederationMonitor(FederatedCallback):
             self._charts.add(values)
         if stage == "train":
             return
-        means, rest = federation_figures(headlines(federation.members()), stage, values)
+        means, rest = federation_figures(headlines(federation.members()), stage, values, federated_callbacks(trainer))
         federation.logbook.withdraw(trainer, self._summarised.get(stage, set()) - means.keys() - rest.keys())
         self._summarised[stage] = {*means, *rest}
         federation.log_round(means, prog_bar=stage == "val")

@@ -591,6 +591,7 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         for participant in self.everyone().values():
             let_go(participant)
         super().teardown(stage)
+        self.answering = None  # By hand a participant is asked for its network.
         self.roster.end()
         self.close_loader()
 
@@ -652,7 +653,8 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
     def _begin_answering(self) -> None:
         """Give methods what the checkpoint has of them; in a fit they have it."""
         if self.answering is not None and not is_fitting(self.trainer):
-            self.answering.begin(self, max(0, self.resumed.rounds_done(otherwise=self.current_round) - 1))
+            done = self.resumed.rounds_done(otherwise=self.current_round)
+            self.answering.begin(self, max(0, done - 1), of_checkpoint=self.resumed.has_read)
 
     def on_validation_epoch_start(self) -> None:
         """Seed the process, so that a validation after a resume has the same draws as without."""

@@ -124,6 +124,11 @@ class ResumedRun:
         self.is_before_validation = False
 
     @property
+    def has_read(self) -> bool:
+        """True if a checkpoint has been read and is not forgotten yet."""
+        return bool(self._saved)
+
+    @property
     def engines(self) -> Mapping[str, EngineName]:
         """Engine of each kind of participant, by the kind's signature."""
         found: Mapping[str, EngineName] = self._saved.get("engines", {})  # Older checkpoints have none.

@@ -6,6 +6,7 @@ batches as the network. Training, teachers' outputs and exported participants ke
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +22,8 @@ from hetfed_lightning.participants.participant import OWN, Participant
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation_view import FederationView
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 """Names of further models, which become parts of tags."""
@@ -49,18 +52,25 @@ class Answering:
                     "two."
                 )
 
-    def begin(self, federation: FederationView, round_index: int) -> None:
+    def begin(self, federation: FederationView, round_index: int, *, of_checkpoint: bool) -> None:
         """Give the methods what a checkpoint has of them, as an evaluation outside of a fit begins.
 
         Args:
             federation: The federation, on its device.
             round_index: Index of the last round that the evaluated models have trained, from 0.
+            of_checkpoint: True if they are those of a checkpoint, of which a method lacks its part with a warning.
         """
         self._round = round_index
         for method in self._methods:
+            begins = method.carrier is None
             if method.carrier is None:
                 method.carrier = LocalCarrier(method)
-            method.take_up(federation)
+            if not method.take_up(federation) and begins and method.exchanges and of_checkpoint:
+                log.warning(
+                    "%s: the checkpoint has nothing of what it received: participants are measured as before the first "
+                    "exchange. Take a checkpoint of a run with the method, saved whole (save_weights_only=False).",
+                    method.title,
+                )
 
     def outputs(self, federation: FederationView, participant: Participant, inputs: Any) -> dict[str, Tensor]:
         """Outputs of one participant by model, shape ``(B, C)`` each: the one it predicts with under ``""`` first.

@@ -331,19 +331,22 @@ class Method(FederatedCallback):
         self._load_saved()
         self.carried.prepare(federation)
 
-    def take_up(self, federation: FederationView) -> None:
-        """Bring what a checkpoint has to the device, for an evaluation outside of a fit.
+    def take_up(self, federation: FederationView) -> bool:
+        """True if a checkpoint that was read has a part of the method; brought to the device for an evaluation.
 
         Args:
             federation: The federation, on its device.
         """
-        self._load_saved()
+        found = self._load_saved()
         self.carried.to(federation.device)
+        return found
 
-    def _load_saved(self) -> None:
-        if self._saved is not None:
-            self.carried.load_state_dict(self._saved)
-            self._saved = None
+    def _load_saved(self) -> bool:
+        if self._saved is None:
+            return False
+        self.carried.load_state_dict(self._saved)
+        self._saved = None
+        return True
 
     def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Hand the current results to newcomers; the exchange at the round's start follows."""

@@ -36,6 +36,7 @@ from hetfed_lightning.flower.site.site import Site, SiteParts
 from hetfed_lightning.logs.run_record import FILE, Record
 from tests.federations import NAMES, examples, fit, tiny_data, tiny_federation, tiny_participant
 from tests.flower.events import images, layouts, scalars, texts
+from tests.methods.own_methods import Common
 
 CONFIG = "seed_everything: 5\ntrainer:\n  max_epochs: 3\n"
 ROUNDS = 3
@@ -550,7 +551,8 @@ def test_the_file_is_plain_json(tmp_path: Path) -> None:
 
 
 def test_means_of_a_methods_further_models_are_in_the_journal(tmp_path: Path) -> None:
-    made = begun(tmp_path, "a", "b")
+    made = journal(tmp_path)
+    made.introduce({name: site(name) for name in "ab"}, [Common()], 0)
     figures = {"accuracy": (0.5, 0.25), "accuracy.common": (0.75, 1.0), "loss.common": (1.0, 3.0)}
     close(
         made, 0, {f"val_{key}/{name}": pair[place] for key, pair in figures.items() for place, name in enumerate("ab")}

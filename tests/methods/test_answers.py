@@ -167,6 +167,26 @@ def test_the_round_is_the_one_that_was_trained_last(saved: Saved) -> None:
     assert {one[0] for one in fitted.seen} == {2}
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using")
+def test_a_checkpoint_that_lacks_the_method_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = fit(tiny_federation("ab"), tiny_data("ab"), 1, Nearest())
+    run.save_checkpoint(tmp_path / "whole.ckpt")
+    run.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+    for name, told in (("whole", 0), ("weights", 1)):
+        again = trainer(1, Nearest())
+        again.validate(tiny_federation("ab"), datamodule=tiny_data("ab"), ckpt_path=str(tmp_path / f"{name}.ckpt"))
+        assert caplog.text.count("Nearest: the checkpoint has nothing of what it received") == told
+        assert ("val_loss.network/a" in figures(again)) is (told == 0)
+
+
+def test_by_hand_a_participant_is_its_network(saved: Saved) -> None:
+    _, federation, *_ = saved
+    inputs = examples(6, seed=100).inputs
+    wanted = federation["a"](inputs).softmax(1)
+    torch.testing.assert_close(federation["a"].predict(inputs), wanted)
+    torch.testing.assert_close(federation["a"].predict_step((inputs, None), 0), wanted)
+
+
 def test_a_resumed_run_has_the_figures_of_one_that_was_never_stopped(saved: Saved) -> None:
     path, *_ = saved
     whole = fit(tiny_federation("ab"), tiny_data("ab"), 3, Nearest(), Common())

@@ -149,7 +149,7 @@ class Journal:
         headlines = headlines_of(self._members())
         summaries = headline_summaries(headlines, "val", own)
         self._name_undefined(headlines, own)
-        means, rest = federation_figures(headlines, "val", own)
+        means, rest = federation_figures(headlines, "val", own, self._callbacks)
         expected = sum(one.is_member(round_index) for one in self._members().values())
         counted = {
             "federation/participants": float(max(0, expected - len(left_out))),
