@@ -136,7 +136,13 @@ def own_methods(folder: Path, settings: Settings) -> Result:
         for name, one in method.state_dict()["memory"].items()
     }
     counted = {f"{key} of all": value for key, value in federation.byte_count.figures().items()}
-    return outcome(federation, made) | {"memory": memory, "counted": counted}
+    found = outcome(federation, made) | {"memory": memory, "counted": counted}
+    saved = folder / "own_methods.ckpt"
+    made.save_checkpoint(saved)
+    # From the checkpoint, by methods that have received nothing themselves.
+    again, federation = trainer(1, Nearest(2.0), ControlVariates(), Rumour(), Common(), **settings()), five(seed=4)
+    again.test(federation, datamodule=tiny_data(NAMES, count=13, batch_size=SIZES), ckpt_path=saved, verbose=False)
+    return found | {"tested": outcome(federation, again)["metrics"]}
 
 
 def named(method: Planned, name: str) -> Planned:
