@@ -20,7 +20,12 @@ from torch import Tensor, nn
 
 from hetfed_lightning.checkpointing.form import form_problem
 
-_TENSORS = (Tensor, nn.Parameter)
+_READABLE = frozenset({Tensor, nn.Parameter, str, float, bool, type(None)})
+"""Types whose values can always be read back; those of subclasses may bring code along."""
+
+_LONGEST = 1 << 2000
+"""Limit of whole numbers that can always be read back; torch reads no more than 255 bytes."""
+
 _MAPPINGS = (dict, OrderedDict)
 
 _REMEDIES: tuple[tuple[Any, str], ...] = (
@@ -47,7 +52,7 @@ def check_readable(checkpoint: Mapping[str, Any]) -> None:
         UnreadableStateError: If it could not be read back; names the callback or participant, the key, the value and
             the form in which to save it.
     """
-    if _fault(_without_tensors(checkpoint)) is not None:
+    if (doubtful := _doubtful(checkpoint)) and _fault(doubtful) is not None:
         keys, value = _culprit(checkpoint, ())
         fault = _fault(value)
         owner, below = _owner(checkpoint, keys)
@@ -63,17 +68,29 @@ def check_readable(checkpoint: Mapping[str, Any]) -> None:
         raise UnreadableStateError(f"The checkpoint could not be read again: {problem}.")
 
 
-def _without_tensors(value: Any) -> Any:
-    """The same containers without their tensors, which are most of the content and always readable."""
-    if type(value) in _MAPPINGS:
-        return {
-            key: _without_tensors(inside)
-            for key, inside in value.items()
-            if not (type(inside) in _TENSORS and isinstance(key, str))
-        }
-    if type(value) is list or type(value) is tuple:
-        return [_without_tensors(inside) for inside in value if type(inside) not in _TENSORS]
-    return value
+def _doubtful(value: Any) -> list[Any]:
+    """Keys and values inside of a value that only reading back can tell of, in their order."""
+    found: list[Any] = []
+    _add_doubtful(value, found)
+    return found
+
+
+def _add_doubtful(value: Any, found: list[Any]) -> None:
+    kind = type(value)
+    if kind in _READABLE:
+        return
+    if kind in _MAPPINGS:
+        for key, inside in value.items():
+            if type(key) not in _READABLE:
+                _add_doubtful(key, found)
+            if type(inside) not in _READABLE:  # Asked here too: a call for each of thousands of values takes longer.
+                _add_doubtful(inside, found)
+    elif kind is list or kind is tuple:
+        for inside in value:
+            if type(inside) not in _READABLE:
+                _add_doubtful(inside, found)
+    elif kind is not int or not -_LONGEST < value < _LONGEST:
+        found.append(value)
 
 
 def _fault(value: Any) -> Exception | None:
@@ -93,7 +110,7 @@ def _culprit(value: Any, keys: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
     for key, inside in _inside(value):
         if _fault(key) is not None:
             return keys, key
-        if _fault(_without_tensors(inside)) is not None:
+        if _fault(_doubtful(inside)) is not None:
             return _culprit(inside, (*keys, key))
     return keys, value
 

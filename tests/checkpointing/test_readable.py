@@ -38,6 +38,7 @@ UNREADABLE: list[tuple[Any, str]] = [
     (Colour.RED, r"Save value\.value instead"),
     (Own(), "numbers, text, lists, dictionaries and tensors can. Save those instead"),
     (lambda: None, "Save those instead"),
+    (1 << 2048, "Save those instead"),
 ]
 
 
