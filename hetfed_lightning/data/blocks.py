@@ -123,9 +123,11 @@ class RoundBatch(dict[str, Any]):
 
     def arrange(self, names: Iterable[str]) -> None:
         """Bring the batches into the order of ``names``; names without a batch are passed over."""
-        batches = dict(self)
-        self.clear()
-        self.update({name: batches[name] for name in names if name in batches})
+        order = [name for name in names if name in self]
+        if order != list(self):
+            batches = dict(self)
+            self.clear()
+            self.update({name: batches[name] for name in order})
 
     def to(self, device: torch.device, move: Callable[[Any], Any]) -> Self:
         """The same batches on another device; itself if all of them are in blocks that are there already.
@@ -172,6 +174,7 @@ class BlockSource:
             self._whole = Examples.pooled(list(distinct.values()))
         starts = dict(zip(distinct, accumulate(map(len, distinct.values()), initial=0), strict=False))
         self._starts = {name: starts[id(dataset)] for name, dataset in self.datasets.items()}
+        self._first: tuple[tuple[str, ...], Tensor] = (), torch.empty(0)
 
     def block(self, indices: Mapping[str, Tensor]) -> StackedBatch:
         """Block of one batch of each participant in ``indices``.
@@ -188,10 +191,15 @@ class BlockSource:
             return self._gathered(indices, sizes)
         own = list(indices.values())
         positions = pad_sequence(own, batch_first=True) if ragged else torch.stack(own)
-        first = torch.tensor([self._starts[name] for name in indices])
-        inputs, targets = self._whole.batch(positions + first[:, None])
+        inputs, targets = self._whole.batch(positions + self._starts_of(tuple(indices)))
         block = StackedBatch(inputs, targets, None, sizes)  # type: ignore[arg-type]  # alike() asks for targets
         return _blanked(block) if ragged else block
+
+    def _starts_of(self, names: tuple[str, ...]) -> Tensor:
+        """First positions of participants in the data of all, shape ``(K, 1)``; kept for as long as names are equal."""
+        if self._first[0] != names:
+            self._first = names, torch.tensor([[self._starts[name]] for name in names])
+        return self._first[1]
 
     def _gathered(self, indices: Mapping[str, Tensor], sizes: tuple[int, ...]) -> StackedBatch:
         """Block into which each participant's examples are copied one after another."""

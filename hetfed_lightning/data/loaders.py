@@ -44,6 +44,8 @@ class LocalWork:
 
     def whole_passes(self, source: TrainingSet) -> int:
         """Number of completed passes over a training set, before ``step_budget``."""
+        if not self.min_steps:
+            return self.local_epochs
         return max(self.local_epochs, -(-self.min_steps // max(1, source.batches_per_epoch)))
 
     def before_budget(self, source: TrainingSet) -> int:
@@ -57,7 +59,8 @@ class LocalWork:
 
     def passes(self, source: TrainingSet) -> Fraction:
         """Passes over a training set, those that are not completed as fractions, before ``step_budget``."""
-        return self.whole_passes(source) + Fraction(self.steps, max(1, source.batches_per_epoch))
+        whole = Fraction(self.whole_passes(source))
+        return whole + Fraction(self.steps, max(1, source.batches_per_epoch)) if self.steps else whole
 
 
 class Hosting(Protocol):
@@ -252,9 +255,11 @@ class RoundLoader:
                     batch[name] = dataset.batch(plans[name][index]) if isinstance(dataset, Examples) else next(loaded)
             for source, names in blocks:
                 indices = {name: plans[name][index] for name in names if index < len(plans[name])}
-                batch.update({name: None for name, own in indices.items() if not own.numel()})
-                if shared := {name: own for name, own in indices.items() if own.numel()}:
-                    batch.add(tuple(shared), source.block(shared))
+                if any(not own.numel() for own in indices.values()):
+                    batch.update({name: None for name, own in indices.items() if not own.numel()})
+                    indices = {name: own for name, own in indices.items() if own.numel()}
+                if indices:
+                    batch.add(tuple(indices), source.block(indices))
             batch.arrange(plans)
             # Empty if no participant is in the round, or if a resumed round was longer when it began.
             yield batch

@@ -24,6 +24,7 @@ from hetfed_lightning.fleets.stack import Stack, give_back, take_in
 from hetfed_lightning.fleets.terms import FleetTerm, adding
 from hetfed_lightning.fleets.tolerance import output_tolerance
 from hetfed_lightning.local_training.local_optimization import count_together
+from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participants.participant import Participant
 from hetfed_lightning.participants.torch_hooks import registered_hooks
@@ -51,6 +52,7 @@ class Fleet:
         network: Network of the architecture, if it has been made.
 
     Attributes:
+        loss_keys: Keys under which the members' training losses are logged, in the members' order.
         terms: Terms that callbacks add to the members' losses in this round.
         shapes: Shapes that callbacks give to the members' losses by example in this round.
         distils_alone: True if its members distil one after another, because a step of all has failed.
@@ -65,6 +67,7 @@ class Fleet:
         self.everything = list(first.local.participant.state_dict(keep_vars=True))
         self.members: list[Member] = []
         self.places: dict[str, int] = {}
+        self.loss_keys: tuple[str, ...] = ()
         self.engine: Engine | None = None
         self.stack: Stack | None = None
         self.optimizer: StackedOptimizer | None = None
@@ -104,6 +107,7 @@ class Fleet:
             self.rise()
         self.members = list(members)
         self.places = {one.name: place for place, one in enumerate(members)}
+        self.loss_keys = tuple(tag("train_loss", one.name) for one in members)
         self.transforms = any(one.transforms for one in members)
         self._registrations = registered_hooks()  # Participants with hooks join no fleet.
         for one in members:

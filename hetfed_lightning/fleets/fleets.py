@@ -30,7 +30,6 @@ from hetfed_lightning.fleets.reference import own_batch
 from hetfed_lightning.fleets.rehearsal import layouts_of, rehearse
 from hetfed_lightning.fleets.snapshot import Snapshot
 from hetfed_lightning.local_training.backward import is_usual
-from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.participants.torch_hooks import anything_has_hooks
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 
@@ -367,8 +366,7 @@ class Fleets(MemberQueries):
     @staticmethod
     def _note(federation: FederationView, fleet: Fleet, batch: StackedBatch, losses: Tensor) -> None:
         """Log the losses as ``Participant.training_step`` does, and count the steps."""
-        keys = tuple(tag("train_loss", one.name) for one in fleet.members[: batch.count])
-        federation.logbook.ledgers["train"].record_row(keys, losses, batch.sizes)
+        federation.logbook.ledgers["train"].record_row(fleet.loss_keys[: batch.count], losses, batch.sizes)
         fleet.count_step(batch.count)
 
 

@@ -360,7 +360,10 @@ def count_together(steppers: Iterable[LocalOptimization]) -> bool:
             one.rates += float(one.optimizers[0].param_groups[0]["lr"])
         else:
             one.count_step()
-        stepped |= one.follow_step()
+        if one.schedules:
+            stepped |= one.follow_step()
+        else:
+            one._steps += 1
     return stepped
 
 

@@ -448,7 +448,8 @@ class BackboneAveraging(Method):
         aggregate = aggregated(self.rule, states, weights, where)
         if len(names) > 1:
             figures["divergence"] = [state_divergence(states, centre=aggregate)]
-        parameters = set().union(*map(parameters_of, about.values()))
+        stepped = about.values() if self.server_optimizer is not None else ()  # Nobody else asks what is a parameter.
+        parameters = set().union(*map(parameters_of, stepped))
         return Combined(self._finished(server, aggregate, parameters, names, where), figures)
 
     def _finished(
