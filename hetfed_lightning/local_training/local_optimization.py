@@ -257,6 +257,8 @@ class LocalOptimization:
             True if there was one.
         """
         self._steps += 1
+        if not self.schedules:
+            return False
         due = [
             schedule
             for schedule in self.schedules
@@ -360,10 +362,7 @@ def count_together(steppers: Iterable[LocalOptimization]) -> bool:
             one.rates += float(one.optimizers[0].param_groups[0]["lr"])
         else:
             one.count_step()
-        if one.schedules:
-            stepped |= one.follow_step()
-        else:
-            one._steps += 1
+        stepped |= one.follow_step()
     return stepped
 
 

@@ -55,7 +55,7 @@ class Keeper(L.Callback):
         self.value = state_dict["kept"]["inside"][1]
 
 
-@pytest.mark.parametrize(("value", "words"), UNREADABLE)
+@pytest.mark.parametrize(("value", "words"), UNREADABLE, ids=[type(value).__name__ for value, _ in UNREADABLE])
 def test_a_callbacks_state_is_refused_with_its_key(value: Any, words: str, tmp_path: Path) -> None:
     made, sets = tiny_federation("ab"), tiny_data("ab")
     ran = fit(made, sets, 1, BackboneAveraging(), Keeper(value))
