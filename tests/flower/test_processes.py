@@ -13,9 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hetfed_lightning.flower.engine.local_engine import QUICK_ENDS, LocalEngine
+from hetfed_lightning.flower.engine.local_engine import LocalEngine
 from hetfed_lightning.flower.engine.marks import MARK, descendants, end_marked, marked
 from hetfed_lightning.flower.engine.process import Process, Watchdog
+from hetfed_lightning.flower.engine.restarts import PAUSE, QUICK_ENDS, Verdict, WithPauses
 from hetfed_lightning.flower.engine.settings import environment, free_ports, without_proxy
 from hetfed_lightning.flower.engine.tasks import is_gone
 from tests.flower.engines import empty_engine, wait_until
@@ -114,6 +115,38 @@ def test_a_process_that_does_nothing_but_end_is_left_out(tmp_path: Path, monkeyp
         told += engine.look_after()
     assert [sentence.rpartition("; ")[2] for sentence in told] == ["it is started again."] * 3 + ["it is left out."]
     assert told[0].startswith("clinic: its SuperNode ended with code 3 (see ")
+
+
+def test_a_site_that_ends_at_once_is_started_for_ever_with_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    rule, one = WithPauses(), process(tmp_path, "raise SystemExit(int(open('code').read()))")
+    one.command[-1] = one.command[-1].replace("'code'", repr(str(tmp_path / "code")))
+    ended = f"ended with code 3 (see {one.log}); it is started again."
+
+    def start(code: int) -> None:
+        (tmp_path / "code").write_text(str(code))
+        one.start()
+        assert one._started().wait(10) == code
+
+    start(3)
+    assert rule(one, "The node") == Verdict(again=False, told=f"The node {ended}")
+    now += PAUSE / 2
+    assert rule(one, "The node") == Verdict(again=False)
+    now += PAUSE / 2
+    assert rule(one, "The node") == Verdict(again=True)
+    start(3)
+    assert rule(one, "The node") == Verdict(again=False), "it says the same once"
+    now += PAUSE
+    assert rule(one, "The node") == Verdict(again=True)
+    start(4)
+    now += PAUSE * 2
+    assert rule(one, "The node") == Verdict(again=True, told=f"The node {ended}".replace("code 3", "code 4"))
+    start(0)
+    now += PAUSE * 2
+    assert rule(one, "The node") == Verdict(again=True), "a node that a new coordinator does not know ends with 0"
 
 
 # httpcore leaves a socket that did not connect to the garbage collector.

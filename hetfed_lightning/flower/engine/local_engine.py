@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Self
 
 from hetfed_lightning.flower.engine import executor
 from hetfed_lightning.flower.engine.control import Control
 from hetfed_lightning.flower.engine.limits import Limits
-from hetfed_lightning.flower.engine.marks import end_marked
-from hetfed_lightning.flower.engine.process import Process, Watchdog
-from hetfed_lightning.flower.engine.settings import LOOPBACK, environment, free_ports, without_proxy
+from hetfed_lightning.flower.engine.process import Process
+from hetfed_lightning.flower.engine.process_engine import ProcessEngine, Watched
+from hetfed_lightning.flower.engine.restarts import AtOnce
+from hetfed_lightning.flower.engine.settings import LOOPBACK, free_ports, without_proxy
 from hetfed_lightning.flower.engine.superlink_process import StartError, SuperLink
 from hetfed_lightning.flower.engine.supernode_process import SuperNode
 from hetfed_lightning.flower.files.folder import KeyFolder
 
-log = logging.getLogger(__name__)
 
-QUICK_ENDS = 3
-"""Number of ends in a row, each soon after a start, after which a process is left out."""
-
-
-class LocalEngine:
+class LocalEngine(ProcessEngine):
     """SuperLink, SuperNodes and the executor of their tasks, on loopback.
-
-    Leaving it as a context ends everything that it started, even after an error.
 
     Args:
         folder: Folder for logs, the database and the engine's own files.
@@ -58,10 +50,8 @@ class LocalEngine:
         port: int | None = None,
         elsewhere: Sequence[str] = (),
     ) -> None:
-        self.folder = folder
+        super().__init__(folder, AtOnce(), variables)
         self.keys = keys
-        self.mark = uuid.uuid4().hex
-        self.variables = environment(folder / "home", self.mark) | dict(variables or {})
         self.variables |= without_proxy(self.variables, host)
         self.superlink = SuperLink(folder, self.variables, keys, limits=limits, host=host, port=port)
         self._elsewhere = tuple(elsewhere)
@@ -80,30 +70,13 @@ class LocalEngine:
             if app is None and server_app is None
             else Process("executor of the tasks", [], self.variables, folder / "executor.log")
         )
-        self._watchdog: Watchdog | None = None
-        self._given_up: list[Process] = []
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Start everything; nodes connect by themselves.
+    def bring_up(self) -> None:
+        """Start the SuperLink, then the nodes.
 
         Raises:
             StartError: If the SuperLink does not come up.
         """
-        self._watchdog = Watchdog(self.mark)
-        # The database holds the messages of all sites, and the logs tell of all of them.
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
         for old in self.folder.glob("superlink.db*"):  # It serves restarts of this engine's SuperLink alone.
             old.unlink()
         expected = self.superlink.address
@@ -150,50 +123,24 @@ class LocalEngine:
         """Start the SuperLink again, at the same address and with the nodes that it knew."""
         self.superlink.start()
 
-    def look_after(self) -> list[str]:
-        """Sentences on processes that have ended; they are started again unless they end at once each time.
+    def processes(self) -> list[Process]:
+        """SuperNodes, SuperLink and executor."""
+        nodes = [node.process for node in self.nodes.values()]
+        return [*nodes, self.superlink.process, *([self.executor] if self.executor is not None else [])]
 
-        The SuperLink is not looked after.
-        """
-        told: list[str] = []
+    def watched(self) -> Iterator[Watched]:
+        """SuperNodes and executor; the SuperLink is not looked after."""
         for name, node in self.nodes.items():
-            if self._shall_restart(node.process, f"{name}: its SuperNode", told):
-                self.restart_node(name)
-        if self.executor is not None and self._shall_restart(self.executor, "The executor of the tasks", told):
-            self.executor.start()
-        return told
-
-    def _shall_restart(self, process: Process, who: str, told: list[str]) -> bool:
-        if process.is_alive or process in self._given_up:
-            return False
-        if process.quick_ends >= QUICK_ENDS:
-            self._given_up.append(process)
-            told.append(f"{who} {_ended(process)}, as it did {QUICK_ENDS} times before; it is left out.")
-            return False
-        told.append(f"{who} {_ended(process)}; it is started again.")
-        return True
+            yield Watched(node.process, f"{name}: its SuperNode", partial(self.restart_node, name))
+        if self.executor is not None:
+            yield Watched(self.executor, "The executor of the tasks", self.executor.start)
 
     def stop(self, patience: float = 6.0) -> None:
-        """End everything: first by asking, then at once.
-
-        Args:
-            patience: Seconds to wait for all processes together.
-        """
-        processes = [node.process for node in self.nodes.values()]
-        processes += [self.superlink.process, *([self.executor] if self.executor is not None else [])]
+        """End everything, and remove the operator's secret; argument as for :class:`ProcessEngine`."""
         try:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.wait(patience)
+            super().stop(patience)
         finally:
-            end_marked(self.mark)
             self.superlink.secret_file.unlink(missing_ok=True)
-            for process in processes:
-                process.wait(1.0)
-            if self._watchdog is not None:
-                self._watchdog.dismiss()
-                self._watchdog = None
 
     def _node(self, number: int, name: str, config: Mapping[str, str], port: int | None) -> SuperNode:
         keys = self.keys
@@ -217,12 +164,6 @@ class LocalEngine:
                 command += ["--node", str(node.socket), str(self.folder / f"{name}.log")]
         self.executor.command = command
         self.executor.start()
-
-
-def _ended(process: Process) -> str:
-    code = process.exit_code
-    how = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-    return f"{how} (see {process.log})"
 
 
 __all__ = ["LocalEngine", "StartError"]
