@@ -1,5 +1,6 @@
 """Old places of modules and names: each leads to what is there now, and to nothing else."""
 
+import re
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +11,13 @@ import hetfed_lightning
 from hetfed_lightning._moved import MODULES, NAMES, PACKAGE
 
 ROOT = Path(hetfed_lightning.__file__).parent
+REPOSITORY = ROOT.parent
+READ_BY_USERS = [
+    path
+    for pattern in ("*.md", "configs/*.yaml", "docs/*.md", "notebooks/*.ipynb")
+    for path in sorted(REPOSITORY.glob(pattern))
+    if path.name != "CHANGELOG.md"
+]
 
 
 def file_of(dotted: str) -> Path:
@@ -44,3 +52,20 @@ def test_what_never_was_is_not_found() -> None:
     assert find_spec("participant") is None
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
         vars(hetfed_lightning)["__getattr__"]("nothing_of_the_kind")
+
+
+def dotted_paths(text: str) -> set[str]:
+    """Dotted paths below the package, of names and of what is imported from them."""
+    named = {found[1] for found in re.finditer(rf"{PACKAGE}\.([\w.]+)", text)}
+    imported = re.finditer(rf"from {PACKAGE}((?:\.\w+)*) import ([\w, ]+)", text)
+    return named | {f"{found[1]}.{name}".lstrip(".") for found in imported for name in found[2].split(", ")}
+
+
+@pytest.mark.parametrize("path", READ_BY_USERS, ids=lambda path: path.name)
+def test_whatever_users_read_has_the_places_of_today(path: Path) -> None:
+    assert dotted_paths(path.read_text(encoding="utf-8")) & {*MODULES, *NAMES} == set()
+
+
+def test_dotted_paths_are_found_in_configurations_and_imports() -> None:
+    text = f"class_path: {PACKAGE}.data.Digits\nfrom {PACKAGE}.data import Digits, IID\nfrom {PACKAGE} import Task"
+    assert dotted_paths(text) == {"data.Digits", "data", "data.IID", "Task"}
