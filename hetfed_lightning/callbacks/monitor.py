@@ -194,7 +194,7 @@ def learning_rates(federation: FederationView, names: Iterable[str]) -> dict[str
 
 
 def _writers(trainer: L.Trainer) -> list[SummaryWriter]:
-    """Where text and pictures go: the first process's TensorBoard loggers, of which ``fast_dev_run`` leaves none."""
+    """Writers of the first process's TensorBoard loggers, for text and pictures; ``fast_dev_run`` leaves none."""
     if not trainer.is_global_zero:
         return []
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

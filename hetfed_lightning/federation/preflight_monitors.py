@@ -165,7 +165,7 @@ def _followed_by_schedulers(federation: FederationView) -> Iterator[tuple[str, s
 
 
 def _instead(monitor: str, known: set[str], federation: FederationView) -> str:
-    """What could be meant: of a metric without an owner, everyone's names of it and the federation's mean."""
+    """Metrics that could be meant, in words: for one without an owner, the participants' own and their mean."""
     if not any(name.startswith(("val_", "federation/val_")) for name in known) and "val_" in monitor:
         return ": there are no validation sets"
     owners = [tag(monitor, name) for name in federation.everyone()]
@@ -180,7 +180,7 @@ def _instead(monitor: str, known: set[str], federation: FederationView) -> str:
 
 
 def _log_their_own(federation: FederationView) -> bool:
-    """Whether there is code that may log more than the package's own does."""
+    """True if there is code that may log more than the package's own does."""
     modules: list[Any] = [federation, *federation.everyone().values()]
     parts = [*modules, *federation.trainer.callbacks]  # type: ignore[attr-defined]  # as above
     steps = {"training_step", "validation_step", "log"}

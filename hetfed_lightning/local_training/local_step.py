@@ -144,7 +144,7 @@ def _with_terms(
 
 
 def _output_of(federation: FederationView, participant: Participant, batch: Any, batch_idx: int) -> Any:
-    """What ``training_step`` returns, with the loss of each example as methods shape it."""
+    """Result of ``training_step``, with the loss of each example as methods shape it."""
     if not federation.shaping:
         return participant.training_step(batch, batch_idx)
     if has_own_step(participant):

@@ -102,7 +102,7 @@ def _check_layouts(participant: Participant, optimizer: Optimizer, sparse: dict[
 
 
 def _takes(optimizer: Optimizer, *, sparse: bool) -> bool:
-    """Whether an optimizer of this kind and these settings makes a step on one number with such a gradient."""
+    """True if an optimizer of this kind and these settings makes a step on one number with such a gradient."""
     trial = nn.Parameter(torch.zeros(1, 1))
     taken = inspect.signature(type(optimizer).__init__).parameters  # AdamW's defaults hold more than it takes.
     try:

@@ -231,7 +231,7 @@ def _row(where: str, values: Any) -> list[Any]:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number that a figure can show, or null for one that was not finite."""
+    """True for a number that a figure can show, and for null, which stands for one that was not finite."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300)
 
 

@@ -144,9 +144,9 @@ def _put_in(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -
 
 
 class _Hooked:
-    """Whether a module or anything in it has hooks now: dynamo does not look again once it has compiled.
+    """Presence of hooks on a module and what is in it; dynamo does not look again once it has compiled.
 
-    It would pass over those registered later, and go on with those that were removed.
+    It would pass over hooks registered later, and go on with hooks that were removed.
     """
 
     def __init__(self, module: nn.Module, label: str) -> None:
@@ -154,7 +154,7 @@ class _Hooked:
         self._known, self._found, self._told = -1, False, False
 
     def now(self) -> bool:
-        """Whether it has; looked for where a hook was registered somewhere, or some were found the last time."""
+        """True if there are any; looked for once a hook was registered somewhere, or if some were found last time."""
         registered = registered_hooks()
         if self._found or registered != self._known:
             self._known = registered

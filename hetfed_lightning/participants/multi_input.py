@@ -144,7 +144,7 @@ class MultiInputParticipant(Participant):
         return features
 
     def _zeros(self, name: str, like: Tensor) -> Tensor:
-        """What stands for the features of a missing input, for as many examples as ``like`` has."""
+        """Zeros in place of the features of a missing input, for as many examples as ``like`` has."""
         width = self.widths[name]
         if width is None:
             kind = type(self._modules_by_input()[name]).__name__

@@ -827,7 +827,7 @@ def participant_state(state: Mapping[str, Tensor], name: str | None, source: str
 
 
 def _is_part(tensor: Tensor) -> bool:
-    """Whether a tensor lies in memory that holds more than itself, as that of a fleet's member does."""
+    """True if a tensor lies in memory that holds more than itself, as that of a fleet's member does."""
     return tensor.untyped_storage().nbytes() > tensor.nbytes
 
 

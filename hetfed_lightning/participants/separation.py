@@ -57,7 +57,7 @@ def keep_apart(participants: Mapping[str, Participant]) -> None:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """What is to be one participant's of a transform or a task: the object, the modules in it, whose method it is."""
+    """Parts of a transform or a task that one participant owns: the modules in it, or the object of a bound method."""
     if value is None or isinstance(value, (type, FunctionType, BuiltinFunctionType)):
         return
     if isinstance(value, nn.Module):

@@ -70,10 +70,10 @@ def _found(value: Any, keys: tuple[str, ...], *, is_path: bool | Collection[str]
 
 
 def _below(key: Any, mapping: dict[Any, Any], *, is_path: bool | Collection[str]) -> bool | Collection[str]:
-    """Whether texts below a key are paths, or below which keys they are.
+    """True if texts below a key are paths, or the names of the arguments that are.
 
-    Those of a class that annotates arguments as paths are paths below these. Elsewhere a key says so by its name, or by
-    standing (as a participant) below one that does.
+    A class that annotates arguments as paths has paths below these alone. Elsewhere a key tells by its name, or (as a
+    participant's) by the key above it.
     """
     if key == "init_args" and (annotated := path_arguments(mapping.get("class_path"))) is not None:
         return annotated
