@@ -22,10 +22,12 @@ from hetfed_lightning.data.loaders import LocalWork, RoundLoader
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.federated_callback import FederatedCallback, acting_callbacks, federated_callbacks, raise_event
+from hetfed_lightning.federation.checkpoint_entries import own_parts, saved_participants, without_poison
 from hetfed_lightning.federation.cohort import Roster
 from hetfed_lightning.federation.epoch_schedules import EpochSchedules
 from hetfed_lightning.federation.evaluation import evaluate, owner_of, predict, skip_empty_validation
 from hetfed_lightning.federation.forwarded_hooks import HandsOnHooks, check_hooks
+from hetfed_lightning.federation.lightning_progress import tell_that_nothing_was_left
 from hetfed_lightning.federation.local_plans import LocalPlans
 from hetfed_lightning.federation.log_writer import LogBook, is_fitting
 from hetfed_lightning.federation.member_storage import MemberStorage
@@ -35,13 +37,7 @@ from hetfed_lightning.federation.preflight import check_data, check_members, che
 from hetfed_lightning.federation.preflight_monitors import check_monitors
 from hetfed_lightning.federation.preflight_owners import check_owners
 from hetfed_lightning.federation.preflight_privacy import check_gradients, check_privacy
-from hetfed_lightning.federation.resume import (
-    own_parts,
-    saved_participants,
-    take_on_precision,
-    tell_that_nothing_was_left,
-    without_poison,
-)
+from hetfed_lightning.federation.resume import take_on_precision
 from hetfed_lightning.federation.resumed_run import ResumedRun, fit_to_participants
 from hetfed_lightning.federation.round_clock import RoundClock
 from hetfed_lightning.federation.round_length import expect_batches, warn_of_accumulation

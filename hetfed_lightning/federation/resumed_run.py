@@ -6,16 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hetfed_lightning.checkpointing.age import new_run
+from hetfed_lightning.federation.lightning_progress import check_loops, resume_where_it_stood, settle_validation
 from hetfed_lightning.federation.log_writer import is_fitting
 from hetfed_lightning.federation.preflight_privacy import take_up_accounts
-from hetfed_lightning.federation.resume import (
-    check_architectures,
-    check_loops,
-    check_optimizers,
-    restore_by_name,
-    resume_where_it_stood,
-    settle_validation,
-)
+from hetfed_lightning.federation.resume import check_architectures, check_optimizers, restore_by_name
 from hetfed_lightning.local_training.scales import give_scales
 from hetfed_lightning.methods.own_modules import fit_checkpoint
 
