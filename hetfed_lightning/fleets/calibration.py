@@ -19,6 +19,7 @@ from hetfed_lightning.fleets.engine import Engine, EngineName
 from hetfed_lightning.fleets.fleet import Fleet
 from hetfed_lightning.fleets.independence import dependence
 from hetfed_lightning.fleets.log_text import short_error
+from hetfed_lightning.fleets.network import without_methods
 from hetfed_lightning.fleets.reference import REPEATS, Reference, copies_of, own_batch, seconds_of, sequential_step
 from hetfed_lightning.fleets.vmap import VmapEngine
 from hetfed_lightning.fleets.weight_terms import weight_terms_of
@@ -72,7 +73,7 @@ def engine_named(name: EngineName, fleet: Fleet, inputs: Any) -> Engine | None:
     if name == "vmap":
         return VmapEngine(fleet.network, fleet.task, fleet.compile_settings)
     first = inputs[0] if isinstance(inputs, Tensor) else None
-    layers = None if first is None else chain_of(fleet.network, fleet.members[0].parameters, first)
+    layers = None if first is None else chain_of(fleet.network, without_methods(fleet.members[0].parameters), first)
     return None if layers is None else BatchedEngine(fleet.network, fleet.task, layers)
 
 

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
+from hetfed_lightning.fleets.network import roots_of
 from hetfed_lightning.fleets.optimizers import kind_of
 from hetfed_lightning.participants.compilation import is_wrapped
 from hetfed_lightning.participants.inseparable import bound_buffers, first_keys, root_of
@@ -88,7 +89,6 @@ def _owner(kind: type, method: str) -> type:
 
 
 def _faults_of_modules(participant: Participant) -> Iterator[str]:
-    yield from (f"{title} has modules of its own in it" for title in participant.titles_of_modules())
     if is_wrapped(participant):
         yield "it was compiled by hand"
     if bound_buffers(participant):
@@ -96,7 +96,7 @@ def _faults_of_modules(participant: Participant) -> Iterator[str]:
     keys = first_keys(participant.state_dict(keep_vars=True))
     if tied := next((key for key, first in keys.items() if root_of(key) != root_of(first)), None):
         yield f"{tied} is tied to {keys[tied]}"
-    for module in (*participant.backbone.modules(), *participant.head.modules()):
+    for module in (module for root in roots_of(participant).values() for module in root.modules()):
         kind = type(module).__name__
         if isinstance(module, _DropoutNd) and module.p > 0:
             yield f"{kind} draws for each participant from a stream of its own"
@@ -161,7 +161,8 @@ def signature(participant: Participant, optimizer: Optimizer) -> str:
             parts.append(_content(parameter))
     if at_rest := _at_rest(participant):
         parts.append(at_rest)
-    parts += [*_settings(participant.backbone), *_settings(participant.head), *_settings(participant.task)]
+    for root in (*roots_of(participant).values(), participant.task):
+        parts += _settings(root)
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
@@ -186,8 +187,7 @@ def kind_and_settings_of(optimizer: Optimizer, group: Mapping[str, Any]) -> list
 
 def _at_rest(participant: Participant) -> list[str]:
     """Names of modules that their owner keeps in evaluation mode."""
-    parts = (("backbone", participant.backbone), ("head", participant.head))
-    return [f"{part}.{name}" for part, root in parts for name, module in root.named_modules()
+    return [f"{part}.{name}" for part, root in roots_of(participant).items() for name, module in root.named_modules()
             if not module.training and not isinstance(module, _DropoutNd)]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hetfed_lightning.fleets.stack import rows_of
 
@@ -98,13 +98,14 @@ def _joined(tensors: Sequence[Tensor], device: torch.device) -> tuple[Tensor, in
     return torch.stack([one.detach().to(device) for one in tensors]), 0
 
 
-def with_tensors(context: Context, tensors: Tensors, round_index: int) -> Context:
-    """A context of these tensors, of one member, inside ``vmap``.
+def with_tensors(context: Context, tensors: Tensors, round_index: int, modules: Mapping[str, nn.Module]) -> Context:
+    """A context of these tensors and modules, of one member, inside ``vmap``.
 
     Args:
         context: Any member's.
         tensors: Of the member.
         round_index: The round, from 0.
+        modules: The method's modules by name, under the parameters of the member.
     """
     held: dict[str, Any] = dict(tensors)
-    return replace(context, **held, round_index=round_index)
+    return replace(context, **held, round_index=round_index, modules=modules)

@@ -15,9 +15,9 @@ from hetfed_lightning.fleets.comparison import Comparison, Seat
 from hetfed_lightning.fleets.engine import Engine
 from hetfed_lightning.fleets.log_text import listed, short_error
 from hetfed_lightning.fleets.member import Member
-from hetfed_lightning.fleets.network import Network
+from hetfed_lightning.fleets.network import Network, is_of_method, without_methods
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
-from hetfed_lightning.fleets.parts import Trained
+from hetfed_lightning.fleets.parts import Trained, narrowed
 from hetfed_lightning.fleets.shaping import LossShape, ShapedEngine
 from hetfed_lightning.fleets.snapshot import still_tensors
 from hetfed_lightning.fleets.stack import Stack, give_back, take_in
@@ -55,6 +55,8 @@ class Fleet:
         loss_keys: Keys under which the members' training losses are logged, in the members' order.
         terms: Terms that callbacks add to the members' losses in this round.
         shapes: Shapes that callbacks give to the members' losses by example in this round.
+        of_methods: Keys of the parameters in methods' modules.
+        unused: Those of which each row's loss in this round is no function; None until it is known, and for all.
         distils_alone: True if its members distil one after another, because a step of all has failed.
     """
 
@@ -78,10 +80,12 @@ class Fleet:
         self._known: list[dict[str, Any]] = []
         self._registrations = 0
         self._reads_always = False
-        self._still = still_tensors(self.network.backbone, self.network.head, self.task)
+        self._still = still_tensors(self.network.roots, self.task)
         self.transforms = False
         self.terms: list[FleetTerm] = []
         self.shapes: list[LossShape] = []
+        self.of_methods = frozenset(filter(is_of_method, self.layout))
+        self.unused: list[frozenset[str]] | None = None
         self._shaped: ShapedEngine | None = None
         self.distils_alone = False
         self._clips: Tensor | None = None
@@ -211,7 +215,7 @@ class Fleet:
             terms: Terms that callbacks add to the members' losses.
             shapes: Shapes that callbacks give to the members' losses by example.
         """
-        self.terms, self.shapes = list(terms), list(shapes)
+        self.terms, self.shapes, self.unused = list(terms), list(shapes), None
         if self._shaped is not None and self.shapes:
             self._shaped.open_round(self.shapes)
 
@@ -234,6 +238,10 @@ class Fleet:
             trained: Parameters that the step changes, of all K members; None for all.
         """
         terms = self.terms if terms is None else terms
+        if self.of_methods:
+            unused = [self.of_methods] * batch.count if self.unused is None else self.unused[: batch.count]
+            if trained is not None or any(one != self.of_methods for one in unused):
+                trained = narrowed(trained, unused, list(self.layout))
         return self.step(batch, self._shaped_over(engine), add=adding(terms, engine, batch_idx), trained=trained)
 
     def _shaped_over(self, engine: Engine) -> Engine:
@@ -261,7 +269,7 @@ class Fleet:
             engine: Engine that computes the gradients.
             add: Function that adds further gradients to those of the batch, shape ``(K, width)``.
             optimizer: Optimizer to step with, instead of the members' own.
-            trained: Parameters that the step changes, of all K members; None for all.
+            trained: Parameters that the step changes, of all K members; None for all but those of methods' modules.
 
         Returns:
             The losses, shape ``(K,)``, without the terms whose gradients ``add`` adds.
@@ -274,8 +282,10 @@ class Fleet:
         if folds and isinstance(optimizer, StackedSGD) and optimizer.is_plain:
             rates = optimizer.setting("lr", slice(0, count), stack.flat.dtype)[:, 0]
             return engine.descend(parameters, rates, batch)
+        if trained is None and self.of_methods:
+            trained = narrowed(None, [self.of_methods] * count, list(self.layout))
         gradients = stack.gradients[:count]
-        losses = engine.gradients(parameters, stack.by_key(gradients), batch)
+        losses = self._gradients(engine, parameters, gradients, batch)
         if add is not None:
             add(gradients)
         if self._clips is not None:
@@ -288,6 +298,18 @@ class Fleet:
             gradients.mul_((self._clips[:count] / (norms + 1e-6)).clamp(max=1.0))
         optimizer.step(count, gradients, trained)
         return losses
+
+    def _gradients(
+        self, engine: Engine, parameters: Mapping[str, Tensor], gradients: Tensor, batch: StackedBatch
+    ) -> Tensor:
+        """Losses, shape ``(K,)``; methods' modules have a part in those alone that methods shape."""
+        stack, _, _ = self.seated()
+        places = stack.by_key(gradients)
+        if not self.of_methods or isinstance(engine, ShapedEngine):
+            return engine.gradients(parameters, places, batch)
+        for column in stack.columns(self.of_methods):
+            gradients[:, column] = 0
+        return engine.gradients(without_methods(parameters), without_methods(places), batch)
 
     def count_step(self, count: int) -> None:
         """Count a step of the first members, and step their schedulers that count steps.

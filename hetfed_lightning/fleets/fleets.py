@@ -29,6 +29,7 @@ from hetfed_lightning.fleets.planned_rows import trained_in
 from hetfed_lightning.fleets.reference import own_batch
 from hetfed_lightning.fleets.rehearsal import layouts_of, rehearse
 from hetfed_lightning.fleets.snapshot import Snapshot
+from hetfed_lightning.fleets.unused_modules import unused_keys
 from hetfed_lightning.local_training.backward import is_usual
 from hetfed_lightning.participants.torch_hooks import anything_has_hooks
 from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
@@ -253,6 +254,8 @@ class Fleets(MemberQueries):
                 continue
             names = [one.name for one in present]
             try:
+                if fleet.of_methods and fleet.unused is None:
+                    fleet.unused = unused_keys(fleet, whole)
                 engine = self._engine_of(fleet, kind, whole)
                 if engine is None or not self._agrees(fleet, kind, whole, engine):
                     continue

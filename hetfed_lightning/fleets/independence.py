@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from hetfed_lightning.fleets.fleet import Fleet
 from hetfed_lightning.fleets.log_text import short_error
+from hetfed_lightning.fleets.network import Network
 from hetfed_lightning.fleets.shaping import shaped_alone
 from hetfed_lightning.fleets.tolerance import output_tolerance
 from hetfed_lightning.supervised import Supervised
@@ -60,12 +62,8 @@ def _fault(
 
     def found(change: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
         own = _each(inputs, change)
-        features, outputs = network.features_and_outputs_with(parameters, own)
-        if targets is None:
-            return (outputs,)
-        losses, weights = fleet.task.example_losses(outputs, change(targets))
-        seen = Supervised(own, features, outputs, change(targets))
-        return outputs, losses, weights, shaped_alone(fleet.shapes, losses, seen, place)
+        target = None if targets is None else change(targets)
+        return network.under(parameters, partial(_computed, fleet, network, own, target, place))
 
     whole = found(lambda tensor: tensor)
     if _differ(whole, found(lambda tensor: tensor), size):
@@ -77,6 +75,16 @@ def _fault(
     if _differ(whole, cut, size // 2) or _differ(whole, filled, size):
         return "what it computes for an example depends on the others in its batch, and short batches are filled up"
     return None
+
+
+def _computed(fleet: Fleet, network: Network, inputs: Any, target: Tensor | None, place: int) -> tuple[Tensor, ...]:
+    """Outputs, and with targets what losses are made of them."""
+    features, outputs = network.features_and_outputs(inputs)
+    if target is None:
+        return (outputs,)
+    losses, weights = fleet.task.example_losses(outputs, target)
+    seen = Supervised(inputs, features, outputs, target)
+    return outputs, losses, weights, shaped_alone(fleet.shapes, losses, seen, place, network)
 
 
 def _differ(these: tuple[Tensor, ...], others: tuple[Tensor, ...], size: int) -> bool:

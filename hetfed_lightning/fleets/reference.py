@@ -73,6 +73,7 @@ def copies_of(fleet: Fleet, places: Sequence[int]) -> Fleet:
     copies.seat()
     terms = [term.pick(copies, places) for term in weight_terms_of(fleet)]
     copies.open_round(terms, [shape.pick(places) for shape in fleet.shapes])
+    copies.unused = None if fleet.unused is None else [fleet.unused[place] for place in places]
     return copies
 
 
@@ -126,7 +127,8 @@ def _steps(fleet: Fleet, batch: StackedBatch, flat: Tensor) -> list[Callable[[],
 
 
 def _step(fleet: Fleet, place: int, network: Network, optimizer: Optimizer, batch: tuple[Any, Tensor]) -> None:
-    _loss(fleet, place, network, *batch).backward()
+    parameters = {key: one for key, one in network.named_parameters() if key in fleet.layout}
+    loss_of(fleet, place, network, parameters, *batch).backward()
     clip = fleet.members[place].local.participant.gradient_clip_val
     if clip is not None:
         clip_grad_norm_(optimizer.param_groups[0]["params"], clip)
@@ -134,17 +136,27 @@ def _step(fleet: Fleet, place: int, network: Network, optimizer: Optimizer, batc
     optimizer.zero_grad()
 
 
-def _loss(fleet: Fleet, place: int, network: Network, inputs: Any, targets: Tensor) -> Tensor:
-    """Loss of one member's batch as methods shape it, with their terms of its weights."""
+def loss_of(
+    fleet: Fleet, place: int, network: Network, parameters: Mapping[str, Tensor], inputs: Any, targets: Tensor
+) -> Tensor:
+    """Loss of one member's batch as methods shape it, with their terms of its weights, a scalar.
+
+    Args:
+        fleet: Fleet of the member in a round.
+        place: Row of the member.
+        network: Network under the member's parameters.
+        parameters: These parameters, by key.
+        inputs: Inputs of its batch, shape ``(B, ...)``.
+        targets: Targets of its batch, shape ``(B, ...)``.
+    """
+    features, outputs = network.features_and_outputs(inputs)
     if fleet.shapes:
-        features, outputs = network(inputs, with_features=True)
         seen = Supervised(inputs, features, outputs, targets)
-        loss = shaped_alone(fleet.shapes, seen.losses(fleet.task), seen, place).mean()
+        loss = shaped_alone(fleet.shapes, seen.losses(fleet.task), seen, place, network).mean()
     else:
-        loss = fleet.task.loss(network(inputs), targets)
-    parameters = {key: one for key, one in network.named_parameters() if key in fleet.layout}
+        loss = fleet.task.loss(outputs, targets)
     for term in weight_terms_of(fleet):
-        loss = loss + term.alone(place, parameters)
+        loss = loss + term.alone(place, parameters, network)
     return loss
 
 

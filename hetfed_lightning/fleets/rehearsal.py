@@ -28,10 +28,15 @@ def layouts_of(fleet: Fleet, count: int) -> set[Hashable]:
         fleet: Fleet in a round.
         count: Number of members.
     """
-    return set(_layouts(fleet)[:count])
+    return set(layouts_by_row(fleet)[:count])
 
 
-def _layouts(fleet: Fleet) -> list[Hashable]:
+def layouts_by_row(fleet: Fleet) -> list[Hashable]:
+    """Layout of the contexts that methods have of each member, row by row; empty without methods.
+
+    Args:
+        fleet: Fleet in a round.
+    """
     contexts = [one.contexts for one in fleet.shapes] + [one.contexts for one in weight_terms_of(fleet)]
     return layouts(contexts) if contexts else []
 
@@ -46,7 +51,7 @@ def rehearse(fleet: Fleet, engine: Engine, batch: StackedBatch) -> str | None:
         engine: Its engine.
         batch: One batch of each of the first members.
     """
-    found = _layouts(fleet)[: batch.count]
+    found = layouts_by_row(fleet)[: batch.count]
     first = [found.index(layout) for layout in dict.fromkeys(found)]
     places = sorted({*spread(batch.count, FEW), *first})
     copies, part = copies_of(fleet, places), batch.pick(places)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -17,6 +18,7 @@ from hetfed_lightning.supervised import Supervised
 
 if TYPE_CHECKING:
     from hetfed_lightning.data.blocks import StackedBatch
+    from hetfed_lightning.fleets.network import Network
     from hetfed_lightning.methods.context import Context
 
 
@@ -27,17 +29,19 @@ class LossShape:
     Attributes:
         function: Losses by example of one member, shape ``(B,)``, from those before, its batch and its context.
         contexts: Context of each member, in the order of the rows.
+        title: Title of the method, which finds its modules.
     """
 
     function: Callable[[Tensor, Supervised, Context], Tensor]
     contexts: Sequence[Context]
+    title: str = ""
 
     def pick(self, places: Sequence[int]) -> LossShape:
         """The same for the members in some rows."""
-        return LossShape(self.function, [self.contexts[place] for place in places])
+        return replace(self, contexts=[self.contexts[place] for place in places])
 
 
-def shaped_alone(shapes: Sequence[LossShape], losses: Tensor, seen: Supervised, place: int) -> Tensor:
+def shaped_alone(shapes: Sequence[LossShape], losses: Tensor, seen: Supervised, place: int, network: Network) -> Tensor:
     """Losses by example of the member in one row as all methods shape them, shape ``(B,)``.
 
     Args:
@@ -45,9 +49,11 @@ def shaped_alone(shapes: Sequence[LossShape], losses: Tensor, seen: Supervised, 
         losses: The task's, shape ``(B,)``.
         seen: The member's batch.
         place: Its row.
+        network: Network under its parameters, with the methods' modules.
     """
     for shape in shapes:
-        losses = shape.function(losses, seen, shape.contexts[place])
+        context = replace(shape.contexts[place], modules=network.modules_of(shape.title))
+        losses = shape.function(losses, seen, context)
     return losses
 
 
@@ -147,13 +153,19 @@ class ShapedEngine(Engine):
         round_index: int,
     ) -> tuple[Tensor, Tensor]:
         """Mean of one member's shaped losses and of its task's, scalars."""
-        features, outputs = self.network.features_and_outputs_with(parameters, inputs)
+        return self.network.under(parameters, partial(self._means, inputs, target, mask, tensors, round_index))
+
+    def _means(
+        self, inputs: Any, target: Tensor, mask: Tensor | None, tensors: list[Tensors], round_index: int
+    ) -> tuple[Tensor, Tensor]:
+        features, outputs = self.network.features_and_outputs(inputs)
         losses, weights = self.task.example_losses(outputs, target)
         share = torch.full_like(losses, 1 / len(losses)) if mask is None else mask / mask.sum()
         own = losses / (weights * share).sum()  # Their mean over the examples is the task's loss.
         seen, shaped = Supervised(inputs, features, outputs, target), own
         for shape, held in zip(self.shapes, tensors, strict=True):
-            shaped = shape.function(shaped, seen, with_tensors(shape.contexts[0], held, round_index))
+            modules = self.network.modules_of(shape.title)
+            shaped = shape.function(shaped, seen, with_tensors(shape.contexts[0], held, round_index, modules))
         return _mean(shaped, share, mask), _mean(own, share, mask)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hetfed_lightning.fleets.compatibility import OWN_STEP
+from hetfed_lightning.fleets.network import roots_of
 from hetfed_lightning.participants.torch_hooks import (
     MODULE_HOOKS,
     accumulation_hooks_of,
@@ -50,7 +51,7 @@ class Snapshot:
 
     Attributes:
         participant: The participant.
-        modules: All modules of its backbone, head and task.
+        modules: All modules of its backbone, head and task, and those of methods.
         states: Attributes of each module, as its ``__dict__``.
         sizes: Number of attributes of each.
         modes: True for each module in training mode.
@@ -69,8 +70,8 @@ class Snapshot:
 
     def __init__(self, participant: Participant) -> None:
         self.participant = participant
-        inside = [module for part in (participant.backbone, participant.head, participant.task)
-                  for module in part.modules()]  # fmt: skip
+        roots = roots_of(participant)
+        inside = [module for part in (*roots.values(), participant.task) for module in part.modules()]
         everything = [participant, *inside]
         self.modules = inside
         self._classes = list(map(type, everything))
@@ -88,7 +89,7 @@ class Snapshot:
         self.hooks = [vars(module)[kind] for module in everything for kind in MODULE_HOOKS]
         self.parameters = list(participant.parameters())
         self.trained = list(map(_trains, self.parameters))
-        self._still = still_tensors(participant.backbone, participant.head, participant.task)
+        self._still = still_tensors(roots, participant.task)
         self._places = self._places_of_still()
         self.reference: Mapping[str, Tensor] = {}
         # Those that are modules are in `contents`.
@@ -194,18 +195,17 @@ class Snapshot:
                 yield f"{name} has hooks"
 
 
-def still_tensors(backbone: nn.Module, head: nn.Module, task: nn.Module) -> dict[str, Tensor]:
+def still_tensors(roots: Mapping[str, nn.Module], task: nn.Module) -> dict[str, Tensor]:
     """Tensors that a network and its loss compute with but do not train, by key and of any shape.
 
     These are buffers, frozen weights and tensors in plain attributes.
 
     Args:
-        backbone: Backbone of the network.
-        head: Head of the network.
+        roots: Modules of the network, by the first part of their keys.
         task: Task, a module with the loss.
     """
     found: dict[str, Tensor] = {}
-    for part, root in (("backbone", backbone), ("head", head), ("task", task)):
+    for part, root in (*roots.items(), ("task", task)):
         for name, module in root.named_modules(prefix=part):
             own = chain(
                 module.named_parameters(recurse=False), module.named_buffers(recurse=False), vars(module).items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from hetfed_lightning.fleets.contexts import AlikeMembers, Tensors, alike, with_tensors
+from hetfed_lightning.fleets.network import without_methods
 from hetfed_lightning.fleets.terms import FleetTerm
 
 if TYPE_CHECKING:
     from hetfed_lightning.fleets.engine import Engine
     from hetfed_lightning.fleets.fleet import Fleet
+    from hetfed_lightning.fleets.network import Network
     from hetfed_lightning.methods.context import Context
 
 
@@ -25,12 +28,17 @@ class WeightTerm(FleetTerm):
         function: Term of one member, a scalar, from its trainable parameters by key and its context.
         contexts: Context of each member, in the order of the rows.
         fleet: Fleet of the members.
+        title: Title of the method, which finds its modules.
     """
 
     def __init__(
-        self, function: Callable[[Mapping[str, Tensor], Context], Tensor], contexts: Sequence[Context], fleet: Fleet
+        self,
+        function: Callable[[Mapping[str, Tensor], Context], Tensor],
+        contexts: Sequence[Context],
+        fleet: Fleet,
+        title: str = "",
     ) -> None:
-        self._function, self._fleet = function, fleet
+        self._function, self._fleet, self._title = function, fleet, title
         self.contexts = list(contexts)
         self._members = alike([self.contexts], _device_of(fleet))
 
@@ -41,16 +49,18 @@ class WeightTerm(FleetTerm):
             copies: Copies of the members in ``places``.
             places: Rows of the members.
         """
-        return WeightTerm(self._function, [self.contexts[place] for place in places], copies)
+        return WeightTerm(self._function, [self.contexts[place] for place in places], copies, self._title)
 
-    def alone(self, place: int, parameters: Mapping[str, Tensor]) -> Tensor:
+    def alone(self, place: int, parameters: Mapping[str, Tensor], network: Network) -> Tensor:
         """The term of the member in one row, a scalar, with its gradient left to autograd.
 
         Args:
             place: Row of the member.
             parameters: Its trainable parameters, by key.
+            network: Network under these parameters, with the method's modules.
         """
-        return self._function(parameters, self.contexts[place])
+        context = replace(self.contexts[place], modules=network.modules_of(self._title))
+        return self._function(without_methods(parameters), context)
 
     def add(self, engine: Engine, batch_idx: int, gradients: Tensor) -> None:
         """Add the term's gradients to those of the members' own losses, before clipping.
@@ -74,9 +84,11 @@ class WeightTerm(FleetTerm):
 
     def _gradients(self, parameters: dict[str, Tensor], own: AlikeMembers, tensors: list[Tensors]) -> dict[str, Tensor]:
         """Gradients of members whose contexts are alike, by key, shape ``(K, *shape)``."""
+        network = self._fleet.network
 
         def term(weights: dict[str, Tensor], held: Tensors) -> Tensor:
-            return self._function(weights, with_tensors(self.contexts[0], held, own.round_index))
+            context = with_tensors(self.contexts[0], held, own.round_index, network.modules_of(self._title))
+            return network.under(weights, lambda: self._function(without_methods(weights), context))
 
         found: Any = vmap(grad(term), in_dims=(0, own.dims[0]))(parameters, tensors[0])
         return dict(found)

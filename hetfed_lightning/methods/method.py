@@ -147,8 +147,8 @@ class Method(FederatedCallback):
         """Modules of the method's own for a participant, by name; ``context.modules`` in all other hooks.
 
         They are made as a run begins, with initial weights that depend on (seed, participant, method). The
-        participant's optimizer trains them and its checkpoints hold them; only ``send`` can make them travel. A
-        participant with such modules trains outside of fleets.
+        participant's optimizer trains them and its checkpoints hold them; only ``send`` can make them travel. In a
+        fleet ``context.modules`` are copies that compute with each member's parameters.
 
         Args:
             participant: Participant that gets them.
@@ -407,7 +407,7 @@ class Method(FederatedCallback):
 
     def fleet_term(self, federation: FederationView, fleet: Fleet) -> FleetTerm | None:
         """Term of :meth:`weight_term` for a fleet's members; None without one."""
-        return WeightTerm(self.weight_term, self._contexts_of(federation, fleet), fleet)
+        return WeightTerm(self.weight_term, self._contexts_of(federation, fleet), fleet, self.title)
 
     def follows_steps(self) -> bool:
         """True if the method has an :meth:`after_step`."""
@@ -434,7 +434,7 @@ class Method(FederatedCallback):
 
     def fleet_shape(self, federation: FederationView, fleet: Fleet) -> LossShape:
         """Function of :meth:`example_loss` for a fleet's members."""
-        return LossShape(self._shaped, self._contexts_of(federation, fleet))
+        return LossShape(self._shaped, self._contexts_of(federation, fleet), self.title)
 
     def _shaped(self, losses: Tensor, batch: Supervised, context: Context) -> Tensor:
         return self.example_loss(losses, batch.inputs, batch.features, batch.outputs, batch.target, "own", context)

@@ -16,12 +16,13 @@ from hetfed_lightning.methods.messages import Combined, PerParticipant
 from tests.federations import Snapshots, equal, fit, sgd, state_of, tiny_data, tiny_federation
 from tests.fleets.kin import NAMES, OPTIMIZERS, classes, furthest, members, slow, trained
 from tests.fleets.spies import alone, lines
-from tests.methods.own_methods import ControlVariates, Prototypes
+from tests.methods.own_methods import ControlVariates, Mutual, Prototypes
 
 METHODS: dict[str, Callable[[], list[L.Callback]]] = {
     "prototypes": lambda: [Prototypes(2.0)],
     "control variates": lambda: [ControlVariates()],
     "both and averaging": lambda: [Prototypes(2.0), ControlVariates(), BackboneAveraging(proximal=0.5)],
+    "mutual learning": lambda: [Mutual(), BackboneAveraging(proximal=0.5)],
     "both and distillation": lambda: [
         ControlVariates(),
         Prototypes(2.0),
@@ -59,7 +60,7 @@ def test_they_are_not_left_out(method: str) -> None:
     def end(*callbacks: L.Callback) -> Federation:
         return trained("batched", public(), members(OPTIMIZERS["sgd"]), *callbacks, rounds=3, precision="64-true")
 
-    assert furthest(end(*METHODS[method]()), end()) > 1e-2
+    assert furthest(end(), end(*METHODS[method]())) > 1e-2
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -140,7 +141,7 @@ def test_a_compiled_step_of_all_agrees() -> None:
     assert furthest(ends[1], ends[0]) < 1e-10
 
 
-@pytest.mark.parametrize("method", ["both and averaging", "both and distillation"])
+@pytest.mark.parametrize("method", ["both and averaging", "both and distillation", "mutual learning"])
 @pytest.mark.parametrize("at", [2, 6])
 def test_a_run_resumes_in_every_bit(method: str, at: int, tmp_path: Path) -> None:
     def run(folder: str, **settings: Any) -> Federation:

@@ -173,7 +173,8 @@ class Mutual(Method):
     """A small common model, averaged, and each participant's own learn from each other (Shen et al. 2020)."""
 
     def modules(self, participant: Participant) -> dict[str, nn.Module]:
-        return {"common": nn.Linear(4, 3)}
+        width = next(one.in_features for one in participant.backbone.modules() if isinstance(one, nn.Linear))
+        return {"common": nn.Linear(width, 3)}
 
     def send(self, participant: Any, data: Any, work: Any, context: Any) -> dict[str, Tensor]:
         return {key: one.detach() for key, one in context.modules["common"].state_dict().items()}
