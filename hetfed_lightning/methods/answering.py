@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from hetfed_lightning.federated_callback import acting_callbacks
+from hetfed_lightning.methods.hook_results import naming, tensors_by_key
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.messages import MessageError
 from hetfed_lightning.methods.method import PREDICTION, Method
@@ -95,7 +96,9 @@ class Answering:
             if self._round is not None:
                 context = replace(context, round_index=self._round)
             where = f"Round {context.round_index}: {participant.label}: {method.title}.answers"
-            for name, outputs in _checked(method.answers(inputs, features, own, context), own, where).items():
+            with naming(where):
+                answers = method.answers(inputs, features, own, context)
+            for name, outputs in _checked(answers, own, where).items():
                 if name in by:
                     raise MessageError(f"{where}: {name!r} is answered by {by[name]} too. Give them two names.")
                 by[name] = method.title
@@ -105,14 +108,13 @@ class Answering:
 
 def _checked(answers: Any, own: Tensor, where: str) -> Mapping[str, Tensor]:
     """Answers, if they can be measured as the network's outputs are."""
-    if not isinstance(answers, Mapping):
-        raise MessageError(f"{where}: expected outputs by name, got {type(answers).__name__}.")
-    for name, outputs in answers.items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+    found = tensors_by_key(answers, where)
+    for name, outputs in found.items():
+        if not _NAME.fullmatch(name):
             raise MessageError(f"{where}: expected a name of letters, digits, '_' and '-', got {name!r}.")
-        if not isinstance(outputs, Tensor) or outputs.shape != own.shape or not outputs.is_floating_point():
-            got = type(outputs).__name__
-            if isinstance(outputs, Tensor):
-                got = f"shape {tuple(outputs.shape)} of {str(outputs.dtype).removeprefix('torch.')}"
-            raise MessageError(f"{where}: expected {name!r} of shape {tuple(own.shape)} as the outputs, got {got}.")
-    return answers
+        if outputs.shape != own.shape or not outputs.is_floating_point():
+            raise MessageError(
+                f"{where}: expected {name!r} of shape {tuple(own.shape)} as the outputs, got shape "
+                f"{tuple(outputs.shape)} of {str(outputs.dtype).removeprefix('torch.')}."
+            )
+    return found

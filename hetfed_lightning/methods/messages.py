@@ -62,4 +62,4 @@ class Combined:
 
 
 class MessageError(ValueError):
-    """Raised for a message whose layout differs from its group's, or for an unusable result of ``combine``."""
+    """Raised for a message whose layout differs from its group's, or for an unusable result of a hook."""

@@ -337,8 +337,9 @@ class Method(FederatedCallback):
         Args:
             federation: The federation, on its device.
         """
-        found = self._load_saved()
-        self.carried.to(federation.device)
+        with torch.inference_mode(mode=False):  # A later fit goes on with these tensors, and computes gradients.
+            found = self._load_saved()
+            self.carried.to(federation.device)
         return found
 
     def _load_saved(self) -> bool:

@@ -199,6 +199,17 @@ def test_a_resumed_run_has_the_figures_of_one_that_was_never_stopped(saved: Save
     assert figures(whole, "test_") == figures(fresh, "test_")
 
 
+def test_a_fit_goes_on_after_a_checkpoint_was_measured(tmp_path: Path) -> None:
+    federation, methods = tiny_federation("ab"), (Nearest(), Common())
+    run = fit(federation, tiny_data("ab"), 2, *methods)
+    run.save_checkpoint(tmp_path / "two.ckpt")
+    run.test(federation, datamodule=tiny_data("ab"), ckpt_path=str(tmp_path / "two.ckpt"), verbose=False)
+    run.fit_loop.max_epochs = 3
+    run.fit(federation, datamodule=tiny_data("ab"))
+    whole = fit(tiny_federation("ab"), tiny_data("ab"), 3, Nearest(), Common())
+    assert figures(run) == figures(whole)
+
+
 def test_members_of_fleets_answer_by_themselves(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "hetfed_lightning"):
         run = fit(tiny_federation("abc", engine="vmap"), tiny_data(), 2, Nearest())
@@ -267,8 +278,8 @@ class Answers(Common):
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (torch.zeros(4, 3), r"Round 0: participant 'a': Answers.answers: expected outputs by name, got Tensor"),
-        ({"common": [1.0]}, r"expected 'common' of shape \(4, 3\) as the outputs, got list"),
+        (torch.zeros(4, 3), r"Round 0: participant 'a': Answers.answers: expected tensors by key, got Tensor"),
+        ({"common": [1.0]}, r"participant 'a': Answers.answers: expected a tensor at common, got list"),
         ({"prediction": torch.zeros(4, 2)}, r"expected 'prediction' of shape \(4, 3\).*got shape \(4, 2\) of float32"),
         ({"common": torch.zeros(4, 3, dtype=torch.long)}, r"got shape \(4, 3\) of int64"),
         ({"val.common": torch.zeros(4, 3)}, r"expected a name of letters, digits, '_' and '-', got 'val.common'"),
@@ -278,6 +289,15 @@ class Answers(Common):
 def test_what_cannot_be_measured_is_refused_by_name(found: Any, words: str) -> None:
     with pytest.raises(MessageError, match=words):
         fit(tiny_federation("ab"), tiny_data("ab", eval_batch_size=4), 1, Answers(found))
+
+
+def test_an_error_in_the_hook_names_it() -> None:
+    def fail(_: Tensor) -> None:
+        raise KeyError("prototypes")
+
+    with pytest.raises(KeyError) as caught:
+        fit(tiny_federation("ab"), tiny_data("ab"), 1, Answers(fail))
+    assert "in Round 0: participant 'a': Answers.answers" in caught.value.__notes__
 
 
 def test_two_methods_have_two_names() -> None:
