@@ -18,7 +18,7 @@ PACKAGE = "hetfed_lightning"
 MODULES: dict[str, str] = {
     "backbones.peaks": "showcases.image_and_genes.peaks",
     "backward": "local_training.backward",
-    "callbacks.asking": "methods.distillation.teacher_outputs",
+    "callbacks.asking": "methods.public_outputs",
     "callbacks.backbone_averaging": "methods.averaging.backbone_averaging",
     "callbacks.ensemble_distillation": "methods.distillation.ensemble_distillation",
     "callbacks.examined": "callbacks.confusions",

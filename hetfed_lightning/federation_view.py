@@ -32,7 +32,27 @@ if TYPE_CHECKING:
     from hetfed_lightning.supervised import Supervised
 
 
-class Company(Protocol):
+class Calendar(Protocol):
+    """Cohort of each round, in one process and at the coordinator of institutions alike."""
+
+    @property
+    def has_student(self) -> bool:
+        """True if there is a unified model that learns from the participants."""
+
+    def joined(self, round_index: int) -> list[str]:
+        """Names of participants that have joined by a round and have not left."""
+
+    def newcomers(self, round_index: int) -> list[str]:
+        """Names of participants whose first round this is, later than the first of all."""
+
+    def active_names(self, round_index: int) -> list[str]:
+        """Names of participants that train in a round."""
+
+    def joined_at(self, name: str) -> int:
+        """Index of the first round of a participant's membership."""
+
+
+class Company(Calendar, Protocol):
     """Participants of a federation and the cohort of each round."""
 
     @property
@@ -59,15 +79,6 @@ class Company(Protocol):
 
     def everyone(self) -> dict[str, Participant]:
         """Participants by name, and the student if there is one."""
-
-    def joined(self, round_index: int) -> list[str]:
-        """Names of participants that have joined by a round and have not left."""
-
-    def newcomers(self, round_index: int) -> list[str]:
-        """Names of participants whose first round this is, later than the first of all."""
-
-    def active_names(self, round_index: int) -> list[str]:
-        """Names of participants that train in a round."""
 
     def trained(self, round_index: int) -> list[str]:
         """Names of a round's active participants, and of the student if there is one."""

@@ -196,6 +196,15 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         """Names of participants that train in a round: all joined ones, or the sample set by ``participation``."""
         return self.roster.active(self.participants, round_index, self.participation, self.seed)
 
+    def joined_at(self, name: str) -> int:
+        """Index of the first round of a participant's membership."""
+        return self[name].joins_at
+
+    @property
+    def has_student(self) -> bool:
+        """True if there is a unified model that learns from the participants."""
+        return self.student is not None
+
     def trained(self, round_index: int) -> list[str]:
         """Names of everyone whose weights a round changes: active participants, and the student if there is one."""
         return self.active_names(round_index) + ([] if self.student is None else [STUDENT])

@@ -127,7 +127,7 @@ def _of_the_federation(federation: FederationView) -> set[str]:
     """Figures that a round and the package's methods log, some of them in some rounds alone."""
     names = {"quarantined", "participants", "bytes_up", "bytes_down", "skipped_steps"}
     for callback in federation.trainer.callbacks:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
-        if isinstance(callback, Method | EnsembleDistillation):
+        if isinstance(callback, Method):
             names |= {f"bytes_{way}/{callback.title}" for way in ("up", "down")}
         if isinstance(callback, BackboneAveraging):
             names |= {"divergence", "clipped"}

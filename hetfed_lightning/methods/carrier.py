@@ -64,6 +64,17 @@ class Carrier(Protocol):
             round_index: Index of the round, from 0.
         """
 
+    def close_round(self) -> None:
+        """Drop results that are for their own round alone."""
+
+    def note_scores(self, headlines: Mapping[str, str], values: Mapping[str, float]) -> None:
+        """Record validation scores for the server.
+
+        Args:
+            headlines: Name of the headline metric by participant.
+            values: Metrics by tag, such as ``"val_accuracy/hospital_a"``.
+        """
+
     def context(self, federation: FederationView, name: str) -> Context:
         """Context of one participant trained in this process: received tensors, memory and modules.
 

@@ -1,12 +1,13 @@
-"""Exchanges of a round: at one moment all methods send before any result is handed out.
+"""Exchanges of a round: at one moment all methods of a phase send before any of their results is handed out.
 
 Between institutions a site sends all its messages of a moment at once and receives the results later. In one process
-the order is the same: a method's ``send`` never sees a result that another method hands out at the same moment.
+the order is the same: a method's ``send`` never sees a result that another method of its phase hands out at the same
+moment. The exchange of an earlier phase is made wholly before: averages are of what was distilled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from hetfed_lightning.federated_callback import FederatedCallback, federated_callbacks
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class RoundExchange:
-    """Exchange of all methods at one moment of a round, made once.
+    """Exchanges of all methods at one moment of a round, each phase's made once.
 
     Args:
         federation: The federation, in a round.
@@ -26,21 +27,23 @@ class RoundExchange:
 
     def __init__(self, federation: FederationView, when: Literal["start", "end"]) -> None:
         self._federation, self._when = federation, when
-        self._methods = [one for one in federated_callbacks(federation.trainer) if isinstance(one, Method)]
-        self._is_made = not self._methods
+        self._due: dict[int, list[Method]] = {}
+        for one in federated_callbacks(federation.trainer):
+            if isinstance(one, Method) and one.exchanges:
+                self._due.setdefault(one.phase, []).append(one)
 
     def before(self, callback: FederatedCallback) -> None:
-        """Make the exchange before the first callback that acts after it; called by :func:`raise_event`.
+        """Make the exchanges that come before a callback; called by :func:`raise_event`.
 
-        At a round's end that is the first method: callbacks before it, of its phase too, act before anything is sent.
-        At a round's start the exchange follows the methods' phase.
+        At a round's end a phase's exchange comes before the first of its methods: callbacks before that act before
+        anything is sent. At a round's start it follows the phase. A method without exchanges starts none.
+
+        Args:
+            callback: Callback whose event is next.
         """
-        if self._when == "end":
-            is_time = isinstance(callback, Method)
-        else:
-            is_time = bool(self._methods) and callback.phase > max(one.phase for one in self._methods)
-        if is_time:
-            self.make()
+        ends = self._when == "end" and isinstance(callback, Method) and bool(callback.exchanges)
+        for phase in [one for one in self._due if one < callback.phase or (ends and one == callback.phase)]:
+            self._make(self._due.pop(phase))
 
     @staticmethod
     def after(callback: FederatedCallback) -> None:
@@ -56,17 +59,19 @@ class RoundExchange:
             raise RuntimeError(without_super(callback, "on_round_end"))
 
     def make(self) -> None:
-        """Collect and combine all messages, and at a round's start hand out the results; a second call does nothing."""
-        if self._is_made:
-            return
-        self._is_made = True
+        """Make the exchanges that are left; a second call does nothing."""
+        while self._due:
+            self._make(self._due.pop(min(self._due)))
+
+    def _make(self, methods: Sequence[Method]) -> None:
+        """Collect and combine the messages of a phase, and at a round's start hand out the results."""
         federation, round_index = self._federation, self._federation.current_round
         steps: list[Callable[[Method], None]] = [
             lambda method: method.carried.collect(federation, round_index, self._when),
             lambda method: method.carried.combine(federation, round_index),
         ]
         if self._when == "start":
-            steps.append(lambda method: method.carried.hand_out(federation, round_index))
+            steps.append(lambda method: method.on_round_started(federation, round_index))
         for step in steps:
-            for method in self._methods:
+            for method in methods:
                 step(method)

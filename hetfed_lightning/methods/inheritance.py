@@ -15,8 +15,8 @@ from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
 from hetfed_lightning.methods.averaging.sharing_groups import listed
 from hetfed_lightning.methods.distillation.distillation_phase import LearningPhase
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation, check_kind
-from hetfed_lightning.methods.distillation.soft_targets import Lesson, on_device
-from hetfed_lightning.methods.distillation.teacher_outputs import TEACHER_BATCH
+from hetfed_lightning.methods.distillation.soft_targets import Lesson
+from hetfed_lightning.methods.public_outputs import BATCH, on_device
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participants.first_batch import check_last_public_batch, outputs_of
@@ -166,7 +166,7 @@ class Inheritance(FederatedCallback):
         positions = torch.arange(federation.federated_data.num_public)
         teachers = self._teachers(federation.federated_data.public_inputs(positions[:1]))
         for name, teacher in teachers.items():
-            parts = [_answer(teacher, on_device(federation, part)) for part in positions.split(TEACHER_BATCH)]
+            parts = [_answer(teacher, on_device(federation, part)) for part in positions.split(BATCH)]
             answers[name] = torch.cat([at_least_float32(two_columns(part)) for part in parts]).to(federation.device)
         kind = next(iter(teachers.values())).task.kind
         if STUDENT in answers:

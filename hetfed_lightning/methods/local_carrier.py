@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from hetfed_lightning.methods.averaging.shared_states import SharedStates
 from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup
 from hetfed_lightning.methods.descriptions import Interned
-from hetfed_lightning.methods.messages import Message, PerParticipant
+from hetfed_lightning.methods.messages import Message, PerParticipant, When
 from hetfed_lightning.methods.method import Method, without_super
 from hetfed_lightning.methods.participant_side import ParticipantSide
+from hetfed_lightning.methods.public_outputs import PublicOutputs
 from hetfed_lightning.methods.replaced import check_replaced
 from hetfed_lightning.methods.server import Result, ServerSide, combine_seed
 from hetfed_lightning.metrics import payload_bytes
@@ -45,7 +46,7 @@ class LocalCarrier:
         self.shared = SharedStates()
         self._idle: set[str] = set()
         self._is_prepared, self._is_spent, self._opened = False, False, -1
-        self._when: Literal["start", "end"] = "end"
+        self._when: When = "end"
         self._asked: list[str] = []
         self._sent: dict[str, Message] = {}
         self._result: Result | None = None
@@ -88,7 +89,7 @@ class LocalCarrier:
         if self.participants.memory:
             here = {name for name, one in federation.members().items() if not _has_left(one, round_index)}
             self.participants.forget(here)
-        newcomers = federation.newcomers(round_index)
+        newcomers = federation.newcomers(round_index) if self.method.keeps_results else []
         federation.count_bytes(self.method.title)
         for group, memory in self.server.memory.items():
             if memory.last or memory.own:
@@ -98,7 +99,7 @@ class LocalCarrier:
                 self._begin_alike(federation, group, round_index)
         self._receive(federation, [name for name in newcomers if self.server.received_by(name)])
 
-    def collect(self, federation: FederationView, round_index: int, when: Literal["start", "end"]) -> None:
+    def collect(self, federation: FederationView, round_index: int, when: When) -> None:
         """Gather the messages of the exchange at a moment, if the method has one there and it is due.
 
         Args:
@@ -107,13 +108,12 @@ class LocalCarrier:
             when: ``"start"`` or ``"end"`` of the round.
         """
         self._check_calls(when, round_index)
-        self._asked, self._sent, self._when = [], {}, when
-        due = [exchange for exchange in self.method.exchanges if exchange.when == when]
-        if due and self.method.is_due(round_index) and self.method.may_exchange(federation, round_index):
-            for exchange in due:
-                sampled = exchange.who == "sampled"
-                self._asked = federation.active_names(round_index) if sampled else federation.joined(round_index)
-                self._sent = self._collect(federation, self._asked, when)
+        self.server.drop_results()  # What the round's start brought was for the steps in between.
+        self._when, self._asked, self._sent = when, [], {}
+        asked = list(self.method.senders(when, round_index, self.server.about, federation))
+        if asked and self.method.may_exchange(federation, round_index):
+            self._asked = asked
+            self._sent = self._collect(federation, asked, when)
 
     def combine(self, federation: FederationView, round_index: int) -> None:
         """Combine the messages just collected, with an equal result on all ranks.
@@ -143,12 +143,16 @@ class LocalCarrier:
             federation.trainer.should_stop, self._is_spent = True, False
         if result is None:
             return
-        joined, asked = federation.joined(round_index), set(self._asked)
+        joined, counted = federation.joined(round_index), set(self._asked)
+        receivers = self.method.receivers(self._when, round_index, self.server.about, federation)
+        if receivers is not None:
+            joined = [name for name in receivers if name not in federation.guard.quarantined]
+            counted = set(joined)
         reached = {
             group: [name for name in joined if result.is_for(name, group) and group in self.server.groups_of(name)]
             for group in result.groups
         }
-        down = sum(self.server.bytes_of(group, asked.intersection(names)) for group, names in reached.items())
+        down = sum(self.server.bytes_of(group, counted.intersection(names)) for group, names in reached.items())
         federation.count_bytes(self.method.title, down=down)
         for group, state in result.groups.items() if self.method.replaces_state else ():
             self._replace(federation, group, state, round_index)
@@ -193,11 +197,16 @@ class LocalCarrier:
 
     def _messages(self, federation: FederationView, names: Sequence[str], when: str) -> dict[str, Message]:
         """Messages that ``send`` makes where each participant is."""
+        here = list(filter(federation.ranks.measures, names))  # One rank for each, also of a participant with replicas.
+        together, memory = PublicOutputs(federation, here), self.participants.memory
         mine = {
-            name: self.participants.send(federation, name, when=when) for name in filter(federation.ranks.hosts, names)
+            name: (self.participants.send(federation, name, when=when, together=together), memory.get(name))
+            for name in here
         }
         sent: dict[str, Message] = {}
-        for name, message in federation.ranks.gathered(mine, names).items():
+        for name, (message, remembered) in federation.ranks.gathered(mine, names).items():
+            if remembered:
+                memory[name] = remembered
             if isinstance(message, str):
                 federation.quarantine(name, message)
             else:
@@ -264,6 +273,19 @@ class LocalCarrier:
             names = list(federation.members())
             mine = {name: one for name, one in self.participants.memory.items() if one and federation.ranks.hosts(name)}
             self.participants.memory = federation.ranks.gathered(mine, names)
+
+    def close_round(self) -> None:
+        """Drop results that are for their own round alone."""
+        self.server.drop_results()
+
+    def note_scores(self, headlines: Mapping[str, str], values: Mapping[str, float]) -> None:
+        """Record validation scores for the server.
+
+        Args:
+            headlines: Name of the headline metric by participant.
+            values: Metrics by tag, such as ``"val_accuracy/hospital_a"``.
+        """
+        self.server.note_scores(headlines, values)
 
     def context(self, federation: FederationView, name: str) -> Context:
         """Context of one participant: received tensors, memory and modules.

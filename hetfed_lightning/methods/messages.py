@@ -12,6 +12,10 @@ Message: TypeAlias = Mapping[str, Tensor]
 """Tensors of any shapes by key, which one participant sends or receives for one method in one round."""
 
 
+When: TypeAlias = Literal["start", "end"]
+"""Moment of an exchange: before the local steps of a round, or after them."""
+
+
 @dataclass(frozen=True)
 class Exchange:
     """Moment at which messages go up, are combined and come down.
@@ -21,7 +25,7 @@ class Exchange:
         who: ``"sampled"``: the participants that train in the round; ``"joined"``: everyone who has joined.
     """
 
-    when: Literal["start", "end"] = "end"
+    when: When = "end"
     who: Literal["sampled", "joined"] = "sampled"
 
 

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
+from hetfed_lightning.finite import is_finite
 from hetfed_lightning.fleets.shaping import LossShape
 from hetfed_lightning.fleets.weight_terms import WeightTerm
 from hetfed_lightning.methods.carrier import Carrier
-from hetfed_lightning.methods.messages import Combined, Exchange, Message, Work
+from hetfed_lightning.methods.messages import Combined, Exchange, Message, When, Work
 from hetfed_lightning.methods.planned_work import planned_steps, work_on_plans
 from hetfed_lightning.methods.plans import Moment, Part
 from hetfed_lightning.participants.participant import METHOD_MODULES, STUDENT
@@ -31,13 +32,13 @@ from hetfed_lightning.participants.participant import METHOD_MODULES, STUDENT
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation_view import FederationView
+    from hetfed_lightning.federation_view import Calendar, FederationView
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.methods.context import Context
     from hetfed_lightning.methods.participant_data import ParticipantData
     from hetfed_lightning.methods.server_memory import ServerMemory
-    from hetfed_lightning.participants.participant import Participant
+    from hetfed_lightning.participants.participant import Participant, Stage
     from hetfed_lightning.supervised import Supervised
 
 log = logging.getLogger(__name__)
@@ -53,12 +54,16 @@ class Method(FederatedCallback):
     """Base class of federated methods; every hook has a default, and most methods write three.
 
     Attributes:
-        exchanges: Moments at which messages travel.
+        exchanges: Moments at which messages travel; a round's :meth:`senders` and :meth:`receivers` may be
+            fewer.
         replaces_state: True if a result replaces the participant's tensors of the same keys.
         synchronise_start: True if all members of a group begin with the state of its first joined member, before their
             first local step; for methods that replace state.
         needs_steps: True if a participant without an optimizer step in the round sends nothing at its end.
         combines_silence: True if ``combine`` is called for a group of which nobody sent a message.
+        keeps_results: True if a result stands until the next, is saved, and is handed to newcomers; False if it is for
+            its own round alone, at whose end it is dropped.
+        needs_scores: True if ``ServerMemory.scores`` is to hold the participants' validation scores.
         once: True if ``combine`` runs on one rank, which hands the result to the others, as private noise needs it.
             Otherwise it runs on every rank on equal input and must draw from torch's global generator alone, which is
             seeded by the method and the round.
@@ -73,6 +78,8 @@ class Method(FederatedCallback):
     synchronise_start: bool = False
     needs_steps: ClassVar[bool] = False
     combines_silence: ClassVar[bool] = False
+    keeps_results: ClassVar[bool] = True
+    needs_scores: ClassVar[bool] = False
     once: ClassVar[bool] = False
     name: str | None = None
     """Distinguishes two methods of one class in a run, in checkpoints and tags; None for a single one."""
@@ -281,6 +288,52 @@ class Method(FederatedCallback):
 
     # At the server
 
+    def senders(self, when: When, round_index: int, about: About, calendar: Calendar) -> Sequence[str]:
+        """Names of participants that are asked for a message at a moment of a round, in the federation's order.
+
+        By default nobody if the method is not due, else those whom :attr:`exchanges` name.
+
+        Args:
+            when: ``"start"`` or ``"end"`` of the round; one of those in :attr:`exchanges`.
+            round_index: Index of the round, from 0.
+            about: Descriptions of all known participants, by name.
+            calendar: Cohort of each round.
+        """
+        del about
+        asked = {exchange.who for exchange in self.exchanges if exchange.when == when}
+        if not asked or not self.is_due(round_index):
+            return []
+        return calendar.joined(round_index) if "joined" in asked else calendar.active_names(round_index)
+
+    def receivers(self, when: When, round_index: int, about: About, calendar: Calendar) -> Sequence[str] | None:
+        """Names of participants that a moment's results are handed to; None, the default, for everyone who has joined.
+
+        Bytes down are counted for the receivers that are named; by default for those who were asked, since the others
+        receive what is current when they next train.
+
+        Args:
+            when: ``"start"`` or ``"end"`` of the round.
+            round_index: Index of the round, from 0.
+            about: Descriptions of all known participants, by name.
+            calendar: Cohort of each round.
+        """
+        del when, round_index, about, calendar
+        return None
+
+    def fault_of(self, message: Message, kind: str) -> str:
+        """Reason for which a message cannot be used; empty if it can. Its sender is left out of the round by name.
+
+        By default a message has to be finite. Asked where the message is sent.
+
+        Args:
+            message: Tensors by key.
+            kind: Kind of the sender's task, such as ``"multiclass"``.
+        """
+        del kind
+        if is_finite(message.values()):
+            return ""
+        return f"its message is not finite at {next(key for key, one in message.items() if not is_finite([one]))}"
+
     def combine(
         self,
         sent: Mapping[str, Message],
@@ -354,6 +407,15 @@ class Method(FederatedCallback):
         del trainer
         self.carried.open_round(federation, round_index)
 
+    def on_round_started(self, federation: FederationView, round_index: int) -> None:
+        """Hand out the results of the exchange at the round's start, just made.
+
+        Args:
+            federation: The federation, in the round.
+            round_index: Index of the round, from 0.
+        """
+        self.carried.hand_out(federation, round_index)
+
     def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Hand out the results of the exchange at the round's end."""
         del trainer
@@ -365,6 +427,7 @@ class Method(FederatedCallback):
                 left_out = federation.guard.quarantined
                 names = [name for name in federation.joined(round_index) if name not in left_out]
                 work_on_plans(federation, self, names, "last", round_index)
+        self.carried.close_round()
 
     def on_join(self, trainer: L.Trainer, federation: FederationView, names: Sequence[str], round_index: int) -> None:
         """Have newcomers take the steps that are planned for them."""
@@ -375,6 +438,14 @@ class Method(FederatedCallback):
     def takes_over(self) -> bool:
         """True if the method has a :meth:`receive`, which may write to its participant."""
         return type(self).receive is not Method.receive
+
+    def on_metrics(
+        self, trainer: L.Trainer, federation: FederationView, stage: Stage, values: Mapping[str, float]
+    ) -> None:
+        """Record the participants' validation scores, for methods with ``needs_scores``."""
+        if self.needs_scores and stage == "val" and not trainer.sanity_checking:
+            headlines = {name: one.task.headline for name, one in federation.members().items()}
+            self.carried.note_scores(headlines, values)
 
     def plans_work(self) -> bool:
         """True if the method has a :meth:`plan`."""

@@ -13,16 +13,15 @@ from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.collating import batch_of
 from hetfed_lightning.distillation.outputs import at_least_float32, two_columns
 from hetfed_lightning.local_training.local_step import seed_for
+from hetfed_lightning.methods.public_outputs import BATCH, PublicOutputs, on_device
 from hetfed_lightning.modes import evaluating
-from hetfed_lightning.participants.participant import Participant
+from hetfed_lightning.participants.first_batch import outputs_of
+from hetfed_lightning.participants.participant import Participant, output_width
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from hetfed_lightning.federation_view import FederationView
-
-BATCH = 128
-"""Examples that pass through a network at once: of images, 512 at once fall out of a CPU's cache."""
 
 
 class PrivateExamplesError(ValueError):
@@ -39,10 +38,14 @@ class ParticipantData:
         federation: The federation, in a fit.
         participant: Owner of the training examples.
         title: Name of the method, for messages.
+        together: Outputs on the public set of several participants, computed at once; None to compute them alone.
     """
 
-    def __init__(self, federation: FederationView, participant: Participant, title: str) -> None:
+    def __init__(
+        self, federation: FederationView, participant: Participant, title: str, together: PublicOutputs | None = None
+    ) -> None:
         self._federation, self._participant, self._title = federation, participant, title
+        self._together = together
 
     @property
     def num_samples(self) -> int:
@@ -78,11 +81,7 @@ class ParticipantData:
             PrivateExamplesError: If the participant trains with DP-SGD.
         """
         participant = self._participant
-        if participant.privacy is not None:
-            raise PrivateExamplesError(
-                f"{participant.label}: privacy=DPSGD(...) is not possible beside {self._title}, whose message is made "
-                "of its examples without noise. Leave out one of the two."
-            )
+        self._refuse_private()
         data, seen = self._federation.federated_data, 0
         source = data.source(participant.name or "")
         while seen < source.num_samples:
@@ -92,6 +91,30 @@ class ParticipantData:
             inputs, target = split_batch(participant.on_after_batch_transfer(self._moved(batch), 0))
             yield inputs, target
             seen += len(indices)
+
+    def _refuse_private(self) -> None:
+        if self._participant.privacy is not None:
+            raise PrivateExamplesError(
+                f"{self._participant.label}: privacy=DPSGD(...) is not possible beside {self._title}, whose message is "
+                "made of its examples without noise. Leave out one of the two."
+            )
+
+    @cached_property
+    def class_counts(self) -> Tensor | None:
+        """Training examples of each class, shape ``(C,)``, int64; None for a task without classes.
+
+        They are counted before any transform, mostly without reading inputs. None, too, of a participant whose batches
+        are no pairs of inputs and target.
+
+        Raises:
+            PrivateExamplesError: If the participant trains with DP-SGD.
+        """
+        self._refuse_private()
+        data, name = self._federation.federated_data, self._participant.name or ""
+        first = batch_of(data.source(name).dataset, range(1), data.collate_fn, self._participant.label)
+        if split_batch(first)[1] is None:
+            return None
+        return self._participant.task.class_counts(data.train_targets(name), self.output_width)
 
     @cached_property
     def targets(self) -> Tensor:
@@ -126,6 +149,24 @@ class ParticipantData:
 
     # The public set
 
+    @cached_property
+    def reads_public(self) -> bool:
+        """True if there is a public set and the participant's network takes anything of its inputs."""
+        return self.num_public > 0 and self._participant.reads_any_of(self._first_public)
+
+    @cached_property
+    def output_width(self) -> int:
+        """Number C of outputs, found with the first public example.
+
+        Raises:
+            ValueError: If the network cannot take it; names the participant and the shapes.
+        """
+        return output_width(outputs_of(self._participant, self._first_public, "the public set"))
+
+    @property
+    def _first_public(self) -> Any:
+        return self._federation.federated_data.public_inputs(torch.arange(1))
+
     def public_batches(self) -> Iterator[Any]:
         """Transformed inputs of the public set, in order, in batches of up to :data:`BATCH` on the device.
 
@@ -139,8 +180,7 @@ class ParticipantData:
             )
         for indices in torch.arange(self.num_public).split(BATCH):
             self._seed("public", int(indices[0]))
-            inputs = self._moved(self._federation.federated_data.public_inputs(indices))
-            yield self._participant.transformed(inputs)
+            yield self._participant.transformed(on_device(self._federation, indices))
 
     @cached_property
     def public_features(self) -> Tensor:
@@ -150,13 +190,23 @@ class ParticipantData:
     @cached_property
     def public_outputs(self) -> Tensor:
         """Outputs on the public set, shape ``(P, C)``, in float32 at least."""
-        return self._public[1]
+        if "_public" in vars(self):  # Features were asked for before.
+            return self._public[1]
+        together = None if self._together is None else self._together.of(self._participant.name or "")
+        return self._predicted() if together is None else together
 
     @cached_property
     def _public(self) -> tuple[Tensor, Tensor]:
         return self._through(self.public_batches())
 
     # Computation
+
+    @torch.no_grad()
+    def _predicted(self) -> Tensor:
+        """Outputs on the public set, by whatever ``forward`` the participant has."""
+        participant = self._participant
+        with evaluating(participant), self._federation.trainer.precision_plugin.forward_context():
+            return torch.cat([at_least_float32(two_columns(participant(one))) for one in self.public_batches()])
 
     @torch.no_grad()
     def _through(self, batches: Iterator[Any]) -> tuple[Tensor, Tensor]:

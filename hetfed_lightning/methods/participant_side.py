@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hetfed_lightning.finite import is_finite
 from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.methods.context import Context
 from hetfed_lightning.methods.hook_results import keep_own, naming, read_only, tensors_by_key
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hetfed_lightning.federation_view import FederationView
+    from hetfed_lightning.methods.public_outputs import PublicOutputs
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +55,15 @@ class ParticipantSide:
         modules = federation[name].modules_of(self._method.title)
         return Context(self.received(name), memory, modules, federation.current_round)
 
-    def data_of(self, federation: FederationView, name: str) -> ParticipantData:
+    def data_of(self, federation: FederationView, name: str, together: PublicOutputs | None = None) -> ParticipantData:
         """Training examples and public set of a participant, as the method may read them.
 
         Args:
             federation: The federation, in a fit.
             name: Name of the participant.
+            together: Outputs on the public set of several participants, computed at once.
         """
-        return ParticipantData(federation, federation[name], self._method.title)
+        return ParticipantData(federation, federation[name], self._method.title, together)
 
     @torch.no_grad()
     def describe(self, federation: FederationView, name: str) -> Message:
@@ -102,18 +103,21 @@ class ParticipantSide:
             log.debug("%s.send fails before the first round", self._method.title, exc_info=True)
 
     @torch.no_grad()
-    def send(self, federation: FederationView, name: str, *, when: str) -> dict[str, Tensor] | str:
+    def send(
+        self, federation: FederationView, name: str, *, when: str, together: PublicOutputs | None = None
+    ) -> dict[str, Tensor] | str:
         """Message of a participant by key, or the reason for which it cannot be used.
 
         Args:
             federation: The federation, in a round.
             name: Name of the sender.
             when: Moment of the exchange, ``"start"`` or ``"end"``.
+            together: Outputs on the public set of several participants, computed at once.
 
         Raises:
             MessageError: If it is no mapping of tensors, or its layout differs from this participant's first message.
         """
-        local, data = federation.local[name], self.data_of(federation, name)
+        local, data = federation.local[name], self.data_of(federation, name, together)
         has_trained = when == "end" and name in federation.active_names(federation.current_round)
         work = Work(*((local.landed, local.rates) if has_trained else (0, 0.0)), data.num_samples)
         self._seed(federation, name, f"send {when}")
@@ -122,7 +126,7 @@ class ParticipantSide:
             sent = self._method.send(federation[name], data, work, context)
         self._keep_memory(federation, name, where)
         message = self._checked(federation, name, self._taken(federation, name, sent))
-        return message if is_finite(message.values()) else _reason(message)
+        return self._method.fault_of(message, federation[name].task.kind) or message
 
     @torch.no_grad()
     def layout(self, federation: FederationView, name: str) -> dict[str, Tensor]:
@@ -211,11 +215,6 @@ class ParticipantSide:
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from the memory in a checkpoint."""
         self.memory = {name: {key: tensor.clone() for key, tensor in one.items()} for name, one in state.items()}
-
-
-def _reason(message: Message) -> str:
-    key = next(key for key, tensor in message.items() if not is_finite([tensor]))
-    return f"its message is not finite at {key}"
 
 
 def _said(layout: tuple[tuple[int, ...], torch.dtype] | None) -> str:

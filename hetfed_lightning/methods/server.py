@@ -73,6 +73,7 @@ class ServerSide:
         self.about: dict[str, Message] = {}
         self.groups: dict[str, tuple[str, ...]] = {}
         self.memory: dict[str, ServerMemory] = {}
+        self.scores: dict[str, float] = {}
         self._groups_of: dict[str, list[str]] = {}
         self._combinations: set[tuple[str, ...]] = set()
         self._told: set[str] = set()
@@ -122,6 +123,23 @@ class ServerSide:
     def groups_of(self, name: str) -> list[str]:
         """Names of the groups of a participant."""
         return self._groups_of.get(name, [])
+
+    def note_scores(self, headlines: Mapping[str, str], values: Mapping[str, float]) -> None:
+        """Record each participant's validation score, clamped to [0, 1]; a missing or NaN score leaves the last one.
+
+        Args:
+            headlines: Name of the headline metric by participant.
+            values: Metrics by tag, such as ``"val_accuracy/hospital_a"``.
+        """
+        for name, headline in headlines.items():
+            score = values.get(f"val_{headline}/{name}")
+            if score is not None and score == score:  # noqa: PLR0124 - NaN where a metric could not be computed
+                self.scores[name] = min(1.0, max(0.0, score))
+
+    def drop_results(self) -> None:
+        """Drop the last results of a method that keeps none from round to round."""
+        for memory in () if self._method.keeps_results else self.memory.values():
+            memory.last, memory.own = {}, {}
 
     def received_by(self, name: str) -> Message:
         """Last results of all groups of a participant; empty before the first."""
@@ -178,6 +196,7 @@ class ServerSide:
             alone = {name: one for name, one in messages.items() if len(self.groups_of(name)) == 1}
             self._tell(check_alike(alone, where))
             memory = self.memory[group]
+            memory.scores = self.scores
             with naming(where), read_only(memory.last, "server.last", where):
                 found = self._method.combine(messages, own_asked, about, memory, round_index)
             combined = checked_combined(found, members, where)
@@ -225,11 +244,13 @@ class ServerSide:
         return {
             "groups": {name: list(members) for name, members in self.groups.items()},
             "memory": {name: one.state_dict() for name, one in self.memory.items()},
+            "scores": dict(self.scores),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the state of a checkpoint; :meth:`meet` follows."""
         self.groups = {name: tuple(members) for name, members in state["groups"].items()}
+        self.scores = dict(state.get("scores", {}))  # Older checkpoints have none.
         self.memory = {}
         for name, own in state["memory"].items():
             self.memory[name] = ServerMemory(name)

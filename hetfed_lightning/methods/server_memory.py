@@ -21,6 +21,8 @@ class ServerMemory:
         last: Last result of the group, tensors by key; empty before the first. Not to be written to.
         own: Last result by participant and key, if results differ between participants.
         tensors: Values that the method keeps, by key: tensors, numbers, and lists and dictionaries of them.
+        scores: Last validation score of each participant on its own data by the headline metric of its task, clamped to
+            [0, 1], for methods with ``needs_scores``; who has none yet is missing. Not to be written to.
     """
 
     def __init__(self, group: str) -> None:
@@ -28,6 +30,7 @@ class ServerMemory:
         self.last: dict[str, Tensor] = {}
         self.own: dict[str, Message] = {}
         self.tensors: MutableMapping[str, Any] = {}
+        self.scores: Mapping[str, float] = {}
         self._kept: dict[str, Any] = {}
         self._saved: dict[str, Any] = {}
 

@@ -29,7 +29,7 @@ from scripts.promises.running import ROOT
 DEFENCES = {
     "finite states remembered": ("hetfed_lightning.federation.finite_guard", "FiniteGuard.open_round"),
     "weights and losses looked at": ("hetfed_lightning.federation.round_clock", "inspect"),
-    "predictions looked at": ("hetfed_lightning.methods.distillation.teacher_outputs", "why_not_heard"),
+    "predictions looked at": ("hetfed_lightning.methods.distillation.ensemble_distillation", "why_not_heard"),
     "states compared": ("hetfed_lightning.methods.averaging.backbone_averaging", "check_states"),
     "claimed sizes bounded": ("hetfed_lightning.methods.averaging.backbone_averaging", "weights_by_samples"),
     "averages looked at": ("hetfed_lightning.methods.averaging.backbone_averaging", "refuse_non_finite"),

@@ -34,7 +34,7 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 _COORDINATOR,
-                "            lesson.note_scores(headlines, self._metrics)\n",
+                "            teachers.note_scores(headlines, self._metrics)\n",
                 "            pass\n",
                 (f"{_PARITY}[phase]",),
             ),

@@ -24,9 +24,9 @@ PROMISES = (
                 ("tests/federation/test_non_finite.py",),
             ),
             Mutation(
-                "hetfed_lightning/methods/distillation/teacher_outputs.py",
-                "if reason := why_not_heard(logits, federation[name].task.kind):",
-                "if reason := '':",
+                "hetfed_lightning/methods/distillation/ensemble_distillation.py",
+                "return why_not_heard(message[OUTPUTS], kind)",
+                "return ''",
                 ("tests/federation/test_non_finite.py",),
             ),
             Mutation(

@@ -20,7 +20,7 @@ from hetfed_lightning.flower.site.site import Site, SiteParts
 from tests.federations import fit, state_of, tiny_data, tiny_federation
 from tests.flower.grids import FakeGrid
 
-Callbacks = Callable[[], list[FederatedCallback]]
+Callbacks = Callable[[], Sequence[FederatedCallback]]
 
 
 @dataclass

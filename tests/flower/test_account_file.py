@@ -41,7 +41,7 @@ def distilling() -> list[BackboneAveraging | EnsembleDistillation]:
     return [BackboneAveraging(), EnsembleDistillation(start_round=1)]
 
 
-def federation(folder: Path, callbacks: Callbacks = averaging, **privacy: Any) -> Deployed:  # type: ignore[assignment]
+def federation(folder: Path, callbacks: Callbacks = averaging, **privacy: Any) -> Deployed:
     settings = DPSGD(**({"noise_multiplier": 4.0, "max_grad_norm": 1.0, "delta": 1e-3} | privacy))
     return Deployed("ab", callbacks, folder, participants={"privacy": settings})
 
@@ -346,7 +346,7 @@ def test_an_account_begins_anew_with_what_is_known(damage: Callable[[Path], None
 
 
 def test_a_site_that_becomes_private_says_what_is_not_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    Deployed("ab", averaging, tmp_path).grid.sites["a"].carry_out(BEGIN)  # type: ignore[arg-type]
+    Deployed("ab", averaging, tmp_path).grid.sites["a"].carry_out(BEGIN)
     assert not (tmp_path / "a" / ACCOUNT).exists()
     site = federation(tmp_path).grid.sites["a"]
     for run in ("another", "third"):
@@ -354,6 +354,6 @@ def test_a_site_that_becomes_private_says_what_is_not_counted(tmp_path: Path, ca
     assert spent(tmp_path) == 6
     assert caplog.text.count("participant 'a': 1 earlier runs in") == 1
     # With the account there, no round without noise.
-    open_site = Deployed("ab", averaging, tmp_path).grid.sites["a"]  # type: ignore[arg-type]
+    open_site = Deployed("ab", averaging, tmp_path).grid.sites["a"]
     with pytest.raises(AccountError, match=r"site\.yaml trains it without privacy, and .* Put privacy"):
         open_site.carry_out(replace(BEGIN, run="fourth"))

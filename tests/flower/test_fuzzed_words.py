@@ -135,7 +135,7 @@ def made_of(descriptions: dict[str, Description]) -> str:
         assert odd_ones(found) == {"a"}
         return "turned away"
     GroupAveraging(1, callbacks[1]).arrange(descriptions)  # type: ignore[arg-type]
-    MethodRounds(2, callbacks[2], 0).arrange(descriptions, is_whole=True)  # type: ignore[arg-type]
+    MethodRounds(2, callbacks[2], 0).arrange(descriptions, is_whole=True)
     assert len(roles_of(descriptions, callbacks, 10)) == 3
     assert len(headlines_of(descriptions)) >= 2
     label_counts_of(descriptions, 10)

@@ -67,7 +67,7 @@ def test_a_killed_coordinator_goes_on(callbacks: Callbacks, place: int, tmp_path
 
 def test_the_last_figures_come_again(tmp_path: Path) -> None:
     """The coordinator is killed when all rounds are done and the last figures are not yet there."""
-    deployed = Deployed("ab", averaging, tmp_path)  # type: ignore[arg-type]
+    deployed = Deployed("ab", averaging, tmp_path)
 
     def kill(name: str, order: Order) -> None:
         if name == "b" and order.finish == 2:
@@ -83,7 +83,7 @@ def test_the_last_figures_come_again(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_whole_can_be_resumed_again(tmp_path: Path) -> None:
-    deployed = Deployed("ab", averaging, tmp_path)  # type: ignore[arg-type]
+    deployed = Deployed("ab", averaging, tmp_path)
     leader = deployed.lead()
     before = deployed.states(leader.run_id)
     deployed.lead(resume=True)
@@ -92,7 +92,7 @@ def test_a_run_that_is_whole_can_be_resumed_again(tmp_path: Path) -> None:
 
 
 def test_states_are_sealed_and_two_rounds_are_kept(tmp_path: Path) -> None:
-    deployed = Deployed("ab", phase, tmp_path)  # type: ignore[arg-type]
+    deployed = Deployed("ab", phase, tmp_path)
     leader = deployed.lead()
     files = sorted((tmp_path / "a" / leader.run_id).glob("*.ckpt"))
     assert [path.name for path in files] == [
@@ -104,7 +104,7 @@ def test_states_are_sealed_and_two_rounds_are_kept(tmp_path: Path) -> None:
 
 def test_a_damaged_state_is_as_if_it_were_not_there(tmp_path: Path) -> None:
     """The site goes on from the one before it, and says nothing wrong."""
-    deployed = Deployed("ab", averaging, tmp_path)  # type: ignore[arg-type]
+    deployed = Deployed("ab", averaging, tmp_path)
 
     def damage(name: str, order: Order) -> None:
         if name == "b" and order.begin == 2:
@@ -122,14 +122,14 @@ def test_a_damaged_state_is_as_if_it_were_not_there(tmp_path: Path) -> None:
 
 
 def test_an_order_to_learn_what_was_not_trained_is_refused(tmp_path: Path) -> None:
-    deployed = Deployed("ab", phase, tmp_path)  # type: ignore[arg-type]
+    deployed = Deployed("ab", phase, tmp_path)
     site: Site = deployed.grid.sites["a"]
     with pytest.raises(SiteError, match="Round 3: participant 'a' is to learn"):
         site.carry_out(Order("run", learn=3, targets={0: torch.ones(10, 3) / 3}))
 
 
 def test_runs_do_not_touch_each_other(tmp_path: Path) -> None:
-    deployed = Deployed("ab", averaging, tmp_path)  # type: ignore[arg-type]
+    deployed = Deployed("ab", averaging, tmp_path)
     first = deployed.lead()
     before = deployed.states(first.run_id)
     (tmp_path / STATE).unlink()

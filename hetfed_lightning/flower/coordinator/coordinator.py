@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from hetfed_lightning.checkpointing.plugin import PASSING
@@ -45,7 +46,14 @@ from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metrics
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.byte_count import ByteCount
-from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.methods.distillation.ensemble_distillation import (
+    GROUP,
+    OUTPUTS,
+    TARGETS,
+    EnsembleDistillation,
+)
+from hetfed_lightning.methods.distillation.teacher_descriptions import teacher_description
+from hetfed_lightning.methods.server import ServerSide
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.participants.participant import STUDENT
 
@@ -92,6 +100,7 @@ class Coordinator:
         ]
         self.methods = [MethodRounds(place, one, config.seed) for place, one in carried_methods(self.callbacks).items()]
         self.lessons = {place: one for place, one in enumerate(self.callbacks) if isinstance(one, EnsembleDistillation)}
+        self.teachers = {place: ServerSide(one) for place, one in self.lessons.items()}
         self.sites = ConnectedSites(
             config.sites, messenger, min(config.deadline, config.wait), lambda told: impossible(told, self.callbacks)
         )
@@ -198,10 +207,13 @@ class Coordinator:
             average.arrange(self.sites.descriptions, is_whole=is_whole)
         for method in self.methods:
             method.arrange(self.sites.descriptions, is_whole=is_whole)
+        about = {}
         for name, one in self.sites.descriptions.items():
-            counts = Tensor(one.class_counts) if one.class_counts else None
-            for lesson in self.lessons.values():
-                lesson.meet(name, one.samples, counts)
+            counts = torch.tensor(one.class_counts) if one.class_counts else None
+            if one.reads_public:
+                about[name] = teacher_description(one.kind, one.width, one.samples, counts)
+        for teachers in self.teachers.values():
+            teachers.meet(about)
         everyone = self.sites.descriptions | ({} if self.student is None else {STUDENT: self.student.describe()})
         self.journal.introduce(everyone, self.callbacks, self.next_round)
 
@@ -346,10 +358,9 @@ class Coordinator:
                 f"Round {round_index + 1}: no site has answered the public set ({self._reasons()})."
             )
         targets, lessons = {}, {}
-        for place, callback in self.lessons.items():
+        for place in self.lessons:
             if place in mixed or pupils:
-                said = callback.combine(answers, self._kind(answers), round_index)
-                figures |= callback.figures()
+                said = self._combined_answers(place, answers, round_index, figures)
                 if place in mixed:
                     targets[place] = said
                 if pupils:
@@ -404,7 +415,7 @@ class Coordinator:
                     targets=targets if reads else {},
                     lessons=lessons[name],
                 )
-                for place, one in (*order.targets.items(), *order.lessons.items()):
+                for place, one in (order.targets | order.lessons).items():  # type: ignore[operator]
                     volume.count(self.lessons[place].title, down=payload_bytes(one))
             if _leads_on(order):
                 orders[name] = order
@@ -489,11 +500,9 @@ class Coordinator:
         answers = self._answers(replies, volume)
         if not answers:
             return dict(replies)
-        kind = self._kind(answers)
         targets = {}
         for place in dict.fromkeys([*phase, *alone]):
-            targets[place] = self.lessons[place].combine(answers, kind, round_index)
-            figures |= self.lessons[place].figures()
+            targets[place] = self._combined_answers(place, answers, round_index, figures)
         if self.student is not None:
             learned = self.student.learn(self.run_id, round_index, {place: targets[place] for place in alone})
             self._metrics_of_student = learned.metrics
@@ -599,8 +608,14 @@ class Coordinator:
     def _due(self, round_index: int) -> list[tuple[int, EnsembleDistillation]]:
         return [(place, one) for place, one in self.lessons.items() if one.is_due(round_index)]
 
-    def _kind(self, answers: Mapping[str, Tensor]) -> Any:
-        return self.sites.descriptions[next(iter(answers))].kind
+    def _combined_answers(
+        self, place: int, answers: Mapping[str, Tensor], round_index: int, figures: dict[str, float]
+    ) -> Tensor:
+        """Targets of one ensemble, shape ``(P, C)``; its figures are added to those of the round."""
+        sent = {name: {OUTPUTS: one} for name, one in answers.items()}
+        result = self.teachers[place].combine(sent, list(sent), round_index)
+        figures |= {f"federation/{key}": value for key, value in result.figures.items()}
+        return self.teachers[place].memory[GROUP].last[TARGETS]
 
     def _reads(self, name: str) -> bool:
         return self.sites.descriptions[name].reads_public
@@ -619,8 +634,8 @@ class Coordinator:
         if not self._pending:
             return
         headlines = {name: str(one.role.get("headline", "")) for name, one in self.sites.descriptions.items()}
-        for lesson in self.lessons.values():
-            lesson.note_scores(headlines, self._metrics)
+        for teachers in self.teachers.values():
+            teachers.note_scores(headlines, self._metrics)
         done, self._pending = self._pending, {}
         metrics = self._metrics | done["student"]
         self.journal.close_round(done["round"], done["figures"], metrics, done["left"], done["seconds"])
@@ -632,7 +647,7 @@ class Coordinator:
             "roll": self.sites.state_dict(),
             "pools": [average.state_dict() for average in self.averages],
             "methods": {one.place: one.state_dict() for one in self.methods},
-            "lessons": {place: one.state_dict() for place, one in self.lessons.items()},
+            "lessons": {place: one.state_dict() for place, one in self.teachers.items()},
             "pending": self._pending,
             "blamed": self._blamed,
             "open": sorted(self._open),
@@ -658,8 +673,8 @@ class Coordinator:
             average.load_state_dict(state)
         for method in self.methods:
             method.load_state_dict(saved["methods"][method.place])
-        for place, lesson in self.lessons.items():
-            lesson.load_state_dict(saved["lessons"][place])
+        for place, teachers in self.teachers.items():
+            teachers.load_state_dict(saved["lessons"][place])
         self._pending, self._blamed, self._is_spent = saved["pending"], saved["blamed"], saved["spent"]
         self._open, self._stale = set(saved["open"]), set(saved["stale"])
         log.info("Going on with round %d of %d.", self.next_round + 1, self.config.rounds)

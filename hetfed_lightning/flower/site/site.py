@@ -210,7 +210,7 @@ class Site:
 
         def answer(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
             del trainer
-            clock.answer(federation)
+            clock.answer(federation, when="start")
             raise Pause
 
         closed = None if order.finish is None else Place(order.finish, Stage.FINISHED)

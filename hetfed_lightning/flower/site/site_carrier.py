@@ -101,6 +101,12 @@ class SiteCarrier:
         (participant,) = federation.members().values()
         return {key: one for key, one in handed.items() if key in participant.state_dict(keep_vars=True)}
 
+    def close_round(self) -> None:
+        """Nothing: methods that keep no results are not carried."""
+
+    def note_scores(self, headlines: Mapping[str, str], values: Mapping[str, float]) -> None:
+        """Nothing: the coordinator does."""
+
     def context(self, federation: FederationView, name: str) -> Context:
         """Context of the participant."""
         return self.participants.context(federation, name)

@@ -15,7 +15,6 @@ from hetfed_lightning.federated_callback import Career, FederatedCallback
 from hetfed_lightning.federation.preflight_privacy import check_shaped_losses
 from hetfed_lightning.federation.quarantine import quarantine_non_finite
 from hetfed_lightning.federation.round_clock import RoundClock
-from hetfed_lightning.finite import why_not_heard
 from hetfed_lightning.flower.protocol.deployable import carried_methods
 from hetfed_lightning.flower.protocol.description import subjects
 from hetfed_lightning.flower.protocol.orders import Order, Reply
@@ -26,14 +25,13 @@ from hetfed_lightning.local_training.privacy_budgets import open_budgets
 from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup
-from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
-from hetfed_lightning.methods.distillation.teacher_outputs import own_answers
+from hetfed_lightning.methods.distillation.ensemble_distillation import OUTPUTS, EnsembleDistillation
+from hetfed_lightning.methods.participant_side import ParticipantSide
 from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hetfed_lightning.distillation import Ensemble
     from hetfed_lightning.federation.federation import Federation
     from hetfed_lightning.federation_view import FederationView
 
@@ -159,7 +157,7 @@ class SiteRound(RoundClock):
         federation.finish_local_work()
         quarantine_non_finite(federation, losses=True)
         if self.order.answer_after:
-            self.answer(federation)
+            self.answer(federation, when="end")
         self.pause(trainer, federation)
 
     # Parts of an order
@@ -272,24 +270,24 @@ class SiteRound(RoundClock):
         if self.safe is not None:
             federation.guard.hold(dict.fromkeys(subjects(federation), self.safe))
 
-    @property
-    def _ensemble(self) -> Ensemble | None:
-        """The ensemble that the public set is answered for; one message serves all of a configuration."""
-        return next((one.ensemble for one in self.distilling.values()), None)
+    def answer(self, federation: Federation, *, when: Literal["start", "end"]) -> None:
+        """Predict on the public set; outputs that are not finite quarantine the participant.
 
-    def answer(self, federation: Federation) -> None:
-        """Predict on the public set; outputs that are not finite quarantine the participant."""
+        Args:
+            federation: The site's federation.
+            when: Moment of the round.
+        """
+        asks = next(iter(self.distilling.values()))  # One message serves all of a configuration.
         for name in federation.members():
             if name in federation.guard.quarantined:
                 return
-            said = own_answers(federation, [name], self._ensemble)[name]
-            reason = why_not_heard(said, federation[name].task.kind)
-            if not reason:
-                self.reply.answers = said.cpu()
+            said = ParticipantSide(asks, lambda _: {}).send(federation, name, when=when)
+            if not isinstance(said, str):
+                self.reply.answers = said[OUTPUTS].cpu()
             elif federation.round_is_open:
-                federation.quarantine(name, reason)
+                federation.quarantine(name, said)
             else:
-                self.reply.quarantined = reason
+                self.reply.quarantined = said
 
     def pause(self, trainer: L.Trainer, federation: Federation) -> None:
         """Save the state, add shared tensors to the reply, and leave the fit.

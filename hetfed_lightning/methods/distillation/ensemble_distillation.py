@@ -12,36 +12,49 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from hetfed_lightning.batches import split_batch
 from hetfed_lightning.distillation import Ensemble, MeanProbabilities, Teachers, check_temperature
-from hetfed_lightning.distillation.outputs import KINDS, says_of_kinds
-from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
+from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_of_kinds
+from hetfed_lightning.federated_callback import Career, Phase
+from hetfed_lightning.finite import why_not_heard
 from hetfed_lightning.local_training.step_checks import check_follows
 from hetfed_lightning.methods.distillation.distillation_phase import LearningPhase
 from hetfed_lightning.methods.distillation.fleet_distillation import DistillationTerm
 from hetfed_lightning.methods.distillation.soft_targets import Lesson
-from hetfed_lightning.methods.distillation.teacher_outputs import finite_answers, own_answers
-from hetfed_lightning.metrics import agreement_matrix, mean_agreement, payload_bytes
-from hetfed_lightning.participants.first_batch import check_last_public_batch, first_batch, outputs_of
+from hetfed_lightning.methods.distillation.teacher_descriptions import (
+    TeacherKnowledge,
+    lessons_of,
+    outputs_of,
+    teacher_description,
+)
+from hetfed_lightning.methods.messages import Combined, Exchange, Message, When, Work
+from hetfed_lightning.methods.method import About, Method
+from hetfed_lightning.methods.participant_data import ParticipantData, PrivateExamplesError
+from hetfed_lightning.methods.server_memory import ServerMemory
+from hetfed_lightning.metrics import agreement_matrix, mean_agreement
+from hetfed_lightning.participants.first_batch import check_last_public_batch
 from hetfed_lightning.participants.newcomer import taught
-from hetfed_lightning.participants.participant import STUDENT, output_width
+from hetfed_lightning.participants.participant import STUDENT
 from hetfed_lightning.schedules import RoundSchedule, value_in
 from hetfed_lightning.seeding import stream_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import lightning as L
 
-    from hetfed_lightning.federation_view import FederationView
+    from hetfed_lightning.federation_view import Calendar, FederationView
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.terms import FleetTerm
-    from hetfed_lightning.participants.participant import Participant, Stage
+    from hetfed_lightning.methods.context import Context
+    from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)
 
+GROUP, OUTPUTS, TARGETS = "teachers", "outputs", "targets"
+"""Name of the only group, and keys of messages and results."""
 
-class EnsembleDistillation(FederatedCallback):
+
+class EnsembleDistillation(Method):
     """Distils the ensemble of the participants into participants, or into a unified student.
 
     Once per round every teacher predicts on the public set, through its own ``transform``. The ensemble combines the
@@ -79,6 +92,11 @@ class EnsembleDistillation(FederatedCallback):
     """
 
     phase = Phase.DISTILLATION
+    gives_finite = False
+    exchanges = (Exchange("start", "joined"), Exchange("end"))
+    combines_silence = True
+    keeps_results = False
+    needs_scores = True
 
     def __init__(
         self,
@@ -124,11 +142,9 @@ class EnsembleDistillation(FederatedCallback):
         self.name = name
         self.agreement: tuple[tuple[str, ...], Tensor] | None = None
         self._abstaining: frozenset[str] = frozenset()
-        self._scores: dict[str, float] = {}
-        self._class_counts: dict[str, Tensor] = {}
-        self._samples: dict[str, int] = {}
-        self._targets: Tensor | None = None
-        self._lessons: Tensor | None = None
+        self._about: About = {}
+        self._known = TeacherKnowledge()
+        self._given: Tensor | None = None
         self._order: dict[str, tuple[int, Tensor]] = {}
 
     @property
@@ -136,18 +152,13 @@ class EnsembleDistillation(FederatedCallback):
         """Name of the method in tags and messages."""
         return "distillation" if self.name is None else f"distillation:{self.name}"
 
-    @property
-    def state_key(self) -> str:
-        """Key of the state in checkpoints; distinct for two of a class by their ``name``."""
-        return super().state_key if self.name is None else f"{super().state_key}:{self.name}"
-
     # Before training
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Drop the state of an earlier run, unless its trainer goes on; a checkpoint is read after this."""
-        del pl_module
+        super().setup(trainer, pl_module, stage)
         if stage == "fit" and trainer.current_epoch == 0:
-            self.load_state_dict({"scores": {}, "targets": None})
+            self._about, self._known, self._given, self._order = {}, TeacherKnowledge(), None, {}
 
     def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         """Refuse teachers and students whose outputs do not agree, and schedules that leave their range."""
@@ -167,22 +178,15 @@ class EnsembleDistillation(FederatedCallback):
         readers = {name: one for name, one in federation.everyone().items() if name not in self._abstaining}
         for participant in readers.values():
             check_kind(participant, self.ensemble)
-        first: tuple[str, str, int] | None = None
-        for name, participant in readers.items():
-            width = output_width(outputs_of(participant, inputs, "the public set"))
-            kind = participant.task.kind
-            first = first or (participant.label, kind, width)
-            if (kind, width) != first[1:]:
-                raise ValueError(
-                    f"{participant.label} has {width} {kind} output(s), {first[0]} has {first[2]} {first[1]}: "
-                    "participants that distil must have one task and one label space."
-                )
+        super().prepare(trainer, federation)
+        if (student := readers.get(STUDENT)) is not None:
+            first = next(name for name in readers if name != STUDENT)
+            width = ParticipantData(federation, student, self.title).output_width
+            _check_alike(
+                student.label, (student.task.kind, width), readers[first].label, outputs_of(self._about[first])
+            )
+        for name in readers:
             self._check_batches(federation, name, inputs)
-            if self.ensemble.has_own_message and participant.privacy is not None:
-                own_answers(federation, [name], self.ensemble)  # Refused where it reads private examples.
-            if name != STUDENT and _has_targets(federation, name):
-                counts = participant.task.class_counts(data.train_targets(name), width)
-                self.meet(name, data.num_samples(name), counts)
 
     def _check_batches(self, federation: FederationView, name: str, inputs: Any) -> None:
         """Refuse a last public batch of one example for who learns and cannot train on it."""
@@ -193,17 +197,36 @@ class EnsembleDistillation(FederatedCallback):
                 "EnsembleDistillation(batch_size=...)",
             )  # fmt: skip
 
-    def meet(self, name: str, samples: int, class_counts: Tensor | None) -> None:
-        """Register a teacher's data sizes, by which ensembles weight it.
+    def describe(self, participant: Participant, data: ParticipantData) -> Message:
+        """Kind and width of the outputs, number of examples, lessons asked for; examples by class if they are needed.
+
+        Empty for a participant that reads nothing of the public set.
 
         Args:
-            name: Name of the teacher.
-            samples: Number of its training examples.
-            class_counts: Training examples by class, shape ``(C,)``; None for a task without classes.
+            participant: Participant to describe.
+            data: Its training examples and the public set.
         """
-        self._samples[name] = samples
-        if class_counts is not None:
-            self._class_counts[name] = class_counts
+        if not data.reads_public:
+            return {}
+        counts = data.class_counts if "class_counts" in self.ensemble.needs else None
+        lessons = 0 if participant.transfer is None else participant.transfer.distillation_epochs
+        return teacher_description(participant.task.kind, data.output_width, data.num_samples, counts, lessons)
+
+    def groups(self, about: About) -> Mapping[str, Sequence[str]]:
+        """One group of all participants that read the public set.
+
+        Args:
+            about: Descriptions of all participants, by name.
+
+        Raises:
+            ValueError: If their outputs differ in kind or number; names two of them.
+        """
+        outputs = {name: found for name, one in about.items() if (found := outputs_of(one)) is not None}
+        for name, own in outputs.items():
+            first = next(iter(outputs))
+            _check_alike(f"participant {name!r}", own, f"participant {first!r}", outputs[first])
+        self._about, self._known = about, TeacherKnowledge.of(about)
+        return {GROUP: list(outputs)} if outputs else {}
 
     def learners(self, *, has_student: bool) -> tuple[bool, bool]:
         """True if the participants learn, and True if the student does, as a pair."""
@@ -238,57 +261,196 @@ class EnsembleDistillation(FederatedCallback):
 
     # The round
 
+    def mixes(self, round_index: int, *, has_student: bool) -> bool:
+        """True if the local steps of a round distil, for participants that receive targets before them.
+
+        Args:
+            round_index: Index of the round, from 0.
+            has_student: True if there is a unified student.
+        """
+        mutual, _ = self.learners(has_student=has_student)
+        return self.mode == "mixed" and mutual and self.is_due(round_index)
+
+    def senders(self, when: When, round_index: int, about: About, calendar: Calendar) -> Sequence[str]:
+        """Teachers: at a round's start those who have learned something before, at its end those who trained in it.
+
+        They are asked at the start in ``"mixed"`` mode and for the lessons of newcomers, at the end for a phase and for
+        the student. Participants that read nothing of the public set are never asked.
+
+        Args:
+            when: ``"start"`` or ``"end"`` of the round.
+            round_index: Index of the round, from 0.
+            about: Descriptions of all known participants, by name.
+            calendar: Cohort of each round.
+        """
+        if when == "end":
+            mutual, student = self.learners(has_student=calendar.has_student)
+            distils = self.is_due(round_index) and (student or (mutual and self.mode == "phase"))
+            return _readers(calendar.active_names(round_index), about) if distils else []
+        pupils = self.pupils(round_index, about, calendar)
+        if not (pupils or self.mixes(round_index, has_student=calendar.has_student)):
+            return []
+        new = {*calendar.newcomers(round_index), *pupils}
+        return _readers([name for name in calendar.joined(round_index) if name not in new], about)
+
+    def receivers(self, when: When, round_index: int, about: About, calendar: Calendar) -> Sequence[str]:
+        """Participants that learn: those who train in the round, or newcomers in their first.
+
+        The student receives nothing, since it is where the targets are made.
+
+        Args:
+            when: ``"start"`` or ``"end"`` of the round.
+            round_index: Index of the round, from 0.
+            about: Descriptions of all known participants, by name.
+            calendar: Cohort of each round.
+        """
+        mutual, _ = self.learners(has_student=calendar.has_student)
+        mixes = self.mixes(round_index, has_student=calendar.has_student)
+        if when == "start" and not mixes:
+            return self.pupils(round_index, about, calendar)
+        return _readers(calendar.active_names(round_index), about) if mixes or (mutual and self.mode == "phase") else []
+
+    def pupils(self, round_index: int, about: About, calendar: Calendar) -> list[str]:
+        """Names of participants that train for the first time after joining a run in progress, and ask for lessons.
+
+        One that is not sampled in the round in which it joins holds what is shared on loan, and learns when it is.
+
+        Args:
+            round_index: Index of the round, from 0.
+            about: Descriptions of all known participants, by name.
+            calendar: Cohort of each round.
+        """
+        found = []
+        for name in calendar.active_names(round_index) if round_index else ():
+            joined_at = calendar.joined_at(name) if lessons_of(about.get(name, {})) else 0
+            earlier = range(joined_at, round_index)
+            if joined_at > 0 and not any(name in calendar.active_names(one) for one in earlier):
+                found.append(name)
+        return found
+
+    def may_exchange(self, federation: FederationView, round_index: int) -> bool:
+        """False if all teachers of the round have been left out of it."""
+        del round_index
+        left = federation.guard.quarantined
+        return not left or any(name not in self._abstaining for name in federation.contributors())
+
+    def send(self, participant: Participant, data: ParticipantData, work: Work, context: Context) -> Message:
+        """Outputs on the public set, or what the ensemble asks for in their place, shape ``(P, C)``.
+
+        Args:
+            participant: The teacher.
+            data: Its training examples and the public set.
+            work: Unused.
+            context: Unused.
+
+        Raises:
+            PrivateExamplesError: If the ensemble asks for what is made of examples protected by DP-SGD.
+        """
+        del participant, work, context
+        if not self.ensemble.has_own_message:
+            return {OUTPUTS: data.public_outputs}
+        try:
+            features = data.public_features
+            return {OUTPUTS: at_least_float32(self.ensemble.message(data.public_outputs, features, data))}
+        except PrivateExamplesError as error:
+            raise PrivateExamplesError(f"{error} It is {type(self.ensemble).__name__} that asks for them.") from error
+
+    def fault_of(self, message: Message, kind: str) -> str:
+        """Reason for which outputs cannot be distilled: not finite, or too large; empty if they can.
+
+        Args:
+            message: Outputs on the public set, shape ``(P, C)``.
+            kind: Kind of outputs, such as ``"multiclass"``.
+        """
+        return why_not_heard(message[OUTPUTS], kind)
+
+    def combine(
+        self,
+        sent: Mapping[str, Message],
+        asked: Sequence[str],
+        about: About,
+        server: ServerMemory,
+        round_index: int,
+    ) -> Combined:
+        """Softened targets of the ensemble, shape ``(P, C)``, and the agreement of its teachers.
+
+        Args:
+            sent: Finite outputs on the public set by teacher, shape ``(P, C)`` each.
+            asked: Names of all teachers that were asked.
+            about: Descriptions of all participants that read the public set.
+            server: Validation scores of the teachers.
+            round_index: Index of the round, which sets the temperature.
+
+        Raises:
+            RuntimeError: If no teacher is left.
+        """
+        if not sent:
+            raise RuntimeError(
+                f"Round {round_index}: no teacher has finite predictions on the public set; asked: {', '.join(asked)}."
+            )
+        kind, _ = outputs_of(about[next(iter(sent))]) or ("", 0)
+        answers, are_messages = {name: one[OUTPUTS] for name, one in sent.items()}, self.ensemble.has_own_message
+        teachers = TeacherKnowledge.of(about, server.scores).teachers(answers, kind, are_messages=are_messages)
+        self.agreement = None
+        if kind in KINDS and not are_messages:
+            # When outputs of another kind say the same nobody knows.
+            self.agreement = (tuple(sent), agreement_matrix(teachers.logits, kind).cpu())
+        targets = self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
+        figures = {} if self.agreement is None else {"teacher_agreement": mean_agreement(self.agreement[1])}
+        return Combined({TARGETS: targets}, figures)
+
+    def teachers(self, answers: Mapping[str, Tensor], kind: str) -> Teachers:
+        """Outputs of K teachers with the data sizes and validation scores in the checkpoint that was read.
+
+        Args:
+            answers: Outputs on the public set by teacher, shape ``(P, C)`` each.
+            kind: Kind of outputs, such as ``"multiclass"``.
+        """
+        return self._known.teachers(answers, kind, are_messages=self.ensemble.has_own_message)
+
+    # Learning
+
+    @property
+    def targets(self) -> Tensor | None:
+        """Softened targets of the public set in force, shape ``(P, C)``; None before an exchange of the round."""
+        if self._given is not None or self.carrier is None:
+            return self._given
+        return self.carrier.last(GROUP).get(TARGETS)
+
+    def set_targets(self, targets: Tensor | None) -> None:
+        """Set the targets of a round's local steps, at a site.
+
+        Args:
+            targets: Softened targets of the public set, shape ``(P, C)``; None if the local steps do not distil.
+        """
+        self._given, self._order = targets, {}
+
     def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
-        """Compute the targets before the local steps: in ``"mixed"`` mode, and for newcomers not sampled on joining."""
-        del trainer
-        self.set_targets(None)
-        mutual, _ = self.learners(has_student=federation.student is not None)
-        pupils = self._pupils(federation, round_index)
-        teachers = self._teachers_before(federation, round_index, pupils)
-        if self.mode == "mixed" and mutual and self.is_due(round_index) and teachers:
-            self._targets = self._ask(federation, teachers, round_index)
-            students = self._readers(federation.active_names(round_index))
-            federation.count_bytes(self.title, down=payload_bytes(self._targets) * len(students))
+        """Begin the round's public batches anew; the exchange at the round's start follows."""
+        super().on_round_start(trainer, federation, round_index)
+        self._order = {}
+
+    def on_round_started(self, federation: FederationView, round_index: int) -> None:
+        """Hand out the targets of the round's start, and teach pupils that had joined earlier.
+
+        Args:
+            federation: The federation, in the round.
+            round_index: Index of the round, from 0.
+        """
+        super().on_round_started(federation, round_index)
         newcomers = federation.newcomers(round_index)
-        self._give_lessons(federation, [name for name in pupils if name not in newcomers], round_index)
+        self._give_lessons(federation, lambda name: name not in newcomers, round_index)
 
     def on_join(self, trainer: L.Trainer, federation: FederationView, names: Sequence[str], round_index: int) -> None:
         """Teach sampled newcomers whose ``transfer`` asks for it with the ensemble of the earlier participants."""
         del trainer
-        pupils = self._pupils(federation, round_index)
-        self._give_lessons(federation, [name for name in names if name in pupils], round_index)
+        self._give_lessons(federation, names.__contains__, round_index)
 
-    def _pupils(self, federation: FederationView, round_index: int) -> list[str]:
-        """Who trains for the first time in this round, having joined a federation that there was, and asks for lessons.
-
-        One that is not drawn in the round in which it joins holds what is shared on loan, and learns when it is drawn.
-        """
-        found = []
-        for name in self._readers(federation.active_names(round_index)):
-            transfer, joins_at = federation[name].transfer, federation[name].joins_at
-            if transfer is None or transfer.distillation_epochs == 0 or joins_at == 0:
-                continue
-            if not any(name in federation.active_names(earlier) for earlier in range(joins_at, round_index)):
-                found.append(name)
-        return found
-
-    def _teachers_before(self, federation: FederationView, round_index: int, pupils: Sequence[str]) -> list[str]:
-        """Those who were there before the round and know something of it."""
-        new = {*federation.newcomers(round_index), *pupils}
-        return [name for name in self._readers(federation.joined(round_index)) if name not in new]
-
-    def _give_lessons(self, federation: FederationView, pupils: Sequence[str], round_index: int) -> None:
-        teachers = self._teachers_before(federation, round_index, self._pupils(federation, round_index))
-        if not pupils or not teachers:
-            return
-        if self._lessons is None:  # Where the local steps distil too, the same teachers have just answered.
-            asked = self._ask(federation, teachers, round_index) if self._targets is None else self._targets
-            self._lessons = asked
-        federation.count_bytes(self.title, down=payload_bytes(self._lessons) * len(pupils))
-        passes = {
-            name: transfer.distillation_epochs for name in pupils if (transfer := federation[name].transfer) is not None
-        }
-        self.teach(federation, passes, self._lessons, round_index)
+    def _give_lessons(self, federation: FederationView, among: Callable[[str], bool], round_index: int) -> None:
+        pupils = list(filter(among, self.pupils(round_index, self._about, federation)))
+        if pupils and self.targets is not None:
+            passes = {name: lessons_of(self._about[name]) for name in pupils}
+            self.teach(federation, passes, self.targets, round_index)
 
     def teach(self, federation: FederationView, pupils: Mapping[str, int], targets: Tensor, round_index: int) -> None:
         """Teach newcomers, with the frozen rounds of their ``transfer`` heeded.
@@ -306,52 +468,42 @@ class EnsembleDistillation(FederatedCallback):
                 phase.alone(federation[name])
         federation.ranks.synchronise(list(pupils))
 
-    def set_targets(self, targets: Tensor | None) -> None:
-        """Set the targets of a round's local steps.
-
-        Args:
-            targets: Softened targets of the public set, shape ``(P, C)``; None if the local steps do not distil.
-        """
-        self._targets, self._lessons = targets, None
-        self._order = {}
-
     def adds_to_loss(self, federation: FederationView) -> bool:
         """True if the local steps of this round distil."""
-        del federation
-        return self._targets is not None
+        return self._mixed_targets(federation) is not None
+
+    def _mixed_targets(self, federation: FederationView) -> Tensor | None:
+        mixes = self.mixes(federation.current_round, has_student=federation.has_student)
+        return self.targets if mixes else None
 
     def local_loss(self, federation: FederationView, participant: Participant, batch_idx: int) -> Tensor | None:
         """Distillation loss on a public batch in ``"mixed"`` mode, a scalar; None if this step does not distil."""
-        name = participant.name
-        if self._targets is None or name is None or name == STUDENT:
+        name, targets = participant.name, self._mixed_targets(federation)
+        if targets is None or name is None or name == STUDENT:
             return None
         indices = self._learned_in(federation, name, batch_idx)
         if indices is None:
             return None
-        return self._lesson(federation, self._targets, federation.current_round).loss(participant, indices)
+        return self._lesson(federation, targets, federation.current_round).loss(participant, indices)
 
     def fleet_term(self, federation: FederationView, fleet: Fleet) -> FleetTerm | None:
         """Distillation term of a fleet's members in ``"mixed"`` mode; None if this round does not distil."""
-        if self._targets is None:
+        targets = self._mixed_targets(federation)
+        if targets is None:
             return None
-        lesson = self._lesson(federation, self._targets, federation.current_round)
+        lesson = self._lesson(federation, targets, federation.current_round)
         return DistillationTerm(lesson, fleet, partial(self._learned_in, federation))
 
     def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
-        """Compute the targets now and distil, in ``"phase"`` mode and for the student."""
+        """Hand out the targets of the round's end and distil, in ``"phase"`` mode and for the student."""
         del trainer
-        self._targets = None
-        mutual, student = self.learners(has_student=federation.student is not None)
-        teachers = self._readers(federation.contributors())
-        names = teachers if mutual and self.mode == "phase" else []
-        names = names + ([STUDENT] if student else [])
-        if not names or not teachers or not self.is_due(round_index):
-            return
-        targets = self._ask(federation, teachers, round_index)
-        names = [name for name in names if name not in federation.guard.quarantined]
-        learners = sum(name != STUDENT for name in names)
-        federation.count_bytes(self.title, down=payload_bytes(targets) * learners)
-        self.learn(federation, names, targets, round_index)
+        self.carried.hand_out(federation, round_index)
+        mutual, student = self.learners(has_student=federation.has_student)
+        names = self._readers(federation.contributors()) if mutual and self.mode == "phase" else []
+        names += [STUDENT] if student and STUDENT not in federation.guard.quarantined else []
+        if names and self.targets is not None:
+            self.learn(federation, names, self.targets, round_index)
+        self.carried.close_round()
 
     def learn(self, federation: FederationView, names: Sequence[str], targets: Tensor, round_index: int) -> None:
         """Train participants, or the student, on the targets in a phase.
@@ -406,100 +558,60 @@ class EnsembleDistillation(FederatedCallback):
             self._order[name] = (sweep, torch.randperm(size, generator=generator))
         return self._order[name][1][position * self.batch_size : (position + 1) * self.batch_size]
 
-    # The teachers
-
-    def _ask(self, federation: FederationView, names: list[str], round_index: int) -> Tensor:
-        """Softened targets of the ensemble on the whole public set, shape ``(N, C)``."""
-        asked = finite_answers(federation, names, round_index, self.ensemble)
-        federation.count_bytes(self.title, up=payload_bytes(list(asked.values())))
-        targets = self.combine(asked, federation[next(iter(asked))].task.kind, round_index)
-        federation.log_round(self.figures())
-        return targets
-
-    @torch.no_grad()
-    def combine(self, answers: Mapping[str, Tensor], kind: str, round_index: int) -> Tensor:
-        """Softened targets of the ensemble, shape ``(P, C)``, from the outputs of its teachers.
-
-        Args:
-            answers: Finite outputs on the public set by teacher, shape ``(P, C)`` each.
-            kind: Kind of outputs, such as ``"multiclass"``.
-            round_index: Index of the round, which sets the temperature.
-        """
-        teachers = self.teachers(answers, kind)
-        self.agreement = None
-        if (
-            kind in KINDS and not self.ensemble.has_own_message
-        ):  # When outputs of another kind say the same nobody knows.
-            self.agreement = (tuple(answers), agreement_matrix(teachers.logits, teachers.kind).cpu())
-        return self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
-
-    def figures(self) -> dict[str, float]:
-        """Agreement of the last teachers, by tag; empty before the first round that distils."""
-        return {} if self.agreement is None else {"federation/teacher_agreement": mean_agreement(self.agreement[1])}
-
-    def teachers(self, answers: Mapping[str, Tensor], kind: str) -> Teachers:
-        """Outputs of K teachers with their data sizes and validation scores, the input of ensembles.
-
-        Args:
-            answers: Outputs on the public set by teacher, shape ``(P, C)`` each.
-            kind: Kind of outputs, such as ``"multiclass"``.
-        """
-        logits = torch.stack(list(answers.values()))
-        device = logits.device
-        known = bool(self._class_counts) and self._class_counts.keys() >= set(answers)
-        counts = [self._class_counts[name] for name in answers] if known else None
-        return Teachers(
-            logits=logits,
-            kind=kind,
-            names=tuple(answers),
-            samples=torch.tensor([float(self._samples.get(name, 1)) for name in answers], device=device),
-            class_counts=None if counts is None else torch.stack(counts).to(device),
-            # Before the first validation all count the same.
-            scores=torch.tensor(
-                [self._scores.get(name, 1.0 if not self._scores else 0.0) for name in answers], device=device
-            ),
-            are_messages=self.ensemble.has_own_message,
-        )
-
-    def on_metrics(
-        self, trainer: L.Trainer, federation: FederationView, stage: Stage, values: Mapping[str, float]
-    ) -> None:
-        """Record each participant's own validation score, for ensembles that weight by it."""
-        if stage != "val" or trainer.sanity_checking:
-            return
-        self.note_scores({name: one.task.headline for name, one in federation.members().items()}, values)
-
-    def note_scores(self, headlines: Mapping[str, str], values: Mapping[str, float]) -> None:
-        """Record each teacher's validation score, clamped to [0, 1]; a missing or NaN score leaves the last one.
-
-        Args:
-            headlines: Name of the headline metric by participant.
-            values: Metrics by tag, such as ``"val_accuracy/hospital_a"``.
-        """
-        for name, headline in headlines.items():
-            score = values.get(f"val_{headline}/{name}")
-            if score is not None and score == score:  # noqa: PLR0124 - NaN where a metric could not be computed
-                self._scores[name] = min(1.0, max(0.0, score))
-
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
         """Data sizes and scores of the teachers, and the targets of a round in progress."""
-        return {
-            "scores": self._scores,
-            "targets": self._targets,
-            "samples": self._samples,
-            "class_counts": self._class_counts,
-        }
+        return self.as_saved(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the state of a checkpoint."""
-        self._scores = dict(state_dict["scores"])
-        self._targets = state_dict["targets"]
+        samples, counts = state_dict.get("samples", {}), state_dict.get("class_counts", {})
         # A run finds both in its data; who joins a trained federation has not got that.
-        self._samples = dict(state_dict.get("samples", {}))
-        self._class_counts = dict(state_dict.get("class_counts", {}))
+        self._known = TeacherKnowledge(dict(samples), dict(counts), dict(state_dict["scores"]))
+        super().load_state_dict(self.memory_of(state_dict))
         self._order = {}
+
+    def as_saved(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """State for a checkpoint, from the state of a carrier.
+
+        Args:
+            found: State of the carrier; empty without one.
+        """
+        server = found.get("server", {"memory": {}, "scores": self._known.scores})
+        return {
+            "scores": dict(server["scores"]),
+            "targets": server["memory"][GROUP]["last"].get(TARGETS) if GROUP in server["memory"] else None,
+            "samples": dict(self._known.samples),
+            "class_counts": dict(self._known.class_counts),
+            "memory": found.get("memory", {}),
+        }
+
+    @staticmethod
+    def memory_of(saved: Mapping[str, Any]) -> dict[str, Any]:
+        """State of a carrier, from the state in a checkpoint.
+
+        Args:
+            saved: Result of :meth:`state_dict`, also of an older version.
+        """
+        last = {} if saved["targets"] is None else {TARGETS: saved["targets"]}
+        memory = {GROUP: {"last": last, "own": {}, "tensors": {}, "kept": {}}}
+        groups = {GROUP: list(saved.get("samples", {}))}
+        server = {"groups": groups, "memory": memory, "scores": saved["scores"]}
+        return {"server": server, "memory": saved.get("memory", {})}
+
+
+def _readers(names: Iterable[str], about: About) -> list[str]:
+    """Those of ``names`` who read something of the public set."""
+    return [name for name in names if outputs_of(about.get(name, {})) is not None]
+
+
+def _check_alike(who: str, own: tuple[str, int], first: str, others: tuple[str, int] | None) -> None:
+    if others is not None and own != others:
+        raise ValueError(
+            f"{who} has {own[1]} {own[0]} output(s), {first} has {others[1]} {others[0]}: participants that distil "
+            "must have one task and one label space."
+        )
 
 
 def check_kind(participant: Participant, ensemble: Ensemble) -> None:
@@ -551,12 +663,6 @@ def _abstaining(federation: FederationView, inputs: Any) -> frozenset[str]:
                  "learns.",
                  everyone[name].label, found)  # fmt: skip
     return frozenset(names)
-
-
-def _has_targets(federation: FederationView, name: str) -> bool:
-    """Whether a participant's batches are pairs of inputs and target; its own steps may take others."""
-    data = federation.federated_data
-    return split_batch(first_batch(data.source(name).dataset, collate_fn=data.collate_fn))[1] is not None
 
 
 def _check_settings(temperature: float | RoundSchedule, weight: float | RoundSchedule, round_index: int) -> None:

@@ -13,6 +13,7 @@ from hetfed_lightning.data.blocks import StackedBatch, stacked
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.distillation.outputs import at_least_float32, two_columns
 from hetfed_lightning.fleets.compatibility import keeps_up
+from hetfed_lightning.methods.public_outputs import on_device
 from hetfed_lightning.tasks import Task
 
 if TYPE_CHECKING:
@@ -134,15 +135,3 @@ class Lesson:
 
     def _targets_of(self, indices: Tensor) -> Tensor:
         return self.targets[indices.to(self.targets.device)].to(self.federation.device)
-
-
-def on_device(federation: FederationView, indices: Tensor) -> Any:
-    """Raw inputs of public examples, on the federation's device and in its precision.
-
-    Args:
-        federation: Federation with the public set.
-        indices: Indices of public examples, shape ``(B,)``.
-    """
-    inputs = federation.federated_data.public_inputs(indices)
-    inputs = federation.trainer.strategy.batch_to_device(inputs, federation.device)
-    return federation.trainer.precision_plugin.convert_input(inputs)

@@ -267,6 +267,8 @@ def test_every_ensemble(ensemble: Ensemble, mode: Any) -> None:
 class Gathers(Ensemble):
     """Keeps what it is told."""
 
+    needs = ("samples", "class_counts", "scores")
+
     def __init__(self) -> None:
         self.told: list[Teachers] = []
 
@@ -597,6 +599,6 @@ def test_a_message_is_not_made_of_private_examples() -> None:
     pytest.importorskip("opacus")
     private = DPSGD(noise_multiplier=1.0, max_grad_norm=1.0, delta=1e-3, max_epsilon=100)
     federation = tiny_federation(participant={"privacy": private})
-    with pytest.raises(ValueError, match=r"participant 'a': privacy=DPSGD.*beside Density"):
+    with pytest.raises(ValueError, match=r"participant 'a': privacy=DPSGD.*beside distillation.*It is Density"):
         fit(federation, tiny_data(), 1, EnsembleDistillation(Density()))
     assert not federation.has_trained
