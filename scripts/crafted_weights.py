@@ -66,7 +66,7 @@ def rows_read(rows: int, optimizer: Callable[[object], torch.optim.Optimizer], p
     threshold = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(1 - 1 / rows))
     crafted[BIAS] = torch.full((UNITS,), -float(threshold))
     with tempfile.TemporaryDirectory() as folder:
-        order = Order("run", begin=0, shared={0: crafted}, keys={0: tuple(crafted)})
+        order = Order("run", begin=0, shared={0: crafted}, messages={0: tuple(crafted)})
         reply = Site(parts, folder).carry_out(order).shared[0]
     return _near(features, _quotients(reply, crafted))
 

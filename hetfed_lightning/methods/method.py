@@ -236,6 +236,27 @@ class Method(FederatedCallback):
         del name
         return None
 
+    @property
+    def sends_state(self) -> bool:
+        """True if messages are parts of participants' states, named by :meth:`state_keys`."""
+        kind = type(self)
+        return kind.state_keys is not Method.state_keys and kind.send is Method.send
+
+    def offered_keys(self, participant: Participant) -> Sequence[str] | None:
+        """Keys of a participant's state that may travel in this method's name; None to go by the message's layout.
+
+        Between institutions a site knows no groups. It sends and replaces none but these, whatever a coordinator names.
+
+        Args:
+            participant: Participant of this process or site.
+        """
+        return self.state_keys(participant.name or "") if self.sends_state else None
+
+    @property
+    def reads_received(self) -> bool:
+        """True if a hook may read ``context.received``, which each state of a site then holds."""
+        return True
+
     def keys_of(self, group: str, keys: Sequence[str]) -> Sequence[str]:
         """Keys that belong to one group, among a member's :meth:`state_keys`; all by default.
 
@@ -548,11 +569,24 @@ class Method(FederatedCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Groups, results, and the memory of server and participants."""
-        return dict(self._saved or {}) if self.carrier is None else self.carrier.state_dict()
+        return self.as_saved(dict(self._saved or {}) if self.carrier is None else self.carrier.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the state of a checkpoint, once the method has a carrier."""
-        self._saved = state_dict
+        self._saved = self.memory_of(state_dict)
+
+    def as_saved(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """State for a checkpoint, from the state of a carrier.
+
+        Args:
+            found: State of the carrier; empty without one.
+        """
+        return dict(found)
+
+    @staticmethod
+    def memory_of(saved: Mapping[str, Any]) -> dict[str, Any]:
+        """State of a carrier, from the state in a checkpoint."""
+        return dict(saved)
 
     def is_due(self, round_index: int) -> bool:
         """True if messages travel in a round; every round by default."""

@@ -9,6 +9,7 @@ _FAULT = "tests/flower/test_failures.py::test_a_fault_costs_the_site_one_round"
 _COORDINATOR = "hetfed_lightning/flower/coordinator/coordinator.py"
 _CHECKS = "hetfed_lightning/flower/protocol/reply_checks.py"
 _ORDER_CHECKS = "hetfed_lightning/flower/site/order_checks.py"
+_METHOD_CHECKS = "hetfed_lightning/flower/site/method_checks.py"
 _SITE = "hetfed_lightning/flower/site/site.py"
 _ACCOUNT = "tests/flower/test_account_file.py"
 _LIES = "tests/flower/test_coordinators_that_lie.py"
@@ -28,8 +29,8 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 "hetfed_lightning/flower/site/site_round.py",
-                "if callback.is_due(round_index) else ()",
-                "",
+                " and method.is_due(round_index):\n",
+                ":\n",
                 (f"{_PARITY}[averaging, everything else]",),
             ),
             Mutation(
@@ -48,15 +49,15 @@ PROMISES: tuple[Promise, ...] = (
         "or names rounds of 10^6 to 2^62",
         (
             Mutation(
-                _ORDER_CHECKS,
-                '                self._check_keys(place, participant, keys, "asks for")\n',
-                "                pass\n",
+                _METHOD_CHECKS,
+                "        if fault := _fault_of_keys(method, keys, participant):\n",
+                '        if fault := "":\n',
                 (f"{_LIES}::test_it_is_refused",),
             ),
             Mutation(
-                _ORDER_CHECKS,
-                "            if wanted != found:\n",
-                "            if False:\n",
+                _METHOD_CHECKS,
+                "        if found.shape != here.shape or not torch.can_cast(found.dtype, here.dtype):\n",
+                "        if False:\n",
                 (f"{_LIES}::test_it_is_refused",),
             ),
             Mutation(
@@ -66,9 +67,9 @@ PROMISES: tuple[Promise, ...] = (
                 (f"{_LIES}::test_it_is_refused",),
             ),
             Mutation(
-                "hetfed_lightning/flower/site/site_round.py",
-                "participant.state_of(keys).items()",
-                "participant.state_of(participant.state_dict()).items()",
+                "hetfed_lightning/flower/site/site_carrier.py",
+                "participant.state_of(self._order.messages[self._place])",
+                "participant.state_of(participant.state_dict())",
                 ("tests/flower/test_messages.py::test_nothing_else_travels",),
             ),
             Mutation(

@@ -30,7 +30,7 @@ from tests.flower.federating import Callbacks, Deployed
 pytestmark = pytest.mark.promise("account")
 
 KEYS = {0: ("backbone.0.weight", "backbone.0.bias")}
-BEGIN = Order("run", begin=0, keys=KEYS)
+BEGIN = Order("run", begin=0, messages=KEYS)
 
 
 def averaging() -> list[BackboneAveraging | EnsembleDistillation]:
@@ -81,7 +81,7 @@ def test_the_same_order_has_the_same_reply_and_costs_nothing(site: Site, tmp_pat
     again = federation(tmp_path).grid.sites["a"]  # Another process.
     assert same(again.carry_out(BEGIN), first)
     assert spent(tmp_path) == in_newest_state(tmp_path) == steps
-    following = Order("run", finish=0, begin=1, keys=KEYS, shared={0: first.shared[0]})
+    following = Order("run", finish=0, begin=1, messages=KEYS, shared={0: first.shared[0]})
     second = site.carry_out(following)
     assert second.metrics["val_accuracy/a"] >= 0
     assert same(site.carry_out(following), second)
@@ -91,7 +91,7 @@ def test_the_same_order_has_the_same_reply_and_costs_nothing(site: Site, tmp_pat
 def test_any_other_order_counts(site: Site, tmp_path: Path) -> None:
     first = site.carry_out(BEGIN)
     orders = [
-        replace(BEGIN, keys={0: KEYS[0][:1]}),
+        replace(BEGIN, messages={0: KEYS[0][:1]}),
         replace(BEGIN, shared={0: first.shared[0]}),
         replace(BEGIN, run="another"),
         replace(BEGIN, begin=1),
@@ -138,7 +138,7 @@ class Killed(BaseException):
 def test_killed_around_the_account_a_round_counts_once(
     owner: type, step: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site.carry_out(Order("run", keys=KEYS))  # The account is there.
+    site.carry_out(Order("run", messages=KEYS))  # The account is there.
 
     def end(*args: Any) -> None:
         raise Killed
@@ -292,13 +292,13 @@ def test_nothing_is_trained_without_a_reliable_account(tmp_path: Path) -> None:
     deployed = federation(tmp_path)
     site, folder = deployed.grid.sites["a"], tmp_path / "a"
     site.carry_out(BEGIN)
-    site.carry_out(following := Order("run", finish=0, begin=1, keys=KEYS))
+    site.carry_out(following := Order("run", finish=0, begin=1, messages=KEYS))
     files = {path: path.read_bytes() for path in (folder / ACCOUNT, folder / HEAD)}
     states = sorted(path.name for path in (folder / "run").glob("*.ckpt"))
     for damage, found in FAULTS.items():
         damage(folder / ACCOUNT)
         said = f"participant 'a': the account of its privacy, .*: {found}.* from a backup"
-        for order in (following, Order("run", finish=1, begin=2, keys=KEYS), replace(BEGIN, run="another")):
+        for order in (following, Order("run", finish=1, begin=2, messages=KEYS), replace(BEGIN, run="another")):
             with pytest.raises(AccountError, match=said):
                 site.carry_out(order)
         assert sorted(path.name for path in (folder / "run").glob("*.ckpt")) == states, damage
@@ -317,18 +317,18 @@ def test_another_participants_account(site: Site, tmp_path: Path) -> None:
 def test_an_older_copy_of_the_account_is_told_by_the_states(site: Site, tmp_path: Path) -> None:
     site.carry_out(BEGIN)
     older = {path: path.read_bytes() for path in (tmp_path / "a" / ACCOUNT, tmp_path / "a" / HEAD)}
-    site.carry_out(Order("run", finish=0, begin=1, keys=KEYS))
+    site.carry_out(Order("run", finish=0, begin=1, messages=KEYS))
     for path, content in older.items():
         path.write_bytes(content)
     with pytest.raises(AccountError, match="a state in this folder tells of 3 releases that are not in it"):
-        site.carry_out(Order("run", finish=1, begin=2, keys=KEYS))
+        site.carry_out(Order("run", finish=1, begin=2, messages=KEYS))
 
 
 def test_a_line_that_was_never_written_whole_is_none(site: Site, tmp_path: Path) -> None:
     site.carry_out(BEGIN)
     with (tmp_path / "a" / ACCOUNT).open("ab") as file:
         file.write(b'{"participant": "a", "run": "run", "rou')
-    site.carry_out(Order("run", finish=0, begin=1, keys=KEYS))
+    site.carry_out(Order("run", finish=0, begin=1, messages=KEYS))
     assert [line["round"] for line in lines(tmp_path)] == [0, 1]
 
 
@@ -336,11 +336,11 @@ def test_a_line_that_was_never_written_whole_is_none(site: Site, tmp_path: Path)
 def test_an_account_begins_anew_with_what_is_known(damage: Callable[[Path], None], site: Site, tmp_path: Path) -> None:
     folder = tmp_path / "a"
     site.carry_out(BEGIN)
-    site.carry_out(Order("run", finish=0, begin=1, keys=KEYS))
+    site.carry_out(Order("run", finish=0, begin=1, messages=KEYS))
     damage(folder / ACCOUNT)
     assert begin_account(folder, "a").releases == 6
     assert (len(list(folder.glob(f"{ACCOUNT}.*"))) == 1) == (damage is not removed)
-    site.carry_out(Order("run", finish=1, begin=2, keys=KEYS))
+    site.carry_out(Order("run", finish=1, begin=2, messages=KEYS))
     assert [line["round"] for line in lines(tmp_path)] == [-1, 2]
     assert spent(tmp_path) == in_newest_state(tmp_path) == 9
 

@@ -44,20 +44,22 @@ def learned(targets: torch.Tensor) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"keys": {1: ("head.weight",)}}, "asks for head.weight, which this site does not share"),
-        ({"keys": {0: (WEIGHT,)}}, "asks for callback 0, which this site does not share"),
-        ({"keys": {7: (WEIGHT,)}}, "asks for callback 7"),
-        ({"keys": {1: (WEIGHT, BIAS) * 100_000}}, "asks for 200,000 keys of callback 1, some of them several times"),
-        ({"shared": {1: HEAD}}, "sends head.weight, which this site does not share"),
-        ({"shared": {0: HEAD}}, "sends callback 0"),
+        ({"messages": {1: ("head.weight",)}}, "asks for head.weight, which this site does not share"),
+        ({"messages": {0: (WEIGHT,)}}, "asks for a message of callback 0, which is no method of this site"),
+        ({"messages": {7: (WEIGHT,)}}, "asks for a message of callback 7"),
+        (
+            {"messages": {1: (WEIGHT, BIAS) * 100_000}},
+            "asks for 200,000 keys of averaging, some of them several times",
+        ),
+        ({"shared": {1: HEAD}}, "replaces head.weight, which averaging does not send and this site does not share"),
+        ({"shared": {0: HEAD}}, "sends a result of callback 0"),
         ({"shared": {1: BACKBONE}}, "is not finite"),
-        (weight(2e12), r"a number of magnitude 2e\+12 in backbone\.0\.weight; 1e\+12 is the most"),
-        (weight(3e38), r"a number of magnitude 3e\+38 in backbone\.0\.weight"),
-        (weight(1.0, 1), r"sends backbone\.0\.weight of shape \(1,\) and torch\.float32; here it is of \(5, 4\)"),
+        (weight(2e12), r"replaces backbone\.0\.weight by a number of magnitude 2e\+12; 1e\+12 is the most"),
+        (weight(3e38), r"backbone\.0\.weight by a number of magnitude 3e\+38"),
+        (weight(1.0, 1), r"by a tensor of shape \(1,\) and torch\.float32; here it is of \(5, 4\)"),
         (weight(1.0, 20), r"of shape \(20,\)"),
-        (weight(1.0, dtype=torch.float64), "and torch.float64; here it is of"),
+        (weight(1e300, dtype=torch.float64), r"backbone\.0\.weight by numbers that torch\.float32 does not hold"),
         (weight(1.0, dtype=torch.complex64), "and torch.complex64"),
-        (weight(1.0, dtype=torch.int64), "and torch.int64"),
         (learned(torch.full((10, 3), torch.nan)), r"expected finite ones of shape \(10, 3\)"),
         (learned(SURE[:9]), r"of shape \(9, 3\)"),
         (learned(SURE[:, :2]), r"of shape \(10, 2\)"),
@@ -81,10 +83,10 @@ def learned(targets: torch.Tensor) -> dict[str, Any]:
 )
 @pytest.mark.parametrize("trained", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_it_is_refused(changes: dict[str, Any], said: str, trained: bool, site: Site, tmp_path: Path) -> None:
-    order = Order("run", begin=0, keys=KEYS)
+    order = Order("run", begin=0, messages=KEYS)
     if trained:
         site.carry_out(order)
-        order = Order("run", finish=0, begin=1, keys=KEYS)
+        order = Order("run", finish=0, begin=1, messages=KEYS)
     before = files(tmp_path / "a")
     with pytest.raises(OrderError, match=f"participant 'a': .*{said}"):
         site.carry_out(replace(order, **changes))
@@ -106,8 +108,8 @@ def test_answers_to_a_public_set_that_is_not_there(asked: str, tmp_path: Path) -
 
 def test_an_offer_is_asked_for_no_more(site: Site) -> None:
     with pytest.raises(OrderError, match=r"asks for head\.bias"):
-        site.carry_out(Order("run", keys={1: ("head.bias",)}))
-    assert site.carry_out(Order("run", keys=KEYS)).shared[1].keys() == {BIAS}
+        site.carry_out(Order("run", messages={1: ("head.bias",)}))
+    assert site.carry_out(Order("run", messages=KEYS)).shared[1].keys() == {BIAS}
 
 
 # What a site has learned
@@ -116,7 +118,7 @@ def test_an_offer_is_asked_for_no_more(site: Site) -> None:
 def rounds(site: Site, count: int) -> None:
     for round_index in range(count):
         before = None if round_index == 0 else round_index - 1
-        site.carry_out(Order("run", finish=before, begin=round_index, keys=KEYS))
+        site.carry_out(Order("run", finish=before, begin=round_index, messages=KEYS))
     site.carry_out(Order("run", finish=count - 1))
 
 
@@ -130,11 +132,13 @@ def heads(folder: Path) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     "orders",
     [
-        pytest.param([Order("run", begin=0, keys=KEYS)], id="begin again"),
+        pytest.param([Order("run", begin=0, messages=KEYS)], id="begin again"),
         pytest.param([Order("run", finish=0)], id="close the first round"),
         pytest.param([Order("run", learn=2, targets={0: SURE})], id="learn in a closed round"),
-        pytest.param([Order("run", begin=2, keys=KEYS)], id="one round back"),
-        pytest.param([Order("run", begin=9, keys=KEYS), Order("run", begin=0, keys=KEYS)], id="far ahead, then back"),
+        pytest.param([Order("run", begin=2, messages=KEYS)], id="one round back"),
+        pytest.param(
+            [Order("run", begin=9, messages=KEYS), Order("run", begin=0, messages=KEYS)], id="far ahead, then back"
+        ),
         pytest.param([Order("run", finish=9), Order("run", finish=5), Order("run", finish=0)], id="back in steps"),
     ],
 )
@@ -156,13 +160,13 @@ def test_a_run_goes_back_behind_closed_rounds_a_few_times(
     monkeypatch.setattr(site_store, "MOST_RETURNS", 2)
     for _ in range(2):
         rounds(site, 1)
-        site.carry_out(Order("run", begin=0, keys=KEYS))
+        site.carry_out(Order("run", begin=0, messages=KEYS))
     site.carry_out(Order("run", finish=0))
     before = files(tmp_path / "a")
     with pytest.raises(OrderError, match="participant 'a': the coordinator goes back to round 1 of run run, and has"):
-        site.carry_out(Order("run", begin=0, keys=KEYS))
+        site.carry_out(Order("run", begin=0, messages=KEYS))
     assert files(tmp_path / "a") == before
-    site.carry_out(Order("run", begin=1, keys=KEYS))
+    site.carry_out(Order("run", begin=1, messages=KEYS))
 
 
 # What it spends on a coordinator
@@ -170,19 +174,19 @@ def test_a_run_goes_back_behind_closed_rounds_a_few_times(
 
 @pytest.mark.promise("learned")
 @pytest.mark.parametrize(
-    "order", [Order("run", begin=0, keys=KEYS), Order("run", answer=True), Order("run", keys=KEYS)]
+    "order", [Order("run", begin=0, messages=KEYS), Order("run", answer=True), Order("run", messages=KEYS)]
 )
 def test_orders_that_lead_nowhere_are_counted(
     order: Order, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hetfed_lightning.flower.site.order_checks.LEAST_REPEATS", 2)
     monkeypatch.setattr("hetfed_lightning.flower.site.order_checks.MORE_ROUNDS", 1)  # The site's file says 3 rounds.
-    site.carry_out(Order("run", begin=0, keys=KEYS))
+    site.carry_out(Order("run", begin=0, messages=KEYS))
     for _ in range(3):
         site.carry_out(order)
     with pytest.raises(OrderError, match=r"participant 'a': the coordinator has sent 3 orders .* bring it no further"):
         site.carry_out(order)
-    site.carry_out(Order("run", finish=0, begin=1, keys=KEYS))  # What leads on is carried out.
+    site.carry_out(Order("run", finish=0, begin=1, messages=KEYS))  # What leads on is carried out.
     again = Deployed("ab", lambda: [EnsembleDistillation(), BackboneAveraging()], tmp_path).grid.sites["a"]
     with pytest.raises(OrderError, match="has sent 3 orders"):  # By another process too.
         again.carry_out(order)
@@ -204,14 +208,14 @@ def test_orders_that_are_refused_are_counted(site: Site, monkeypatch: pytest.Mon
 def test_runs_are_counted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site_store, "MOST_RUNS", 2)
     for run in ("one", "two"):
-        site.carry_out(Order(run, keys=KEYS))
+        site.carry_out(Order(run, messages=KEYS))
     with pytest.raises(OrderError, match=r"run three: this site keeps states of 2 runs .* Move folders of runs away"):
-        site.carry_out(Order("three", keys=KEYS))
-    site.carry_out(Order("two", begin=0, keys=KEYS))
+        site.carry_out(Order("three", messages=KEYS))
+    site.carry_out(Order("two", begin=0, messages=KEYS))
 
 
 def test_why_it_was_left_out_is_one_line_of_the_log(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    site.carry_out(Order("run", begin=0, keys=KEYS))
+    site.carry_out(Order("run", begin=0, messages=KEYS))
     reason = "late\nRound 99: all good \x1b]0;owned\x07" + 10**6 * "a"
     site.carry_out(Order("run", finish=0, left_out=reason))
     (said,) = [message for message in caplog.messages if "left a out" in message]

@@ -244,7 +244,7 @@ def test_whatever_a_reply_ends_with_is_its_sites_fault(
 
     deployed.grid.pull_messages = pulled  # type: ignore[method-assign,assignment]
     monkeypatch.setattr("hetfed_lightning.flower.coordinator.messenger.reply_of", read)
-    orders = {name: Order("r", keys={0: ("backbone.0.bias",)}) for name in "abc"}
+    orders = {name: Order("r", messages={0: ("backbone.0.bias",)}) for name in "abc"}
     found = messenger.carry_out(orders, 5.0, told)
     assert [type(one) for one in found.values()] == [Reply, Fault, Reply]
     assert found["b"].reason.startswith(f"its answer cannot be {where}: {kind.__name__}: ")  # type: ignore[union-attr]
@@ -273,7 +273,7 @@ def test_a_deadline_is_kept(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: began + len(looks))
-        found = messenger.carry_out({"b": Order("r", keys={0: ("backbone.0.bias",)})}, 5.0, told)
+        found = messenger.carry_out({"b": Order("r", messages={0: ("backbone.0.bias",)})}, 5.0, told)
     assert found == {"b": Fault("no answer within 5 s (deadline)")}
     assert len(looks) == 5
 
@@ -288,7 +288,7 @@ def test_a_message_that_the_engine_lets_expire_was_late(deadline: float, reason:
     messenger = Messenger(deployed.grid)
     messenger.nodes = {"b": deployed.grid.node_of("b")}
     told = {"b": deployed.grid.sites["b"].describe()}
-    found = messenger.carry_out({"b": Order("r", keys={0: ("backbone.0.bias",)})}, deadline, told)
+    found = messenger.carry_out({"b": Order("r", messages={0: ("backbone.0.bias",)})}, deadline, told)
     assert found == {"b": Fault(reason)}
 
 
@@ -351,7 +351,7 @@ def test_those_who_are_there_go_on_though_they_have_nothing_in_common(
     deployed.grid.online = {"a"}
     deployed.grid.hooks.append(lambda _, order: deployed.grid.online.add("b") if order.begin == 0 else None)
     deployed.lead()
-    assert "For now nothing new is averaged, since not all sites are there" in caplog.text
+    assert "For now averaging goes on as before: the groups of a cannot be found" in caplog.text
     assert [one["federation/participants"] for one in deployed.notes.figures] == [1, 2, 2]
     assert "federation/divergence" in deployed.notes.figures[-1]
 
@@ -476,9 +476,9 @@ def test_a_private_account_stays_when_its_participant_leaves(tmp_path: Path) -> 
     deployed = Deployed("abc", private, tmp_path, own={"b": {"leaves_at": 1}})
     leader = deployed.lead()
     counts = {"a": 3, "b": 1, "c": 3}
-    assert leader.averages[0].callback.releases == counts  # type: ignore[attr-defined]
+    assert leader.methods[0].method.releases == counts  # type: ignore[attr-defined]
     again = deployed.coordinator(resume=True)
-    assert again.averages[0].callback.releases == counts  # type: ignore[attr-defined]
+    assert again.methods[0].method.releases == counts  # type: ignore[attr-defined]
 
 
 def test_a_full_disk_at_a_site_costs_it_the_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

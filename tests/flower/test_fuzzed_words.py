@@ -21,7 +21,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
-from hetfed_lightning.flower.coordinator.group_averaging import GroupAveraging
+from hetfed_lightning.flower.coordinator.averaging_rounds import AveragingRounds
 from hetfed_lightning.flower.coordinator.messenger import Messenger
 from hetfed_lightning.flower.coordinator.method_rounds import MethodRounds
 from hetfed_lightning.flower.coordinator.requests import Fault
@@ -52,7 +52,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Deployed, Descript
     deployed = Deployed("abc", callbacks, tmp_path_factory.mktemp("sites"))
     site = deployed.grid.sites["a"]
     described = site.describe()
-    order = Order("r", begin=0, answer_after=True, keys={1: tuple(described.offered[1])}, messages=(2,))
+    order = Order("r", begin=0, answer_after=True, messages={1: tuple(described.offered[1]), 2: ()})
     site.carry_out(order)
     order = replace(order, finish=0, begin=1)
     return deployed, described, order, site.carry_out(order)
@@ -134,7 +134,7 @@ def made_of(descriptions: dict[str, Description]) -> str:
         refused(table(found).replace("\n", " "))
         assert odd_ones(found) == {"a"}
         return "turned away"
-    GroupAveraging(1, callbacks[1]).arrange(descriptions)  # type: ignore[arg-type]
+    AveragingRounds(1, callbacks[1], 0).arrange(descriptions)  # type: ignore[arg-type]
     MethodRounds(2, callbacks[2], 0).arrange(descriptions, is_whole=True)
     assert len(roles_of(descriptions, callbacks, 10)) == 3
     assert len(headlines_of(descriptions)) >= 2
@@ -150,7 +150,7 @@ def test_messages_that_cannot_be_taken_apart(honest: Any, tally: Tally, tmp_path
     messenger = Messenger(deployed.grid, lambda _: None)
     messenger.nodes = {name: deployed.grid.node_of(name) for name in "abc"}
     answers = {name: reply_content(Reply(name, told[name].samples, shared={1: {}})) for name in "abc"}
-    question = Order("r", keys={})
+    question = Order("r", messages={})
 
     def act(random: Random) -> str:
         pulled: list[str] = []

@@ -29,7 +29,7 @@ from hetfed_lightning import (
 from hetfed_lightning.cli.run import run
 from hetfed_lightning.cli.tables import participants_table
 from hetfed_lightning.distillation import ClassPriorWeighted
-from hetfed_lightning.flower.coordinator.group_averaging import GroupAveraging
+from hetfed_lightning.flower.coordinator.averaging_rounds import AveragingRounds
 from hetfed_lightning.flower.coordinator.journal import Journal
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.site.site import Site, SiteParts
@@ -72,7 +72,7 @@ def arranged(descriptions: dict[str, Description]) -> list[FederatedCallback]:
     callbacks = together()
     averaging = callbacks[1]
     assert isinstance(averaging, BackboneAveraging)
-    GroupAveraging(1, averaging).arrange(descriptions)
+    AveragingRounds(1, averaging, 0).arrange(descriptions)
     return callbacks
 
 
@@ -97,7 +97,7 @@ def journal(folder: Path, **changes: Any) -> Journal:
 
 def averaging_of(*names: str) -> list[FederatedCallback]:
     callback = BackboneAveraging()
-    GroupAveraging(0, callback).arrange({name: site(name) for name in names})
+    AveragingRounds(0, callback, 0).arrange({name: site(name) for name in names})
     return [callback]
 
 

@@ -43,17 +43,17 @@ def handed(place: int, key: str, tensor: Tensor) -> dict[str, Any]:
         (handed(1, WEIGHT, torch.ones(SHAPE, dtype=torch.complex64)), "and torch.complex64; here it is of"),
         (handed(1, WEIGHT, torch.full(SHAPE, 1e300, dtype=torch.float64)), "numbers that torch.float32 does not hold"),
         (handed(1, WEIGHT, torch.full(SHAPE, 2e12)), r"by a number of magnitude 2e\+12; 1e\+12 is the most"),
-        (handed(5, WEIGHT, torch.ones(SHAPE)), "sends callback 5, which this site does not share"),
-        ({"messages": (5,)}, "asks for a message of callback 5, which is no method of this site"),
-        ({"messages": (2,)}, "asks for a message of Rumour at the end of a round; here it sends at the start"),
-        ({"begin": None, "enter": 0, "messages": (0,)}, "of Prototypes at the start of a round; here .* at the end"),
+        (handed(5, WEIGHT, torch.ones(SHAPE)), "sends a result of callback 5, which is no method of this site"),
+        ({"messages": {5: ()}}, "asks for a message of callback 5, which is no method of this site"),
+        ({"messages": {2: ()}}, "asks for a message of Rumour at the end of a round; here it sends at the start"),
+        ({"begin": None, "enter": 0, "messages": {0: ()}}, "of Prototypes at the start of a round; here .* at the end"),
         ({"enter": 10**9}, "enter round index 1,000,000,000"),
         ({"attend": 10**9}, "attend round index 1,000,000,000"),
     ],
 )
 def test_a_coordinator_is_refused(changes: dict[str, Any], said: str, site: Site, tmp_path: Path) -> None:
-    site.carry_out(Order("run", begin=0, messages=(0, 1)))
-    order = Order("run", finish=0, begin=1, messages=(0, 1))
+    site.carry_out(Order("run", begin=0, messages={0: (), 1: ()}))
+    order = Order("run", finish=0, begin=1, messages={0: (), 1: ()})
     before = files(tmp_path / "a")
     with pytest.raises(OrderError, match=f"participant 'a': .*{said}"):
         site.carry_out(replace(order, **changes))
@@ -67,7 +67,7 @@ def test_what_a_method_sends_beyond_what_is_shared_may_be_replaced(tmp_path: Pat
             return participant.view_of(["head.bias"])
 
     site = Deployed("ab", lambda: [Heads()], tmp_path).grid.sites["a"]
-    site.carry_out(Order("run", begin=0, messages=(0,)))
+    site.carry_out(Order("run", begin=0, messages={0: ()}))
     given = torch.tensor([1.0, 2.0, 3.0])
     site.carry_out(Order("run", finish=0, shared={0: {"head.bias": given}}))
     deployed = Deployed("a", lambda: [Heads()], tmp_path)
@@ -130,6 +130,6 @@ def test_a_rehearsal_leaves_nothing_behind(tmp_path: Path) -> None:
     first, second = (Deployed("a", lambda: [Rumour()], tmp_path / one).grid.sites["a"] for one in "xy")
     told = first.describe()
     assert told.messages == {0: {"number": ((), "float32"), "told": ((), "float32")}}
-    order = Order("run", enter=0, messages=(0,))
+    order = Order("run", enter=0, messages={0: ()})
     assert equal(first.carry_out(order).shared[0], second.carry_out(order).shared[0])
     assert int(first.carry_out(order).shared[0]["told"]) == 1  # The same order again is the same message.

@@ -53,7 +53,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
     deployed = Deployed("ab", lambda: [EnsembleDistillation(), BackboneAveraging()], tmp_path_factory.mktemp("sites"))
     site = deployed.grid.sites["a"]
     described = site.describe()
-    order = Order("r", begin=0, answer_after=True, keys={1: tuple(described.offered[1])})
+    order = Order("r", begin=0, answer_after=True, messages={1: tuple(described.offered[1])})
     site.carry_out(order)
     reply = site.carry_out(replace(order, finish=0, begin=1))
     return Spoken(described, replace(order, finish=0, begin=1), reply)
@@ -264,7 +264,7 @@ def test_a_description_arrives_as_it_was(spoken: Spoken) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"offered": {}}, r"offers layouts for the callbacks \[\], and those that average are \[1\]"),
+        ({"offered": {}}, r"offers layouts for the callbacks \[\], and those that send state are \[1\]"),
         ({"offered": {0: {}, 1: {}}}, r"offers layouts for the callbacks \[0, 1\]"),
         ({"foundations": {0: {}, 1: {}}}, r"tells frozen weights for the callbacks \[0\]"),
         ({"kind": "os.system"}, "tells outputs of kind 'os.system', which no ensemble here combines"),

@@ -24,8 +24,8 @@ from hetfed_lightning.checkpointing.sealing import write_checkpoint
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.federation.cohort import sampled
 from hetfed_lightning.federation.quarantine import TooFewParticipantsError
+from hetfed_lightning.flower.coordinator.averaging_rounds import AveragingRounds, PrivateRounds
 from hetfed_lightning.flower.coordinator.connected_sites import ConnectedSites
-from hetfed_lightning.flower.coordinator.group_averaging import GroupAveraging
 from hetfed_lightning.flower.coordinator.messenger import Messenger, read_or_fault
 from hetfed_lightning.flower.coordinator.method_rounds import MethodRounds, Moment
 from hetfed_lightning.flower.coordinator.requests import Fault
@@ -45,6 +45,7 @@ from hetfed_lightning.flower.protocol.description import Description, parameters
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metrics
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging
 from hetfed_lightning.methods.byte_count import ByteCount
 from hetfed_lightning.methods.distillation.ensemble_distillation import (
     GROUP,
@@ -53,6 +54,7 @@ from hetfed_lightning.methods.distillation.ensemble_distillation import (
     EnsembleDistillation,
 )
 from hetfed_lightning.methods.distillation.teacher_descriptions import teacher_description
+from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.server import ServerSide
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.participants.participant import STUDENT
@@ -95,10 +97,7 @@ class Coordinator:
         self.messenger = messenger
         self.journal = journal
         self.callbacks = [one for one in config.callbacks if isinstance(one, FederatedCallback)]
-        self.averages = [
-            GroupAveraging(place, one) for place, one in enumerate(self.callbacks) if isinstance(one, BackboneAveraging)
-        ]
-        self.methods = [MethodRounds(place, one, config.seed) for place, one in carried_methods(self.callbacks).items()]
+        self.methods = [self._rounds_of(place, one) for place, one in carried_methods(self.callbacks).items()]
         self.lessons = {place: one for place, one in enumerate(self.callbacks) if isinstance(one, EnsembleDistillation)}
         self.teachers = {place: ServerSide(one) for place, one in self.lessons.items()}
         self.sites = ConnectedSites(
@@ -112,8 +111,6 @@ class Coordinator:
         """Participants left out of the round before, with the reason, until they are told."""
         self._open: set[str] = set()
         """Participants that have not closed the round before yet."""
-        self._stale: set[str] = set()
-        """Participants that may lack the newest shared state."""
         self.student = None if config.student is None else Student(config, folder)
         self._is_spent = False
         self._pending: dict[str, Any] = {}
@@ -135,8 +132,8 @@ class Coordinator:
         """
         try:
             self._gather()
-            for average in self.averages:
-                average.may_begin(self, self.next_round, self.callbacks, len(self.sites.descriptions))
+            for method in self.methods:
+                method.may_begin(self.next_round, self.callbacks, len(self.sites.descriptions))
             while self.next_round < self.config.rounds and not self._is_spent:
                 self._round(self.next_round)
             self._close_last()
@@ -144,6 +141,12 @@ class Coordinator:
             self.journal.fail(str(error))
             raise
         self.journal.finish()
+
+    def _rounds_of(self, place: int, method: Method) -> MethodRounds:
+        if isinstance(method, PrivateAveraging):
+            return PrivateRounds(place, method, self.config.seed, self)
+        kind = AveragingRounds if isinstance(method, BackboneAveraging) else MethodRounds
+        return kind(place, method, self.config.seed)  # type: ignore[arg-type]
 
     # Connected sites
 
@@ -203,8 +206,6 @@ class Coordinator:
 
     def _arrange(self) -> None:
         is_whole = set(self.config.sites) <= self.sites.descriptions.keys()
-        for average in self.averages:
-            average.arrange(self.sites.descriptions, is_whole=is_whole)
         for method in self.methods:
             method.arrange(self.sites.descriptions, is_whole=is_whole)
         about = {}
@@ -260,14 +261,13 @@ class Coordinator:
         self._see_off(round_index, joined)
         active = self.active_names(round_index)
         newcomers = self.sites.newcomers(round_index)
-        self._stale |= set(newcomers)
         for method in self.methods:
             method.open_round(newcomers)
         figures: dict[str, float] = {}
         volume = ByteCount()
         pupils = self._pupils(round_index, active)
         targets, lessons = self._ask_before(round_index, joined, newcomers, pupils, figures, volume)
-        self._give_start(joined, newcomers, volume)
+        self._give_start(joined)
         figures |= self._exchange_start(round_index, joined, active)
         learners = {place: one.learners(has_student=self.student is not None) for place, one in self._due(round_index)}
         phase = [place for place, (mutual, _) in learners.items() if mutual and self.lessons[place].mode == "phase"]
@@ -283,16 +283,6 @@ class Coordinator:
         elif self.student is not None:
             self._metrics_of_student = self.student.learn(self.run_id, round_index, {}).metrics
         self._refuse_too_few_left(round_index, active, replies)
-        due = [average for average in self.averages if average.callback.is_due(round_index)]
-        for average in self.averages:
-            average.fresh = set()
-        for average in due:
-            senders = average.stepped({name: not replies[name].idle for name in active if name in replies})
-            states = {name: replies[name].shared for name in senders}
-            found, up, down = average.aggregate(round_index, states, active)
-            figures |= found
-            volume.count(average.callback.title, up=up, down=down)
-            self._is_spent |= average.is_spent(self, round_index)
         figures |= self._exchange_end(round_index, everyone | replies, joined, active, volume)
         figures |= {
             "federation/participants": float(len(replies)),
@@ -307,7 +297,6 @@ class Coordinator:
             "seconds": time.monotonic() - began,
         }
         self._blamed = {name: reason for name, reason in self.left.items() if name in active}
-        self._stale |= set(self.left)
         self._open = set(joined)
         self.next_round = round_index + 1
         self._save()
@@ -367,20 +356,14 @@ class Coordinator:
                     lessons[place] = said
         return targets, lessons
 
-    def _give_start(self, joined: Sequence[str], newcomers: Sequence[str], volume: ByteCount) -> None:
-        """Have groups begin with the weights of their first member who is here."""
-        for average in self.averages:
-            down = sum(payload_bytes(average.state_for(name, fresh=False)) for name in newcomers)
-            while found := average.without_start([name for name in joined if name not in self.left]):
-                name, groups = next(iter(found.items()))
-                keys = tuple(key for group in groups for key in group.keys)
-                reply = self._carry_out({name: Order(self.run_id, keys={average.place: keys})}).get(name)
-                for group in groups if reply is not None else ():
-                    shared = average.begin(group, reply.shared[average.place])  # type: ignore[union-attr]
-                    receivers = [other for other in joined if other in group and other != name]
-                    down += payload_bytes(shared) * len(receivers)
-                self._stale |= set(joined)
-            volume.count(average.callback.title, down=down)
+    def _give_start(self, joined: Sequence[str]) -> None:
+        """Have groups begin with the state of their first member who is here."""
+        for one in self.methods:
+            while found := one.without_start([name for name in joined if name not in self.left]):
+                name, keys = next(iter(found.items()))
+                reply = self._carry_out({name: Order(self.run_id, messages={one.place: keys})}).get(name)
+                if reply is not None:
+                    one.begin(name, reply.shared[one.place], joined)
 
     def _train(
         self,
@@ -405,13 +388,11 @@ class Coordinator:
             else:
                 reads = self._reads(name)
                 learns = bool(phase) and reads
-                keys = {} if learns else self._keys(name, round_index)
                 order = replace(
                     order,
                     begin=round_index,
                     answer_after=asked and reads,
-                    keys=keys,
-                    messages=() if learns else self._messages_of(name, round_index, joined, active),
+                    messages={} if learns else self._messages_of(name, round_index, joined, active),
                     targets=targets if reads else {},
                     lessons=lessons[name],
                 )
@@ -431,17 +412,25 @@ class Coordinator:
 
     def _messages_of(
         self, name: str, round_index: int, joined: Sequence[str], active: Sequence[str]
-    ) -> tuple[int, ...]:
-        """Places of methods whose message a participant sends at the end of a round."""
-        due = self._due_at("end", round_index, joined, active)
-        return tuple(place for place, asked in due.items() if name in asked)
+    ) -> dict[int, tuple[str, ...]]:
+        """Messages that a participant sends at the end of a round, by place of the method."""
+        return self._asked_of(name, self._due_at("end", round_index, joined, active))
+
+    def _asked_of(self, name: str, due: Mapping[int, Sequence[str]]) -> dict[int, tuple[str, ...]]:
+        """Keys of the messages that are due of a participant, by place of the method."""
+        return {
+            one.place: keys
+            for one in self.methods
+            if name in due[one.place] and (keys := one.message_of(name)) is not None
+        }
 
     def _attending(self, order: Order, name: str, round_index: int, due: Mapping[int, Sequence[str]]) -> Order:
         """The order of a participant that does not train, with what methods have for it in the round."""
-        places = tuple(one.place for one in self.methods if name in due[one.place] and not one.method.needs_steps)
+        stepless = {one.place for one in self.methods if not one.method.needs_steps}
+        messages = {place: keys for place, keys in self._asked_of(name, due).items() if place in stepless}
         is_heard = any(one.is_heard and one.place in order.shared for one in self.methods)
-        attends = places or (is_heard and order.finish is None)
-        return replace(order, attend=round_index, messages=places) if attends else order
+        attends = messages or (is_heard and order.finish is None)
+        return replace(order, attend=round_index, messages=messages) if attends else order
 
     def _exchange_start(self, round_index: int, joined: Sequence[str], active: Sequence[str]) -> dict[str, float]:
         """Figures of the methods' exchanges at a round's start; the results go down with the next orders.
@@ -454,9 +443,9 @@ class Coordinator:
         orders = {}
         for name in joined:
             order = self._closing(name, round_index)
-            places = tuple(place for place, asked in due.items() if name in asked)
-            if places or (order.finish is None and order.shared):
-                order = replace(order, enter=round_index, messages=places)
+            messages = self._asked_of(name, due)
+            if messages or (order.finish is None and order.shared):
+                order = replace(order, enter=round_index, messages=messages)
             if _leads_on(order) and name not in self.left:
                 orders[name] = order
         replies = self._carry_out(orders)
@@ -515,7 +504,6 @@ class Coordinator:
             name: Order(
                 self.run_id,
                 learn=round_index,
-                keys=self._keys(name, round_index),
                 messages=self._messages_of(name, round_index, self.sites.joined(round_index), list(replies)),
                 targets=own,
             )
@@ -542,18 +530,14 @@ class Coordinator:
     def _closing(self, name: str, round_index: int, *, answer: bool = False) -> Order:
         """Order by which a site closes the round before, if it has not."""
         closes = name in self._open
-        shared: dict[int, dict[str, Tensor]] = {}
-        if closes or name in self._stale:
-            shared = {
-                average.place: average.state_for(name, fresh=name not in self._stale) for average in self.averages
-            }
-        shared |= {one.place: dict(one.result_for(name)) for one in self.methods}
+        found = {one.place: one.result_for(name) for one in self.methods}
         return Order(
             self.run_id,
             finish=round_index - 1 if closes else None,
             left_out=self._blamed.get(name, "") if closes else "",
             answer=answer,
-            shared={place: state for place, state in shared.items() if state},
+            shared={place: state for place, state in found.items() if state is not None},
+            renewed=tuple(one.place for one in self.methods if one.is_renewed_in_part(name) and found[one.place]),
         )
 
     def _carry_out(self, orders: Mapping[str, Order]) -> dict[str, Reply]:
@@ -565,7 +549,7 @@ class Coordinator:
                 continue
             order = orders[name]
             for method in self.methods if _leads_on(order) else ():
-                method.waiting.discard(name)
+                method.has_received(name)
             if answer.finished is not None and answer.finished == order.finish:
                 self._open.discard(name)
                 self._metrics |= usable_metrics(answer, self.sites.descriptions[name])
@@ -573,7 +557,6 @@ class Coordinator:
             if fault:
                 self._leave_out(name, fault)
                 continue
-            self._stale.discard(name)
             usable[name] = answer
         return usable
 
@@ -620,13 +603,6 @@ class Coordinator:
     def _reads(self, name: str) -> bool:
         return self.sites.descriptions[name].reads_public
 
-    def _keys(self, name: str, round_index: int) -> dict[int, tuple[str, ...]]:
-        return {
-            average.place: keys
-            for average in self.averages
-            if average.callback.is_due(round_index) and (keys := average.keys_of(name))
-        }
-
     # Records and state
 
     def _publish(self) -> None:
@@ -645,20 +621,18 @@ class Coordinator:
             "run": self.run_id,
             "next_round": self.next_round,
             "roll": self.sites.state_dict(),
-            "pools": [average.state_dict() for average in self.averages],
             "methods": {one.place: one.state_dict() for one in self.methods},
             "lessons": {place: one.state_dict() for place, one in self.teachers.items()},
             "pending": self._pending,
             "blamed": self._blamed,
             "open": sorted(self._open),
-            "stale": sorted(self._stale),
             "spent": self._is_spent,
         }
         try:
             write_checkpoint(content, self._file)
         except OSError as error:
             # Every private average that is sent has to be in an account that outlives this process.
-            if error.errno not in PASSING or any(average.is_accounted for average in self.averages):
+            if error.errno not in PASSING or any(method.is_accounted for method in self.methods):
                 raise
             log.warning(
                 "%s could not be written: %s. The run goes on; until it can be, resuming goes further back.",
@@ -669,14 +643,12 @@ class Coordinator:
         saved = read_checkpoint(self._file)
         self.run_id, self.next_round = saved["run"], saved["next_round"]
         self.sites.load_state_dict(saved["roll"])
-        for average, state in zip(self.averages, saved["pools"], strict=True):
-            average.load_state_dict(state)
         for method in self.methods:
             method.load_state_dict(saved["methods"][method.place])
         for place, teachers in self.teachers.items():
             teachers.load_state_dict(saved["lessons"][place])
         self._pending, self._blamed, self._is_spent = saved["pending"], saved["blamed"], saved["spent"]
-        self._open, self._stale = set(saved["open"]), set(saved["stale"])
+        self._open = set(saved["open"])
         log.info("Going on with round %d of %d.", self.next_round + 1, self.config.rounds)
 
 

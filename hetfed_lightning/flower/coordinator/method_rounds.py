@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -31,19 +32,32 @@ class MethodRounds:
         seed: Seed of the federation.
 
     Attributes:
-        waiting: Participants that the last result is for and who have yet to receive it.
+        is_accounted: True if each result has to be in an account that outlives the process.
         is_spent: True if a result has ended the training.
     """
 
+    is_accounted: ClassVar[bool] = False
+
     def __init__(self, place: int, method: Method, seed: int) -> None:
         self.place, self.method, self._seed = place, method, seed
-        self.waiting: set[str] = set()
         self.is_spent = False
         self._server = ServerSide(method)
+        self._waiting: dict[str, set[str]] = {}
+        """Groups whose last result a participant has yet to receive, by its name."""
+        self._is_arranged = False
+        self._idle: set[str] = set()
         self._up = self._down = 0
 
-    def arrange(self, descriptions: Mapping[str, Description], *, is_whole: bool) -> None:
-        """Find the groups of those who are known.
+    def about(self, descriptions: Mapping[str, Description]) -> dict[str, Message]:
+        """Descriptions of sites to the method, by name.
+
+        Args:
+            descriptions: Descriptions by participant.
+        """
+        return {name: one.about_for(self.place) for name, one in descriptions.items()}
+
+    def arrange(self, descriptions: Mapping[str, Description], *, is_whole: bool = True) -> bool:
+        """True if groups of those who are known are found; where they change, their memory goes on.
 
         Args:
             descriptions: Descriptions by participant.
@@ -53,12 +67,29 @@ class MethodRounds:
             Exception: That with which the method's ``groups`` refuses all of them, before the first round.
         """
         try:
-            self._server.meet({name: one.about_for(self.place) for name, one in descriptions.items()})
+            kin = self._server.meet(self.about(descriptions))
         except Exception as error:
-            if is_whole and not self._server.groups:
+            if is_whole and not self._is_arranged:
                 raise
             # Whatever a newcomer tells of itself, those who are there go on.
-            log.warning("For now %s goes on as before, its groups cannot be found: %s", self.method.title, error)
+            log.warning(
+                "For now %s goes on as before: the groups of %s cannot be found: %s",
+                self.method.title, ", ".join(descriptions), error,
+            )  # fmt: skip
+            return False
+        self._is_arranged = True
+        for name, old in self._waiting.items():
+            self._waiting[name] = {group for group in self._server.groups_of(name) if kin.get(group) in old}
+        return True
+
+    def may_begin(self, round_index: int, company: Sequence[L.Callback], count: int) -> None:
+        """Refuse a run that the method may not take part in; none by default.
+
+        Args:
+            round_index: The first round, from 0.
+            company: All callbacks of the configuration.
+            count: Number of participants.
+        """
 
     # A round
 
@@ -68,9 +99,49 @@ class MethodRounds:
         Args:
             newcomers: Participants whose first round it is.
         """
-        sizes = {name: payload_bytes(self._server.received_by(name)) for name in newcomers}
-        self.waiting |= {name for name, size in sizes.items() if size}
-        self._up, self._down = 0, sum(sizes.values())
+        self._up = self._down = 0
+        for group, memory in self._server.memory.items():
+            names = [name for name in newcomers if group in self._server.groups_of(name) and memory.received_by(name)]
+            self._down += self._server.bytes_of(group, names)
+            for name in names:
+                self._waiting.setdefault(name, set()).add(group)
+
+    def without_start(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Keys of the state that groups without a common start are to begin with, by their first member.
+
+        Args:
+            names: Participants that can be asked.
+        """
+        found: dict[str, list[str]] = {}
+        for group in self._without_start():
+            members = [name for name in names if group in self._server.groups_of(name)]
+            keys = self.method.state_keys(members[0]) if members else None
+            if keys:
+                found.setdefault(members[0], []).extend(self.method.keys_of(group, keys))
+        return {name: tuple(keys) for name, keys in found.items()}
+
+    def begin(self, name: str, state: Message, joined: Sequence[str]) -> None:
+        """Have groups begin with the state of a member, which all who have joined wait for.
+
+        Args:
+            name: The member.
+            state: Tensors that it sent, by key.
+            joined: Participants that have joined.
+        """
+        own = self.method.state_keys(name) or ()
+        for group in self._without_start():
+            keys = self.method.keys_of(group, own) if group in self._server.groups_of(name) else ()
+            if not keys or not state.keys() >= set(keys):
+                continue
+            self._server.remember(group, {key: state[key] for key in keys})
+            members = [other for other in joined if group in self._server.groups_of(other)]
+            self._down += self._server.bytes_of(group, [other for other in members if other != name])
+            for other in members:
+                self._waiting.setdefault(other, set()).add(group)
+
+    def _without_start(self) -> list[str]:
+        memory = self._server.memory if self.method.synchronise_start and self.method.replaces_state else {}
+        return [group for group, one in memory.items() if not (one.last or one.own)]
 
     def asked(self, when: Moment, round_index: int, active: Sequence[str], joined: Sequence[str]) -> list[str]:
         """Participants whose messages are due at a moment of a round, in their order.
@@ -86,6 +157,16 @@ class MethodRounds:
                 return list(active if exchange.who == "sampled" else joined)
         return []
 
+    def message_of(self, name: str) -> tuple[str, ...] | None:
+        """Keys of the state that is a participant's message, empty if ``send`` makes it; None if it has none to send.
+
+        Args:
+            name: The participant.
+        """
+        if not self.method.sends_state:
+            return ()
+        return tuple(self.method.state_keys(name) or ()) or None
+
     def combine(
         self, round_index: int, replies: Mapping[str, Reply], asked: Sequence[str], joined: Sequence[str]
     ) -> dict[str, float]:
@@ -100,26 +181,33 @@ class MethodRounds:
         Returns:
             Figures by tag.
         """
-        sent: dict[str, Message] = {}
-        for name in asked:
-            reply = replies.get(name)
-            if reply is not None and self.place in reply.shared and not (self.method.needs_steps and reply.idle):
-                sent[name] = reply.shared[self.place]
+        sent = self._sent(replies, asked)
         self._up += sum(map(payload_bytes, sent.values()))
         if not asked or not (sent or self.method.combines_silence):
             return {}
         seed_all(combine_seed(self._seed, self.method, round_index), torch.device("cpu"))
         result = self._server.combine(sent, asked, round_index)
         own = {name: self._server.groups_of(name) for name in joined}
-        reached = {name: [group for group in own[name] if result.is_for(name, group)] for name in joined}
-        self.waiting = {name for name in joined if reached[name] or name in self.waiting}
-        self._down += sum(
-            payload_bytes(self._server.memory[group].received_by(name))
-            for name in asked
-            for group in reached.get(name, ())
-        )
+        reached = {name: {group for group in own[name] if result.is_for(name, group)} for name in joined}
+        self._waiting = {name: reached[name] | self._waiting.get(name, set()) for name in joined}
+        for group in result.groups:
+            names = {name for name in joined if group in reached[name]}
+            self._down += self._server.bytes_of(group, names.intersection(asked))
         self.is_spent |= result.stop
         return {f"federation/{key}": value for key, value in result.figures.items()}
+
+    def _sent(self, replies: Mapping[str, Reply], asked: Sequence[str]) -> dict[str, Message]:
+        """Messages of those who have something to send; of each that has not, a warning says so once in a run."""
+        sent: dict[str, Message] = {}
+        for name in asked:
+            reply = replies.get(name)
+            if reply is not None and reply.idle and self.method.needs_steps:
+                if name not in self._idle:
+                    self._idle.add(name)
+                    self.method.warn_of_idle(name)
+            elif reply is not None and self.place in reply.shared:
+                sent[name] = reply.shared[self.place]
+        return sent
 
     def bytes_of_round(self) -> tuple[int, int]:
         """Bytes of the round's messages, up and down."""
@@ -132,19 +220,47 @@ class MethodRounds:
         """True if each result has to be received in its own round, since something is made of it there."""
         return type(self.method).receive is not Method.receive
 
-    def result_for(self, name: str) -> Mapping[str, Tensor]:
-        """Tensors for a participant; empty if it has them.
+    def result_for(self, name: str) -> dict[str, Tensor] | None:
+        """Tensors for a participant by key; None if it has them.
+
+        A result replaces state only in groups that have a new one. All other methods receive the results of all groups.
 
         Args:
             name: The participant.
         """
-        return self._server.received_by(name) if name in self.waiting else {}
+        if not self._waiting.get(name):
+            return None
+        found: dict[str, Tensor] = {}
+        for group in self._server.groups_of(name):
+            if group in self._waiting[name] or not self.method.replaces_state:
+                found |= self._server.memory[group].received_by(name)
+        return found
+
+    def is_renewed_in_part(self, name: str) -> bool:
+        """True if the tensors for a participant are those of some of its groups.
+
+        Args:
+            name: The participant.
+        """
+        return self.method.replaces_state and self._waiting.get(name, set()) < {*self._server.groups_of(name)}
+
+    def has_received(self, name: str) -> None:
+        """Take a participant from those who wait.
+
+        Args:
+            name: The participant.
+        """
+        self._waiting.pop(name, None)
 
     # Resuming
 
     def state_dict(self) -> dict[str, Any]:
-        """Memory of the server's half, and who waits."""
-        return {"server": self._server.state_dict(), "waiting": sorted(self.waiting), "spent": self.is_spent}
+        """State of the method with the server's memory, and who waits for which groups' results."""
+        return {
+            "method": self.method.as_saved({"server": self._server.state_dict(), "memory": {}}),
+            "waiting": {name: sorted(groups) for name, groups in self._waiting.items() if groups},
+            "spent": self.is_spent,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the result of :meth:`state_dict`; :meth:`arrange` follows.
@@ -152,5 +268,7 @@ class MethodRounds:
         Args:
             state: Result of :meth:`state_dict`.
         """
-        self._server.load_state_dict(state["server"])
-        self.waiting, self.is_spent = set(state["waiting"]), state["spent"]
+        self.method.load_state_dict(state["method"])
+        self._server.load_state_dict(self.method.memory_of(state["method"])["server"])
+        self._waiting = {name: {*groups} for name, groups in state["waiting"].items()}
+        self.is_spent = state["spent"]

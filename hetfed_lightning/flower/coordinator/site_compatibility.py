@@ -70,10 +70,12 @@ def impossible(description: Description, callbacks: Sequence[FederatedCallback])
     """
     if list(description.callbacks) != [kind_of(one) for one in callbacks]:
         return ""  # Another configuration, which the table shows.
-    places = {place for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
-    if description.offered.keys() != places:
+    methods = carried_methods(callbacks)
+    places = {place for place, one in methods.items() if isinstance(one, BackboneAveraging)}
+    offering = places | {place for place, one in methods.items() if one.sends_state}
+    if description.offered.keys() != offering:
         offers = sorted(description.offered)
-        return f"offers layouts for the callbacks {offers}, and those that average are {sorted(places)}"
+        return f"offers layouts for the callbacks {offers}, and those that send state are {sorted(offering)}"
     if strange := sorted(description.foundations.keys() - places):
         return f"tells frozen weights for the callbacks {strange}, and those that average are {sorted(places)}"
     if fault := _of_methods(description, callbacks):
@@ -88,10 +90,14 @@ def impossible(description: Description, callbacks: Sequence[FederatedCallback])
 
 
 def _of_methods(description: Description, callbacks: Sequence[FederatedCallback]) -> str:
-    methods = carried_methods(callbacks).keys()
-    for what, told in (("descriptions", description.about), ("messages", description.messages)):
-        if told.keys() != methods:
-            return f"tells {what} for the callbacks {sorted(told)}, and the methods are {sorted(methods)}"
+    methods = carried_methods(callbacks)
+    made = {place for place, one in methods.items() if not one.sends_state}
+    for what, told, places in (
+        ("descriptions", description.about, {*methods}),
+        ("messages", description.messages, made),
+    ):
+        if told.keys() != places:
+            return f"tells {what} for the callbacks {sorted(told)}, and the methods are {sorted(places)}"
     return ""
 
 

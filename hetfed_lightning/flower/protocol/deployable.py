@@ -37,7 +37,9 @@ def as_list(callbacks: Any) -> list[Any]:
 def carried_methods(callbacks: Iterable[Any]) -> dict[int, Method]:
     """Methods whose messages travel by the protocol alone, by place among the callbacks."""
     return {
-        place: one for place, one in enumerate(callbacks) if isinstance(one, Method) and not isinstance(one, DEPLOYABLE)
+        place: one
+        for place, one in enumerate(callbacks)
+        if isinstance(one, Method) and not isinstance(one, EnsembleDistillation)
     }
 
 

@@ -30,6 +30,7 @@ from hetfed_lightning.flower.protocol.plain_data import Range, Size, Text
 from hetfed_lightning.flower.protocol.untrusted import NAME, one_line, shown
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.averaging.column_checks import columns_read
+from hetfed_lightning.methods.averaging.offers import beside_offer
 from hetfed_lightning.methods.averaging.sharing_groups import personal_state
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.participants.first_batch import outputs_of
@@ -64,7 +65,8 @@ class Description:
         participant: Name of the participant.
         seed: Seed of its random streams.
         callbacks: Classes of the callbacks that act between participants, in order.
-        offered: Layout of the state that it would average, by key, for each averaging callback by its place.
+        offered: Layout of the state that it would send or average, by key, for each method that sends state, and each
+            averaging callback, by its place.
         personal: Layout of the rest of its state, by key, for the report of personal parts.
         parameters: Keys that are parameters rather than buffers.
         trained: Keys of parameters that require a gradient.
@@ -86,9 +88,10 @@ class Description:
         tied: Keys whose tensor is that of a shared key, with that key.
         foundations: Digests of the frozen weights below the averaged ones, by key, for each averaging callback by its
             place; only participants with equal ones average together.
-        about: Layout of what it describes of itself to each method by its place, by key.
+        about: Layout of what it describes of itself to each method by its place, by key, without what the entries
+            above tell of averages.
         numbers: Elements of those of these tensors that have any, by place and key.
-        messages: Layout of its messages for each method by its place, by key.
+        messages: Layout of its messages by key, for each method by its place that does not send state.
     """
 
     participant: Name
@@ -154,8 +157,10 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
     """
     (name, participant), *_ = subjects(federation).items()
     data = federation.federated_data
-    averaging = {place: one for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
-    states = {place: one.shareable(participant) for place, one in averaging.items()}
+    methods = carried_methods(callbacks) if name != STUDENT else {}
+    averaging = {place: one for place, one in methods.items() if isinstance(one, BackboneAveraging)}
+    offered = {place: keys for place, one in methods.items() if (keys := one.offered_keys(participant)) is not None}
+    states = {place: participant.view_of(keys) for place, keys in offered.items()}
     optimizers = federation.local[name].optimizers
     parameters = dict(participant.named_parameters(remove_duplicate=False))
     everything = {key: tensor for state in states.values() for key, tensor in state.items()}
@@ -166,8 +171,8 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
         width = output_width(outputs_of(participant, inputs, "the public set")) if reads else 0
     weighs = any(isinstance(one, EnsembleDistillation) and "class_counts" in one.ensemble.needs for one in callbacks)
     counts = label_counts(federation, 1).get(name) if weighs and name != STUDENT else None
-    methods = carried_methods(callbacks) if name != STUDENT else {}
     about = {place: described(one, federation, name) for place, one in methods.items()}
+    about |= {place: beside_offer(about[place]) for place in averaging}
     role = asdict(next(one for one in roles(trainer, federation, 2) if one.name == name))
     return Description(
         participant=name,
@@ -196,7 +201,9 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
         labels=_labels(federation, name, participant),
         about={place: layouts(own) for place, own in about.items()},
         numbers={place: numbers_of(own) for place, own in about.items()},
-        messages={place: message_layout(one, federation, name) for place, one in methods.items()},
+        messages={
+            place: message_layout(one, federation, name) for place, one in methods.items() if not one.sends_state
+        },
     )
 
 

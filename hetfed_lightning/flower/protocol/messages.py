@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -49,10 +49,13 @@ def order_content(order: Order) -> RecordDict:
             "answer_after": order.answer_after,
             "learn": NONE if order.learn is None else order.learn,
             "messages": list(order.messages),
+            "results": list(order.shared),
+            "renewed": list(order.renewed),
         }
     )
-    for place, keys in order.keys.items():
-        settings[f"keys.{place}"] = list(keys)
+    for place, keys in order.messages.items():
+        if keys:
+            settings[f"keys.{place}"] = list(keys)
     records: Records = {"order": settings}
     for place, state in order.shared.items():
         pack(records, f"shared.{place}", state)
@@ -79,9 +82,9 @@ def order_of(content: RecordDict) -> Order:
         begin=_round(found, "begin"),
         answer_after=_of_type(found, "answer_after", bool),
         learn=_round(found, "learn"),
-        keys={place: tuple(map(str, found[f"keys.{place}"])) for place in _places(found, "keys")},  # type: ignore[arg-type]
-        messages=_listed_places(found, "messages"),
-        shared={place: unpack(content, f"shared.{place}") for place in _places(content, "shared")},
+        messages={place: _keys(found, f"keys.{place}") for place in _listed_places(found, "messages")},
+        shared={place: unpack(content, f"shared.{place}") for place in _listed_places(found, "results")},
+        renewed=_listed_places(found, "renewed"),
         targets=_targets(content, "targets"),
         lessons=_targets(content, "lessons"),
     )
@@ -136,13 +139,8 @@ def reply_of(content: RecordDict, wanted: Wanted | None = None) -> Reply:
         quarantined=quarantined,
         idle=idle,
         answers=None if is_out else _answers(content, wanted),
-        shared={} if is_out else _shared(content, _wanted_of(wanted, idle=idle), idle=idle),
+        shared={} if is_out else _shared(content, wanted, idle=idle),
     )
-
-
-def _wanted_of(wanted: Wanted | None, *, idle: bool) -> Wanted | None:
-    """The same without shared states for a site that took no step; of methods it sends what it has."""
-    return replace(wanted, shared={}) if wanted is not None and idle else wanted
 
 
 def _answers(content: RecordDict, wanted: Wanted | None) -> Tensor | None:
@@ -161,7 +159,7 @@ def _shared(content: RecordDict, wanted: Wanted | None, *, idle: bool) -> dict[i
     places = _places(content, "shared")
     if wanted is None:
         return {place: unpack(content, f"shared.{place}") for place in places}
-    expected = {**wanted.shared, **wanted.messages}
+    expected = wanted.messages
     if surplus := [place for place in places if place not in expected]:
         raise RecordsError(f"shared.{surplus[0]}: it sends a shared state for a callback that nobody asked for.")
     if idle:
@@ -206,6 +204,10 @@ def _listed_places(found: ConfigRecord, key: str) -> tuple[int, ...]:
     if len(places) > _MOST_PLACES or any(type(one) is not int or not 0 <= one < _MOST_PLACES for one in places):
         raise RecordsError(f"expected places of callbacks under {key!r}, got {shown(places)}.")
     return tuple(sorted({*places}))
+
+
+def _keys(found: ConfigRecord, key: str) -> tuple[str, ...]:
+    return tuple(map(str, _of_type(found, key, list))) if key in found else ()
 
 
 _MOST_PLACES = 10_000

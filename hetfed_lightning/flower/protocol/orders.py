@@ -27,11 +27,13 @@ class Order:
         begin: Round to train in; None for none.
         answer_after: True to predict on the public set after the local steps.
         learn: Round at whose end to learn from ``targets``; None for none.
-        keys: Keys of the tensors to send at the end, by averaging callback's place; empty if the round does not
-            average, or other sites have to be heard first.
-        messages: Places of the methods whose messages to send: as the round opens with ``enter``, else at its end.
-        shared: Tensors handed out, of any shape, by key, for each averaging callback and method of the configuration by
-            its place. They are received as a round is closed, or as one opens if none is closed.
+        messages: Messages to send, for each method of the configuration by its place: keys of the state that is the
+            message, empty where ``send`` makes it. They are sent as the round opens with ``enter``, at the end of a
+            round that is attended, trained or learned in, or as they are without any of these.
+        shared: Tensors handed out, of any shape, by key, for each method of the configuration by its place. They are
+            received as a round is closed, or as one opens if none is closed.
+        renewed: Places in ``shared`` whose tensors replace some of those received before, by key, since other groups of
+            the participant have no new result; at all other places they replace everything.
         targets: Targets of the ensemble on the public set, softened, shape ``(P, C)``, for each distilling callback by
             its place. They are learned in the local steps of the round that begins, or at the end of round ``learn``.
         lessons: Targets of the same form, learned by a newcomer before its first local step.
@@ -46,9 +48,9 @@ class Order:
     begin: int | None = None
     answer_after: bool = False
     learn: int | None = None
-    keys: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    messages: tuple[int, ...] = ()
+    messages: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     shared: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    renewed: tuple[int, ...] = ()
     targets: Mapping[int, Tensor] = field(default_factory=dict)
     lessons: Mapping[int, Tensor] = field(default_factory=dict)
 
@@ -68,7 +70,7 @@ class Order:
     @property
     def closing(self) -> Order:
         """The part of the order that closes a round, and nothing else."""
-        return Order(self.run, finish=self.finish, shared=self.shared)
+        return Order(self.run, finish=self.finish, shared=self.shared, renewed=self.renewed)
 
     @property
     def fingerprint(self) -> str:
@@ -96,7 +98,7 @@ class Reply:
         quarantined: Reason why it left itself out of the round; empty if it did not.
         idle: True if no optimizer step of the round changed its weights: it takes part, but has nothing to average.
         answers: Outputs on the public set, shape ``(P, C)``; None if not asked for.
-        shared: Tensors sent, of any shape, by key, for each averaging callback and method by its place.
+        shared: Tensors sent, of any shape, by key, for each method by its place.
     """
 
     participant: str

@@ -8,7 +8,7 @@ The tensors that a reply may hold follow from the order and from the site's desc
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hetfed_lightning.finite import is_finite, why_not_heard, why_unusable
 from hetfed_lightning.flower.protocol.arrays import Layout, travelling_bytes
@@ -29,20 +29,17 @@ class Wanted:
 
     Attributes:
         answers: Shape of the outputs on the public set, ``(P, C)``; None if not asked for.
-        shared: Layout of the shared state by key, for each averaging callback by its place.
         messages: Layout of the message by key, for each method by its place.
     """
 
     answers: tuple[int, int] | None
-    shared: Mapping[int, Mapping[str, Layout]]
-    messages: Mapping[int, Mapping[str, Layout]] = field(default_factory=dict)
+    messages: Mapping[int, Mapping[str, Layout]]
 
     @property
     def most_bytes(self) -> int:
         """Largest number of bytes of such a reply's arrays, as they travel."""
         answers = [] if self.answers is None else [(self.answers, "float64")]
-        sent = [*self.shared.values(), *self.messages.values()]
-        layouts = [*answers, *(layout for one in sent for layout in one.values())]
+        layouts = [*answers, *(layout for one in self.messages.values() for layout in one.values())]
         return sum(travelling_bytes(layout) for layout in layouts)
 
 
@@ -55,8 +52,10 @@ def wanted(order: Order, description: Description) -> Wanted:
     """
     return Wanted(
         (description.public_size, description.width) if order.answer or order.answer_after else None,
-        {place: {key: description.offered[place][key] for key in keys} for place, keys in order.keys.items()},
-        {place: description.messages[place] for place in order.messages},
+        {
+            place: {key: description.offered[place][key] for key in keys} if keys else description.messages[place]
+            for place, keys in order.messages.items()
+        },
     )
 
 
@@ -132,11 +131,11 @@ def _of_answers(reply: Reply, order: Order, description: Description) -> str:
 def _of_shared(reply: Reply, order: Order, parameters: Collection[str]) -> str:
     if reply.idle and order.begin is None and order.learn is None:
         return "it says that it took no step, and nobody asked for one"
-    if reply.idle and not reply.shared.keys().isdisjoint(order.keys):
-        return "it sends a shared state, and took no step"
-    for place in order.messages:
-        for key, tensor in reply.shared.get(place, {}).items():
+    for place, keys in order.messages.items():
+        sent = reply.shared.get(place, {})
+        if keys and (reason := why_unusable(sent, parameters)):
+            return reason
+        for key, tensor in sent.items():
             if not is_finite([tensor]):
                 return f"its message is not finite at {one_line(key)}"
-    states = (reply.shared.get(place, {}) for place in order.keys)
-    return next(filter(None, (why_unusable(state, parameters) for state in states)), "")
+    return ""

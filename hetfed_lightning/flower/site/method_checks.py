@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,21 +22,46 @@ MOST_BYTES = 2**32
 """Largest number of bytes of one method's result, of which each state of the site holds a copy."""
 
 
-def fault_of_messages(methods: Mapping[int, Method], order: Order) -> str:
-    """Reason why messages cannot be asked for; empty if they can."""
+def fault_of_messages(methods: Mapping[int, Method], order: Order, participant: Participant) -> str:
+    """Reason why messages cannot be asked for; empty if they can.
+
+    Args:
+        methods: Methods of the site by place among its callbacks.
+        order: Order of a coordinator.
+        participant: The site's participant.
+    """
     moments = {"start"} if order.enter is not None else set()
     if order.begin is not None or order.learn is not None or order.attend is not None:
         moments.add("end")
-    for place in order.messages:
+    for place, keys in order.messages.items():
         method = methods.get(place)
         if method is None:
             return f"asks for a message of callback {place}, which is no method of this site"
+        if fault := _fault_of_keys(method, keys, participant):
+            return fault
+        if method.sends_state and method.synchronise_start and not moments:
+            continue  # A group begins with this state.
         own = {exchange.when for exchange in method.exchanges}
         if not moments or not moments <= own:
             return (
                 f"asks for a message of {method.title} at {_listed(moments) or 'no moment'} of a round; here it sends "
                 f"at {_listed(own) or 'none'}"
             )
+    return ""
+
+
+def _fault_of_keys(method: Method, keys: Sequence[str], participant: Participant) -> str:
+    """Whatever keys a coordinator names, personal tensors stay at their site."""
+    if not keys and not method.sends_state:
+        return ""
+    own = method.offered_keys(participant) if method.sends_state else ()
+    if strange := [key for key in keys if key not in (own or ())]:
+        return f"asks for {one_line(strange[0], NAME)}, which this site does not share by {method.title}"
+    if len(keys) > len(set(keys)):
+        return (
+            f"asks for {len(keys):,} keys of {method.title}, some of them several times; this site shares "
+            f"{len(own or ())}"
+        )
     return ""
 
 
@@ -67,8 +92,9 @@ def _fault_of_replaced(
     """Whatever a method is handed, tensors that it does not send and the participant does not share stay."""
     own = participant.view_of()
     replaced = [key for key in handed if key in own]
-    sent = {*participant.averaged_keys(buffers=True)}
-    if not sent.issuperset(replaced):
+    offered = method.offered_keys(participant)
+    sent = {*(participant.averaged_keys(buffers=True) if offered is None else offered)}
+    if offered is None and not sent.issuperset(replaced):
         sent |= ParticipantSide(method, lambda _: {}).layout(federation, name).keys()
     parameters = dict(participant.named_parameters(remove_duplicate=False))
     for key in replaced:

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning.distillation.outputs import KINDS
-from hetfed_lightning.finite import LARGEST, LARGEST_PREDICTION, is_finite, largest_number
+from hetfed_lightning.finite import LARGEST_PREDICTION, is_finite, largest_number
 from hetfed_lightning.flower.protocol.deployable import carried_methods
 from hetfed_lightning.flower.protocol.description import subjects
-from hetfed_lightning.flower.protocol.untrusted import NAME, one_line
 from hetfed_lightning.flower.site.method_checks import fault_of_messages, fault_of_result
-from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.participants.first_batch import outputs_of
 from hetfed_lightning.participants.participant import STUDENT, output_width
@@ -84,7 +82,6 @@ class OrderChecks:
     """
 
     def __init__(self, callbacks: Sequence[FederatedCallback]) -> None:
-        self._averaging = {place: one for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
         self._distilling = {place: one for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
         self._methods = carried_methods(callbacks)
 
@@ -100,17 +97,16 @@ class OrderChecks:
                 value.
         """
         for participant in federation.members().values():
-            for place, keys in order.keys.items():
-                self._check_keys(place, participant, keys, "asks for")
-            if fault := fault_of_messages(self._methods, order):
+            if fault := fault_of_messages(self._methods, order, participant):
                 raise OrderError(f"{participant.label}: the coordinator {fault}.")
             for place, state in order.shared.items():
-                if place in self._methods:
-                    if fault := fault_of_result(federation, self._methods[place], state):
-                        raise OrderError(f"{participant.label}: the coordinator {fault}.")
-                    continue
-                self._check_keys(place, participant, tuple(state), "sends")
-                self._check_state(participant, self._averaging[place].shareable(participant), state)
+                if place not in self._methods:
+                    raise OrderError(
+                        f"{participant.label}: the coordinator sends a result of callback {place}, which is no method "
+                        "of this site."
+                    )
+                if fault := fault_of_result(federation, self._methods[place], state):
+                    raise OrderError(f"{participant.label}: the coordinator {fault}.")
         for participant in subjects(federation).values():
             if (order.answer or order.answer_after) and not _reads_public(federation, participant):
                 raise OrderError(
@@ -119,36 +115,6 @@ class OrderChecks:
             for targets in (order.targets, order.lessons):
                 self._check_targets(federation, participant, targets)
             self._check_mode(order, participant)
-
-    def _check_keys(self, place: int, participant: Participant, keys: Sequence[str], does: str) -> None:
-        """Refuse keys that this site does not share: personal tensors stay personal."""
-        callback = self._averaging.get(place)
-        own = {} if callback is None else callback.shareable(participant)
-        if callback is None or (strange := [key for key in keys if key not in own]):
-            what = f"callback {place}" if callback is None else one_line(strange[0], NAME)
-            raise OrderError(f"{participant.label}: the coordinator {does} {what}, which this site does not share.")
-        if len(keys) > len(set(keys)):
-            raise OrderError(
-                f"{participant.label}: the coordinator {does} {len(keys):,} keys of callback {place}, some of them "
-                f"several times; this site shares {len(own)}."
-            )
-
-    def _check_state(self, participant: Participant, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        for key, tensor in state.items():
-            wanted, found = (f"{tuple(one.shape)} and {one.dtype}" for one in (own[key], tensor))
-            if wanted != found:
-                raise OrderError(
-                    f"{participant.label}: the coordinator sends {key} of shape {found}; here it is of {wanted}."
-                )
-        if not is_finite(state.values()):
-            raise OrderError(f"{participant.label}: the shared state that the coordinator sends is not finite.")
-        # Only parameters are bounded, since buffers grow with other sites' data.
-        for key in state.keys() & dict(participant.named_parameters()).keys():
-            if (largest := largest_number([state[key]])) > LARGEST:
-                raise OrderError(
-                    f"{participant.label}: the shared state that the coordinator sends has a number of magnitude "
-                    f"{largest:.3g} in {key}; {LARGEST:g} is the most that is taken over."
-                )
 
     def _check_mode(self, order: Order, participant: Participant) -> None:
         """Refuse targets at a moment at which the site's own configuration does not distil."""

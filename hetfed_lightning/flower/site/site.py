@@ -15,7 +15,6 @@ import lightning as L
 from hetfed_lightning.data.module import FederatedDataModule
 from hetfed_lightning.federated_callback import Career, FederatedCallback
 from hetfed_lightning.federation.federation import Federation
-from hetfed_lightning.flower.protocol.deployable import carried_methods
 from hetfed_lightning.flower.protocol.description import Description, describe, subjects
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.untrusted import one_line
@@ -134,7 +133,7 @@ class Site:
             self._begin(order, order.begin, store)
         if order.learn is not None:
             self._learn(order, order.learn, store)
-        if order.begin is None and order.learn is None and order.keys:
+        if order.messages and all(one is None for one in (order.enter, order.attend, order.begin, order.learn)):
             self._offer(order, store)
 
     @contextmanager
@@ -235,13 +234,11 @@ class Site:
     def _closed(self, order: Order, place: Place | None, store: SiteStore) -> Place | None:
         """Place to go on from: after the close of a round that the site has trained in and never heard the end of.
 
-        Results of methods belong to the round in progress, and are not received as that one is closed.
+        Results belong to the round in progress, and are not received as that one is closed.
         """
         if place is None or place.stage == Stage.FINISHED or place.stage in UNTRAINED:
             return place
-        methods = carried_methods(self._taken().callbacks)
-        shared = {key: state for key, state in order.shared.items() if key not in methods}
-        self._finish(replace(order, shared=shared), place.round_index, store)
+        self._finish(replace(order, shared={}), place.round_index, store)
         return Place(place.round_index, Stage.FINISHED)
 
     def _enter(self, order: Order, end: Place, store: SiteStore) -> None:

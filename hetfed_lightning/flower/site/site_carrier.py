@@ -78,7 +78,16 @@ class SiteCarrier:
             return
         if when == "end" and self.method.needs_steps and not federation.local[name].landed:
             return
-        self.sent = self.participants.send(federation, name, when=when)
+        if self.method.sends_state:
+            self.send_state(federation)
+        else:
+            self.sent = self.participants.send(federation, name, when=when)
+
+    def send_state(self, federation: FederationView) -> None:
+        """Make the message of the state as it is, if the order asks for one."""
+        (participant,) = federation.members().values()
+        if self.method.sends_state and self._place in self._order.messages:
+            self.sent = participant.state_of(self._order.messages[self._place])
 
     def combine(self, federation: FederationView, round_index: int) -> None:
         """Nothing: the coordinator does."""
@@ -90,9 +99,11 @@ class SiteCarrier:
         if handed is None:
             return
         (name,) = federation.members()
-        self.received = {key: one.to(federation.device) for key, one in handed.items()}
+        here = {key: one.to(federation.device) for key, one in handed.items()}
         if self.method.replaces_state:
-            federation[name].load_state_of(self.replaced(federation, self.received))
+            federation[name].load_state_of(self.replaced(federation, here))
+        if self.method.reads_received:
+            self.received = self.received | here if self._place in self._order.renewed else here
         if type(self.method).receive is not Method.receive:
             self.participants.receive(federation, name)
 

@@ -24,7 +24,6 @@ from hetfed_lightning.local_training.dpsgd_steps import PrivacyBudgetError
 from hetfed_lightning.local_training.privacy_budgets import open_budgets
 from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
-from hetfed_lightning.methods.averaging.sharing_groups import SharingGroup
 from hetfed_lightning.methods.distillation.ensemble_distillation import OUTPUTS, EnsembleDistillation
 from hetfed_lightning.methods.participant_side import ParticipantSide
 from hetfed_lightning.participants.participant import STUDENT
@@ -80,7 +79,6 @@ class SiteRound(RoundClock):
         self.career = career
         self.order = order
         self.reply = reply
-        self.averaging = {place: one for place, one in enumerate(callbacks) if isinstance(one, BackboneAveraging)}
         self.carriers = {place: SiteCarrier(one, place, order) for place, one in carried_methods(callbacks).items()}
         self.represented = [carrier.method for carrier in self.carriers.values()]
         self.distilling = {place: one for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
@@ -91,7 +89,6 @@ class SiteRound(RoundClock):
         self._samples = 0
         self._checks = OrderChecks(callbacks)
         self.safe: dict[str, Tensor] | None = None
-        self.anchors: dict[int, dict[str, Tensor]] = {}
 
     # Hooks of the fit
 
@@ -135,7 +132,6 @@ class SiteRound(RoundClock):
         for place, callback in self.distilling.items():
             callback.set_targets(targets.get(place))
         self._take_lessons(federation)
-        self._set_anchors(federation)
         federation.hear(self._all())
         check_shaped_losses(federation)
         federation.fleets.open_round(federation, federation.trained_here(federation.current_round))
@@ -171,19 +167,10 @@ class SiteRound(RoundClock):
         """
         round_index = federation.current_round
         for place in sorted(self.order.shared):
-            if place in self.averaging:
-                self._load_shared(federation, place)
-            elif closes:
+            if closes:
                 self.carriers[place].hand_out(federation, round_index)
             else:
                 self.carriers[place].open_round(federation, round_index)
-
-    def _load_shared(self, federation: Federation, place: int) -> None:
-        """Load the shared state of one averaging callback into the participant."""
-        for participant in federation.members().values():
-            participant.load_state_of(self.order.shared[place])
-            if self.averaging[place].proximal:
-                self.anchors[place] = participant.state_of(self.order.shared[place])
 
     def enter(self, trainer: L.Trainer, federation: Federation, when: Literal["start", "end"]) -> None:
         """Receive what is handed out as a round opens, send messages without training in it, and pause.
@@ -223,12 +210,6 @@ class SiteRound(RoundClock):
         sent = {place: one.sent for place, one in self.carriers.items() if isinstance(one.sent, dict)}
         return {place: {key: tensor.cpu() for key, tensor in one.items()} for place, one in sent.items()}
 
-    def _set_anchors(self, federation: Federation) -> None:
-        """Set the state that was received last as anchor, if a proximal term asks for one."""
-        for place, state in self.anchors.items():
-            callback = self.averaging[place]
-            callback.hold_near(federation, [(SharingGroup(tuple(federation.members()), tuple(state)), state)])
-
     def learn(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
         """Learn from the ensemble at a round's end, and pause.
 
@@ -253,9 +234,10 @@ class SiteRound(RoundClock):
         """
         self.reopen(federation, round_index)
         self.receive(federation, closes=True)
-        for callback in self.averaging.values():
-            for name in federation.active_names(round_index) if callback.is_due(round_index) else ():
-                callback.tidy(federation, name)
+        for method in self.represented:
+            if isinstance(method, BackboneAveraging) and method.is_due(round_index):
+                for name in federation.active_names(round_index):
+                    method.tidy(federation, name)
         federation.log_round(learning_rates(federation, list(subjects(federation))))
         federation.close_round()
 
@@ -302,18 +284,15 @@ class SiteRound(RoundClock):
             self.reply.quarantined = federation.guard.quarantined.get(name, self.reply.quarantined)
             self.reply.idle = name != STUDENT and federation.local[name].landed == 0
         self.save(trainer)
-        if not self.reply.quarantined and not self.reply.idle:
-            self.offer(federation)
-        self.reply.shared |= self._messages()
+        self.reply.shared = self._messages()
         raise Pause
 
     def offer(self, federation: Federation) -> None:
-        """Add the shared tensors that the order asks for to the reply."""
-        for participant in federation.members().values():
-            self.reply.shared = {
-                place: {key: tensor.cpu() for key, tensor in participant.state_of(keys).items()}
-                for place, keys in self.order.keys.items()
-            }
+        """Add the state that the order asks for, as it is, to the reply."""
+        for carrier in self.carriers.values():
+            if not (carrier.method.needs_steps and self.reply.idle):
+                carrier.send_state(federation)
+        self.reply.shared |= self._messages()
 
     def say_again(self, federation: Federation, fingerprint: str, *, closes: bool) -> bool:
         """True if the state was made by the same order and on as many examples; the reply is then repeated.
@@ -332,8 +311,7 @@ class SiteRound(RoundClock):
         if said["quarantined"]:
             return False
         self.reply.answers, self.reply.idle = said["answers"], said["idle"]
-        if not self.reply.idle:
-            self.offer(federation)
+        self.offer(federation)
         self.reply.shared |= said.get("messages", {})  # Older states have none.
         return True
 
@@ -368,13 +346,14 @@ class SiteRound(RoundClock):
 
     def _all(self) -> list[FederatedCallback]:
         methods = {place: carrier.method for place, carrier in self.carriers.items()}
-        found: dict[int, FederatedCallback] = {**self.distilling, **self.averaging, **methods}
+        found: dict[int, FederatedCallback] = {**self.distilling, **methods}
         return sorted((found[place] for place in sorted(found)), key=lambda callback: callback.phase)
 
     # State
 
     def state_dict(self) -> dict[str, Any]:
-        """State that a quarantine returns to, anchors of a proximal term, and the reply; tensors of any shape."""
+        """State that a quarantine returns to, what methods received and remember, and the reply."""
+        made = {place: one for place, one in self._messages().items() if not self.carriers[place].method.sends_state}
         said = {
             "order": self.fingerprint,
             "samples": self._samples,
@@ -383,11 +362,10 @@ class SiteRound(RoundClock):
             "quarantined": self.reply.quarantined,
             "idle": self.reply.idle,
             "answers": self.reply.answers,
-            "messages": self._messages(),
+            "messages": made,
         }
         return {
             "safe": self.safe,
-            "anchors": self.anchors,
             "methods": {place: carrier.state_dict() for place, carrier in self.carriers.items()},
             "said": said if self.fingerprint else {},
         }
@@ -395,7 +373,6 @@ class SiteRound(RoundClock):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore the result of :meth:`state_dict`."""
         self.safe = state_dict["safe"]
-        self.anchors = dict(state_dict["anchors"])
         self.said = dict(state_dict.get("said", {}))  # Older states have none.
         saved = state_dict.get("methods", {})
         for place, carrier in self.carriers.items():

@@ -51,7 +51,6 @@ from hetfed_lightning.methods.averaging.sharing_groups import (
 from hetfed_lightning.methods.messages import Combined, Message
 from hetfed_lightning.methods.method import About, Method
 from hetfed_lightning.methods.participant_data import ParticipantData
-from hetfed_lightning.methods.server import ServerSide
 from hetfed_lightning.methods.server_memory import ServerMemory
 from hetfed_lightning.metrics import state_divergence
 from hetfed_lightning.participants.inseparable import (
@@ -198,7 +197,7 @@ class BackboneAveraging(Method):
         tied = {name: participant.tied_keys() for name, participant in members.items()}
         personal = {name: personal_state(participant, states[name]) for name, participant in members.items()}
         self.tell(states, personal, tied)
-        self._proximal.open_round(0, [])
+        self._proximal.open_round([])
 
     def describe(self, participant: Participant, data: ParticipantData) -> Message:
         """Layout of the shared state, digests of the frozen weights below it, and number of examples.
@@ -332,23 +331,16 @@ class BackboneAveraging(Method):
 
     def _set_anchors(self, federation: FederationView) -> None:
         if self.proximal:
-            states = {name: self.shared_state(name) for name in self.sharing}
-            self.hold_near(federation, [(self.sharing[name], state) for name, state in states.items() if state])
+            device = federation.device  # A checkpoint's shared state lies on the CPU.
+            states = {group: self.shared_state(group.name) for group in self.sharing.values()}
+            here = [
+                (group, {key: state[key].to(device) for key in group.keys}) for group, state in states.items() if state
+            ]
+            self._proximal.open_round(here)
 
     def shared_state(self, group: str) -> dict[str, Tensor]:
         """Shared tensors of a group by key; empty before its first average or common start."""
         return {} if self.carrier is None else dict(self.carrier.last(group))
-
-    def hold_near(self, federation: FederationView, shared: Sequence[tuple[SharingGroup, State]]) -> None:
-        """Set the anchors of the proximal term in the local steps of a round.
-
-        Args:
-            federation: The federation, in a round.
-            shared: Groups with their shared states by key.
-        """
-        device = federation.device  # A checkpoint's shared state lies on the CPU.
-        here = [(group, {key: state[key].to(device) for key in group.keys}) for group, state in shared]
-        self._proximal.open_round(self.proximal, here)
 
     def adds_to_loss(self, federation: FederationView) -> bool:
         """True if there is a proximal term."""
@@ -357,8 +349,8 @@ class BackboneAveraging(Method):
 
     def local_loss(self, federation: FederationView, participant: Participant, batch_idx: int) -> Tensor | None:
         """FedProx's proximal term, a scalar; None if it is 0 for all weights."""
-        del federation, batch_idx
-        return self._proximal.loss(participant)
+        del batch_idx
+        return self._proximal.loss(participant, self.proximal, self.context_of(federation, participant).received)
 
     def loss_is_of_weights(self) -> bool:
         """True; the proximal term does not depend on examples."""
@@ -367,7 +359,7 @@ class BackboneAveraging(Method):
     def fleet_term(self, federation: FederationView, fleet: Fleet) -> FleetTerm | None:
         """FedProx's proximal term for the members of a fleet; None if it is 0 for all weights."""
         del federation
-        return self._proximal.fleet_term(fleet)
+        return self._proximal.fleet_term(fleet, self.proximal)
 
     def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
         """Aggregate each group and hand the result to all joined members."""
@@ -402,6 +394,22 @@ class BackboneAveraging(Method):
         if type(self).send is not Method.send:
             return None
         return tuple(key for group in self.sharing.values() if name in group for key in group.keys)
+
+    def offered_keys(self, participant: Participant) -> Sequence[str]:
+        """Keys that a participant would average, whoever shares them.
+
+        Args:
+            participant: Participant of this process or site.
+        """
+        return tuple(self.shareable(participant))
+
+    @property
+    def reads_received(self) -> bool:
+        """True with a proximal term, and for a subclass with a hook of its own at the participant."""
+        hooks = ("send", "receive", "example_loss", "weight_term", "after_step", "local_loss", "plan")
+        return self.proximal > 0 or any(
+            getattr(type(self), one) is not getattr(BackboneAveraging, one) for one in hooks
+        )
 
     def keys_of(self, group: str, keys: Sequence[str]) -> Sequence[str]:
         """Keys of one group, among those of a member.
@@ -504,25 +512,13 @@ class BackboneAveraging(Method):
 
     # Checkpoints
 
-    def state_dict(self) -> dict[str, Any]:
-        """Shared states, server optimizers, and digests of the initial frozen weights of the participants."""
-        return self.as_saved(super().state_dict())
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the state of a checkpoint."""
-        super().load_state_dict(self.memory_of(state_dict))
+        super().load_state_dict(state_dict)
         self._foundations = dict(state_dict.get("foundations", {}))  # Older checkpoints have none.
 
-    def with_memory(self, server: ServerSide) -> dict[str, Any]:
-        """State of :meth:`state_dict` with the server's half from elsewhere.
-
-        Args:
-            server: The server's half.
-        """
-        return self.as_saved({"server": server.state_dict(), "memory": {}})
-
     def as_saved(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """State for a checkpoint, from the state of a carrier: shared states and server optimizers by group.
+        """Shared states, server optimizers, and digests of the initial frozen weights of the participants.
 
         Args:
             found: State of the carrier; empty without one.

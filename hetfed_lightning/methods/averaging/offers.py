@@ -36,6 +36,12 @@ def offer(
     return found | {SAMPLES: torch.tensor(samples)}
 
 
+def beside_offer(message: Message) -> dict[str, Tensor]:
+    """Entries of a description that :func:`offer` does not make: those of a subclass of averaging."""
+    own = (TRAINED, FROZEN, BUFFER, GROUND)
+    return {key: one for key, one in message.items() if not key.startswith(own) and key != SAMPLES}
+
+
 def layout_of(message: Message) -> dict[str, Tensor]:
     """Described tensors on the device ``"meta"``, by key."""
     kinds = (TRAINED, FROZEN, BUFFER)

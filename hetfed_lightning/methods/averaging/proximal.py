@@ -32,43 +32,47 @@ class Proximal:
     """
 
     def __init__(self) -> None:
-        self._mu = 0.0
         self._shared: Sequence[tuple[SharingGroup, Mapping[str, Tensor]]] = []
         self._anchors: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
-    def open_round(self, mu: float, shared: Sequence[tuple[SharingGroup, Mapping[str, Tensor]]]) -> None:
-        """Set weight and anchors for a round.
+    def open_round(self, shared: Sequence[tuple[SharingGroup, Mapping[str, Tensor]]]) -> None:
+        """Set the anchors of fleets for a round.
 
         Args:
-            mu: Weight of the term, at least 0.
             shared: Groups with their shared states by key, the anchors of their members.
         """
-        self._mu, self._shared, self._anchors = mu, shared, {}
+        self._shared, self._anchors = shared, {}
 
-    def loss(self, participant: Participant) -> Tensor | None:
-        """Term of one participant, a scalar; None if it is 0 for all weights."""
+    def loss(self, participant: Participant, mu: float, received: Mapping[str, Tensor]) -> Tensor | None:
+        """Term of one participant, a scalar; None if it is 0 for all weights.
+
+        Args:
+            participant: The participant.
+            mu: Weight of the term, at least 0.
+            received: Shared state that the participant received last, by key; the same all round.
+        """
         name = participant.name or ""
         if name not in self._anchors:
             parameters = dict(participant.named_parameters(remove_duplicate=False))
-            self._anchors[name] = [
-                (parameters[key], state[key])
-                for group, state in self._shared
-                for key in group.keys
-                if name in group and key in parameters
-            ]
-        if not self._mu or not self._anchors[name]:
+            self._anchors[name] = [(parameters[key], one) for key, one in received.items() if key in parameters]
+        if not mu or not self._anchors[name]:
             return None
         changes = [at_least_float32(parameter - anchor) for parameter, anchor in self._anchors[name]]
-        return self._mu / 2 * torch.stack([change.square().sum() for change in changes]).sum()
+        return mu / 2 * torch.stack([change.square().sum() for change in changes]).sum()
 
-    def fleet_term(self, fleet: Fleet) -> FleetTerm | None:
-        """Term of a fleet's members; None if it is 0 for all weights."""
+    def fleet_term(self, fleet: Fleet, mu: float) -> FleetTerm | None:
+        """Term of a fleet's members; None if it is 0 for all weights.
+
+        Args:
+            fleet: The fleet.
+            mu: Weight of the term, at least 0.
+        """
         shared = [
             (group, state)
             for group, state in self._shared
             if any(key in fleet.layout for key in group.keys) and any(name in group for name in fleet.places)
         ]
-        return _ProximalTerm(self._mu, fleet, shared) if self._mu and shared else None
+        return _ProximalTerm(mu, fleet, shared) if mu and shared else None
 
 
 @dataclass(frozen=True)
