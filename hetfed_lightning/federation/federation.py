@@ -34,6 +34,7 @@ from hetfed_lightning.federation.member_storage import MemberStorage
 from hetfed_lightning.federation.own_trainer import OwnTrainer
 from hetfed_lightning.federation.preemption import Preemption
 from hetfed_lightning.federation.preflight import check_data, check_members, check_names, check_trainer
+from hetfed_lightning.federation.preflight_methods import check_methods
 from hetfed_lightning.federation.preflight_monitors import check_monitors
 from hetfed_lightning.federation.preflight_owners import check_owners
 from hetfed_lightning.federation.preflight_privacy import check_gradients, check_privacy
@@ -377,6 +378,7 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         self.preemption = Preemption(self.trainer)
         self.ranks = ranks_of(self)
         self._take_back()
+        check_methods(acting_callbacks(self.trainer))
         give_modules(self, fit=stage == "fit")
         self.answering = Answering(self)
         for participant in self.everyone().values():

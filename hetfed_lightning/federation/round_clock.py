@@ -72,7 +72,7 @@ class RoundClock(L.Callback):
 
     def __init__(self) -> None:
         self._drawn: dict[int, frozenset[str]] = {}
-        self._forgotten = ForgottenState()
+        self._forgotten = ForgottenState(Method)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Find the tensors that callbacks hold before the first round."""

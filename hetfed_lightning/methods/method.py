@@ -24,6 +24,7 @@ from hetfed_lightning.finite import is_finite
 from hetfed_lightning.fleets.shaping import LossShape
 from hetfed_lightning.fleets.weight_terms import WeightTerm
 from hetfed_lightning.methods.carrier import Carrier
+from hetfed_lightning.methods.loss_checks import changes_nothing, checked_losses, checked_term
 from hetfed_lightning.methods.messages import Combined, Exchange, Message, When, Work
 from hetfed_lightning.methods.planned_work import planned_steps, work_on_plans
 from hetfed_lightning.methods.plans import Moment, Part
@@ -392,6 +393,7 @@ class Method(FederatedCallback):
     """Transport of the method's messages in the run in progress; None outside of one."""
 
     _saved: Mapping[str, Any] | None = None
+    _has_warned = False
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Drop the state of an earlier run, unless its trainer goes on; a checkpoint is read after this."""
@@ -492,7 +494,7 @@ class Method(FederatedCallback):
     def local_loss(self, federation: FederationView, participant: Participant, batch_idx: int) -> Tensor | None:
         """Value of :meth:`weight_term` for one participant, a scalar; None without one."""
         del batch_idx
-        return self.weight_term(_trainable(participant), self.context_of(federation, participant))
+        return self._term(_trainable(participant), self.context_of(federation, participant))
 
     def loss_is_of_weights(self) -> bool:
         """True; :meth:`weight_term` does not depend on examples."""
@@ -500,7 +502,7 @@ class Method(FederatedCallback):
 
     def fleet_term(self, federation: FederationView, fleet: Fleet) -> FleetTerm | None:
         """Term of :meth:`weight_term` for a fleet's members; None without one."""
-        return WeightTerm(self.weight_term, self._contexts_of(federation, fleet), fleet, self.title)
+        return WeightTerm(self._term, self._contexts_of(federation, fleet), fleet, self.title)
 
     def follows_steps(self) -> bool:
         """True if the method has an :meth:`after_step`."""
@@ -530,7 +532,19 @@ class Method(FederatedCallback):
         return LossShape(self._shaped, self._contexts_of(federation, fleet), self.title)
 
     def _shaped(self, losses: Tensor, batch: Supervised, context: Context) -> Tensor:
-        return self.example_loss(losses, batch.inputs, batch.features, batch.outputs, batch.target, "own", context)
+        made = self.example_loss(losses, batch.inputs, batch.features, batch.outputs, batch.target, "own", context)
+        return checked_losses(made, losses, self.title)
+
+    def _term(self, parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+        term = checked_term(self.weight_term(parameters, context), parameters, self.title)
+        if not self._has_warned and changes_nothing(term):
+            self._has_warned = True
+            log.warning(
+                "%s.weight_term returns %g without a gradient, which changes no step: it depends on none of the "
+                "parameters that it is given. Leave out detach(), no_grad and .data, or return 0.",
+                self.title, float(term),
+            )  # fmt: skip
+        return term
 
     def _contexts_of(self, federation: FederationView, fleet: Fleet) -> list[Context]:
         return [self.context_of(federation, one.local.participant) for one in fleet.members]

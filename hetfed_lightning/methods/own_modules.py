@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from hetfed_lightning.federated_callback import acting_callbacks
+from hetfed_lightning.methods.hook_results import naming
 from hetfed_lightning.methods.method import Method
+from hetfed_lightning.participants.layer_checks import check_initialised
 from hetfed_lightning.participants.participant import METHOD_MODULES
 from hetfed_lightning.seeding import seed_all, stream_seed, streams_kept
 
@@ -28,10 +30,19 @@ def give_modules(federation: FederationView, *, fit: bool) -> None:
 
     Raises:
         TypeError: If ``modules`` of a method returns anything but modules by name.
+        ValueError: If a module has parameters of the participant, or of another one.
     """
     methods = [one for one in acting_callbacks(federation.trainer) if isinstance(one, Method) and _has_modules(one)]
-    for participant in federation.members().values():
+    owners: dict[int, str] = {}
+    for name, participant in federation.members().items():
         found = {one.title: _made(federation, participant, one) for one in methods}
+        for title, made in found.items():
+            for parameter in nn.ModuleDict(made).parameters():
+                if (other := owners.setdefault(id(parameter), name)) != name:
+                    raise ValueError(
+                        f"{participant.label}: {title}.modules gives it parameters that {other!r} has got. Make "
+                        "modules anew for each participant."
+                    )
         kept = {} if fit else {title: participant.modules_of(title) for title in participant.titles_of_modules()}
         participant.attach_modules(
             kept | {title: _newest(participant.modules_of(title), made) for title, made in found.items() if made}
@@ -61,12 +72,30 @@ def _has_modules(method: Method) -> bool:
 def _made(federation: FederationView, participant: Participant, method: Method) -> dict[str, nn.Module]:
     with streams_kept(federation.device):
         seed_all(stream_seed(federation.seed, "modules", participant.name or "", method.title), federation.device)
-        made: Any = method.modules(participant)
-    if not isinstance(made, Mapping) or not all(isinstance(one, nn.Module) for one in made.values()):
+        where = f"{participant.label}: {method.title}.modules"
+        with naming(where):
+            made: Any = method.modules(participant)
+    if not isinstance(made, Mapping):
         raise TypeError(
-            f"{participant.label}: {method.title}.modules: expected modules by name, such as "
-            f"{{'common': torch.nn.Linear(8, 2)}}, got {type(made).__name__}."
+            f"{where}: expected modules by name, such as {{'common': torch.nn.Linear(8, 2)}}, got "
+            f"{type(made).__name__}."
         )
+    own = {id(one) for one in participant.parameters()} - {
+        id(one) for module in participant.modules_of(method.title).values() for one in module.parameters()
+    }
+    for name, one in made.items():
+        if not isinstance(name, str) or not name or "." in name:
+            raise TypeError(f"{where}: expected names without a full stop, such as 'common', got {name!r}.")
+        if not isinstance(one, nn.Module):
+            is_class = isinstance(one, type) and issubclass(one, nn.Module)
+            got = f"the class {one.__name__}: make one of it" if is_class else type(one).__name__
+            raise TypeError(f"{where}: expected a module at {name}, got {got}.")
+        check_initialised(one, f"{where}: {name}")
+        if any(id(parameter) in own for parameter in one.parameters()):
+            raise ValueError(
+                f"{where}: {name} has parameters of the participant itself. Make modules of the method's own "
+                "(copy.deepcopy makes one of another)."
+            )
     return dict(made)
 
 

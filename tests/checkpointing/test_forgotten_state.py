@@ -1,5 +1,6 @@
 """A callback whose tensors change, and that saves nothing of them, is warned of as a checkpoint is written."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hetfed_lightning import (
     Phase,
 )
 from tests.federations import fit, sgd, tiny_data, tiny_federation
+from tests.methods.test_hook_results import Heads
 
 
 class Momentum(FederatedCallback):
@@ -105,3 +107,57 @@ def test_what_is_saved_or_does_not_change_is_not(
 def test_without_checkpoints_nothing_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
     fit(tiny_federation(), tiny_data(), 2, Momentum())
     assert "changed tensors" not in caplog.text
+
+
+class Remembering(Heads):
+    """A method that changes something of its own as it combines."""
+
+    def __init__(self, change: Callable[[Any], None]) -> None:
+        self.change = change
+        self.rounds, self.seen, self.velocity = 0, {"names": [0.5]}, torch.zeros(2)
+
+    def combine(self, sent: Any, *rest: Any) -> Any:
+        self.change(self)
+        return super().combine(sent)
+
+
+def forget_number(method: Any) -> None:
+    method.rounds += 1
+
+
+def forget_list(method: Any) -> None:
+    method.seen["names"].append(1.5)
+
+
+def forget_tensor(method: Any) -> None:
+    method.velocity = method.velocity + 1
+
+
+class KeepsOwn(Remembering):
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"rounds": self.rounds}
+
+
+class KeepsOwnAlone(Remembering):
+    def state_dict(self) -> dict[str, Any]:
+        return {"rounds": self.rounds}
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (Remembering(forget_number), "Remembering has changed values in rounds, and no checkpoint holds them"),
+        (Remembering(forget_list), "Remembering has changed values in seen, and no checkpoint"),
+        (Remembering(forget_tensor), "Remembering has changed values in velocity, and no checkpoint"),
+        (Remembering(lambda _: None), ""),
+        (KeepsOwn(forget_number), ""),
+        (KeepsOwnAlone(forget_number), r"KeepsOwnAlone.state_dict leaves out what super().state_dict() returns"),
+    ],
+)
+def test_what_a_method_keeps_beside_its_memory_is_warned_of(
+    method: Any, expected: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeper = ModelCheckpoint(tmp_path)
+    fit(tiny_federation(), tiny_data(evaluated=False), 2, method, keeper, enable_checkpointing=True)
+    told = [one for one in caplog.messages if "checkpoint" in one and type(method).__name__ in one]
+    assert [one.startswith(expected) for one in told] == ([True] if expected else [])
