@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     import lightning as L
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
     from hetfed_lightning.data.loaders import LocalWork, RoundLoader
     from hetfed_lightning.data.module import FederatedDataModule
+    from hetfed_lightning.fleets.engine import Engine
     from hetfed_lightning.fleets.fleet import Fleet
+    from hetfed_lightning.fleets.member import Member
     from hetfed_lightning.fleets.shaping import LossShape
     from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.local_training.local_optimization import LocalOptimization
     from hetfed_lightning.local_training.step_hooks import StepHooks
     from hetfed_lightning.logs.metric_store import Ledger
     from hetfed_lightning.logs.undefined import UndefinedFigures
-    from hetfed_lightning.methods.plans import Part, Span
+    from hetfed_lightning.methods.plans import Moment, Part, Span
     from hetfed_lightning.participants.batch_result import Evaluated
     from hetfed_lightning.participants.participant import Participant, Stage
     from hetfed_lightning.strategies.ranks import Ranks
@@ -269,6 +271,43 @@ class LogsView(Protocol):
         """
 
 
+class PublicLoss(Protocol):
+    """A method, as far as it gives public batches a loss."""
+
+    @property
+    def title(self) -> str:
+        """Name of the method in tags and messages."""
+
+    def public_stream(self, moment: Moment) -> str:
+        """First name of the streams that order public examples."""
+
+    def public_shape(self, federation: FederationView, fleet: Fleet) -> LossShape:
+        """Losses of public examples of a fleet's members."""
+
+    def public_loss(self, federation: FederationView, participant: Participant, indices: Tensor) -> Tensor:
+        """Loss of a public batch, a scalar."""
+
+
+class PublicBatch(Protocol):
+    """Public batch of one step of a participant."""
+
+    @property
+    def method(self) -> PublicLoss:
+        """Method that has planned the batch, whose loss is that of the batch."""
+
+    @property
+    def indices(self) -> Tensor:
+        """Places of the examples in the public set, shape ``(B,)``."""
+
+    def loss(self, federation: FederationView, participant: Participant) -> Tensor:
+        """Loss of the batch, a scalar.
+
+        Args:
+            federation: The federation, in a round.
+            participant: Participant that learns.
+        """
+
+
 class PlansView(Protocol):
     """Plans of local work, looked up by participant, round and batch."""
 
@@ -292,6 +331,39 @@ class PlansView(Protocol):
             federation: The federation, in a round.
             name: Name of a participant with a batch.
             batch_idx: Index of the batch in the round, from 0.
+        """
+
+    def reads_public(self, federation: FederationView, name: str) -> bool:
+        """True if a participant reads an input of the public set.
+
+        Args:
+            federation: The federation, in a fit, with a public set.
+            name: Name of the participant, or of the student.
+        """
+
+    def learns_by_modules(self, federation: FederationView, name: str) -> bool:
+        """True if a participant has modules of a method that plans local steps on public data for it.
+
+        Args:
+            federation: The federation, in a round.
+            name: Name of the participant.
+        """
+
+    def public_at(self, federation: FederationView, name: str, batch_idx: int) -> Sequence[PublicBatch]:
+        """Public batches of a participant's local step, with their methods.
+
+        Args:
+            federation: The federation, in a round.
+            name: Name of the participant.
+            batch_idx: Index of the batch in the round, from 0.
+        """
+
+    def fleet_terms(self, federation: FederationView, fleet: Fleet) -> list[FleetTerm]:
+        """Losses of public batches as terms of a fleet's local steps.
+
+        Args:
+            federation: The federation, in a round.
+            fleet: Fleet with its members enlisted.
         """
 
     def spans_of(self, federation: FederationView, name: str, round_index: int) -> tuple[Span, ...]:
@@ -358,7 +430,18 @@ class FleetsView(Protocol):
         """
 
     def learners(self, names: Iterable[str]) -> list[Fleet]:
-        """Fleets in which two or more of ``names`` can distil together."""
+        """Fleets in which two or more of ``names`` can learn together."""
+
+    def stepping(
+        self, federation: FederationView, names: Sequence[str], batch_idx: int
+    ) -> Iterator[tuple[Fleet, Engine, list[Member]]]:
+        """Fleets whose first members are exactly those of ``names`` that are seated in them, two at least.
+
+        Args:
+            federation: The federation, in a round.
+            names: Names of the participants that step.
+            batch_idx: Index of the step in the round.
+        """
 
     def outputs(self, names: Sequence[str], inputs: Any) -> dict[str, Tensor]:
         """Outputs on common inputs, shape ``(B, C)`` by name, of participants computed together.

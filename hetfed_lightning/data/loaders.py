@@ -34,6 +34,7 @@ class LocalWork:
     Passes are repeated until they have at least ``min_steps`` batches.
 
     Where ``poisson``, each example is in a batch on its own, drawn from the system's entropy: DP-SGD counts on it.
+    ``without`` are the batches of the round in which nothing is drawn of its own data, ascending.
     """
 
     local_epochs: int = 1
@@ -41,6 +42,7 @@ class LocalWork:
     poisson: bool = False
     steps: int = 0
     min_steps: int = 0
+    without: tuple[range, ...] = ()
 
     def whole_passes(self, source: TrainingSet) -> int:
         """Number of completed passes over a training set, before ``step_budget``."""
@@ -53,9 +55,21 @@ class LocalWork:
         return source.batches_per_epoch * self.whole_passes(source) + self.steps
 
     def batches(self, source: TrainingSet) -> int:
+        """Number of batches in a round, with those of other data, before the trainer's limit."""
+        return self.own_batches(source) + sum(map(len, self.without))
+
+    def own_batches(self, source: TrainingSet) -> int:
         """Number of batches in a round on a training set, before the trainer's limit."""
         batches = self.before_budget(source)
         return batches if self.step_budget is None else min(batches, self.step_budget)
+
+    def own_index(self, step: int) -> int:
+        """Number of batches on its own data before a batch of the round."""
+        return step - sum(max(0, min(step, one.stop) - one.start) for one in self.without)
+
+    def has_own(self, step: int) -> bool:
+        """True if a batch of the round is of its own data."""
+        return not any(step in one for one in self.without)
 
     def passes(self, source: TrainingSet) -> Fraction:
         """Passes over a training set, those that are not completed as fractions, before ``step_budget``."""
@@ -219,7 +233,8 @@ class RoundLoader:
             name: Name of the participant.
             step: Index of the batch, from 0.
         """
-        return self.sources[name].length_of(step)
+        work = self.schedule.work_of(name, self.schedule.current_round)
+        return self.sources[name].length_of(work.own_index(step))
 
     def __len__(self) -> int:
         # The longest possible round: Lightning checks its settings by it; `set_epoch` gives each round's own length.
@@ -238,7 +253,10 @@ class RoundLoader:
             active = list(filter(hosting.hosts, active))
         plans = {name: self._plan(name, round_index)[: self.steps_of(name, round_index)] for name in active}
         if hosting is not None:
-            plans = {name: [hosting.share(indices) for indices in plan] for name, plan in plans.items()}
+            plans = {
+                name: [None if indices is None else hosting.share(indices) for indices in plan]
+                for name, plan in plans.items()
+            }
         loaded = self._loaded(plans, round_index, start)
         blocks, single = self._blocks(plans)
         # Ends with the round: after a resume Lightning would fetch a batch beyond it.
@@ -246,15 +264,16 @@ class RoundLoader:
         for index in range(start, length if told == round_index else self.steps_in(round_index)):
             batch = RoundBatch()
             for name in single:
-                if index >= len(plans[name]):
+                if index >= len(plans[name]) or (own := plans[name][index]) is None:
                     continue
                 dataset = self.sources[name].dataset
-                if not plans[name][index].numel():
+                if not own.numel():
                     batch[name] = None
                 else:
-                    batch[name] = dataset.batch(plans[name][index]) if isinstance(dataset, Examples) else next(loaded)
+                    batch[name] = dataset.batch(own) if isinstance(dataset, Examples) else next(loaded)
             for source, names in blocks:
-                indices = {name: plans[name][index] for name in names if index < len(plans[name])}
+                present = {name: plans[name][index] for name in names if index < len(plans[name])}
+                indices = {name: own for name, own in present.items() if own is not None}
                 if any(not own.numel() for own in indices.values()):
                     batch.update({name: None for name, own in indices.items() if not own.numel()})
                     indices = {name: own for name, own in indices.items() if own.numel()}
@@ -264,7 +283,9 @@ class RoundLoader:
             # Empty if no participant is in the round, or if a resumed round was longer when it began.
             yield batch
 
-    def _blocks(self, plans: Mapping[str, Sequence[Tensor]]) -> tuple[list[tuple[BlockSource, list[str]]], list[str]]:
+    def _blocks(
+        self, plans: Mapping[str, Sequence[Tensor | None]]
+    ) -> tuple[list[tuple[BlockSource, list[str]]], list[str]]:
         """Block sources with the participants of each, those with most batches first; and all other participants."""
         if self._sources is None:
             datasets = {name: source.dataset for name, source in self.sources.items()}
@@ -277,9 +298,16 @@ class RoundLoader:
         together = {name for _, names in blocks for name in names}
         return blocks, [name for name in plans if name not in together]
 
-    def _plan(self, name: str, round_index: int) -> list[Tensor]:
-        """Indices of a participant's batches in a round, one tensor a batch."""
+    def _plan(self, name: str, round_index: int) -> list[Tensor | None]:
+        """Indices of a participant's batches in a round, one tensor a batch; None for a batch of other data."""
         source, work = self.sources[name], self.schedule.work_of(name, round_index)
+        own = self._own_plan(name, round_index, source, work)
+        if not work.without:
+            return [*own]
+        left = iter(own)
+        return [next(left) if work.has_own(step) else None for step in range(work.batches(source))]
+
+    def _own_plan(self, name: str, round_index: int, source: TrainingSet, work: LocalWork) -> list[Tensor]:
         batches: list[Tensor] = []
         if work.poisson:
             steps, total = work.before_budget(source), source.num_samples
@@ -290,16 +318,16 @@ class RoundLoader:
             batches.extend(order.split(source.batch_size)[: source.batches_per_epoch])
         return batches
 
-    def _loaded(self, plans: Mapping[str, Sequence[Tensor]], round_index: int, start: int) -> Iterator[Batch]:
+    def _loaded(self, plans: Mapping[str, Sequence[Tensor | None]], round_index: int, start: int) -> Iterator[Batch]:
         """Batches of the data sets that are read sample by sample, in the order in which they are needed."""
         plans = {name: plan for name, plan in plans.items() if not isinstance(self.sources[name].dataset, Examples)}
         if not plans:
             return iter(())
         self._queue.batches = [
-            [(name, index, self._sample_seed(round_index, name, step, index)) for index in plan[step].tolist()]
+            [(name, index, self._sample_seed(round_index, name, step, index)) for index in own.tolist()]
             for step in range(start, max(map(len, plans.values())))
             for name, plan in plans.items()
-            if step < len(plan) and len(plan[step])
+            if step < len(plan) and (own := plan[step]) is not None and len(own)
         ]
         if self._loader is None:
             self._loader = DataLoader(

@@ -47,7 +47,7 @@ from hetfed_lightning.federation.training_watch import tell_that_training_begins
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.local_training.backward import go_backward
 from hetfed_lightning.local_training.local_optimization import LocalOptimization
-from hetfed_lightning.local_training.local_step import take_local_step
+from hetfed_lightning.local_training.local_step import take_local_step, take_public_step
 from hetfed_lightning.local_training.privacy_budgets import epsilons, give_privacy
 from hetfed_lightning.local_training.scales import skipped_steps
 from hetfed_lightning.local_training.step_hooks import StepHooks
@@ -57,6 +57,7 @@ from hetfed_lightning.methods.answering import Answering
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.own_modules import give_modules
+from hetfed_lightning.methods.public_fleets import learn_in_fleets
 from hetfed_lightning.participants.fit_to_data import fit_to_own_data, take_up_schemas, warn_of_unfitted
 from hetfed_lightning.participants.groups import ParticipantGroup, expanded
 from hetfed_lightning.participants.layer_checks import check_initialised, check_memory
@@ -275,8 +276,10 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         if not (parts := self.plans.of(self, name, round_index)):
             least = participant.min_steps or 0
             return LocalWork(participant.local_epochs, participant.step_budget, poisson, min_steps=least)
-        epochs, steps = sum(part.epochs or 0 for part in parts), sum(part.steps or 0 for part in parts)
-        return LocalWork(epochs, None, poisson, steps)
+        own = [part for part in parts if part.on != "public"]
+        epochs, steps = sum(part.epochs or 0 for part in own), sum(part.steps or 0 for part in own)
+        without = self.plans.without_own_batch(self, name, round_index)
+        return LocalWork(epochs, None, poisson, steps, without=without)
 
     def rounds_ahead(self) -> Sequence[int]:
         """Indices of the run's rounds whose plans may differ in length; the current one alone if no method plans."""
@@ -418,6 +421,7 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         for name, participant in self.members().items():
             fit_to_own_data(participant, self.federated_data.data.train[name], self.federated_data.collate_fn)
         check_data(self, self.federated_data)
+        self.plans.check_public(self)
         check_monitors(self, self.federated_data, self.resumed.rounds_done(otherwise=0))
         give_privacy(self)
         check_gradients(self)
@@ -492,6 +496,8 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         """Local step of every participant that has a batch, each with backward pass and step before the next."""
         for name, own in self.fleets.train(self, batch, batch_idx).items():
             take_local_step(self, name, own, batch_idx)
+        for name in learn_in_fleets(self, self.plans.on_public(self, batch_idx), batch_idx):
+            take_public_step(self, name, batch_idx)
         self.logbook.write_steps(self.trainer)
         # Lightning counts optimizer steps; for loggers, max_steps and checkpoints a federation's step is a batch.
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress

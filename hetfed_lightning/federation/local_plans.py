@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import torch
 
 from hetfed_lightning.federated_callback import acting_callbacks
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.plan_checks import planned
 from hetfed_lightning.methods.plans import LATER, Part, PlanError, Span, spans
+from hetfed_lightning.methods.public_batches import PublicBatch, PublicOrders
+from hetfed_lightning.methods.public_fleets import PublicTerm
+from hetfed_lightning.participants.first_batch import check_last_public_batch, outputs_of
+from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import lightning as L
 
     from hetfed_lightning.federation_view import FederationView
+    from hetfed_lightning.fleets.fleet import Fleet
+    from hetfed_lightning.fleets.terms import FleetTerm
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LocalPlan:
+    """Plan of a participant's local work in a round.
+
+    Attributes:
+        parts: Parts with a length, of one method; empty if the participant's own settings hold.
+        method: Method of these parts; None without any.
+        along: Parts that go along with steps on own data, with their methods.
+    """
+
+    parts: tuple[Part, ...] = ()
+    method: Method | None = None
+    along: tuple[tuple[Method, Part], ...] = ()
+
+    @property
+    def on_public(self) -> list[Method]:
+        """Methods with steps on public data."""
+        found = dict.fromkeys(method for method, _ in self.along)
+        if self.method is not None and any(part.on != "own" for part in self.parts):
+            found[self.method] = None
+        return list(found)
+
+
+@dataclass
+class _Round:
+    """What is known of the round in progress, by participant."""
+
+    index: int = -1
+    plans: dict[str, LocalPlan] = field(default_factory=dict)
+    spans: dict[str, tuple[Span, ...]] = field(default_factory=dict)
+    ready: dict[tuple[str, str], bool] = field(default_factory=dict)
 
 
 class LocalPlans:
@@ -20,9 +67,9 @@ class LocalPlans:
 
     def __init__(self) -> None:
         self._planners: list[Method] = []
-        self._round = -1
-        self._parts: dict[str, tuple[Part, ...]] = {}
-        self._spans: dict[str, tuple[Span, ...]] = {}
+        self._now = _Round()
+        self._orders = PublicOrders()
+        self._reads: dict[str, bool] = {}
 
     def __reduce__(self) -> tuple[type[LocalPlans], tuple[()]]:
         """Arguments of a copy, which belongs to no run."""
@@ -30,7 +77,7 @@ class LocalPlans:
 
     def begin(self, trainer: L.Trainer) -> None:
         """Find the methods that plan."""
-        self._round, self._parts, self._spans = -1, {}, {}
+        self._now, self._orders, self._reads = _Round(), PublicOrders(), {}
         self._planners = [one for one in acting_callbacks(trainer) if isinstance(one, Method) and one.plans_work()]
 
     @property
@@ -44,12 +91,54 @@ class LocalPlans:
         Raises:
             PlanError: If a plan cannot be followed.
         """
-        for name, participant in federation.members().items():
-            first = max(federation.current_round, participant.joins_at)
-            self.of(federation, name, first)
-            for method in self._planners:
-                for moment in LATER:
-                    planned(method, participant, moment, first)
+        for name in federation.everyone() if self._planners else ():
+            if name != STUDENT:
+                self._plan_of(federation, name, _first_round(federation, name))
+            for _ in self._first_plans(federation, name):
+                pass
+
+    def check_public(self, federation: FederationView) -> None:
+        """Pass the first public example through the networks of those who plan steps on the public set.
+
+        Raises:
+            ValueError: If a network cannot take it, or its BatchNorm cannot train on the last public batch.
+        """
+        for name, participant in federation.everyone().items() if self._planners else ():
+            for method, part in self._first_plans(federation, name):
+                if part.on != "own":
+                    data = federation.federated_data
+                    inputs = data.public_inputs(torch.arange(1))
+                    outputs_of(participant, inputs, "the public set")
+                    setting = f"Part(batch_size=...) of {method.title}.plan"
+                    check_last_public_batch(participant, inputs, data.num_public, part.batch_size, setting)
+
+    def _first_plans(self, federation: FederationView, name: str) -> Iterator[tuple[Method, Part]]:
+        """Parts of a participant's first round at all moments, with their methods."""
+        moments = LATER if name == STUDENT else ("local", *LATER)
+        for method in self._planners:
+            for moment in moments:
+                for part in planned(federation, method, name, moment, _first_round(federation, name)):
+                    yield method, part
+
+    def reads_public(self, federation: FederationView, name: str) -> bool:
+        """True if a participant reads an input of the public set; one that does not abstains, which is logged once.
+
+        Args:
+            federation: The federation, in a fit, with a public set.
+            name: Name of the participant, or of the student.
+        """
+        if name not in self._reads:
+            inputs = federation.federated_data.public_inputs(torch.arange(1))
+            self._reads[name] = federation[name].reads_any_of(inputs)
+            if not self._reads[name]:
+                found = ", ".join(map(repr, inputs)) if isinstance(inputs, dict) else type(inputs).__name__
+                log.info(
+                    "%s reads nothing of the public set, which has %s: it takes no steps on it.",
+                    federation[name].label, found,
+                )  # fmt: skip
+        return self._reads[name]
+
+    # Local steps
 
     def of(self, federation: FederationView, name: str, round_index: int) -> tuple[Part, ...]:
         """Parts of a participant's local work in a round; empty if its own settings hold.
@@ -62,31 +151,34 @@ class LocalPlans:
         Raises:
             PlanError: If they cannot be followed, or two methods have some.
         """
+        return self._plan_of(federation, name, round_index).parts
+
+    def _plan_of(self, federation: FederationView, name: str, round_index: int) -> LocalPlan:
         if not self._planners:
-            return ()
+            return LocalPlan()
         if round_index != federation.current_round:  # Looked ahead.
             return self._asked(federation, name, round_index)
         self._settle(round_index)
-        if name not in self._parts:
-            self._parts[name] = self._asked(federation, name, round_index)
-        return self._parts[name]
+        if name not in self._now.plans:
+            self._now.plans[name] = self._asked(federation, name, round_index)
+        return self._now.plans[name]
 
     def _settle(self, round_index: int) -> None:
-        if self._round != round_index:
-            self._round, self._parts, self._spans = round_index, {}, {}
+        if self._now.index != round_index:
+            self._now = _Round(round_index)
 
-    def _asked(self, federation: FederationView, name: str, round_index: int) -> tuple[Part, ...]:
-        found = {
-            one.title: parts
-            for one in self._planners
-            if (parts := planned(one, federation[name], "local", round_index))
-        }
-        if len(found) > 1:
+    def _asked(self, federation: FederationView, name: str, round_index: int) -> LocalPlan:
+        found = {one: planned(federation, one, name, "local", round_index) for one in self._planners}
+        along = tuple((one, part) for one, parts in found.items() for part in parts if part.goes_along)
+        lengths = {one: own for one, parts in found.items() if (own := _with_length(parts))}
+        if len(lengths) > 1:
             raise PlanError(
-                f"{federation[name].label}, round {round_index}: {' and '.join(found)} both plan its local work. "
-                "Leave out one of them, or have its plan return () for the moment 'local'."
+                f"{federation[name].label}, round {round_index}: {' and '.join(one.title for one in lengths)} both "
+                "plan its local work. Leave out one of them, or have its plan return () for the moment 'local'; "
+                "Part(on='both') without epochs and steps may stand beside any plan."
             )
-        return next(iter(found.values()), ())
+        method, parts = next(iter(lengths.items()), (None, ()))
+        return LocalPlan(parts, method, along)
 
     def span_at(self, federation: FederationView, name: str, batch_idx: int) -> Span | None:
         """Part to which a batch of the current round belongs; None without a plan.
@@ -99,9 +191,9 @@ class LocalPlans:
         if not self._planners:
             return None
         self._settle(federation.current_round)
-        if name not in self._spans:
-            self._spans[name] = self.spans_of(federation, name, federation.current_round)
-        return next((one for one in self._spans[name] if one.start <= batch_idx < one.stop), None)
+        if name not in self._now.spans:
+            self._now.spans[name] = self.spans_of(federation, name, federation.current_round)
+        return next((one for one in self._now.spans[name] if one.start <= batch_idx < one.stop), None)
 
     def spans_of(self, federation: FederationView, name: str, round_index: int) -> tuple[Span, ...]:
         """Parts of a round with their places, after the Trainer's limit; empty without a plan.
@@ -113,6 +205,124 @@ class LocalPlans:
         """
         if not (parts := self.of(federation, name, round_index)):
             return ()
-        per_epoch = federation.federated_data.source(name).batches_per_epoch
-        total = sum(part.batches(per_epoch) for part in parts)
-        return spans(parts, per_epoch, federation.limit_batches(total))
+        per_epoch, public = federation.federated_data.source(name).batches_per_epoch, _num_public(federation, parts)
+        total = sum(part.batches(per_epoch, public) for part in parts)
+        return spans(parts, per_epoch, federation.limit_batches(total), public)
+
+    def without_own_batch(self, federation: FederationView, name: str, round_index: int) -> tuple[range, ...]:
+        """Batches of a round that are public alone, before the Trainer's limit.
+
+        Args:
+            federation: The federation, in a fit.
+            name: Name of the participant.
+            round_index: Index of the round, from 0.
+        """
+        parts = self.of(federation, name, round_index)
+        if all(part.on != "public" for part in parts):
+            return ()
+        per_epoch, public = federation.federated_data.source(name).batches_per_epoch, _num_public(federation, parts)
+        total = sum(part.batches(per_epoch, public) for part in parts)
+        return tuple(
+            range(one.start, one.stop) for one in spans(parts, per_epoch, total, public) if one.part.on == "public"
+        )
+
+    # Public batches of local steps
+
+    def on_public(self, federation: FederationView, batch_idx: int) -> list[str]:
+        """Participants of this process whose step is on a public batch alone.
+
+        Args:
+            federation: The federation, in a round.
+            batch_idx: Index of the batch in the round, from 0.
+        """
+        found = []
+        for name in federation.trained_here(federation.current_round) if self._planners else ():
+            span = self.span_at(federation, name, batch_idx)
+            if span is not None and span.part.on == "public":
+                found.append(name)
+        return found
+
+    def learns_by_modules(self, federation: FederationView, name: str) -> bool:
+        """True if a participant has modules of a method that plans local steps on public data for it in this round.
+
+        Args:
+            federation: The federation, in a round.
+            name: Name of the participant.
+        """
+        plan = self._plan_of(federation, name, federation.current_round)
+        return any(federation[name].modules_of(one.title) for one in plan.on_public)
+
+    def public_at(self, federation: FederationView, name: str, batch_idx: int) -> list[PublicBatch]:
+        """Public batches of a participant's local step, with their methods; none before these have received anything.
+
+        Args:
+            federation: The federation, in a round.
+            name: Name of the participant.
+            batch_idx: Index of the batch in the round, from 0.
+        """
+        return [] if not self._planners else list(self._public_at(federation, name, batch_idx))
+
+    def _public_at(self, federation: FederationView, name: str, batch_idx: int) -> Iterator[PublicBatch]:
+        plan, span = self._plan_of(federation, name, federation.current_round), None
+        if plan.method is not None:
+            span = self.span_at(federation, name, batch_idx)
+        size = federation.federated_data.num_public
+        planner = None if span is None or span.part.on == "own" else plan.method
+        if planner is not None and span is not None and self._is_ready(federation, planner, name):
+            yield self._batch(federation, planner, name, span.part, span.place(batch_idx, size))
+        if span is not None and span.part.on == "public":
+            return
+        for method, part in plan.along:
+            if self._is_ready(federation, method, name) and _goes_along(federation, name, part, batch_idx):
+                yield self._batch(federation, method, name, part, divmod(batch_idx, part.public_batches(size)))
+
+    def _batch(
+        self, federation: FederationView, method: Method, name: str, part: Part, place: tuple[int, int]
+    ) -> PublicBatch:
+        stream = method.public_stream("local")
+        return PublicBatch(method, self._orders.batch(federation, stream, name, part.batch_size, place))
+
+    def _is_ready(self, federation: FederationView, method: Method, name: str) -> bool:
+        key = (method.title, name)
+        if key not in self._now.ready:
+            self._now.ready[key] = method.is_ready(federation, federation[name])
+        return self._now.ready[key]
+
+    def fleet_terms(self, federation: FederationView, fleet: Fleet) -> list[FleetTerm]:
+        """Losses of public batches as terms of a fleet's local steps in the round that opens.
+
+        Args:
+            federation: The federation, in a round.
+            fleet: Fleet with its members enlisted.
+        """
+        self._settle(federation.current_round)
+        self._now.ready = {}  # Results may have come at the round's start.
+        found: dict[Method, None] = {}
+        for one in fleet.members if self._planners else ():
+            found |= dict.fromkeys(self._plan_of(federation, one.name, federation.current_round).on_public)
+        return [PublicTerm(federation, method, fleet) for method in found]
+
+
+def _first_round(federation: FederationView, name: str) -> int:
+    return max(federation.current_round, federation[name].joins_at)
+
+
+def _with_length(parts: Sequence[Part]) -> tuple[Part, ...]:
+    return tuple(part for part in parts if not part.goes_along)
+
+
+def _num_public(federation: FederationView, parts: Sequence[Part]) -> int:
+    return federation.federated_data.num_public if any(part.on == "public" for part in parts) else 0
+
+
+def _goes_along(federation: FederationView, name: str, part: Part, batch_idx: int) -> bool:
+    """True if a part goes along with a batch, which may lie in a pass that it leaves out."""
+    if part.last_epochs is None:
+        return True
+    source = federation.federated_data.source(name)
+    work = federation.work_of(name, federation.current_round)
+    epochs = work.passes(source)
+    if part.last_epochs >= epochs:
+        return True
+    # In whole numbers: 9 * (1 - 2 / 3) is more than 3.
+    return work.own_index(batch_idx) * epochs >= work.own_batches(source) * (epochs - part.last_epochs)

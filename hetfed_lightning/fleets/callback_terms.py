@@ -12,14 +12,15 @@ if TYPE_CHECKING:
 
 
 def terms_of(federation: FederationView, fleet: Fleet) -> list[FleetTerm]:
-    """Callbacks' terms in the losses of a fleet's members in the round that opens.
+    """Terms in the losses of a fleet's members in the round that opens: of public batches, then of callbacks.
 
     Args:
         federation: Federation in a fit.
         fleet: Fleet with its members enlisted.
     """
+    public = federation.plans.fleet_terms(federation, fleet)
     terms = [callback.fleet_term(federation, fleet) for callback in federation.adding]
-    return [term for term in terms if term is not None]
+    return [*public, *(term for term in terms if term is not None)]
 
 
 def shapes_of(federation: FederationView, fleet: Fleet) -> list[LossShape]:

@@ -18,6 +18,7 @@ from hetfed_lightning.fleets.member import Member
 from hetfed_lightning.fleets.network import Network, is_of_method, without_methods
 from hetfed_lightning.fleets.optimizers import StackedOptimizer, StackedSGD, stacked_optimizer
 from hetfed_lightning.fleets.parts import Trained, narrowed
+from hetfed_lightning.fleets.public_engine import PublicEngine
 from hetfed_lightning.fleets.shaping import LossShape, ShapedEngine
 from hetfed_lightning.fleets.snapshot import still_tensors
 from hetfed_lightning.fleets.stack import Stack, give_back, take_in
@@ -57,7 +58,8 @@ class Fleet:
         shapes: Shapes that callbacks give to the members' losses by example in this round.
         of_methods: Keys of the parameters in methods' modules.
         unused: Those of which each row's loss in this round is no function; None until it is known, and for all.
-        distils_alone: True if its members distil one after another, because a step of all has failed.
+        on_public: Engines of methods' losses of public batches, by the method's title.
+        learns_alone: True if its members learn on public data one after another, because a step of all has failed.
     """
 
     def __init__(self, first: Member, network: Network | None = None) -> None:
@@ -87,7 +89,8 @@ class Fleet:
         self.of_methods = frozenset(filter(is_of_method, self.layout))
         self.unused: list[frozenset[str]] | None = None
         self._shaped: ShapedEngine | None = None
-        self.distils_alone = False
+        self.on_public: dict[str, PublicEngine] = {}
+        self.learns_alone = False
         self._clips: Tensor | None = None
         self._clip_values: list[float | None] = []
         self._predicts: bool | None = None

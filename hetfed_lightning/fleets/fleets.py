@@ -117,7 +117,7 @@ class Fleets(MemberQueries):
             self._find_kin(federation, names)
         else:
             self._tell("common", f"Fleets: everyone trains one after another, since {common}.")
-        steps_of, apart = federation.train_loader().steps_of, self._with_optimizers_of_parts(federation, names)
+        steps_of, apart = federation.train_loader().steps_of, self._apart_by_plans(federation, names)
         for name in names if common is None else ():
             kind = None if federation[name].held or name in apart else self._kinds[name]
             if kind is not None and self.chosen.get(kind) != "sequential":
@@ -139,19 +139,23 @@ class Fleets(MemberQueries):
             who = type(answering[0]).__name__
             self._tell("answers", f"Fleets: evaluated one after another, since {who} answers for each participant.")
 
-    def _with_optimizers_of_parts(self, federation: FederationView, names: Sequence[str]) -> set[str]:
-        """Participants of whose plans for the round a part has an optimizer of its own."""
+    def _apart_by_plans(self, federation: FederationView, names: Sequence[str]) -> set[str]:
+        """Participants that train one after another in the round because of what is planned for them."""
         if federation.plans.is_empty:
             return set()
         plans, round_index = federation.plans, federation.current_round
-        found = [name for name in names if any(one.optimizer for one in plans.of(federation, name, round_index))]
-        if found:
-            self._tell(
-                "plans",
-                f"Fleets: {listed(found)}: one after another in rounds such as {round_index}, since a part of their "
-                "plans has an optimizer of its own.",
-            )
-        return set(found)
+        own = [name for name in names if any(one.optimizer for one in plans.of(federation, name, round_index))]
+        modules = [name for name in names if plans.learns_by_modules(federation, name)]
+        for found, reason in (
+            (own, "a part of their plans has an optimizer of its own"),
+            (modules, "modules of a method may have a part in their losses on public data"),
+        ):
+            if found:
+                self._tell(
+                    f"plans: {reason}",
+                    f"Fleets: {listed(found)}: one after another in rounds such as {round_index}, since {reason}.",
+                )
+        return {*own, *modules}
 
     def _seat(self, federation: FederationView, kind: str, seats: Sequence[Member], *, terms: bool) -> None:
         fleet = self._fleets[kind]
@@ -270,6 +274,27 @@ class Fleets(MemberQueries):
             for name in names:
                 del left[name]
         return left
+
+    def stepping(
+        self, federation: FederationView, names: Sequence[str], batch_idx: int
+    ) -> Iterator[tuple[Fleet, Engine, list[Member]]]:
+        """Fleets whose first members are exactly those of ``names`` that are seated in them, two at least.
+
+        Args:
+            federation: Federation in a round.
+            names: Participants that step.
+            batch_idx: Index of the step in the round.
+        """
+        if not names or not self._seats:
+            return
+        if self.is_watchful or self.may_have_changed:
+            self._let_changed_ones_go(federation, batch_idx)
+        for fleet in list(self._fleets.values()):
+            present = [one for one in fleet.members if one.name in names]
+            if fleet.engine is None or fleet.learns_alone or len(present) < 2:
+                continue
+            if present == fleet.members[: len(present)]:
+                yield fleet, fleet.engine, present
 
     def _let_changed_ones_go(self, federation: FederationView, batch_idx: int) -> None:
         """Take members out of their fleets for the rest of the round if a callback has changed them."""

@@ -95,14 +95,14 @@ class MemberQueries:
             federation[name].load_state_of(state)
 
     def learners(self, names: Iterable[str]) -> list[Fleet]:
-        """Fleets in which two or more of ``names`` can distil together; those are seated, all other members are not.
+        """Fleets in which two or more of ``names`` can learn together; those are seated, all other members are not.
 
         Args:
             names: Participants that learn at the end of a round.
         """
         found = []
         for fleet, here in list(self._seated(names)):
-            if fleet.engine is not None and not fleet.distils_alone:
+            if fleet.engine is not None and not fleet.learns_alone:
                 changed = fleet.changes()
                 learning = [one for one in fleet.members if one.name in here and one.name not in changed]
                 if len(learning) < 2:

@@ -38,10 +38,20 @@ def trained_in(
     found, start = [], 0
     for trains, run in groupby(patterns):
         stop = start + len(list(run))
-        keys = None if trains is None else _keys(tuple(fleet.everything), tuple(fleet.layout), trains)
+        keys = None if trains is None else keys_trained(fleet, trains)
         found.append(Trained(slice(start, stop), keys))
         start = stop
     return tuple(found)
+
+
+def keys_trained(fleet: Fleet, trains: tuple[str, ...]) -> tuple[str, ...]:
+    """Keys of the parameters that a part of a plan trains, in the order of the stack.
+
+    Args:
+        fleet: Fleet of the members that train it.
+        trains: Patterns of the part.
+    """
+    return _keys(tuple(fleet.everything), tuple(fleet.layout), trains)
 
 
 @lru_cache(maxsize=256)

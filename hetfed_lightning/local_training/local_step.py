@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hetfed_lightning.participants.participant import Participant
@@ -11,7 +11,7 @@ from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hetfed_lightning.federation_view import FederationView
+    from hetfed_lightning.federation_view import FederationView, PublicBatch
     from hetfed_lightning.methods.plans import Span
     from hetfed_lightning.supervised import Supervised
 
@@ -30,11 +30,18 @@ def take_local_step(federation: FederationView, name: str, batch: Any, batch_idx
         batch_idx: Index of the batch in the round, from 0.
     """
     span = federation.plans.span_at(federation, name, batch_idx)
-    take_step(federation, name, batch, batch_idx, span, federation.current_round, name, batch_idx)
+    public = federation.plans.public_at(federation, name, batch_idx)
+    take_step(federation, name, batch, batch_idx, span, public, federation.current_round, name, batch_idx)
 
 
 def take_step(
-    federation: FederationView, name: str, batch: Any, batch_idx: int, span: Span | None, *stream: int | str
+    federation: FederationView,
+    name: str,
+    batch: Any,
+    batch_idx: int,
+    span: Span | None,
+    public: Sequence[PublicBatch],
+    *stream: int | str,
 ) -> None:
     """A local step, or one like it at another moment of a round.
 
@@ -44,6 +51,7 @@ def take_step(
         batch: Of its own training data, as for :func:`take_local_step`.
         batch_idx: Its place in the round, or in the plan of that moment.
         span: Part of a plan that the batch belongs to; None without one.
+        public: Public batches whose losses are added to that of the batch.
         stream: Names of the stream that the step draws from, beside the seed.
     """
     participant, round_index = federation[name], federation.current_round
@@ -54,9 +62,62 @@ def take_step(
             federation.local[name].scaled(federation.trainer.precision_plugin),
             federation.local[name].collecting(),
         ):
-            _step(federation, participant, batch, batch_idx, span)
+            _step(federation, participant, batch, batch_idx, span, public)
     except Exception as error:
         error.add_note(f"{participant.label}, round {round_index}, batch {batch_idx}")
+        raise
+
+
+def take_public_step(federation: FederationView, name: str, batch_idx: int) -> None:
+    """Step on a public batch alone, among the local steps of a round; none before its method has received anything.
+
+    Args:
+        federation: In a round.
+        name: Who steps.
+        batch_idx: Its place in the round.
+    """
+    span = federation.plans.span_at(federation, name, batch_idx)
+    if span is None or federation.local[name].rests:
+        return
+    public = federation.plans.public_at(federation, name, batch_idx)
+    with federation.ranks.timing([name], federation.device):
+        learn(federation, name, public, span, batch_idx, federation.current_round, name, batch_idx)
+
+
+def learn(
+    federation: FederationView,
+    name: str,
+    public: Sequence[PublicBatch],
+    span: Span,
+    batch_idx: int,
+    *stream: int | str,
+) -> None:
+    """Step on public data alone. Replicas of a participant take it alike: its gradients are summed over no ranks.
+
+    Args:
+        federation: In a fit.
+        name: Who steps.
+        public: Its batch; empty for no step.
+        span: Part of a plan that the step belongs to.
+        batch_idx: Its place in the round, or in the plan of that moment.
+        stream: Names of the stream that the step draws from, beside the seed.
+    """
+    participant, local = federation[name], federation.local[name]
+    plugin = federation.trainer.precision_plugin
+    seed_for(federation, participant, *stream)
+    try:
+        local.enter(span.index, span.part)
+        for one in public:
+            with plugin.forward_context():
+                loss = one.loss(federation, participant)
+            with local.scaled(plugin):
+                local.descend(loss, federation.backward_of)
+        if batch_idx + 1 == span.stop:
+            with local.scaled(plugin):
+                local.finish()
+    except Exception as error:
+        where = f"round {federation.current_round}, public batch at step {batch_idx}"
+        error.add_note(f"{participant.label}, {where}")
         raise
 
 
@@ -74,18 +135,27 @@ def seed_for(federation: FederationView, participant: Participant, *names: int |
     seed_torch(seed, federation.device)
 
 
-def _step(federation: FederationView, participant: Participant, batch: Any, batch_idx: int, span: Span | None) -> None:
+def _step(
+    federation: FederationView,
+    participant: Participant,
+    batch: Any,
+    batch_idx: int,
+    span: Span | None,
+    public: Sequence[PublicBatch],
+) -> None:
     local = federation.local[participant.name or ""]
     if local.rests:
         return
     if span is not None:
         local.enter(span.index, span.part)
-    _pass_and_step(federation, participant, batch, batch_idx)
+    _pass_and_step(federation, participant, batch, batch_idx, public)
     if span is not None and batch_idx + 1 == span.stop:
         local.finish(federation.ranks.reduction)
 
 
-def _pass_and_step(federation: FederationView, participant: Participant, batch: Any, batch_idx: int) -> None:
+def _pass_and_step(
+    federation: FederationView, participant: Participant, batch: Any, batch_idx: int, public: Sequence[PublicBatch]
+) -> None:
     local = federation.local[participant.name or ""]
     reduction = federation.ranks.reduction
     if batch is None:
@@ -113,7 +183,7 @@ def _pass_and_step(federation: FederationView, participant: Participant, batch: 
                 "own (as many devices as participants, or fewer)."
             )
         if loss is not None:
-            loss, after_noise = _with_terms(federation, participant, loss, batch_idx)
+            loss, after_noise = _with_terms(federation, participant, loss, batch_idx, public)
             weight = federation.ranks.weight(participant.name or "", batch_idx)
             loss = loss if weight == 1 else loss * weight
             local.descend(loss, federation.backward_of, reduction, after_noise)
@@ -121,11 +191,16 @@ def _pass_and_step(federation: FederationView, participant: Participant, batch: 
 
 
 def _with_terms(
-    federation: FederationView, participant: Participant, loss: Tensor, batch_idx: int
+    federation: FederationView, participant: Participant, loss: Tensor, batch_idx: int, public: Sequence[PublicBatch]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Loss with the terms that callbacks add, and under DP-SGD the terms of weights, which are no part of it."""
+    """Loss with those of public batches and the terms that callbacks add.
+
+    Under DP-SGD terms of weights are no part of it, and public batches are refused before training.
+    """
     private = federation.local[participant.name or ""].private is not None
     after_noise: list[Tensor] = []
+    for one in public:
+        loss = loss + one.loss(federation, participant)
     for callback in federation.adding:
         term = callback.local_loss(federation, participant, batch_idx)
         if term is None:

@@ -28,6 +28,7 @@ from hetfed_lightning.methods.loss_checks import changes_nothing, checked_losses
 from hetfed_lightning.methods.messages import Combined, Exchange, Message, When, Work
 from hetfed_lightning.methods.planned_work import planned_steps, work_on_plans
 from hetfed_lightning.methods.plans import Moment, Part
+from hetfed_lightning.methods.public_examples import public_batch
 from hetfed_lightning.participants.participant import METHOD_MODULES, STUDENT
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Method(FederatedCallback):
         keeps_results: True if a result stands until the next, is saved, and is handed to newcomers; False if it is for
             its own round alone, at whose end it is dropped.
         needs_scores: True if ``ServerMemory.scores`` is to hold the participants' validation scores.
+        public_alone: True if ``example_loss`` is of public examples alone and is not called for a participant's own.
         once: True if ``combine`` runs on one rank, which hands the result to the others, as private noise needs it.
             Otherwise it runs on every rank on equal input and must draw from torch's global generator alone, which is
             seeded by the method and the round.
@@ -82,6 +84,7 @@ class Method(FederatedCallback):
     keeps_results: ClassVar[bool] = True
     needs_scores: ClassVar[bool] = False
     once: ClassVar[bool] = False
+    public_alone: ClassVar[bool] = False
     name: str | None = None
     """Distinguishes two methods of one class in a run, in checkpoints and tags; None for a single one."""
 
@@ -132,10 +135,17 @@ class Method(FederatedCallback):
     def plan(self, participant: Participant, moment: Moment, round_index: int) -> Sequence[Part]:
         """Parts of a participant's work in a round, one after another; none by default.
 
-        Without parts for the moment ``"local"``, local steps follow ``local_epochs`` and ``step_budget``; one method
-        alone may have some. Plans are asked for before batches are drawn, also for later rounds (for learning-rate
-        schedules over a run), and again after a resume. So the result may depend on the arguments and the method's
-        settings alone.
+        Without parts for the moment ``"local"``, local steps follow ``local_epochs`` and ``step_budget``. One method
+        alone may plan the length of a participant's local steps; any number may have ``Part(on="both")`` without a
+        length, which adds a public batch to each of them. Plans are asked for before batches are drawn, also for later
+        rounds (for learning-rate schedules over a run), and again after a resume. So the result may depend on the
+        arguments and the method's settings alone.
+
+        The loss of a public batch is the mean of this method's :meth:`example_loss` with ``on="public"``; that of other
+        methods, and terms of weights, have no part in it. A participant that reads no input of the public set takes no
+        step on it. Until a participant has received something, a method with exchanges gives it no public batch. The
+        federation's student is asked like a participant for all moments but the first, and follows parts on public data
+        alone.
 
         Args:
             participant: Participant whose work is planned; not to be changed.
@@ -166,7 +176,7 @@ class Method(FederatedCallback):
 
     def example_loss(
         self,
-        own: Tensor,
+        own: Any,
         inputs: Any,
         features: Tensor,
         outputs: Tensor,
@@ -174,22 +184,26 @@ class Method(FederatedCallback):
         on: Literal["own", "public"],
         context: Context,
     ) -> Tensor:
-        """Loss of each example of a local step, shape ``(B,)``: add to ``own``, scale it or replace it.
+        """Loss of each example of a step, shape ``(B,)``: add to ``own``, scale it or replace it.
 
         It must not mix examples nor read tensor values in Python (no ``if tensor:``, ``.item()``): a fleet computes it
-        for all members at once by ``vmap``, and DP-SGD takes its gradient by example.
+        for all members at once by ``vmap``, and DP-SGD takes its gradient by example. It is called with public examples
+        only if the method's :meth:`plan` has parts on them, and with a participant's own unless ``public_alone``.
 
         Args:
-            own: The task's loss of each example, shape ``(B,)``, scaled so that its mean is the batch's loss.
+            own: The task's loss of each example, a tensor of shape ``(B,)``, scaled so that its mean is the batch's
+                loss; None for public examples, which have no targets.
             inputs: Inputs of the backbone, of B examples.
             features: Output of the backbone, shape ``(B, D)``.
             outputs: Output of the head, shape ``(B, C)``.
-            target: Targets of the B examples, shape ``(B,)`` or ``(B, C)``.
-            on: ``"own"`` for the participant's own examples.
+            target: Targets of the B examples, shape ``(B,)`` or ``(B, C)``; of public examples their places in the
+                public set, shape ``(B,)``, in 0 to P - 1, by which to pick from a message of ``(P, ...)``.
+            on: ``"own"`` for the participant's own examples, ``"public"`` for those of the public set.
             context: The participant's side of the method.
         """
         del inputs, features, outputs, target, on, context
-        return own
+        result: Tensor = own
+        return result
 
     def weight_term(self, parameters: Mapping[str, Tensor], context: Context) -> Tensor:
         """Term of the local loss that depends on weights alone, a scalar; differentiated for a whole fleet at once.
@@ -445,11 +459,12 @@ class Method(FederatedCallback):
         self.carried.hand_out(federation, round_index)
         if self.plans_work():
             if self.is_due(round_index):
-                work_on_plans(federation, self, federation.contributors(), "received", round_index)
+                work_on_plans(federation, self, _with_student(federation, federation.contributors()), "received",
+                              round_index)  # fmt: skip
             if round_index + 1 == federation.trainer.max_epochs:
                 left_out = federation.guard.quarantined
                 names = [name for name in federation.joined(round_index) if name not in left_out]
-                work_on_plans(federation, self, names, "last", round_index)
+                work_on_plans(federation, self, _with_student(federation, names), "last", round_index)
         self.carried.close_round()
 
     def on_join(self, trainer: L.Trainer, federation: FederationView, names: Sequence[str], round_index: int) -> None:
@@ -476,7 +491,7 @@ class Method(FederatedCallback):
 
     def further_steps(self, federation: FederationView, name: str, career: Career) -> int:
         """Steps that are planned beside the local ones."""
-        if not self.plans_work() or name == STUDENT:
+        if not self.plans_work():
             return 0
         steps = sum(planned_steps(federation, self, name, "received", one) for one in career.rounds if self.is_due(one))
         if career.joins_at > 0 and career.rounds:
@@ -518,6 +533,10 @@ class Method(FederatedCallback):
         return type(self).answers is not Method.answers
 
     def shapes_loss(self) -> bool:
+        """True if the method has an :meth:`example_loss` of own examples."""
+        return self.has_example_loss() and not self.public_alone
+
+    def has_example_loss(self) -> bool:
         """True if the method has an :meth:`example_loss`."""
         return type(self).example_loss is not Method.example_loss
 
@@ -545,6 +564,49 @@ class Method(FederatedCallback):
                 self.title, float(term),
             )  # fmt: skip
         return term
+
+    # Steps on public data
+
+    def public_stream(self, moment: Moment) -> str:
+        """First name of the random streams that order a participant's public examples at a moment."""
+        return f"{self.title} {moment}"
+
+    def is_ready(self, federation: FederationView, participant: Participant) -> bool:
+        """True if the participant may take the method's steps on public data: it has received something to learn from.
+
+        Args:
+            federation: The federation, in a round.
+            participant: The participant, or the student.
+        """
+        return not self.exchanges or bool(self.context_of(federation, participant).received)
+
+    def public_loss(self, federation: FederationView, participant: Participant, indices: Tensor) -> Tensor:
+        """Mean of :meth:`example_loss` over a batch of public examples, a scalar.
+
+        Args:
+            federation: The federation, in a round.
+            participant: The participant that learns.
+            indices: Places of the examples in the public set, shape ``(B,)``.
+        """
+        seen = public_batch(federation, participant, indices)
+        return self._on_public(seen.outputs, seen, self.context_of(federation, participant)).mean()
+
+    def public_shape(self, federation: FederationView, fleet: Fleet) -> LossShape:
+        """Function of :meth:`example_loss` on public examples, for a fleet's members."""
+        return LossShape(self._on_public, self._contexts_of(federation, fleet), self.title)
+
+    def _on_public(self, losses: Tensor, batch: Supervised, context: Context) -> Tensor:
+        del losses  # There are none: public examples have no targets.
+        found: Any = self.example_loss(
+            None, batch.inputs, batch.features, batch.outputs, batch.target, "public", context
+        )
+        if isinstance(found, Tensor) and found.shape == (len(batch.outputs),):
+            return found
+        said = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            f'{self.title}.example_loss(on="public"): expected a loss for each of {len(batch.outputs)} examples, shape '
+            f"({len(batch.outputs)},), got {said}. Reduce over all dimensions but the first."
+        )
 
     def _contexts_of(self, federation: FederationView, fleet: Fleet) -> list[Context]:
         return [self.context_of(federation, one.local.participant) for one in fleet.members]
@@ -620,6 +682,11 @@ def without_super(method: Method, event: str) -> str:
         f"{method.title} overrides {event} without super().{event}({arguments}), so that its messages go nowhere. Call "
         "it there, or write the hooks of a Method instead: describe, send, combine, receive."
     )
+
+
+def _with_student(federation: FederationView, names: Sequence[str]) -> list[str]:
+    left_out = federation.guard.quarantined
+    return [*names, *([STUDENT] if federation.student is not None and STUDENT not in left_out else [])]
 
 
 def _trainable(participant: Participant) -> dict[str, Tensor]:

@@ -179,7 +179,7 @@ def test_who_runs_away_is_left_out_by_name() -> None:
             {"privacy": DPSGD(1.0, 0.5, 1e-3)},
             "trains with DP-SGD, whose account is of local steps alone",
         ),
-        (Part(steps=1, on="public"), {}, r"Part\(on='public'\); such steps are not built yet"),
+        (Part(steps=1, on="public"), {}, "steps on public data, and Planned has no example_loss"),
         (Part(steps=1, trains=("tail",)), {}, "'tail' matches none of its keys"),
     ],
 )

@@ -409,7 +409,8 @@ class ByHand(Participant):
             r"trains=\.\.\.\): 'tail' matches none of its keys.*backbone, head",
         ),
         (lambda _: [Part(epochs=1, trains=("head", "!head"))], "leaves nothing to train"),
-        (lambda _: [Part(epochs=1, on="public")], r"got Part\(on='public'\); such steps are not built yet"),
+        (lambda _: [Part(epochs=1, on="public")], "steps on public data, and Planned has no example_loss"),
+        (lambda _: [Part(on="both")], "steps on public data, and Planned has no example_loss"),
     ],
 )
 def test_plans_that_cannot_be_followed_are_refused_before_training(plan: Any, message: str) -> None:

@@ -34,7 +34,7 @@ from hetfed_lightning.methods.plans import Part
 from tests.drawn import ROUNDS, drawn
 from tests.federations import Listed, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 from tests.methods.own_methods import Common, ControlVariates, Nearest, Rumour
-from tests.methods.planned import HEAD, Planned, head_then_backbone
+from tests.methods.planned import HEAD, FedMD, Planned, head_then_backbone
 
 NAMES = ("a", "b", "c", "d", "e")
 SIZES = {"a": 4, "b": 4, "c": 7, "d": 5, "e": 4}  # Of 13, 17, 21, 25 and 29 examples: last batches of one for a, b, e.
@@ -162,9 +162,11 @@ def plans(folder: Path, settings: Settings) -> Result:
         "e": lambda index: [Part(epochs=index), Part(steps=2, trains=("*", "!head"))],
     }
     federation = five(seed=6)
+    public = Part(epochs=1, on="public", batch_size=4)
+    shared = FedMD({"received": [public], "last": [public], "local": [Part(on="both", batch_size=5)]})
     again = named(Planned(lambda index: [Part(steps=index, trains=HEAD)], "received"), "received")
     last = named(Planned(lambda _: [Part(epochs=1)], "last"), "last")
-    made = trainer(3, Planned(planned), BackboneAveraging(), again, last, **settings())
+    made = trainer(3, Planned(planned), BackboneAveraging(), again, last, shared, **settings())
     made.fit(federation, datamodule=tiny_data(NAMES, count=12, batch_size=4))
     steps = {f"steps of {name}": float(one.progress) for name, one in federation.local.items()}
     return outcome(federation, made) | {"counted": steps}

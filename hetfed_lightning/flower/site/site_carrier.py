@@ -51,9 +51,9 @@ class SiteCarrier:
         Raises:
             PlanError: If the method plans work at a moment that no order tells of.
         """
-        for name, participant in federation.members().items() if self.method.plans_work() else ():
+        for name in federation.members() if self.method.plans_work() else ():
             for moment in LATER:
-                if planned(self.method, participant, moment, federation.current_round):
+                if planned(federation, self.method, name, moment, federation.current_round):
                     raise PlanError(
                         f"participant {name!r}: {self.method.title}.plan has work for the moment {moment!r}; between "
                         "institutions local steps alone are planned. Return () for it, or train in one process."

@@ -117,7 +117,7 @@ class LearningPhase:
             except Exception as error:  # noqa: BLE001 - whatever a fleet cannot do is left to each of its members
                 log.warning("Fleets: %s: they distil one after another, since a step failed (%s).",
                             fleet.label, short_error(error))  # fmt: skip
-                fleet.distils_alone = True
+                fleet.learns_alone = True
                 for local in locals_:
                     self.alone(local.participant, local, place)
                 break
