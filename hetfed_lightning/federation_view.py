@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.supervised import Supervised
 
 
-class Calendar(Protocol):
+class Cohorts(Protocol):
     """Cohort of each round, in one process and at the coordinator of institutions alike."""
 
     @property
@@ -54,7 +54,7 @@ class Calendar(Protocol):
         """Index of the first round of a participant's membership."""
 
 
-class Company(Calendar, Protocol):
+class Company(Cohorts, Protocol):
     """Participants of a federation and the cohort of each round."""
 
     @property

@@ -144,7 +144,9 @@ class LocalCarrier:
         if result is None:
             return
         joined, counted = federation.joined(round_index), set(self._asked)
-        receivers = self.method.receivers(self._when, round_index, self.server.about, federation)
+        about, receivers = self.server.about, None
+        if not self.method.keeps_results:
+            receivers = self.method.receivers(self._when, round_index, about, federation)
         if receivers is not None:
             joined = [name for name in receivers if name not in federation.guard.quarantined]
             counted = set(joined)

@@ -34,7 +34,7 @@ from hetfed_lightning.participants.participant import METHOD_MODULES, STUDENT
 if TYPE_CHECKING:
     import lightning as L
 
-    from hetfed_lightning.federation_view import Calendar, FederationView
+    from hetfed_lightning.federation_view import Cohorts, FederationView
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.methods.context import Context
@@ -324,7 +324,7 @@ class Method(FederatedCallback):
 
     # At the server
 
-    def senders(self, when: When, round_index: int, about: About, calendar: Calendar) -> Sequence[str]:
+    def senders(self, when: When, round_index: int, about: About, cohorts: Cohorts) -> Sequence[str]:
         """Names of participants that are asked for a message at a moment of a round, in the federation's order.
 
         By default nobody if the method is not due, else those whom :attr:`exchanges` name.
@@ -333,33 +333,34 @@ class Method(FederatedCallback):
             when: ``"start"`` or ``"end"`` of the round; one of those in :attr:`exchanges`.
             round_index: Index of the round, from 0.
             about: Descriptions of all known participants, by name.
-            calendar: Cohort of each round.
+            cohorts: Cohort of each round.
         """
         del about
         asked = {exchange.who for exchange in self.exchanges if exchange.when == when}
         if not asked or not self.is_due(round_index):
             return []
-        return calendar.joined(round_index) if "joined" in asked else calendar.active_names(round_index)
+        return cohorts.joined(round_index) if "joined" in asked else cohorts.active_names(round_index)
 
-    def receivers(self, when: When, round_index: int, about: About, calendar: Calendar) -> Sequence[str] | None:
+    def receivers(self, when: When, round_index: int, about: About, cohorts: Cohorts) -> Sequence[str] | None:
         """Names of participants that a moment's results are handed to; None, the default, for everyone who has joined.
 
-        Bytes down are counted for the receivers that are named; by default for those who were asked, since the others
-        receive what is current when they next train.
+        Only for methods that keep no results: of a result that is kept everybody has the newest. Bytes down are counted
+        for the receivers that are named; by default for those who were asked, since the others receive what is current
+        when they next train.
 
         Args:
             when: ``"start"`` or ``"end"`` of the round.
             round_index: Index of the round, from 0.
             about: Descriptions of all known participants, by name.
-            calendar: Cohort of each round.
+            cohorts: Cohort of each round.
         """
-        del when, round_index, about, calendar
+        del when, round_index, about, cohorts
         return None
 
     def fault_of(self, message: Message, kind: str) -> str:
         """Reason for which a message cannot be used; empty if it can. Its sender is left out of the round by name.
 
-        By default a message has to be finite. Asked where the message is sent.
+        By default a message has to be finite. Asked where the message is sent, and by the coordinator of institutions.
 
         Args:
             message: Tensors by key.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation, FederatedCallback
+from hetfed_lightning import BackboneAveraging, Combined, EnsembleDistillation, FederatedCallback
 from hetfed_lightning.federation.quarantine import TooFewParticipantsError
 from hetfed_lightning.flower.protocol.messages import WORK
 from hetfed_lightning.methods.messages import Exchange
@@ -79,6 +79,29 @@ class Planned(ControlVariates):
             one.mul_(0.99)
 
 
+class Scored(Rumour):
+    """Hears those who are not new, of whom one shouts in a round, and weights them by their validation scores."""
+
+    exchanges = (Exchange("end", "joined"),)
+    needs_scores = True
+
+    def senders(self, when: Any, round_index: int, about: Any, cohorts: Any) -> list[str]:
+        new = cohorts.newcomers(round_index)
+        return [name for name in super().senders(when, round_index, about, cohorts) if name not in new]
+
+    def send(self, participant: Any, data: Any, work: Any, context: Any) -> Any:
+        message = super().send(participant, data, work, context)
+        shouts = participant.name == "b" and context.round_index == 1
+        return {**message, "number": message["number"] + 1000 * shouts}
+
+    def fault_of(self, message: Any, kind: str) -> str:
+        return super().fault_of(message, kind) or ("it shouts" if message["number"] > 500 else "")
+
+    def combine(self, sent: Any, asked: Any, about: Any, server: Any, round_index: int) -> Any:
+        heard = sum(one["number"] * (1 + server.scores.get(name, 0.0)) for name, one in sent.items())
+        return Combined({"rumour": heard}, {"heard": float(len(sent)), "scored": float(len(server.scores))})
+
+
 def named(method: Any, name: str) -> Any:
     method.name = name
     return method
@@ -143,6 +166,8 @@ GRID["answers"] = (
     lambda: [Nearest(), BackboneAveraging(), Common()],
     LATER | {"rounds": 4, "settings": {"joins_at": {"c": 1}, "participation": 0.6}},
 )
+
+GRID["hears some, by their scores"] = (lambda: [Scored(), BackboneAveraging()], LATER | {"rounds": 3})
 
 GRID["who takes no step"] = (
     lambda: [named(Seldom(), "seldom"), Prototypes()],

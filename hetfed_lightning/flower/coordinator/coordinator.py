@@ -27,7 +27,7 @@ from hetfed_lightning.federation.quarantine import TooFewParticipantsError
 from hetfed_lightning.flower.coordinator.averaging_rounds import AveragingRounds, PrivateRounds
 from hetfed_lightning.flower.coordinator.connected_sites import ConnectedSites
 from hetfed_lightning.flower.coordinator.messenger import Messenger, read_or_fault
-from hetfed_lightning.flower.coordinator.method_rounds import MethodRounds, Moment
+from hetfed_lightning.flower.coordinator.method_rounds import MethodRounds
 from hetfed_lightning.flower.coordinator.requests import Fault
 from hetfed_lightning.flower.coordinator.server_config import ServerConfig
 from hetfed_lightning.flower.coordinator.site_compatibility import (
@@ -54,6 +54,7 @@ from hetfed_lightning.methods.distillation.ensemble_distillation import (
     EnsembleDistillation,
 )
 from hetfed_lightning.methods.distillation.teacher_descriptions import teacher_description
+from hetfed_lightning.methods.messages import When
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.server import ServerSide
 from hetfed_lightning.metrics import payload_bytes
@@ -152,8 +153,25 @@ class Coordinator:
 
     def active_names(self, round_index: int) -> list[str]:
         """Names of participants that train in a round: all that have joined, or a sample of them."""
-        joined = self.sites.joined(round_index)
+        joined = self.joined(round_index)
         return sampled(joined, round_index, self.config.participation, self.config.seed) if joined else []
+
+    def joined(self, round_index: int) -> list[str]:
+        """Names of participants that have joined by a round and have not left, connected or not."""
+        return self.sites.joined(round_index)
+
+    def newcomers(self, round_index: int) -> list[str]:
+        """Names of participants whose first round it is, later than the first of all."""
+        return self.sites.newcomers(round_index)
+
+    def joined_at(self, name: str) -> int:
+        """Index of the first round of a participant's membership."""
+        return self.sites.joined_at[name]
+
+    @property
+    def has_student(self) -> bool:
+        """True if there is a unified model that learns from the participants."""
+        return self.student is not None
 
     def _gather(self) -> None:
         """Wait for the sites, and refuse those that do not fit."""
@@ -265,10 +283,12 @@ class Coordinator:
             method.open_round(newcomers)
         figures: dict[str, float] = {}
         volume = ByteCount()
+        for lesson in self.lessons.values():
+            volume.count(lesson.title)
         pupils = self._pupils(round_index, active)
         targets, lessons = self._ask_before(round_index, joined, newcomers, pupils, figures, volume)
         self._give_start(joined)
-        figures |= self._exchange_start(round_index, joined, active)
+        figures |= self._exchange_start(round_index, joined)
         learners = {place: one.learners(has_student=self.student is not None) for place, one in self._due(round_index)}
         phase = [place for place, (mutual, _) in learners.items() if mutual and self.lessons[place].mode == "phase"]
         alone = [place for place, (_, student) in learners.items() if student]
@@ -283,7 +303,7 @@ class Coordinator:
         elif self.student is not None:
             self._metrics_of_student = self.student.learn(self.run_id, round_index, {}).metrics
         self._refuse_too_few_left(round_index, active, replies)
-        figures |= self._exchange_end(round_index, everyone | replies, joined, active, volume)
+        figures |= self._exchange_end(round_index, everyone | replies, joined, volume)
         figures |= {
             "federation/participants": float(len(replies)),
             "federation/quarantined": float(len(self.left)),
@@ -384,7 +404,7 @@ class Coordinator:
                 continue
             order = self._closing(name, round_index)
             if name not in active:
-                order = self._attending(order, name, round_index, self._due_at("end", round_index, joined, active))
+                order = self._attending(order, name, round_index, self._due_at("end", round_index))
             else:
                 reads = self._reads(name)
                 learns = bool(phase) and reads
@@ -392,7 +412,7 @@ class Coordinator:
                     order,
                     begin=round_index,
                     answer_after=asked and reads,
-                    messages={} if learns else self._messages_of(name, round_index, joined, active),
+                    messages={} if learns else self._messages_of(name, round_index),
                     targets=targets if reads else {},
                     lessons=lessons[name],
                 )
@@ -404,17 +424,13 @@ class Coordinator:
 
     # Messages of methods
 
-    def _due_at(
-        self, when: Moment, round_index: int, joined: Sequence[str], active: Sequence[str]
-    ) -> dict[int, list[str]]:
+    def _due_at(self, when: When, round_index: int) -> dict[int, list[str]]:
         """Participants whose messages are due at a moment of a round, by place of the method."""
-        return {one.place: one.asked(when, round_index, active, joined) for one in self.methods}
+        return {one.place: one.asked(when, round_index, self) for one in self.methods}
 
-    def _messages_of(
-        self, name: str, round_index: int, joined: Sequence[str], active: Sequence[str]
-    ) -> dict[int, tuple[str, ...]]:
+    def _messages_of(self, name: str, round_index: int) -> dict[int, tuple[str, ...]]:
         """Messages that a participant sends at the end of a round, by place of the method."""
-        return self._asked_of(name, self._due_at("end", round_index, joined, active))
+        return self._asked_of(name, self._due_at("end", round_index))
 
     def _asked_of(self, name: str, due: Mapping[int, Sequence[str]]) -> dict[int, tuple[str, ...]]:
         """Keys of the messages that are due of a participant, by place of the method."""
@@ -432,12 +448,12 @@ class Coordinator:
         attends = messages or (is_heard and order.finish is None)
         return replace(order, attend=round_index, messages=messages) if attends else order
 
-    def _exchange_start(self, round_index: int, joined: Sequence[str], active: Sequence[str]) -> dict[str, float]:
+    def _exchange_start(self, round_index: int, joined: Sequence[str]) -> dict[str, float]:
         """Figures of the methods' exchanges at a round's start; the results go down with the next orders.
 
         Everyone closes the round before first, since results of that would be replaced.
         """
-        due = self._due_at("start", round_index, joined, active)
+        due = self._due_at("start", round_index)
         if not any(due.values()):
             return {}
         orders = {}
@@ -456,11 +472,10 @@ class Coordinator:
         round_index: int,
         replies: Mapping[str, Reply],
         joined: Sequence[str],
-        active: Sequence[str],
         volume: ByteCount,
     ) -> dict[str, float]:
         """Figures of the methods' exchanges at a round's end, and their bytes; the results wait."""
-        figures = self._combined(round_index, replies, self._due_at("end", round_index, joined, active), joined)
+        figures = self._combined(round_index, replies, self._due_at("end", round_index), joined)
         for one in self.methods:
             up, down = one.bytes_of_round()
             volume.count(one.method.title, up=up, down=down)
@@ -504,7 +519,7 @@ class Coordinator:
             name: Order(
                 self.run_id,
                 learn=round_index,
-                messages=self._messages_of(name, round_index, self.sites.joined(round_index), list(replies)),
+                messages=self._messages_of(name, round_index),
                 targets=own,
             )
             for name in answers
@@ -564,8 +579,16 @@ class Coordinator:
         """Reason why a reply cannot be used; a failure of the checks themselves is one too. Empty if it can."""
         described = self.sites.descriptions
         parameters = parameters_of(described.values())
-        found = read_or_fault(reply, lambda one: fault_of(one, order, described[name], parameters))
+        found = read_or_fault(
+            reply, lambda one: fault_of(one, order, described[name], parameters) or self._fault_of_messages(name, one)
+        )
         return found.reason if isinstance(found, Fault) else found
+
+    def _fault_of_messages(self, name: str, reply: Reply) -> str:
+        """Reason why a method cannot use a message of the expected layout; empty if it can."""
+        kind, sent = self.sites.descriptions[name].kind, reply.shared
+        faults = (one.method.fault_of(sent[one.place], kind) for one in self.methods if one.place in sent)
+        return next(filter(None, faults), "")
 
     def _leave_out(self, name: str, reason: str) -> None:
         if name not in self.left:
@@ -612,6 +635,8 @@ class Coordinator:
         headlines = {name: str(one.role.get("headline", "")) for name, one in self.sites.descriptions.items()}
         for teachers in self.teachers.values():
             teachers.note_scores(headlines, self._metrics)
+        for method in self.methods:
+            method.note_scores(headlines, self._metrics)
         done, self._pending = self._pending, {}
         metrics = self._metrics | done["student"]
         self.journal.close_round(done["round"], done["figures"], metrics, done["left"], done["seconds"])

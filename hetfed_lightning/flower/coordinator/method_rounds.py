@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 import torch
@@ -12,15 +12,16 @@ from torch import Tensor
 
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.protocol.orders import Reply
-from hetfed_lightning.methods.messages import Message
+from hetfed_lightning.methods.messages import Message, When
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.server import ServerSide, combine_seed
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.seeding import seed_all
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from hetfed_lightning.federation_view import Cohorts
 
-Moment = Literal["start", "end"]
+log = logging.getLogger(__name__)
 
 
 class MethodRounds:
@@ -143,19 +144,25 @@ class MethodRounds:
         memory = self._server.memory if self.method.synchronise_start and self.method.replaces_state else {}
         return [group for group, one in memory.items() if not (one.last or one.own)]
 
-    def asked(self, when: Moment, round_index: int, active: Sequence[str], joined: Sequence[str]) -> list[str]:
+    def asked(self, when: When, round_index: int, cohorts: Cohorts) -> list[str]:
         """Participants whose messages are due at a moment of a round, in their order.
 
         Args:
             when: The moment.
             round_index: The round, from 0.
-            active: Participants that train in the round.
-            joined: Participants that have joined.
+            cohorts: Cohort of each round.
         """
-        for exchange in self.method.exchanges if self.method.is_due(round_index) else ():
-            if exchange.when == when:
-                return list(active if exchange.who == "sampled" else joined)
-        return []
+        return list(self.method.senders(when, round_index, self._server.about, cohorts))
+
+    def note_scores(self, headlines: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """Record the participants' validation scores, for a method with ``needs_scores``.
+
+        Args:
+            headlines: Name of the headline metric by participant.
+            metrics: Metrics by tag, such as ``"val_accuracy/hospital_a"``.
+        """
+        if self.method.needs_scores:
+            self._server.note_scores(headlines, metrics)
 
     def message_of(self, name: str) -> tuple[str, ...] | None:
         """Keys of the state that is a participant's message, empty if ``send`` makes it; None if it has none to send.

@@ -24,7 +24,7 @@ HOOKS = (
         for name, found in vars(kind).items()
         if callable(found) and not name.startswith("_")
     ),
-    *("state_keys", "keys_of", "may_exchange", "senders", "receivers", "on_round_started"),
+    *("state_keys", "keys_of", "may_exchange", "receivers", "on_round_started"),
 )
 """Hooks that a method leaves as they are: the round calls them where all participants are at hand."""
 
@@ -65,9 +65,11 @@ def beyond_protocol(method: Method) -> str:
     kind = type(method).__name__
     if method.synchronise_start:
         return "has synchronise_start, which averaging alone has between institutions: hand the start out in combine"
-    for setting, value in (("keeps_results", True), ("needs_scores", False)):
-        if getattr(method, setting) is not value:
-            return f"sets {setting} to {not value}, which is not built between institutions yet"
+    if not method.keeps_results:
+        return (
+            "sets keeps_results to False, which distillation alone has between institutions: keep results, and leave "
+            "unused those of an earlier round"
+        )
     if method.phase != Method.phase:
         return f"acts in another phase than methods do: leave {kind}.phase as it is"
     for name in HOOKS:

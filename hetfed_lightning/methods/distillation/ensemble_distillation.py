@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     import lightning as L
 
-    from hetfed_lightning.federation_view import Calendar, FederationView
+    from hetfed_lightning.federation_view import Cohorts, FederationView
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.methods.context import Context
@@ -271,7 +271,7 @@ class EnsembleDistillation(Method):
         mutual, _ = self.learners(has_student=has_student)
         return self.mode == "mixed" and mutual and self.is_due(round_index)
 
-    def senders(self, when: When, round_index: int, about: About, calendar: Calendar) -> Sequence[str]:
+    def senders(self, when: When, round_index: int, about: About, cohorts: Cohorts) -> Sequence[str]:
         """Teachers: at a round's start those who have learned something before, at its end those who trained in it.
 
         They are asked at the start in ``"mixed"`` mode and for the lessons of newcomers, at the end for a phase and for
@@ -281,19 +281,19 @@ class EnsembleDistillation(Method):
             when: ``"start"`` or ``"end"`` of the round.
             round_index: Index of the round, from 0.
             about: Descriptions of all known participants, by name.
-            calendar: Cohort of each round.
+            cohorts: Cohort of each round.
         """
         if when == "end":
-            mutual, student = self.learners(has_student=calendar.has_student)
+            mutual, student = self.learners(has_student=cohorts.has_student)
             distils = self.is_due(round_index) and (student or (mutual and self.mode == "phase"))
-            return _readers(calendar.active_names(round_index), about) if distils else []
-        pupils = self.pupils(round_index, about, calendar)
-        if not (pupils or self.mixes(round_index, has_student=calendar.has_student)):
+            return _readers(cohorts.active_names(round_index), about) if distils else []
+        pupils = self.pupils(round_index, about, cohorts)
+        if not (pupils or self.mixes(round_index, has_student=cohorts.has_student)):
             return []
-        new = {*calendar.newcomers(round_index), *pupils}
-        return _readers([name for name in calendar.joined(round_index) if name not in new], about)
+        new = {*cohorts.newcomers(round_index), *pupils}
+        return _readers([name for name in cohorts.joined(round_index) if name not in new], about)
 
-    def receivers(self, when: When, round_index: int, about: About, calendar: Calendar) -> Sequence[str]:
+    def receivers(self, when: When, round_index: int, about: About, cohorts: Cohorts) -> Sequence[str]:
         """Participants that learn: those who train in the round, or newcomers in their first.
 
         The student receives nothing, since it is where the targets are made.
@@ -302,15 +302,15 @@ class EnsembleDistillation(Method):
             when: ``"start"`` or ``"end"`` of the round.
             round_index: Index of the round, from 0.
             about: Descriptions of all known participants, by name.
-            calendar: Cohort of each round.
+            cohorts: Cohort of each round.
         """
-        mutual, _ = self.learners(has_student=calendar.has_student)
-        mixes = self.mixes(round_index, has_student=calendar.has_student)
+        mutual, _ = self.learners(has_student=cohorts.has_student)
+        mixes = self.mixes(round_index, has_student=cohorts.has_student)
         if when == "start" and not mixes:
-            return self.pupils(round_index, about, calendar)
-        return _readers(calendar.active_names(round_index), about) if mixes or (mutual and self.mode == "phase") else []
+            return self.pupils(round_index, about, cohorts)
+        return _readers(cohorts.active_names(round_index), about) if mixes or (mutual and self.mode == "phase") else []
 
-    def pupils(self, round_index: int, about: About, calendar: Calendar) -> list[str]:
+    def pupils(self, round_index: int, about: About, cohorts: Cohorts) -> list[str]:
         """Names of participants that train for the first time after joining a run in progress, and ask for lessons.
 
         One that is not sampled in the round in which it joins holds what is shared on loan, and learns when it is.
@@ -318,13 +318,13 @@ class EnsembleDistillation(Method):
         Args:
             round_index: Index of the round, from 0.
             about: Descriptions of all known participants, by name.
-            calendar: Cohort of each round.
+            cohorts: Cohort of each round.
         """
         found = []
-        for name in calendar.active_names(round_index) if round_index else ():
-            joined_at = calendar.joined_at(name) if lessons_of(about.get(name, {})) else 0
+        for name in cohorts.active_names(round_index) if round_index else ():
+            joined_at = cohorts.joined_at(name) if lessons_of(about.get(name, {})) else 0
             earlier = range(joined_at, round_index)
-            if joined_at > 0 and not any(name in calendar.active_names(one) for one in earlier):
+            if joined_at > 0 and not any(name in cohorts.active_names(one) for one in earlier):
                 found.append(name)
         return found
 
