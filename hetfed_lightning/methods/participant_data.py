@@ -14,6 +14,7 @@ from hetfed_lightning.data.collating import batch_of
 from hetfed_lightning.distillation.outputs import at_least_float32, two_columns
 from hetfed_lightning.local_training.local_step import seed_for
 from hetfed_lightning.methods.public_outputs import BATCH, PublicOutputs, on_device
+from hetfed_lightning.methods.to_device import to_device
 from hetfed_lightning.modes import evaluating
 from hetfed_lightning.participants.first_batch import outputs_of
 from hetfed_lightning.participants.participant import Participant, output_width
@@ -88,7 +89,7 @@ class ParticipantData:
             indices = range(seen, min(seen + BATCH, source.num_samples))
             self._seed("own", seen)
             batch = batch_of(source.dataset, indices, data.collate_fn, participant.label)
-            inputs, target = split_batch(participant.on_after_batch_transfer(self._moved(batch), 0))
+            inputs, target = split_batch(participant.on_after_batch_transfer(to_device(self._federation, batch), 0))
             yield inputs, target
             seen += len(indices)
 
@@ -224,11 +225,6 @@ class ParticipantData:
                 features.append(at_least_float32(feature))
                 outputs.append(at_least_float32(two_columns(participant.head(feature))))
         return torch.cat(features), torch.cat(outputs)
-
-    def _moved(self, batch: Any) -> Any:
-        federation = self._federation
-        moved = federation.trainer.strategy.batch_to_device(batch, federation.device)
-        return federation.trainer.precision_plugin.convert_input(moved)
 
     def _seed(self, what: str, place: int) -> None:
         names = ("method", self._title, what, self._federation.current_round, self._participant.name or "", place)

@@ -16,6 +16,7 @@ from hetfed_lightning.methods.plan_checks import Planner, planned
 from hetfed_lightning.methods.plans import Moment, Part, Span, spans
 from hetfed_lightning.methods.public_batches import PublicBatch, PublicOrders
 from hetfed_lightning.methods.public_phase import PublicPhase
+from hetfed_lightning.methods.to_device import to_device
 from hetfed_lightning.participants.participant import STUDENT
 from hetfed_lightning.seeding import seed_sample, stream_generator, stream_seed
 
@@ -155,8 +156,7 @@ class _OwnBatches:
         seed_sample(stream_seed(federation.seed, "sample", *self._stream, batch_idx))
         source = federation.federated_data.source(name)
         batch = batch_of(source.dataset, indices.tolist(), federation.federated_data.collate_fn, federation[name].label)
-        moved = federation.trainer.strategy.batch_to_device(batch, federation.device)
-        return federation.trainer.precision_plugin.convert_input(moved)
+        return to_device(federation, batch)
 
     def _orders(self) -> Iterator[Tensor]:
         """Indices of one batch after another, shape ``(B,)``, pass after pass, each in an order of its own."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning.distillation.outputs import at_least_float32, two_columns
+from hetfed_lightning.methods.to_device import to_device
 from hetfed_lightning.modes import evaluating
 
 if TYPE_CHECKING:
@@ -60,6 +61,4 @@ def on_device(federation: FederationView, indices: Tensor) -> Any:
         federation: Federation with the public set.
         indices: Indices of public examples, shape ``(B,)``.
     """
-    inputs = federation.federated_data.public_inputs(indices)
-    inputs = federation.trainer.strategy.batch_to_device(inputs, federation.device)
-    return federation.trainer.precision_plugin.convert_input(inputs)
+    return to_device(federation, federation.federated_data.public_inputs(indices))
