@@ -137,6 +137,7 @@ class RoundClock(L.Callback):
             raise_event(federation, "on_round_start", round_index, round_index, before=exchange.before)
             exchange.make()
         if not resumed and (newcomers := federation.newcomers(round_index)):
+            federation.hear(federated_callbacks(trainer))  # Not those of the round before: a resumed run had none.
             raise_event(federation, "on_join", round_index, newcomers, round_index)
         federation.hear(federated_callbacks(trainer))
         check_shaped_losses(federation)

@@ -22,6 +22,7 @@ from tests.federations import (
     tiny_federation,
     tiny_participant,
 )
+from tests.methods.own_methods import Prototypes
 from tests.methods.planned import HEAD, Planned
 
 ROUNDS = 3
@@ -161,6 +162,19 @@ def test_a_run_resumed_between_rounds_equals_one_that_was_never_stopped(tmp_path
     assert len(paths) == 4
     for path in paths:
         assert equal(state_of(run(path.stem, ckpt_path=path)), state_of(whole)), path.name
+
+
+def test_a_newcomers_steps_have_the_losses_of_a_run_resumed_before_its_round(tmp_path: Path) -> None:
+    def run(folder: str, **more: Any) -> Federation:
+        federation = tiny_federation("ab")
+        federation["b"].joins_at = 1
+        saving = ModelCheckpoint(tmp_path / folder, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+        methods = [Prototypes(2.0), planned("joined", Part(steps=3)), saving]
+        fit(federation, tiny_data("ab"), 2, *methods, enable_checkpointing=True, **more)
+        return federation
+
+    whole = run("whole")
+    assert equal(state_of(run("rest", ckpt_path=tmp_path / "whole" / "epoch=0.ckpt")), state_of(whole))
 
 
 def test_who_runs_away_is_left_out_by_name() -> None:
