@@ -375,6 +375,24 @@ class PlansView(Protocol):
             round_index: Index of the round, from 0.
         """
 
+    def later_steps(self, federation: FederationView, name: str, round_index: int, *, resumed: bool) -> int:
+        """Number of steps on a participant's own data at the other moments of a round.
+
+        Args:
+            federation: The federation, in a fit.
+            name: Name of the participant.
+            round_index: Index of the round, from 0.
+            resumed: True for what is left of a round that was interrupted.
+        """
+
+    def check_losses(self, federation: FederationView, name: str) -> None:
+        """Refuse losses that mix examples, before steps under DP-SGD at another moment than the round's beginning.
+
+        Args:
+            federation: The federation, in a round.
+            name: Name of the participant.
+        """
+
 
 class LookaheadView(Protocol):
     """Evaluations of members' own validation sets, computed ahead."""

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from hetfed_lightning.federated_callback import acting_callbacks
+from hetfed_lightning.federation.preflight_privacy import check_shaped_losses_of
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.plan_checks import planned
-from hetfed_lightning.methods.plans import LATER, Part, PlanError, Span, spans
+from hetfed_lightning.methods.planned_work import own_batches
+from hetfed_lightning.methods.plans import LATER, Moment, Part, PlanError, Span, spans
 from hetfed_lightning.methods.public_batches import PublicBatch, PublicOrders
 from hetfed_lightning.methods.public_fleets import PublicTerm
 from hetfed_lightning.participants.first_batch import check_last_public_batch, outputs_of
@@ -162,6 +164,37 @@ class LocalPlans:
         if name not in self._now.plans:
             self._now.plans[name] = self._asked(federation, name, round_index)
         return self._now.plans[name]
+
+    def later_steps(self, federation: FederationView, name: str, round_index: int, *, resumed: bool) -> int:
+        """Number of steps on a participant's own data at the other moments of a round.
+
+        Args:
+            federation: The federation, in a fit.
+            name: Name of the participant.
+            round_index: Index of the round, from 0.
+            resumed: True for what is left of a round that was interrupted.
+        """
+        is_new = not resumed and name in federation.newcomers(round_index)
+        is_active = name in federation.active_names(round_index)
+        is_last = round_index + 1 == federation.trainer.max_epochs and name in federation.joined(round_index)
+        steps = 0
+        for one in self._planners:
+            due: dict[Moment, bool] = {
+                "joined": is_new,
+                "received": is_active and one.is_due(round_index),
+                "last": is_last,
+            }
+            steps += sum(own_batches(federation, one, name, moment, round_index) for moment in LATER if due[moment])
+        return steps
+
+    def check_losses(self, federation: FederationView, name: str) -> None:
+        """Refuse losses that mix examples, before steps under DP-SGD at another moment than the round's beginning.
+
+        Args:
+            federation: The federation, in a round.
+            name: Name of the participant.
+        """
+        check_shaped_losses_of(federation, name)
 
     def _settle(self, round_index: int) -> None:
         if self._now.index != round_index:

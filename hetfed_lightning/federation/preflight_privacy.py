@@ -164,28 +164,41 @@ def check_shaped_losses(federation: FederationView) -> None:
     Raises:
         ValueError: If the gradient of an example depends on others.
     """
-    for name in federation.trained_here(federation.current_round) if federation.shaping else ():
-        participant, private = federation[name], federation.local[name].private
-        if private is None or (layout := _layout_of(federation, participant)) in private.checked:
-            continue
-        private.checked.add(layout)
-        data = federation.federated_data
-        batch = first_batch(data.source(name).dataset, TRIED, data.collate_fn)
-        modes = modes_of([participant])
-        with streams_kept(federation.device):
-            inputs, target = split_batch(participant.on_after_batch_transfer(as_trained(participant, batch), 0))
-            try:
-                fault = _mixes(participant, inputs, target, partial(shaped_loss, federation, participant))
-            finally:
-                restore(modes)
-                participant.zero_grad()
-        if fault is not None:
-            titles = ", ".join(type(callback).__name__ for callback in federation.shaping)
-            raise ValueError(
-                f"{participant.label}: privacy=DPSGD(...) is not possible beside {titles}: the gradient of an "
-                f"example's loss depends on the others in its batch ({fault}). Write an example_loss whose result for "
-                "an example depends on that example alone, or leave out one of the two."
-            )
+    for name in federation.trained_here(federation.current_round):
+        check_shaped_losses_of(federation, name)
+
+
+def check_shaped_losses_of(federation: FederationView, name: str) -> None:
+    """Compare one participant's gradients of examples in a batch and alone, for losses changed by methods.
+
+    Args:
+        federation: The federation, in a round.
+        name: Name of the participant.
+
+    Raises:
+        ValueError: If the gradient of an example depends on others.
+    """
+    participant, private = federation[name], federation.local[name].private
+    if private is None or not federation.shaping or (layout := _layout_of(federation, participant)) in private.checked:
+        return
+    private.checked.add(layout)
+    data = federation.federated_data
+    batch = first_batch(data.source(name).dataset, TRIED, data.collate_fn)
+    modes = modes_of([participant])
+    with streams_kept(federation.device):
+        inputs, target = split_batch(participant.on_after_batch_transfer(as_trained(participant, batch), 0))
+        try:
+            fault = _mixes(participant, inputs, target, partial(shaped_loss, federation, participant))
+        finally:
+            restore(modes)
+            participant.zero_grad()
+    if fault is not None:
+        titles = ", ".join(type(callback).__name__ for callback in federation.shaping)
+        raise ValueError(
+            f"{participant.label}: privacy=DPSGD(...) is not possible beside {titles}: the gradient of an "
+            f"example's loss depends on the others in its batch ({fault}). Write an example_loss whose result for "
+            "an example depends on that example alone, or leave out one of the two."
+        )
 
 
 def _layout_of(federation: FederationView, participant: Participant) -> Hashable:

@@ -111,7 +111,7 @@ class PrivateSteps:
                 raise PrivacyBudgetError(
                     f"{self._participant.label}: it is to take more steps than were planned as the round began, and "
                     f"max_epsilon={self._settings.max_epsilon:g} was looked at for those alone. Leave local_epochs, "
-                    "step_budget and batches as they are inside a round."
+                    "step_budget, batches and plans as they are inside a round."
                 )
             self._allowed -= 1
         private = private_gradients(

@@ -26,7 +26,7 @@ def give_privacy(federation: FederationView) -> None:
 
 
 def open_budgets(federation: FederationView, round_index: int, done: int) -> None:
-    """Allow the steps of a round that begins or resumes, if all privacy budgets suffice.
+    """Allow the steps of a round that begins or resumes, if all privacy budgets suffice for those of all its moments.
 
     Args:
         federation: The federation before the round.
@@ -36,11 +36,8 @@ def open_budgets(federation: FederationView, round_index: int, done: int) -> Non
     Raises:
         PrivacyBudgetError: If one does not; names the participant, the round and the epsilons, before anyone's step.
     """
-    for name in federation.trained_here(round_index):
-        own = federation.local[name].private
-        if own is None:
-            continue
-        steps = max(0, federation.train_loader().steps_of(name, round_index) - done)
+    for name, own in _private(federation, round_index):
+        steps = _steps_in(federation, name, round_index, done)
         if reason := own.objection(steps):
             raise PrivacyBudgetError(f"Round {round_index}: {federation[name].label} takes no step: {reason}.")
         own.allow(steps)
@@ -56,12 +53,23 @@ def end_if_spent(trainer: L.Trainer, federation: FederationView) -> None:
     following = federation.current_round + 1
     if following >= (trainer.max_epochs or 0) > 0:
         return
-    for name in federation.trained_here(following):
-        own = federation.local[name].private
-        reason = "" if own is None else own.objection(federation.train_loader().steps_of(name, following))
-        if reason:
+    for name, own in _private(federation, following):
+        if reason := own.objection(_steps_in(federation, name, following)):
             log.warning("Training ends after round %d: %s: %s.", following - 1, federation[name].label, reason)
             trainer.should_stop = True
+
+
+def _private(federation: FederationView, round_index: int) -> list[tuple[str, PrivateSteps]]:
+    """Participants of a round, sampled or not, that train here with DP-SGD: at its other moments all may have work."""
+    here = [name for name in federation.joined(round_index) if federation.ranks.hosts(name)]
+    return [(name, own) for name in here if (own := federation.local[name].private) is not None]
+
+
+def _steps_in(federation: FederationView, name: str, round_index: int, done: int = 0) -> int:
+    """Number of a participant's private steps in a round, local ones and those of its plans' other moments."""
+    is_active = name in federation.active_names(round_index)
+    local = federation.train_loader().steps_of(name, round_index) if is_active else 0
+    return max(0, local - done) + federation.plans.later_steps(federation, name, round_index, resumed=done > 0)
 
 
 def epsilons(participants: Mapping[str, Participant]) -> dict[str, float]:

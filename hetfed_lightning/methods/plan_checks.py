@@ -109,8 +109,8 @@ def _check(part: Part, participant: Participant, moment: Moment, keys: Sequence[
 
 
 def _check_private(part: Part, moment: Moment, where: str) -> None:
-    """Refuse steps that the account of DP-SGD does not know: it is of local steps on own data alone."""
-    if moment == "local" and part.on == "both":
+    """Refuse steps of which DP-SGD cannot tell the own examples' share, or count them among the local ones."""
+    if part.on == "both":
         raise PlanError(
             f"{where}: Part(on='both') adds to its loss what is no mean over its own examples, and it trains with "
             "DP-SGD. Plan Part(on='public') for the moment 'received'."
@@ -119,9 +119,4 @@ def _check_private(part: Part, moment: Moment, where: str) -> None:
         raise PlanError(
             f"{where}: Part(on='public') is among the local steps, all of which the account of DP-SGD counts. Plan it "
             "for the moment 'received'."
-        )
-    if moment != "local" and part.on != "public":
-        raise PlanError(
-            f"{where}: it trains with DP-SGD, whose account is of local steps alone. Plan for the moment 'local', or "
-            "return () for it."
         )

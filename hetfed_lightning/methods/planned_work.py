@@ -18,6 +18,7 @@ from hetfed_lightning.methods.public_batches import PublicBatch, PublicOrders
 from hetfed_lightning.methods.public_phase import PublicPhase
 from hetfed_lightning.methods.to_device import to_device
 from hetfed_lightning.participants.participant import STUDENT
+from hetfed_lightning.privacy.noise import random_positions
 from hetfed_lightning.seeding import seed_sample, stream_generator, stream_seed
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ def _work(
     """Take the steps of one participant's plan, but for the first ``done``, taken already."""
     federation.materialise(name)  # It may have been lent what it has received.
     local, size = federation.local[name], federation.federated_data.num_public
+    if local.private is not None:
+        federation.plans.check_losses(federation, name)
     own = 0 if name == STUDENT else federation.federated_data.source(name).batches_per_epoch
     stream = (moment, method.title, round_index, name)
     batches, public = _OwnBatches(federation, name, stream), _PublicBatches(federation, method, name, moment)
@@ -145,7 +148,7 @@ class _OwnBatches:
 
     def __init__(self, federation: FederationView, name: str, stream: tuple[str | int, ...]) -> None:
         self._federation, self._name, self._stream = federation, name, stream
-        self._places = self._orders()
+        self._places = self._orders() if federation.local[name].private is None else self._samples()
 
     def at(self, batch_idx: int) -> object:
         """The next batch, on the device and before any transform; None without an example on this rank."""
@@ -158,6 +161,12 @@ class _OwnBatches:
         batch = batch_of(source.dataset, indices.tolist(), federation.federated_data.collate_fn, federation[name].label)
         return to_device(federation, batch)
 
+    def _samples(self) -> Iterator[Tensor]:
+        """Indices of one Poisson sample after another, as DP-SGD counts on it in local steps too, shape ``(n,)``."""
+        source: TrainingSet = self._federation.federated_data.source(self._name)
+        while True:
+            yield random_positions(source.num_samples, source.sampling_probability)
+
     def _orders(self) -> Iterator[Tensor]:
         """Indices of one batch after another, shape ``(B,)``, pass after pass, each in an order of its own."""
         source: TrainingSet = self._federation.federated_data.source(self._name)
@@ -165,6 +174,20 @@ class _OwnBatches:
             generator = stream_generator(self._federation.seed, "order", *self._stream, epoch)
             order = torch.randperm(source.num_samples, generator=generator)
             yield from order.split(source.batch_size)[: source.batches_per_epoch]
+
+
+def own_batches(federation: FederationView, method: Planner, name: str, moment: Moment, round_index: int) -> int:
+    """Batches of a participant's own data in its plan for a moment other than the local one, whatever the optimizer.
+
+    Args:
+        federation: In a fit, its data set up.
+        method: The method that plans.
+        name: The participant.
+        moment: The moment.
+        round_index: The round.
+    """
+    parts = planned(federation, method, name, moment, round_index)
+    return sum(_lengths(federation, name, [part for part in parts if part.on != "public"]))
 
 
 def planned_steps(federation: FederationView, method: Planner, name: str, moment: Moment, round_index: int) -> int:

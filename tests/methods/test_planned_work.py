@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hetfed_lightning import DPSGD, BackboneAveraging, Federation, Participant
+from hetfed_lightning import BackboneAveraging, Federation, Participant
 from hetfed_lightning.methods.plans import Part, PlanError
 from tests.federations import (
     Snapshots,
@@ -186,19 +186,14 @@ def test_who_runs_away_is_left_out_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "settings", "message"),
+    ("part", "message"),
     [
-        (
-            Part(steps=1),
-            {"privacy": DPSGD(1.0, 0.5, 1e-3)},
-            "trains with DP-SGD, whose account is of local steps alone",
-        ),
-        (Part(steps=1, on="public"), {}, "steps on public data, and Planned has no example_loss"),
-        (Part(steps=1, trains=("tail",)), {}, "'tail' matches none of its keys"),
+        (Part(steps=1, on="public"), "steps on public data, and Planned has no example_loss"),
+        (Part(steps=1, trains=("tail",)), "'tail' matches none of its keys"),
     ],
 )
-def test_what_cannot_be_followed_is_refused_before_training(part: Part, settings: dict[str, Any], message: str) -> None:
-    federation = tiny_federation(participant=settings)
+def test_what_cannot_be_followed_is_refused_before_training(part: Part, message: str) -> None:
+    federation = tiny_federation()
     start = state_of(federation)
     with pytest.raises(PlanError, match=message):
         fit(federation, tiny_data(), 1, planned("received", part))

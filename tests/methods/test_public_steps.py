@@ -456,7 +456,9 @@ def refusals() -> Iterator[Any]:
     yield pytest.param("received", [public], {}, {"public": None}, "FedMD needs a public set.*public=", id="no set")
     yield pytest.param("local", [Part(on="both")], private, {}, "no mean over its own examples.*DP-SGD", id="along")
     yield pytest.param("local", [public], private, {}, "account of DP-SGD counts", id="private local")
-    yield pytest.param("received", [Part(steps=1, on="both")], private, {}, "account is of local steps", id="private")
+    yield pytest.param(
+        "received", [Part(steps=1, on="both")], private, {}, "no mean over its own examples", id="private"
+    )
     yield pytest.param("received", [Part(on="both")], {}, {}, "goes along with local steps", id="along later")
 
 
