@@ -95,6 +95,7 @@ def _ask(
     name = participant.name or ""
     with evaluating(participant), trainer.precision_plugin.forward_context():
         moved = trainer.strategy.batch_to_device(batch, participant.device)
+        moved = trainer.precision_plugin.convert_input(moved)
         inputs, target = split_batch(participant.on_after_batch_transfer(moved, 0))
         outputs = participant.outputs_by_model(inputs)[OWN]
     width = output_width(outputs)

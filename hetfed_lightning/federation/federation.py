@@ -33,7 +33,13 @@ from hetfed_lightning.federation.log_writer import LogBook, is_fitting
 from hetfed_lightning.federation.member_storage import MemberStorage
 from hetfed_lightning.federation.own_trainer import OwnTrainer
 from hetfed_lightning.federation.preemption import Preemption
-from hetfed_lightning.federation.preflight import check_data, check_members, check_names, check_trainer
+from hetfed_lightning.federation.preflight import (
+    check_data,
+    check_members,
+    check_names,
+    check_trainer,
+    tell_of_no_exchange,
+)
 from hetfed_lightning.federation.preflight_methods import check_methods
 from hetfed_lightning.federation.preflight_monitors import check_monitors
 from hetfed_lightning.federation.preflight_owners import check_owners
@@ -422,6 +428,7 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
             fit_to_own_data(participant, self.federated_data.data.train[name], self.federated_data.collate_fn)
         check_data(self, self.federated_data)
         self.plans.check_public(self)
+        tell_of_no_exchange(self)
         check_monitors(self, self.federated_data, self.resumed.rounds_done(otherwise=0))
         give_privacy(self)
         check_gradients(self)

@@ -25,6 +25,7 @@ from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.labels import labels_of
 from hetfed_lightning.data.name_checks import did_you_mean, name_problem, refuse_twin_names
 from hetfed_lightning.distillation.outputs import KINDS
+from hetfed_lightning.federated_callback import Phase, acting_callbacks
 from hetfed_lightning.participants.first_batch import check_batch_of_one, first_batch, outputs_of, shapes_of
 from hetfed_lightning.participants.multi_input import missing_in_training
 from hetfed_lightning.participants.participant import STUDENT, Participant, output_width
@@ -91,6 +92,17 @@ def check_members(participants: Mapping[str, Any], student: Any | None) -> None:
                     "(copy.deepcopy makes them). What they share is averaged, not one object."
                 )
     refuse_twin_names(participants, "participant", "participants")
+
+
+def tell_of_no_exchange(federation: FederationView) -> None:
+    """Log that participants train alone, if no callback does anything between several of them."""
+    acting = acting_callbacks(federation.trainer)
+    if len(federation.members()) > 1 and not any(one.phase < Phase.MONITORING for one in acting):
+        log.info(
+            "No callback exchanges anything: %d participants train alone. To have them learn together, give the "
+            "Trainer a method, such as callbacks=[BackboneAveraging()].",
+            len(federation.members()),
+        )  # fmt: skip
 
 
 def check_trainer(trainer: L.Trainer) -> None:
@@ -282,6 +294,11 @@ def _check_predictions(participant: Participant, outputs: Tensor) -> None:
             raise ValueError(  # noqa: TRY004 - one kind of error for a participant that cannot train
                 f"{participant.label}: {type(task).__name__} has no {attribute}; set it in its class, as {example}."
             )
+    if "loss" in task.metrics(output_width(outputs)):
+        raise ValueError(
+            f"{participant.label}: a metric of {type(task).__name__} is called 'loss', which the task's own loss is "
+            "logged as. Give the metric another name."
+        )
     if task.kind in KINDS:
         return
     try:

@@ -386,7 +386,9 @@ class Method(FederatedCallback):
                 ``combines_silence``. Not to be written to.
             asked: Names of all asked members; one missing in ``sent`` was left out of the round.
             about: Descriptions of the group's members.
-            server: Memory of this group at the server: the last result, and tensors or modules of the method.
+            server: Memory of this group at the server: the last result, and tensors or modules of the method. Before
+                the first exchange it knows no weights: those with which round 0 begins are known to an exchange at a
+                round's start alone.
             round_index: Index of the round, from 0.
         """
         raise NotImplementedError(

@@ -266,11 +266,12 @@ def test_label_counts_are_those_of_the_training_sets() -> None:
         assert counts[name].tolist() == [int((targets == label).sum()) for label in range(3)]
 
 
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
 @pytest.mark.parametrize("everyone", [True, False])
-def test_confusion_matrices_agree_with_scikit_learn(everyone: bool) -> None:
+def test_confusion_matrices_agree_with_scikit_learn(everyone: bool, precision: str) -> None:
     federation = tiny_federation()
     data = tiny_data(global_val="pooled" if everyone else None, eval_batch_size=4)
-    made = fit(federation, data, 1)
+    made = fit(federation, data, 1, precision=precision)
     found = examine(made, federation)
     matrices, where = found.confusions, found.where
     assert where == ("everyone's validation set" if everyone else "own validation set")
@@ -278,7 +279,8 @@ def test_confusion_matrices_agree_with_scikit_learn(everyone: bool) -> None:
     for name, matrix in matrices.items():
         known: Any = data.data.global_val if everyone else data.data.val[name]
         with torch.no_grad():
-            predicted = federation[name](known.inputs).argmax(dim=1)
+            inputs = known.inputs.to(federation[name].head.weight.dtype)
+            predicted = federation[name](inputs).argmax(dim=1)
         expected = confusion_matrix(known.targets.numpy(), predicted.numpy(), labels=[0, 1, 2])
         assert matrix.tolist() == expected.tolist()
 

@@ -58,7 +58,7 @@ def figures(out: str) -> dict[str, tuple[float, float]]:
 
 
 def test_the_page_has_an_example_of_each_kind() -> None:
-    assert {"two_moons", "prototypes", "anchored", "mean_ordinal", *IN_THE_PACKAGE} == set(MODULES)
+    assert {"two_moons", "prototypes", "leaning_heads", "anchored", "mean_ordinal", *IN_THE_PACKAGE} == set(MODULES)
     for where, who in IN_THE_PACKAGE.values():
         assert re.search(rf"`hetfed_lightning/{where}/`.*`{who}`", TEXT)
 
