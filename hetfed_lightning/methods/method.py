@@ -460,15 +460,28 @@ class Method(FederatedCallback):
         """Hand out the results of the exchange at the round's end."""
         del trainer
         self.carried.hand_out(federation, round_index)
+        left_out = federation.guard.quarantined
+        here = [name for name in federation.joined(round_index) if name not in left_out]
+        is_last = round_index + 1 == federation.trainer.max_epochs
+        self.work_after(federation, round_index, federation.contributors(), here if is_last else None)
+        self.carried.close_round()
+
+    def work_after(
+        self, federation: FederationView, round_index: int, trained: Sequence[str], last: Sequence[str] | None
+    ) -> None:
+        """Have participants take the steps that are planned once a round's result was received.
+
+        Args:
+            federation: The federation, in a round.
+            round_index: Index of the round, from 0.
+            trained: Participants that took part in the round.
+            last: Participants that take those planned after the last round; None in all rounds before.
+        """
         if self.plans_work():
             if self.is_due(round_index):
-                work_on_plans(federation, self, _with_student(federation, federation.contributors()), "received",
-                              round_index)  # fmt: skip
-            if round_index + 1 == federation.trainer.max_epochs:
-                left_out = federation.guard.quarantined
-                names = [name for name in federation.joined(round_index) if name not in left_out]
-                work_on_plans(federation, self, _with_student(federation, names), "last", round_index)
-        self.carried.close_round()
+                work_on_plans(federation, self, _with_student(federation, trained), "received", round_index)
+            if last is not None:
+                work_on_plans(federation, self, _with_student(federation, last), "last", round_index)
 
     def on_join(self, trainer: L.Trainer, federation: FederationView, names: Sequence[str], round_index: int) -> None:
         """Have newcomers take the steps that are planned for them."""

@@ -20,7 +20,10 @@ class Peeking(FederatedCallback):
 
 
 class OwnAveraging(BackboneAveraging):
-    """Does something of its own."""
+    """Does something of its own in a round's events."""
+
+    def on_round_end(self, *args: Any) -> None:
+        super().on_round_end(*args)
 
 
 class Rounds(Prototypes):
@@ -82,7 +85,7 @@ CASES: dict[str, tuple[str, Any, str]] = {
     "an averaging of one's own": (
         CALLBACKS,
         callback(f"{__name__}.OwnAveraging"),
-        r"OwnAveraging inherits from one that has two halves",
+        r"OwnAveraging overrides on_round_end, which reaches beyond the protocol",
     ),
     "a quorum of more than all": (
         "model.min_participants",

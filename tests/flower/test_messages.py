@@ -79,7 +79,8 @@ def test_a_pickle_is_not_opened() -> None:
 
 def test_orders_and_replies_arrive_as_they_were() -> None:
     order = Order(
-        "r1", 3, "late", True, 6, 7, 4, True, None, {0: ("a", "b"), 2: ()}, {0: {"a": torch.ones(2)}, 3: {}}, (0,),
+        "r1", 3, "late", True, True, 6, 7, True, 4, True, None, {0: ("a", "b"), 2: ()},
+        {0: {"a": torch.ones(2)}, 3: {}}, (0,),
         {1: torch.ones(3, 2)}, {1: torch.zeros(3, 2)},
     )  # fmt: skip
     found = order_of(order_content(order))
@@ -186,7 +187,7 @@ def test_nothing_else_travels(tmp_path: Path) -> None:
         assert set(up) <= {"reply", "samples", "metrics", "answers", "shared.1"}
         assert down.config_records["order"].keys() <= {
             "run", "finish", "left_out", "answer", "enter", "attend", "begin", "answer_after", "learn", "messages",
-            "keys.1", "results", "renewed",
+            "keys.1", "results", "renewed", "is_last", "joins",
         }  # fmt: skip
         assert up.config_records["reply"].keys() == {"participant", "finished", "quarantined", "idle"}
         assert up.metric_records["samples"].keys() == {"num-examples"}

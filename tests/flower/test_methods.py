@@ -16,7 +16,17 @@ from hetfed_lightning.privacy import DPSGD
 from tests.federations import equal
 from tests.flower.federating import Callbacks, Deployed
 from tests.methods import planned
-from tests.methods.own_methods import Census, Common, ControlVariates, InBall, Mutual, Nearest, Prototypes, Rumour
+from tests.methods.own_methods import (
+    Census,
+    ClippedMean,
+    Common,
+    ControlVariates,
+    InBall,
+    Mutual,
+    Nearest,
+    Prototypes,
+    Rumour,
+)
 from tests.methods.planned import HEAD, head_then_backbone
 
 pytestmark = pytest.mark.promise("parity")
@@ -169,6 +179,22 @@ GRID["answers"] = (
 
 GRID["hears some, by their scores"] = (lambda: [Scored(), BackboneAveraging()], LATER | {"rounds": 3})
 
+GRID["work after what was received, of newcomers and after the last round"] = (
+    lambda: [
+        BackboneAveraging(every_n_rounds=2),
+        named(planned.Planned(lambda _: [Part(steps=2)], "received"), "received"),
+        named(planned.Planned(lambda _: [Part(steps=3, trains=HEAD)], "joined"), "joined"),
+        named(planned.Planned(lambda _: [Part(epochs=1)], "last"), "last"),
+        Prototypes(),
+    ],
+    LATER | {"rounds": 4, "settings": {"joins_at": {"c": 1}, "participation": 0.6}},
+)
+
+GRID["an averaging of one's own"] = (
+    lambda: [ClippedMean(0.01, proximal=0.1)],
+    LATER | {"rounds": 4, "settings": {"joins_at": {"c": 1}, "participation": 0.6}},
+)
+
 GRID["who takes no step"] = (
     lambda: [named(Seldom(), "seldom"), Prototypes()],
     {"changes": {"a": steps([1])}},
@@ -279,10 +305,20 @@ def test_a_site_refuses_a_loss_that_mixes_what_dp_sgd_protects(
     assert "is not possible beside Mixing: the gradient of an example's loss depends on the others" in caplog.text
 
 
-def test_work_at_moments_that_no_order_tells_of_is_refused_at_the_site(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    deployed = Deployed("abc", lambda: [planned.Planned(lambda _: [Part(steps=1)], "last")], tmp_path)
-    with pytest.raises(TooFewParticipantsError):
+class Stumbles(Prototypes):
+    """Its combine fails on what one participant sends in the second round, and is mended afterwards."""
+
+    mended = False
+
+    def combine(self, sent: Any, asked: Any, about: Any, server: Any, round_index: int) -> Any:
+        if round_index == 1 and not type(self).mended:
+            raise ValueError("no messages like this.")
+        return super().combine(sent, asked, about, server, round_index)
+
+
+def test_messages_that_cannot_be_combined_end_the_run_by_name_and_resume_goes_on(tmp_path: Path) -> None:
+    deployed = Deployed("ab", lambda: [Stumbles()], tmp_path)
+    with pytest.raises(RuntimeError, match=r"Round 2: Stumbles\.combine fails on the messages of a, b: no .* resume"):
         deployed.lead()
-    assert "has work for the moment 'last'; between institutions local steps alone are planned" in caplog.text
+    Stumbles.mended = True
+    assert deployed.lead(resume=True).next_round == 3

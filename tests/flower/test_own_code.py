@@ -126,7 +126,8 @@ def test_one_process_two_devices_and_institutions_have_the_same_numbers(tmp_path
     config = write_config(tmp_path / "small.yaml", NAMES, 2)
     written_ = yaml.safe_load(config.read_text())
     written_["model"]["engine"] = "sequential"
-    written_["trainer"]["callbacks"] = [*callbacks("mine"), *written_["trainer"]["callbacks"][1:]]
+    clipped = {"class_path": "mine.ClippedMean", "init_args": {"most": 0.01}}
+    written_["trainer"]["callbacks"] = [callbacks("mine")[0], clipped, *written_["trainer"]["callbacks"][1:]]
     config.write_text(yaml.safe_dump(written_, sort_keys=False))
     (tmp_path / "mine.py").write_text(CODE.read_text())
     allowed, elsewhere = ("--allow_import", "mine"), tmp_path / "elsewhere"

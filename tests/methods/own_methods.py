@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from hetfed_lightning import (
     About,
+    BackboneAveraging,
     Combined,
     Context,
     Exchange,
@@ -211,6 +212,27 @@ class InBall(Prototypes):
 
     def example_loss(self, own: Tensor, *args: Any) -> Tensor:
         return own
+
+
+class ClippedMean(BackboneAveraging):
+    """Averages of which no coordinate moves further than a bound in a round.
+
+    Args:
+        most: Largest change of a coordinate, above 0.
+        settings: Further arguments of averaging.
+    """
+
+    def __init__(self, most: float = 0.1, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.most = most
+
+    def combine(
+        self, sent: Mapping[str, Message], asked: Sequence[str], about: About, server: ServerMemory, round_index: int
+    ) -> Combined:
+        found = super().combine(sent, asked, about, server, round_index)
+        whole: Mapping[str, Any] = found.state or {}
+        moves = {key: (one - server.last[key]).clamp(-self.most, self.most) for key, one in whole.items()}
+        return Combined({key: server.last[key] + move for key, move in moves.items()}, {"clipped": 1.0})
 
 
 class Nearest(Prototypes):

@@ -294,7 +294,7 @@ class Coordinator:
         alone = [place for place, (_, student) in learners.items() if student]
         learning = {name: lessons if name in pupils else {} for name in active}
         everyone = self._train(
-            round_index, joined, active, targets, learning, phase, volume, asked=bool(phase or alone)
+            round_index, joined, active, targets, learning, phase, volume, newcomers, asked=bool(phase or alone)
         )
         replies = {name: reply for name, reply in everyone.items() if name in active}
         self._publish()
@@ -394,6 +394,7 @@ class Coordinator:
         lessons: Mapping[str, Mapping[int, Tensor]],
         phase: Sequence[int],
         volume: ByteCount,
+        newcomers: Sequence[str],
         *,
         asked: bool,
     ) -> dict[str, Reply]:
@@ -402,7 +403,7 @@ class Coordinator:
         for name in joined:
             if name in self.left:
                 continue
-            order = self._closing(name, round_index)
+            order = replace(self._closing(name, round_index), joins=name in newcomers)
             if name not in active:
                 order = self._attending(order, name, round_index, self._due_at("end", round_index))
             else:
@@ -445,7 +446,8 @@ class Coordinator:
         stepless = {one.place for one in self.methods if not one.method.needs_steps}
         messages = {place: keys for place, keys in self._asked_of(name, due).items() if place in stepless}
         is_heard = any(one.is_heard and one.place in order.shared for one in self.methods)
-        attends = messages or (is_heard and order.finish is None)
+        has_work = order.joins and any(one.method.plans_work() for one in self.methods)
+        attends = messages or has_work or (is_heard and order.finish is None)
         return replace(order, attend=round_index, messages=messages) if attends else order
 
     def _exchange_start(self, round_index: int, joined: Sequence[str]) -> dict[str, float]:
@@ -550,6 +552,7 @@ class Coordinator:
             self.run_id,
             finish=round_index - 1 if closes else None,
             left_out=self._blamed.get(name, "") if closes else "",
+            is_last=closes and round_index == self.config.rounds,
             answer=answer,
             shared={place: state for place, state in found.items() if state is not None},
             renewed=tuple(one.place for one in self.methods if one.is_renewed_in_part(name) and found[one.place]),

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class CombineError(RuntimeError):
+    """Messages of sites that a method cannot combine; the message names method, round and senders."""
+
+
 class MethodRounds:
     """Rounds of one method at the coordinator.
 
@@ -193,7 +197,14 @@ class MethodRounds:
         if not asked or not (sent or self.method.combines_silence):
             return {}
         seed_all(combine_seed(self._seed, self.method, round_index), torch.device("cpu"))
-        result = self._server.combine(sent, asked, round_index)
+        try:
+            result = self._server.combine(sent, asked, round_index)
+        except Exception as error:
+            raise CombineError(
+                f"Round {round_index + 1}: {self.method.title}.combine fails on the messages of {', '.join(sent)}: "
+                f"{error} The round before is kept: mend the method, or take out the site whose message it cannot "
+                "combine, and go on with resume."
+            ) from error
         own = {name: self._server.groups_of(name) for name in joined}
         reached = {name: {group for group in own[name] if result.is_for(name, group)} for name in joined}
         self._waiting = {name: reached[name] | self._waiting.get(name, set()) for name in joined}

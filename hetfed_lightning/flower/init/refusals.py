@@ -24,7 +24,7 @@ from hetfed_lightning.callbacks.record import RunRecord
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.init.source import Source
-from hetfed_lightning.flower.protocol.deployable import DEPLOYABLE, beyond_protocol, is_deployable
+from hetfed_lightning.flower.protocol.deployable import KNOWN, beyond_protocol, is_deployable
 from hetfed_lightning.methods.inheritance import Inheritance
 from hetfed_lightning.methods.method import Method
 
@@ -113,14 +113,11 @@ def _why_not(callback: Any) -> str:
         return "joins a federation that was trained before, in its own process: use hetfed join, and deploy the result"
     if isinstance(callback, EarlyStopping | Timer):
         return "would end one process, while others go on; take it out and set trainer.max_epochs"
-    known = ", ".join(one.__name__ for one in DEPLOYABLE)
-    if isinstance(callback, DEPLOYABLE):
-        return f"inherits from one that has two halves, and may do anything with all participants; use one of {known}"
     if isinstance(callback, Method):
         return beyond_protocol(callback)
     if isinstance(callback, FederatedCallback):
-        return f"sees all participants, and between institutions nobody does; take it out. What runs there: {known}"
-    return f"sees a training of all participants, and a site has one; take it out. What runs there: {known}"
+        return f"sees all participants, and between institutions nobody does; take it out. What runs there: {KNOWN}"
+    return f"sees a training of all participants, and a site has one; take it out. What runs there: {KNOWN}"
 
 
 def _faults_of_model(source: Source) -> Iterator[str]:

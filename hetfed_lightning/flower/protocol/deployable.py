@@ -14,8 +14,8 @@ from hetfed_lightning.methods.averaging.private_averaging import PrivateAveragin
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.methods.method import Method
 
-DEPLOYABLE = (BackboneAveraging, PrivateAveraging, EnsembleDistillation)
-"""Deployable classes. Their subclasses are not: a user's own may do anything with all participants."""
+KNOWN = "BackboneAveraging, PrivateAveraging, EnsembleDistillation, and methods that keep to the protocol"
+"""Words for what runs between institutions."""
 
 HOOKS = (
     *(
@@ -24,7 +24,7 @@ HOOKS = (
         for name, found in vars(kind).items()
         if callable(found) and not name.startswith("_")
     ),
-    *("state_keys", "keys_of", "may_exchange", "receivers", "on_round_started"),
+    *("may_exchange", "receivers", "on_round_started", "work_after"),
 )
 """Hooks that a method leaves as they are: the round calls them where all participants are at hand."""
 
@@ -45,35 +45,36 @@ def carried_methods(callbacks: Iterable[Any]) -> dict[int, Method]:
 
 def kind_of(callback: Any) -> str:
     """Name by which sites and coordinator compare a callback: of a method its title, else its class's."""
-    is_carried = isinstance(callback, Method) and not isinstance(callback, DEPLOYABLE)
-    return callback.title if is_carried else type(callback).__name__
+    is_own = isinstance(callback, Method) and not isinstance(callback, BackboneAveraging | EnsembleDistillation)
+    return callback.title if is_own else type(callback).__name__
 
 
 def is_deployable(callback: Any) -> bool:
     """True if a callback runs between institutions."""
-    return type(callback) in DEPLOYABLE or (
-        isinstance(callback, Method) and not isinstance(callback, DEPLOYABLE) and not beyond_protocol(callback)
-    )
+    return isinstance(callback, Method) and not beyond_protocol(callback)
 
 
 def beyond_protocol(method: Method) -> str:
     """Reason why a method does more than the protocol carries; empty if it does not.
 
     Args:
-        method: A method of a user's own.
+        method: A method.
     """
-    kind = type(method).__name__
-    if method.synchronise_start:
-        return "has synchronise_start, which averaging alone has between institutions: hand the start out in combine"
+    kind = type(method)
+    if isinstance(method, EnsembleDistillation):
+        return "" if kind is EnsembleDistillation else "inherits from EnsembleDistillation; use that itself"
+    base = next(one for one in (PrivateAveraging, BackboneAveraging, Method) if isinstance(method, one))
     if not method.keeps_results:
         return (
             "sets keeps_results to False, which distillation alone has between institutions: keep results, and leave "
             "unused those of an earlier round"
         )
     if method.phase != Method.phase:
-        return f"acts in another phase than methods do: leave {kind}.phase as it is"
+        return f"acts in another phase than methods do: leave {kind.__name__}.phase as it is"
+    if kind.send is not Method.send and kind.state_keys is not base.state_keys:
+        return "overrides state_keys and send; between institutions a message is made by one of them"
     for name in HOOKS:
-        if getattr(type(method), name) is not getattr(Method, name) or name in vars(method):
+        if getattr(kind, name) is not getattr(base, name) or name in vars(method):
             return (
                 f"overrides {name}, which reaches beyond the protocol of methods and is not called at sites: say it in "
                 "describe, send, combine, receive, example_loss or weight_term"
@@ -96,11 +97,6 @@ def check_deployable(callbacks: Iterable[Any]) -> None:
         )
     for place, callback in enumerate(callbacks):
         if not is_deployable(callback):
-            known = ", ".join(one.__name__ for one in DEPLOYABLE)
-            reason = "does not run between institutions; take it out"
-            if isinstance(callback, Method) and not isinstance(callback, DEPLOYABLE):
-                reason = beyond_protocol(callback)
-            raise ConfigError(
-                f"trainer.callbacks.{place}: {type(callback).__name__} {reason}. What does: {known}, and methods that "
-                "keep to the protocol."
-            )
+            is_method = isinstance(callback, Method)
+            reason = beyond_protocol(callback) if is_method else "does not run between institutions; take it out"
+            raise ConfigError(f"trainer.callbacks.{place}: {type(callback).__name__} {reason}. What does: {KNOWN}.")

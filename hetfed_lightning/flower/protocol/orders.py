@@ -19,11 +19,13 @@ class Order:
         finish: Round to close by receiving ``shared`` and validating; None for none.
         left_out: Reason why the coordinator left the site out of the round that it closes, for its log; empty if it did
             not.
+        is_last: True if the round that it closes is the run's last.
         answer: True to predict on the public set before the next round begins.
         enter: Round to open without training, by receiving ``shared`` if no round is closed, and sending the messages
             of its start; None for none.
         attend: Round to attend without training in it, by receiving ``shared`` if no round is closed, and sending the
             messages of its end; None for none.
+        joins: True if the round that it trains in or attends is the participant's first, in a run in progress.
         begin: Round to train in; None for none.
         answer_after: True to predict on the public set after the local steps.
         learn: Round at whose end to learn from ``targets``; None for none.
@@ -42,9 +44,11 @@ class Order:
     run: str
     finish: int | None = None
     left_out: str = ""
+    is_last: bool = False
     answer: bool = False
     enter: int | None = None
     attend: int | None = None
+    joins: bool = False
     begin: int | None = None
     answer_after: bool = False
     learn: int | None = None
@@ -70,7 +74,7 @@ class Order:
     @property
     def closing(self) -> Order:
         """The part of the order that closes a round, and nothing else."""
-        return Order(self.run, finish=self.finish, shared=self.shared, renewed=self.renewed)
+        return Order(self.run, finish=self.finish, is_last=self.is_last, shared=self.shared, renewed=self.renewed)
 
     @property
     def fingerprint(self) -> str:

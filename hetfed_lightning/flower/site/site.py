@@ -187,7 +187,7 @@ class Site:
 
         def validate(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
             _go_to(trainer, round_index)
-            clock.receive(federation, closes=True)
+            clock.catch_up(federation, round_index)
             _go_to(trainer, round_index + 1)
             clock.save(trainer)
             raise Pause
@@ -238,7 +238,7 @@ class Site:
         """
         if place is None or place.stage == Stage.FINISHED or place.stage in UNTRAINED:
             return place
-        self._finish(replace(order, shared={}), place.round_index, store)
+        self._finish(replace(order, shared={}, is_last=False), place.round_index, store)
         return Place(place.round_index, Stage.FINISHED)
 
     def _enter(self, order: Order, end: Place, store: SiteStore) -> None:

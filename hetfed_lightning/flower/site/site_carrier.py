@@ -10,8 +10,6 @@ from torch import Tensor
 from hetfed_lightning.flower.protocol.orders import Order
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.participant_side import ParticipantSide
-from hetfed_lightning.methods.plan_checks import planned
-from hetfed_lightning.methods.plans import LATER, PlanError
 
 if TYPE_CHECKING:
     import torch
@@ -46,18 +44,7 @@ class SiteCarrier:
         return False
 
     def prepare(self, federation: FederationView) -> None:
-        """Bring what was saved to the device.
-
-        Raises:
-            PlanError: If the method plans work at a moment that no order tells of.
-        """
-        for name in federation.members() if self.method.plans_work() else ():
-            for moment in LATER:
-                if planned(federation, self.method, name, moment, federation.current_round):
-                    raise PlanError(
-                        f"participant {name!r}: {self.method.title}.plan has work for the moment {moment!r}; between "
-                        "institutions local steps alone are planned. Return () for it, or train in one process."
-                    )
+        """Bring what was saved to the device."""
         self.to(federation.device)
 
     def to(self, device: torch.device) -> None:
@@ -102,10 +89,16 @@ class SiteCarrier:
         here = {key: one.to(federation.device) for key, one in handed.items()}
         if self.method.replaces_state:
             federation[name].load_state_of(self.replaced(federation, here))
-        if self.method.reads_received:
-            self.received = self.received | here if self._place in self._order.renewed else here
+        self.take_up(federation)
         if type(self.method).receive is not Method.receive:
             self.participants.receive(federation, name)
+
+    def take_up(self, federation: FederationView) -> None:
+        """Hold what is handed out with the order as received, without doing anything with it yet."""
+        handed = self._order.shared.get(self._place)
+        if handed is not None and self.method.reads_received:
+            here = {key: one.to(federation.device) for key, one in handed.items()}
+            self.received = self.received | here if self._place in self._order.renewed else here
 
     def replaced(self, federation: FederationView, handed: Message) -> dict[str, Tensor]:
         """Tensors of a result that replace those of the participant."""

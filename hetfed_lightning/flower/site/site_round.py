@@ -116,7 +116,7 @@ class SiteRound(RoundClock):
             batch: Batch of the participant.
             batch_idx: Index of the batch in the round.
         """
-        del trainer, batch
+        del batch
         federation: Federation = pl_module
         if federation.round_is_open:
             return
@@ -132,6 +132,7 @@ class SiteRound(RoundClock):
         for place, callback in self.distilling.items():
             callback.set_targets(targets.get(place))
         self._take_lessons(federation)
+        self._join(trainer, federation)
         federation.hear(self._all())
         check_shaped_losses(federation)
         federation.fleets.open_round(federation, federation.trained_here(federation.current_round))
@@ -181,6 +182,10 @@ class SiteRound(RoundClock):
             when: Moment of the messages.
         """
         self.receive(federation, closes=False)
+        if when == "end" and self.order.joins and any(method.plans_work() for method in self.represented):
+            federation.open_round(federation.current_round)
+            self._join(trainer, federation)
+            federation.round_state.close()
         self.send(federation, when)
         self.save(trainer)
         self.reply.shared = self._messages()
@@ -233,13 +238,49 @@ class SiteRound(RoundClock):
             round_index: The round, from 0.
         """
         self.reopen(federation, round_index)
-        self.receive(federation, closes=True)
+        self._receive_and_work(federation, round_index, has_trained=True)
         for method in self.represented:
             if isinstance(method, BackboneAveraging) and method.is_due(round_index):
                 for name in federation.active_names(round_index):
                     method.tidy(federation, name)
         federation.log_round(learning_rates(federation, list(subjects(federation))))
         federation.close_round()
+
+    def catch_up(self, federation: Federation, round_index: int) -> None:
+        """Receive what is handed out at the end of a round that the site has not trained in.
+
+        Args:
+            federation: The site's federation.
+            round_index: The round, from 0.
+        """
+        if self.order.is_last and any(method.plans_work() for method in self.represented):
+            federation.open_round(round_index)
+            self._receive_and_work(federation, round_index, has_trained=False)
+            federation.round_state.close()
+        else:
+            self.receive(federation, closes=True)
+
+    def _receive_and_work(self, federation: Federation, round_index: int, *, has_trained: bool) -> None:
+        """Receive results, each followed by the steps that its method plans after it."""
+        names = [] if self.order.left_out else list(federation.members())
+        if any(method.plans_work() for method in self.represented):
+            federation.hear(self._all())
+        for carrier in self.carriers.values():  # As in one process, where all are combined before any is handed out.
+            carrier.take_up(federation)
+        for _, carrier in sorted(self.carriers.items()):
+            carrier.hand_out(federation, round_index)
+            here = [name for name in names if name not in federation.guard.quarantined]
+            last = here if self.order.is_last else None
+            carrier.method.work_after(federation, round_index, here if has_trained else (), last)
+            if carrier.method.plans_work():
+                quarantine_non_finite(federation)
+
+    def _join(self, trainer: L.Trainer, federation: Federation) -> None:
+        """Have a newcomer take the steps that are planned for it."""
+        if self.order.joins:
+            federation.hear(self._all())
+            for method in self.represented:
+                method.on_join(trainer, federation, list(federation.members()), federation.current_round)
 
     def reopen(self, federation: Federation, round_index: int) -> None:
         """Go on with the round in which the state was saved.
