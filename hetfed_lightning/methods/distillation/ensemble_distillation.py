@@ -560,16 +560,12 @@ class EnsembleDistillation(Method):
 
     # Checkpoints
 
-    def state_dict(self) -> dict[str, Any]:
-        """Data sizes and scores of the teachers, and the targets of a round in progress."""
-        return self.as_saved(super().state_dict())
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the state of a checkpoint."""
         samples, counts = state_dict.get("samples", {}), state_dict.get("class_counts", {})
         # A run finds both in its data; who joins a trained federation has not got that.
         self._known = TeacherKnowledge(dict(samples), dict(counts), dict(state_dict["scores"]))
-        super().load_state_dict(self.memory_of(state_dict))
+        super().load_state_dict(state_dict)
         self._order = {}
 
     def as_saved(self, found: Mapping[str, Any]) -> dict[str, Any]:
