@@ -207,7 +207,7 @@ class LocalCarrier:
         }
         sent: dict[str, Message] = {}
         for name, (message, remembered) in federation.ranks.gathered(mine, names).items():
-            if remembered:
+            if remembered is not None:
                 memory[name] = remembered
             if isinstance(message, str):
                 federation.quarantine(name, message)

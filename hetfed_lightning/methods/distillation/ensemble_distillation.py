@@ -569,7 +569,7 @@ class EnsembleDistillation(Method):
         self._order = {}
 
     def as_saved(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """State for a checkpoint, from the state of a carrier.
+        """Data sizes and scores of the teachers, and the targets of a round in progress.
 
         Args:
             found: State of the carrier; empty without one.
