@@ -30,6 +30,7 @@ from hetfed_lightning import (
     PrivateAveraging,
 )
 from hetfed_lightning.data import Examples
+from hetfed_lightning.distillation import ClassPriorWeighted, ValidationWeighted
 from hetfed_lightning.methods.plans import Part
 from tests.drawn import ROUNDS, drawn
 from tests.federations import Listed, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
@@ -105,7 +106,7 @@ def averaging_and_phase(folder: Path, settings: Settings) -> Result:
     data = one_by_one(tiny_data(NAMES, count=13, batch_size=SIZES), "b")
     together = (
         BackboneAveraging(proximal=0.1, server_optimizer=sgd(0.7, momentum=0.5)),
-        EnsembleDistillation(epochs=2),
+        EnsembleDistillation(ValidationWeighted(), epochs=2),
     )
     made = trainer(3, *together, **settings())
     made.fit(federation, datamodule=data)
@@ -118,7 +119,7 @@ def averaging_and_phase(folder: Path, settings: Settings) -> Result:
 def mixed_student_participation(folder: Path, settings: Settings) -> Result:
     """A student, targets mixed into local steps, a sample of the participants each round."""
     federation = five(seed=5, student=tiny_participant(seed=9, optimizer=adam()), participation=0.6)
-    callback = EnsembleDistillation(mode="mixed", students="both", start_round=1)
+    callback = EnsembleDistillation(ClassPriorWeighted(), mode="mixed", students="both", start_round=1)
     made = trainer(4, callback, BackboneAveraging(), **settings())
     made.fit(federation, datamodule=tiny_data(NAMES, count=13, batch_size=SIZES))
     return outcome(federation, made)
