@@ -10,6 +10,7 @@ from typing import Any, cast
 import lightning as L
 import torch
 import yaml
+from jsonargparse import ArgumentError
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import EarlyStopping, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -23,7 +24,7 @@ from hetfed_lightning.callbacks.run_folder import run_folder
 from hetfed_lightning.cli.allowlist import restrict_imports
 from hetfed_lightning.cli.callback_names import refuse_equal_names
 from hetfed_lightning.cli.configs import Arguments, ConfigError, check_checkpoint, load_configs, split_arguments
-from hetfed_lightning.cli.error_messages import check_participants
+from hetfed_lightning.cli.error_messages import check_participants, labelled_participants
 from hetfed_lightning.cli.error_owner import naming_participants
 from hetfed_lightning.cli.forbidden_values import read_no_other_file
 from hetfed_lightning.cli.places import where_to_look
@@ -77,6 +78,7 @@ class FederatedCLI(LightningCLI):
     description = DESCRIPTION
 
     def __init__(self, args: Sequence[str], *, run: bool = True) -> None:
+        self._first = args[0] if args else ""
         super().__init__(
             Federation,
             FederatedDataModule,
@@ -110,8 +112,14 @@ class FederatedCLI(LightningCLI):
             help="Threads of torch on a CPU. 1 is fastest for small models, and wherever other programs run.",
         )
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Parser of a subcommand, without arguments if the command line begins with another, which saves their time."""
+        if self._first in self.subcommands() and self._first != subcommand:
+            return self.init_parser(**kwargs)
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Merge the configuration files, check each participant by itself, and parse the whole.
+        """Merge the configuration files and parse the whole; if that fails, each participant by itself, to name it.
 
         Args:
             parser: Parser of the classes.
@@ -126,7 +134,7 @@ class FederatedCLI(LightningCLI):
         arguments = found.rest
         if found.configs:
             config = self.read_configs(found)
-            check_participants(config)
+            labelled_participants(config)
             if config.get("weights_only") is not None and config["weights_only"] is not True:
                 raise ConfigError(
                     "weights_only: a configuration may not switch it off, since the checkpoint could then run any "
@@ -139,7 +147,12 @@ class FederatedCLI(LightningCLI):
             raise ConfigError(
                 f"--model.participants.{found.participants[0][0]}: give the configuration with -c as well."
             )
-        self.config = parser.parse_args([*command, *arguments])
+        try:
+            self.config = parser.parse_args([*command, *arguments])
+        except ArgumentError:
+            if found.configs:
+                check_participants(config)
+            raise
         settings = self.config.get(command[0]) if command else self.config
         _check_numbers(settings)
         self._guard_checkpoint(settings if command else None, resuming=command == ["fit"])
@@ -168,6 +181,7 @@ class FederatedCLI(LightningCLI):
         self.set_threads()
         self._dump_config()
         resolved = yaml.safe_dump(self.config_dump, sort_keys=False)
+        self.save_config_kwargs["resolved"] = self.config_dump
         configured = [str(one.get("class_path", "")).rpartition(".")[2] for one in self._configured_callbacks()]
         for kind in (FederationMonitor, RunRecord):
             if kind.__name__ not in configured:

@@ -40,6 +40,26 @@ def check_participants(config: dict[str, Any]) -> None:
     Raises:
         ConfigError: If there is one; names the participant and the key.
     """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--participant", type=Participant)
+    sound: set[str] = set()
+    for label, settings in labelled_participants(config):
+        if repr(settings) in sound:  # As with YAML anchors, which repeat one.
+            continue
+        try:
+            # A copy: jsonargparse writes into dictionaries of modules, such as `branches`, that it is given.
+            parser.parse_object({"participant": deepcopy(settings)})
+        except ArgumentError as error:
+            raise ConfigError(f"{label}: {explained(str(error))}") from error
+        sound.add(repr(settings))
+
+
+def labelled_participants(config: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Settings of each participant, a group's one of all its members, after the words that name it in a message.
+
+    Raises:
+        ConfigError: If a participant is none by its form: no mapping, no ``class_path``, a group of no integer's size.
+    """
     model = config.get("model") or {}
     if not isinstance(model, dict):
         raise ConfigError(f"model: expected participants and so on, got {type(model).__name__}.")
@@ -49,9 +69,7 @@ def check_participants(config: dict[str, Any]) -> None:
     everyone = dict(participants)
     if model.get("student") is not None:
         everyone["student"] = model["student"]
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--participant", type=Participant)
-    sound: set[str] = set()
+    labelled = []
     for name, settings in everyone.items():
         label = f"participant {name!r}"
         if is_group(settings):
@@ -59,8 +77,6 @@ def check_participants(config: dict[str, Any]) -> None:
             count, settings = settings["init_args"].get("count"), settings["init_args"].get("participant")  # noqa: PLW2901
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ConfigError(f"{label}: expected count to be an integer of at least 1, got {count!r}.")
-        if repr(settings) in sound:  # As with YAML anchors, which repeat one.
-            continue
         if not isinstance(settings, dict):
             raise ConfigError(f"{label}: expected class_path and init_args, got {settings!r}.")
         if "init_args" not in settings and "class_path" not in settings:
@@ -68,12 +84,8 @@ def check_participants(config: dict[str, Any]) -> None:
                 f"{label}: expected class_path: hetfed_lightning.Participant and init_args, "
                 f"got the keys {', '.join(map(str, settings))}."
             )
-        try:
-            # A copy: jsonargparse writes into dictionaries of modules, such as `branches`, that it is given.
-            parser.parse_object({"participant": deepcopy(settings)})
-        except ArgumentError as error:
-            raise ConfigError(f"{label}: {explained(str(error))}") from error
-        sound.add(repr(settings))
+        labelled.append((label, settings))
+    return labelled
 
 
 def condensed(message: str) -> str:

@@ -7,6 +7,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from hetfed_lightning import Participant
+from hetfed_lightning.cli import command
 from hetfed_lightning.cli.configs import ConfigError, load_configs, read_config, split_arguments
 from hetfed_lightning.cli.error_messages import check_participants
 from hetfed_lightning.cli.merging import merge
@@ -183,3 +184,33 @@ def test_modules_by_input_are_read_and_written_as_they_are() -> None:
     assert written["participant"]["init_args"]["transform"]["genes"]["init_args"]["columns"] == 2
     made = parser.instantiate(parser.parse_object(written)).participant
     assert set(made.branches) == {"genes"}
+
+
+def test_participants_are_read_by_themselves_once_the_whole_failed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def noted(config: dict[str, Any]) -> None:
+        asked.append(config)
+        check_participants(config)
+
+    monkeypatch.setattr(command, "check_participants", noted)
+    config = tiny()
+    for key, code in ((None, 0), ("nothing_of_that_name", 2)):
+        if key is not None:
+            member(config, "hospital_b")[key] = 1
+        ended = hetfed(capsys, "fit", "-c", written(config))
+        assert (ended.code, len(asked)) == (code, code // 2)
+    assert "participant 'hospital_b'" in ended.err
+
+
+def test_a_runs_file_says_what_the_parser_writes() -> None:
+    config = tiny()
+    config["trainer"]["logger"] = {
+        "class_path": "lightning.pytorch.loggers.CSVLogger",
+        "init_args": {"save_dir": "Läufe"},
+    }
+    cli = command.FederatedCLI(["fit", "-c", str(written(config))])
+    saved = (cli.folder / "config.yaml").read_text(encoding="utf-8")
+    assert saved == cli._parser("fit").dump(cli.config["fit"], skip_none=False)
