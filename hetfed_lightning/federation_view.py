@@ -281,11 +281,15 @@ class PublicLoss(Protocol):
     def public_stream(self, moment: Moment) -> str:
         """First name of the streams that order public examples."""
 
-    def public_shape(self, federation: FederationView, fleet: Fleet) -> LossShape:
-        """Losses of public examples of a fleet's members."""
-
     def public_loss(self, federation: FederationView, participant: Participant, indices: Tensor) -> Tensor:
         """Loss of a public batch, a scalar."""
+
+
+class PublicShape(PublicLoss, Protocol):
+    """A method that gives public batches of a fleet's members their losses."""
+
+    def public_shape(self, federation: FederationView, fleet: Fleet) -> LossShape:
+        """Losses of public examples of a fleet's members."""
 
 
 class PublicBatch(Protocol):

@@ -72,6 +72,7 @@ class LocalPlans:
         self._now = _Round()
         self._orders = PublicOrders()
         self._reads: dict[str, bool] = {}
+        self._told: set[str] = set()
 
     def __reduce__(self) -> tuple[type[LocalPlans], tuple[()]]:
         """Arguments of a copy, which belongs to no run."""
@@ -80,6 +81,7 @@ class LocalPlans:
     def begin(self, trainer: L.Trainer) -> None:
         """Find the methods that plan."""
         self._now, self._orders, self._reads = _Round(), PublicOrders(), {}
+        self._told = set()
         self._planners = [one for one in acting_callbacks(trainer) if isinstance(one, Method) and one.plans_work()]
 
     @property
@@ -111,7 +113,9 @@ class LocalPlans:
                     data = federation.federated_data
                     inputs = data.public_inputs(torch.arange(1))
                     outputs_of(participant, inputs, "the public set")
-                    setting = f"Part(batch_size=...) of {method.title}.plan"
+                    setting = f"{type(method).__name__}(batch_size=...)"
+                    if not hasattr(method, "batch_size"):
+                        setting = f"batch_size of {type(method).__name__}'s Parts"
                     check_last_public_batch(participant, inputs, data.num_public, part.batch_size, setting)
 
     def _first_plans(self, federation: FederationView, name: str) -> Iterator[tuple[Method, Part]]:
@@ -203,6 +207,10 @@ class LocalPlans:
     def _asked(self, federation: FederationView, name: str, round_index: int) -> LocalPlan:
         found = {one: planned(federation, one, name, "local", round_index) for one in self._planners}
         along = tuple((one, part) for one, parts in found.items() for part in parts if part.goes_along)
+        if along and not federation[name].automatic_optimization:
+            who = federation[name].label
+            self._tell(name, f"{who} steps its optimizers itself: no public batch goes along with its local steps.")
+            along = ()
         lengths = {one: own for one, parts in found.items() if (own := _with_length(parts))}
         if len(lengths) > 1:
             raise PlanError(
@@ -212,6 +220,12 @@ class LocalPlans:
             )
         method, parts = next(iter(lengths.items()), (None, ()))
         return LocalPlan(parts, method, along)
+
+    def _tell(self, name: str, line: str) -> None:
+        """Log a line about a participant, once in a run."""
+        if name not in self._told:
+            self._told.add(name)
+            log.info("%s", line)
 
     def span_at(self, federation: FederationView, name: str, batch_idx: int) -> Span | None:
         """Part to which a batch of the current round belongs; None without a plan.
@@ -313,7 +327,8 @@ class LocalPlans:
         self, federation: FederationView, method: Method, name: str, part: Part, place: tuple[int, int]
     ) -> PublicBatch:
         stream = method.public_stream("local")
-        return PublicBatch(method, self._orders.batch(federation, stream, name, part.batch_size, place))
+        round_index, size = federation.current_round, part.batch_size
+        return PublicBatch(method, self._orders.batch(federation, stream, name, round_index, size, place))
 
     def _is_ready(self, federation: FederationView, method: Method, name: str) -> bool:
         key = (method.title, name)

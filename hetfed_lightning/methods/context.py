@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from hetfed_lightning.tasks import Task
+
 
 @dataclass(frozen=True)
 class Context:
@@ -19,9 +21,11 @@ class Context:
             ``receive``; saved in checkpoints, dropped when the participant leaves, kept at its site.
         modules: Modules by name from ``Method.modules``, trained and saved with the participant.
         round_index: Index of the round, from 0.
+        task: The participant's task, which knows what its outputs mean.
     """
 
     received: Mapping[str, Tensor]
     memory: MutableMapping[str, Tensor]
     modules: Mapping[str, nn.Module]
     round_index: int
+    task: Task

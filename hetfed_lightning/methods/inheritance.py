@@ -13,9 +13,10 @@ from hetfed_lightning.distillation import soften
 from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_of_kinds, two_columns
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
 from hetfed_lightning.methods.averaging.sharing_groups import listed
-from hetfed_lightning.methods.distillation.distillation_phase import LearningPhase
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation, check_kind
 from hetfed_lightning.methods.distillation.soft_targets import Lesson
+from hetfed_lightning.methods.planned_work import work_alone
+from hetfed_lightning.methods.plans import Part
 from hetfed_lightning.methods.public_outputs import BATCH, on_device
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.modes import evaluating
@@ -148,10 +149,10 @@ class Inheritance(FederatedCallback):
                     targets[temperature] = self._targets(federation, temperature)
                 federation.count_bytes("inheritance", down=payload_bytes(targets[temperature]))
                 if federation.ranks.hosts(name):
-                    lesson = Lesson(federation, targets[temperature], temperature, 1.0)
-                    phase = LearningPhase(lesson, round_index, transfer.distillation_epochs, self.batch_size, None)
+                    lesson = Lesson("inheritance", targets[temperature], temperature)
+                    part = Part(epochs=transfer.distillation_epochs, on="public", batch_size=self.batch_size)
                     with taught(participant, round_index):
-                        phase.alone(participant)
+                        work_alone(federation, lesson, name, [part], "joined", round_index)
         federation.ranks.synchronise(list(federation.members()))
 
     def _teachers(self, inputs: Any) -> dict[str, Participant]:

@@ -53,7 +53,7 @@ class ParticipantSide:
         """
         memory = self.memory.setdefault(name, {})
         modules = federation[name].modules_of(self._method.title)
-        return Context(self.received(name), memory, modules, federation.current_round)
+        return Context(self.received(name), memory, modules, federation.current_round, federation[name].task)
 
     def data_of(self, federation: FederationView, name: str, together: PublicOutputs | None = None) -> ParticipantData:
         """Training examples and public set of a participant, as the method may read them.

@@ -56,9 +56,8 @@ def planned(
         _check_public(federation, method, where)
         if not federation.plans.reads_public(federation, name):
             parts = _without_public(parts)
-    keys = [key for key, _ in participant.named_parameters()] if parts else []
     for part in parts:
-        _check(part, participant, moment, keys, where)
+        _check(part, participant, moment, where)
     return tuple(parts)
 
 
@@ -70,7 +69,7 @@ def _without_public(parts: Sequence[Part]) -> list[Part]:
 def _check_public(federation: FederationView, method: Planner, where: str) -> None:
     if federation.federated_data.num_public == 0:
         raise PlanError(
-            f"{where}: {method.title} needs a public set, and the data module has none: give "
+            f"{where}: {type(method).__name__} needs a public set, and the data module has none: give "
             "FederatedDataModule(public=...) (public_size in the built-in data modules)."
         )
     if not method.has_example_loss():
@@ -80,7 +79,7 @@ def _check_public(federation: FederationView, method: Planner, where: str) -> No
         )
 
 
-def _check(part: Part, participant: Participant, moment: Moment, keys: Sequence[str], where: str) -> None:
+def _check(part: Part, participant: Participant, moment: Moment, where: str) -> None:
     if part.goes_along and moment != "local":
         raise PlanError(
             f"{where}: Part(on='both') without epochs and steps goes along with local steps, and there are none at "
@@ -88,7 +87,7 @@ def _check(part: Part, participant: Participant, moment: Moment, keys: Sequence[
         )
     if participant.privacy is not None:
         _check_private(part, moment, where)
-    if moment == "local" and part.on != "own" and not participant.automatic_optimization:
+    if moment == "local" and part.on != "own" and not participant.automatic_optimization and not part.goes_along:
         raise PlanError(
             f"{where}: it steps its optimizers itself in training_step, so that a public batch cannot have a part in "
             "its local steps. Plan Part(on='public') for the moment 'received', or leave automatic_optimization on."
@@ -101,7 +100,7 @@ def _check(part: Part, participant: Participant, moment: Moment, keys: Sequence[
             "lengths alone, or leave automatic_optimization on."
         )
     try:
-        trained = part.keys(keys)
+        trained = part.keys([key for key, _ in participant.named_parameters()])
     except ValueError as error:
         raise PlanError(f"{where}: Part(trains=...): {error}. Name a module, a key or an fnmatch pattern.") from None
     if not trained:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from hetfed_lightning.data.collating import batch_of
-from hetfed_lightning.federation_view import PublicLoss
+from hetfed_lightning.federation_view import PublicLoss, PublicShape
 from hetfed_lightning.local_training.local_step import learn, take_step
 from hetfed_lightning.methods.plan_checks import Planner, planned
 from hetfed_lightning.methods.plans import Moment, Part, Span, spans
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.participants.participant import Participant
 
 
-class Working(Planner, PublicLoss, Protocol):
+class Working(Planner, PublicShape, Protocol):
     """A method, as far as its plans are worked on."""
 
     def is_ready(self, federation: FederationView, participant: Participant) -> bool:
@@ -67,6 +67,23 @@ def work_on_plans(
         federation.ranks.synchronise(list(plans))
 
 
+def work_alone(
+    federation: FederationView, method: PublicLoss, name: str, parts: Sequence[Part], moment: Moment, round_index: int
+) -> None:
+    """Take the steps of a plan with one participant of this process.
+
+    Args:
+        federation: In a round.
+        method: Whose loss public batches have.
+        name: The participant.
+        parts: Its plan.
+        moment: The moment.
+        round_index: The round.
+    """
+    _work(federation, method, name, parts, moment, round_index, 0)
+    federation.local[name].leave()
+
+
 def _together(
     federation: FederationView,
     method: Working,
@@ -96,7 +113,7 @@ def _lengths(federation: FederationView, name: str, parts: Sequence[Part]) -> li
 
 def _work(
     federation: FederationView,
-    method: Working,
+    method: PublicLoss,
     name: str,
     parts: Sequence[Part],
     moment: Moment,
@@ -110,7 +127,10 @@ def _work(
         federation.plans.check_losses(federation, name)
     own = 0 if name == STUDENT else federation.federated_data.source(name).batches_per_epoch
     stream = (moment, method.title, round_index, name)
-    batches, public = _OwnBatches(federation, name, stream), _PublicBatches(federation, method, name, moment)
+    batches, public = (
+        _OwnBatches(federation, name, stream),
+        _PublicBatches(federation, method, name, moment, round_index),
+    )
     for span in spans(parts, own, sum(_lengths(federation, name, parts)), size):
         counted = local.landed, local.rates, local.skipped
         for batch_idx in range(max(done, span.start), span.stop):
@@ -130,8 +150,10 @@ def _work(
 class _PublicBatches:
     """Public batches of one participant's plan for a moment."""
 
-    def __init__(self, federation: FederationView, method: Working, name: str, moment: Moment) -> None:
-        self._federation, self._method, self._name = federation, method, name
+    def __init__(
+        self, federation: FederationView, method: PublicLoss, name: str, moment: Moment, round_index: int
+    ) -> None:
+        self._federation, self._method, self._name, self._round = federation, method, name, round_index
         self._stream, self._orders = method.public_stream(moment), PublicOrders()
 
     def at(self, span: Span, batch_idx: int) -> list[PublicBatch]:
@@ -139,7 +161,8 @@ class _PublicBatches:
         if span.part.on == "own":
             return []
         place = span.place(batch_idx, self._federation.federated_data.num_public)
-        indices = self._orders.batch(self._federation, self._stream, self._name, span.part.batch_size, place)
+        size = span.part.batch_size
+        indices = self._orders.batch(self._federation, self._stream, self._name, self._round, size, place)
         return [PublicBatch(self._method, indices)]
 
 

@@ -45,7 +45,13 @@ class PublicOrders:
         self._kept: dict[tuple[str, str], tuple[tuple[int, ...], Tensor]] = {}
 
     def batch(
-        self, federation: FederationView, stream: str, name: str, batch_size: int, place: tuple[int, int]
+        self,
+        federation: FederationView,
+        stream: str,
+        name: str,
+        round_index: int,
+        batch_size: int,
+        place: tuple[int, int],
     ) -> Tensor:
         """Places of the examples of one batch, shape ``(B,)``.
 
@@ -53,11 +59,12 @@ class PublicOrders:
             federation: The federation, in a round.
             stream: First name of the stream.
             name: Name of the participant.
+            round_index: Index of the round, from 0.
             batch_size: Public examples in a batch.
             place: Index of the pass, and of the batch in it.
         """
         done, position = place
-        size, round_index = federation.federated_data.num_public, federation.current_round
+        size = federation.federated_data.num_public
         which = (federation.seed, round_index, size, done)
         kept, order = self._kept.get((stream, name), ((), torch.empty(0)))
         if kept != which:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hetfed_lightning.data.blocks import StackedBatch
-    from hetfed_lightning.federation_view import FederationView, PublicLoss
+    from hetfed_lightning.federation_view import FederationView, PublicShape
     from hetfed_lightning.fleets.engine import Engine
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.member import Member
@@ -41,7 +41,7 @@ class PublicTerm(FleetTerm):
         fleet: Fleet with its members enlisted.
     """
 
-    def __init__(self, federation: FederationView, method: PublicLoss, fleet: Fleet) -> None:
+    def __init__(self, federation: FederationView, method: PublicShape, fleet: Fleet) -> None:
         self._federation, self.method, self._fleet = federation, method, fleet
         self._shape = method.public_shape(federation, fleet)
         self._drawn: dict[tuple[str, int], tuple[Tensor, Any]] = {}
@@ -169,17 +169,20 @@ def public_engine(fleet: Fleet, engine: Engine, title: str, shape: LossShape) ->
 def learn_in_fleets(federation: FederationView, names: Sequence[str], batch_idx: int) -> list[str]:
     """Participants that are left to learn one after another, once fleets have taken a local step on public data alone.
 
+    Those whose method has sent them nothing yet take no step.
+
     Args:
         federation: The federation, in a round.
         names: Participants of this process whose step it is.
         batch_idx: Index of the step in the round.
     """
-    left = dict.fromkeys(names)
-    for fleet, engine, members in federation.fleets.stepping(federation, names, batch_idx):
+    learning = [name for name in names if federation.plans.public_at(federation, name, batch_idx)]
+    left = dict.fromkeys(learning)
+    for fleet, engine, members in federation.fleets.stepping(federation, learning, batch_idx):
         batches = [federation.plans.public_at(federation, one.name, batch_idx) for one in members]
         terms = {one.method: one for one in fleet.terms if isinstance(one, PublicTerm)}
         methods = {one.method for own in batches for one in own}
-        if not all(batches) or len(methods) != 1 or (method := methods.pop()) not in terms:
+        if len(methods) != 1 or (method := methods.pop()) not in terms:
             continue
         indices = {place: own[0].indices for place, own in enumerate(batches)}
         try:

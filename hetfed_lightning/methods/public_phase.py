@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from hetfed_lightning.data.blocks import StackedBatch
-    from hetfed_lightning.federation_view import FederationView, PublicLoss
+    from hetfed_lightning.federation_view import FederationView, PublicShape
     from hetfed_lightning.fleets.fleet import Fleet
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class PublicPhase:
     """
 
     federation: FederationView
-    method: PublicLoss
+    method: PublicShape
     parts: Sequence[Part]
     stream: str
     round_index: int
@@ -90,8 +90,10 @@ class PublicPhase:
 
     def _block(self, fleet: Fleet, span: Span, step: int, orders: PublicOrders) -> StackedBatch:
         place = span.place(step, self.federation.federated_data.num_public)
-        size = span.part.batch_size
-        indices = [orders.batch(self.federation, self.stream, one.name, size, place) for one in fleet.members]
+        size, members = span.part.batch_size, fleet.members
+        indices = [
+            orders.batch(self.federation, self.stream, one.name, self.round_index, size, place) for one in members
+        ]
         if not fleet.transforms:
             return stacked_batch(self.federation, indices)
         inputs = []

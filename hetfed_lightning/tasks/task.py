@@ -220,8 +220,8 @@ class Task(nn.Module, ABC):
     def example_distillation_losses(self, outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """Distillation loss of each example, shape ``(B,)``; :meth:`distillation_loss` is their mean.
 
-        A task that overrides :meth:`distillation_loss` alone keeps working: its participants then distil one after
-        another instead of as a fleet.
+        A task that overrides :meth:`distillation_loss` alone keeps working: each example then has the loss of its
+        batch.
 
         Args:
             outputs: Of the student's head, shape ``(B, C)``.

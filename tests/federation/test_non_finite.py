@@ -173,12 +173,10 @@ def test_its_predictions_teach_nobody() -> None:
     class Weighted(EnsembleDistillation):
         asked: list[tuple[str, ...]]
 
-        def _distil(
-            self, federation: FederationView, participant: Participant, targets: Tensor, round_index: int
-        ) -> None:
+        def public_loss(self, federation: FederationView, participant: Participant, indices: Tensor) -> Tensor:
             assert self.agreement is not None
             self.asked.append((participant.name or "", *self.agreement[0]))
-            super()._distil(federation, participant, targets, round_index)
+            return super().public_loss(federation, participant, indices)
 
     callback = Weighted()
     callback.asked = []

@@ -299,7 +299,7 @@ class Slanted(MulticlassTask):
 
 
 @pytest.mark.parametrize("mode", ["mixed", "phase"])
-def test_a_distillation_loss_of_ones_own_is_heard(mode: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_distillation_loss_of_ones_own_is_heard_of_each_member(mode: Any, caplog: pytest.LogCaptureFixture) -> None:
     ends = []
     for engine in ("sequential", "batched"):
         with caplog.at_level(logging.INFO, "hetfed_lightning"):
@@ -307,8 +307,5 @@ def test_a_distillation_loss_of_ones_own_is_heard(mode: Any, caplog: pytest.LogC
             callback = EnsembleDistillation(MeanLogits(), mode=mode, start_round=0, weight=3.0, batch_size=4)
             fit(federation, public(), 3, callback, precision="64-true")
         ends.append(federation)
-    said = lines(caplog).splitlines()
-    how = "one after another" if mode == "mixed" else "they distil one after another"
-    assert len(said) == 2
-    assert f"{how}, since a step failed (TypeError: Slanted has no example_distillation_losses" in said[1]
+    assert len(lines(caplog).splitlines()) == 1  # The engine.
     assert furthest(ends[1], ends[0]) < 1e-10

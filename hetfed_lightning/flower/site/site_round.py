@@ -80,8 +80,9 @@ class SiteRound(RoundClock):
         self.order = order
         self.reply = reply
         self.carriers = {place: SiteCarrier(one, place, order) for place, one in carried_methods(callbacks).items()}
-        self.represented = [carrier.method for carrier in self.carriers.values()]
         self.distilling = {place: one for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
+        self._carried = [carrier.method for carrier in self.carriers.values()]
+        self.represented = [*self._carried, *self.distilling.values()]
         self.save = save
         self.started = started
         self.fingerprint = fingerprint
@@ -128,10 +129,10 @@ class SiteRound(RoundClock):
             raise Pause from error
         federation.open_round(federation.current_round)
         self.receive(federation, closes=False)
+        self._take_lessons(federation)
         targets = _on(federation.device, self.order.targets)
         for place, callback in self.distilling.items():
             callback.set_targets(targets.get(place))
-        self._take_lessons(federation)
         self._join(trainer, federation)
         federation.hear(self._all())
         check_shaped_losses(federation)
@@ -182,7 +183,7 @@ class SiteRound(RoundClock):
             when: Moment of the messages.
         """
         self.receive(federation, closes=False)
-        if when == "end" and self.order.joins and any(method.plans_work() for method in self.represented):
+        if when == "end" and self.order.joins and any(method.plans_work() for method in self._carried):
             federation.open_round(federation.current_round)
             self._join(trainer, federation)
             federation.round_state.close()
@@ -253,7 +254,7 @@ class SiteRound(RoundClock):
             federation: The site's federation.
             round_index: The round, from 0.
         """
-        if self.order.is_last and any(method.plans_work() for method in self.represented):
+        if self.order.is_last and any(method.plans_work() for method in self._carried):
             federation.open_round(round_index)
             self._receive_and_work(federation, round_index, has_trained=False)
             federation.round_state.close()
@@ -263,7 +264,7 @@ class SiteRound(RoundClock):
     def _receive_and_work(self, federation: Federation, round_index: int, *, has_trained: bool) -> None:
         """Receive results, each followed by the steps that its method plans after it."""
         names = [] if self.order.left_out else list(federation.members())
-        if any(method.plans_work() for method in self.represented):
+        if any(method.plans_work() for method in self._carried):
             federation.hear(self._all())
         for carrier in self.carriers.values():  # As in one process, where all are combined before any is handed out.
             carrier.take_up(federation)
@@ -279,7 +280,7 @@ class SiteRound(RoundClock):
         """Have a newcomer take the steps that are planned for it."""
         if self.order.joins:
             federation.hear(self._all())
-            for method in self.represented:
+            for method in self._carried:
                 method.on_join(trainer, federation, list(federation.members()), federation.current_round)
 
     def reopen(self, federation: Federation, round_index: int) -> None:
@@ -359,12 +360,8 @@ class SiteRound(RoundClock):
     def _take_lessons(self, federation: Federation) -> None:
         round_index = federation.current_round
         for place, targets in _on(federation.device, self.order.lessons).items():
-            pupils = {
-                name: one.transfer.distillation_epochs
-                for name, one in federation.members().items()
-                if one.transfer is not None and one.transfer.distillation_epochs
-            }
-            self.distilling[place].teach(federation, pupils, targets, round_index)
+            self.distilling[place].set_targets(targets, round_index)
+            self.distilling[place].teach(federation, list(federation.members()), round_index)
 
     def callbacks_of(self, trainer: L.Trainer) -> list[FederatedCallback]:
         """Callbacks of the configuration that act at this site."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
-from functools import partial
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,12 +13,11 @@ from torch import Tensor
 
 from hetfed_lightning.distillation import Ensemble, MeanProbabilities, Teachers, check_temperature
 from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_of_kinds
-from hetfed_lightning.federated_callback import Career, Phase
+from hetfed_lightning.federated_callback import Phase
 from hetfed_lightning.finite import why_not_heard
 from hetfed_lightning.local_training.step_checks import check_follows
-from hetfed_lightning.methods.distillation.distillation_phase import LearningPhase
-from hetfed_lightning.methods.distillation.fleet_distillation import DistillationTerm
-from hetfed_lightning.methods.distillation.soft_targets import Lesson
+from hetfed_lightning.methods.context import Context
+from hetfed_lightning.methods.distillation.soft_targets import soft_losses
 from hetfed_lightning.methods.distillation.teacher_descriptions import (
     TeacherKnowledge,
     lessons_of,
@@ -29,22 +27,20 @@ from hetfed_lightning.methods.distillation.teacher_descriptions import (
 from hetfed_lightning.methods.messages import Combined, Exchange, Message, When, Work
 from hetfed_lightning.methods.method import About, Method
 from hetfed_lightning.methods.participant_data import ParticipantData, PrivateExamplesError
+from hetfed_lightning.methods.planned_work import work_on_plans
+from hetfed_lightning.methods.plans import Moment, Part
 from hetfed_lightning.methods.server_memory import ServerMemory
 from hetfed_lightning.metrics import agreement_matrix, mean_agreement
-from hetfed_lightning.participants.first_batch import check_last_public_batch
 from hetfed_lightning.participants.newcomer import taught
 from hetfed_lightning.participants.participant import STUDENT
 from hetfed_lightning.schedules import RoundSchedule, value_in
-from hetfed_lightning.seeding import stream_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     import lightning as L
 
     from hetfed_lightning.federation_view import Cohorts, FederationView
-    from hetfed_lightning.fleets.fleet import Fleet
-    from hetfed_lightning.fleets.terms import FleetTerm
     from hetfed_lightning.methods.context import Context
     from hetfed_lightning.participants.participant import Participant
 
@@ -97,6 +93,7 @@ class EnsembleDistillation(Method):
     combines_silence = True
     keeps_results = False
     needs_scores = True
+    public_alone = True
 
     def __init__(
         self,
@@ -145,7 +142,8 @@ class EnsembleDistillation(Method):
         self._about: About = {}
         self._known = TeacherKnowledge()
         self._given: Tensor | None = None
-        self._order: dict[str, tuple[int, Tensor]] = {}
+        self._given_in: int | None = None
+        self._has_student = False
 
     @property
     def title(self) -> str:
@@ -157,23 +155,19 @@ class EnsembleDistillation(Method):
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Drop the state of an earlier run, unless its trainer goes on; a checkpoint is read after this."""
         super().setup(trainer, pl_module, stage)
+        self._has_student = pl_module.has_student
         if stage == "fit" and trainer.current_epoch == 0:
-            self._about, self._known, self._given, self._order = {}, TeacherKnowledge(), None, {}
+            self._about, self._known = {}, TeacherKnowledge()
+            self.set_targets(None)
 
     def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         """Refuse teachers and students whose outputs do not agree, and schedules that leave their range."""
         for round_index in range(trainer.max_epochs or 0):
             _check_settings(self.temperature, self.weight, round_index)
         check_follows("EnsembleDistillation(optimizer=...)", self.optimizer)
-        data = federation.federated_data
-        if data.num_public == 0:
-            raise ValueError(
-                "EnsembleDistillation needs a public set, and the data module has none: give "
-                "FederatedDataModule(public=...) (public_size in the built-in data modules)."
-            )
         if self.students in {"student", "both"} and federation.student is None:
             raise ValueError(f"students={self.students!r} needs Federation(student=Participant(...)), which is None.")
-        inputs = data.public_inputs(torch.arange(1))
+        inputs = federation.federated_data.public_inputs(torch.arange(1))
         self._abstaining = _abstaining(federation, inputs)
         readers = {name: one for name, one in federation.everyone().items() if name not in self._abstaining}
         for participant in readers.values():
@@ -185,17 +179,6 @@ class EnsembleDistillation(Method):
             _check_alike(
                 student.label, (student.task.kind, width), readers[first].label, outputs_of(self._about[first])
             )
-        for name in readers:
-            self._check_batches(federation, name, inputs)
-
-    def _check_batches(self, federation: FederationView, name: str, inputs: Any) -> None:
-        """Refuse a last public batch of one example for who learns and cannot train on it."""
-        mutual, student = self.learners(has_student=federation.student is not None)
-        if student if name == STUDENT else mutual:
-            check_last_public_batch(
-                federation[name], inputs, federation.federated_data.num_public, self.batch_size,
-                "EnsembleDistillation(batch_size=...)",
-            )  # fmt: skip
 
     def describe(self, participant: Participant, data: ParticipantData) -> Message:
         """Kind and width of the outputs, number of examples, lessons asked for; examples by class if they are needed.
@@ -233,23 +216,6 @@ class EnsembleDistillation(Method):
         if self.students == "auto":
             return not has_student, has_student
         return self.students in {"mutual", "both"}, self.students in {"student", "both"}
-
-    def further_steps(self, federation: FederationView, name: str, career: Career) -> int:
-        """Number of steps of phases and of a newcomer's lessons by the participant's own optimizer."""
-        data, participant = federation.federated_data, federation[name]
-        if data.num_public == 0 or (self.optimizer is not None and name != STUDENT):
-            return 0
-        if not participant.reads_any_of(data.public_inputs(torch.arange(1))):
-            return 0
-        batches = math.ceil(data.num_public / self.batch_size)
-        mutual, student = self.learners(has_student=federation.student is not None)
-        learns = student if name == STUDENT else mutual and self.mode == "phase"
-        due = sum(map(self.is_due, career.rounds)) if learns else 0
-        steps = due * math.ceil(self.epochs * batches / participant.accumulate_grad_batches)
-        if name != STUDENT and participant.transfer is not None and career.joins_at > 0 and career.rounds:
-            passes = participant.transfer.distillation_epochs
-            steps += math.ceil(passes * batches / participant.accumulate_grad_batches)
-        return steps
 
     def is_due(self, round_index: int) -> bool:
         """True if a round distils."""
@@ -410,6 +376,56 @@ class EnsembleDistillation(Method):
 
     # Learning
 
+    def plan(self, participant: Participant, moment: Moment, round_index: int) -> Sequence[Part]:
+        """Passes over the public set after a result, or in a newcomer's first round; public batches in local steps.
+
+        Args:
+            participant: Participant, or the student.
+            moment: ``"local"`` in ``"mixed"`` mode, ``"received"`` for a phase, ``"joined"`` for lessons.
+            round_index: Index of the round, from 0.
+        """
+        mutual, student = self.learners(has_student=self._has_student)
+        if participant.name == STUDENT:
+            phase = [Part(epochs=self.epochs, on="public", batch_size=self.batch_size)]
+            return phase if student and moment == "received" else []
+        if moment == "received" and mutual and self.mode == "phase":
+            return [Part(epochs=self.epochs, on="public", batch_size=self.batch_size, optimizer=self.optimizer)]
+        if moment == "local" and self.mixes(round_index, has_student=self._has_student):
+            return [Part(on="both", batch_size=self.batch_size, last_epochs=self.mixed_epochs)]
+        if moment == "joined" and participant.transfer is not None and participant.transfer.distillation_epochs:
+            passes = participant.transfer.distillation_epochs
+            return [Part(epochs=passes, on="public", batch_size=self.batch_size, optimizer=self.optimizer)]
+        return []
+
+    def example_loss(
+        self,
+        own: Any,
+        inputs: Any,
+        features: Tensor,
+        outputs: Tensor,
+        target: Tensor,
+        on: Literal["own", "public"],
+        context: Context,
+    ) -> Tensor:
+        """Weighted distillation losses of public examples, shape ``(B,)``.
+
+        Args:
+            own: None.
+            inputs: Unused.
+            features: Unused.
+            outputs: Outputs of the student, shape ``(B, C)``.
+            target: Places of the examples in the public set, shape ``(B,)``.
+            on: ``"public"``.
+            context: Softened targets of the public set, the round and the task.
+        """
+        del own, inputs, features, on
+        temperature, weight = (value_in(one, context.round_index) for one in (self.temperature, self.weight))
+        return soft_losses(context.task, outputs, context.received[TARGETS][target], temperature, weight)
+
+    def public_stream(self, moment: Moment) -> str:
+        """First name of the random streams that order a participant's public examples at a moment."""
+        return "public" if moment == "local" else "distil"
+
     @property
     def targets(self) -> Tensor | None:
         """Softened targets of the public set in force, shape ``(P, C)``; None before an exchange of the round."""
@@ -417,18 +433,39 @@ class EnsembleDistillation(Method):
             return self._given
         return self.carrier.last(GROUP).get(TARGETS)
 
-    def set_targets(self, targets: Tensor | None) -> None:
-        """Set the targets of a round's local steps, at a site.
+    def context_of(self, federation: FederationView, participant: Participant) -> Context:
+        """Context of one participant in the round in progress; at a site with the targets that were set there.
 
         Args:
-            targets: Softened targets of the public set, shape ``(P, C)``; None if the local steps do not distil.
+            federation: The federation, in a round.
+            participant: The participant, or the student.
         """
-        self._given, self._order = targets, {}
+        if self.carrier is not None:
+            return super().context_of(federation, participant)
+        received = {} if self._given is None else {TARGETS: self._given}
+        round_index = federation.current_round if self._given_in is None else self._given_in
+        return Context(received, {}, {}, round_index, participant.task)
 
-    def on_round_start(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
-        """Begin the round's public batches anew; the exchange at the round's start follows."""
-        super().on_round_start(trainer, federation, round_index)
-        self._order = {}
+    def set_targets(self, targets: Tensor | None, round_index: int | None = None) -> None:
+        """Set the targets of a round's steps, at a site.
+
+        Args:
+            targets: Softened targets of the public set, shape ``(P, C)``; None if the steps do not distil.
+            round_index: Index of the round, from 0; None for the one in progress.
+        """
+        self._given, self._given_in = targets, round_index
+
+    def learn(self, federation: FederationView, names: Sequence[str], targets: Tensor, round_index: int) -> None:
+        """Train participants, or the student, on targets at a round's end, at a site.
+
+        Args:
+            federation: The federation, in a round.
+            names: Names of the students.
+            targets: Softened targets of the public set, shape ``(P, C)``.
+            round_index: Index of the round, from 0.
+        """
+        self.set_targets(targets, round_index)
+        work_on_plans(federation, self, names, "received", round_index)
 
     def on_round_started(self, federation: FederationView, round_index: int) -> None:
         """Hand out the targets of the round's start, and teach pupils that had joined earlier.
@@ -439,124 +476,27 @@ class EnsembleDistillation(Method):
         """
         super().on_round_started(federation, round_index)
         newcomers = federation.newcomers(round_index)
-        self._give_lessons(federation, lambda name: name not in newcomers, round_index)
+        pupils = self.pupils(round_index, self._about, federation)
+        self.teach(federation, [name for name in pupils if name not in newcomers], round_index)
 
     def on_join(self, trainer: L.Trainer, federation: FederationView, names: Sequence[str], round_index: int) -> None:
         """Teach sampled newcomers whose ``transfer`` asks for it with the ensemble of the earlier participants."""
         del trainer
-        self._give_lessons(federation, names.__contains__, round_index)
+        pupils = self.pupils(round_index, self._about, federation)
+        self.teach(federation, [name for name in pupils if name in names], round_index)
 
-    def _give_lessons(self, federation: FederationView, among: Callable[[str], bool], round_index: int) -> None:
-        pupils = list(filter(among, self.pupils(round_index, self._about, federation)))
-        if pupils and self.targets is not None:
-            passes = {name: lessons_of(self._about[name]) for name in pupils}
-            self.teach(federation, passes, self.targets, round_index)
-
-    def teach(self, federation: FederationView, pupils: Mapping[str, int], targets: Tensor, round_index: int) -> None:
-        """Teach newcomers, with the frozen rounds of their ``transfer`` heeded.
+    def teach(self, federation: FederationView, pupils: Sequence[str], round_index: int) -> None:
+        """Teach newcomers the targets in force, with the frozen rounds of their ``transfer`` heeded.
 
         Args:
             federation: The federation, in the round in which they join.
-            pupils: Passes over the public set by newcomer.
-            targets: Softened targets of the public set, shape ``(P, C)``.
+            pupils: Names of the newcomers.
             round_index: Index of the round, from 0.
         """
-        for name in filter(federation.ranks.hosts, pupils):
-            lesson = self._lesson(federation, targets, round_index)
-            phase = LearningPhase(lesson, round_index, pupils[name], self.batch_size, self.optimizer)
-            with taught(federation[name], round_index):
-                phase.alone(federation[name])
-        federation.ranks.synchronise(list(pupils))
-
-    def adds_to_loss(self, federation: FederationView) -> bool:
-        """True if the local steps of this round distil."""
-        return self._mixed_targets(federation) is not None
-
-    def _mixed_targets(self, federation: FederationView) -> Tensor | None:
-        mixes = self.mixes(federation.current_round, has_student=federation.has_student)
-        return self.targets if mixes else None
-
-    def local_loss(self, federation: FederationView, participant: Participant, batch_idx: int) -> Tensor | None:
-        """Distillation loss on a public batch in ``"mixed"`` mode, a scalar; None if this step does not distil."""
-        name, targets = participant.name, self._mixed_targets(federation)
-        if targets is None or name is None or name == STUDENT:
-            return None
-        indices = self._learned_in(federation, name, batch_idx)
-        if indices is None:
-            return None
-        return self._lesson(federation, targets, federation.current_round).loss(participant, indices)
-
-    def fleet_term(self, federation: FederationView, fleet: Fleet) -> FleetTerm | None:
-        """Distillation term of a fleet's members in ``"mixed"`` mode; None if this round does not distil."""
-        targets = self._mixed_targets(federation)
-        if targets is None:
-            return None
-        lesson = self._lesson(federation, targets, federation.current_round)
-        return DistillationTerm(lesson, fleet, partial(self._learned_in, federation))
-
-    def on_round_end(self, trainer: L.Trainer, federation: FederationView, round_index: int) -> None:
-        """Hand out the targets of the round's end and distil, in ``"phase"`` mode and for the student."""
-        del trainer
-        self.carried.hand_out(federation, round_index)
-        mutual, student = self.learners(has_student=federation.has_student)
-        names = self._readers(federation.contributors()) if mutual and self.mode == "phase" else []
-        names += [STUDENT] if student and STUDENT not in federation.guard.quarantined else []
-        if names and self.targets is not None:
-            self.learn(federation, names, self.targets, round_index)
-        self.carried.close_round()
-
-    def learn(self, federation: FederationView, names: Sequence[str], targets: Tensor, round_index: int) -> None:
-        """Train participants, or the student, on the targets in a phase.
-
-        Args:
-            federation: The federation, in a round.
-            names: Names of the students.
-            targets: Softened targets of the public set, shape ``(P, C)``.
-            round_index: Index of the round, from 0.
-        """
-        left = dict.fromkeys(filter(federation.ranks.hosts, names))
-        phase = self._phase(federation, targets, round_index)
-        for fleet in federation.fleets.learners(left):
-            if phase.together(fleet):
-                for one in fleet.members:
-                    del left[one.name]
-        for name in left:
-            self._distil(federation, federation[name], targets, round_index)
-        federation.ranks.synchronise(names)
-
-    def _phase(self, federation: FederationView, targets: Tensor, round_index: int) -> LearningPhase:
-        lesson = self._lesson(federation, targets, round_index)
-        return LearningPhase(lesson, round_index, self.epochs, self.batch_size, self.optimizer)
-
-    def _distil(self, federation: FederationView, participant: Participant, targets: Tensor, round_index: int) -> None:
-        self._phase(federation, targets, round_index).alone(participant)
-
-    def _lesson(self, federation: FederationView, targets: Tensor, round_index: int) -> Lesson:
-        temperature, weight = value_in(self.temperature, round_index), value_in(self.weight, round_index)
-        return Lesson(federation, targets, temperature, weight)
-
-    def _learned_in(self, federation: FederationView, name: str, step: int) -> Tensor | None:
-        """Indices of the public batch of a local step; None in steps that do not distil, and for who abstains."""
-        if name in self._abstaining:
-            return None
-        source = federation.federated_data.source(name)
-        epochs = federation.work_of(name, federation.current_round).passes(source)
-        if self.mixed_epochs is not None and self.mixed_epochs < epochs:
-            steps = federation.train_loader().full_steps_of(name, federation.current_round)
-            # In whole numbers: 9 * (1 - 2 / 3) is more than 3.
-            if step * epochs < steps * (epochs - self.mixed_epochs):
-                return None
-        return self._public_batch(federation, name, step)
-
-    def _public_batch(self, federation: FederationView, name: str, step: int) -> Tensor:
-        """Indices of the public batch of a local step: pass after pass, each in an order of its own."""
-        size = federation.federated_data.num_public
-        batches = -(-size // self.batch_size)
-        sweep, position = divmod(step, batches)
-        if self._order.get(name, (-1,))[0] != sweep:
-            generator = stream_generator(federation.seed, "public", name, federation.current_round, sweep)
-            self._order[name] = (sweep, torch.randperm(size, generator=generator))
-        return self._order[name][1][position * self.batch_size : (position + 1) * self.batch_size]
+        with ExitStack() as lessons:
+            for name in filter(federation.ranks.hosts, pupils):
+                lessons.enter_context(taught(federation[name], round_index))
+            work_on_plans(federation, self, pupils, "joined", round_index)
 
     # Checkpoints
 
@@ -566,7 +506,6 @@ class EnsembleDistillation(Method):
         # A run finds both in its data; who joins a trained federation has not got that.
         self._known = TeacherKnowledge(dict(samples), dict(counts), dict(state_dict["scores"]))
         super().load_state_dict(state_dict)
-        self._order = {}
 
     def as_saved(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """Data sizes and scores of the teachers, and the targets of a round in progress.

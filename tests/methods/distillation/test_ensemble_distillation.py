@@ -207,12 +207,12 @@ def test_mixed_epochs_leaves_the_first_passes_alone() -> None:
     steps: dict[str, list[int]] = {"a": [], "b": []}
 
     class Noting(EnsembleDistillation):
-        def _public_batch(self, federation: FederationView, name: str, step: int) -> Tensor:
-            steps[name].append(step)
-            return super()._public_batch(federation, name, step)
+        def public_loss(self, federation: FederationView, participant: Participant, indices: Tensor) -> Tensor:
+            steps[participant.name or ""].append(federation.batches_done - 1)
+            return super().public_loss(federation, participant, indices)
 
     # 12 and 16 samples in batches of 4: passes of 3 and of 4 steps, three of them; the last two distil.
-    federation = tiny_federation("ab", participant={"local_epochs": 3})
+    federation = tiny_federation("ab", participant={"local_epochs": 3}, engine="sequential")
     fit(federation, tiny_data("ab"), 1, Noting(mode="mixed", mixed_epochs=2, start_round=0))
     assert steps == {"a": list(range(3, 9)), "b": list(range(4, 12))}
 
@@ -221,9 +221,9 @@ def test_mixed_batches_pass_through_the_whole_public_set() -> None:
     seen: list[Tensor] = []
 
     class Noting(EnsembleDistillation):
-        def _public_batch(self, federation: FederationView, name: str, step: int) -> Tensor:
-            seen.append(super()._public_batch(federation, name, step))
-            return seen[-1]
+        def public_loss(self, federation: FederationView, participant: Participant, indices: Tensor) -> Tensor:
+            seen.append(indices)
+            return super().public_loss(federation, participant, indices)
 
     # 12 samples in batches of 2: six steps, two passes over 10 public ones in batches of 4, 4 and 2.
     fit(tiny_federation("a"), tiny_data("a", batch_size=2), 1, Noting(mode="mixed", start_round=0, batch_size=4))
