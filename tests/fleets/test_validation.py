@@ -126,17 +126,17 @@ def test_an_engine_that_cannot_predict_leaves_it_to_each(
     assert told.endswith("they predict one after another, since it failed (OutOfMemoryError: too many).")
 
 
-@pytest.mark.parametrize("engine", ["batched", "vmap"])
 @pytest.mark.parametrize("task", list(WIDTHS))
-def test_every_task_has_the_figures_that_each_has_alone(task: str, engine: Any, alone: list[str]) -> None:
+def test_every_task_has_the_figures_that_each_has_alone(task: str, alone: list[str]) -> None:
     wanted = figures(federation("sequential", task), data(task))
-    alone.clear()
-    found = figures(federation(engine, task), data(task))
-    assert alone == ["b", "b"]  # Who alone has a third batch.
-    assert len(found) == 2
-    for one, other in zip(found, wanted, strict=True):
-        assert one == pytest.approx(other, rel=1e-9, nan_ok=True)
-        assert {f"val_loss/{name}" for name in NAMES} | {f"val_global_loss/{name}" for name in NAMES} <= set(one)
+    for engine in ("batched", "vmap"):
+        alone.clear()
+        found = figures(federation(engine, task), data(task))
+        assert alone == ["b", "b"]  # Who alone has a third batch.
+        assert len(found) == 2
+        for one, other in zip(found, wanted, strict=True):
+            assert one == pytest.approx(other, rel=1e-9, nan_ok=True)
+            assert {f"val_loss/{name}" for name in NAMES} | {f"val_global_loss/{name}" for name in NAMES} <= set(one)
 
 
 @pytest.mark.parametrize(
