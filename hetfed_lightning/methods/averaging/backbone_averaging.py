@@ -520,11 +520,14 @@ class BackboneAveraging(Method):
     def as_saved(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """Shared states, server optimizers, and digests of the initial frozen weights of the participants.
 
+        What else a subclass keeps at the server is there if there is any.
+
         Args:
             found: State of the carrier; empty without one.
         """
         memory = found["server"]["memory"] if found else {}
-        return {
+        further = {group: own for group, one in memory.items() if any((own := _further(one)).values())}
+        return ({"further": further} if further else {}) | {
             "shared": {group: one["last"] for group, one in memory.items() if one["last"]},
             "servers": {group: one["kept"][OPTIMIZER] for group, one in memory.items() if OPTIMIZER in one["kept"]},
             "foundations": {name: dict(own) for name, own in self._foundations.items() if own},
@@ -535,12 +538,20 @@ class BackboneAveraging(Method):
     def memory_of(saved: Mapping[str, Any]) -> dict[str, Any]:
         """State of a carrier, from the state in a checkpoint, in which groups are named by their members."""
         memory = {}
-        for group, shared in saved["shared"].items():
+        further = saved.get("further", {})
+        for group in dict.fromkeys([*saved["shared"], *further]):
             kept = {OPTIMIZER: saved["servers"][group]} if group in saved["servers"] else {}
-            memory[group] = {"last": shared, "own": {}, "tensors": {}, "kept": kept}
+            own = further.get(group, {"own": {}, "tensors": {}, "kept": {}})
+            memory[group] = {**own, "last": saved["shared"].get(group, {}), "kept": own["kept"] | kept}
         groups = {group: group.split(SEPARATOR) for group in memory}
         # Older checkpoints remember nothing of participants.
         return {"server": {"groups": groups, "memory": memory}, "memory": saved.get("memory", {})}
+
+
+def _further(memory: Mapping[str, Any]) -> dict[str, Any]:
+    """Memory of a group beside its last result and its server optimizer."""
+    kept = {key: one for key, one in memory["kept"].items() if key != OPTIMIZER}
+    return {"own": memory["own"], "tensors": memory["tensors"], "kept": kept}
 
 
 def _refuse_complex(states: Mapping[str, State], groups: list[SharingGroup]) -> None:

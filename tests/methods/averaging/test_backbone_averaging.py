@@ -1,4 +1,5 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hetfed_lightning import BackboneAveraging, FederatedDataModule, Federation, Participant
+from hetfed_lightning import (
+    About,
+    BackboneAveraging,
+    Combined,
+    FederatedDataModule,
+    Federation,
+    Message,
+    Participant,
+    ServerMemory,
+)
 from hetfed_lightning.aggregation import TrimmedMean, coordinate_median
 from hetfed_lightning.backbones import ConvBackbone, MLPBackbone, RecurrentBackbone
 from hetfed_lightning.data import Examples
@@ -478,3 +488,29 @@ def test_divergence_by_hand() -> None:
     mean = torch.stack(ends).double().mean(dim=0)
     spread = torch.stack([(end - mean).square().sum() for end in ends]).mean().sqrt()
     assert float(made.callback_metrics["federation/divergence"]) == pytest.approx(float(spread / mean.norm()), rel=1e-5)
+
+
+class Remembering(BackboneAveraging):
+    """A subclass whose server keeps a count and a module, by which it scales its averages."""
+
+    def combine(
+        self, sent: Mapping[str, Message], asked: Sequence[str], about: About, server: ServerMemory, round_index: int
+    ) -> Combined:
+        found = super().combine(sent, asked, about, server, round_index)
+        state: Any = found.state
+        layer = server.kept("layer", lambda: torch.nn.Linear(1, 1))
+        server.tensors["rounds"] = server.tensors.get("rounds", 0) + 1
+        with torch.no_grad():
+            layer.weight.add_(0.01 * server.tensors["rounds"])
+            scale = 1 - 0.1 * float(layer.weight.tanh())
+        return replace(found, state={key: one * scale for key, one in state.items()})
+
+
+def test_what_a_subclass_keeps_at_the_server_is_resumed(tmp_path: Path) -> None:
+    # The layer's first weights are drawn in combine, whose draws are seeded.
+    whole, halves = tiny_federation(), [tiny_federation(), tiny_federation()]
+    fit(whole, tiny_data(), 4, Remembering())
+    path = tmp_path / "half.ckpt"
+    fit(halves[0], tiny_data(), 2, Remembering()).save_checkpoint(path)
+    fit(halves[1], tiny_data(), 4, Remembering(), ckpt_path=path)
+    assert all(equal(state_of(whole[name]), state_of(halves[1][name])) for name in "abc")
