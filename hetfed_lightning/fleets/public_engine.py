@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import torch
 
 from hetfed_lightning.fleets.contexts import Tensors, with_tensors
 from hetfed_lightning.fleets.shaping import ShapedEngine
@@ -13,12 +17,63 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from hetfed_lightning.data.blocks import StackedBatch
+    from hetfed_lightning.fleets.contexts import AlikeMembers
+    from hetfed_lightning.fleets.shaping import LossShape
+
+
+@dataclass(frozen=True, eq=False)
+class _OfOutputs:
+    """A method's losses as any engine takes them, for members who have received the same and remember nothing."""
+
+    shape: LossShape
+    members: AlikeMembers
+
+    def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses and ones, shape ``(B,)`` each."""
+        context = with_tensors(self.shape.contexts[0], self.members.tensors[0], self.members.round_index, {})
+        nothing = outputs.new_empty(0)
+        losses = self.shape.function(nothing, Supervised(None, nothing, outputs, target), context)
+        return losses, torch.ones_like(losses)
+
 
 class PublicEngine(ShapedEngine):
     """Engine whose loss is one method's, of public examples; targets of its batches are their places in the public set.
 
-    The only one of its shapes is the method's, and its function is given no losses of a task.
+    The only one of its shapes is the method's, and its function is given no losses of a task. Losses of outputs alone
+    are left to the engine that was chosen for local steps, which may be quicker.
     """
+
+    _of_outputs: _OfOutputs | None = None
+
+    def open_round(self, shapes: Sequence[LossShape]) -> None:
+        """Take over the contexts of a round; compiled steps are kept while the methods are the same."""
+        super().open_round(shapes)
+        (shape,), compiled = shapes, self._compile_settings is not None
+        common = len(self.members) == 1 and all(
+            dim is None for part in self.members[0].dims[0].values() for dim in part.values()
+        )
+        self._of_outputs = _OfOutputs(shape, self.members[0]) if shape.of_outputs and common and not compiled else None
+
+    def gradients(
+        self,
+        parameters: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        batch: StackedBatch,
+        *,
+        add: bool = False,
+    ) -> Tensor:
+        """The method's losses of every participant, shape ``(K,)``; writes their gradients.
+
+        Args:
+            parameters: Shape ``(K, *shape)`` each, by key.
+            gradients: Tensors of the same keys and shapes; overwritten, or added to.
+            batch: One public batch of each participant.
+            add: True to add to the values in ``gradients``.
+        """
+        if self._of_outputs is None:
+            return super().gradients(parameters, gradients, batch, add=add)
+        return self.engine.towards(self._of_outputs).gradients(parameters, gradients, batch, add=add)
 
     def _means(
         self, inputs: Any, target: Tensor, mask: Tensor | None, tensors: list[Tensors], round_index: int

@@ -30,11 +30,13 @@ class LossShape:
         function: Losses by example of one member, shape ``(B,)``, from those before, its batch and its context.
         contexts: Context of each member, in the order of the rows.
         title: Title of the method, which finds its modules.
+        of_outputs: True if the losses depend on outputs, targets and what was received alone.
     """
 
     function: Callable[[Tensor, Supervised, Context], Tensor]
     contexts: Sequence[Context]
     title: str = ""
+    of_outputs: bool = False
 
     def pick(self, places: Sequence[int]) -> LossShape:
         """The same for the members in some rows."""

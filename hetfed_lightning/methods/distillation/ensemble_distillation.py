@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
     import lightning as L
 
     from hetfed_lightning.federation_view import Cohorts, FederationView
-    from hetfed_lightning.methods.context import Context
+    from hetfed_lightning.fleets.fleet import Fleet
+    from hetfed_lightning.fleets.shaping import LossShape
     from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)
@@ -421,6 +423,11 @@ class EnsembleDistillation(Method):
         del own, inputs, features, on
         temperature, weight = (value_in(one, context.round_index) for one in (self.temperature, self.weight))
         return soft_losses(context.task, outputs, context.received[TARGETS][target], temperature, weight)
+
+    def public_shape(self, federation: FederationView, fleet: Fleet) -> LossShape:
+        """Function of :meth:`example_loss` for a fleet's members, which depends on their outputs alone."""
+        is_own = type(self).example_loss is EnsembleDistillation.example_loss
+        return replace(super().public_shape(federation, fleet), of_outputs=is_own)
 
     def public_stream(self, moment: Moment) -> str:
         """First name of the random streams that order a participant's public examples at a moment."""
