@@ -120,6 +120,8 @@ def named(method: Any, name: str) -> Any:
 LATER: dict[str, Any] = {"own": {"c": {"joins_at": 1}}, "settings": {"joins_at": {"c": 1}}}
 SAMPLED: dict[str, Any] = {"settings": {"participation": 0.6}, "rounds": 5}
 
+IN_PHASE = Part(epochs=1, on="public", batch_size=4)
+
 GRID: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     "prototypes": (lambda: [Prototypes()], {}),
     "control variates, of those who are sampled": (lambda: [ControlVariates()], SAMPLED),
@@ -190,6 +192,14 @@ GRID["work after what was received, of newcomers and after the last round"] = (
     LATER | {"rounds": 4, "settings": {"joins_at": {"c": 1}, "participation": 0.6}},
 )
 
+GRID["learning on the public set"] = (
+    lambda: [
+        named(planned.FedMD({"local": [Part(on="both", batch_size=4)]}, first=1), "beside"),
+        named(planned.FedMD({key: [IN_PHASE] for key in ("received", "joined")}), "after"),
+        BackboneAveraging(),
+    ],
+    LATER | {"rounds": 3},
+)
 GRID["an averaging of one's own"] = (
     lambda: [ClippedMean(0.01, proximal=0.1)],
     LATER | {"rounds": 4, "settings": {"joins_at": {"c": 1}, "participation": 0.6}},
