@@ -160,6 +160,8 @@ class ResumedRun:
 
 
 def _closed(checkpoint: Mapping[str, Any]) -> int:
-    """Number of rounds that Lightning has counted; 0 where a checkpoint has no loops."""
-    loop: Mapping[str, Any] = checkpoint.get("loops", {}).get("fit_loop", {})
-    return int(loop.get("epoch_progress", {}).get("current", {}).get("processed", 0))
+    """Number of rounds that Lightning has counted; 0 where a checkpoint has no such count, which others refuse."""
+    found: Any = checkpoint
+    for key in ("loops", "fit_loop", "epoch_progress", "current", "processed"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, int) else 0
