@@ -83,6 +83,7 @@ def test_an_example_trains_and_makes_a_difference(name: str, folder: Path, capsy
     assert with_example["left"][0] > 0.5 or name == "ordinal.yaml"
 
 
+@pytest.mark.slow  # Seventeen seconds: all contracts for each example; that they train is tested above.
 def test_as_files_of_the_package_they_pass_the_contracts(tmp_path: Path) -> None:
     # Each package looks for modules in a second folder too, as if the example had been put beside the others.
     packages = sorted({package for package, _ in IN_THE_PACKAGE.values()})

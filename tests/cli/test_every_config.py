@@ -56,8 +56,8 @@ def long_in_print(path: Path) -> Any:
     return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOWLY_PRINTED else [])
 
 
-SLOWLY_TRAINED = ("digits_twenty",)
-"""Fifteen seconds, and the smaller one beside it has all but its number of architectures."""
+SLOWLY_TRAINED = ("digits_fedavg", "digits_student", "digits_twenty", "fashion_mnist")
+"""Three to fifteen seconds, and the others hold everything that they do."""
 
 
 def long_in_training(path: Path) -> Any:
