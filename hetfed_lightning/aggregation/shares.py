@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from numbers import Integral
 
+import torch
 from torch import Tensor
 
 from hetfed_lightning.aggregation.state import accumulation_dtype
@@ -80,3 +81,23 @@ def bounded_weights(weights: Tensor, max_share: float = MAX_SHARE) -> Tensor:
         if largest <= bound:
             return bounded.clamp(max=bound)
     return bounded.clamp(max=descending[-1])
+
+
+def bounded_counts(counts: Tensor, max_share: float = MAX_SHARE) -> Tensor:
+    """Examples by class of participants, of whom none has more than a share of all examples.
+
+    The counts of one that claims more are scaled down alike, so that its classes keep their shares.
+
+    Args:
+        counts: Shape ``(K, C)``, floating, finite, not negative.
+        max_share: Fraction in (0, 1]; 1 bounds nothing.
+
+    Returns:
+        Shape ``(K, C)``.
+
+    Raises:
+        ValueError: If ``max_share`` is outside (0, 1].
+    """
+    claimed = counts.sum(dim=1)
+    factors = bounded_weights(claimed, max_share) / claimed.clamp(min=torch.finfo(counts.dtype).tiny)
+    return counts * torch.where(claimed > 0, factors, torch.ones_like(factors))[:, None]

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hetfed_lightning.aggregation.shares import MAX_SHARE, bounded_weights, check_max_share
+from hetfed_lightning.aggregation.shares import MAX_SHARE, bounded_counts, check_max_share
 from hetfed_lightning.distillation.ensemble import Ensemble, Knowledge, mix, require
 from hetfed_lightning.distillation.outputs import OutputKind, renormalise, soften
 from hetfed_lightning.distillation.teachers import Teachers
@@ -65,14 +65,9 @@ class ClassPriorWeighted(Ensemble):
                 "use SampleWeighted, ValidationWeighted or MedianProbabilities"
             )
         probabilities = soften(teachers.logits, temperature, teachers.kind)
-        counts = self._bounded(require(teachers, "class_counts", self)) + self.smoothing
+        counts = bounded_counts(require(teachers, "class_counts", self), self.max_share) + self.smoothing
         weights = torch.where(counts.sum(dim=0) > 0, counts, torch.ones_like(counts))
         if teachers.kind == "binary":
             both = torch.cat([1 - probabilities, probabilities], dim=-1)
             return renormalise(mix(both, weights), "multiclass")[:, 1:]
         return renormalise(mix(probabilities, weights), teachers.kind)
-
-    def _bounded(self, counts: Tensor) -> Tensor:
-        claimed = counts.sum(dim=1)
-        factors = bounded_weights(claimed, self.max_share) / claimed.clamp(min=torch.finfo(counts.dtype).tiny)
-        return counts * torch.where(claimed > 0, factors, torch.ones_like(factors))[:, None]

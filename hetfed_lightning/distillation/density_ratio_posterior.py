@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from hetfed_lightning.aggregation.shares import MAX_SHARE, bounded_weights, check_max_share
+from hetfed_lightning.aggregation.shares import MAX_SHARE, bounded_counts, check_max_share
 from hetfed_lightning.distillation.density_ratios import log_density_ratios
 from hetfed_lightning.distillation.ensemble import Ensemble, Knowledge, PublicAndOwn, require
 from hetfed_lightning.distillation.outputs import OutputKind, check_temperature
@@ -99,6 +99,15 @@ class DensityRatioPosterior(Ensemble):
         found = [log_density_ratios(own, one, features, 2, penalty=self.penalty) for one in labels.unbind(dim=1)]
         return torch.cat(found, dim=1)
 
+    def message_width(self, width: int, kind: str) -> int:
+        """Number of columns of a message: one for each class, and two for each output of other kinds.
+
+        Args:
+            width: Number of outputs C.
+            kind: Kind of the outputs.
+        """
+        return width if kind == "multiclass" else 2 * width
+
     def __call__(self, teachers: Teachers, temperature: float) -> Tensor:
         """Posterior over the classes, softened at the temperature.
 
@@ -157,9 +166,7 @@ class DensityRatioPosterior(Ensemble):
             counts = torch.stack([(samples[:, None] - counts).clamp(min=0), counts], dim=-1).flatten(1)
         if not bounded:
             return counts
-        claimed = counts.sum(dim=1)
-        factors = bounded_weights(claimed, self.max_share) / claimed.clamp(min=torch.finfo(counts.dtype).tiny)
-        return counts * torch.where(claimed > 0, factors, torch.ones_like(factors))[:, None]
+        return bounded_counts(counts, self.max_share)
 
     def _bounded(self, ratios: Tensor, counts: Tensor, claimed: Tensor, sides: int) -> Tensor:
         """Ratios that can be true, shape ``(K, P, C)``, in units of bounded counts."""

@@ -76,6 +76,16 @@ class Ensemble(ABC):
         """True if a teacher's message is other than its outputs."""
         return type(self).message is not Ensemble.message
 
+    def message_width(self, width: int, kind: str) -> int:
+        """Number of columns of a message, for ``width`` outputs of a kind; that of the outputs by default.
+
+        Args:
+            width: Number of outputs C.
+            kind: Kind of the outputs.
+        """
+        del kind
+        return width
+
     @abstractmethod
     def __call__(self, teachers: Teachers, temperature: float) -> Tensor:
         """Softened target of each public sample; called in each distilling round, with teachers of finite outputs.

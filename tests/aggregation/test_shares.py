@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetfed_lightning.aggregation.shares import bounded_weights, sample_count
+from hetfed_lightning.aggregation.shares import bounded_counts, bounded_weights, sample_count
 from hetfed_lightning.distillation import ClassPriorWeighted, SampleWeighted, Teachers
 
 counts = st.lists(st.integers(0, 10**15), min_size=1, max_size=12)
@@ -61,6 +61,13 @@ def test_no_share_is_refused(share: float) -> None:
     for make in (SampleWeighted, ClassPriorWeighted):
         with pytest.raises(ValueError, match=r"max_share: expected a fraction in \(0, 1\]"):
             make(max_share=share)
+
+
+def test_counts_beyond_a_share_keep_their_classes_shares() -> None:
+    counts = torch.tensor([[6.0, 2.0], [1.0, 1.0], [0.0, 2.0], [0.0, 0.0]], dtype=torch.float64)
+    found = bounded_counts(counts, 0.5)
+    torch.testing.assert_close(found[0], torch.tensor([3.0, 1.0], dtype=torch.float64))  # 8 of 12 become 4 of 8.
+    assert torch.equal(found[1:], counts[1:])
 
 
 def liars(**known: Any) -> Teachers:
