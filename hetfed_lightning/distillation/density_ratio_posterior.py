@@ -7,6 +7,7 @@ say.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -19,6 +20,11 @@ from hetfed_lightning.distillation.density_ratios import log_density_ratios
 from hetfed_lightning.distillation.ensemble import Ensemble, Knowledge, PublicAndOwn, require
 from hetfed_lightning.distillation.outputs import OutputKind, check_temperature
 from hetfed_lightning.distillation.teachers import Teachers
+
+log = logging.getLogger(__name__)
+
+LEAST_FIT = 0.5
+"""Fit below which a teacher is said to know little of the public set: half of what exact ratios sum to."""
 
 
 class DensityRatioPosterior(Ensemble):
@@ -78,6 +84,7 @@ class DensityRatioPosterior(Ensemble):
         self.smoothing = smoothing
         self.penalty = penalty
         self.max_share = max_share
+        self._told: set[str] = set()
 
     def message(self, outputs: Tensor, features: Tensor, data: PublicAndOwn) -> Tensor:
         """Log density ratios of the public examples.
@@ -153,6 +160,24 @@ class DensityRatioPosterior(Ensemble):
         sums = _exp(teachers.logits, counts.dtype).sum(dim=1)
         shares = torch.where(counts > 0, sums / counts.clamp(min=1), torch.nan)
         return shares.nanmedian(dim=1).values.nan_to_num(nan=0.0)
+
+    def figures(self, teachers: Teachers) -> dict[str, float]:
+        """Median fit of the public set to the teachers; a warning names those it does not fit, once each.
+
+        Args:
+            teachers: Messages of K teachers, with `class_counts` and `samples`.
+        """
+        fit = self.public_fit(teachers)
+        for name, own in zip(teachers.names, fit.tolist(), strict=True):
+            if own < LEAST_FIT and name not in self._told:
+                self._told.add(name)
+                log.warning(
+                    "The public set has little of what %s knows: its density ratios sum to %.2f of its examples, and "
+                    "to about 1 where the set fits. Targets are of little worth there; use public examples like the "
+                    "participants' own.",
+                    name, own,
+                )  # fmt: skip
+        return {"public_fit": float(fit.median())}
 
     def _counts(self, teachers: Teachers, *, bounded: bool = True) -> Tensor:
         """Examples of each teacher by column of its message, shape ``(K, C)``, in float64."""

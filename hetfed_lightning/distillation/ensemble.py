@@ -86,6 +86,15 @@ class Ensemble(ABC):
         del kind
         return width
 
+    def figures(self, teachers: Teachers) -> dict[str, float]:
+        """Numbers to log of a round's teachers as ``federation/KEY``; none by default.
+
+        Args:
+            teachers: Outputs or messages of K teachers.
+        """
+        del teachers
+        return {}
+
     @abstractmethod
     def __call__(self, teachers: Teachers, temperature: float) -> Tensor:
         """Softened target of each public sample; called in each distilling round, with teachers of finite outputs.

@@ -2,13 +2,16 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from hetfed_lightning.distillation import DensityRatioPosterior, Teachers
+from hetfed_lightning import DPSGD, EnsembleDistillation, FederatedDataModule
+from hetfed_lightning.distillation import DensityRatioPosterior, MeanProbabilities, Teachers
 from hetfed_lightning.distillation.density_ratios import FLOOR, log_density_ratios
+from tests.federations import equal, examples, fit, state_of, tiny_data, tiny_federation
 
 DOUBLE = torch.float64
 MEANS = torch.tensor([[-2.0, 0.0, 5.0], [1.0, 3.0, 0.0]], dtype=DOUBLE)
@@ -130,6 +133,42 @@ class Told:
         self.features, self.targets, self.kind, self.outputs = features, targets, kind, torch.empty(0)
 
 
+# In a fit
+
+
+@pytest.mark.parametrize("mode", ["phase", "mixed"])
+def test_participants_learn_by_it(mode: Any) -> None:
+    federation, before = tiny_federation(), tiny_federation()
+    fit(federation, tiny_data(), 3, EnsembleDistillation(DensityRatioPosterior(), mode=mode))
+    fit(before, tiny_data(), 3, EnsembleDistillation(MeanProbabilities(), mode=mode))
+    assert not any(equal(state_of(federation[name]), state_of(before[name])) for name in "abc")
+    assert "federation/teacher_agreement" not in federation.trainer.callback_metrics  # Ratios are no logits.
+    assert "federation/public_fit" in federation.trainer.callback_metrics
+
+
+def test_binary_outputs_are_distilled_by_two_ratios() -> None:
+    data = {name: examples(12, classes=2, seed=seed) for seed, name in enumerate("abc")}
+    federation = tiny_federation(participant={"classes": 1, "task": "binary"})
+    shapes = []
+
+    class Seen(EnsembleDistillation):
+        def combine(self, sent: Any, *args: Any) -> Any:
+            found: Any = super().combine(sent, *args)
+            shapes.append((sent["a"]["outputs"].shape, found.state["targets"].shape))
+            return found
+
+    method = Seen(DensityRatioPosterior("pooled"))
+    fit(federation, FederatedDataModule(data, public=examples(10, seed=300), batch_size=4), 2, method)
+    assert shapes == [((10, 2), (10, 1))] * 2
+
+
+def test_refused_beside_dp_sgd_before_training() -> None:
+    private = DPSGD(noise_multiplier=1.0, max_grad_norm=1.0, delta=1e-5)
+    federation = tiny_federation(participant={"privacy": private})
+    with pytest.raises(ValueError, match=r"participant 'a': privacy=DPSGD.*not possible"):
+        fit(federation, tiny_data(), 1, EnsembleDistillation(DensityRatioPosterior(), mode="phase"))
+
+
 # Liars
 
 
@@ -165,7 +204,7 @@ def test_a_liar_for_one_class_everywhere_owns_no_target(claimed: float, least: f
         assert right(lied, truth, bound=math.inf) < 0.2
 
 
-def test_bounds_leave_honest_ratios_as_they_are() -> None:
+def test_bounds_leave_most_honest_ratios_and_all_choices_as_they_are() -> None:
     said, _ = school(4)
     free = DensityRatioPosterior(bound=math.inf)(said, 2.0)
     found = DensityRatioPosterior(bound=2.0)(said, 2.0)
@@ -174,12 +213,19 @@ def test_bounds_leave_honest_ratios_as_they_are() -> None:
     assert torch.equal(found.argmax(dim=-1), free.argmax(dim=-1))
 
 
-def test_a_public_set_that_nobody_knows_is_told() -> None:
+def test_a_public_set_that_nobody_knows_is_told(caplog: pytest.LogCaptureFixture) -> None:
     said, _ = school(5)
     ensemble = DensityRatioPosterior()
     torch.testing.assert_close(ensemble.public_fit(said), torch.ones(5, dtype=DOUBLE))
     strange = replace(said, logits=said.logits - math.log(8))
     torch.testing.assert_close(ensemble.public_fit(strange), torch.full((5,), 1 / 8, dtype=DOUBLE))
+    assert ensemble.figures(said) == {"public_fit": pytest.approx(1.0)}
+    assert not caplog.records
+    for _ in range(2):
+        assert ensemble.figures(strange) == {"public_fit": pytest.approx(1 / 8)}
+    assert [one.getMessage().split(":")[0] for one in caplog.records] == [
+        f"The public set has little of what hospital_{place} knows" for place in range(5)
+    ]
 
 
 def test_what_nobody_has_seen_has_the_prior_as_target() -> None:

@@ -365,7 +365,7 @@ class EnsembleDistillation(Method):
             self.agreement = (tuple(sent), agreement_matrix(teachers.logits, kind).cpu())
         targets = self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
         figures = {} if self.agreement is None else {"teacher_agreement": mean_agreement(self.agreement[1])}
-        return Combined({TARGETS: targets}, figures)
+        return Combined({TARGETS: targets}, figures | self.ensemble.figures(teachers))
 
     def teachers(self, answers: Mapping[str, Tensor], kind: str) -> Teachers:
         """Outputs of K teachers with the data sizes and validation scores in the checkpoint that was read.
