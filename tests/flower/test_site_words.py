@@ -15,7 +15,7 @@ import pytest
 from flwr.app import Array, ConfigRecord, MetricRecord, RecordDict
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
-from hetfed_lightning.distillation import ClassPriorWeighted
+from hetfed_lightning.distillation import ClassPriorWeighted, DensityRatioPosterior
 from hetfed_lightning.flower.coordinator.messenger import read_or_fault
 from hetfed_lightning.flower.coordinator.requests import Fault
 from hetfed_lightning.flower.coordinator.site_compatibility import Difference, impossible, table
@@ -288,6 +288,10 @@ def test_counts_that_an_ensemble_needs(spoken: Spoken) -> None:
     assert impossible(replace(spoken.description, class_counts=(4, 4, 4)), callbacks) == ""
     binary = replace(spoken.description, kind="binary", width=1, class_counts=(4, 4))
     assert impossible(binary, callbacks) == ""
+    # Its messages have a column for each class: two for one binary output, which sites' answers have no room for.
+    wide = [EnsembleDistillation(DensityRatioPosterior()), BackboneAveraging()]
+    assert "DensityRatioPosterior asks for messages of another width" in impossible(binary, wide)
+    assert impossible(replace(spoken.description, class_counts=(4, 4, 4)), wide) == ""
 
 
 class Telling:

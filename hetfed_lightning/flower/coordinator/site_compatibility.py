@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hetfed_lightning.data.sources.classes import shifted
+from hetfed_lightning.distillation import Ensemble
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.flower.protocol.arrays import Layout
 from hetfed_lightning.flower.protocol.deployable import carried_methods, kind_of
@@ -78,11 +79,20 @@ def impossible(description: Description, callbacks: Sequence[FederatedCallback])
         return f"offers layouts for the callbacks {offers}, and those that send state are {sorted(offering)}"
     if strange := sorted(description.foundations.keys() - places):
         return f"tells frozen weights for the callbacks {strange}, and those that average are {sorted(places)}"
-    if fault := _of_methods(description, callbacks):
-        return fault
-    ensembles = [one.ensemble for one in callbacks if isinstance(one, EnsembleDistillation)]
+    return _of_methods(description, callbacks) or _of_ensembles(
+        description, [one.ensemble for one in callbacks if isinstance(one, EnsembleDistillation)]
+    )
+
+
+def _of_ensembles(description: Description, ensembles: Sequence[Ensemble]) -> str:
     if description.reads_public and any(description.kind not in one.kinds for one in ensembles):
         return f"tells outputs of kind {shown(description.kind)}, which no ensemble here combines"
+    wide = [one for one in ensembles if one.message_width(description.width, description.kind) != description.width]
+    if description.reads_public and wide:
+        return (
+            f"tells {shown(description.kind)} outputs, of which {type(wide[0]).__name__} asks for messages of another "
+            "width, and sites answer with as many columns as outputs: use another ensemble, or multiclass outputs"
+        )
     weighs = any("class_counts" in one.needs for one in ensembles)
     classes = (2 if description.kind == "binary" else description.width) if weighs else 0
     fits = not description.reads_public or len(description.class_counts) == classes
