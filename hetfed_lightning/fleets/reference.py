@@ -106,13 +106,13 @@ def sequential_step(fleet: Fleet, batch: StackedBatch, repeats: int = REPEATS) -
         repeats: Number of timed steps; 0 for no timing.
     """
     stack, _, _ = fleet.seated()
-    wanted = stack.flat.clone()
-    steps = _steps(fleet, batch, wanted)
+    moving = stack.flat.clone()
+    steps = _steps(fleet, batch, moving)
+    for step in steps:
+        step()
+    wanted = moving.clone()
     # One after another each time, so that a network's weights have left the cache when its turn comes again.
     timed = [seconds_of(lambda: [step() for step in steps], wanted.device) for _ in range(repeats)]
-    wanted.copy_(stack.flat)
-    for step in _steps(fleet, batch, wanted):
-        step()
     lengths = [_distance(one, other) for one, other in zip(wanted, stack.flat, strict=True)]
     return Reference(wanted, torch.stack(lengths), min(timed, default=0.0))
 
