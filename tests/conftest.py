@@ -3,8 +3,10 @@
 Tests of a promise (``@pytest.mark.promise("key")``) are counted by scripts/trust.py.
 """
 
+import functools
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -90,6 +92,19 @@ def _quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _entry_points_read_once() -> Iterator[None]:
+    """Remembers which packages bring callbacks: every Trainer asks, and reads the metadata of all that is installed.
+
+    Like the above, of Lightning that test modules have imported.
+    """
+    registry = sys.modules.get("lightning.fabric.utilities.registry")
+    with pytest.MonkeyPatch.context() as patch:
+        if registry is not None:
+            patch.setattr(registry, "entry_points", functools.cache(vars(registry)["entry_points"]))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs each test in an empty folder, so that no log or checkpoint lands in the source tree."""
@@ -102,7 +117,8 @@ def _logs_as_found() -> Iterator[None]:
     yield
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if name.partition(".")[0] == "hetfed_lightning" and isinstance(logger, logging.Logger):
-            logger.setLevel(logging.NOTSET)
+            if logger.level:  # To set it would empty the cache of every logger there is.
+                logger.setLevel(logging.NOTSET)
             logger.propagate = True
 
 

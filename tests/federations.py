@@ -38,7 +38,7 @@ def tiny_participant(
 ) -> Participant:
     """A network of two layers: ``backbone`` (shared by default) and ``head``. ``seed`` names its initial weights."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         backbone = nn.Sequential(nn.Linear(features, hidden), nn.ReLU())
         head = nn.Linear(hidden, classes)
     settings.setdefault("optimizer", sgd())

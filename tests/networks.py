@@ -15,7 +15,7 @@ Parts = tuple[nn.Module, nn.Module]
 def drawn(seed: int, make: Callable[[], Parts]) -> Parts:
     """Parts whose initial weights a seed names."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return make()
 
 

@@ -48,7 +48,7 @@ def classes(dtype: torch.dtype, features: int = 6, public: int | None = None) ->
 
 def network() -> nn.ModuleDict:
     """Three layers, of which the second has no bias."""
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     backbone = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 7, bias=False), nn.Tanh())
     return nn.ModuleDict({"backbone": backbone, "head": nn.Linear(7, 3)})
 
