@@ -357,6 +357,18 @@ class Method(FederatedCallback):
         del when, round_index, about, cohorts
         return None
 
+    def message_layout(self, participant: Participant, data: ParticipantData) -> Message | None:
+        """Layout of a participant's messages, by key on the device ``"meta"``, which institutions tell before training.
+
+        None by default: :meth:`send` is rehearsed. A method whose messages take long to make says it here.
+
+        Args:
+            participant: The sender.
+            data: Its training examples and the public set.
+        """
+        del participant, data
+        return None
+
     def fault_of(self, message: Message, kind: str) -> str:
         """Reason for which a message cannot be used; empty if it can. Its sender is left out of the round by name.
 

@@ -162,7 +162,21 @@ class ParticipantData:
         Raises:
             ValueError: If the network cannot take it; names the participant and the shapes.
         """
-        return output_width(outputs_of(self._participant, self._first_public, "the public set"))
+        return output_width(self._first_outputs)
+
+    @property
+    def public_layout(self) -> Tensor:
+        """Layout of :attr:`public_outputs`, shape ``(P, C)`` on the device ``"meta"``, found with the first example.
+
+        Raises:
+            ValueError: If the network cannot take it; names the participant and the shapes.
+        """
+        dtype = at_least_float32(self._first_outputs).dtype
+        return torch.empty(self.num_public, self.output_width, dtype=dtype, device="meta")
+
+    @cached_property
+    def _first_outputs(self) -> Tensor:
+        return outputs_of(self._participant, self._first_public, "the public set")
 
     @property
     def _first_public(self) -> Any:

@@ -132,7 +132,8 @@ class ParticipantSide:
     def layout(self, federation: FederationView, name: str) -> dict[str, Tensor]:
         """Layout of a participant's messages, as tensors on the device ``"meta"``.
 
-        The message and changes of ``send`` to the memory are dropped.
+        Found by a rehearsal of ``send`` where the method does not say it; the message and changes of ``send`` to the
+        memory are dropped.
 
         Args:
             federation: The federation, in a fit.
@@ -142,6 +143,9 @@ class ParticipantSide:
             MessageError: If ``send`` returns no mapping of tensors.
         """
         with streams_kept(federation.device):
+            told = self._method.message_layout(federation[name], self.data_of(federation, name))
+            if told is not None:
+                return tensors_by_key(told, f"{federation[name].label}: {self._method.title}.message_layout")
             message = self._taken(federation, name, self._rehearsed(federation, name))
         return {key: torch.empty_like(tensor, device="meta") for key, tensor in message.items()}
 

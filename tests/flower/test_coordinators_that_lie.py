@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from hetfed_lightning import BackboneAveraging, EnsembleDistillation
+from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Participant
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.flower.protocol.orders import Order
 from hetfed_lightning.flower.site import site_store
 from hetfed_lightning.flower.site.order_checks import OrderError
 from hetfed_lightning.flower.site.site import Site
-from tests.federations import tiny_data
 from tests.flower.federating import Deployed
 
 pytestmark = pytest.mark.promise("travels")
@@ -38,21 +37,24 @@ def weight(value: float, *shape: int, dtype: torch.dtype = torch.float32) -> dic
 
 
 def learned(targets: torch.Tensor) -> dict[str, Any]:
-    return {"targets": {0: targets}}
+    return {"shared": {0: {"targets": targets}}}
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"messages": {1: ("head.weight",)}}, "asks for head.weight, which this site does not share"),
-        ({"messages": {0: (WEIGHT,)}}, "asks for a message of callback 0, which is no method of this site"),
+        ({"messages": {0: (WEIGHT,)}}, "asks for backbone.0.weight, which this site does not share by distillation"),
         ({"messages": {7: (WEIGHT,)}}, "asks for a message of callback 7"),
         (
             {"messages": {1: (WEIGHT, BIAS) * 100_000}},
             "asks for 200,000 keys of averaging, some of them several times",
         ),
         ({"shared": {1: HEAD}}, "replaces head.weight, which averaging does not send and this site does not share"),
-        ({"shared": {0: HEAD}}, "sends a result of callback 0"),
+        ({"shared": {7: HEAD}}, "sends a result of callback 7"),
+        ({"shared": {0: HEAD}}, "targets for the public set under head.weight; expected them under targets"),
+        ({"shared": {0: {}}}, "targets for the public set under no key"),
+        ({"shared": {0: HEAD | {"targets": SURE}}}, "under head.weight, targets; expected them under targets"),
         ({"shared": {1: BACKBONE}}, "is not finite"),
         (weight(2e12), r"replaces backbone\.0\.weight by a number of magnitude 2e\+12; 1e\+12 is the most"),
         (weight(3e38), r"backbone\.0\.weight by a number of magnitude 3e\+38"),
@@ -60,7 +62,7 @@ def learned(targets: torch.Tensor) -> dict[str, Any]:
         (weight(1.0, 20), r"of shape \(20,\)"),
         (weight(1e300, dtype=torch.float64), r"backbone\.0\.weight by numbers that torch\.float32 does not hold"),
         (weight(1.0, dtype=torch.complex64), "and torch.complex64"),
-        (learned(torch.full((10, 3), torch.nan)), r"expected finite ones of shape \(10, 3\)"),
+        (learned(torch.full((10, 3), torch.nan)), "a result of distillation that is not finite at targets"),
         (learned(SURE[:9]), r"of shape \(9, 3\)"),
         (learned(SURE[:, :2]), r"of shape \(10, 2\)"),
         (learned(SURE.half()), "torch.float16; expected finite ones"),
@@ -69,10 +71,9 @@ def learned(targets: torch.Tensor) -> dict[str, Any]:
         (learned(torch.full((10, 3), 1e30)), "that are no probabilities"),
         (learned(-SURE), "that are no probabilities"),
         (learned(torch.ones(10, 3)), r"lies in \[0, 1\] and sums to 1"),
-        ({"lessons": {0: torch.full((10, 3), 2.0)}}, "that are no probabilities"),
-        ({"targets": {1: SURE}}, "callback 1, which does not distil"),
-        (learned(SURE), "targets to learn in the local steps; callback 0 distils with mode='phase' here"),
-        ({"lessons": {1: SURE}}, "callback 1, which does not distil"),
+        (learned(torch.full((10, 3), 2.0)) | {"is_pupil": True}, "that are no probabilities"),
+        (learned(SURE), "targets to learn (in the local steps|as a round closes); callback 0 distils with"),
+        (learned(SURE) | {"finish": 0, "begin": None}, "targets to learn as a round closes"),
         *(
             ({"begin": begin}, f"train in round index {begin:,}, counted from 0; this site takes part in at most 30")
             for begin in (30, 10**6, 2**62, -1)
@@ -99,11 +100,14 @@ def files(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.ckpt")}
 
 
-@pytest.mark.parametrize("asked", ["answer", "answer_after"])
-def test_answers_to_a_public_set_that_is_not_there(asked: str, tmp_path: Path) -> None:
-    made = Deployed("ab", lambda: [BackboneAveraging()], tmp_path, data=lambda names: tiny_data(names, public=None))
+@pytest.mark.parametrize("moment", ["enter", "begin"])
+def test_answers_to_a_public_set_that_is_not_there(moment: str, tmp_path: Path) -> None:
+    def deaf(participant: Participant) -> None:
+        vars(participant)["reads_any_of"] = lambda _: False
+
+    made = Deployed("ab", lambda: [EnsembleDistillation()], tmp_path, changes={"a": deaf})
     with pytest.raises(OrderError, match=r"participant 'a': .* answers to the public set, which it does not read"):
-        made.grid.sites["a"].carry_out(Order("run", begin=0, **{asked: True}))  # type: ignore[arg-type]
+        made.grid.sites["a"].carry_out(Order("run", messages={0: ()}, **{moment: 0}))  # type: ignore[arg-type]
 
 
 def test_an_offer_is_asked_for_no_more(site: Site) -> None:
@@ -134,7 +138,7 @@ def heads(folder: Path) -> list[torch.Tensor]:
     [
         pytest.param([Order("run", begin=0, messages=KEYS)], id="begin again"),
         pytest.param([Order("run", finish=0)], id="close the first round"),
-        pytest.param([Order("run", learn=2, targets={0: SURE})], id="learn in a closed round"),
+        pytest.param([Order("run", learn=2, shared={0: {"targets": SURE}})], id="learn in a closed round"),
         pytest.param([Order("run", begin=2, messages=KEYS)], id="one round back"),
         pytest.param(
             [Order("run", begin=9, messages=KEYS), Order("run", begin=0, messages=KEYS)], id="far ahead, then back"
@@ -174,7 +178,8 @@ def test_a_run_goes_back_behind_closed_rounds_a_few_times(
 
 @pytest.mark.promise("learned")
 @pytest.mark.parametrize(
-    "order", [Order("run", begin=0, messages=KEYS), Order("run", answer=True), Order("run", messages=KEYS)]
+    "order",
+    [Order("run", begin=0, messages=KEYS), Order("run", enter=0, messages={0: ()}), Order("run", messages=KEYS)],
 )
 def test_orders_that_lead_nowhere_are_counted(
     order: Order, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

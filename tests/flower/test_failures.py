@@ -140,8 +140,8 @@ def test_what_a_round_without_the_site_gives_is_the_mean_of_the_others(tmp_path:
 def test_answers_that_cannot_be_used(mode: Any, answers: Any, tmp_path: Path) -> None:
     deployed = Deployed("abc", lambda: [EnsembleDistillation(mode=mode)], tmp_path)
     deployed.grid.faults["b"] = lambda order, reply: (
-        replace(reply, answers=answers)
-        if ROUND in (order.begin, None if order.finish is None else order.finish + 1) and reply.answers is not None
+        replace(reply, shared={} if answers is None else {0: {"outputs": answers}})
+        if ROUND in (order.begin, order.enter) and 0 in reply.shared
         else reply
     )
     leader = deployed.lead(min_participants=2)

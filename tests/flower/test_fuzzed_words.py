@@ -32,6 +32,7 @@ from hetfed_lightning.flower.protocol.messages import description_content, descr
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.records import RecordsError
 from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metrics, wanted
+from hetfed_lightning.methods.method import Method
 from tests.conftest import Tally
 from tests.flower.federating import Deployed
 from tests.flower.fuzzing import mutated_bytes, mutated_json, mutated_records
@@ -42,6 +43,7 @@ pytestmark = pytest.mark.promise("words")
 REPLIES = 1_200
 DESCRIPTIONS = 1_000
 TAKEN_APART = 200
+METHODS: dict[int, Method] = {0: EnsembleDistillation(), 1: BackboneAveraging(), 2: Census()}
 MEMORY = 2**23
 """Bytes: a mutated message has a tenth of it at most."""
 
@@ -52,7 +54,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Deployed, Descript
     deployed = Deployed("abc", callbacks, tmp_path_factory.mktemp("sites"))
     site = deployed.grid.sites["a"]
     described = site.describe()
-    order = Order("r", begin=0, answer_after=True, messages={1: tuple(described.offered[1]), 2: ()})
+    order = Order("r", begin=0, messages={0: (), 1: tuple(described.offered[1]), 2: ()})
     site.carry_out(order)
     order = replace(order, finish=0, begin=1)
     return deployed, described, order, site.carry_out(order)
@@ -93,7 +95,7 @@ def test_replies(honest: Any, tally: Tally) -> None:
             read = reply_of(changed, expected)
         except RecordsError as error:
             return refused(error)
-        fault = fault_of(read, order, described, parameters_of([described]))
+        fault = fault_of(read, order, described, parameters_of([described]), METHODS)
         assert all(isinstance(one, float) for one in usable_metrics(read, described).values())
         return refused(fault) if fault else "used"
 

@@ -79,9 +79,8 @@ def test_a_pickle_is_not_opened() -> None:
 
 def test_orders_and_replies_arrive_as_they_were() -> None:
     order = Order(
-        "r1", 3, "late", True, True, 6, 7, True, 4, True, None, {0: ("a", "b"), 2: ()},
+        "r1", 3, "late", True, 6, 7, True, True, 4, None, {0: ("a", "b"), 2: ()},
         {0: {"a": torch.ones(2)}, 3: {}}, (0,),
-        {1: torch.ones(3, 2)}, {1: torch.zeros(3, 2)},
     )  # fmt: skip
     found = order_of(order_content(order))
     assert dataclasses.asdict(found).keys() == dataclasses.asdict(order).keys()
@@ -94,12 +93,11 @@ def test_orders_and_replies_arrive_as_they_were() -> None:
         2,
         "why",
         True,
-        torch.ones(3, 2),
         {0: {"n": torch.tensor(3)}},
     )
     back = reply_of(reply_content(reply))
     assert str(back.metrics) == str(reply.metrics)
-    for name in ("participant", "samples", "finished", "quarantined", "idle", "answers", "shared"):
+    for name in ("participant", "samples", "finished", "quarantined", "idle", "shared"):
         _same(getattr(back, name), getattr(reply, name))
     _same(order_of(order_content(Order("r"))), Order("r"))
 
@@ -183,11 +181,11 @@ def test_nothing_else_travels(tmp_path: Path) -> None:
             assert str(tmp_path) not in str(told)
             continue
         assert kind == "train"
-        assert set(down) <= {"order", "shared.1", "targets.0"}
-        assert set(up) <= {"reply", "samples", "metrics", "answers", "shared.1"}
+        assert set(down) <= {"order", "shared.0", "shared.1"}
+        assert set(up) <= {"reply", "samples", "metrics", "shared.0", "shared.1"}
         assert down.config_records["order"].keys() <= {
-            "run", "finish", "left_out", "answer", "enter", "attend", "begin", "answer_after", "learn", "messages",
-            "keys.1", "results", "renewed", "is_last", "joins",
+            "run", "finish", "left_out", "enter", "attend", "begin", "learn", "messages",
+            "keys.1", "results", "renewed", "is_last", "joins", "is_pupil",
         }  # fmt: skip
         assert up.config_records["reply"].keys() == {"participant", "finished", "quarantined", "idle"}
         assert up.metric_records["samples"].keys() == {"num-examples"}

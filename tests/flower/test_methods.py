@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hetfed_lightning import BackboneAveraging, Combined, EnsembleDistillation, FederatedCallback
+from hetfed_lightning import BackboneAveraging, Combined, EnsembleDistillation, FederatedCallback, Transfer
 from hetfed_lightning.federation.quarantine import TooFewParticipantsError
 from hetfed_lightning.flower.protocol.messages import WORK
 from hetfed_lightning.methods.messages import Exchange
@@ -118,6 +118,12 @@ def named(method: Any, name: str) -> Any:
 
 
 LATER: dict[str, Any] = {"own": {"c": {"joins_at": 1}}, "settings": {"joins_at": {"c": 1}}}
+PUPIL: dict[str, Any] = {"joins_at": 1, "transfer": Transfer(distillation_epochs=2)}
+LESSONS: dict[str, Any] = {
+    "own": {"c": PUPIL},
+    "settings": {"joins_at": {"c": 1}, "participation": 0.6},
+    "rounds": 5,
+}
 SAMPLED: dict[str, Any] = {"settings": {"participation": 0.6}, "rounds": 5}
 
 IN_PHASE = Part(epochs=1, on="public", batch_size=4)
@@ -192,6 +198,18 @@ GRID["work after what was received, of newcomers and after the last round"] = (
     LATER | {"rounds": 4, "settings": {"joins_at": {"c": 1}, "participation": 0.6}},
 )
 
+GRID["lessons of who was not sampled as it joined, before a round's start"] = (
+    lambda: [EnsembleDistillation(), Rumour(), BackboneAveraging()],
+    LESSONS | {"settings": {"joins_at": {"c": 1}, "participation": 0.4}},
+)
+GRID["lessons of a newcomer, after a round's start"] = (
+    lambda: [EnsembleDistillation(mode="mixed"), Rumour(), BackboneAveraging()],
+    LESSONS | {"settings": {"joins_at": {"c": 2}}, "own": {"c": PUPIL | {"joins_at": 2}}, "rounds": 4},
+)
+GRID["lessons of a newcomer, by a phase"] = (
+    lambda: [EnsembleDistillation(), Rumour(), BackboneAveraging()],
+    LESSONS | {"rounds": 3},
+)
 GRID["learning on the public set"] = (
     lambda: [
         named(planned.FedMD({"local": [Part(on="both", batch_size=4)]}, first=1), "beside"),

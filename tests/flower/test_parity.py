@@ -12,7 +12,12 @@ from torch.nn.utils import parametrizations
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation, Participant, PrivateAveraging, Transfer
 from hetfed_lightning.aggregation import coordinate_median
-from hetfed_lightning.distillation import ClassPriorWeighted, MeanProbabilities, ValidationWeighted
+from hetfed_lightning.distillation import (
+    ClassPriorWeighted,
+    DensityRatioPosterior,
+    MeanProbabilities,
+    ValidationWeighted,
+)
 from tests.drawn import ROUNDS, drawn
 from tests.federations import equal, sgd
 from tests.flower.federating import Callbacks, Deployed
@@ -113,6 +118,14 @@ SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     "mixed, proximal, every second round": (
         lambda: [EnsembleDistillation(mode="mixed"), BackboneAveraging(proximal=0.5, every_n_rounds=2)],
         {"rounds": 4},
+    ),
+    "two ensembles, one of messages of its own": (
+        lambda: [
+            EnsembleDistillation(DensityRatioPosterior(), mode="mixed", name="ratios"),
+            EnsembleDistillation(name="outputs"),
+            BackboneAveraging(),
+        ],
+        {},
     ),
     "mixed alone": (lambda: [EnsembleDistillation(mode="mixed", start_round=0)], {}),
     "phase": (lambda: [EnsembleDistillation(ValidationWeighted()), BackboneAveraging()], {}),

@@ -231,5 +231,6 @@ def test_a_site_says_what_happens_once_and_in_plain_words(tmp_path: Path) -> Non
 
 def test_orders_are_told_with_rounds_counted_from_one() -> None:
     assert Order("run", finish=0, begin=1).summary == "round 1 closed, round 2 trained"
-    assert Order("run", learn=2, answer=True).summary == "the public set answered, round 3 learned from the ensemble"
+    assert Order("run", learn=2).summary == "round 3 learned from what came"
+    assert Order("run", finish=1, enter=2, messages={0: ()}).summary == "round 2 closed, round 3 entered"
     assert Order("run", messages={0: ("a",)}).summary == "sent what is shared"

@@ -1,12 +1,14 @@
 """Sites and coordinator that are killed go on where they were: the numbers are those of a run that nothing befell."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
-from hetfed_lightning.checkpointing.sealing import is_sealed
+from hetfed_lightning.checkpointing.reading import read_checkpoint
+from hetfed_lightning.checkpointing.sealing import is_sealed, write_checkpoint
 from hetfed_lightning.distillation import ValidationWeighted
 from hetfed_lightning.flower.coordinator.coordinator import STATE
 from hetfed_lightning.flower.protocol.orders import Order
@@ -63,6 +65,29 @@ def test_a_killed_coordinator_goes_on(callbacks: Callbacks, place: int, tmp_path
     again = deployed.notes.rounds[len(done) :]
     assert again == list(range(again[0], ROUNDS))
     assert again[0] <= (done[-1] + 1 if done else 0)
+
+
+def test_a_state_that_kept_teachers_apart_is_gone_on_with(tmp_path: Path) -> None:
+    """Coordinators of earlier versions wrote the server's half of distillation beside the methods."""
+    deployed = Deployed("abc", mixed, tmp_path, rounds=ROUNDS)
+
+    def kill(name: str, order: Order) -> None:
+        if name == "b" and order.begin == 2:
+            raise Killed
+
+    deployed.grid.hooks.append(kill)
+    with pytest.raises(Killed):
+        deployed.lead()
+    deployed.grid.hooks.clear()
+    saved = read_checkpoint(tmp_path / STATE)
+    teachers = saved["methods"].pop(0)["method"]
+    assert teachers["scores"].keys() == {*"abc"}
+    memory: dict[str, dict[str, Any]] = {"teachers": {"last": {}, "own": {}, "tensors": {}, "kept": {}}}
+    saved["lessons"] = {0: {"groups": {"teachers": [*"abc"]}, "memory": memory, "scores": teachers["scores"]}}
+    write_checkpoint(saved, tmp_path / STATE)
+    states, _ = deployed.in_one_fit()
+    found = deployed.states(deployed.lead(resume=True).run_id)
+    assert all(equal(found[name], states[name]) for name in "abc")
 
 
 def test_the_last_figures_come_again(tmp_path: Path) -> None:
@@ -125,7 +150,7 @@ def test_an_order_to_learn_what_was_not_trained_is_refused(tmp_path: Path) -> No
     deployed = Deployed("ab", phase, tmp_path)
     site: Site = deployed.grid.sites["a"]
     with pytest.raises(SiteError, match="Round 3: participant 'a' is to learn"):
-        site.carry_out(Order("run", learn=3, targets={0: torch.ones(10, 3) / 3}))
+        site.carry_out(Order("run", learn=3, shared={0: {"targets": torch.ones(10, 3) / 3}}))
 
 
 def test_runs_do_not_touch_each_other(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ConfigRecord, MetricRecord, RecordDict
 
 from hetfed_lightning import BackboneAveraging, EnsembleDistillation
@@ -24,9 +25,12 @@ from hetfed_lightning.flower.protocol.messages import description_of, reply_cont
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metrics, wanted
 from hetfed_lightning.flower.site.site import Site
+from hetfed_lightning.methods.method import Method
 from tests.flower.federating import Deployed
 
 pytestmark = pytest.mark.promise("words")
+
+METHODS: dict[int, Method] = {0: EnsembleDistillation(), 1: BackboneAveraging()}
 
 
 @dataclass
@@ -44,7 +48,7 @@ class Spoken:
         return (
             found.reason
             if isinstance(found, Fault)
-            else fault_of(found, self.order, self.description, parameters_of([self.description]))
+            else fault_of(found, self.order, self.description, parameters_of([self.description]), METHODS)
         )
 
 
@@ -53,7 +57,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
     deployed = Deployed("ab", lambda: [EnsembleDistillation(), BackboneAveraging()], tmp_path_factory.mktemp("sites"))
     site = deployed.grid.sites["a"]
     described = site.describe()
-    order = Order("r", begin=0, answer_after=True, messages={1: tuple(described.offered[1])})
+    order = Order("r", begin=0, messages={0: (), 1: tuple(described.offered[1])})
     site.carry_out(order)
     reply = site.carry_out(replace(order, finish=0, begin=1))
     return Spoken(described, replace(order, finish=0, begin=1), reply)
@@ -119,10 +123,10 @@ FAULTS: dict[str, tuple[Callable[[Reply], Reply | RecordDict], str]] = {
         "its weights are as large as 3e.38 at backbone.0.weight, beyond 1e.12",
     ),
     "large answers": (
-        numbers("answers", -3e38),
+        numbers("shared.0", -3e38),
         "its predictions on the public set are as large as 3e.38, beyond 1e.30",
     ),
-    "infinite answers": (numbers("answers", -np.inf), "its predictions on the public set are not finite"),
+    "infinite answers": (numbers("shared.0", -np.inf), "its predictions on the public set are not finite"),
 }
 
 
@@ -155,19 +159,40 @@ def test_who_left_itself_out_brings_no_tensors(spoken: Spoken) -> None:
 
 
 def test_who_was_asked_for_no_step_took_one_or_not(spoken: Spoken) -> None:
-    idle = replace(spoken.reply, idle=True, shared={})
+    idle = replace(spoken.reply, idle=True, shared={0: spoken.reply.shared[0]})
     assert spoken.fault(idle) == ""
-    start = Spoken(spoken.description, replace(spoken.order, finish=None, begin=None, answer_after=False), spoken.reply)
-    assert start.fault(replace(idle, answers=None)) == "it says that it took no step, and nobody asked for one"
+    start = Spoken(spoken.description, replace(spoken.order, finish=None, begin=None), spoken.reply)
+    assert start.fault(idle) == "it says that it took no step, and nobody asked for one"
 
 
-def test_float64_answers_are_as_good(spoken: Spoken) -> None:
-    assert spoken.reply.answers is not None
-    assert spoken.fault(replace(spoken.reply, answers=spoken.reply.answers.double())) == ""
-    assert "expected" in spoken.fault(replace(spoken.reply, answers=spoken.reply.answers.half()))
-    assert "nobody asked" in Spoken(spoken.description, replace(spoken.order, answer_after=False), spoken.reply).fault(
-        spoken.reply
-    )
+def test_who_took_no_step_has_an_answer_all_the_same(spoken: Spoken) -> None:
+    idle = replace(spoken.reply, idle=True, shared={})
+    assert spoken.fault(idle) == "its message of distillation is missing"
+    assert spoken.fault(replace(spoken.reply, shared={})) == "its answer cannot be read: shared.0: there is no outputs"
+
+
+def test_answers_are_of_the_layout_that_was_told(spoken: Spoken) -> None:
+    (answers,) = spoken.reply.shared[0].values()
+    for dtype in (torch.float64, torch.float16):
+        other = spoken.reply.shared | {0: {"outputs": answers.to(dtype)}}
+        assert "expected (10, 3) and float32" in spoken.fault(replace(spoken.reply, shared=other))
+    unasked = replace(spoken.order, messages={1: spoken.order.messages[1]})
+    assert "nobody asked" in Spoken(spoken.description, unasked, spoken.reply).fault(spoken.reply)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"outputs": ((9, 3), "float32")}, "tells answers of {'outputs': (9, 3)} for callback 0, expected"),
+        ({"outputs": ((10, 3), "float16")}, "in float32 or float64"),
+        ({"outputs": ((10, 3), "float32"), "more": ((10**6,), "float32")}, "'more': (1000000,)"),
+        ({}, "tells answers of {}"),
+    ],
+)
+def test_answers_are_of_a_row_for_each_public_example(told: Any, said: str, spoken: Spoken) -> None:
+    assert impossible(spoken.description, [*METHODS.values()]) == ""
+    lied = replace(spoken.description, messages={**spoken.description.messages, 0: told})
+    assert said in impossible(lied, [*METHODS.values()])
 
 
 def told(spoken: Spoken, change: Callable[[dict[str, Any]], Any]) -> Description | Fault:
@@ -261,6 +286,9 @@ def test_a_description_arrives_as_it_was(spoken: Spoken) -> None:
     assert told(spoken, entry(more="of a later version")) == spoken.description
 
 
+ABSTAINS: dict[str, Any] = {"reads_public": False, "messages": {0: {}}}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -268,9 +296,10 @@ def test_a_description_arrives_as_it_was(spoken: Spoken) -> None:
         ({"offered": {0: {}, 1: {}}}, r"offers layouts for the callbacks \[0, 1\]"),
         ({"foundations": {0: {}, 1: {}}}, r"tells frozen weights for the callbacks \[0\]"),
         ({"kind": "os.system"}, "tells outputs of kind 'os.system', which no ensemble here combines"),
-        ({"kind": "os.system", "reads_public": False}, ""),
+        ({"kind": "os.system", **ABSTAINS}, ""),
+        ({"reads_public": False}, "tells a layout of answers to a public set that it does not read"),
         ({"class_counts": (4, 4, 4)}, "tells examples of 3 classes, expected 0"),
-        ({"class_counts": (4, 4, 4), "reads_public": False}, ""),
+        ({"class_counts": (4, 4, 4), **ABSTAINS}, ""),
         ({}, ""),
         ({"callbacks": ("X",), "offered": {}}, ""),
     ],
@@ -286,11 +315,13 @@ def test_counts_that_an_ensemble_needs(spoken: Spoken) -> None:
     callbacks = [EnsembleDistillation(ClassPriorWeighted()), BackboneAveraging()]
     assert impossible(spoken.description, callbacks) == "tells examples of 0 classes, expected 3"
     assert impossible(replace(spoken.description, class_counts=(4, 4, 4)), callbacks) == ""
-    binary = replace(spoken.description, kind="binary", width=1, class_counts=(4, 4))
+    of_outputs = {0: {"outputs": ((10, 1), "float32")}}
+    binary = replace(spoken.description, kind="binary", width=1, class_counts=(4, 4), messages=of_outputs)
     assert impossible(binary, callbacks) == ""
-    # Its messages have a column for each class: two for one binary output, which sites' answers have no room for.
+    # Its messages have a column for each class: two for one binary output.
     wide = [EnsembleDistillation(DensityRatioPosterior()), BackboneAveraging()]
-    assert "DensityRatioPosterior asks for messages of another width" in impossible(binary, wide)
+    assert "tells answers of {'outputs': (10, 1)}" in impossible(binary, wide)
+    assert impossible(replace(binary, messages={0: {"outputs": ((10, 2), "float32")}}), wide) == ""
     assert impossible(replace(spoken.description, class_counts=(4, 4, 4)), wide) == ""
 
 

@@ -2,7 +2,8 @@
 
 The order of a round is that of one process (:mod:`hetfed_lightning.federation.round_clock`), split where sites have to
 hear of each other. With averaging alone that is one message a round and site: it closes the round before and trains the
-next. With an ensemble it is two: predictions on the public set go up, the ensemble's targets go down.
+next. With an ensemble it is two: predictions on the public set go up, the ensemble's targets go down. Exchanges are
+made by phase, as there: averages are of what was distilled.
 """
 
 from __future__ import annotations
@@ -10,13 +11,10 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
 
 from hetfed_lightning.checkpointing.plugin import PASSING
 from hetfed_lightning.checkpointing.reading import read_checkpoint
@@ -26,8 +24,9 @@ from hetfed_lightning.federation.cohort import sampled
 from hetfed_lightning.federation.quarantine import TooFewParticipantsError
 from hetfed_lightning.flower.coordinator.averaging_rounds import AveragingRounds, PrivateRounds
 from hetfed_lightning.flower.coordinator.connected_sites import ConnectedSites
+from hetfed_lightning.flower.coordinator.distillation_rounds import DistillationRounds
 from hetfed_lightning.flower.coordinator.messenger import Messenger, read_or_fault
-from hetfed_lightning.flower.coordinator.method_rounds import MethodRounds
+from hetfed_lightning.flower.coordinator.method_rounds import CombineError, MethodRounds
 from hetfed_lightning.flower.coordinator.requests import Fault
 from hetfed_lightning.flower.coordinator.server_config import ServerConfig
 from hetfed_lightning.flower.coordinator.site_compatibility import (
@@ -47,17 +46,9 @@ from hetfed_lightning.flower.protocol.reply_checks import fault_of, usable_metri
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging
 from hetfed_lightning.methods.byte_count import ByteCount
-from hetfed_lightning.methods.distillation.ensemble_distillation import (
-    GROUP,
-    OUTPUTS,
-    TARGETS,
-    EnsembleDistillation,
-)
-from hetfed_lightning.methods.distillation.teacher_descriptions import teacher_description
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.methods.messages import When
 from hetfed_lightning.methods.method import Method
-from hetfed_lightning.methods.server import ServerSide
-from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:
@@ -99,8 +90,6 @@ class Coordinator:
         self.journal = journal
         self.callbacks = [one for one in config.callbacks if isinstance(one, FederatedCallback)]
         self.methods = [self._rounds_of(place, one) for place, one in carried_methods(self.callbacks).items()]
-        self.lessons = {place: one for place, one in enumerate(self.callbacks) if isinstance(one, EnsembleDistillation)}
-        self.teachers = {place: ServerSide(one) for place, one in self.lessons.items()}
         self.sites = ConnectedSites(
             config.sites, messenger, min(config.deadline, config.wait), lambda told: impossible(told, self.callbacks)
         )
@@ -146,8 +135,20 @@ class Coordinator:
     def _rounds_of(self, place: int, method: Method) -> MethodRounds:
         if isinstance(method, PrivateAveraging):
             return PrivateRounds(place, method, self.config.seed, self)
-        kind = AveragingRounds if isinstance(method, BackboneAveraging) else MethodRounds
-        return kind(place, method, self.config.seed)  # type: ignore[arg-type]
+        if isinstance(method, BackboneAveraging):
+            return AveragingRounds(place, method, self.config.seed)
+        kind = DistillationRounds if isinstance(method, EnsembleDistillation) else MethodRounds
+        return kind(place, method, self.config.seed)
+
+    @property
+    def _teaching(self) -> list[MethodRounds]:
+        """Methods whose results are learned from before a round's last messages are made."""
+        return [one for one in self.methods if one.method.phase < Method.phase]
+
+    @property
+    def _closed_by(self) -> list[MethodRounds]:
+        """Methods whose results close a round."""
+        return [one for one in self.methods if one.method.phase >= Method.phase]
 
     # Connected sites
 
@@ -226,13 +227,6 @@ class Coordinator:
         is_whole = set(self.config.sites) <= self.sites.descriptions.keys()
         for method in self.methods:
             method.arrange(self.sites.descriptions, is_whole=is_whole)
-        about = {}
-        for name, one in self.sites.descriptions.items():
-            counts = torch.tensor(one.class_counts) if one.class_counts else None
-            if one.reads_public:
-                about[name] = teacher_description(one.kind, one.width, one.samples, counts)
-        for teachers in self.teachers.values():
-            teachers.meet(about)
         everyone = self.sites.descriptions | ({} if self.student is None else {STUDENT: self.student.describe()})
         self.journal.introduce(everyone, self.callbacks, self.next_round)
 
@@ -281,29 +275,29 @@ class Coordinator:
         newcomers = self.sites.newcomers(round_index)
         for method in self.methods:
             method.open_round(newcomers)
-        figures: dict[str, float] = {}
-        volume = ByteCount()
-        for lesson in self.lessons.values():
-            volume.count(lesson.title)
         pupils = self._pupils(round_index, active)
-        targets, lessons = self._ask_before(round_index, joined, newcomers, pupils, figures, volume)
-        self._give_start(joined)
-        figures |= self._exchange_start(round_index, joined)
-        learners = {place: one.learners(has_student=self.student is not None) for place, one in self._due(round_index)}
-        phase = [place for place, (mutual, _) in learners.items() if mutual and self.lessons[place].mode == "phase"]
-        alone = [place for place, (_, student) in learners.items() if student]
-        learning = {name: lessons if name in pupils else {} for name in active}
-        everyone = self._train(
-            round_index, joined, active, targets, learning, phase, volume, newcomers, asked=bool(phase or alone)
-        )
+        figures: dict[str, float] = {}
+        for phase in (self._teaching, self._closed_by):
+            self._give_start(phase, joined)
+            figures |= self._exchange_start(phase, round_index, joined, newcomers, pupils)
+        due = self._due_at("end", round_index)
+        late = self._learners(due, round_index)
+        everyone = self._train(round_index, joined, active, newcomers, pupils, due, late)
         replies = {name: reply for name, reply in everyone.items() if name in active}
         self._publish()
-        if phase or alone:
-            replies = self._learn(round_index, replies, phase, alone, figures, volume)
-        elif self.student is not None:
-            self._metrics_of_student = self.student.learn(self.run_id, round_index, {}).metrics
         self._refuse_too_few_left(round_index, active, replies)
-        figures |= self._exchange_end(round_index, everyone | replies, joined, volume)
+        figures |= self._combined(self._teaching, "end", round_index, replies, due)
+        replies |= self._learn(round_index, replies, due, late)
+        self._teach_student(round_index)
+        replies = {name: reply for name, reply in replies.items() if name not in self.left}
+        self._refuse_too_few_left(round_index, active, replies)
+        figures |= self._combined(self._closed_by, "end", round_index, everyone | replies, due)
+        volume = ByteCount()
+        for one in self.methods:
+            up, down = one.bytes_of_round()
+            volume.count(one.method.title, up=up, down=down)
+            self._is_spent |= one.is_spent
+            one.close_round()
         figures |= {
             "federation/participants": float(len(replies)),
             "federation/quarantined": float(len(self.left)),
@@ -333,52 +327,22 @@ class Coordinator:
         found = []
         for name in active:
             joined_at = self.sites.joined_at[name]
-            if joined_at > 0 and self.sites.descriptions[name].lessons and self._reads(name):
+            if joined_at > 0 and self.sites.descriptions[name].lessons and self.sites.descriptions[name].reads_public:
                 earlier = range(joined_at, round_index)
                 if not any(name in self.active_names(index) for index in earlier):
                     found.append(name)
         return found
 
-    def _ask_before(
-        self,
-        round_index: int,
-        joined: Sequence[str],
-        newcomers: Sequence[str],
-        pupils: Sequence[str],
-        figures: dict[str, float],
-        volume: ByteCount,
-    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """Targets of ensembles before a round: for learning in the local steps, and as lessons for newcomers."""
-        has_student = self.student is not None
-        mixed = [
-            place
-            for place, one in self._due(round_index)
-            if one.mode == "mixed" and one.learners(has_student=has_student)[0]
-        ]
-        here = [name for name in joined if name not in newcomers and name not in self.left]
-        teachers = [name for name in here if self._reads(name) and name not in pupils]
-        if not teachers or not (mixed or (pupils and self.lessons)):
-            return {}, {}
-        orders = {name: self._closing(name, round_index, answer=name in teachers) for name in here}
-        answers = self._answers(self._carry_out(orders), volume)
-        self._publish()
-        if not answers:
-            raise TooFewParticipantsError(
-                f"Round {round_index + 1}: no site has answered the public set ({self._reasons()})."
-            )
-        targets, lessons = {}, {}
-        for place in self.lessons:
-            if place in mixed or pupils:
-                said = self._combined_answers(place, answers, round_index, figures)
-                if place in mixed:
-                    targets[place] = said
-                if pupils:
-                    lessons[place] = said
-        return targets, lessons
+    def _learners(self, due: Mapping[int, Sequence[str]], round_index: int) -> list[str]:
+        """Participants that learn at a round's end, and send the messages by which it closes after that."""
+        found: dict[str, None] = {}
+        for one in self._teaching:
+            found |= dict.fromkeys(one.receivers("end", round_index, self) if due[one.place] else ())
+        return list(found)
 
-    def _give_start(self, joined: Sequence[str]) -> None:
+    def _give_start(self, methods: Sequence[MethodRounds], joined: Sequence[str]) -> None:
         """Have groups begin with the state of their first member who is here."""
-        for one in self.methods:
+        for one in methods:
             while found := one.without_start([name for name in joined if name not in self.left]):
                 name, keys = next(iter(found.items()))
                 reply = self._carry_out({name: Order(self.run_id, messages={one.place: keys})}).get(name)
@@ -390,35 +354,23 @@ class Coordinator:
         round_index: int,
         joined: Sequence[str],
         active: Sequence[str],
-        targets: Mapping[int, Tensor],
-        lessons: Mapping[str, Mapping[int, Tensor]],
-        phase: Sequence[int],
-        volume: ByteCount,
         newcomers: Sequence[str],
-        *,
-        asked: bool,
+        pupils: Collection[str],
+        due: Mapping[int, Sequence[str]],
+        late: Collection[str],
     ) -> dict[str, Reply]:
         """Replies of the round's participants after their local steps; the others close the round before."""
         orders = {}
+        first = {one.place: due[one.place] for one in self._teaching}
         for name in joined:
             if name in self.left:
                 continue
             order = replace(self._closing(name, round_index), joins=name in newcomers)
-            if name not in active:
-                order = self._attending(order, name, round_index, self._due_at("end", round_index))
+            if name in active:
+                asked = self._asked_of(name, first if name in late else due)
+                order = replace(order, begin=round_index, is_pupil=name in pupils, messages=asked)
             else:
-                reads = self._reads(name)
-                learns = bool(phase) and reads
-                order = replace(
-                    order,
-                    begin=round_index,
-                    answer_after=asked and reads,
-                    messages={} if learns else self._messages_of(name, round_index),
-                    targets=targets if reads else {},
-                    lessons=lessons[name],
-                )
-                for place, one in (order.targets | order.lessons).items():  # type: ignore[operator]
-                    volume.count(self.lessons[place].title, down=payload_bytes(one))
+                order = self._attending(order, name, round_index, due)
             if _leads_on(order):
                 orders[name] = order
         return self._carry_out(orders)
@@ -429,16 +381,12 @@ class Coordinator:
         """Participants whose messages are due at a moment of a round, by place of the method."""
         return {one.place: one.asked(when, round_index, self) for one in self.methods}
 
-    def _messages_of(self, name: str, round_index: int) -> dict[int, tuple[str, ...]]:
-        """Messages that a participant sends at the end of a round, by place of the method."""
-        return self._asked_of(name, self._due_at("end", round_index))
-
     def _asked_of(self, name: str, due: Mapping[int, Sequence[str]]) -> dict[int, tuple[str, ...]]:
         """Keys of the messages that are due of a participant, by place of the method."""
         return {
             one.place: keys
             for one in self.methods
-            if name in due[one.place] and (keys := one.message_of(name)) is not None
+            if name in due.get(one.place, ()) and (keys := one.message_of(name)) is not None
         }
 
     def _attending(self, order: Order, name: str, round_index: int, due: Mapping[int, Sequence[str]]) -> Order:
@@ -446,90 +394,109 @@ class Coordinator:
         stepless = {one.place for one in self.methods if not one.method.needs_steps}
         messages = {place: keys for place, keys in self._asked_of(name, due).items() if place in stepless}
         is_heard = any(one.is_heard and one.place in order.shared for one in self.methods)
-        has_work = order.joins and any(one.method.plans_work() for one in self.methods)
+        has_work = order.joins and any(one.method.plans_work() for one in self._closed_by)
         attends = messages or has_work or (is_heard and order.finish is None)
         return replace(order, attend=round_index, messages=messages) if attends else order
 
-    def _exchange_start(self, round_index: int, joined: Sequence[str]) -> dict[str, float]:
-        """Figures of the methods' exchanges at a round's start; the results go down with the next orders.
+    def _exchange_start(
+        self,
+        methods: Sequence[MethodRounds],
+        round_index: int,
+        joined: Sequence[str],
+        newcomers: Sequence[str],
+        pupils: list[str],
+    ) -> dict[str, float]:
+        """Figures of a phase's exchanges at a round's start; the results go down with the next orders.
 
-        Everyone closes the round before first, since results of that would be replaced.
+        Everyone closes the round before first, since results of that would be replaced. Pupils have their lessons
+        before they send anything; newcomers, who join after that, as they begin. ``pupils`` is left with those.
         """
-        due = self._due_at("start", round_index)
-        if not any(due.values()):
+        due = {one.place: one.asked("start", round_index, self) for one in methods}
+        if self.left.keys() >= set().union(*due.values()):
             return {}
+        replaced = {one.place for one in methods if one.method.keeps_results}
+        lessons = {one.place for one in self._teaching}
         orders = {}
         for name in joined:
             order = self._closing(name, round_index)
+            if name in newcomers:
+                order = replace(
+                    order, shared={place: one for place, one in order.shared.items() if place not in lessons}
+                )
             messages = self._asked_of(name, due)
-            if messages or (order.finish is None and order.shared):
-                order = replace(order, enter=round_index, messages=messages)
+            if messages or (order.finish is None and not replaced.isdisjoint(order.shared)):
+                taught = name in pupils and not lessons.isdisjoint(order.shared)
+                order = replace(order, enter=round_index, messages=messages, is_pupil=taught)
             if _leads_on(order) and name not in self.left:
                 orders[name] = order
         replies = self._carry_out(orders)
-        return self._combined(round_index, replies, due, joined)
-
-    def _exchange_end(
-        self,
-        round_index: int,
-        replies: Mapping[str, Reply],
-        joined: Sequence[str],
-        volume: ByteCount,
-    ) -> dict[str, float]:
-        """Figures of the methods' exchanges at a round's end, and their bytes; the results wait."""
-        figures = self._combined(round_index, replies, self._due_at("end", round_index), joined)
-        for one in self.methods:
-            up, down = one.bytes_of_round()
-            volume.count(one.method.title, up=up, down=down)
-            self._is_spent |= one.is_spent
-        return figures
+        pupils[:] = [name for name in pupils if name not in orders or not orders[name].is_pupil]
+        self._publish()
+        return self._combined(methods, "start", round_index, replies, due)
 
     def _combined(
-        self, round_index: int, replies: Mapping[str, Reply], due: Mapping[int, Sequence[str]], joined: Sequence[str]
+        self,
+        methods: Sequence[MethodRounds],
+        when: When,
+        round_index: int,
+        replies: Mapping[str, Reply],
+        due: Mapping[int, Sequence[str]],
     ) -> dict[str, float]:
+        """Figures of a phase's exchanges; the results wait for their receivers.
+
+        Raises:
+            TooFewParticipantsError: If nobody has sent what a method cannot do without.
+        """
         figures: dict[str, float] = {}
-        for one in self.methods:
-            usable = {name: reply for name, reply in replies.items() if name not in self.left}
-            figures |= one.combine(round_index, usable, due[one.place], joined)
+        usable = {name: reply for name, reply in replies.items() if name not in self.left}
+        for one in methods:
+            is_silent = not any(one.place in reply.shared for reply in usable.values())
+            if is_silent and when == "end" and one in self._teaching:
+                one.close_round()  # All teachers are out of the round, which goes on for the others.
+                continue
+            to = [name for name in one.receivers(when, round_index, self) if self._is_reached(one, name)]
+            try:
+                figures |= one.combine(round_index, usable, due[one.place], to)
+            except CombineError as error:
+                if not is_silent:
+                    raise
+                raise TooFewParticipantsError(
+                    f"Round {round_index + 1}: nobody whom {one.method.title} asks has sent anything to use "
+                    f"({self._reasons()}). The round before is kept: mend the sites named and go on with resume."
+                ) from error
         return figures
+
+    def _is_reached(self, method: MethodRounds, name: str) -> bool:
+        """True if a result may reach a participant: one that is for its own round alone, if that goes on for it."""
+        return method.method.keeps_results or name not in self.left
 
     def _learn(
         self,
         round_index: int,
         replies: Mapping[str, Reply],
-        phase: Sequence[int],
-        alone: Sequence[int],
-        figures: dict[str, float],
-        volume: ByteCount,
+        due: Mapping[int, Sequence[str]],
+        late: Sequence[str],
     ) -> dict[str, Reply]:
-        """Replies after distillation from the predictions in ``replies``, from which the student learns too."""
-        answers = self._answers(replies, volume)
-        if not answers:
-            return dict(replies)
-        targets = {}
-        for place in dict.fromkeys([*phase, *alone]):
-            targets[place] = self._combined_answers(place, answers, round_index, figures)
-        if self.student is not None:
-            learned = self.student.learn(self.run_id, round_index, {place: targets[place] for place in alone})
-            self._metrics_of_student = learned.metrics
-            if learned.quarantined:
-                self._leave_out(STUDENT, learned.quarantined)
-        if not phase:
-            return dict(replies)
-        own = {place: targets[place] for place in phase}
-        orders = {
-            name: Order(
-                self.run_id,
-                learn=round_index,
-                messages=self._messages_of(name, round_index),
-                targets=own,
-            )
-            for name in answers
-        }
-        for place, one in own.items():
-            volume.count(self.lessons[place].title, down=payload_bytes(one) * len(orders))
-        found = self._carry_out(orders)
-        return {name: found.get(name, reply) for name, reply in replies.items() if name not in self.left}
+        """Replies of those who learn at the round's end, and then send the messages by which it closes."""
+        later = {one.place: due[one.place] for one in self._closed_by}
+        orders = {}
+        for name in late:
+            if name in replies and name not in self.left:
+                found = {one.place: one.result_for(name) for one in self._teaching}
+                shared = {place: state for place, state in found.items() if state is not None}
+                messages = self._asked_of(name, later)
+                orders[name] = Order(self.run_id, learn=round_index, messages=messages, shared=shared)
+        return self._carry_out(orders)
+
+    def _teach_student(self, round_index: int) -> None:
+        """Have the student learn from the results of the round, if there is one."""
+        if self.student is None:
+            return
+        taught = {one.place: one.last() for one in self.methods if not one.method.keeps_results}
+        learned = self.student.learn(self.run_id, round_index, {place: last for place, last in taught.items() if last})
+        self._metrics_of_student = learned.metrics
+        if learned.quarantined:
+            self._leave_out(STUDENT, learned.quarantined)
 
     def _close_last(self) -> None:
         """Send all sites the last round's shared state, to receive and to validate."""
@@ -544,7 +511,7 @@ class Coordinator:
 
     # Orders and replies
 
-    def _closing(self, name: str, round_index: int, *, answer: bool = False) -> Order:
+    def _closing(self, name: str, round_index: int) -> Order:
         """Order by which a site closes the round before, if it has not."""
         closes = name in self._open
         found = {one.place: one.result_for(name) for one in self.methods}
@@ -553,7 +520,6 @@ class Coordinator:
             finish=round_index - 1 if closes else None,
             left_out=self._blamed.get(name, "") if closes else "",
             is_last=closes and round_index == self.config.rounds,
-            answer=answer,
             shared={place: state for place, state in found.items() if state is not None},
             renewed=tuple(one.place for one in self.methods if one.is_renewed_in_part(name) and found[one.place]),
         )
@@ -566,8 +532,9 @@ class Coordinator:
                 self._leave_out(name, answer.reason)
                 continue
             order = orders[name]
-            for method in self.methods if _leads_on(order) else ():
-                method.has_received(name)
+            for method in self.methods:
+                if method.place in order.shared:
+                    method.has_received(name)
             if answer.finished is not None and answer.finished == order.finish:
                 self._open.discard(name)
                 self._metrics |= usable_metrics(answer, self.sites.descriptions[name])
@@ -582,16 +549,9 @@ class Coordinator:
         """Reason why a reply cannot be used; a failure of the checks themselves is one too. Empty if it can."""
         described = self.sites.descriptions
         parameters = parameters_of(described.values())
-        found = read_or_fault(
-            reply, lambda one: fault_of(one, order, described[name], parameters) or self._fault_of_messages(name, one)
-        )
+        methods = {one.place: one.method for one in self.methods}
+        found = read_or_fault(reply, lambda one: fault_of(one, order, described[name], parameters, methods))
         return found.reason if isinstance(found, Fault) else found
-
-    def _fault_of_messages(self, name: str, reply: Reply) -> str:
-        """Reason why a method cannot use a message of the expected layout; empty if it can."""
-        kind, sent = self.sites.descriptions[name].kind, reply.shared
-        faults = (one.method.fault_of(sent[one.place], kind) for one in self.methods if one.place in sent)
-        return next(filter(None, faults), "")
 
     def _leave_out(self, name: str, reason: str) -> None:
         if name not in self.left:
@@ -609,26 +569,6 @@ class Coordinator:
     def _reasons(self) -> str:
         return "; ".join(f"{name}: {reason}" for name, reason in self.left.items())
 
-    def _answers(self, replies: Mapping[str, Reply], volume: ByteCount) -> dict[str, Tensor]:
-        found = {name: one.answers for name, one in replies.items() if one.answers is not None}
-        volume.count(next(iter(self.lessons.values())).title, up=payload_bytes(list(found.values())))
-        return found
-
-    def _due(self, round_index: int) -> list[tuple[int, EnsembleDistillation]]:
-        return [(place, one) for place, one in self.lessons.items() if one.is_due(round_index)]
-
-    def _combined_answers(
-        self, place: int, answers: Mapping[str, Tensor], round_index: int, figures: dict[str, float]
-    ) -> Tensor:
-        """Targets of one ensemble, shape ``(P, C)``; its figures are added to those of the round."""
-        sent = {name: {OUTPUTS: one} for name, one in answers.items()}
-        result = self.teachers[place].combine(sent, list(sent), round_index)
-        figures |= {f"federation/{key}": value for key, value in result.figures.items()}
-        return self.teachers[place].memory[GROUP].last[TARGETS]
-
-    def _reads(self, name: str) -> bool:
-        return self.sites.descriptions[name].reads_public
-
     # Records and state
 
     def _publish(self) -> None:
@@ -636,8 +576,6 @@ class Coordinator:
         if not self._pending:
             return
         headlines = {name: str(one.role.get("headline", "")) for name, one in self.sites.descriptions.items()}
-        for teachers in self.teachers.values():
-            teachers.note_scores(headlines, self._metrics)
         for method in self.methods:
             method.note_scores(headlines, self._metrics)
         done, self._pending = self._pending, {}
@@ -650,7 +588,6 @@ class Coordinator:
             "next_round": self.next_round,
             "roll": self.sites.state_dict(),
             "methods": {one.place: one.state_dict() for one in self.methods},
-            "lessons": {place: one.state_dict() for place, one in self.teachers.items()},
             "pending": self._pending,
             "blamed": self._blamed,
             "open": sorted(self._open),
@@ -671,10 +608,9 @@ class Coordinator:
         saved = read_checkpoint(self._file)
         self.run_id, self.next_round = saved["run"], saved["next_round"]
         self.sites.load_state_dict(saved["roll"])
+        methods = saved.get("lessons", {}) | saved["methods"]  # Of an older run, those of teachers are apart.
         for method in self.methods:
-            method.load_state_dict(saved["methods"][method.place])
-        for place, teachers in self.teachers.items():
-            teachers.load_state_dict(saved["lessons"][place])
+            method.load_state_dict(methods[method.place])
         self._pending, self._blamed, self._is_spent = saved["pending"], saved["blamed"], saved["spent"]
         self._open = set(saved["open"])
         log.info("Going on with round %d of %d.", self.next_round + 1, self.config.rounds)
@@ -682,4 +618,4 @@ class Coordinator:
 
 def _leads_on(order: Order) -> bool:
     """True if an order brings a site further in a run, and has it receive what is handed out."""
-    return any(one is not None for one in (order.finish, order.enter, order.attend, order.begin))
+    return any(one is not None for one in (order.finish, order.enter, order.attend, order.begin, order.learn))

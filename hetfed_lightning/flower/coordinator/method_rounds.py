@@ -105,6 +105,7 @@ class MethodRounds:
             newcomers: Participants whose first round it is.
         """
         self._up = self._down = 0
+        self.close_round()
         for group, memory in self._server.memory.items():
             names = [name for name in newcomers if group in self._server.groups_of(name) and memory.received_by(name)]
             self._down += self._server.bytes_of(group, names)
@@ -179,7 +180,11 @@ class MethodRounds:
         return tuple(self.method.state_keys(name) or ()) or None
 
     def combine(
-        self, round_index: int, replies: Mapping[str, Reply], asked: Sequence[str], joined: Sequence[str]
+        self,
+        round_index: int,
+        replies: Mapping[str, Reply],
+        asked: Sequence[str],
+        joined: Sequence[str],
     ) -> dict[str, float]:
         """Make the result of a moment's messages, which waits until its receivers are next asked for something.
 
@@ -187,11 +192,15 @@ class MethodRounds:
             round_index: The round, from 0.
             replies: Usable replies by participant.
             asked: Participants that were asked.
-            joined: Participants that have joined.
+            joined: Participants that the result may reach.
 
         Returns:
             Figures by tag.
+
+        Raises:
+            CombineError: If the method fails on the messages.
         """
+        self.close_round()  # What the round's start brought was for the steps in between.
         sent = self._sent(replies, asked)
         self._up += sum(map(payload_bytes, sent.values()))
         if not asked or not (sent or self.method.combines_silence):
@@ -201,18 +210,42 @@ class MethodRounds:
             result = self._server.combine(sent, asked, round_index)
         except Exception as error:
             raise CombineError(
-                f"Round {round_index + 1}: {self.method.title}.combine fails on the messages of {', '.join(sent)}: "
-                f"{error} The round before is kept: mend the method, or take out the site whose message it cannot "
-                "combine, and go on with resume."
+                f"Round {round_index + 1}: {self.method.title}.combine fails on the messages of "
+                f"{', '.join(sent) or 'nobody'}: {error} The round before is kept: mend the method, or take out the "
+                "site whose message it cannot combine, and go on with resume."
             ) from error
         own = {name: self._server.groups_of(name) for name in joined}
         reached = {name: {group for group in own[name] if result.is_for(name, group)} for name in joined}
         self._waiting = {name: reached[name] | self._waiting.get(name, set()) for name in joined}
+        counted = set(asked if self.method.keeps_results else joined)
         for group in result.groups:
             names = {name for name in joined if group in reached[name]}
-            self._down += self._server.bytes_of(group, names.intersection(asked))
+            self._down += self._server.bytes_of(group, names.intersection(counted))
         self.is_spent |= result.stop
         return {f"federation/{key}": value for key, value in result.figures.items()}
+
+    def receivers(self, when: When, round_index: int, cohorts: Cohorts) -> list[str]:
+        """Participants that the result of a moment may reach, in their order.
+
+        Args:
+            when: The moment.
+            round_index: The round, from 0.
+            cohorts: Cohort of each round.
+        """
+        if self.method.keeps_results:
+            return cohorts.joined(round_index)
+        return list(self.method.receivers(when, round_index, self._server.about, cohorts) or ())
+
+    def last(self) -> Message:
+        """Last result of the only group, tensors by key; empty without one, or with several groups."""
+        memory = list(self._server.memory.values())
+        return memory[0].last if len(memory) == 1 else {}
+
+    def close_round(self) -> None:
+        """Drop a result that is for its own round alone."""
+        if not self.method.keeps_results:
+            self._server.drop_results()
+            self._waiting = {}
 
     def _sent(self, replies: Mapping[str, Reply], asked: Sequence[str]) -> dict[str, Message]:
         """Messages of those who have something to send; of each that has not, a warning says so once in a run."""

@@ -15,7 +15,10 @@ from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.protocol.untrusted import one_line, shown
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.averaging.column_checks import averages_backbone
-from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.methods.distillation.ensemble_distillation import OUTPUTS, EnsembleDistillation
+
+ANSWERED = ("float32", "float64")
+"""Dtypes of answers to the public set."""
 
 PLACES = 5
 """Largest number of differing places of lists in the table."""
@@ -79,20 +82,29 @@ def impossible(description: Description, callbacks: Sequence[FederatedCallback])
         return f"offers layouts for the callbacks {offers}, and those that send state are {sorted(offering)}"
     if strange := sorted(description.foundations.keys() - places):
         return f"tells frozen weights for the callbacks {strange}, and those that average are {sorted(places)}"
-    return _of_methods(description, callbacks) or _of_ensembles(
-        description, [one.ensemble for one in callbacks if isinstance(one, EnsembleDistillation)]
+    distilling = {place: one for place, one in methods.items() if isinstance(one, EnsembleDistillation)}
+    return (
+        _of_methods(description, callbacks)
+        or _of_ensembles(description, [one.ensemble for one in distilling.values()])
+        or next(filter(None, (_of_answers(description, place, one) for place, one in distilling.items())), "")
     )
+
+
+def _of_answers(description: Description, place: int, distillation: EnsembleDistillation) -> str:
+    """Whatever a site tells of its answers' layout, they are of a row for each public example."""
+    if not description.reads_public:
+        return "tells a layout of answers to a public set that it does not read" if description.messages[place] else ""
+    width = distillation.ensemble.message_width(description.width, description.kind)
+    expected = {OUTPUTS: (description.public_size, width)}
+    told = {key: tuple(shape) for key, (shape, _) in description.messages[place].items()}
+    if told == expected and all(dtype in ANSWERED for _, dtype in description.messages[place].values()):
+        return ""
+    return f"tells answers of {shown(told)} for callback {place}, expected {expected} in {' or '.join(ANSWERED)}"
 
 
 def _of_ensembles(description: Description, ensembles: Sequence[Ensemble]) -> str:
     if description.reads_public and any(description.kind not in one.kinds for one in ensembles):
         return f"tells outputs of kind {shown(description.kind)}, which no ensemble here combines"
-    wide = [one for one in ensembles if one.message_width(description.width, description.kind) != description.width]
-    if description.reads_public and wide:
-        return (
-            f"tells {shown(description.kind)} outputs, of which {type(wide[0]).__name__} asks for messages of another "
-            "width, and sites answer with as many columns as outputs: use another ensemble, or multiclass outputs"
-        )
     weighs = any("class_counts" in one.needs for one in ensembles)
     classes = (2 if description.kind == "binary" else description.width) if weighs else 0
     fits = not description.reads_public or len(description.class_counts) == classes

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule
 from hetfed_lightning.federated_callback import FederatedCallback
 from hetfed_lightning.federation.federation import Federation
-from hetfed_lightning.flower.protocol.deployable import carried_methods
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.site import Site, SiteParts
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.participants.participant import Participant
 
 if TYPE_CHECKING:
     from hetfed_lightning.flower.coordinator.server_config import ServerConfig
     from hetfed_lightning.flower.protocol.description import Description
+    from hetfed_lightning.methods.messages import Message
 
 TEACHERS = "teachers"
 """Name of a stand-in for the sites in the student's federation, which needs a participant; no result of it is used."""
@@ -42,19 +43,19 @@ class Student:
         """Description of the student for records, telling also whether it can predict on the public set."""
         return self._site.describe()
 
-    def learn(self, run: str, round_index: int, targets: Mapping[int, Tensor]) -> Reply:
+    def learn(self, run: str, round_index: int, results: Mapping[int, Message]) -> Reply:
         """Reply of the student after a round, with its metrics.
 
         Args:
             run: Name of the run.
             round_index: The round, from 0.
-            targets: Softened targets of the ensembles, shape ``(P, C)``, by the callback's place; empty if the round
-                does not distil.
+            results: Softened targets of the ensembles, shape ``(P, C)`` by key, by the callback's place; empty if the
+                round does not distil.
         """
         self._site.carry_out(Order(run, begin=round_index))
         quarantined = ""
-        if targets:
-            quarantined = self._site.carry_out(Order(run, learn=round_index, targets=targets)).quarantined
+        if results:
+            quarantined = self._site.carry_out(Order(run, learn=round_index, shared=results)).quarantined
         closed = self._site.carry_out(Order(run, finish=round_index))
         closed.quarantined = quarantined
         return closed
@@ -67,10 +68,9 @@ def _parts(config: ServerConfig) -> SiteParts:
     settings = {key: value for key, value in config.trainer.items() if key != "max_epochs"}
     teachers = Participant(nn.Linear(1, 1), task="regression", shared=())
     federation = Federation({TEACHERS: teachers}, deepcopy(student), seed=config.seed, engine="sequential")
-    methods = carried_methods(config.callbacks)  # Places stay.
-    callbacks = [
-        FederatedCallback() if place in methods else deepcopy(one)
-        for place, one in enumerate(config.callbacks)
+    callbacks = [  # Places stay; the student learns from ensembles alone.
+        deepcopy(one) if isinstance(one, EnsembleDistillation) else FederatedCallback()
+        for one in config.callbacks
         if isinstance(one, FederatedCallback)
     ]
     return SiteParts(federation, _StudentData(data), settings, callbacks, config.rounds)

@@ -35,12 +35,8 @@ def as_list(callbacks: Any) -> list[Any]:
 
 
 def carried_methods(callbacks: Iterable[Any]) -> dict[int, Method]:
-    """Methods whose messages travel by the protocol alone, by place among the callbacks."""
-    return {
-        place: one
-        for place, one in enumerate(callbacks)
-        if isinstance(one, Method) and not isinstance(one, EnsembleDistillation)
-    }
+    """Methods, whose messages travel, by place among the callbacks."""
+    return {place: one for place, one in enumerate(callbacks) if isinstance(one, Method)}
 
 
 def kind_of(callback: Any) -> str:
@@ -88,13 +84,6 @@ def check_deployable(callbacks: Iterable[Any]) -> None:
     Raises:
         ConfigError: If there is one; names it, and of a method the hook that reaches beyond the protocol.
     """
-    callbacks = list(callbacks)
-    ensembles = [one.ensemble for one in callbacks if isinstance(one, EnsembleDistillation)]
-    if len(ensembles) > 1 and (own := next((one for one in ensembles if one.has_own_message), None)) is not None:
-        raise ConfigError(
-            f"trainer.callbacks: {type(own).__name__} asks teachers for a message of its own, and sites answer all "
-            "EnsembleDistillation with one. Keep one of them."
-        )
     for place, callback in enumerate(callbacks):
         if not is_deployable(callback):
             is_method = isinstance(callback, Method)

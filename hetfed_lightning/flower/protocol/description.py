@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hetfed_lightning.federation_view import FederationView
+    from hetfed_lightning.methods.messages import Message
+    from hetfed_lightning.methods.method import Method
     from hetfed_lightning.participants.participant import Participant
 
 NUMBERED = ("multiclass", "binary")
@@ -89,7 +91,7 @@ class Description:
         foundations: Digests of the frozen weights below the averaged ones, by key, for each averaging callback by its
             place; only participants with equal ones average together.
         about: Layout of what it describes of itself to each method by its place, by key, without what the entries
-            above tell of averages.
+            above tell of averages and of teachers.
         numbers: Elements of those of these tensors that have any, by place and key.
         messages: Layout of its messages by key, for each method by its place that does not send state.
     """
@@ -171,8 +173,7 @@ def describe(callbacks: Sequence[FederatedCallback], trainer: L.Trainer, federat
         width = output_width(outputs_of(participant, inputs, "the public set")) if reads else 0
     weighs = any(isinstance(one, EnsembleDistillation) and "class_counts" in one.ensemble.needs for one in callbacks)
     counts = label_counts(federation, 1).get(name) if weighs and name != STUDENT else None
-    about = {place: described(one, federation, name) for place, one in methods.items()}
-    about |= {place: beside_offer(about[place]) for place in averaging}
+    about = {place: _beside(one, described(one, federation, name)) for place, one in methods.items()}
     role = asdict(next(one for one in roles(trainer, federation, 2) if one.name == name))
     return Description(
         participant=name,
@@ -279,6 +280,13 @@ def _labels(federation: FederationView, name: str, participant: Participant) -> 
         return ()
     found = federation.federated_data.train_targets(name).unique().tolist()
     return tuple(str(int(label)) for label in found[:MOST_NAMES])
+
+
+def _beside(method: Method, described: Message) -> Message:
+    """What a participant describes of itself beside the entries from which a coordinator makes the rest itself."""
+    if isinstance(method, EnsembleDistillation):
+        return {}
+    return beside_offer(described) if isinstance(method, BackboneAveraging) else described
 
 
 def _lessons(participant: Participant) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.plain_data import PlainDataError, made, read_json
-from hetfed_lightning.flower.protocol.records import COUNTERS, Records, RecordsError, pack, unpack
+from hetfed_lightning.flower.protocol.records import Records, RecordsError, pack, unpack
 from hetfed_lightning.flower.protocol.reply_checks import Wanted
 from hetfed_lightning.flower.protocol.untrusted import one_line, shown
 
@@ -43,12 +43,11 @@ def order_content(order: Order) -> RecordDict:
             "finish": NONE if order.finish is None else order.finish,
             "left_out": order.left_out,
             "is_last": order.is_last,
-            "answer": order.answer,
             "enter": NONE if order.enter is None else order.enter,
             "attend": NONE if order.attend is None else order.attend,
             "joins": order.joins,
+            "is_pupil": order.is_pupil,
             "begin": NONE if order.begin is None else order.begin,
-            "answer_after": order.answer_after,
             "learn": NONE if order.learn is None else order.learn,
             "messages": list(order.messages),
             "results": list(order.shared),
@@ -61,9 +60,6 @@ def order_content(order: Order) -> RecordDict:
     records: Records = {"order": settings}
     for place, state in order.shared.items():
         pack(records, f"shared.{place}", state)
-    for name, lessons in (("targets", order.targets), ("lessons", order.lessons)):
-        for place, targets in lessons.items():
-            pack(records, f"{name}.{place}", {"targets": targets})
     return RecordDict(records)
 
 
@@ -79,18 +75,15 @@ def order_of(content: RecordDict) -> Order:
         finish=_round(found, "finish"),
         left_out=_of_type(found, "left_out", str),
         is_last=_of_type(found, "is_last", bool),
-        answer=_of_type(found, "answer", bool),
         enter=_round(found, "enter"),
         attend=_round(found, "attend"),
         joins=_of_type(found, "joins", bool),
+        is_pupil=_of_type(found, "is_pupil", bool),
         begin=_round(found, "begin"),
-        answer_after=_of_type(found, "answer_after", bool),
         learn=_round(found, "learn"),
         messages={place: _keys(found, f"keys.{place}") for place in _listed_places(found, "messages")},
         shared={place: unpack(content, f"shared.{place}") for place in _listed_places(found, "results")},
         renewed=_listed_places(found, "renewed"),
-        targets=_targets(content, "targets"),
-        lessons=_targets(content, "lessons"),
     )
 
 
@@ -109,8 +102,6 @@ def reply_content(reply: Reply) -> RecordDict:
     }
     if reply.metrics:
         records["metrics"] = MetricRecord(dict(reply.metrics))
-    if reply.answers is not None:
-        pack(records, "answers", {"outputs": reply.answers})
     for place, state in reply.shared.items():
         pack(records, f"shared.{place}", state)
     return RecordDict(records)
@@ -142,21 +133,8 @@ def reply_of(content: RecordDict, wanted: Wanted | None = None) -> Reply:
         finished=_round(found, "finished"),
         quarantined=quarantined,
         idle=idle,
-        answers=None if is_out else _answers(content, wanted),
         shared={} if is_out else _shared(content, wanted, idle=idle),
     )
-
-
-def _answers(content: RecordDict, wanted: Wanted | None) -> Tensor | None:
-    if wanted is None:
-        return unpack(content, "answers").get("outputs")
-    arrays = dict(content.array_records.get("answers", {}))
-    if not arrays and "answers" + COUNTERS not in content.array_records:
-        return None
-    if wanted.answers is None:
-        raise RecordsError("answers: it sends predictions on the public set that nobody asked for.")
-    is_double = "outputs" in arrays and arrays["outputs"].dtype == "float64"
-    return unpack(content, "answers", {"outputs": (wanted.answers, "float64" if is_double else "float32")})["outputs"]
 
 
 def _shared(content: RecordDict, wanted: Wanted | None, *, idle: bool) -> dict[int, dict[str, Tensor]]:
@@ -189,11 +167,6 @@ def description_of(content: RecordDict) -> Description:
     if said := found.contradiction():
         raise RecordsError(f"description: {said}.")
     return found
-
-
-def _targets(content: RecordDict, name: str) -> dict[int, Tensor]:
-    found = {place: unpack(content, f"{name}.{place}") for place in _places(content, name)}
-    return {place: one["targets"] for place, one in found.items() if "targets" in one}
 
 
 def _places(names: Iterable[str], kind: str) -> list[int]:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from hetfed_lightning.finite import is_finite, why_not_heard, why_unusable
+from hetfed_lightning.finite import is_finite, why_unusable
 from hetfed_lightning.flower.protocol.arrays import Layout, travelling_bytes
 from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.protocol.untrusted import is_name, one_line, shown
+
+if TYPE_CHECKING:
+    from hetfed_lightning.methods.method import Method
 
 MOST_METRICS = 1_000
 """Largest number of metrics of one participant in one round."""
@@ -28,19 +32,15 @@ class Wanted:
     """Tensors that a reply may hold.
 
     Attributes:
-        answers: Shape of the outputs on the public set, ``(P, C)``; None if not asked for.
         messages: Layout of the message by key, for each method by its place.
     """
 
-    answers: tuple[int, int] | None
     messages: Mapping[int, Mapping[str, Layout]]
 
     @property
     def most_bytes(self) -> int:
         """Largest number of bytes of such a reply's arrays, as they travel."""
-        answers = [] if self.answers is None else [(self.answers, "float64")]
-        layouts = [*answers, *(layout for one in self.messages.values() for layout in one.values())]
-        return sum(travelling_bytes(layout) for layout in layouts)
+        return sum(travelling_bytes(layout) for one in self.messages.values() for layout in one.values())
 
 
 def wanted(order: Order, description: Description) -> Wanted:
@@ -51,15 +51,20 @@ def wanted(order: Order, description: Description) -> Wanted:
         description: Description of the site.
     """
     return Wanted(
-        (description.public_size, description.width) if order.answer or order.answer_after else None,
         {
             place: {key: description.offered[place][key] for key in keys} if keys else description.messages[place]
             for place, keys in order.messages.items()
-        },
+        }
     )
 
 
-def fault_of(reply: Reply, order: Order, description: Description, parameters: Collection[str]) -> str:
+def fault_of(
+    reply: Reply,
+    order: Order,
+    description: Description,
+    parameters: Collection[str],
+    methods: Mapping[int, Method],
+) -> str:
     """Reason why a reply cannot be used; empty if it can.
 
     Args:
@@ -67,6 +72,7 @@ def fault_of(reply: Reply, order: Order, description: Description, parameters: C
         order: Order that it answers.
         description: Description of the site before training.
         parameters: Keys that are parameters rather than buffers, as most sites say.
+        methods: Methods of the configuration by place among its callbacks.
     """
     if reply.participant != description.participant:
         return f"it answers for {shown(reply.participant)}"
@@ -75,8 +81,17 @@ def fault_of(reply: Reply, order: Order, description: Description, parameters: C
     return (
         _of_samples(reply, description)
         or _of_metrics(reply)
-        or _of_answers(reply, order, description)
-        or _of_shared(reply, order, parameters)
+        or _of_steps(reply, order)
+        or next(
+            filter(
+                None,
+                (
+                    _of_message(reply, place, description.kind, parameters if keys else None, methods[place])
+                    for place, keys in order.messages.items()
+                ),
+            ),
+            "",
+        )
     )
 
 
@@ -121,21 +136,20 @@ _NOT_THEIRS: Collection[str] = frozenset({"federation", "quarantined"})
 _NO_PATHS = frozenset({"", ".", ".."})
 
 
-def _of_answers(reply: Reply, order: Order, description: Description) -> str:
-    if reply.answers is None:
-        missing = order.answer or order.answer_after
-        return "its predictions on the public set are missing" if missing else ""
-    return why_not_heard(reply.answers, description.kind)
+def _of_steps(reply: Reply, order: Order) -> str:
+    is_asked = order.begin is not None or order.learn is not None
+    return "it says that it took no step, and nobody asked for one" if reply.idle and not is_asked else ""
 
 
-def _of_shared(reply: Reply, order: Order, parameters: Collection[str]) -> str:
-    if reply.idle and order.begin is None and order.learn is None:
-        return "it says that it took no step, and nobody asked for one"
-    for place, keys in order.messages.items():
-        sent = reply.shared.get(place, {})
-        if keys and (reason := why_unusable(sent, parameters)):
-            return reason
-        for key, tensor in sent.items():
-            if not is_finite([tensor]):
-                return f"its message is not finite at {one_line(key)}"
-    return ""
+def _of_message(reply: Reply, place: int, kind: str, parameters: Collection[str] | None, method: Method) -> str:
+    """Reason why the message of one method cannot be used; ``parameters`` are those of a state, else None."""
+    sent = reply.shared.get(place)
+    if sent is None:
+        is_idle = reply.idle and method.needs_steps
+        return "" if is_idle else f"its message of {method.title} is missing"
+    if parameters is not None and (reason := why_unusable(sent, parameters)):
+        return reason
+    if reason := method.fault_of(sent, kind):
+        return reason
+    strange = next((key for key, tensor in sent.items() if not is_finite([tensor])), None)
+    return "" if strange is None else f"its message is not finite at {one_line(strange)}"

@@ -16,8 +16,9 @@ from hetfed_lightning.distillation.outputs import KINDS
 from hetfed_lightning.finite import LARGEST_PREDICTION, is_finite, largest_number
 from hetfed_lightning.flower.protocol.deployable import carried_methods
 from hetfed_lightning.flower.protocol.description import subjects
+from hetfed_lightning.flower.protocol.untrusted import NAME, one_line
 from hetfed_lightning.flower.site.method_checks import fault_of_messages, fault_of_result
-from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.methods.distillation.ensemble_distillation import TARGETS, EnsembleDistillation
 from hetfed_lightning.participants.first_batch import outputs_of
 from hetfed_lightning.participants.participant import STUDENT, output_width
 
@@ -82,7 +83,6 @@ class OrderChecks:
     """
 
     def __init__(self, callbacks: Sequence[FederatedCallback]) -> None:
-        self._distilling = {place: one for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
         self._methods = carried_methods(callbacks)
 
     def check(self, federation: FederationView, order: Order) -> None:
@@ -108,43 +108,43 @@ class OrderChecks:
                 if fault := fault_of_result(federation, self._methods[place], state):
                     raise OrderError(f"{participant.label}: the coordinator {fault}.")
         for participant in subjects(federation).values():
-            if (order.answer or order.answer_after) and not _reads_public(federation, participant):
-                raise OrderError(
-                    f"{participant.label}: the coordinator asks for answers to the public set, which it does not read."
-                )
-            for targets in (order.targets, order.lessons):
-                self._check_targets(federation, participant, targets)
-            self._check_mode(order, participant)
-
-    def _check_mode(self, order: Order, participant: Participant) -> None:
-        """Refuse targets at a moment at which the site's own configuration does not distil."""
-        for place in order.targets:
-            mode = self._distilling[place].mode
-            if (order.begin is not None and mode != "mixed") or (
-                order.learn is not None and mode != "phase" and participant.name != STUDENT
-            ):
-                raise OrderError(
-                    f"{participant.label}: the coordinator sends targets to learn "
-                    f"{'in the local steps' if order.learn is None else 'after them'}; callback {place} distils with "
-                    f"mode={mode!r} here."
-                )
-
-    def _check_targets(
-        self, federation: FederationView, participant: Participant, targets: Mapping[int, Tensor]
-    ) -> None:
-        for place, one in targets.items():
-            if place not in self._distilling:
-                raise OrderError(
-                    f"{participant.label}: the coordinator sends targets for callback {place}, which does not distil "
-                    "here."
-                )
-            if fault := _fault_of_targets(federation, participant, one):
-                raise OrderError(f"{participant.label}: the coordinator sends targets for the public set {fault}.")
+            for place, method in self._methods.items():
+                if not isinstance(method, EnsembleDistillation):
+                    continue
+                if place in order.messages and not _reads_public(federation, participant):
+                    raise OrderError(
+                        f"{participant.label}: the coordinator asks for answers to the public set, which it does not "
+                        "read."
+                    )
+                if place in order.shared:
+                    if fault := _fault_of_targets(federation, participant, order.shared[place]):
+                        raise OrderError(
+                            f"{participant.label}: the coordinator sends targets for the public set {fault}."
+                        )
+                    _check_moment(order, participant, place, method)
 
 
-def _fault_of_targets(federation: FederationView, participant: Participant, targets: Tensor) -> str:
+def _check_moment(order: Order, participant: Participant, place: int, method: EnsembleDistillation) -> None:
+    """Refuse targets at a moment at which the site's own configuration does not distil."""
+    is_late = order.learn is not None
+    if is_late:
+        fits = method.mode == "phase" or participant.name == STUDENT
+    else:
+        fits = method.mode == "mixed" or order.is_pupil
+    if order.finish is not None or not fits:
+        moment = "as a round closes" if order.finish is not None else "in the local steps"
+        raise OrderError(
+            f"{participant.label}: the coordinator sends targets to learn {'after them' if is_late else moment}; "
+            f"callback {place} distils with mode={method.mode!r} here."
+        )
+
+
+def _fault_of_targets(federation: FederationView, participant: Participant, handed: Mapping[str, Tensor]) -> str:
     if not _reads_public(federation, participant):
         return "which it does not read"
+    if handed.keys() != {TARGETS}:
+        return f"under {', '.join(one_line(key, NAME) for key in handed) or 'no key'}; expected them under {TARGETS}"
+    targets = handed[TARGETS]
     data = federation.federated_data
     inputs = data.public_inputs(torch.arange(1))
     wanted = data.num_public, output_width(outputs_of(participant, inputs, "the public set"))

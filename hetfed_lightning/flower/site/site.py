@@ -123,8 +123,6 @@ class Site:
             log.warning("%s: the coordinator left %s out: %s.", closed, self._name, one_line(order.left_out))
         if order.finish is not None:
             self._finish(order, order.finish, store)
-        if order.answer:
-            self._answer(order, store)
         if order.enter is not None:
             self._enter(order, Place(order.enter, Stage.ENTERED), store)
         if order.attend is not None:
@@ -203,17 +201,6 @@ class Site:
         trainer.validate(parts.federation, datamodule=parts.data, ckpt_path=store.path_of(place), verbose=False)
         self.reply.metrics = own_figures(trainer, [self._name])
         self.reply.finished = place.round_index
-
-    def _answer(self, order: Order, store: SiteStore) -> None:
-        """Predict on the public set between two rounds."""
-
-        def answer(clock: SiteRound, trainer: L.Trainer, federation: Federation) -> None:
-            del trainer
-            clock.answer(federation, when="start")
-            raise Pause
-
-        closed = None if order.finish is None else Place(order.finish, Stage.FINISHED)
-        self._fit(order, closed or store.newest(), store, started=answer)
 
     def _begin(self, order: Order, round_index: int, store: SiteStore) -> None:
         """Take the local steps of a round."""

@@ -106,7 +106,9 @@ class SiteCarrier:
         return {key: one for key, one in handed.items() if key in participant.state_dict(keep_vars=True)}
 
     def close_round(self) -> None:
-        """Nothing: methods that keep no results are not carried."""
+        """Drop a result that is for its own round alone."""
+        if not self.method.keeps_results:
+            self.received = {}
 
     def note_scores(self, headlines: Mapping[str, str], values: Mapping[str, float]) -> None:
         """Nothing: the coordinator does."""
@@ -116,9 +118,9 @@ class SiteCarrier:
         return self.participants.context(federation, name)
 
     def last(self, group: str) -> Mapping[str, Tensor]:
-        """Nothing: results of whole groups are the coordinator's."""
+        """Tensors received, whatever the group: those of all groups of the participant."""
         del group
-        return {}
+        return self.received
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors received and remembered, for the site's state."""

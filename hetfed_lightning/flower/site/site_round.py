@@ -24,8 +24,8 @@ from hetfed_lightning.local_training.dpsgd_steps import PrivacyBudgetError
 from hetfed_lightning.local_training.privacy_budgets import open_budgets
 from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
-from hetfed_lightning.methods.distillation.ensemble_distillation import OUTPUTS, EnsembleDistillation
-from hetfed_lightning.methods.participant_side import ParticipantSide
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.methods.method import Method
 from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:
@@ -80,9 +80,8 @@ class SiteRound(RoundClock):
         self.order = order
         self.reply = reply
         self.carriers = {place: SiteCarrier(one, place, order) for place, one in carried_methods(callbacks).items()}
-        self.distilling = {place: one for place, one in enumerate(callbacks) if isinstance(one, EnsembleDistillation)}
-        self._carried = [carrier.method for carrier in self.carriers.values()]
-        self.represented = [*self._carried, *self.distilling.values()]
+        self.represented = sorted((one.method for one in self.carriers.values()), key=lambda method: method.phase)
+        self._working = [one for one in self.represented if one.plans_work() and one.phase >= Method.phase]
         self.save = save
         self.started = started
         self.fingerprint = fingerprint
@@ -130,11 +129,8 @@ class SiteRound(RoundClock):
         federation.open_round(federation.current_round)
         self.receive(federation, closes=False)
         self._take_lessons(federation)
-        targets = _on(federation.device, self.order.targets)
-        for place, callback in self.distilling.items():
-            callback.set_targets(targets.get(place))
         self._join(trainer, federation)
-        federation.hear(self._all())
+        federation.hear(self.represented)
         check_shaped_losses(federation)
         federation.fleets.open_round(federation, federation.trained_here(federation.current_round))
 
@@ -154,8 +150,6 @@ class SiteRound(RoundClock):
         federation: Federation = pl_module
         federation.finish_local_work()
         quarantine_non_finite(federation, losses=True)
-        if self.order.answer_after:
-            self.answer(federation, when="end")
         self.pause(trainer, federation)
 
     # Parts of an order
@@ -183,9 +177,12 @@ class SiteRound(RoundClock):
             when: Moment of the messages.
         """
         self.receive(federation, closes=False)
-        if when == "end" and self.order.joins and any(method.plans_work() for method in self._carried):
+        joins = when == "end" and self.order.joins and bool(self._working)
+        if joins or self.order.is_pupil:
             federation.open_round(federation.current_round)
-            self._join(trainer, federation)
+            self._take_lessons(federation)
+            if joins:
+                self._join(trainer, federation)
             federation.round_state.close()
         self.send(federation, when)
         self.save(trainer)
@@ -217,7 +214,7 @@ class SiteRound(RoundClock):
         return {place: {key: tensor.cpu() for key, tensor in one.items()} for place, one in sent.items()}
 
     def learn(self, trainer: L.Trainer, federation: Federation, round_index: int) -> None:
-        """Learn from the ensemble at a round's end, and pause.
+        """Learn at a round's end from what came, and pause.
 
         Args:
             trainer: Trainer of the fit.
@@ -225,9 +222,8 @@ class SiteRound(RoundClock):
             round_index: The round, from 0.
         """
         self.reopen(federation, round_index)
-        names = [name for name in subjects(federation) if name not in federation.guard.quarantined]
-        for place, targets in _on(federation.device, self.order.targets).items():
-            self.distilling[place].learn(federation, names, targets, round_index)
+        teaching = [one for place, one in sorted(self.carriers.items()) if place in self.order.shared]
+        self._receive_and_work(federation, round_index, teaching, has_trained=True)
         quarantine_non_finite(federation)
         self.pause(trainer, federation)
 
@@ -239,11 +235,13 @@ class SiteRound(RoundClock):
             round_index: The round, from 0.
         """
         self.reopen(federation, round_index)
-        self._receive_and_work(federation, round_index, has_trained=True)
+        self._receive_and_work(federation, round_index, self._closing, has_trained=True)
         for method in self.represented:
             if isinstance(method, BackboneAveraging) and method.is_due(round_index):
                 for name in federation.active_names(round_index):
                     method.tidy(federation, name)
+        for carrier in self.carriers.values():
+            carrier.close_round()
         federation.log_round(learning_rates(federation, list(subjects(federation))))
         federation.close_round()
 
@@ -254,21 +252,29 @@ class SiteRound(RoundClock):
             federation: The site's federation.
             round_index: The round, from 0.
         """
-        if self.order.is_last and any(method.plans_work() for method in self._carried):
+        if self.order.is_last and self._working:
             federation.open_round(round_index)
-            self._receive_and_work(federation, round_index, has_trained=False)
+            self._receive_and_work(federation, round_index, self._closing, has_trained=False)
             federation.round_state.close()
         else:
             self.receive(federation, closes=True)
 
-    def _receive_and_work(self, federation: Federation, round_index: int, *, has_trained: bool) -> None:
+    @property
+    def _closing(self) -> list[SiteCarrier]:
+        """Carriers of methods whose results close a round, in their order."""
+        return [one for _, one in sorted(self.carriers.items()) if one.method.phase >= Method.phase]
+
+    def _receive_and_work(
+        self, federation: Federation, round_index: int, carriers: Sequence[SiteCarrier], *, has_trained: bool
+    ) -> None:
         """Receive results, each followed by the steps that its method plans after it."""
-        names = [] if self.order.left_out else list(federation.members())
-        if any(method.plans_work() for method in self._carried):
-            federation.hear(self._all())
-        for carrier in self.carriers.values():  # As in one process, where all are combined before any is handed out.
+        is_students = federation.student is not None  # Its stand-in for the sites learns nothing.
+        names = [] if self.order.left_out or is_students else list(federation.members())
+        if any(one.method.plans_work() for one in carriers):
+            federation.hear(self.represented)
+        for carrier in carriers:  # As in one process, where all are combined before any is handed out.
             carrier.take_up(federation)
-        for _, carrier in sorted(self.carriers.items()):
+        for carrier in carriers:
             carrier.hand_out(federation, round_index)
             here = [name for name in names if name not in federation.guard.quarantined]
             last = here if self.order.is_last else None
@@ -279,8 +285,8 @@ class SiteRound(RoundClock):
     def _join(self, trainer: L.Trainer, federation: Federation) -> None:
         """Have a newcomer take the steps that are planned for it."""
         if self.order.joins:
-            federation.hear(self._all())
-            for method in self._carried:
+            federation.hear(self.represented)
+            for method in self._working:
                 method.on_join(trainer, federation, list(federation.members()), federation.current_round)
 
     def reopen(self, federation: Federation, round_index: int) -> None:
@@ -293,25 +299,6 @@ class SiteRound(RoundClock):
         federation.open_round(round_index, resumed=True)
         if self.safe is not None:
             federation.guard.hold(dict.fromkeys(subjects(federation), self.safe))
-
-    def answer(self, federation: Federation, *, when: Literal["start", "end"]) -> None:
-        """Predict on the public set; outputs that are not finite quarantine the participant.
-
-        Args:
-            federation: The site's federation.
-            when: Moment of the round.
-        """
-        asks = next(iter(self.distilling.values()))  # One message serves all of a configuration.
-        for name in federation.members():
-            if name in federation.guard.quarantined:
-                return
-            said = ParticipantSide(asks, lambda _: {}).send(federation, name, when=when)
-            if not isinstance(said, str):
-                self.reply.answers = said[OUTPUTS].cpu()
-            elif federation.round_is_open:
-                federation.quarantine(name, said)
-            else:
-                self.reply.quarantined = said
 
     def pause(self, trainer: L.Trainer, federation: Federation) -> None:
         """Save the state, add shared tensors to the reply, and leave the fit.
@@ -352,21 +339,22 @@ class SiteRound(RoundClock):
             return True
         if said["quarantined"]:
             return False
-        self.reply.answers, self.reply.idle = said["answers"], said["idle"]
+        self.reply.idle = said["idle"]
         self.offer(federation)
         self.reply.shared |= said.get("messages", {})  # Older states have none.
         return True
 
     def _take_lessons(self, federation: Federation) -> None:
-        round_index = federation.current_round
-        for place, targets in _on(federation.device, self.order.lessons).items():
-            self.distilling[place].set_targets(targets, round_index)
-            self.distilling[place].teach(federation, list(federation.members()), round_index)
+        """Have a pupil learn what it has received of those who were there before."""
+        for method in self.represented if self.order.is_pupil else ():
+            if isinstance(method, EnsembleDistillation):
+                federation.hear(self.represented)
+                method.teach(federation, list(federation.members()), federation.current_round)
 
     def callbacks_of(self, trainer: L.Trainer) -> list[FederatedCallback]:
         """Callbacks of the configuration that act at this site."""
         del trainer
-        return self._all()
+        return list(self.represented)
 
     def rounds_ahead(self, trainer: L.Trainer, round_index: int) -> list[int]:
         """The round of the order alone: the next one is another fit."""
@@ -382,11 +370,6 @@ class SiteRound(RoundClock):
         """
         return super().career_of(federation, name) if self.career is None else self.career
 
-    def _all(self) -> list[FederatedCallback]:
-        methods = {place: carrier.method for place, carrier in self.carriers.items()}
-        found: dict[int, FederatedCallback] = {**self.distilling, **methods}
-        return sorted((found[place] for place in sorted(found)), key=lambda callback: callback.phase)
-
     # State
 
     def state_dict(self) -> dict[str, Any]:
@@ -399,7 +382,6 @@ class SiteRound(RoundClock):
             "finished": self.reply.finished,
             "quarantined": self.reply.quarantined,
             "idle": self.reply.idle,
-            "answers": self.reply.answers,
             "messages": made,
         }
         return {
@@ -462,7 +444,3 @@ def own_figures(trainer: L.Trainer, names: Sequence[str]) -> dict[str, float]:
         for key, value in trainer.callback_metrics.items()
         if key.rpartition("/")[2] in names and key not in undefined and not key.startswith(_OF_ALL)
     }
-
-
-def _on(device: torch.device, targets: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    return {place: one.to(device) for place, one in targets.items()}

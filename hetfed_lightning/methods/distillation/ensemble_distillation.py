@@ -143,8 +143,6 @@ class EnsembleDistillation(Method):
         self._abstaining: frozenset[str] = frozenset()
         self._about: About = {}
         self._known = TeacherKnowledge()
-        self._given: Tensor | None = None
-        self._given_in: int | None = None
         self._has_student = False
 
     @property
@@ -160,7 +158,6 @@ class EnsembleDistillation(Method):
         self._has_student = pl_module.has_student
         if stage == "fit" and trainer.current_epoch == 0:
             self._about, self._known = {}, TeacherKnowledge()
-            self.set_targets(None)
 
     def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
         """Refuse teachers and students whose outputs do not agree, and schedules that leave their range."""
@@ -323,6 +320,18 @@ class EnsembleDistillation(Method):
         except PrivateExamplesError as error:
             raise PrivateExamplesError(f"{error} It is {type(self.ensemble).__name__} that asks for them.") from error
 
+    def message_layout(self, participant: Participant, data: ParticipantData) -> Message | None:
+        """Layout of the outputs, shape ``(P, C)``; None if the ensemble asks for what has to be made to be known.
+
+        Args:
+            participant: The teacher.
+            data: The public set.
+        """
+        del participant
+        if not data.reads_public:
+            return {}
+        return None if self.ensemble.has_own_message else {OUTPUTS: data.public_layout}
+
     def fault_of(self, message: Message, kind: str) -> str:
         """Reason for which outputs cannot be distilled: not finite, or too large; empty if they can.
 
@@ -386,10 +395,11 @@ class EnsembleDistillation(Method):
             moment: ``"local"`` in ``"mixed"`` mode, ``"received"`` for a phase, ``"joined"`` for lessons.
             round_index: Index of the round, from 0.
         """
-        mutual, student = self.learners(has_student=self._has_student)
         if participant.name == STUDENT:
+            _, student = self.learners(has_student=True)
             phase = [Part(epochs=self.epochs, on="public", batch_size=self.batch_size)]
             return phase if student and moment == "received" else []
+        mutual, _ = self.learners(has_student=self._has_student)
         if moment == "received" and mutual and self.mode == "phase":
             return [Part(epochs=self.epochs, on="public", batch_size=self.batch_size, optimizer=self.optimizer)]
         if moment == "local" and self.mixes(round_index, has_student=self._has_student):
@@ -436,43 +446,7 @@ class EnsembleDistillation(Method):
     @property
     def targets(self) -> Tensor | None:
         """Softened targets of the public set in force, shape ``(P, C)``; None before an exchange of the round."""
-        if self._given is not None or self.carrier is None:
-            return self._given
-        return self.carrier.last(GROUP).get(TARGETS)
-
-    def context_of(self, federation: FederationView, participant: Participant) -> Context:
-        """Context of one participant in the round in progress; at a site with the targets that were set there.
-
-        Args:
-            federation: The federation, in a round.
-            participant: The participant, or the student.
-        """
-        if self.carrier is not None:
-            return super().context_of(federation, participant)
-        received = {} if self._given is None else {TARGETS: self._given}
-        round_index = federation.current_round if self._given_in is None else self._given_in
-        return Context(received, {}, {}, round_index, participant.task)
-
-    def set_targets(self, targets: Tensor | None, round_index: int | None = None) -> None:
-        """Set the targets of a round's steps, at a site.
-
-        Args:
-            targets: Softened targets of the public set, shape ``(P, C)``; None if the steps do not distil.
-            round_index: Index of the round, from 0; None for the one in progress.
-        """
-        self._given, self._given_in = targets, round_index
-
-    def learn(self, federation: FederationView, names: Sequence[str], targets: Tensor, round_index: int) -> None:
-        """Train participants, or the student, on targets at a round's end, at a site.
-
-        Args:
-            federation: The federation, in a round.
-            names: Names of the students.
-            targets: Softened targets of the public set, shape ``(P, C)``.
-            round_index: Index of the round, from 0.
-        """
-        self.set_targets(targets, round_index)
-        work_on_plans(federation, self, names, "received", round_index)
+        return None if self.carrier is None else self.carrier.last(GROUP).get(TARGETS)
 
     def on_round_started(self, federation: FederationView, round_index: int) -> None:
         """Hand out the targets of the round's start, and teach pupils that had joined earlier.
