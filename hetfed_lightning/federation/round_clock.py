@@ -126,10 +126,36 @@ class RoundClock(L.Callback):
         federation: HasRounds = pl_module
         if federation.round_is_open:
             return
-        round_index = federation.current_round
-        resumed = batch_idx > 0
-        open_budgets(federation, round_index, batch_idx)
+        round_index, resumed = federation.current_round, batch_idx > 0
+        self.allow(federation, round_index, batch_idx)
         federation.open_round(round_index, resumed=resumed)
+        self.meet(trainer, federation, round_index, resumed=resumed)
+        federation.hear(self.callbacks_of(trainer))
+        check_shaped_losses(federation)
+        federation.fleets.open_round(federation, federation.trained_here(round_index))
+
+    def allow(self, federation: HasRounds, round_index: int, batch_idx: int) -> None:
+        """Refuse a round that a privacy budget does not allow.
+
+        Args:
+            federation: The federation, between two rounds.
+            round_index: Index of the round, from 0.
+            batch_idx: Index of its first batch in this process.
+
+        Raises:
+            PrivacyBudgetError: If it is not allowed; names the participant.
+        """
+        open_budgets(federation, round_index, batch_idx)
+
+    def meet(self, trainer: L.Trainer, federation: HasRounds, round_index: int, *, resumed: bool) -> None:
+        """Do all that participants do together before their local steps.
+
+        Args:
+            trainer: Trainer of the fit.
+            federation: The federation, in the round.
+            round_index: Index of the round, from 0.
+            resumed: True for what is left of a round that was interrupted.
+        """
         if resumed:
             raise_event(federation, "on_round_resume", round_index, round_index)
         else:
@@ -139,9 +165,6 @@ class RoundClock(L.Callback):
         if not resumed and (newcomers := federation.newcomers(round_index)):
             federation.hear(federated_callbacks(trainer))  # Not those of the round before: a resumed run had none.
             raise_event(federation, "on_join", round_index, newcomers, round_index)
-        federation.hear(federated_callbacks(trainer))
-        check_shaped_losses(federation)
-        federation.fleets.open_round(federation, federation.trained_here(round_index))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Close the round at its last batch."""
@@ -150,7 +173,17 @@ class RoundClock(L.Callback):
             return
         federation: HasRounds = pl_module
         federation.finish_local_work()
-        federation.ranks.synchronise(federation.active_names(federation.current_round))
+        self.part(trainer, federation, federation.current_round)
+
+    def part(self, trainer: L.Trainer, federation: HasRounds, round_index: int) -> None:
+        """Do all that participants do together after their local steps, up to the close of the round.
+
+        Args:
+            trainer: Trainer of the fit.
+            federation: The federation, in the round.
+            round_index: Index of the round, from 0.
+        """
+        federation.ranks.synchronise(federation.active_names(round_index))
         inspect(federation, losses=True)
 
         def look(callback: FederatedCallback) -> None:
@@ -159,7 +192,6 @@ class RoundClock(L.Callback):
             if callback.phase < Phase.MONITORING and (writes or not callback.gives_finite):
                 inspect(federation, after=callback.title if isinstance(callback, Method) else type(callback).__name__)
 
-        round_index = federation.current_round
         exchange = RoundExchange(federation, "end")
         raise_event(federation, "on_round_end", round_index, round_index, before=exchange.before, after=look)
         federation.close_round()

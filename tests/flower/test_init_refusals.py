@@ -8,6 +8,7 @@ import pytest
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.federated_callback import FederatedCallback, Phase
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from tests.cli.commands import put, tiny, written
 from tests.flower.deployed import deployed
 from tests.methods.own_methods import Prototypes
@@ -24,6 +25,13 @@ class OwnAveraging(BackboneAveraging):
 
     def on_round_end(self, *args: Any) -> None:
         super().on_round_end(*args)
+
+
+class OwnAnswers(EnsembleDistillation):
+    """Sends something of its own in place of its outputs."""
+
+    def send(self, *args: Any) -> Any:
+        return super().send(*args)
 
 
 class Rounds(Prototypes):
@@ -86,6 +94,11 @@ CASES: dict[str, tuple[str, Any, str]] = {
         CALLBACKS,
         callback(f"{__name__}.OwnAveraging"),
         r"OwnAveraging overrides on_round_end, which reaches beyond the protocol",
+    ),
+    "answers of one's own": (
+        CALLBACKS,
+        callback(f"{__name__}.OwnAnswers"),
+        r"OwnAnswers overrides send, and sites bound what they answer and learn of a public set by that of Ensemble",
     ),
     "a quorum of more than all": (
         "model.min_participants",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hetfed_lightning import BackboneAveraging, Combined, EnsembleDistillation, FederatedCallback, Transfer
 from hetfed_lightning.federation.quarantine import TooFewParticipantsError
@@ -42,6 +43,41 @@ class Sampled(Rumour):
     """Sends at both moments, of those who train."""
 
     exchanges = (Exchange("start"), Exchange("end"))
+
+
+class Fleeting(Again):
+    """Results of a round's start are for its local steps, those of its end for its close."""
+
+    keeps_results = False
+
+    def weight_term(self, parameters: Any, context: Any) -> Any:
+        heard = context.received.get("rumour", torch.zeros(()))
+        return super().weight_term(parameters, context) + 0.01 * heard * sum(one.sum() for one in parameters.values())
+
+    def send(self, participant: Any, data: Any, work: Any, context: Any) -> Any:
+        found = super().send(participant, data, work, context)
+        return {**found, "number": found["number"] + 100 * len(context.received)}
+
+
+class Whispered(Fleeting):
+    """Reaches those who train, and of them the first alone at the end."""
+
+    def receivers(self, when: Any, round_index: int, about: Any, cohorts: Any) -> Any:
+        active = cohorts.active_names(round_index)
+        return active if when == "start" else active[:1]
+
+
+class Sharp(EnsembleDistillation):
+    """Squares what the ensemble says, in two rounds of three."""
+
+    def is_due(self, round_index: int) -> bool:
+        return round_index % 3 != 1
+
+    def combine(self, *args: Any) -> Any:
+        found = super().combine(*args)
+        targets: Any = found.state
+        squared = targets["targets"].square()
+        return Combined({"targets": squared / squared.sum(1, keepdim=True)}, found.figures)
 
 
 class Ended(ControlVariates):
@@ -125,6 +161,7 @@ LESSONS: dict[str, Any] = {
     "rounds": 5,
 }
 SAMPLED: dict[str, Any] = {"settings": {"participation": 0.6}, "rounds": 5}
+LATE: dict[str, Any] = {"settings": {"joins_at": {"c": 1}, "participation": 0.6}}
 
 IN_PHASE = Part(epochs=1, on="public", batch_size=4)
 
@@ -209,6 +246,12 @@ GRID["lessons of a newcomer, after a round's start"] = (
 GRID["lessons of a newcomer, by a phase"] = (
     lambda: [EnsembleDistillation(), Rumour(), BackboneAveraging()],
     LESSONS | {"rounds": 3},
+)
+GRID["results of their own round alone"] = (lambda: [Fleeting(), BackboneAveraging()], LATER | SAMPLED | LATE)
+GRID["results of their own round for some"] = (lambda: [Whispered(), BackboneAveraging()], LATER | SAMPLED | LATE)
+GRID["an ensemble of one's own making"] = (
+    lambda: [Sharp(), Sharp(mode="mixed", name="mixed"), BackboneAveraging()],
+    {"rounds": 4},
 )
 GRID["learning on the public set"] = (
     lambda: [

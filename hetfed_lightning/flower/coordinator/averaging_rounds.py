@@ -96,7 +96,12 @@ class PrivateRounds(AveragingRounds):
         self._private.check_first(self._calendar, round_index)
 
     def combine(
-        self, round_index: int, replies: Mapping[str, Reply], asked: Sequence[str], joined: Sequence[str]
+        self,
+        round_index: int,
+        replies: Mapping[str, Reply],
+        asked: Sequence[str],
+        joined: Sequence[str],
+        receivers: Sequence[str] | None = None,
     ) -> dict[str, float]:
         """Release the noised means; a budget that allows no further release ends the training.
 
@@ -105,11 +110,12 @@ class PrivateRounds(AveragingRounds):
             replies: Usable replies by participant.
             asked: Participants that were asked.
             joined: Participants that have joined.
+            receivers: None, for all of them.
 
         Returns:
             Figures by tag, among them the privacy cost so far.
         """
-        figures = super().combine(round_index, replies, asked, joined)
+        figures = super().combine(round_index, replies, asked, joined, receivers)
         if not asked:
             return figures
         self.is_spent |= self._private.is_spent(self._calendar, round_index)

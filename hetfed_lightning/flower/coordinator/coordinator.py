@@ -297,6 +297,7 @@ class Coordinator:
             up, down = one.bytes_of_round()
             volume.count(one.method.title, up=up, down=down)
             self._is_spent |= one.is_spent
+        for one in self._teaching:
             one.close_round()
         figures |= {
             "federation/participants": float(len(replies)),
@@ -337,7 +338,7 @@ class Coordinator:
         """Participants that learn at a round's end, and send the messages by which it closes after that."""
         found: dict[str, None] = {}
         for one in self._teaching:
-            found |= dict.fromkeys(one.receivers("end", round_index, self) if due[one.place] else ())
+            found |= dict.fromkeys((one.receivers("end", round_index, self) or ()) if due[one.place] else ())
         return list(found)
 
     def _give_start(self, methods: Sequence[MethodRounds], joined: Sequence[str]) -> None:
@@ -454,9 +455,10 @@ class Coordinator:
             if is_silent and when == "end" and one in self._teaching:
                 one.close_round()  # All teachers are out of the round, which goes on for the others.
                 continue
-            to = [name for name in one.receivers(when, round_index, self) if self._is_reached(one, name)]
+            to = one.receivers(when, round_index, self)
+            here = None if to is None else [name for name in to if name not in self.left]
             try:
-                figures |= one.combine(round_index, usable, due[one.place], to)
+                figures |= one.combine(round_index, usable, due[one.place], self.joined(round_index), here)
             except CombineError as error:
                 if not is_silent:
                     raise
@@ -465,10 +467,6 @@ class Coordinator:
                     f"({self._reasons()}). The round before is kept: mend the sites named and go on with resume."
                 ) from error
         return figures
-
-    def _is_reached(self, method: MethodRounds, name: str) -> bool:
-        """True if a result may reach a participant: one that is for its own round alone, if that goes on for it."""
-        return method.method.keeps_results or name not in self.left
 
     def _learn(
         self,

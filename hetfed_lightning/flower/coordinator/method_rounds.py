@@ -105,8 +105,7 @@ class MethodRounds:
             newcomers: Participants whose first round it is.
         """
         self._up = self._down = 0
-        self.close_round()
-        for group, memory in self._server.memory.items():
+        for group, memory in self._server.memory.items() if self.method.keeps_results else ():
             names = [name for name in newcomers if group in self._server.groups_of(name) and memory.received_by(name)]
             self._down += self._server.bytes_of(group, names)
             for name in names:
@@ -185,6 +184,7 @@ class MethodRounds:
         replies: Mapping[str, Reply],
         asked: Sequence[str],
         joined: Sequence[str],
+        receivers: Sequence[str] | None = None,
     ) -> dict[str, float]:
         """Make the result of a moment's messages, which waits until its receivers are next asked for something.
 
@@ -192,7 +192,8 @@ class MethodRounds:
             round_index: The round, from 0.
             replies: Usable replies by participant.
             asked: Participants that were asked.
-            joined: Participants that the result may reach.
+            joined: Participants that have joined.
+            receivers: Those that the result may reach; None for all who have joined.
 
         Returns:
             Figures by tag.
@@ -214,18 +215,18 @@ class MethodRounds:
                 f"{', '.join(sent) or 'nobody'}: {error} The round before is kept: mend the method, or take out the "
                 "site whose message it cannot combine, and go on with resume."
             ) from error
+        joined, counted = (joined, set(asked)) if receivers is None else (receivers, set(receivers))
         own = {name: self._server.groups_of(name) for name in joined}
         reached = {name: {group for group in own[name] if result.is_for(name, group)} for name in joined}
         self._waiting = {name: reached[name] | self._waiting.get(name, set()) for name in joined}
-        counted = set(asked if self.method.keeps_results else joined)
         for group in result.groups:
             names = {name for name in joined if group in reached[name]}
             self._down += self._server.bytes_of(group, names.intersection(counted))
         self.is_spent |= result.stop
         return {f"federation/{key}": value for key, value in result.figures.items()}
 
-    def receivers(self, when: When, round_index: int, cohorts: Cohorts) -> list[str]:
-        """Participants that the result of a moment may reach, in their order.
+    def receivers(self, when: When, round_index: int, cohorts: Cohorts) -> Sequence[str] | None:
+        """Participants that the result of a moment may reach, in their order; None for all who have joined.
 
         Args:
             when: The moment.
@@ -233,8 +234,8 @@ class MethodRounds:
             cohorts: Cohort of each round.
         """
         if self.method.keeps_results:
-            return cohorts.joined(round_index)
-        return list(self.method.receivers(when, round_index, self._server.about, cohorts) or ())
+            return None
+        return self.method.receivers(when, round_index, self._server.about, cohorts)
 
     def last(self) -> Message:
         """Last result of the only group, tensors by key; empty without one, or with several groups."""

@@ -24,9 +24,13 @@ HOOKS = (
         for name, found in vars(kind).items()
         if callable(found) and not name.startswith("_")
     ),
-    *("may_exchange", "receivers", "on_round_started", "work_after"),
+    *("may_exchange", "on_round_started", "work_after"),
 )
 """Hooks that a method leaves as they are: the round calls them where all participants are at hand."""
+
+
+ANSWERING = ("describe", "groups", "send", "message_layout", "fault_of", "receive", "teach", "pupils", "keeps_results")
+"""Hooks that a subclass of EnsembleDistillation leaves as they are."""
 
 
 def as_list(callbacks: Any) -> list[Any]:
@@ -56,17 +60,17 @@ def beyond_protocol(method: Method) -> str:
     Args:
         method: A method.
     """
-    kind = type(method)
-    if isinstance(method, EnsembleDistillation):
-        return "" if kind is EnsembleDistillation else "inherits from EnsembleDistillation; use that itself"
-    base = next(one for one in (PrivateAveraging, BackboneAveraging, Method) if isinstance(method, one))
-    if not method.keeps_results:
-        return (
-            "sets keeps_results to False, which distillation alone has between institutions: keep results, and leave "
-            "unused those of an earlier round"
-        )
-    if method.phase != Method.phase:
+    kind, bases = type(method), (PrivateAveraging, BackboneAveraging, EnsembleDistillation, Method)
+    base = next(one for one in bases if isinstance(method, one))
+    if method.phase != base.phase:
         return f"acts in another phase than methods do: leave {kind.__name__}.phase as it is"
+    if base is EnsembleDistillation:
+        for name in ANSWERING:
+            if getattr(kind, name) is not getattr(base, name):
+                return (
+                    f"overrides {name}, and sites bound what they answer and learn of a public set by that of "
+                    "EnsembleDistillation: say it in an Ensemble, or inherit from Method"
+                )
     if kind.send is not Method.send and kind.state_keys is not base.state_keys:
         return "overrides state_keys and send; between institutions a message is made by one of them"
     for name in HOOKS:

@@ -65,6 +65,7 @@ class SiteCarrier:
             return
         if when == "end" and self.method.needs_steps and not federation.local[name].landed:
             return
+        self.close_round()  # What the round's start brought was for the steps in between.
         if self.method.sends_state:
             self.send_state(federation)
         else:

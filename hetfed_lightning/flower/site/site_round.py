@@ -12,16 +12,14 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from hetfed_lightning.callbacks.monitor import learning_rates
 from hetfed_lightning.federated_callback import Career, FederatedCallback
-from hetfed_lightning.federation.preflight_privacy import check_shaped_losses
 from hetfed_lightning.federation.quarantine import quarantine_non_finite
-from hetfed_lightning.federation.round_clock import RoundClock
+from hetfed_lightning.federation.round_clock import HasRounds, RoundClock
 from hetfed_lightning.flower.protocol.deployable import carried_methods
 from hetfed_lightning.flower.protocol.description import subjects
 from hetfed_lightning.flower.protocol.orders import Order, Reply
 from hetfed_lightning.flower.site.order_checks import OrderChecks
 from hetfed_lightning.flower.site.site_carrier import SiteCarrier
 from hetfed_lightning.local_training.dpsgd_steps import PrivacyBudgetError
-from hetfed_lightning.local_training.privacy_budgets import open_budgets
 from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
@@ -107,50 +105,47 @@ class SiteRound(RoundClock):
         if self.started is not None:
             self.started(self, trainer, pl_module)
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Open the round at its first batch.
+    def allow(self, federation: HasRounds, round_index: int, batch_idx: int) -> None:
+        """Pause with the reason in place of a round that a privacy budget does not allow.
 
         Args:
-            trainer: Trainer of the fit.
-            pl_module: The federation.
-            batch: Batch of the participant.
-            batch_idx: Index of the batch in the round.
+            federation: The site's federation.
+            round_index: The round, from 0.
+            batch_idx: Index of its first batch.
         """
-        del batch
-        federation: Federation = pl_module
-        if federation.round_is_open:
-            return
         try:
-            open_budgets(federation, federation.current_round, batch_idx)
+            super().allow(federation, round_index, batch_idx)
         except PrivacyBudgetError as error:
             self.reply.quarantined = str(error).rstrip(".")
             log.warning("%s", error)
             raise Pause from error
-        federation.open_round(federation.current_round)
-        self.receive(federation, closes=False)
-        self._take_lessons(federation)
-        self._join(trainer, federation)
-        federation.hear(self.represented)
-        check_shaped_losses(federation)
-        federation.fleets.open_round(federation, federation.trained_here(federation.current_round))
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Pause at the round's last batch, with the results that the order asks for.
+    def meet(self, trainer: L.Trainer, federation: HasRounds, round_index: int, *, resumed: bool) -> None:
+        """Receive what was handed out, and take the steps that are planned for a newcomer.
 
         Args:
             trainer: Trainer of the fit.
-            pl_module: The federation.
-            outputs: Result of the training step.
-            batch: Batch of the participant.
-            batch_idx: Index of the batch in the round.
+            federation: The site's federation.
+            round_index: The round, from 0.
+            resumed: Unused.
         """
-        del outputs, batch, batch_idx
-        if not trainer.is_last_batch:
-            return
-        federation: Federation = pl_module
-        federation.finish_local_work()
+        del round_index, resumed
+        site = cast("Federation", federation)
+        self.receive(site, closes=False)
+        self._take_lessons(site)
+        self._join(trainer, site)
+
+    def part(self, trainer: L.Trainer, federation: HasRounds, round_index: int) -> None:
+        """Pause after the local steps, with the results that the order asks for.
+
+        Args:
+            trainer: Trainer of the fit.
+            federation: The site's federation.
+            round_index: Unused.
+        """
+        del round_index
         quarantine_non_finite(federation, losses=True)
-        self.pause(trainer, federation)
+        self.pause(trainer, cast("Federation", federation))
 
     # Parts of an order
 
@@ -240,8 +235,7 @@ class SiteRound(RoundClock):
             if isinstance(method, BackboneAveraging) and method.is_due(round_index):
                 for name in federation.active_names(round_index):
                     method.tidy(federation, name)
-        for carrier in self.carriers.values():
-            carrier.close_round()
+        self._drop_results()
         federation.log_round(learning_rates(federation, list(subjects(federation))))
         federation.close_round()
 
@@ -258,6 +252,12 @@ class SiteRound(RoundClock):
             federation.round_state.close()
         else:
             self.receive(federation, closes=True)
+        self._drop_results()
+
+    def _drop_results(self) -> None:
+        """Drop what was received for a round that is closed now."""
+        for carrier in self.carriers.values():
+            carrier.close_round()
 
     @property
     def _closing(self) -> list[SiteCarrier]:
