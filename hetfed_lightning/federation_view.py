@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     import lightning as L
@@ -278,10 +278,20 @@ class PublicLoss(Protocol):
     def title(self) -> str:
         """Name of the method in tags and messages."""
 
+    @property
+    def public_transform(self) -> Callable[[Any], Any] | None:
+        """Transform of public inputs as a participant learns from them; None for none."""
+
     def public_stream(self, moment: Moment) -> str:
         """First name of the streams that order public examples."""
 
-    def public_loss(self, federation: FederationView, participant: Participant, indices: Tensor) -> Tensor:
+    def public_loss(
+        self,
+        federation: FederationView,
+        participant: Participant,
+        indices: Tensor,
+        augment: Callable[[Any], Any] | None = None,
+    ) -> Tensor:
         """Loss of a public batch, a scalar."""
 
 
@@ -302,6 +312,13 @@ class PublicBatch(Protocol):
     @property
     def indices(self) -> Tensor:
         """Places of the examples in the public set, shape ``(B,)``."""
+
+    def transform_seed(self, federation: FederationView) -> int:
+        """Seed of the method's ``public_transform`` on the batch, in [0, 2**63).
+
+        Args:
+            federation: The federation, in a round.
+        """
 
     def loss(self, federation: FederationView, participant: Participant) -> Tensor:
         """Loss of the batch, a scalar.

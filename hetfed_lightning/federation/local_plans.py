@@ -10,6 +10,7 @@ import torch
 
 from hetfed_lightning.federated_callback import acting_callbacks
 from hetfed_lightning.federation.preflight_privacy import check_shaped_losses_of
+from hetfed_lightning.methods.augmentation_checks import check_public_transform
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.plan_checks import planned
 from hetfed_lightning.methods.planned_work import own_batches
@@ -17,7 +18,7 @@ from hetfed_lightning.methods.plans import LATER, Moment, Part, PlanError, Span,
 from hetfed_lightning.methods.public_batches import PublicBatch, PublicOrders
 from hetfed_lightning.methods.public_fleets import PublicTerm
 from hetfed_lightning.participants.first_batch import check_last_public_batch, outputs_of
-from hetfed_lightning.participants.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT, Participant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,10 +103,11 @@ class LocalPlans:
                 pass
 
     def check_public(self, federation: FederationView) -> None:
-        """Pass the first public example through the networks of those who plan steps on the public set.
+        """Pass the first public examples through the networks and transforms of those who plan steps on them.
 
         Raises:
-            ValueError: If a network cannot take it, or its BatchNorm cannot train on the last public batch.
+            ValueError: If a network cannot take them, its BatchNorm cannot train on the last public batch, or a
+                ``public_transform`` cannot be applied.
         """
         for name, participant in federation.everyone().items() if self._planners else ():
             for method, part in self._first_plans(federation, name):
@@ -117,6 +119,29 @@ class LocalPlans:
                     if not hasattr(method, "batch_size"):
                         setting = f"batch_size of {type(method).__name__}'s Parts"
                     check_last_public_batch(participant, inputs, data.num_public, part.batch_size, setting)
+        for method in self._planners:
+            self._check_transform(federation, method)
+
+    def _check_transform(self, federation: FederationView, method: Method) -> None:
+        """Check a method's transform on the inputs of those who learn from public examples in some round."""
+        transform, has_plain = method.public_transform, False
+        for name, participant in federation.everyone().items() if transform is not None else ():
+            is_plain = type(participant) is Participant and participant.transform is None
+            if is_plain and has_plain:
+                continue  # Its inputs are those of one that was checked.
+            if transform is not None and (part := self._first_on_public(federation, method, name)) is not None:
+                check_public_transform(federation, transform, name, part.batch_size, type(method).__name__)
+                has_plain = has_plain or is_plain
+
+    def _first_on_public(self, federation: FederationView, method: Method, name: str) -> Part | None:
+        """A participant's first part with public examples, of all rounds to come; None if it never learns from any."""
+        moments, first = LATER if name == STUDENT else ("local", *LATER), _first_round(federation, name)
+        for round_index in range(first, max(first + 1, federation.trainer.max_epochs or 0)):
+            for moment in moments:
+                for part in planned(federation, method, name, moment, round_index):
+                    if part.on != "own":
+                        return part
+        return None
 
     def _first_plans(self, federation: FederationView, name: str) -> Iterator[tuple[Method, Part]]:
         """Parts of a participant's first round at all moments, with their methods."""
@@ -328,7 +353,7 @@ class LocalPlans:
     ) -> PublicBatch:
         stream = method.public_stream("local")
         round_index, size = federation.current_round, part.batch_size
-        return PublicBatch(method, self._orders.batch(federation, stream, name, round_index, size, place))
+        return self._orders.batch(federation, method, stream, name, round_index, size, place)
 
     def _is_ready(self, federation: FederationView, method: Method, name: str) -> bool:
         key = (method.title, name)

@@ -12,6 +12,7 @@ from torch import Tensor
 from hetfed_lightning.distillation import soften
 from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_of_kinds, two_columns
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
+from hetfed_lightning.methods.augmentation_checks import check_public_transform
 from hetfed_lightning.methods.averaging.sharing_groups import listed
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation, check_kind
 from hetfed_lightning.methods.distillation.soft_targets import Lesson
@@ -44,8 +45,8 @@ class Inheritance(FederatedCallback):
 
     Args:
         source: The trained federation.
-        distillation: Combination of its teachers, with the sizes and scores that its run recorded; None for the mean of
-            their probabilities.
+        distillation: Combination of its teachers, with the sizes and scores that its run recorded, and the transform of
+            the public examples of lessons; None for the mean of their probabilities, and no transform.
         batch_size: Public examples per batch, at least 1.
 
     Raises:
@@ -103,6 +104,9 @@ class Inheritance(FederatedCallback):
                 f"{'nothing' if who == participant.label else 'anything'} of the public set. Set it to 0."
             )
         check_last_public_batch(participant, inputs, data.num_public, self.batch_size, "Inheritance(batch_size=...)")
+        if (transform := self.distillation.public_transform) is not None:
+            who = type(self.distillation).__name__
+            check_public_transform(federation, transform, participant.name or "", self.batch_size, who)
         width = output_width(outputs_of(participant, inputs, "the public set"))
         kind = participant.task.kind
         if self.source.student is None:
@@ -149,7 +153,12 @@ class Inheritance(FederatedCallback):
                     targets[temperature] = self._targets(federation, temperature)
                 federation.count_bytes("inheritance", down=payload_bytes(targets[temperature]))
                 if federation.ranks.hosts(name):
-                    lesson = Lesson("inheritance", targets[temperature], temperature)
+                    lesson = Lesson(
+                        "inheritance",
+                        targets[temperature],
+                        temperature,
+                        public_transform=self.distillation.public_transform,
+                    )
                     part = Part(epochs=transfer.distillation_epochs, on="public", batch_size=self.batch_size)
                     with taught(participant, round_index):
                         work_alone(federation, lesson, name, [part], "joined", round_index)

@@ -13,7 +13,7 @@ Callbacks that only watch or schedule have no message: they extend
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -23,6 +23,7 @@ from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
 from hetfed_lightning.finite import is_finite
 from hetfed_lightning.fleets.shaping import LossShape
 from hetfed_lightning.fleets.weight_terms import WeightTerm
+from hetfed_lightning.methods.augmentation import PublicTransform
 from hetfed_lightning.methods.carrier import Carrier
 from hetfed_lightning.methods.loss_checks import changes_nothing, checked_losses, checked_term
 from hetfed_lightning.methods.messages import Combined, Exchange, Message, When, Work
@@ -67,6 +68,10 @@ class Method(FederatedCallback):
             its own round alone, at whose end it is dropped.
         needs_scores: True if ``ServerMemory.scores`` is to hold the participants' validation scores.
         public_alone: True if ``example_loss`` is of public examples alone and is not called for a participant's own.
+        public_transform: Function of the backbone's inputs ``(B, ...)`` of a public batch that a participant learns
+            from, such as a random shift; the batches that it predicts are left as they are. Returns the same shape and
+            dtype, draws from torch, ``random`` or ``numpy.random``, which are seeded for it, and trains nothing. Set in
+            ``__init__``; None for none.
         once: True if ``combine`` runs on one rank, which hands the result to the others, as private noise needs it.
             Otherwise it runs on every rank on equal input and must draw from torch's global generator alone, which is
             seeded by the method and the round.
@@ -85,6 +90,7 @@ class Method(FederatedCallback):
     needs_scores: ClassVar[bool] = False
     once: ClassVar[bool] = False
     public_alone: ClassVar[bool] = False
+    public_transform: PublicTransform | None = None
     name: str | None = None
     """Distinguishes two methods of one class in a run, in checkpoints and tags; None for a single one."""
 
@@ -608,15 +614,22 @@ class Method(FederatedCallback):
         """
         return not self.exchanges or bool(self.context_of(federation, participant).received)
 
-    def public_loss(self, federation: FederationView, participant: Participant, indices: Tensor) -> Tensor:
+    def public_loss(
+        self,
+        federation: FederationView,
+        participant: Participant,
+        indices: Tensor,
+        augment: Callable[[Any], Any] | None = None,
+    ) -> Tensor:
         """Mean of :meth:`example_loss` over a batch of public examples, a scalar.
 
         Args:
             federation: The federation, in a round.
             participant: The participant that learns.
             indices: Places of the examples in the public set, shape ``(B,)``.
+            augment: Function of the backbone's inputs, given if there is a ``public_transform``.
         """
-        seen = public_batch(federation, participant, indices)
+        seen = public_batch(federation, participant, indices, augment)
         return self._on_public(seen.outputs, seen, self.context_of(federation, participant)).mean()
 
     def public_shape(self, federation: FederationView, fleet: Fleet) -> LossShape:

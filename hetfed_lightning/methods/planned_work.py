@@ -162,8 +162,8 @@ class _PublicBatches:
             return []
         place = span.place(batch_idx, self._federation.federated_data.num_public)
         size = span.part.batch_size
-        indices = self._orders.batch(self._federation, self._stream, self._name, self._round, size, place)
-        return [PublicBatch(self._method, indices)]
+        federation, name = self._federation, self._name
+        return [self._orders.batch(federation, self._method, self._stream, name, self._round, size, place)]
 
 
 class _OwnBatches:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hetfed_lightning.seeding import stream_generator
+from hetfed_lightning.methods.augmentation import augmented
+from hetfed_lightning.seeding import stream_generator, stream_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,10 +24,12 @@ class PublicBatch:
     Attributes:
         method: Method that has planned it, whose loss is that of the batch.
         indices: Places of its examples in the public set, shape ``(B,)``.
+        stream: Names of the batch among all of the method's: moment, participant, round, pass and place in it.
     """
 
     method: PublicLoss
     indices: Tensor
+    stream: tuple[int | str, ...]
 
     def loss(self, federation: FederationView, participant: Participant) -> Tensor:
         """Loss of the batch, a scalar.
@@ -35,7 +38,22 @@ class PublicBatch:
             federation: The federation, in a round.
             participant: Participant that learns.
         """
-        return self.method.public_loss(federation, participant, self.indices)
+        transform = self.method.public_transform
+        if transform is None:
+            return self.method.public_loss(federation, participant, self.indices)
+
+        def augment(inputs: Any) -> Tensor:
+            return augmented(federation, transform, [inputs], [self.transform_seed(federation)])[0]
+
+        return self.method.public_loss(federation, participant, self.indices, augment)
+
+    def transform_seed(self, federation: FederationView) -> int:
+        """Seed of the method's ``public_transform`` on this batch, in [0, 2**63).
+
+        Args:
+            federation: The federation, in a round.
+        """
+        return stream_seed(federation.seed, "public transform", self.method.title, *self.stream)
 
 
 class PublicOrders:
@@ -47,16 +65,18 @@ class PublicOrders:
     def batch(
         self,
         federation: FederationView,
+        method: PublicLoss,
         stream: str,
         name: str,
         round_index: int,
         batch_size: int,
         place: tuple[int, int],
-    ) -> Tensor:
-        """Places of the examples of one batch, shape ``(B,)``.
+    ) -> PublicBatch:
+        """One batch of a participant.
 
         Args:
             federation: The federation, in a round.
+            method: Method that has planned it.
             stream: First name of the stream.
             name: Name of the participant.
             round_index: Index of the round, from 0.
@@ -71,4 +91,5 @@ class PublicOrders:
             generator = stream_generator(federation.seed, stream, name, round_index, done)
             order = torch.randperm(size, generator=generator)
             self._kept[stream, name] = which, order
-        return order[position * batch_size : (position + 1) * batch_size]
+        indices = order[position * batch_size : (position + 1) * batch_size]
+        return PublicBatch(method, indices, (stream, name, round_index, *place))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hetfed_lightning.data.blocks import StackedBatch
-    from hetfed_lightning.federation_view import FederationView, PublicShape
+    from hetfed_lightning.federation_view import FederationView, PublicBatch, PublicShape
     from hetfed_lightning.fleets.engine import Engine
     from hetfed_lightning.fleets.fleet import Fleet
     from hetfed_lightning.fleets.member import Member
@@ -44,12 +44,12 @@ class PublicTerm(FleetTerm):
     def __init__(self, federation: FederationView, method: PublicShape, fleet: Fleet) -> None:
         self._federation, self.method, self._fleet = federation, method, fleet
         self._shape = method.public_shape(federation, fleet)
-        self._drawn: dict[tuple[str, int], tuple[Tensor, Any]] = {}
+        self._drawn: dict[tuple[str, int], tuple[PublicBatch, Any]] = {}
 
-    def _indices(self, member: Member, batch_idx: int) -> Tensor | None:
-        """Examples of a member's batch in a step, shape ``(B,)``; None without one."""
+    def _batch(self, member: Member, batch_idx: int) -> PublicBatch | None:
+        """A member's public batch in a step; None without one."""
         found = self._federation.plans.public_at(self._federation, member.name, batch_idx)
-        return next((one.indices for one in found if one.method is self.method), None)
+        return next((one for one in found if one.method is self.method), None)
 
     def draw(self, member: Member, batch_idx: int) -> None:
         """Transform the public batch of one member.
@@ -58,10 +58,10 @@ class PublicTerm(FleetTerm):
             member: Member of the fleet.
             batch_idx: Index of the local step in the round.
         """
-        indices = self._indices(member, batch_idx)
-        if indices is not None:
-            inputs = inputs_of(self._federation, member, indices)
-            self._drawn[member.name, batch_idx] = (indices, inputs)
+        batch = self._batch(member, batch_idx)
+        if batch is not None:
+            inputs = inputs_of(self._federation, member, batch.indices)
+            self._drawn[member.name, batch_idx] = (batch, inputs)
 
     def add(self, engine: Engine, batch_idx: int, gradients: Tensor) -> None:
         """Add the gradients of the public batches to those of the members' own losses.
@@ -87,15 +87,15 @@ class PublicTerm(FleetTerm):
         """Rows among the first ``count`` that learn in a step, and their public batches, by the size of these."""
         members = self._fleet.members[:count]
         inputs: dict[int, Any] = {}
-        found: dict[int, Tensor] = {}
+        found: dict[int, PublicBatch] = {}
         if self._fleet.transforms:
             for place, one in enumerate(members):
                 if (both := self._drawn.pop((one.name, batch_idx), None)) is not None:
                     found[place], inputs[place] = both
             self._drawn.clear()
         else:
-            drawn = {place: self._indices(one, batch_idx) for place, one in enumerate(members)}
-            found = {place: indices for place, indices in drawn.items() if indices is not None}
+            drawn = {place: self._batch(one, batch_idx) for place, one in enumerate(members)}
+            found = {place: batch for place, batch in drawn.items() if batch is not None}
         return blocks_of(self._federation, found, inputs)
 
     def engine(self, engine: Engine, places: Sequence[int]) -> PublicEngine:
@@ -112,24 +112,24 @@ class PublicTerm(FleetTerm):
 
 
 def blocks_of(
-    federation: FederationView, indices: Mapping[int, Tensor], inputs: Mapping[int, Any]
+    federation: FederationView, batches: Mapping[int, PublicBatch], inputs: Mapping[int, Any]
 ) -> list[tuple[list[int], StackedBatch]]:
     """Rows, ascending, and their public batches as one, for each size of batch.
 
     Args:
         federation: The federation, in a round.
-        indices: Examples of each row's batch, shape ``(B,)``.
+        batches: Public batch of each row.
         inputs: Transformed inputs of each row; empty if nobody has a transform.
     """
     sizes: dict[int, list[int]] = defaultdict(list)
-    for place, own in indices.items():
-        sizes[own.numel()].append(place)
+    for place, own in batches.items():
+        sizes[own.indices.numel()].append(place)
     return [
         (
             places,
             stacked_batch(
                 federation,
-                [indices[place] for place in places],
+                [batches[place] for place in places],
                 [inputs[place] for place in places] if inputs else None,
             ),
         )
@@ -184,9 +184,9 @@ def learn_in_fleets(federation: FederationView, names: Sequence[str], batch_idx:
         methods = {one.method for own in batches for one in own}
         if len(methods) != 1 or (method := methods.pop()) not in terms:
             continue
-        indices = {place: own[0].indices for place, own in enumerate(batches)}
+        of_rows = {place: own[0] for place, own in enumerate(batches)}
         try:
-            found = blocks_of(federation, indices, _transformed(federation, fleet, members, indices, batch_idx))
+            found = blocks_of(federation, of_rows, _transformed(federation, fleet, members, of_rows, batch_idx))
             if len(found) != 1:
                 continue
             trained = trained_in(federation, fleet, members, batch_idx)
@@ -209,7 +209,7 @@ def _transformed(
     federation: FederationView,
     fleet: Fleet,
     members: Sequence[Member],
-    indices: Mapping[int, Tensor],
+    batches: Mapping[int, PublicBatch],
     batch_idx: int,
 ) -> dict[int, Any]:
     """Inputs by row, each transformed in the stream of its member's step; empty if nobody has a transform."""
@@ -218,5 +218,5 @@ def _transformed(
     found = {}
     for place, one in enumerate(members):
         seed_for(federation, one.local.participant, federation.current_round, one.name, batch_idx)
-        found[place] = inputs_of(federation, one, indices[place])
+        found[place] = inputs_of(federation, one, batches[place].indices)
     return found

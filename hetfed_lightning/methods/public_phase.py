@@ -91,16 +91,17 @@ class PublicPhase:
     def _block(self, fleet: Fleet, span: Span, step: int, orders: PublicOrders) -> StackedBatch:
         place = span.place(step, self.federation.federated_data.num_public)
         size, members = span.part.batch_size, fleet.members
-        indices = [
-            orders.batch(self.federation, self.stream, one.name, self.round_index, size, place) for one in members
+        batches = [
+            orders.batch(self.federation, self.method, self.stream, one.name, self.round_index, size, place)
+            for one in members
         ]
         if not fleet.transforms:
-            return stacked_batch(self.federation, indices)
+            return stacked_batch(self.federation, batches)
         inputs = []
-        for one, own in zip(fleet.members, indices, strict=True):
-            seed_for(self.federation, one.local.participant, self.stream, one.name, self.round_index, *place)
-            inputs.append(inputs_of(self.federation, one, own))
-        return stacked_batch(self.federation, indices, inputs)
+        for one, own in zip(fleet.members, batches, strict=True):
+            seed_for(self.federation, one.local.participant, *own.stream)
+            inputs.append(inputs_of(self.federation, one, own.indices))
+        return stacked_batch(self.federation, batches, inputs)
 
 
 def _stacked(fleet: Fleet) -> StackedOptimizer | None:

@@ -26,7 +26,10 @@ PLACES = [
     "model.student",
     CALLBACK,
     *(f"{CALLBACK}.init_args.{key}" for key in ("rule", "server_optimizer")),
-    *(f"distillation:{CALLBACK}.init_args.{key}" for key in ("ensemble", "temperature", "weight", "optimizer")),
+    *(
+        f"distillation:{CALLBACK}.init_args.{key}"
+        for key in ("ensemble", "temperature", "weight", "optimizer", "public_transform")
+    ),
     *(f"trainer.{key}" for key in ("logger", "strategy", "plugins", "profiler", "accelerator")),
     "data",
     "data.init_args.partition",

@@ -173,10 +173,12 @@ def test_its_predictions_teach_nobody() -> None:
     class Weighted(EnsembleDistillation):
         asked: list[tuple[str, ...]]
 
-        def public_loss(self, federation: FederationView, participant: Participant, indices: Tensor) -> Tensor:
+        def public_loss(
+            self, federation: FederationView, participant: Participant, indices: Tensor, augment: Any = None
+        ) -> Tensor:
             assert self.agreement is not None
             self.asked.append((participant.name or "", *self.agreement[0]))
-            return super().public_loss(federation, participant, indices)
+            return super().public_loss(federation, participant, indices, augment)
 
     callback = Weighted()
     callback.asked = []

@@ -34,6 +34,24 @@ def deployed(config: str, folder: Path, *options: str) -> FakeGrid:
     return FakeGrid(sites)
 
 
+TAUGHT = "class_path: hetfed_lightning.EnsembleDistillation\n      init_args:\n"
+CHANGED = """
+        public_transform:
+          - {class_path: hetfed_lightning.layers.RandomShift, init_args: {max_pixels: 2}}
+          - {class_path: hetfed_lightning.layers.RandomCrop, init_args: {min_side: 0.7}}
+          - {class_path: hetfed_lightning.layers.GaussianNoise, init_args: {std: 0.1}}
+"""
+
+
+def changing(config: str, folder: Path) -> str:
+    """A configuration whose students learn from public examples that are changed at random."""
+    text = Path(config).read_text(encoding="utf-8")
+    assert text.count(TAUGHT) == 1
+    path = folder / "changing.yaml"
+    path.write_text(text.replace(TAUGHT, TAUGHT + CHANGED.removeprefix("\n")), encoding="utf-8")
+    return str(path)
+
+
 def shortened(config: str, folder: Path) -> str:
     """A configuration of three rounds in which participants train one after another: fleets round otherwise."""
     text = Path(config).read_text(encoding="utf-8")
@@ -60,7 +78,21 @@ def shortened(config: str, folder: Path) -> str:
 def test_three_rounds(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = shortened(str(CONFIGS / f"{config}.yaml"), tmp_path)
+    same_both_ways(str(CONFIGS / f"{config}.yaml"), tmp_path, monkeypatch, caplog)
+
+
+@pytest.mark.parametrize("config", ["digits", pytest.param("digits_student", marks=pytest.mark.slow)])
+def test_public_examples_that_are_changed(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    same_both_ways(changing(str(CONFIGS / f"{config}.yaml"), tmp_path), tmp_path, monkeypatch, caplog)
+
+
+def same_both_ways(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three rounds between sites and in one process: states and figures."""
+    path = shortened(config, tmp_path)
     grid = deployed(path, tmp_path / "deployment")
     with monkeypatch.context() as inside:
         inside.chdir(tmp_path)
@@ -80,7 +112,7 @@ def test_three_rounds(
     found: dict[str, Any] = json.loads((tmp_path / "run" / "record.json").read_text())
     assert found["finished"]
     folders = {name: Path(str(site._folder)) for name, site in grid.sites.items()}
-    if "student" in config:
+    if (tmp_path / "run" / "student").exists():
         folders["student"] = tmp_path / "run" / "student"
     for name, folder in folders.items():
         (last,) = folder.rglob(f"round-{ROUNDS - 1:06d}-finished.ckpt")

@@ -18,6 +18,7 @@ from hetfed_lightning.distillation import (
     MeanProbabilities,
     ValidationWeighted,
 )
+from hetfed_lightning.layers import GaussianNoise
 from tests.drawn import ROUNDS, drawn
 from tests.federations import equal, sgd
 from tests.flower.federating import Callbacks, Deployed
@@ -96,6 +97,9 @@ class Above(MeanProbabilities):
         return outputs + features.mean(1, keepdim=True) * shift
 
 
+CHANGED = [GaussianNoise(0.5), nn.Dropout(0.2)]
+"""Changes of public examples, by which a run ends elsewhere than without."""
+
 SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     "averaging": (lambda: [BackboneAveraging()], {}),
     "an ensemble with a message of its own": (lambda: [EnsembleDistillation(Above()), BackboneAveraging()], {}),
@@ -129,6 +133,17 @@ SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     ),
     "mixed alone": (lambda: [EnsembleDistillation(mode="mixed", start_round=0)], {}),
     "phase": (lambda: [EnsembleDistillation(ValidationWeighted()), BackboneAveraging()], {}),
+    "mixed, changed public examples": (
+        lambda: [EnsembleDistillation(mode="mixed", batch_size=4, public_transform=CHANGED), BackboneAveraging()],
+        {},
+    ),
+    "phase and lessons, changed public examples": (
+        lambda: [EnsembleDistillation(epochs=2, batch_size=4, public_transform=CHANGED), BackboneAveraging()],
+        {
+            "own": {"c": {"joins_at": 1, "transfer": Transfer(distillation_epochs=2)}},
+            "settings": {"joins_at": {"c": 1}},
+        },
+    ),
     "phase alone, own optimizer": (lambda: [EnsembleDistillation(optimizer=sgd(0.05), every_n_rounds=2)], {}),
     "sampled": (lambda: [BackboneAveraging()], {"settings": {"participation": 0.5}, "rounds": 5}),
     "sampled, mixed": (

@@ -31,6 +31,7 @@ from hetfed_lightning import (
 )
 from hetfed_lightning.data import Examples
 from hetfed_lightning.distillation import ClassPriorWeighted, ValidationWeighted
+from hetfed_lightning.layers import GaussianNoise
 from hetfed_lightning.methods.plans import Part
 from tests.drawn import ROUNDS, drawn
 from tests.federations import Listed, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
@@ -122,6 +123,20 @@ def mixed_student_participation(folder: Path, settings: Settings) -> Result:
     callback = EnsembleDistillation(ClassPriorWeighted(), mode="mixed", students="both", start_round=1)
     made = trainer(4, callback, BackboneAveraging(), **settings())
     made.fit(federation, datamodule=tiny_data(NAMES, count=13, batch_size=SIZES))
+    return outcome(federation, made)
+
+
+def augmented(folder: Path, settings: Settings) -> Result:
+    """Public examples changed at random as they are learned from, in local steps, in phases and by a student."""
+    del folder
+    names = ("a", "b", "c")
+    own: dict[str, dict[str, Any]] = {"a": {"transform": noisy}, "b": {}, "c": {"optimizer": sgd(momentum=0.9)}}
+    parts = {name: tiny_participant(seed=3, **one) for name, one in own.items()}
+    federation = Federation(parts, tiny_participant(seed=9, optimizer=adam()), seed=6, engine="sequential")
+    changed: dict[str, Any] = {"students": "both", "batch_size": 4, "public_transform": GaussianNoise(0.5)}
+    methods = [EnsembleDistillation(mode="mixed", **changed), EnsembleDistillation(name="phase", **changed)]
+    made = trainer(3, *methods, **settings())
+    made.fit(federation, datamodule=tiny_data(names, count=13, batch_size={"a": 5, "b": 4, "c": 4}))
     return outcome(federation, made)
 
 
@@ -389,7 +404,7 @@ def fleets(folder: Path, settings: Settings) -> Result:
     del folder
     names = ("a", "b", "c", "d", "e", "f")
     federation = tiny_federation(names, engine="batched", participant={"optimizer": sgd(momentum=0.9)})
-    made = trainer(3, BackboneAveraging(), EnsembleDistillation(), **settings())
+    made = trainer(3, BackboneAveraging(), EnsembleDistillation(public_transform=GaussianNoise(0.1)), **settings())
     made.fit(federation, datamodule=tiny_data(names, count=13))
     return outcome(federation, made) | {"before": sorted(federation.fleets.chosen.values())}
 
@@ -400,6 +415,7 @@ SCENARIOS: dict[str, Callable[..., Result]] = {
         averaging_and_phase,
         mixed_student_participation,
         quarantine,
+        augmented,
         own_methods,
         plans,
         draws_and_no_steps,

@@ -14,6 +14,7 @@ TOGETHER = (
     "averaging_and_phase",
     "mixed_student_participation",
     "quarantine",
+    "augmented",
     "own_methods",
     "plans",
     "draws_and_no_steps",
@@ -43,7 +44,7 @@ def divided(alone: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 def split(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Batches split over two ranks."""
     folder = tmp_path_factory.mktemp("split")
-    names = ["averaging_and_phase", "plans", "quarantine", "split_batches", "saving"]
+    names = ["averaging_and_phase", "augmented", "plans", "quarantine", "split_batches", "saving"]
     return results(folder, 2, "data", 0, names) | {"folder": folder}
 
 
@@ -95,7 +96,9 @@ def test_participants_move_to_where_measured_times_ask_for(alone: dict[str, Any]
     assert alone["moving"]["metrics"]["seen/c"] == 3 * 2  # Rounds, batches.
 
 
-@pytest.mark.parametrize("scenario", ["averaging_and_phase", "plans", "quarantine", "split_batches", "saving"])
+@pytest.mark.parametrize(
+    "scenario", ["averaging_and_phase", "augmented", "plans", "quarantine", "split_batches", "saving"]
+)
 def test_split_batches_leave_the_ranks_equal(scenario: str, split: dict[str, Any]) -> None:
     first, second = split[scenario]
     assert not differences(first, second)

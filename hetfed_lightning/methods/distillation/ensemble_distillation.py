@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from hetfed_lightning.distillation import Ensemble, MeanProbabilities, Teachers, check_temperature
 from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_of_kinds
 from hetfed_lightning.federated_callback import Phase
 from hetfed_lightning.finite import why_not_heard
 from hetfed_lightning.local_training.step_checks import check_follows
+from hetfed_lightning.methods.augmentation import in_order
 from hetfed_lightning.methods.context import Context
 from hetfed_lightning.methods.distillation.soft_targets import soft_losses
 from hetfed_lightning.methods.distillation.teacher_descriptions import (
@@ -37,7 +38,7 @@ from hetfed_lightning.participants.participant import STUDENT
 from hetfed_lightning.schedules import RoundSchedule, value_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     import lightning as L
 
@@ -78,10 +79,17 @@ class EnsembleDistillation(Method):
             teachers have nothing to teach.
         optimizer: Makes the participants' optimizer of the phase, anew every round; None for their own.
         name: Distinguishes two instances in one run, in checkpoints and tags.
+        public_transform: Changes the public examples that a student learns from, such as
+            :class:`~hetfed_lightning.layers.RandomShift`; targets stay those of the plain examples. A module, a
+            function, or modules in a list, applied in order. It is given a batch ``(B, ...)`` of floating-point numbers
+            as the participant's ``transform`` leaves it, and returns the same shape and dtype; inputs by name and whole
+            numbers are refused. It draws from torch, ``random`` or ``numpy.random``, which are seeded for each
+            participant, round and batch, and has nothing to train.
 
     Raises:
-        ValueError: If a setting is out of its range; before training, if there is no public set or the outputs of
-            teachers and students do not agree.
+        TypeError: If ``public_transform`` cannot be called.
+        ValueError: If a setting is out of its range; before training, if there is no public set, the outputs of
+            teachers and students do not agree, or ``public_transform`` cannot be applied.
 
     Reference:
         Hinton, Vinyals and Dean (2015), Distilling the Knowledge in a Neural Network, eq. 1 and section 2.1; Lin et al.
@@ -112,6 +120,7 @@ class EnsembleDistillation(Method):
         start_round: int | None = None,
         optimizer: OptimizerCallable | None = None,
         name: str | None = None,
+        public_transform: nn.Module | Sequence[nn.Module] | Callable[[Any], Any] | None = None,
     ) -> None:
         for setting, count in (
             ("epochs", epochs),
@@ -139,6 +148,7 @@ class EnsembleDistillation(Method):
         self.start_round = (1 if mode == "mixed" else 0) if start_round is None else start_round
         self.optimizer = optimizer
         self.name = name
+        self.public_transform = in_order(public_transform)
         self.agreement: tuple[tuple[str, ...], Tensor] | None = None
         self._abstaining: frozenset[str] = frozenset()
         self._about: About = {}

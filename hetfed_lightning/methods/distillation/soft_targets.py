@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from hetfed_lightning.distillation.outputs import at_least_float32, two_columns
 from hetfed_lightning.fleets.compatibility import keeps_up
+from hetfed_lightning.methods.augmentation import PublicTransform
 from hetfed_lightning.methods.public_examples import public_batch
 from hetfed_lightning.tasks import Task
 
@@ -46,26 +48,35 @@ class Lesson:
         targets: Softened targets of the public set, shape ``(P, C)``.
         temperature: Temperature of the targets, above 0.
         weight: Weight of the distillation loss, at least 0.
+        public_transform: Transform of the public inputs that are learned from; None to take them as they are.
     """
 
     title: str
     targets: Tensor
     temperature: float
     weight: float = 1.0
+    public_transform: PublicTransform | None = None
 
     def public_stream(self, moment: Moment) -> str:
         """First name of the random streams that order a participant's public examples."""
         del moment
         return "distil"
 
-    def public_loss(self, federation: FederationView, participant: Participant, indices: Tensor) -> Tensor:
+    def public_loss(
+        self,
+        federation: FederationView,
+        participant: Participant,
+        indices: Tensor,
+        augment: Callable[[Any], Any] | None = None,
+    ) -> Tensor:
         """Distillation loss of one participant, a scalar.
 
         Args:
             federation: The federation, in a round.
             participant: Student.
             indices: Places of public examples, shape ``(B,)``.
+            augment: Function of the backbone's inputs, given if there is a ``public_transform``.
         """
-        seen = public_batch(federation, participant, indices)
+        seen = public_batch(federation, participant, indices, augment)
         targets = self.targets[indices.to(self.targets.device)]
         return soft_losses(participant.task, seen.outputs, targets, self.temperature, self.weight).mean()

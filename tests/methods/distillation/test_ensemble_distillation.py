@@ -207,9 +207,11 @@ def test_mixed_epochs_leaves_the_first_passes_alone() -> None:
     steps: dict[str, list[int]] = {"a": [], "b": []}
 
     class Noting(EnsembleDistillation):
-        def public_loss(self, federation: FederationView, participant: Participant, indices: Tensor) -> Tensor:
+        def public_loss(
+            self, federation: FederationView, participant: Participant, indices: Tensor, augment: Any = None
+        ) -> Tensor:
             steps[participant.name or ""].append(federation.batches_done - 1)
-            return super().public_loss(federation, participant, indices)
+            return super().public_loss(federation, participant, indices, augment)
 
     # 12 and 16 samples in batches of 4: passes of 3 and of 4 steps, three of them; the last two distil.
     federation = tiny_federation("ab", participant={"local_epochs": 3}, engine="sequential")
@@ -221,9 +223,11 @@ def test_mixed_batches_pass_through_the_whole_public_set() -> None:
     seen: list[Tensor] = []
 
     class Noting(EnsembleDistillation):
-        def public_loss(self, federation: FederationView, participant: Participant, indices: Tensor) -> Tensor:
+        def public_loss(
+            self, federation: FederationView, participant: Participant, indices: Tensor, augment: Any = None
+        ) -> Tensor:
             seen.append(indices)
-            return super().public_loss(federation, participant, indices)
+            return super().public_loss(federation, participant, indices, augment)
 
     # 12 samples in batches of 2: six steps, two passes over 10 public ones in batches of 4, 4 and 2.
     fit(tiny_federation("a"), tiny_data("a", batch_size=2), 1, Noting(mode="mixed", start_round=0, batch_size=4))
