@@ -4,6 +4,7 @@ Tests of a promise (``@pytest.mark.promise("key")``) are counted by scripts/trus
 """
 
 import functools
+import gc
 import logging
 import os
 import sys
@@ -40,6 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--full", action="store_true", help="inject faults in full number, as scripts/trust.py --full does"
     )
     parser.addoption("--promises", nargs="+", metavar="KEY", help="run the tests of these promises alone")
+
+
+def pytest_collection_finish() -> None:
+    """Leaves out what importing made, a million objects, where garbage is looked for from here on."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

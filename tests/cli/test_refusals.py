@@ -1,4 +1,4 @@
-import subprocess
+import runpy
 import sys
 from typing import Any
 
@@ -180,16 +180,14 @@ def test_main_leaves_with_the_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert "none.yaml" in capsys.readouterr().err
 
 
-def test_the_module_is_the_command() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "hetfed_lightning", "fit", "-c", "none.yaml"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert "none.yaml: no such configuration file" in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_the_module_is_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["hetfed_lightning", "fit", "-c", "none.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("hetfed_lightning", run_name="__main__")
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert "none.yaml: no such configuration file" in said.err
+    assert "Traceback" not in said.err
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,8 @@ class Deployed:
         def make() -> SiteParts:
             participant = self.everyone()[name]
             participant.detach()
-            data, whole = self.data(self.names), self.data(self.names).data
+            data = self.data(self.names)
+            whole = data.data
             sets: Any = {key: {name: getattr(whole, key)[name]} for key in ("train", "val", "test")}
             data.replace_data(replace(whole, **sets))
             federation = Federation({name: participant}, engine="sequential")
