@@ -42,6 +42,7 @@ def test_there_are_some() -> None:
 SLOWLY_PRINTED = (
     "car_parks",
     "cities",
+    "digits",
     "digits_fedavg",
     "digits_student",
     "digits_twenty",
@@ -56,8 +57,9 @@ def long_in_print(path: Path) -> Any:
     return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOWLY_PRINTED else [])
 
 
-SLOWLY_TRAINED = ("digits_fedavg", "digits_student", "digits_twenty", "fashion_mnist")
-"""Three to fifteen seconds, and the others hold everything that they do."""
+SLOWLY_TRAINED = ("digits", "digits_fedavg", "digits_student", "digits_twenty", "fashion_mnist", "hospitals_distilled")
+"""One to fifteen seconds, and the others hold everything that they do; `digits` is trained for three rounds where it is
+deployed."""
 
 
 def long_in_training(path: Path) -> Any:

@@ -47,7 +47,7 @@ def ends(
 
 
 @pytest.mark.parametrize("optimizer", [slow("sgd"), "momentum", slow("adam"), "adamw"])
-@pytest.mark.parametrize("own", [None, "sgd", "nesterov", "adam"])
+@pytest.mark.parametrize("own", [None, slow("sgd"), slow("nesterov"), "adam"])
 @pytest.mark.parametrize("clip", [None, {"a": 0.5, "b": None, "c": 0.1, "d": 100.0}], ids=["free", "clipped"])
 @pytest.mark.parametrize("precision", [slow("32-true"), "64-true"])
 @pytest.mark.parametrize("engine", [slow("vmap"), "batched"])

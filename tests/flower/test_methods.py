@@ -289,6 +289,7 @@ def same_as_in_one_fit(deployed: Deployed, run: str, states: Any, metrics: Any) 
 
 SLOW = {
     "prototypes",
+    "prototypes and control variates",
     "control variates, of those who are sampled",
     "at a round's start",
     "at a round's start and end, of those who are sampled",

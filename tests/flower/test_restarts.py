@@ -38,7 +38,7 @@ def mixed() -> list[BackboneAveraging | EnsembleDistillation]:
     return [EnsembleDistillation(ValidationWeighted(), mode="mixed"), *averaging()]
 
 
-@pytest.mark.parametrize("callbacks", [averaging, phase, mixed])
+@pytest.mark.parametrize("callbacks", [averaging, phase, pytest.param(mixed, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("place", [8, *(pytest.param(place, marks=pytest.mark.slow) for place in (3, 10, 14))])
 def test_a_killed_coordinator_goes_on(callbacks: Callbacks, place: int, tmp_path: Path) -> None:
     """Killed at some message; sites may have carried out orders that nobody will ever ask for the outcome of."""

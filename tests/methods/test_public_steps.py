@@ -294,7 +294,7 @@ def test_what_cannot_be_computed_at_once_goes_one_after_another(plan: str, caplo
     assert furthest(ends[1], ends[0]) < 1e-12
 
 
-@pytest.mark.parametrize("engine", ["sequential", "batched"])
+@pytest.mark.parametrize("engine", [pytest.param("sequential", marks=pytest.mark.slow), "batched"])
 def test_a_run_resumes_in_every_bit(engine: Any, tmp_path: Path) -> None:
     plans = {"received": PLANS["received"]["received"], "local": [*LOCAL, Part(on="both", batch_size=5)]}
 

@@ -292,7 +292,7 @@ def test_loading_what_is_not_shared_ends_the_sharing() -> None:
     assert equal(state_of(federation), state_of(apart))
 
 
-@pytest.mark.parametrize("every", [2, 5])
+@pytest.mark.parametrize("every", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_resume_is_exact(tmp_path: Path, every: int) -> None:
     def setup() -> Any:
         return group(), data(evaluated=True), [BackboneAveraging(server_optimizer=sgd(0.7, momentum=0.9))]
