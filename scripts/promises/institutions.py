@@ -35,7 +35,7 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 _COORDINATOR,
-                "            teachers.note_scores(headlines, self._metrics)\n",
+                "            method.note_scores(headlines, self._metrics)\n",
                 "            pass\n",
                 (f"{_PARITY}[phase]",),
             ),
@@ -151,7 +151,7 @@ PROMISES: tuple[Promise, ...] = (
             ),
             Mutation(
                 "hetfed_lightning/flower/site/site_round.py",
-                "            open_budgets(federation, federation.current_round, batch_idx)\n",
+                "            super().allow(federation, round_index, batch_idx)\n",
                 "            pass\n",
                 (f"{_ACCOUNT}::test_a_budget_holds_over_runs_and_leaves_the_site_out_by_name",),
             ),
@@ -166,7 +166,7 @@ PROMISES: tuple[Promise, ...] = (
         (
             Mutation(
                 _CHECKS,
-                "        or _of_shared(reply, order, parameters)\n",
+                "        or _of_messages(reply, order, description.kind, parameters, methods)\n",
                 "",
                 (_FAULT,),
             ),

@@ -82,16 +82,7 @@ def fault_of(
         _of_samples(reply, description)
         or _of_metrics(reply)
         or _of_steps(reply, order)
-        or next(
-            filter(
-                None,
-                (
-                    _of_message(reply, place, description.kind, parameters if keys else None, methods[place])
-                    for place, keys in order.messages.items()
-                ),
-            ),
-            "",
-        )
+        or _of_messages(reply, order, description.kind, parameters, methods)
     )
 
 
@@ -139,6 +130,15 @@ _NO_PATHS = frozenset({"", ".", ".."})
 def _of_steps(reply: Reply, order: Order) -> str:
     is_asked = order.begin is not None or order.learn is not None
     return "it says that it took no step, and nobody asked for one" if reply.idle and not is_asked else ""
+
+
+def _of_messages(
+    reply: Reply, order: Order, kind: str, parameters: Collection[str], methods: Mapping[int, Method]
+) -> str:
+    for place, keys in order.messages.items():
+        if reason := _of_message(reply, place, kind, parameters if keys else None, methods[place]):
+            return reason
+    return ""
 
 
 def _of_message(reply: Reply, place: int, kind: str, parameters: Collection[str] | None, method: Method) -> str:
