@@ -134,7 +134,7 @@ def _of_the_federation(federation: FederationView) -> set[str]:
         if isinstance(callback, PrivateAveraging):
             names |= {"epsilon", "epsilon_rehearsed"}
         if isinstance(callback, EnsembleDistillation):
-            names.add("teacher_agreement")
+            names |= {"teacher_agreement", "target_classes", "public_fit"}
     own = {tag(figure, name) for figure in ("epsilon", QUARANTINED) for name in federation.members()}
     return own | {f"federation/{name}" for name in names}
 

@@ -11,6 +11,7 @@ from hetfed_lightning.metrics.binary import BalancedAccuracy, DefinedAUROC
 from hetfed_lightning.metrics.communication import payload_bytes
 from hetfed_lightning.metrics.defined import undefined_because, value_of
 from hetfed_lightning.metrics.divergence import state_divergence
+from hetfed_lightning.metrics.effective_classes import effective_classes
 from hetfed_lightning.metrics.fairness import FairnessSummary, jain_index, summarise
 from hetfed_lightning.metrics.intervals import Interval, mean_interval
 from hetfed_lightning.metrics.regression import DefinedR2Score
@@ -22,6 +23,7 @@ __all__ = [
     "FairnessSummary",
     "Interval",
     "agreement_matrix",
+    "effective_classes",
     "jain_index",
     "mean_agreement",
     "mean_interval",

@@ -32,7 +32,7 @@ from hetfed_lightning.methods.participant_data import ParticipantData, PrivateEx
 from hetfed_lightning.methods.planned_work import work_on_plans
 from hetfed_lightning.methods.plans import Moment, Part
 from hetfed_lightning.methods.server_memory import ServerMemory
-from hetfed_lightning.metrics import agreement_matrix, mean_agreement
+from hetfed_lightning.metrics import agreement_matrix, effective_classes, mean_agreement
 from hetfed_lightning.participants.newcomer import taught
 from hetfed_lightning.participants.participant import STUDENT
 from hetfed_lightning.schedules import RoundSchedule, value_in
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from hetfed_lightning.participants.participant import Participant
 
 log = logging.getLogger(__name__)
+
+FEWEST_CLASSES = 1.2
+"""Effective number of classes of targets below which a warning says so; a quarter of all classes if that is more."""
 
 GROUP, OUTPUTS, TARGETS = "teachers", "outputs", "targets"
 """Name of the only group, and keys of messages and results."""
@@ -153,7 +156,7 @@ class EnsembleDistillation(Method):
         self._abstaining: frozenset[str] = frozenset()
         self._about: About = {}
         self._known = TeacherKnowledge()
-        self._has_student = False
+        self._has_student = self._has_told_of_classes = False
 
     @property
     def title(self) -> str:
@@ -165,7 +168,7 @@ class EnsembleDistillation(Method):
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Drop the state of an earlier run, unless its trainer goes on; a checkpoint is read after this."""
         super().setup(trainer, pl_module, stage)
-        self._has_student = pl_module.has_student
+        self._has_student, self._has_told_of_classes = pl_module.has_student, False
         if stage == "fit" and trainer.current_epoch == 0:
             self._about, self._known = {}, TeacherKnowledge()
 
@@ -359,7 +362,7 @@ class EnsembleDistillation(Method):
         server: ServerMemory,
         round_index: int,
     ) -> Combined:
-        """Softened targets of the ensemble, shape ``(P, C)``, and the agreement of its teachers.
+        """Softened targets of the ensemble, shape ``(P, C)``, the agreement of its teachers, and the classes it names.
 
         Args:
             sent: Finite outputs on the public set by teacher, shape ``(P, C)`` each.
@@ -384,7 +387,21 @@ class EnsembleDistillation(Method):
             self.agreement = (tuple(sent), agreement_matrix(teachers.logits, kind).cpu())
         targets = self.ensemble(teachers, value_in(self.temperature, round_index)).detach()
         figures = {} if self.agreement is None else {"teacher_agreement": mean_agreement(self.agreement[1])}
+        if kind == "multiclass":
+            figures["target_classes"] = effective_classes(targets)
+            self._tell_of_few_classes(figures["target_classes"], targets.shape[1], round_index)
         return Combined({TARGETS: targets}, figures | self.ensemble.figures(teachers))
+
+    def _tell_of_few_classes(self, found: float, classes: int, round_index: int) -> None:
+        """Warn once of targets of hardly any class, which all students would learn."""
+        if found < max(FEWEST_CLASSES, classes / 4) and not self._has_told_of_classes:
+            self._has_told_of_classes = True
+            log.warning(
+                "Round %d: the targets that %s makes name %.1f of %d classes in effect. If the public set has more, "
+                "networks of teachers may have died (lower the learning rate, or the weight of the distillation), or "
+                "one teacher outvotes the others.",
+                round_index, self.title, found, classes,
+            )  # fmt: skip
 
     def teachers(self, answers: Mapping[str, Tensor], kind: str) -> Teachers:
         """Outputs of K teachers with the data sizes and validation scores in the checkpoint that was read.

@@ -606,3 +606,21 @@ def test_a_message_is_not_made_of_private_examples() -> None:
     with pytest.raises(ValueError, match=r"participant 'a': privacy=DPSGD.*beside distillation.*It is Density"):
         fit(federation, tiny_data(), 1, EnsembleDistillation(Density()))
     assert not federation.has_trained
+
+
+class OneClass(MeanProbabilities):
+    """Says one class of everything."""
+
+    def __call__(self, teachers: Teachers, temperature: float) -> Tensor:
+        return nn.functional.one_hot(torch.full((len(teachers.logits[0]),), 2), 3).float()
+
+
+def test_targets_of_one_class_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    trainer = fit(tiny_federation(), tiny_data(), 3, EnsembleDistillation(OneClass()))
+    assert trainer.callback_metrics["federation/target_classes"] == 1.0
+    told = [one for one in caplog.messages if "of 3 classes in effect" in one]
+    assert len(told) == 1
+    assert told[0].startswith("Round 0: the targets that distillation makes name 1.0 of 3 classes in effect. If the")
+    caplog.clear()
+    fit(tiny_federation(), tiny_data(), 3, EnsembleDistillation())
+    assert not [one for one in caplog.messages if "classes in effect" in one]
