@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.logs.undefined import UndefinedFigures
     from hetfed_lightning.methods.plans import Moment, Part, Span
     from hetfed_lightning.participants.batch_result import Evaluated
-    from hetfed_lightning.participants.participant import Participant, Stage
+    from hetfed_lightning.participants.participant import Participant, Scope, Stage
     from hetfed_lightning.strategies.ranks import Ranks
     from hetfed_lightning.supervised import Supervised
 
@@ -247,7 +247,7 @@ class LogsView(Protocol):
     def see(self, batch: Any) -> None:
         """Take the batch in progress, whose length is the weight of values logged without one."""
 
-    def on_data_of(self, scope: str) -> AbstractContextManager[None]:
+    def on_data_of(self, scope: Scope) -> AbstractContextManager[None]:
         """Take what is noted in the body of a ``with`` statement for figures on own data, or on everyone's."""
 
     @property

@@ -15,7 +15,7 @@ from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusi
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.module import GLOBAL
 from hetfed_lightning.modes import evaluating
-from hetfed_lightning.participants.participant import OWN, Participant, output_width
+from hetfed_lightning.participants.participant import OWN, Participant, Scope, output_width
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation_view import FederationView
@@ -74,7 +74,8 @@ def examine(trainer: L.Trainer, federation: FederationView) -> Examined:
     for owner, students in work.items():
         for batch in islice(loaders[owner], _limit(trainer, loaders[owner])):
             for name in students:
-                _ask(trainer, federation[name], batch, matrices, values)
+                scope: Scope = "global" if owner == GLOBAL else "own"
+                _ask(trainer, federation[name], batch, scope, matrices, values)
     return Examined(
         {name: matrix.compute().cpu() for name, matrix in matrices.items()},
         {name: _thinned(pairs) for name, pairs in values.items()},
@@ -86,6 +87,7 @@ def _ask(
     trainer: L.Trainer,
     participant: Participant,
     batch: Any,
+    scope: Scope,
     matrices: dict[str, Any],
     values: dict[str, list[tuple[Tensor, Tensor]]],
 ) -> None:
@@ -97,7 +99,7 @@ def _ask(
         moved = trainer.strategy.batch_to_device(batch, participant.device)
         moved = trainer.precision_plugin.convert_input(moved)
         inputs, target = split_batch(participant.on_after_batch_transfer(moved, 0))
-        outputs = participant.outputs_by_model(inputs)[OWN]
+        outputs = participant.outputs_for(scope, participant.outputs_by_model(inputs)[OWN])
     width = output_width(outputs)
     if target is None or width > (1 if kind == "regression" else MAX_CLASSES):
         return

@@ -125,7 +125,8 @@ local_only]'`."""
             if federation.student is not None:
                 federation.drop(STUDENT)
             for participant in federation.members().values():
-                participant.transfer = None  # There is nothing to take over.
+                participant.transfer = None  # There is nothing to take over,
+                participant.own_prior = 0.0  # and no target under another class prior than its data's.
         if arm == "centralised":
             aliases = same_recipes(config.model.participants)
             own = data.data
@@ -172,8 +173,8 @@ def same_recipes(participants: Mapping[str, Any]) -> dict[str, str]:
     plain = {name: one.as_dict() if isinstance(one, Namespace) else one for name, one in participants.items()}
     for name, config in settings_by_member(plain).items():
         settings = deepcopy(dict(config))
-        for when in ("joins_at", "leaves_at", "transfer"):
-            settings.get("init_args", {}).pop(when, None)
+        for without_effect in ("joins_at", "leaves_at", "transfer", "own_prior"):
+            settings.get("init_args", {}).pop(without_effect, None)
         key = repr(settings)
         if key in first:
             aliases[name] = first[key]

@@ -21,7 +21,7 @@ from hetfed_lightning.cli.error_messages import check_participants, explained
 from hetfed_lightning.cli.error_owner import FAULTS, made
 from hetfed_lightning.cli.forbidden_values import check_values
 from hetfed_lightning.cli.groups import settings_by_member
-from hetfed_lightning.cli.schemas import saved_learned, saved_schema
+from hetfed_lightning.cli.schemas import saved_class_shares, saved_learned, saved_schema
 from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.data.schema import DataSchema
 from hetfed_lightning.participants.participant import Participant, participant_state
@@ -34,6 +34,8 @@ SCHEMA = "schema.yaml"
 """File of a participant trained on a table: columns and classes in order, and values that fill gaps."""
 LEARNED = "task.yaml"
 """File of values that a participant's task learned of its training data, such as balancing class weights."""
+SHARES = "class_shares.yaml"
+"""File of the class shares of a participant's training data, which ``own_prior`` weighs."""
 
 
 def export_command(arguments: Sequence[str]) -> None:
@@ -57,7 +59,7 @@ def export_command(arguments: Sequence[str]) -> None:
 
 
 def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder: Path) -> Path:
-    """Folder with one participant's weights as safetensors, and its configuration, schema and class weights as YAML.
+    """Folder of one participant: weights as safetensors; configuration, schema, class weights and shares as YAML.
 
     Nothing of any other participant is written.
 
@@ -79,7 +81,7 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
     check_checkpoint(ckpt_path)
     checkpoint = read_checkpoint(ckpt_path)
     schema = saved_schema(checkpoint, name, ckpt_path)
-    learned = saved_learned(checkpoint, name)
+    learned, shares = saved_learned(checkpoint, name), saved_class_shares(checkpoint, name)
     state = participant_state(checkpoint["state_dict"], name, ckpt_path)
     settings = json.loads(json.dumps(everyone[name]))
     try:
@@ -93,16 +95,22 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
     try:
         if learned is not None:
             participant.take_up_learned(learned)
+        if shares and participant.own_prior:
+            participant.take_up_class_shares(shares)
     except ValueError as error:
         raise ConfigError(f"{ckpt_path}: of participant {name!r}: {error}. Use another checkpoint.") from error
     if participant.task.learned() is None:
         log.warning("%s has no class weights of participant %r: its loss will be unweighted.", ckpt_path, name)
+    if participant.own_prior and not shares:
+        log.warning("%s has no class shares of participant %r: own_prior will change nothing.", ckpt_path, name)
     write_atomically(folder / WEIGHTS, save({key: tensor.contiguous() for key, tensor in state.items()}))
     write_atomically(folder / CONFIG, yaml.safe_dump(settings, sort_keys=False))
     if schema is not None:
         write_atomically(folder / SCHEMA, yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True))
     if learned is not None:
         write_atomically(folder / LEARNED, yaml.safe_dump(dict(learned), sort_keys=False))
+    if participant.class_shares is not None:
+        write_atomically(folder / SHARES, yaml.safe_dump(dict(shares), sort_keys=False))
     return folder
 
 
@@ -135,6 +143,11 @@ def load_participant(folder: str | Path, allow_import: Sequence[str] = ()) -> Pa
     if (path := Path(folder) / LEARNED).is_file():
         try:
             participant.take_up_learned(read_config(str(path)))
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}. Export again.") from error
+    if (path := Path(folder) / SHARES).is_file():
+        try:
+            participant.take_up_class_shares(read_config(str(path)))
         except ValueError as error:
             raise ConfigError(f"{path}: {error}. Export again.") from error
     return participant

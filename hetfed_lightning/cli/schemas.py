@@ -1,4 +1,4 @@
-"""Entries of a checkpoint on participants' data: schemas, and values that their tasks learned of it."""
+"""Entries of a checkpoint on participants' data: schemas, class shares, and values that their tasks learned."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data.schema import DataSchema
+from hetfed_lightning.participants.own_prior import CLASS_SHARES
 from hetfed_lightning.participants.participant import LEARNED, SCHEMA
 
-__all__ = ["saved_learned", "saved_schema"]
+__all__ = ["saved_class_shares", "saved_learned", "saved_schema"]
 
 
 def saved_schema(checkpoint: Mapping[str, Any], name: str, ckpt_path: str) -> DataSchema | None:
@@ -38,3 +39,14 @@ def saved_learned(checkpoint: Mapping[str, Any], name: str) -> Any:
         name: The participant.
     """
     return checkpoint.get("federation", {}).get("own", {}).get(name, {}).get(LEARNED)
+
+
+def saved_class_shares(checkpoint: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Class shares of one participant's training data, under their key; empty without any.
+
+    Args:
+        checkpoint: Checkpoint of a federation.
+        name: The participant.
+    """
+    own = checkpoint.get("federation", {}).get("own", {}).get(name, {})
+    return {CLASS_SHARES: own[CLASS_SHARES]} if CLASS_SHARES in own else {}

@@ -11,7 +11,7 @@ from hetfed_lightning.federation.log_writer import is_fitting
 from hetfed_lightning.federation_view import FederationView
 from hetfed_lightning.fleets.validation_lookahead import steps_its_own_way, versions_of
 from hetfed_lightning.local_training.local_step import seed_for
-from hetfed_lightning.participants.participant import STUDENT
+from hetfed_lightning.participants.participant import STUDENT, Scope
 
 if TYPE_CHECKING:
     import lightning as L
@@ -29,7 +29,7 @@ class Evaluates(FederationView, Protocol):
     """
 
     @property
-    def scope(self) -> str:
+    def scope(self) -> Scope:
         """``"global"`` while everyone's data is evaluated, else ``"own"``."""
 
     @property
@@ -111,6 +111,8 @@ def validates_in(trainer: L.Trainer, round_index: int) -> bool:
 def predict(federation: Evaluates, owner: str, batch: Any, batch_idx: int) -> Any:
     """Predictions for one batch by ``predict_with``, the student, or the owner of the data.
 
+    Whoever predicts on data of others answers as for everyone's.
+
     Args:
         federation: The federation, in a run.
         owner: Owner of the data.
@@ -123,7 +125,8 @@ def predict(federation: Evaluates, owner: str, batch: Any, batch_idx: int) -> An
     name = federation.predict_with or (STUDENT if federation.student is not None else owner)
     if name == GLOBAL:
         raise ValueError("predict: several participants could; choose one by Federation(predict_with=...).")
-    return _step(federation, name, "predict", batch, batch_idx)
+    with federation.logbook.on_data_of("own" if name == owner else "global"):
+        return _step(federation, name, "predict", batch, batch_idx)
 
 
 def _step(

@@ -64,11 +64,17 @@ from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.own_modules import give_modules
 from hetfed_lightning.methods.public_fleets import learn_in_fleets
-from hetfed_lightning.participants.fit_to_data import fit_to_own_data, take_up_schemas, warn_of_unfitted
+from hetfed_lightning.participants.fit_to_data import (
+    fit_to_own_data,
+    take_class_shares,
+    take_up_schemas,
+    warn_of_unfitted,
+    warn_without_shares,
+)
 from hetfed_lightning.participants.groups import ParticipantGroup, expanded
 from hetfed_lightning.participants.layer_checks import check_initialised, check_memory
 from hetfed_lightning.participants.newcomer import hold_still, let_go
-from hetfed_lightning.participants.participant import OWN, STUDENT, Participant, Stage
+from hetfed_lightning.participants.participant import OWN, STUDENT, Participant, Scope, Stage
 from hetfed_lightning.participants.separation import keep_apart
 from hetfed_lightning.seeding import seed_sample, stream_seed, streams_kept
 from hetfed_lightning.strategies.ranks import Ranks
@@ -427,6 +433,7 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         for name, participant in self.members().items():
             fit_to_own_data(participant, self.federated_data.data.train[name], self.federated_data.collate_fn)
         check_data(self, self.federated_data)
+        take_class_shares(self.members(), self.federated_data)
         self.plans.check_public(self)
         tell_of_no_exchange(self)
         check_monitors(self, self.federated_data, self.resumed.rounds_done(otherwise=0))
@@ -666,7 +673,8 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         super().on_test_start()
 
     def on_predict_start(self) -> None:
-        """Give methods what they answer from, and call the participants' hook."""
+        """Warn of participants without the class shares that ``own_prior`` weighs, and call their hook."""
+        warn_without_shares(self.members())
         self._begin_answering()
         super().on_predict_start()
 
@@ -701,7 +709,7 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
     # Logs
 
     @property
-    def scope(self) -> str:
+    def scope(self) -> Scope:
         """``"global"`` while global data is evaluated, else ``"own"``."""
         return self.logbook.scope
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import lightning as L
     from torch import Tensor
 
-    from hetfed_lightning.participants.participant import Participant, Stage
+    from hetfed_lightning.participants.participant import Participant, Scope, Stage
 
 
 def is_fitting(trainer: L.Trainer) -> bool:
@@ -59,7 +59,7 @@ class LogBook:
 
     def __init__(self) -> None:
         self.batch: Any = None
-        self.scope = "own"
+        self.scope: Scope = "own"
         self.undefined = UndefinedFigures()
         self.ledgers: dict[Stage, Ledger] = {"train": Ledger(), "val": Ledger(), "test": Ledger()}
         self.rows: dict[Stage, dict[str, float]] = {"train": {}, "val": {}, "test": {}}
@@ -80,7 +80,7 @@ class LogBook:
         self.batch = batch
 
     @contextmanager
-    def on_data_of(self, scope: str) -> Iterator[None]:
+    def on_data_of(self, scope: Scope) -> Iterator[None]:
         """Take what is noted in the body of a ``with`` statement for figures on own data, or on everyone's."""
         self.scope = scope
         try:

@@ -70,7 +70,7 @@ def check_members(participants: Mapping[str, Any], student: Any | None) -> None:
 
     Raises:
         TypeError: If a value is not a participant.
-        ValueError: If there is none, a name is unusable, or two share a parameter.
+        ValueError: If there is none, a name is unusable, two share a parameter, or the student has an ``own_prior``.
     """
     if not isinstance(participants, Mapping):
         raise TypeError(f"participants: expected {{'name': Participant, ...}}, got {type(participants).__name__}.")
@@ -91,6 +91,11 @@ def check_members(participants: Mapping[str, Any], student: Any | None) -> None:
                     f"participants: {owner!r} and {name!r} hold the same {key}; give each modules of its own "
                     "(copy.deepcopy makes them). What they share is averaged, not one object."
                 )
+    if student is not None and student.own_prior:
+        raise ValueError(
+            f"student: own_prior={student.own_prior} weighs the class shares of own training data, and the student has "
+            "none. Leave own_prior out."
+        )
     refuse_twin_names(participants, "participant", "participants")
 
 

@@ -63,6 +63,8 @@ def _faults(federation: FederationView, participant: Participant) -> Iterator[st
         )
     if participant.task.wants_fit:
         yield "its task weighs classes by how often its data has them, without noise. Leave class_weights out."
+    if participant.own_prior:
+        yield "own_prior weighs the class shares of its data, without noise. Leave it out."
     if not gives_example_losses(participant.task):
         yield f"{type(participant.task).__name__} has no loss by example. Give it example_losses."
 

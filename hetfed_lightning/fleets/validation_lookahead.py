@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from hetfed_lightning.batches import split_batch
@@ -19,6 +20,7 @@ from hetfed_lightning.data.blocks import StackedBatch, stacked
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.loaders import EvaluationLoader, MeasuredLoader
 from hetfed_lightning.data.module import FederatedDataModule
+from hetfed_lightning.distillation.outputs import at_least_float32
 from hetfed_lightning.fleets.batched_evaluation import batched_evaluation
 from hetfed_lightning.fleets.engine import Engine
 from hetfed_lightning.fleets.fleet import Fleet
@@ -137,12 +139,21 @@ class ValidationLookahead:
         outputs = None if block is None else group.fleet.outputs(names, block.inputs, group.engine, common=False)
         if block is None or outputs is None:
             return
+        outputs = self._as_own(names, outputs)
         together = batched_evaluation(group.fleet.task, outputs, block.targets, block.mask, block.sizes)
         for name, evaluated in zip(names, together, strict=True):
             # Copied, since a waiting view would keep the whole block in memory.
             own = Evaluated(evaluated.loss, evaluated.predictions.clone(), evaluated.width, evaluated.counts)
             self._kept[name, index] = _Kept(own, group.fleet.weights_of(name))
             self.bytes_kept += evaluated.predictions.nbytes
+
+    def _as_own(self, names: Sequence[str], outputs: Tensor) -> Tensor:
+        """Outputs of K members as answers for their own data, shape ``(K, B, C)``."""
+        members = [cast("FederationView", self._federation)[name] for name in names]
+        if not any(one.own_prior for one in members):
+            return outputs
+        rows = zip(members, outputs, strict=True)
+        return torch.stack([at_least_float32(one.outputs_for("own", own)) for one, own in rows])
 
     def _as_it_comes(self, block: StackedBatch) -> StackedBatch:
         """The block in the run's precision and on the device, as Lightning would hand out its batches."""

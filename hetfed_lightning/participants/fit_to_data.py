@@ -3,7 +3,7 @@
 Transforms and tasks with a ``fit`` method are given all of the participant's raw training data. They see no other
 participant's data and no validation or test set. Transforms are fitted once, and their statistics travel in the
 participant's checkpoints. A task is fitted as every training begins; its statistics are saved with the participant for
-tests, validations and exports.
+tests, validations and exports. So are the class shares that ``own_prior`` weighs, which are counted in every fit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.collating import Collate, batch_of
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.layers import Fittable
+from hetfed_lightning.participants.first_batch import first_batch, outputs_of
+from hetfed_lightning.participants.own_prior import class_shares
+from hetfed_lightning.participants.participant import output_width
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,8 +79,49 @@ def fit_to_own_data(participant: Participant, dataset: Dataset[Any], collate_fn:
         raise ValueError(f"{participant.label}: cannot be fitted to its training set: {error}") from error
 
 
+def take_class_shares(participants: Mapping[str, Participant], data: FederatedDataModule) -> None:
+    """Count the classes of each participant with ``own_prior`` in its training set.
+
+    Args:
+        participants: Participants by name, whose data has been checked.
+        data: Data module of the run.
+
+    Raises:
+        ValueError: If its task does not count classes, or its batches are no pairs of inputs and target; names the
+            participant.
+    """
+    for name, participant in participants.items():
+        if not participant.own_prior:
+            continue
+        source = data.source(name)
+        inputs, target = split_batch(first_batch(source.dataset, collate_fn=data.collate_fn))
+        counts = None
+        if target is not None:
+            width = output_width(outputs_of(participant, inputs, "its training data"))
+            counts = participant.task.class_counts(data.train_targets(name), width)
+        if counts is None:
+            raise ValueError(
+                f"{participant.label}: own_prior={participant.own_prior} weighs its class shares, and "
+                f"{type(participant.task).__name__} counts no classes of its batches. Leave own_prior out, or give the "
+                "task class_counts."
+            )
+        participant.class_shares = class_shares(counts, source.num_samples, participant.task.kind)
+
+
+def warn_without_shares(participants: Mapping[str, Participant]) -> None:
+    """Warn by name of participants that answer for their own data without the class shares ``own_prior`` weighs."""
+    wanting = [name for name, one in participants.items() if one.own_prior and one.class_shares is None]
+    if wanting:
+        log.warning(
+            "Answers of %s for own data are those for everyone's: own_prior weighs the class shares of its training "
+            "data, and they are not known. Checkpoints of runs without own_prior do not have them; a fit counts them, "
+            "and saves them.",
+            ", ".join(f"participant {name!r}" for name in wanting),
+        )
+
+
 def warn_of_unfitted(participants: Mapping[str, Participant]) -> None:
-    """Warn by name of participants whose loss is measured with a task that has not been fitted."""
+    """Warn by name of participants whose task has not been fitted, and of those that lack class shares."""
     wanting = [name for name, one in participants.items() if one.task.learned() is None]
     if wanting:
         log.warning(
@@ -85,6 +129,7 @@ def warn_of_unfitted(participants: Mapping[str, Participant]) -> None:
             "Checkpoints of older versions do not have them; a fit learns them, and saves them.",
             ", ".join(f"participant {name!r}" for name in wanting),
         )
+    warn_without_shares(participants)
 
 
 def everything_of(

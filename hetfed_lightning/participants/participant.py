@@ -32,6 +32,7 @@ from hetfed_lightning.participants.compilation import (
 )
 from hetfed_lightning.participants.inseparable import bound_buffers, first_keys
 from hetfed_lightning.participants.key_patterns import matches
+from hetfed_lightning.participants.own_prior import CLASS_SHARES, check_own_prior, saved_shares, under_own_prior
 from hetfed_lightning.participants.precision import converted, default_optimizer
 from hetfed_lightning.participants.transfer import Transfer, slow_down
 from hetfed_lightning.privacy import DPSGD, PrivacyAccount
@@ -43,6 +44,9 @@ STUDENT = "student"
 """Name of the unified model in logs and checkpoints."""
 
 Stage = Literal["train", "val", "test"]
+
+Scope = Literal["own", "global"]
+"""Owner of the data that a participant answers for: itself, or all participants."""
 
 SCHEMA = "schema"
 """Key of a participant's data schema in its part of a checkpoint."""
@@ -64,7 +68,7 @@ class Host(Protocol):
     """Interface of the federation that trains a participant: a place for its logs, and its optimizers."""
 
     @property
-    def scope(self) -> str:
+    def scope(self) -> Scope:
         """``"own"`` while the participant is evaluated on its own data, ``"global"`` on that of all participants."""
 
     def log_for(self, participant: Participant, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
@@ -141,6 +145,10 @@ class Participant(Borrower, L.LightningModule):
         step_budget: Most batches in a round; None for no limit. Fixed while a fit runs.
         min_steps: Fewest batches in a round: passes are repeated until they have as many, so that a participant with
             few examples steps as often as others. None for ``local_epochs`` alone. Fixed while a fit runs.
+        own_prior: Weight of the participant's own class shares in answers for its own data, at least 0: their log times
+            it is added to the logits (:mod:`hetfed_lightning.participants.own_prior`). 1 is Bayes' rule where targets
+            have a uniform class prior, as those of ``DensityRatioPosterior`` by default; 0 changes nothing. Answers for
+            everyone's data, what is sent, and training are as without.
         gradient_clip_val: Largest norm of its gradients, above 0; None for no clipping.
         accumulate_grad_batches: Batches per optimizer step, at least 1. Accumulation ends with the round: a last step
             with fewer batches is their mean, and a round with fewer batches in all has one step and a warning by name.
@@ -154,6 +162,8 @@ class Participant(Borrower, L.LightningModule):
     Attributes:
         schema: Meaning of the data's columns and classes, and fill values of its gaps, once it has been trained on data
             with a schema; saved in checkpoints and exports.
+        class_shares: Shares of the classes in its training data, smoothed, once a federation has trained it with
+            ``own_prior``; saved in checkpoints and exports, and sent to nobody.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -178,6 +188,7 @@ class Participant(Borrower, L.LightningModule):
         local_epochs: int = 1,
         step_budget: int | None = None,
         min_steps: int | None = None,
+        own_prior: float = 0.0,
         gradient_clip_val: float | None = None,
         accumulate_grad_batches: int = 1,
         privacy: DPSGD | None = None,
@@ -207,6 +218,8 @@ class Participant(Borrower, L.LightningModule):
         self.lr_scheduler_factory = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
         self.task = as_task(task)
+        check_own_prior(own_prior, self.task.kind)
+        self.own_prior = own_prior
         self.transform = TransformByName(transform) if isinstance(transform, Mapping) else transform
         self.target_transform = target_transform
         self.joins_at = joins_at
@@ -217,6 +230,7 @@ class Participant(Borrower, L.LightningModule):
         self.accumulate_grad_batches = accumulate_grad_batches
         self.privacy = privacy
         self.schema: DataSchema | None = None
+        self.class_shares: tuple[float, ...] | None = None
         self.ledger = PrivacyAccount()
         self.compile_settings = settings_of(compile)
         if self.compile_settings is not None and is_wrapped(backbone):
@@ -361,7 +375,8 @@ class Participant(Borrower, L.LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """Probabilities (values in a regression), shape ``(B, C)``, for a batch with or without targets."""
         del batch_idx
-        return self.in_own_unit(self.task.predictions(self.outputs_by_model(split_batch(batch)[0])[OWN]))
+        outputs = self.outputs_for(self.scope, self.outputs_by_model(split_batch(batch)[0])[OWN])
+        return self.in_own_unit(self.task.predictions(outputs))
 
     def outputs_by_model(self, inputs: Any) -> dict[str, Tensor]:
         """Outputs in evaluation by model, shape ``(B, C)`` each: the one it predicts with under ``""`` first.
@@ -374,19 +389,39 @@ class Participant(Borrower, L.LightningModule):
         host = self.host
         return {OWN: self(inputs)} if host is None else host.outputs_of(self, inputs)
 
+    def outputs_for(self, scope: Scope, outputs: Tensor) -> Tensor:
+        """Outputs as answers for data of a scope: for its own data under its class prior, weighted by ``own_prior``.
+
+        The same tensor for everyone's data, without ``own_prior``, and as long as no federation has trained it.
+
+        Args:
+            scope: ``"own"`` or ``"global"``.
+            outputs: Outputs of its network, shape ``(B, C)`` or ``(B,)``.
+
+        Raises:
+            ValueError: If its class shares are of another number of classes.
+        """
+        if scope != "own" or not self.own_prior or self.class_shares is None:
+            return outputs
+        try:
+            return under_own_prior(outputs, self.class_shares, self.own_prior, self.task.kind)
+        except ValueError as error:
+            raise ValueError(f"{self.label}: own_prior: {error}.") from error
+
     @torch.no_grad()
-    def predict(self, inputs: Any) -> Tensor:
+    def predict(self, inputs: Any, scope: Scope = "own") -> Tensor:
         """Probabilities (values in a regression), shape ``(B, C)``, for raw inputs, in evaluation mode.
 
         Args:
             inputs: Batch of raw inputs, before ``transform``, on any device and in any precision. If gaps were filled
                 in training (:attr:`schema`), NaN is filled with the same values.
+            scope: ``"own"`` for data with the classes of its own, ``"global"`` for everyone's: without ``own_prior``.
         """
         inputs = inputs if self.schema is None else self.schema.filled(inputs)
         with evaluating(self):
             dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
             inputs = converted(self.transfer_batch_to_device(inputs, self.device, 0), dtype)
-            outputs = self(self.transformed(inputs))
+            outputs = self.outputs_for(scope, self(self.transformed(inputs)))
         return self.in_own_unit(self.task.predictions(outputs))
 
     def evaluate_batch(self, batch: Any, stage: Stage, evaluated: Evaluated | None = None) -> None:
@@ -401,7 +436,10 @@ class Participant(Borrower, L.LightningModule):
         if evaluated is not None:
             self._note(stage, OWN, evaluated, target)
             return
-        for model, outputs in ({OWN: self(inputs)} if stage == "train" else self.outputs_by_model(inputs)).items():
+        found = {OWN: self(inputs)} if stage == "train" else self.outputs_by_model(inputs)
+        if stage != "train":
+            found[OWN] = self.outputs_for(self.scope, found[OWN])
+        for model, outputs in found.items():
             self._note(stage, model, Evaluated.of(self.task, outputs, target), target)
 
     def _note(self, stage: Stage, model: str, known: Evaluated, target: Any) -> None:
@@ -633,14 +671,16 @@ class Participant(Borrower, L.LightningModule):
             own[key].copy_(tensor)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the data schema and the task's fitted statistics beside the weights."""
+        """Save the data schema, the task's fitted statistics and the class shares beside the weights."""
         if self.schema is not None:
             checkpoint[SCHEMA] = self.schema.to_dict()
         if learned := self.task.learned():
             checkpoint[LEARNED] = learned
+        if self.class_shares is not None:
+            checkpoint[CLASS_SHARES] = list(self.class_shares)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load the data schema and the task's fitted statistics of the checkpoint.
+        """Load the data schema, the task's fitted statistics and the class shares of the checkpoint.
 
         Raises:
             ValueError: If they are damaged.
@@ -649,6 +689,8 @@ class Participant(Borrower, L.LightningModule):
             self.schema = DataSchema.from_dict(checkpoint[SCHEMA])
         if LEARNED in checkpoint:
             self.take_up_learned(checkpoint[LEARNED])
+        if CLASS_SHARES in checkpoint:
+            self.take_up_class_shares(checkpoint)
 
     def take_up_learned(self, learned: Any) -> None:
         """Load fitted statistics into the task, in the form of a checkpoint or an export.
@@ -662,6 +704,17 @@ class Participant(Borrower, L.LightningModule):
             self.task.take_up(learned)
         except ValueError as error:
             raise ValueError(f"{self.label}: what its task learned: {error}") from error
+
+    def take_up_class_shares(self, found: Mapping[str, Any]) -> None:
+        """Load class shares, in the form of a checkpoint or an export.
+
+        Raises:
+            ValueError: If they are damaged.
+        """
+        try:
+            self.class_shares = saved_shares(found)
+        except ValueError as error:
+            raise ValueError(f"{self.label}: class shares of its training data: {error}") from error
 
     # Inside a federation
 
@@ -683,7 +736,7 @@ class Participant(Borrower, L.LightningModule):
         return self._host()
 
     @property
-    def scope(self) -> str:
+    def scope(self) -> Scope:
         """``"own"`` while it is evaluated on its own data, ``"global"`` on that of all participants."""
         host = self.host
         return "own" if host is None else host.scope

@@ -12,7 +12,7 @@ from hetfed_lightning.cli.compare import CompareCLI, centralised_data, check_poo
 from hetfed_lightning.cli.configs import ConfigError
 from hetfed_lightning.cli.outcomes import ARMS
 from hetfed_lightning.data import Examples, FederatedData
-from tests.cli.commands import hetfed, participant, put, tiny, written
+from tests.cli.commands import hetfed, member, participant, put, tiny, written
 from tests.federations import equal, state_of, tiny_data
 
 State = dict[str, Tensor]
@@ -92,6 +92,22 @@ def test_equal_recipes_are_one_model_on_pooled_data(capsys: pytest.CaptureFixtur
     assert len({row["everyone"] for row in rows()}) == 1
 
 
+def test_the_own_prior_is_for_the_federation_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, test = [], L.Trainer.test
+
+    def watch(self: L.Trainer, model: Federation, **arguments: Any) -> Any:
+        weights.append([one.own_prior for one in model.members().values()])
+        return test(self, model, **arguments)
+
+    monkeypatch.setattr(L.Trainer, "test", watch)
+    config = tiny()
+    member(config)["own_prior"] = 0.5
+    assert hetfed(capsys, "compare", "-c", written(config), "--output", "tables").code == 0
+    assert weights == [[0.5, 0.0], [0.0, 0.0], [0.0, 0.0]]
+
+
 def test_a_student_is_for_the_federation_alone(capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny()
     config["model"]["student"] = participant()
@@ -143,9 +159,9 @@ def test_recipes_that_repeat() -> None:
     other = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}}
     recipes = {
         "a": participant(), "b": participant(joins_at=3), "c": participant(optimizer=other),
-        "d": participant(optimizer=other), "e": participant(local_epochs=2),
+        "d": participant(optimizer=other), "e": participant(local_epochs=2), "f": participant(own_prior=0.5),
     }  # fmt: skip
-    assert same_recipes(recipes) == {"b": "a", "d": "c"}
+    assert same_recipes(recipes) == {"b": "a", "d": "c", "f": "a"}
     assert recipes["b"]["init_args"]["joins_at"] == 3
 
 

@@ -103,6 +103,7 @@ CHANGED = [GaussianNoise(0.5), nn.Dropout(0.2)]
 SETTINGS: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     "averaging": (lambda: [BackboneAveraging()], {}),
     "an ensemble with a message of its own": (lambda: [EnsembleDistillation(Above()), BackboneAveraging()], {}),
+    "averaging, own prior": (lambda: [BackboneAveraging()], {"participants": {"own_prior": 0.5}}),
     "averaging, proximal": (lambda: [BackboneAveraging(proximal=0.5)], {}),
     "averaging, median": (lambda: [BackboneAveraging(coordinate_median, weighting="uniform")], {}),
     "averaging, everything else": (

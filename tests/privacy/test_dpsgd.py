@@ -373,6 +373,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: tiny_participant(privacy=PRIVATE, task=MulticlassTask(class_weights="balanced")),
         "weighs classes by how often its data has them",
     ),
+    "own prior": (lambda: tiny_participant(privacy=PRIVATE, own_prior=0.5), "own_prior weighs the class shares"),
     "weighted": (
         lambda: tiny_participant(privacy=PRIVATE, task=MulticlassTask(class_weights=[1.0, 2.0, 3.0])),
         "divides by the weights of the whole batch",

@@ -61,7 +61,7 @@ def adam(lr: float = 0.01) -> Callable[[Any], torch.optim.Optimizer]:
 
 
 def five(**settings: Any) -> Federation:
-    """Five participants of two architectures: schedulers, accumulation, clipping, local epochs, a newcomer."""
+    """Five participants of two architectures: schedulers, accumulation, clipping, epochs, an own prior, a newcomer."""
     return Federation(
         {
             "a": tiny_participant(
@@ -69,7 +69,7 @@ def five(**settings: Any) -> Federation:
             ),
             "b": tiny_participant(seed=1, optimizer=sgd(momentum=0.9), accumulate_grad_batches=3),
             "c": with_norm(2, optimizer=adam(), local_epochs=2),
-            "d": with_norm(3, optimizer=sgd(momentum=0.9), gradient_clip_val=0.5),
+            "d": with_norm(3, optimizer=sgd(momentum=0.9), gradient_clip_val=0.5, own_prior=0.5),
             "e": tiny_participant(seed=4, optimizer=adam(), joins_at=1),
         },
         engine="sequential",  # A fleet's last digits depend on who is in it.
