@@ -47,9 +47,9 @@ class Notes:
         seconds: float,
     ) -> None:
         del seconds
-        known = sum(one < round_index for one in self.rounds)
-        for kept in (self.rounds, self.figures, self.metrics, self.left_out):
-            del kept[known:]  # A round is closed again after a restart.
+        if self.rounds[-1:] == [round_index]:  # A round is closed again after a restart.
+            for kept in (self.rounds, self.figures, self.metrics, self.left_out):
+                del kept[-1]
         self.rounds.append(round_index)
         self.figures.append(dict(figures))
         self.metrics.append(dict(metrics))
