@@ -18,7 +18,8 @@ from hetfed_lightning.federated_callback import acting_callbacks
 from hetfed_lightning.methods.hook_results import naming, tensors_by_key
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.messages import MessageError
-from hetfed_lightning.methods.method import PREDICTION, Method
+from hetfed_lightning.methods.method import Method
+from hetfed_lightning.methods.method_hooks import PREDICTION
 from hetfed_lightning.participants.participant import OWN, Participant
 
 if TYPE_CHECKING:

@@ -11,6 +11,8 @@ from torch import Tensor
 Message: TypeAlias = Mapping[str, Tensor]
 """Tensors of any shapes by key, which one participant sends or receives for one method in one round."""
 
+About: TypeAlias = Mapping[str, Message]
+"""Descriptions of participants, by name."""
 
 When: TypeAlias = Literal["start", "end"]
 """Moment of an exchange: before the local steps of a round, or after them."""

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from hetfed_lightning import Combined
+from hetfed_lightning import Combined, Method
+from hetfed_lightning.federation.preflight_methods import HOOKS
 from hetfed_lightning.methods.loss_checks import checked_losses, checked_term
 from hetfed_lightning.methods.messages import Exchange, MessageError
+from hetfed_lightning.methods.method_hooks import MethodHooks
 from tests.federations import fit, tiny_data, tiny_federation
 from tests.methods.test_hook_results import Heads, fitted, with_hooks
 
@@ -142,3 +144,8 @@ def test_a_term_without_a_gradient_is_warned_of_once(engine: str, caplog: pytest
         assert len(told(lambda weight: weight.detach().sum())) == 1
         assert not told(lambda weight: weight.sum())
         assert not told(lambda weight: None)
+
+
+def test_what_a_user_writes_is_apart_from_what_the_round_calls() -> None:
+    assert set(HOOKS) <= vars(MethodHooks).keys()
+    assert {one for one in vars(Method).keys() & vars(MethodHooks).keys() if not one.startswith("__")} == set()
