@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.local_training.step_hooks import StepHooks
     from hetfed_lightning.logs.metric_store import Ledger
     from hetfed_lightning.logs.undefined import UndefinedFigures
+    from hetfed_lightning.methods.method_figures import Titled
     from hetfed_lightning.methods.plans import Moment, Part, Span
     from hetfed_lightning.participants.batch_result import Evaluated
     from hetfed_lightning.participants.participant import Participant, Scope, Stage
@@ -174,6 +175,17 @@ class Run(Protocol):
         Args:
             values: Metrics by tag.
             prog_bar: True to show them in progress bars.
+        """
+
+    def log_figures(self, method: Titled, figures: Mapping[str, float]) -> None:
+        """Log a method's figures for the round.
+
+        Args:
+            method: The method.
+            figures: Numbers by key.
+
+        Raises:
+            MessageError: If another method of the run has logged one of that name.
         """
 
     def count_bytes(self, method: str, *, up: int = 0, down: int = 0) -> None:

@@ -62,6 +62,7 @@ from hetfed_lightning.logs.metric_store import QUARANTINED, Reduced, quarantine_
 from hetfed_lightning.methods.answering import Answering
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.method import Method
+from hetfed_lightning.methods.method_figures import MethodFigures, Titled
 from hetfed_lightning.methods.own_modules import give_modules
 from hetfed_lightning.methods.public_fleets import learn_in_fleets
 from hetfed_lightning.participants.fit_to_data import (
@@ -165,6 +166,7 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         self.resumed = ResumedRun()
         self.step_hooks = StepHooks()
         self.answering: Answering | None = None
+        self.method_figures = MethodFigures()
 
     def __getstate__(self) -> dict[str, Any]:
         # Optimizers belong to a run; every fit makes new ones.
@@ -175,6 +177,7 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
             "preemption": None,
             "step_hooks": StepHooks(),
             "answering": None,
+            "method_figures": MethodFigures(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -393,6 +396,9 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         self.preemption = Preemption(self.trainer)
         self.ranks = ranks_of(self)
         self._take_back()
+        afresh = stage == "fit" and self.trainer.current_epoch == 0
+        for method in self._methods():
+            method.begin_run(self, afresh=afresh)
         check_methods(acting_callbacks(self.trainer))
         give_modules(self, fit=stage == "fit")
         self.answering = Answering(self)
@@ -440,9 +446,10 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         give_privacy(self)
         check_gradients(self)
         self.ranks.prepare()
-        for callback in federated_callbacks(self.trainer):
-            if isinstance(callback, Method) and callback.carrier is None:
-                callback.carrier = LocalCarrier(callback)
+        self.method_figures = MethodFigures(self._methods())
+        for method in self._methods():
+            if method.carrier is None:
+                method.carrier = LocalCarrier(method)
         with streams_kept(self.device):
             raise_event(self, "prepare", 0)
         acting = acting_callbacks(self.trainer)
@@ -563,6 +570,18 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
             down: Bytes to participants.
         """
         self.byte_count.count(method, up=up, down=down)
+
+    def log_figures(self, method: Titled, figures: Mapping[str, float]) -> None:
+        """Log a method's figures for the round.
+
+        Args:
+            method: The method.
+            figures: Numbers by key.
+
+        Raises:
+            MessageError: If another method of the run has logged one of that name.
+        """
+        self.log_round(self.method_figures.tagged(method, figures, self.current_round))
 
     @property
     def bytes_up(self) -> int:
@@ -742,6 +761,9 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         else:  # Of the checkpoint that is evaluated, or of the run before.
             trained = self.resumed.rounds_done(otherwise=self.current_round)
         self.logbook.publish(self, stage, trained)
+
+    def _methods(self) -> list[Method]:
+        return [one for one in federated_callbacks(self.trainer) if isinstance(one, Method)]
 
     # Host of the participants
 

@@ -20,6 +20,7 @@ from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAverag
 from hetfed_lightning.methods.averaging.private_averaging import PrivateAveraging
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.methods.method import Method
+from hetfed_lightning.methods.method_figures import figure_suffix
 from hetfed_lightning.participants.participant import Participant
 
 if TYPE_CHECKING:
@@ -126,15 +127,17 @@ def measured(federation: FederationView, data: FederatedDataModule) -> set[str]:
 def _of_the_federation(federation: FederationView) -> set[str]:
     """Figures that a round and the package's methods log, some of them in some rounds alone."""
     names = {"quarantined", "participants", "bytes_up", "bytes_down", "skipped_steps"}
-    for callback in federation.trainer.callbacks:  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
-        if isinstance(callback, Method):
-            names |= {f"bytes_{way}/{callback.title}" for way in ("up", "down")}
-        if isinstance(callback, BackboneAveraging):
-            names |= {"divergence", "clipped"}
-        if isinstance(callback, PrivateAveraging):
+    callbacks: list[Any] = federation.trainer.callbacks  # type: ignore[attr-defined]  # the Trainer sets it where no checker looks
+    methods = [one for one in callbacks if isinstance(one, Method)]
+    for method in methods:
+        names |= {f"bytes_{way}/{method.title}" for way in ("up", "down")}
+        suffix = figure_suffix(method, methods)
+        if isinstance(method, BackboneAveraging):
+            names |= {f"divergence{suffix}", f"clipped{suffix}"}
+        if isinstance(method, PrivateAveraging):
             names |= {"epsilon", "epsilon_rehearsed"}
-        if isinstance(callback, EnsembleDistillation):
-            names |= {"teacher_agreement", "target_classes", "public_fit"}
+        if isinstance(method, EnsembleDistillation):
+            names |= {f"{figure}{suffix}" for figure in ("teacher_agreement", "target_classes", "public_fit")}
     own = {tag(figure, name) for figure in ("epsilon", QUARANTINED) for name in federation.members()}
     return own | {f"federation/{name}" for name in names}
 

@@ -169,7 +169,7 @@ class LocalCarrier:
         anyone = set().union(*reached.values())
         self._receive(federation, [name for name in joined if name in anyone])
         if result.figures:
-            federation.log_round({f"federation/{key}": value for key, value in result.figures.items()})
+            federation.log_figures(self.method, result.figures)
 
     def _check_calls(self, when: str, round_index: int) -> None:
         """Refuse methods whose overridden events have kept the round from the carrier."""

@@ -52,10 +52,17 @@ class Method(MethodHooks):
     _saved: Mapping[str, Any] | None = None
     _has_warned = False
 
-    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Drop the state of an earlier run, unless its trainer goes on; a checkpoint is read after this."""
-        del pl_module
-        if stage == "fit" and trainer.current_epoch == 0:
+    def begin_run(self, federation: FederationView, *, afresh: bool) -> None:
+        """Drop the state of an earlier run, unless its trainer goes on; a checkpoint is read after this.
+
+        Called by the federation after all ``setup``, whatever a subclass overrides.
+
+        Args:
+            federation: The federation, attached to its trainer.
+            afresh: True in a fit that does not go on.
+        """
+        del federation
+        if afresh:
             self.carrier, self._saved = None, None
 
     def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:

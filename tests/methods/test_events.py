@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from hetfed_lightning import Combined
+from hetfed_lightning import BackboneAveraging, Combined
 from hetfed_lightning.methods.messages import Exchange, MessageError, PerParticipant
 from tests.federations import Snapshots, equal, fit, tiny_data, tiny_federation
 from tests.methods.test_hook_results import Heads, fitted, with_hooks
@@ -32,6 +32,22 @@ class Replaced(Heads):
 def test_an_event_without_super_is_told(event: str) -> None:
     with pytest.raises(RuntimeError, match=rf"^Mine overrides {event} without super\(\).{event}\(trainer, federation"):
         fitted(with_hooks(**{event: lambda *_: None}))
+
+
+def test_a_setup_without_super_keeps_nothing_of_an_earlier_fit() -> None:
+    def nothing(self: Any, trainer: Any, pl_module: Any, stage: str) -> None:
+        """A user's own, without super()."""
+
+    averaging = type("Averaging", (BackboneAveraging,), {"setup": nothing})()
+    for method in (with_hooks(setup=nothing), averaging):
+        fitted(method, 2)
+        first = method.carrier
+        assert first is not None
+        again, anew = tiny_federation(seed=1), tiny_federation(seed=1)
+        fit(again, tiny_data(evaluated=False), 2, method)
+        fit(anew, tiny_data(evaluated=False), 2, type(method)())
+        assert method.carrier is not first
+        assert equal(again.state_dict(), anew.state_dict())
 
 
 def test_events_with_super_are_a_users_own() -> None:

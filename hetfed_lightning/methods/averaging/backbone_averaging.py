@@ -182,10 +182,10 @@ class BackboneAveraging(Method):
 
     # Before training
 
-    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+    def begin_run(self, federation: FederationView, *, afresh: bool) -> None:
         """Drop the state of an earlier run, unless its trainer goes on; a checkpoint is read after this."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit" and trainer.current_epoch == 0:
+        super().begin_run(federation, afresh=afresh)
+        if afresh:
             self._bounded, self._foundations = set(), {}
 
     def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:

@@ -121,10 +121,10 @@ class PrivateAveraging(BackboneAveraging):
 
     # Before training
 
-    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+    def begin_run(self, federation: FederationView, *, afresh: bool) -> None:
         """Drop an earlier run's shared states, but keep its releases in the account."""
         ledgers, rehearsed = self._ledgers, self._was_rehearsed
-        super().setup(trainer, pl_module, stage)
+        super().begin_run(federation, afresh=afresh)
         self._ledgers, self._was_rehearsed = ledgers, rehearsed
 
     def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
