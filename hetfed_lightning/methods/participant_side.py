@@ -16,6 +16,7 @@ from hetfed_lightning.methods.hook_results import keep_own, naming, read_only, t
 from hetfed_lightning.methods.messages import Message, MessageError, Work
 from hetfed_lightning.methods.method import Method
 from hetfed_lightning.methods.participant_data import ParticipantData, PrivateExamplesError
+from hetfed_lightning.methods.sender_checks import unchanged
 from hetfed_lightning.seeding import streams_kept
 
 if TYPE_CHECKING:
@@ -115,18 +116,24 @@ class ParticipantSide:
             together: Outputs on the public set of several participants, computed at once.
 
         Raises:
-            MessageError: If it is no mapping of tensors, or its layout differs from this participant's first message.
+            MessageError: If it is no mapping of tensors, or its layout differs from this participant's first message;
+                or if ``send`` changes the participant.
         """
         local, data = federation.local[name], self.data_of(federation, name, together)
         has_trained = when == "end" and name in federation.active_names(federation.current_round)
         work = Work(*((local.landed, local.rates) if has_trained else (0, 0.0)), data.num_samples)
         self._seed(federation, name, f"send {when}")
         context, where = self.context(federation, name), self._where(federation, name)
-        with naming(where), read_only(context.received, "context.received", where):
-            sent = self._method.send(federation[name], data, work, context)
+        participant, is_first = federation[name], name not in self._layouts
+        with (
+            naming(where),
+            read_only(context.received, "context.received", where),
+            unchanged(participant, where, by_value=is_first),
+        ):
+            sent = self._method.send(participant, data, work, context)
         self._keep_memory(federation, name, where)
         message = self._checked(federation, name, self._taken(federation, name, sent))
-        return self._method.fault_of(message, federation[name].task.kind) or message
+        return self._method.fault_of(message, participant.task.kind) or message
 
     @torch.no_grad()
     def layout(self, federation: FederationView, name: str) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hetfed_lightning.methods.hook_results import naming
 from hetfed_lightning.methods.plans import Moment, Part, PlanError
 from hetfed_lightning.participants.participant import STUDENT
 
@@ -47,8 +48,9 @@ def planned(
         PlanError: If it cannot be followed; names the participant, the round and the method.
     """
     participant = federation[name]
-    found: Any = method.plan(participant, moment, round_index)
     where = f"{participant.label}, round {round_index}: {method.title}.plan for the moment {moment!r}"
+    with naming(where):
+        found: Any = method.plan(participant, moment, round_index)
     if not isinstance(found, Sequence) or not all(isinstance(part, Part) for part in found):
         raise PlanError(f"{where}: expected Parts in a list, got {found!r}. Return [Part(epochs=1)], or () for none.")
     parts = [part for part in found if part.on == "public"] if name == STUDENT else list(found)

@@ -12,7 +12,8 @@ import torch
 from hetfed_lightning import Combined, Method
 from hetfed_lightning.methods.hook_results import keep_own, tensors_by_key
 from hetfed_lightning.methods.messages import MessageError
-from tests.federations import fit, tiny_data, tiny_federation
+from hetfed_lightning.methods.sender_checks import unchanged
+from tests.federations import fit, tiny_data, tiny_federation, tiny_participant
 
 Hook = Callable[..., Any]
 
@@ -129,3 +130,74 @@ def test_tensors_of_ones_own_are_kept_as_they_are() -> None:
     theirs.zero_()
     assert memory["mine"] is mine
     assert memory["theirs"].tolist() == [1.0, 1.0]
+
+
+def test_whoever_plans_is_named_in_what_it_raises() -> None:
+    with pytest.raises(ZeroDivisionError) as raised:
+        fitted(with_hooks(plan=lambda *_: 1 / 0))
+    assert raised.value.__notes__ == ["in participant 'a', round 0: Mine.plan for the moment 'local'"]
+
+    def late(self: Any, participant: Any, moment: str, round_index: int) -> Any:
+        return 1 / 0 if (participant.name, moment, round_index) == ("b", "received", 1) else ()
+
+    with pytest.raises(ZeroDivisionError) as raised:
+        fitted(with_hooks(plan=late))
+    assert raised.value.__notes__ == ["in participant 'b', round 1: Mine.plan for the moment 'received'"]
+
+
+def writes(participant: Any) -> None:
+    with torch.no_grad():
+        participant.head.bias.add_(1)
+
+
+def writes_past_the_counter(participant: Any) -> None:
+    participant.head.bias.data.add_(1)
+
+
+def puts_another(participant: Any) -> None:
+    participant.head.bias = torch.nn.Parameter(torch.ones(3))
+
+
+CHANGES = [writes, writes_past_the_counter, puts_another]
+
+
+@pytest.mark.parametrize("engine", ["sequential", "batched"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_sender_that_is_changed_is_told(change: Hook, engine: str) -> None:
+    def send(self: Any, participant: Any, data: Any, work: Any, context: Any) -> Any:
+        if participant.name == "b":
+            change(participant)
+        return {"x": participant.head.weight}
+
+    with pytest.raises(MessageError, match=r"Round 0: participant 'b': Mine.send: it changes head.bias of the part"):
+        fitted(with_hooks(send=send), engine=engine)
+
+
+def test_a_sender_that_is_changed_later_is_told_without_reading_values() -> None:
+    def send(self: Any, participant: Any, data: Any, work: Any, context: Any) -> Any:
+        if context.round_index == 1:
+            writes(participant)
+        return {"x": participant.head.weight}
+
+    with pytest.raises(MessageError, match=r"Round 1: participant 'a': Mine.send: it changes head.bias"):
+        fitted(with_hooks(send=send))
+
+
+def test_a_sender_whose_batchnorm_counts_the_message_is_told() -> None:
+    def send(self: Any, participant: Any, data: Any, work: Any, context: Any) -> Any:
+        (inputs, _), *_ = data.batches()
+        return {"x": participant(inputs).mean(0)}
+
+    federation = tiny_federation()
+    for one in federation.members().values():
+        one.backbone = torch.nn.Sequential(one.backbone, torch.nn.BatchNorm1d(5))
+    with pytest.raises(MessageError, match=r"Mine.send: it changes backbone.1.running_mean .* in evaluation mode"):
+        fit(federation, tiny_data(evaluated=False), 1, with_hooks(send=send))
+
+
+def test_values_that_are_not_finite_are_no_change() -> None:
+    participant: Any = tiny_participant()
+    with torch.no_grad():
+        participant.head.bias.fill_(float("nan"))
+    with unchanged(participant, "here", by_value=True):
+        pass
