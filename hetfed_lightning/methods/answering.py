@@ -19,7 +19,7 @@ from hetfed_lightning.methods.hook_results import naming, tensors_by_key
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.messages import MessageError
 from hetfed_lightning.methods.method import Method
-from hetfed_lightning.methods.method_hooks import PREDICTION
+from hetfed_lightning.methods.method_hooks import NETWORK, PREDICTION
 from hetfed_lightning.participants.participant import OWN, Participant
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Answering:
         acting = acting_callbacks(federation.trainer)
         self._methods = [one for one in acting if isinstance(one, Method) and one.gives_answers()]
         self._members = federation.members() if self._methods else {}
+        self._scores = any(isinstance(one, Method) and one.needs_scores for one in acting)
         self._round: int | None = None
         for participant in self._members.values():
             if type(participant).forward is not Participant.forward:
@@ -84,7 +85,7 @@ class Answering:
 
         Raises:
             MessageError: If a method returns anything but tensors of the outputs' shape by name, or two methods one
-                name.
+                name, or the name of the network where its scores count.
         """
         if participant.name not in self._members:
             return {OWN: participant(inputs)}
@@ -104,6 +105,12 @@ class Answering:
                     raise MessageError(f"{where}: {name!r} is answered by {by[name]} too. Give them two names.")
                 by[name] = method.title
                 found[OWN if name == PREDICTION else name] = outputs
+        if self._scores and PREDICTION in by and found.setdefault(NETWORK, own) is not own:
+            raise MessageError(
+                f"{participant.label}: {by[NETWORK]}.answers: {NETWORK!r} is the participant's own network, since "
+                f"{by[PREDICTION]} answers in its place and its scores weigh what it teaches. Choose another name, or "
+                "return outputs as they are."
+            )
         return found
 
 

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 PREDICTION = "prediction"
 """Name in ``Method.answers`` of the outputs that a participant predicts with."""
 
+NETWORK = "network"
+"""Name of a participant's own network as a further model, where a method's answer takes its place and scores count."""
+
 
 class MethodHooks(FederatedCallback):
     """Hooks of a federated method; every one has a default, and most methods write three.
@@ -298,10 +301,11 @@ class MethodHooks(FederatedCallback):
         """Outputs by name with which a participant is evaluated beside or instead of its own; none by default.
 
         ``"prediction"`` takes the place of the network's outputs in all figures of validation and test and in
-        ``Trainer.predict``. Any other name is a further model: on the same batches it is measured by the same loss and
-        metrics, as ``val_accuracy.NAME/hospital_a`` and ``val_global_accuracy.NAME/hospital_a``. It is called without
-        gradients, in evaluation mode, for each batch of each participant, before the first exchange too and of an
-        untrained network; the student has no method.
+        ``Trainer.predict``; beside a method with ``needs_scores`` the network's own are then a further model,
+        ``"network"``, whose scores count. Any other name is a further model: on the same batches it is measured by the
+        same loss and metrics, as ``val_accuracy.NAME/hospital_a`` and ``val_global_accuracy.NAME/hospital_a``. It is
+        called without gradients, in evaluation mode, for each batch of each participant, before the first exchange too
+        and of an untrained network; the student has no method.
 
         Training, teachers' outputs, ``Participant.predict`` and ``hetfed export`` keep to the network alone, and so
         does a participant whose ``validation_step`` calls no ``evaluate_batch``. Outputs that are not finite are

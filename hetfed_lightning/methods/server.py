@@ -14,6 +14,7 @@ from torch import Tensor
 from hetfed_lightning.methods.averaging.sharing_groups import listed
 from hetfed_lightning.methods.hook_results import naming, read_only
 from hetfed_lightning.methods.messages import Message, PerParticipant
+from hetfed_lightning.methods.method_hooks import NETWORK
 from hetfed_lightning.methods.server_checks import check_alike, check_apart, checked_combined, checked_groups
 from hetfed_lightning.methods.server_memory import ServerMemory
 from hetfed_lightning.metrics import payload_bytes
@@ -127,12 +128,14 @@ class ServerSide:
     def note_scores(self, headlines: Mapping[str, str], values: Mapping[str, float]) -> None:
         """Record each participant's validation score, clamped to [0, 1]; a missing or NaN score leaves the last one.
 
+        It is that of its network, whose outputs are sent, also where a method's answer takes its place in evaluation.
+
         Args:
             headlines: Name of the headline metric by participant.
             values: Metrics by tag, such as ``"val_accuracy/hospital_a"``.
         """
         for name, headline in headlines.items():
-            score = values.get(f"val_{headline}/{name}")
+            score = values.get(f"val_{headline}.{NETWORK}/{name}", values.get(f"val_{headline}/{name}"))
             if score is not None and score == score:  # noqa: PLR0124 - NaN where a metric could not be computed
                 self.scores[name] = min(1.0, max(0.0, score))
 

@@ -10,11 +10,12 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 
-from hetfed_lightning import BackboneAveraging, Context, Federation, Participant
+from hetfed_lightning import BackboneAveraging, Context, EnsembleDistillation, Federation, Method, Participant
 from hetfed_lightning.callbacks.confusions import examine
 from hetfed_lightning.data import Examples
+from hetfed_lightning.distillation import ValidationWeighted
 from hetfed_lightning.methods.messages import MessageError
-from tests.federations import examples, fit, tiny_data, tiny_federation, tiny_participant, trainer
+from tests.federations import equal, examples, fit, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 from tests.methods.own_methods import Common, Nearest
 
 Figures = dict[str, float]
@@ -334,3 +335,39 @@ def test_undefined_figures_are_those_of_the_model() -> None:
         "val_global_loss.well/a": known, "val_global_f1.well/a": nan, "val_f0.5/a": nan,
     }  # fmt: skip
     assert list(undefined_figures(found)) == ["val_f1/a", "val_global_f1.well/a", "val_f0.5/a"]
+
+
+class Opposite(Method):
+    """Predicts the least likely class, in place of a network's prediction."""
+
+    exchanges = ()
+
+    def __init__(self, **further: Any) -> None:
+        self.further = further
+
+    def answers(self, inputs: Any, features: Tensor, outputs: Tensor, context: Context) -> Any:
+        return {"prediction": -outputs, **{name: make(outputs) for name, make in self.further.items()}}
+
+
+def test_scores_of_teachers_are_those_of_their_networks() -> None:
+    with_answers, without = EnsembleDistillation(ValidationWeighted()), EnsembleDistillation(ValidationWeighted())
+    one, other = tiny_federation(), tiny_federation()
+    run = fit(one, tiny_data(), 3, Opposite(), with_answers)
+    plain = fit(other, tiny_data(), 3, without)
+    assert equal(state_of(one), state_of(other))
+    assert with_answers.state_dict()["scores"] == without.state_dict()["scores"]
+    for name in "abc":
+        network = figures(run)[f"val_accuracy.network/{name}"]
+        assert network == figures(plain)[f"val_accuracy/{name}"] == with_answers.state_dict()["scores"][name]
+    assert figures(run)["val_accuracy/a"] != figures(plain)["val_accuracy/a"]
+
+
+def test_the_network_is_measured_once_if_a_method_names_it_too() -> None:
+    run = fit(tiny_federation(), tiny_data(), 1, Opposite(network=lambda outputs: outputs), EnsembleDistillation())
+    assert "val_accuracy.network/a" in figures(run)
+    with pytest.raises(MessageError, match=r"participant 'a': Opposite.answers: 'network' is the participant's own"):
+        fit(tiny_federation(), tiny_data(), 1, Opposite(network=lambda outputs: 2 * outputs), EnsembleDistillation())
+
+
+def test_without_scores_the_network_is_not_measured_beside_an_answer() -> None:
+    assert "val_accuracy.network/a" not in figures(fit(tiny_federation(), tiny_data(), 1, Opposite()))
