@@ -164,7 +164,7 @@ class LocalPlans:
             if not self._reads[name]:
                 found = ", ".join(map(repr, inputs)) if isinstance(inputs, dict) else type(inputs).__name__
                 log.info(
-                    "%s reads nothing of the public set, which has %s: it takes no steps on it.",
+                    "%s reads nothing of the public set, which has %s: it neither teaches nor learns on it.",
                     federation[name].label, found,
                 )  # fmt: skip
         return self._reads[name]

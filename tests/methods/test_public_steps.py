@@ -401,7 +401,9 @@ def test_who_reads_nothing_of_the_public_set_abstains_by_name(caplog: pytest.Log
     assert equal(state_of(learned["b"]), state_of(plain["b"]))
     assert not equal(state_of(learned["a"]), state_of(plain["a"]))
     said = [one.message for one in caplog.records if "reads nothing of the public set" in one.message]
-    assert said == ["participant 'b' reads nothing of the public set, which has 'image': it takes no steps on it."]
+    assert said == [
+        "participant 'b' reads nothing of the public set, which has 'image': it neither teaches nor learns on it."
+    ]
 
 
 def test_a_student_learns_on_public_data_alone() -> None:

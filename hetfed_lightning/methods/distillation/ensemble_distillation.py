@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -165,11 +164,11 @@ class EnsembleDistillation(Method):
 
     # Before training
 
-    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+    def begin_run(self, federation: FederationView, *, afresh: bool) -> None:
         """Drop the state of an earlier run, unless its trainer goes on; a checkpoint is read after this."""
-        super().setup(trainer, pl_module, stage)
-        self._has_student, self._has_told_of_classes = pl_module.has_student, False
-        if stage == "fit" and trainer.current_epoch == 0:
+        super().begin_run(federation, afresh=afresh)
+        self._has_student, self._has_told_of_classes = federation.has_student, False
+        if afresh:
             self._about, self._known = {}, TeacherKnowledge()
 
     def prepare(self, trainer: L.Trainer, federation: FederationView) -> None:
@@ -588,23 +587,19 @@ def check_kind(participant: Participant, ensemble: Ensemble) -> None:
 
 
 def _abstaining(federation: FederationView, inputs: Any) -> frozenset[str]:
-    """Participants who read nothing of a public batch: they neither teach nor learn; said by name.
+    """Participants who read nothing of a public batch: they neither teach nor learn.
 
     Raises:
         ValueError: If that is everyone, or the student.
     """
     everyone = federation.everyone()
-    names = [name for name, one in everyone.items() if not one.reads_any_of(inputs)]
+    names = [name for name in everyone if not federation.plans.reads_public(federation, name)]
     found = ", ".join(map(repr, inputs)) if isinstance(inputs, Mapping) else type(inputs).__name__
     if STUDENT in names or len(names) == len(federation.participants):
         who = "the student reads nothing" if STUDENT in names else "no participant reads anything"
         raise ValueError(
             f"EnsembleDistillation: {who} of the public set, which has {found}; name its inputs as theirs."
         )
-    for name in names:
-        log.info("EnsembleDistillation: %s reads nothing of the public set, which has %s: it neither teaches nor "
-                 "learns.",
-                 everyone[name].label, found)  # fmt: skip
     return frozenset(names)
 
 
