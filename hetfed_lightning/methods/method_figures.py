@@ -25,12 +25,13 @@ def figure_suffix(method: Titled, methods: Iterable[Titled]) -> str:
         method: The method.
         methods: All methods of the run.
     """
-    alike = any(one is not method and _kind(one) == _kind(method) for one in methods)
+    alike = any(one is not method and _are_of_one_kind(one, method) for one in methods)
     return f"/{method.name}" if alike and method.name is not None else ""
 
 
-def _kind(method: Titled) -> str:
-    return method.title if method.name is None else method.title.removesuffix(f":{method.name}")
+def _are_of_one_kind(one: Titled, other: Titled) -> bool:
+    """True if a class of the two is the other's, or extends it."""
+    return isinstance(one, type(other)) or isinstance(other, type(one))
 
 
 class MethodFigures:
@@ -59,10 +60,11 @@ class MethodFigures:
         for key, value in figures.items():
             tag = f"federation/{key}{suffix}"
             if (owner := self._owners.setdefault(tag, method)) is not method:
+                remedy = "give it a name, which its tags then end with" if _are_of_one_kind(owner, method) else ""
                 raise MessageError(
                     f"Round {round_index}: {method.title}.combine: {tag} is a figure of {owner.title} "
-                    f"({type(owner).__name__}), and {type(method).__name__} has one of that name too. Give it another "
-                    f"key in Combined(figures=...), or set {type(method).__name__}.name if both are of one kind."
+                    f"({type(owner).__name__}), and {type(method).__name__} has one of that name too. Choose another "
+                    f"key in Combined(figures=...){remedy and f', or {remedy}'}."
                 )
             found[tag] = value
         return found

@@ -188,7 +188,10 @@ GRID: dict[str, tuple[Callbacks, dict[str, Any]]] = {
     "with modules of its own": (lambda: [Mutual(), BackboneAveraging()], SAMPLED),
     "after each step": (lambda: [InBall(0.3), Rumour()], {}),
     "two of a class": (lambda: [named(Prototypes(1.0), "near"), named(Prototypes(0.1), "far")], {}),
-    "beside distillation in a phase": (lambda: [EnsembleDistillation(), Prototypes(), Seldom()], {"rounds": 4}),
+    "beside distillation in a phase": (
+        lambda: [EnsembleDistillation(), Prototypes(), named(Seldom(), "seldom")],
+        {"rounds": 4},
+    ),
     "beside mixed distillation": (lambda: [Rumour(), EnsembleDistillation(mode="mixed"), Prototypes()], {}),
     "plans, and acts after steps": (lambda: [Planned()], SAMPLED | {"rounds": 3}),
     "describes numbers": (lambda: [Census()], LATER),

@@ -10,7 +10,7 @@ from hetfed_lightning.methods.messages import MessageError
 from tests.federations import fit, tiny_data, tiny_federation
 
 
-class Counting(Method):
+class Logging(Method):
     """Sends nothing of use, and logs a number under a key."""
 
     def __init__(self, key: str, number: float, name: str | None = None) -> None:
@@ -23,7 +23,11 @@ class Counting(Method):
         return Combined(None, {self.key: self.number})
 
 
-class Other(Counting):
+class Counting(Logging):
+    """A method."""
+
+
+class Other(Logging):
     """Another method."""
 
 
@@ -36,11 +40,11 @@ def test_two_methods_with_a_figure_of_one_name_are_refused_at_the_first() -> Non
 
 
 def test_a_figure_of_another_round_is_refused_as_well() -> None:
-    class Later(Counting):
+    class Later(Logging):
         def is_due(self, round_index: int) -> bool:
             return round_index == 1
 
-    class First(Counting):
+    class First(Logging):
         def is_due(self, round_index: int) -> bool:
             return round_index == 0
 
@@ -71,3 +75,16 @@ def test_two_of_the_packages_are_told_apart_by_name() -> None:
     logged = fit(tiny_federation(), tiny_data(), 2, *callbacks).logged_metrics
     expected = {"divergence/often", "divergence/seldom", "teacher_agreement", "teacher_agreement/second"}
     assert {key.removeprefix("federation/") for key in logged if "divergence" in key or "agreement" in key} == expected
+
+
+class Further(Counting):
+    """One that extends another."""
+
+
+def test_one_that_extends_another_is_told_apart_by_its_name_and_told_so_without() -> None:
+    logged = fit(
+        tiny_federation(), tiny_data(evaluated=False), 1, Counting("share", 1), Further("share", 2, "more")
+    ).logged_metrics
+    assert (float(logged["federation/share"]), float(logged["federation/share/more"])) == (1, 2)
+    with pytest.raises(MessageError, match=r"Further has one of that name too. .* or give it a name"):
+        fit(tiny_federation(), tiny_data(evaluated=False), 1, Counting("share", 1), Further("share", 2))

@@ -49,6 +49,7 @@ from hetfed_lightning.methods.byte_count import ByteCount
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.methods.messages import When
 from hetfed_lightning.methods.method import Method
+from hetfed_lightning.methods.method_figures import MethodFigures
 from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ class Coordinator:
         self.journal = journal
         self.callbacks = [one for one in config.callbacks if isinstance(one, FederatedCallback)]
         self.methods = [self._rounds_of(place, one) for place, one in carried_methods(self.callbacks).items()]
+        tags = MethodFigures([one.method for one in self.methods])
+        for rounds in self.methods:
+            rounds.tags = tags
         self.sites = ConnectedSites(
             config.sites, messenger, min(config.deadline, config.wait), lambda told: impossible(told, self.callbacks)
         )

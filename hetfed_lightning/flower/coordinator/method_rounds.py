@@ -14,6 +14,7 @@ from hetfed_lightning.flower.protocol.description import Description
 from hetfed_lightning.flower.protocol.orders import Reply
 from hetfed_lightning.methods.messages import Message, When
 from hetfed_lightning.methods.method import Method
+from hetfed_lightning.methods.method_figures import MethodFigures
 from hetfed_lightning.methods.server import ServerSide, combine_seed
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.seeding import seed_all
@@ -46,6 +47,8 @@ class MethodRounds:
     def __init__(self, place: int, method: Method, seed: int) -> None:
         self.place, self.method, self._seed = place, method, seed
         self.is_spent = False
+        self.tags = MethodFigures([method])
+        """Tags of figures, which a coordinator's methods have in common."""
         self._server = ServerSide(method)
         self._waiting: dict[str, set[str]] = {}
         """Groups whose last result a participant has yet to receive, by its name."""
@@ -209,6 +212,7 @@ class MethodRounds:
         seed_all(combine_seed(self._seed, self.method, round_index), torch.device("cpu"))
         try:
             result = self._server.combine(sent, asked, round_index)
+            figures = self.tags.tagged(self.method, result.figures, round_index)
         except Exception as error:
             raise CombineError(
                 f"Round {round_index + 1}: {self.method.title}.combine fails on the messages of "
@@ -223,7 +227,7 @@ class MethodRounds:
             names = {name for name in joined if group in reached[name]}
             self._down += self._server.bytes_of(group, names.intersection(counted))
         self.is_spent |= result.stop
-        return {f"federation/{key}": value for key, value in result.figures.items()}
+        return figures
 
     def receivers(self, when: When, round_index: int, cohorts: Cohorts) -> Sequence[str] | None:
         """Participants that the result of a moment may reach, in their order; None for all who have joined.
