@@ -299,7 +299,7 @@ def _check_predictions(participant: Participant, outputs: Tensor) -> None:
             raise ValueError(  # noqa: TRY004 - one kind of error for a participant that cannot train
                 f"{participant.label}: {type(task).__name__} has no {attribute}; set it in its class, as {example}."
             )
-    if "loss" in task.metrics(output_width(outputs)):
+    if not task.has_packaged_metrics and "loss" in task.metrics(output_width(outputs)):
         raise ValueError(
             f"{participant.label}: a metric of {type(task).__name__} is called 'loss', which the task's own loss is "
             "logged as. Give the metric another name."

@@ -164,6 +164,13 @@ class Task(nn.Module, ABC):
             return {name: metric.clone() for name, metric in self._custom_metrics.items()}
         return self.default_metrics(width)
 
+    @property
+    def has_packaged_metrics(self) -> bool:
+        """True if the metrics are the defaults of a task of this package."""
+        kind = type(self)
+        is_ours = kind.default_metrics.__module__.startswith(f"{__name__.partition('.')[0]}.")
+        return is_ours and self._custom_metrics is None and kind.metrics is Task.metrics
+
     def prefers_higher(self, metric: str) -> bool:
         """True if a larger value of a metric is better, by torchmetrics' ``higher_is_better``.
 
