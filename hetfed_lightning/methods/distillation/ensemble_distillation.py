@@ -282,11 +282,12 @@ class EnsembleDistillation(Method):
             about: Descriptions of all known participants, by name.
             cohorts: Cohort of each round.
         """
+        if when == "start":
+            mixes = self.mixes(round_index, has_student=cohorts.has_student)
+            active = cohorts.active_names(round_index)
+            return _readers(active, about) if mixes else self.pupils(round_index, about, cohorts)
         mutual, _ = self.learners(has_student=cohorts.has_student)
-        mixes = self.mixes(round_index, has_student=cohorts.has_student)
-        if when == "start" and not mixes:
-            return self.pupils(round_index, about, cohorts)
-        return _readers(cohorts.active_names(round_index), about) if mixes or (mutual and self.mode == "phase") else []
+        return _readers(cohorts.active_names(round_index), about) if mutual and self.mode == "phase" else []
 
     def pupils(self, round_index: int, about: About, cohorts: Cohorts) -> list[str]:
         """Names of participants that train for the first time after joining a run in progress, and ask for lessons.

@@ -182,6 +182,14 @@ def test_mixed_learns_in_the_local_steps_and_the_student_in_a_phase() -> None:
     assert not equal(state_of(federation["a"]), state_of(alone["a"]))
 
 
+def test_targets_for_the_student_alone_go_to_nobody_else() -> None:
+    """In mixed mode participants have those of the round's start; the ones of its end are made where the student is."""
+    federation = tiny_federation(student=tiny_participant(seed=9))
+    found = fit(federation, tiny_data(), 1, EnsembleDistillation(mode="mixed", students="both", start_round=0))
+    assert found.callback_metrics["federation/bytes_down/distillation"] == 3 * 10 * 3 * 4
+    assert found.callback_metrics["federation/bytes_up/distillation"] == 2 * 3 * 10 * 3 * 4
+
+
 def test_mixed_waits_a_round_by_default() -> None:
     callback = EnsembleDistillation(Uniform(), mode="mixed")
     fit(tiny_federation(), tiny_data(), 3, callback)
