@@ -72,12 +72,12 @@ def test_a_site_of_digits_by_hand(digits: Path) -> None:
                 {
                     "class_path": "hetfed_lightning.EnsembleDistillation",
                     "init_args": {
-                        "ensemble": "hetfed_lightning.distillation.ClassPriorWeighted",
+                        "ensemble": "hetfed_lightning.distillation.DensityRatioPosterior",
                         "temperature": 2.0,
                         "mode": "mixed",
-                        "weight": {
-                            "class_path": "hetfed_lightning.LinearSchedule",
-                            "init_args": {"start": 1.0, "end": 0.1, "rounds": 14},
+                        "public_transform": {
+                            "class_path": "hetfed_lightning.layers.RandomShift",
+                            "init_args": {"max_pixels": 2},
                         },
                     },
                 },
@@ -97,6 +97,8 @@ def test_a_site_of_digits_by_hand(digits: Path) -> None:
                         "head": {"class_path": "torch.nn.Linear", "init_args": {"in_features": 64, "out_features": 10}},
                         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.002}},
                         "local_epochs": 2,
+                        "min_steps": 32,
+                        "own_prior": 0.5,
                     },
                 }
             },
@@ -263,8 +265,9 @@ def test_the_page_has_a_command_for_everyone(hospitals: Path) -> None:
 
 def test_the_page_says_what_leaves_a_site(digits: Path) -> None:
     page = (digits / "README.md").read_text(encoding="utf-8")
-    assert "- its predictions on the public set" in page
-    assert "- how many of its examples are of each class, for which ClassPriorWeighted asks" in page
+    assert "- what DensityRatioPosterior asks for of each public example, made of its own examples too\n" in page
+    assert "- how many of its examples are of each class, for which DensityRatioPosterior asks\n" in page
+    assert "EnsembleDistillation describes" not in page
 
 
 @pytest.mark.parametrize("program", ["flower-superlink", "flower-supernode"])

@@ -9,7 +9,6 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from hetfed_lightning.distillation import ClassPriorWeighted
 from hetfed_lightning.flower.init.data import is_dealt
 from hetfed_lightning.flower.init.own_code import listed_modules
 from hetfed_lightning.flower.init.source import Source
@@ -93,10 +92,15 @@ def _leaves(source: Source) -> str:
     sent += [
         f"what {type(one).__name__} describes of its participant before training, and its messages"
         for one in carried_methods(source.callbacks).values()
+        if not isinstance(one, EnsembleDistillation)
     ]
     ensembles = [one.ensemble for one in source.callbacks if isinstance(one, EnsembleDistillation)]
-    if ensembles:
-        sent.append("its predictions on the public set")
-    if any(isinstance(one, ClassPriorWeighted) for one in ensembles):
-        sent.append("how many of its examples are of each class, for which ClassPriorWeighted asks")
+    for one in ensembles:
+        asks = f"what {type(one).__name__} asks for of each public example, made of its own examples too"
+        sent.append(asks if one.has_own_message else "its predictions on the public set")
+    counting = [type(one).__name__ for one in ensembles if "class_counts" in one.needs]
+    if counting:
+        asks = " and ".join(dict.fromkeys(counting))
+        sent.append(f"how many of its examples are of each class, for which {asks} ask{'s' * (len(counting) == 1)}")
+    sent = list(dict.fromkeys(sent))
     return "\n".join(f"- {one}" for one in sent)
