@@ -34,9 +34,11 @@ def deployed(config: str, folder: Path, *options: str) -> FakeGrid:
     return FakeGrid(sites)
 
 
-TAUGHT = "class_path: hetfed_lightning.EnsembleDistillation\n      init_args:\n"
-CHANGED = """
-        public_transform:
+SHIFTED = """        public_transform: # Targets are those of the images as they are.
+          class_path: hetfed_lightning.layers.RandomShift
+          init_args: {max_pixels: 2}
+"""
+CHANGED = """        public_transform:
           - {class_path: hetfed_lightning.layers.RandomShift, init_args: {max_pixels: 2}}
           - {class_path: hetfed_lightning.layers.RandomCrop, init_args: {min_side: 0.7}}
           - {class_path: hetfed_lightning.layers.GaussianNoise, init_args: {std: 0.1}}
@@ -44,11 +46,11 @@ CHANGED = """
 
 
 def changing(config: str, folder: Path) -> str:
-    """A configuration whose students learn from public examples that are changed at random."""
+    """A configuration whose students learn from public examples that are changed in several ways."""
     text = Path(config).read_text(encoding="utf-8")
-    assert text.count(TAUGHT) == 1
+    assert text.count(SHIFTED) == 1
     path = folder / "changing.yaml"
-    path.write_text(text.replace(TAUGHT, TAUGHT + CHANGED.removeprefix("\n")), encoding="utf-8")
+    path.write_text(text.replace(SHIFTED, CHANGED), encoding="utf-8")
     return str(path)
 
 
