@@ -58,7 +58,7 @@ def check_public_transform(
     if changed := [key for key, value in _state(transform).items() if not torch.equal(value, before[key])]:
         raise ValueError(
             f"{where}: its buffer {changed[0]!r} changes with each batch, and neither checkpoints nor other "
-            "institutions know of that. Use a transform without a state, or call its eval() first."
+            "institutions know of that. Use a transform without a state, or put it into evaluation mode first."
         )
     if not torch.allclose(one, other, equal_nan=True):
         raise ValueError(

@@ -146,7 +146,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory, local: tuple[Path, list[Feder
     made = journal(folder)
     made.introduce(descriptions, callbacks, 0)
     methods = [f"bytes_{way}/{method}" for way in ("up", "down") for method in ("averaging", "distillation")]
-    told = ("bytes_up", "bytes_down", "divergence", "teacher_agreement", *methods)
+    told = ("bytes_up", "bytes_down", "divergence", "teacher_agreement", "target_classes", *methods)
     for index in range(ROUNDS):
         values = {tag: points[index + 1] for tag, points in known.items() if index + 1 in points}
         figures = {key: values[key] for name in told if (key := f"federation/{name}") in values}
