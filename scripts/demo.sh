@@ -21,7 +21,7 @@ echo
 if [[ -n $checkpoints ]]; then
     echo "Checkpoints:"
     while IFS= read -r path; do echo "  $path"; done <<<"$checkpoints"
-    echo "On data that nobody trained on, and beside training alone (a minute):"
+    echo "On data that nobody trained on, and beside training alone (two minutes):"
     printf '  %q test -c configs/digits.yaml --ckpt_path %q\n' "$root/.venv/bin/hetfed" "$(head -n 1 <<<"$checkpoints")"
     printf '  %q compare -c configs/digits.yaml\n' "$root/.venv/bin/hetfed"
 fi
