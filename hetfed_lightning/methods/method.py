@@ -148,6 +148,11 @@ class Method(MethodHooks):
             headlines = {name: one.task.headline for name, one in federation.members().items()}
             self.carried.note_scores(headlines, values)
 
+    @property
+    def teaches_within_round(self) -> bool:
+        """True if its results are learned from before the messages of a round's other methods are made."""
+        return self.phase < Method.phase
+
     def plans_work(self) -> bool:
         """True if the method has a :meth:`plan`."""
         return type(self).plan is not Method.plan

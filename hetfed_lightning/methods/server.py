@@ -151,6 +151,14 @@ class ServerSide:
             found |= self.memory[group].received_by(name)
         return found
 
+    def of_only_group(self) -> Message:
+        """Last result of the only group, tensors by key; empty without one, or with several groups.
+
+        It is what the federation's student receives, which lives with the server and is no member of a group.
+        """
+        memory = list(self.memory.values())
+        return memory[0].last if len(memory) == 1 else {}
+
     def to(self, device: torch.device) -> None:
         """Bring results and what is remembered to a device: checkpoints are read on the CPU."""
         for own in self.memory.values():

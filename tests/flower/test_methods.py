@@ -8,14 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from hetfed_lightning import BackboneAveraging, Combined, EnsembleDistillation, FederatedCallback, Transfer
+from hetfed_lightning import (
+    BackboneAveraging,
+    Combined,
+    EnsembleDistillation,
+    FederatedCallback,
+    FederatedDataModule,
+    Transfer,
+)
+from hetfed_lightning.data import FederatedData
 from hetfed_lightning.federation.quarantine import TooFewParticipantsError
 from hetfed_lightning.flower.protocol.messages import WORK
 from hetfed_lightning.methods.messages import Exchange
 from hetfed_lightning.methods.plans import Part
 from hetfed_lightning.privacy import DPSGD
-from tests.federations import equal
-from tests.flower.federating import Callbacks, Deployed
+from tests.federations import equal, fit, state_of, tiny_data, tiny_participant
+from tests.flower.federating import Callbacks, Deployed, Rounds
 from tests.methods import planned
 from tests.methods.own_methods import (
     Census,
@@ -321,6 +329,39 @@ def test_figures_of_further_models_reach_the_coordinator(tmp_path: Path) -> None
         # Of everyone, who was sampled and who was not: loss and accuracy of two models, on own and on all data.
         assert len(of_models) == 3 * 2 * 2 * 2
         assert {key: found[key] for key in of_models} == pytest.approx(of_models, abs=1e-6)
+
+
+class OfServer(FederatedDataModule):
+    """The public set and everyone's sets, as a coordinator with a student has them."""
+
+    def load(self, participants: tuple[str, ...]) -> FederatedData:
+        whole = tiny_data("abc").load(("a", "b", "c"))
+        return FederatedData({}, {}, {}, whole.public, global_val=whole.global_val, global_test=whole.global_test)
+
+
+@pytest.mark.parametrize("mode", ["phase", "mixed"])
+def test_a_student_beside_participants_that_learn_too(mode: Any, tmp_path: Path) -> None:
+    # Beside them stand an ensemble that teaches participants alone, and a method whose results are for their round.
+    def callbacks() -> list[FederatedCallback]:
+        return [
+            EnsembleDistillation(students="both", mode=mode),
+            Fleeting(),
+            EnsembleDistillation(students="mutual", name="apart"),
+        ]
+
+    deployed = Deployed("abc", callbacks, tmp_path)
+    together, rounds = deployed.everyone(student=tiny_participant(seed=9)), Rounds()
+    fit(together, tiny_data("abc"), deployed.rounds, *callbacks(), rounds)
+    states = {name: state_of(one) for name, one in together.members().items()}
+    student = tiny_participant(seed=9)
+    config: dict[str, Any] = {"student": student, "data": OfServer(), "trainer": {"accelerator": "cpu"}}
+    leader = deployed.lead(**config)
+    for metrics in deployed.notes.metrics:
+        metrics.pop("lr/student")  # A fit leaves rates to the monitor.
+    same_as_in_one_fit(deployed, leader.run_id, states, rounds.metrics)
+    own = {key for key in rounds.metrics[-1] if key.endswith("/student")}
+    assert own
+    assert own <= deployed.notes.metrics[-1].keys()
 
 
 def messages(callbacks: Callbacks, folder: Path, **settings: Any) -> Counter[str]:

@@ -141,18 +141,19 @@ class Coordinator:
             return PrivateRounds(place, method, self.config.seed, self)
         if isinstance(method, BackboneAveraging):
             return AveragingRounds(place, method, self.config.seed)
-        kind = DistillationRounds if isinstance(method, EnsembleDistillation) else MethodRounds
-        return kind(place, method, self.config.seed)
+        if isinstance(method, EnsembleDistillation):
+            return DistillationRounds(place, method, self.config.seed)
+        return MethodRounds(place, method, self.config.seed)
 
     @property
     def _teaching(self) -> list[MethodRounds]:
         """Methods whose results are learned from before a round's last messages are made."""
-        return [one for one in self.methods if one.method.phase < Method.phase]
+        return [one for one in self.methods if one.method.teaches_within_round]
 
     @property
     def _closed_by(self) -> list[MethodRounds]:
         """Methods whose results close a round."""
-        return [one for one in self.methods if one.method.phase >= Method.phase]
+        return [one for one in self.methods if not one.method.teaches_within_round]
 
     # Connected sites
 
@@ -279,7 +280,7 @@ class Coordinator:
         newcomers = self.sites.newcomers(round_index)
         for method in self.methods:
             method.open_round(newcomers)
-        pupils = self._pupils(round_index, active)
+        pupils = self._pupils(round_index)
         figures: dict[str, float] = {}
         for phase in (self._teaching, self._closed_by):
             self._give_start(phase, joined)
@@ -327,16 +328,14 @@ class Coordinator:
         for name in leaving:  # A failure here costs them nothing of a round that they are no part of.
             self.left.pop(name, None)
 
-    def _pupils(self, round_index: int, active: Sequence[str]) -> list[str]:
+    def _pupils(self, round_index: int) -> set[str]:
         """Participants that train for the first time after joining a run in progress, and ask for lessons."""
-        found = []
-        for name in active:
-            joined_at = self.sites.joined_at[name]
-            if joined_at > 0 and self.sites.descriptions[name].lessons and self.sites.descriptions[name].reads_public:
-                earlier = range(joined_at, round_index)
-                if not any(name in self.active_names(index) for index in earlier):
-                    found.append(name)
-        return found
+        teaching = [one for one in self._teaching if isinstance(one, DistillationRounds)]
+        return {name for one in teaching for name in one.pupils(round_index, self)}
+
+    def _has_lessons(self, order: Order, pupils: Collection[str], name: str) -> bool:
+        """True if an order brings a pupil the results that it is taught."""
+        return name in pupils and any(one.place in order.shared for one in self._teaching)
 
     def _learners(self, due: Mapping[int, Sequence[str]], round_index: int) -> list[str]:
         """Participants that learn at a round's end, and send the messages by which it closes after that."""
@@ -373,7 +372,8 @@ class Coordinator:
             order = replace(self._closing(name, round_index), joins=name in newcomers)
             if name in active:
                 asked = self._asked_of(name, first if name in late else due)
-                order = replace(order, begin=round_index, is_pupil=name in pupils, messages=asked)
+                taught = self._has_lessons(order, pupils, name)
+                order = replace(order, begin=round_index, is_pupil=taught, messages=asked)
             else:
                 order = self._attending(order, name, round_index, due)
             if _leads_on(order):
@@ -409,12 +409,12 @@ class Coordinator:
         round_index: int,
         joined: Sequence[str],
         newcomers: Sequence[str],
-        pupils: list[str],
+        pupils: Collection[str],
     ) -> dict[str, float]:
         """Figures of a phase's exchanges at a round's start; the results go down with the next orders.
 
         Everyone closes the round before first, since results of that would be replaced. Pupils have their lessons
-        before they send anything; newcomers, who join after that, as they begin. ``pupils`` is left with those.
+        before they send anything; newcomers, who join after that, as they begin.
         """
         due = {one.place: one.asked("start", round_index, self) for one in methods}
         if self.left.keys() >= set().union(*due.values()):
@@ -430,12 +430,11 @@ class Coordinator:
                 )
             messages = self._asked_of(name, due)
             if messages or (order.finish is None and not replaced.isdisjoint(order.shared)):
-                taught = name in pupils and not lessons.isdisjoint(order.shared)
+                taught = self._has_lessons(order, pupils, name)
                 order = replace(order, enter=round_index, messages=messages, is_pupil=taught)
             if _leads_on(order) and name not in self.left:
                 orders[name] = order
         replies = self._carry_out(orders)
-        pupils[:] = [name for name in pupils if name not in orders or not orders[name].is_pupil]
         self._publish()
         return self._combined(methods, "start", round_index, replies, due)
 
@@ -468,7 +467,8 @@ class Coordinator:
                     raise
                 raise TooFewParticipantsError(
                     f"Round {round_index + 1}: nobody whom {one.method.title} asks has sent anything to use "
-                    f"({self._reasons()}). The round before is kept: mend the sites named and go on with resume."
+                    f"({self._reasons() or error.__cause__}). The round before is kept: mend the sites named and go on "
+                    "with resume."
                 ) from error
         return figures
 
@@ -494,8 +494,8 @@ class Coordinator:
         """Have the student learn from the results of the round, if there is one."""
         if self.student is None:
             return
-        taught = {one.place: one.last() for one in self.methods if not one.method.keeps_results}
-        learned = self.student.learn(self.run_id, round_index, {place: last for place, last in taught.items() if last})
+        results = {one.place: one.for_student() for one in self._teaching}
+        learned = self.student.learn(self.run_id, round_index, {place: own for place, own in results.items() if own})
         self._metrics_of_student = learned.metrics
         if learned.quarantined:
             self._leave_out(STUDENT, learned.quarantined)

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hetfed_lightning.flower.coordinator.method_rounds import MethodRounds
 from hetfed_lightning.flower.protocol.description import Description
+from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
 from hetfed_lightning.methods.distillation.teacher_descriptions import teacher_description
 from hetfed_lightning.methods.messages import Message
 
+if TYPE_CHECKING:
+    from hetfed_lightning.federation_view import Cohorts
+
 
 class DistillationRounds(MethodRounds):
-    """Rounds of one distillation callback at the coordinator."""
+    """Rounds of one distillation callback at the coordinator.
+
+    Args:
+        place: Place of the callback among the callbacks.
+        method: Distillation, made of the same configuration as at the sites.
+        seed: Seed of the federation.
+    """
+
+    def __init__(self, place: int, method: EnsembleDistillation, seed: int) -> None:
+        super().__init__(place, method, seed)
+        self._distillation = method
+
+    def pupils(self, round_index: int, cohorts: Cohorts) -> list[str]:
+        """Participants that train for the first time after joining a run in progress, and ask for lessons.
+
+        Args:
+            round_index: The round, from 0.
+            cohorts: Cohort of each round.
+        """
+        return self._distillation.pupils(round_index, self._server.about, cohorts)
 
     def about(self, descriptions: Mapping[str, Description]) -> dict[str, Message]:
         """Descriptions of teachers by name, made of the entries that bound each other; empty of who reads no example.

@@ -241,10 +241,9 @@ class MethodRounds:
             return None
         return self.method.receivers(when, round_index, self._server.about, cohorts)
 
-    def last(self) -> Message:
-        """Last result of the only group, tensors by key; empty without one, or with several groups."""
-        memory = list(self._server.memory.values())
-        return memory[0].last if len(memory) == 1 else {}
+    def for_student(self) -> Message:
+        """Result that the student receives, tensors by key; empty without one."""
+        return self._server.of_only_group()
 
     def close_round(self) -> None:
         """Drop a result that is for its own round alone."""

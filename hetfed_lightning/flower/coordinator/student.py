@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule
@@ -38,6 +38,8 @@ class Student:
 
     def __init__(self, config: ServerConfig, folder: Path) -> None:
         self._site = Site(lambda: _parts(config), folder / "student")
+        heard = enumerate(_callbacks(config))
+        self._taught_by = {place for place, one in heard if isinstance(one, EnsembleDistillation)}
 
     def describe(self) -> Description:
         """Description of the student for records, telling also whether it can predict on the public set."""
@@ -50,12 +52,12 @@ class Student:
             run: Name of the run.
             round_index: The round, from 0.
             results: Softened targets of the ensembles, shape ``(P, C)`` by key, by the callback's place; empty if the
-                round does not distil.
+                round does not distil. Those of ensembles that teach participants alone are left aside.
         """
         self._site.carry_out(Order(run, begin=round_index))
-        quarantined = ""
-        if results:
-            quarantined = self._site.carry_out(Order(run, learn=round_index, shared=results)).quarantined
+        quarantined, own = "", {place: one for place, one in results.items() if place in self._taught_by}
+        if own:
+            quarantined = self._site.carry_out(Order(run, learn=round_index, shared=own)).quarantined
         closed = self._site.carry_out(Order(run, finish=round_index))
         closed.quarantined = quarantined
         return closed
@@ -66,14 +68,35 @@ def _parts(config: ServerConfig) -> SiteParts:
     if student is None or data is None:
         raise ValueError("The server's configuration has no student or no public set.")
     settings = {key: value for key, value in config.trainer.items() if key != "max_epochs"}
-    teachers = Participant(nn.Linear(1, 1), task="regression", shared=())
+    teachers = Participant(_OfAnything(), task="regression", shared=())
     federation = Federation({TEACHERS: teachers}, deepcopy(student), seed=config.seed, engine="sequential")
-    callbacks = [  # Places stay; the student learns from ensembles alone.
-        deepcopy(one) if isinstance(one, EnsembleDistillation) else FederatedCallback()
-        for one in config.callbacks
-        if isinstance(one, FederatedCallback)
-    ]
-    return SiteParts(federation, _StudentData(data), settings, callbacks, config.rounds)
+    return SiteParts(federation, _StudentData(data), settings, _callbacks(config), config.rounds)
+
+
+def _callbacks(config: ServerConfig) -> list[FederatedCallback]:
+    """Callbacks of the configuration at their places, of which only ensembles that teach the student do anything."""
+    return [_for_student(one) for one in config.callbacks if isinstance(one, FederatedCallback)]
+
+
+def _for_student(callback: FederatedCallback) -> FederatedCallback:
+    if not isinstance(callback, EnsembleDistillation) or not callback.learners(has_student=True)[1]:
+        return FederatedCallback()
+    found = deepcopy(callback)
+    found.students = "student"  # The stand-in for the sites learns nothing.
+    return found
+
+
+class _OfAnything(nn.Module):
+    """Network of the stand-in: a number for each example, whatever the inputs are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs: Any) -> Tensor:
+        """The number, shape ``(B, 1)``."""
+        first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
+        return self.number.expand(len(first), 1)
 
 
 class _StudentData(FederatedDataModule):

@@ -107,36 +107,40 @@ class OrderChecks:
                     )
                 if fault := fault_of_result(federation, self._methods[place], state):
                     raise OrderError(f"{participant.label}: the coordinator {fault}.")
+        distilling = {place: one for place, one in self._methods.items() if isinstance(one, EnsembleDistillation)}
         for participant in subjects(federation).values():
-            for place, method in self._methods.items():
-                if not isinstance(method, EnsembleDistillation):
-                    continue
-                if place in order.messages and not _reads_public(federation, participant):
-                    raise OrderError(
-                        f"{participant.label}: the coordinator asks for answers to the public set, which it does not "
-                        "read."
-                    )
-                if place in order.shared:
-                    if fault := _fault_of_targets(federation, participant, order.shared[place]):
-                        raise OrderError(
-                            f"{participant.label}: the coordinator sends targets for the public set {fault}."
-                        )
-                    _check_moment(order, participant, place, method)
+            for place, method in distilling.items():
+                if fault := _fault_of_distilling(federation, participant, order, place, method):
+                    raise OrderError(f"{participant.label}: the coordinator {fault}.")
 
 
-def _check_moment(order: Order, participant: Participant, place: int, method: EnsembleDistillation) -> None:
-    """Refuse targets at a moment at which the site's own configuration does not distil."""
+def _fault_of_distilling(
+    federation: FederationView, participant: Participant, order: Order, place: int, method: EnsembleDistillation
+) -> str:
+    """What is wrong with an order's part on distillation; empty if nothing is."""
+    if place in order.messages and not _reads_public(federation, participant):
+        return "asks for answers to the public set, which it does not read"
+    if place not in order.shared:
+        return ""
+    if fault := _fault_of_targets(federation, participant, order.shared[place]):
+        return f"sends targets for the public set {fault}"
+    return _fault_of_moment(order, participant, place, method)
+
+
+def _fault_of_moment(order: Order, participant: Participant, place: int, method: EnsembleDistillation) -> str:
+    """Why targets come at a moment at which the site's own configuration does not distil; empty if it does."""
     is_late = order.learn is not None
     if is_late:
         fits = method.mode == "phase" or participant.name == STUDENT
     else:
         fits = method.mode == "mixed" or order.is_pupil
-    if order.finish is not None or not fits:
-        moment = "as a round closes" if order.finish is not None else "in the local steps"
-        raise OrderError(
-            f"{participant.label}: the coordinator sends targets to learn {'after them' if is_late else moment}; "
-            f"callback {place} distils with mode={method.mode!r} here."
-        )
+    if order.finish is None and fits:
+        return ""
+    moment = "as a round closes" if order.finish is not None else "in the local steps"
+    return (
+        f"sends targets to learn {'after them' if is_late else moment}; callback {place} distils with "
+        f"mode={method.mode!r} here"
+    )
 
 
 def _fault_of_targets(federation: FederationView, participant: Participant, handed: Mapping[str, Tensor]) -> str:

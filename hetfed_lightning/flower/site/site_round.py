@@ -23,7 +23,6 @@ from hetfed_lightning.local_training.dpsgd_steps import PrivacyBudgetError
 from hetfed_lightning.logs.metric_store import tag
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
-from hetfed_lightning.methods.method import Method
 from hetfed_lightning.participants.participant import STUDENT
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class SiteRound(RoundClock):
         self.reply = reply
         self.carriers = {place: SiteCarrier(one, place, order) for place, one in carried_methods(callbacks).items()}
         self.represented = sorted((one.method for one in self.carriers.values()), key=lambda method: method.phase)
-        self._working = [one for one in self.represented if one.plans_work() and one.phase >= Method.phase]
+        self._working = [one for one in self.represented if one.plans_work() and not one.teaches_within_round]
         self.save = save
         self.started = started
         self.fingerprint = fingerprint
@@ -262,7 +261,7 @@ class SiteRound(RoundClock):
     @property
     def _closing(self) -> list[SiteCarrier]:
         """Carriers of methods whose results close a round, in their order."""
-        return [one for _, one in sorted(self.carriers.items()) if one.method.phase >= Method.phase]
+        return [one for _, one in sorted(self.carriers.items()) if not one.method.teaches_within_round]
 
     def _receive_and_work(
         self, federation: Federation, round_index: int, carriers: Sequence[SiteCarrier], *, has_trained: bool
