@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning.aggregation.shares import MAX_SHARE, bounded_counts, check_max_share
-from hetfed_lightning.distillation.density_ratios import log_density_ratios
+from hetfed_lightning.distillation.density_ratios import FOLDS, log_density_ratios
 from hetfed_lightning.distillation.ensemble import Ensemble, Knowledge, PublicAndOwn, require
 from hetfed_lightning.distillation.outputs import OutputKind, check_temperature
 from hetfed_lightning.distillation.teachers import Teachers
@@ -58,6 +58,7 @@ class DensityRatioPosterior(Ensemble):
 
     kinds: ClassVar[tuple[OutputKind, ...]] = ("multiclass", "binary", "multilabel")
     needs: ClassVar[tuple[Knowledge, ...]] = ("class_counts", "samples")
+    fewest_public: ClassVar[int] = FOLDS
 
     def __init__(
         self,

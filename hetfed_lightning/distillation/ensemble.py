@@ -52,10 +52,12 @@ class Ensemble(ABC):
         kinds: Kinds of output that it combines; all by default.
         needs: Optional fields of `Teachers` that have to be there, none by default; they are gathered only if named
             here.
+        fewest_public: Least number of public examples that it can be asked about.
     """
 
     kinds: ClassVar[tuple[str, ...]] = get_args(OutputKind)
     needs: ClassVar[tuple[Knowledge, ...]] = ()
+    fewest_public: ClassVar[int] = 1
 
     def message(self, outputs: Tensor, features: Tensor, data: PublicAndOwn) -> Tensor:
         """A teacher's message about the public set, shape ``(P, C)``: its outputs, unless an ensemble asks for another.

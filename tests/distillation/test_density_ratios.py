@@ -204,6 +204,33 @@ def test_a_liar_for_one_class_everywhere_owns_no_target(claimed: float, least: f
         assert right(lied, truth, bound=math.inf) < 0.2
 
 
+def test_a_regression_on_few_examples_is_extrapolated() -> None:
+    # As many features as examples: log-odds grow without end towards public images that are far from all of them.
+    generator = torch.Generator().manual_seed(7)
+    lengths = torch.randn(300, 1, generator=generator).abs().exp()
+    public, own = torch.randn(300, 64, generator=generator) * lengths, torch.randn(40, 64, generator=generator) * 0.3
+    found = log_density_ratios(own + 0.5, torch.full((40,), 7), public, 10)
+    assert float(found.max()) <= math.log(40) + 1e-6
+    assert float(found.exp().sum()) > 10 * 40  # True ratios sum to 40.
+
+
+@pytest.mark.parametrize("spread", [2.0, 6.0, 30.0])
+def test_an_extrapolated_class_owns_few_targets(spread: float) -> None:
+    said, truth = school(7)
+    log_odds = spread * torch.randn(300, generator=torch.Generator().manual_seed(7))
+    messages = said.logits.clone()
+    messages[3, :, 7] = log_odds.clamp(max=math.log(40))  # As a teacher's own bound leaves them.
+    found = replace(said, logits=messages)
+    others = truth != 7
+    owned = {}
+    for bound in (2.0, math.inf):
+        targets = DensityRatioPosterior(bound=bound)(found, 2.0).argmax(dim=-1)
+        owned[bound] = float((targets == 7)[others].float().mean())
+    # Its ratios sum to bound times its examples, and honest ones to theirs over a tenth of the public set each.
+    assert owned[2.0] < 2.0 / 10
+    assert owned[math.inf] > 0.4
+
+
 def test_bounds_leave_most_honest_ratios_and_all_choices_as_they_are() -> None:
     said, _ = school(4)
     free = DensityRatioPosterior(bound=math.inf)(said, 2.0)
@@ -254,5 +281,7 @@ def test_refuses_settings_out_of_range(settings: dict[str, object], message: str
 
 
 def test_needs_two_public_examples() -> None:
+    with pytest.raises(ValueError, match=r"DensityRatioPosterior needs at least 2 public examples, got 1: give a larger"):
+        fit(tiny_federation(), tiny_data(public=examples(1)), 1, EnsembleDistillation(DensityRatioPosterior()))
     with pytest.raises(ValueError, match="at least 2 examples, got 1"):
         log_density_ratios(torch.zeros(3, 2), torch.zeros(3).long(), torch.zeros(1, 2), 2)

@@ -14,6 +14,7 @@ from hetfed_lightning.flower.init.own_code import listed_modules
 from hetfed_lightning.flower.init.source import Source
 from hetfed_lightning.flower.protocol.deployable import carried_methods
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation
+from hetfed_lightning.methods.method import Method
 
 PAGE = Template(files(__package__).joinpath("deployment.md").read_text(encoding="utf-8"))
 
@@ -89,18 +90,18 @@ def _leaves(source: Source) -> str:
         "what its participant shares and others have too",
         "its metrics and its number of examples",
     ]
-    sent += [
-        f"what {type(one).__name__} describes of its participant before training, and its messages"
-        for one in carried_methods(source.callbacks).values()
-        if not isinstance(one, EnsembleDistillation)
-    ]
-    ensembles = [one.ensemble for one in source.callbacks if isinstance(one, EnsembleDistillation)]
-    for one in ensembles:
-        asks = f"what {type(one).__name__} asks for of each public example, made of its own examples too"
-        sent.append(asks if one.has_own_message else "its predictions on the public set")
-    counting = [type(one).__name__ for one in ensembles if "class_counts" in one.needs]
-    if counting:
-        asks = " and ".join(dict.fromkeys(counting))
-        sent.append(f"how many of its examples are of each class, for which {asks} ask{'s' * (len(counting) == 1)}")
-    sent = list(dict.fromkeys(sent))
-    return "\n".join(f"- {one}" for one in sent)
+    for one in carried_methods(source.callbacks).values():
+        sent += _asked_by(one)
+    return "\n".join(f"- {one}" for one in dict.fromkeys(sent))
+
+
+def _asked_by(method: Method) -> list[str]:
+    """What one method has a site send."""
+    if not isinstance(method, EnsembleDistillation):
+        return [f"what {type(method).__name__} describes of its participant before training, and its messages"]
+    ensemble, named = method.ensemble, type(method.ensemble).__name__
+    made = f"what {named} asks for of each public example, made of its own examples too"
+    found = [made if ensemble.has_own_message else "its predictions on the public set"]
+    if "class_counts" in ensemble.needs:
+        found.append(f"how many of its examples are of each class, for which {named} asks")
+    return found

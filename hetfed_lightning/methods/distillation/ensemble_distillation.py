@@ -179,7 +179,13 @@ class EnsembleDistillation(Method):
         check_follows("EnsembleDistillation(optimizer=...)", self.optimizer)
         if self.students in {"student", "both"} and federation.student is None:
             raise ValueError(f"students={self.students!r} needs Federation(student=Participant(...)), which is None.")
-        inputs = federation.federated_data.public_inputs(torch.arange(1))
+        data = federation.federated_data
+        if 0 < data.num_public < self.ensemble.fewest_public:
+            raise ValueError(
+                f"{self.title}: {type(self.ensemble).__name__} needs at least {self.ensemble.fewest_public} public "
+                f"examples, got {data.num_public}: give a larger public set, or take another ensemble."
+            )
+        inputs = data.public_inputs(torch.arange(1))
         self._abstaining = _abstaining(federation, inputs)
         readers = {name: one for name, one in federation.everyone().items() if name not in self._abstaining}
         for participant in readers.values():
