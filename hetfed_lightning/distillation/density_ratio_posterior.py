@@ -100,7 +100,7 @@ class DensityRatioPosterior(Ensemble):
             present of the first label, then of the second.
         """
         targets, features = data.targets, features.flatten(1)
-        own = data.features.flatten(1)
+        own = data.features_like_public.flatten(1)
         if data.kind == "multiclass":
             return log_density_ratios(own, targets.long(), features, outputs.shape[1], penalty=self.penalty)
         labels = targets.reshape(len(own), -1).long()

@@ -29,6 +29,10 @@ class PublicAndOwn(Protocol):
         """Features of the teacher's own training set, shape ``(N, D)``."""
 
     @property
+    def features_like_public(self) -> Tensor:
+        """Features of its own training set made of the inputs that the public set has, shape ``(N, D)``."""
+
+    @property
     def outputs(self) -> Tensor:
         """Outputs on its own training set, shape ``(N, C)``."""
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 OWN_STEP = (
     "evaluate_batch",
+    "features_of",
     "forward",
     "training_step",
     "on_train_batch_start",

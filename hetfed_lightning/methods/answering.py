@@ -89,7 +89,7 @@ class Answering:
         """
         if participant.name not in self._members:
             return {OWN: participant(inputs)}
-        features = participant.backbone(inputs)
+        features = participant.features_of(inputs)
         own = participant.head(features)
         found = {OWN: own}
         by: dict[str, str] = {}

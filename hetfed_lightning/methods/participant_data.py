@@ -136,6 +136,22 @@ class ParticipantData:
         return self._own[0]
 
     @cached_property
+    def features_like_public(self) -> Tensor:
+        """Features of the training set, shape ``(N, D)``, made of no other inputs than the public set has.
+
+        They are comparable with :attr:`public_features`: a participant that reads several inputs, of which the public
+        set lacks some, has features without these. Otherwise they are :attr:`features`.
+
+        Raises:
+            PrivateExamplesError: If the participant trains with DP-SGD.
+        """
+        if not self._participant.missing_inputs(self._first_public):
+            return self.features
+        known = self._first_public.keys()
+        shown = ({key: one for key, one in inputs.items() if key in known} for inputs, _ in self.batches())
+        return self._through(shown)[0]
+
+    @cached_property
     def outputs(self) -> Tensor:
         """Outputs on the training set, shape ``(N, C)``, in float32 at least.
 
@@ -226,18 +242,20 @@ class ParticipantData:
     @torch.no_grad()
     def _through(self, batches: Iterator[Any]) -> tuple[Tensor, Tensor]:
         """Features and outputs of all batches, one after another."""
-        participant = self._participant
-        if type(participant).forward is not Participant.forward:
+        participant, kind = self._participant, type(self._participant)
+        has_own_forward = kind.forward is not Participant.forward
+        if has_own_forward and kind.features_of is Participant.features_of:
             raise ValueError(
-                f"{participant.label}: {self._title} asks for features and outputs of a backbone and a head, and "
-                f"{type(participant).__name__}.forward is another network. Leave out one of the two."
+                f"{participant.label}: {self._title} asks for features, and {kind.__name__}.forward is a network of "
+                f"its own: write {kind.__name__}.features_of(inputs), or leave out one of the two."
             )
         features, outputs = [], []
         with evaluating(participant), self._federation.trainer.precision_plugin.forward_context():
             for inputs in batches:
-                feature = participant.backbone(inputs)
+                feature = participant.features_of(inputs)
                 features.append(at_least_float32(feature))
-                outputs.append(at_least_float32(two_columns(participant.head(feature))))
+                output = participant(inputs) if has_own_forward else participant.head(feature)
+                outputs.append(at_least_float32(two_columns(output)))
         return torch.cat(features), torch.cat(outputs)
 
     def _seed(self, what: str, place: int) -> None:

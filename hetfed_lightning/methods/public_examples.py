@@ -41,7 +41,7 @@ def public_batch(
     inputs = inputs if augment is None else augment(inputs)
     target = indices.to(federation.device)
     if type(participant).forward is Participant.forward:
-        features = participant.backbone(inputs)
+        features = participant.features_of(inputs)
         return Supervised(inputs, features, participant.head(features), target)
     given: list[Any] = []
     with participant.head.register_forward_pre_hook(lambda _, args: given.append(args[0])):

@@ -96,10 +96,9 @@ class MultiInputParticipant(Participant):
 
     # The network
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Outputs, shape ``(B, C)``, for transformed inputs by name."""
-        outputs: Tensor = self.head(self.fused(inputs))
-        return outputs
+    def features_of(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Fused features, shape ``(B, F)``, for transformed inputs by name."""
+        return self.fused(inputs)
 
     def fused(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Fused features, shape ``(B, F)``, the input of the head.

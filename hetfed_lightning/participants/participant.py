@@ -302,8 +302,13 @@ class Participant(Borrower, L.LightningModule):
 
     def forward(self, inputs: Any) -> Tensor:
         """Outputs, shape ``(B, C)``, for transformed inputs of B examples."""
-        outputs: Tensor = self.head(self.backbone(inputs))
+        outputs: Tensor = self.head(self.features_of(inputs))
         return outputs
+
+    def features_of(self, inputs: Any) -> Tensor:
+        """Features, shape ``(B, D)``, for transformed inputs of B examples: what the head is given."""
+        features: Tensor = self.backbone(inputs)
+        return features
 
     def transformed(self, inputs: Any) -> Any:
         """Inputs of the backbone: raw inputs of B examples after ``transform``."""
@@ -359,7 +364,7 @@ class Participant(Borrower, L.LightningModule):
     def supervised(self, batch: Any) -> Supervised:
         """Batch of its own examples with features ``(B, D)`` and outputs ``(B, C)``, for losses by example."""
         inputs, target = split_batch(batch)
-        features = self.backbone(inputs)
+        features = self.features_of(inputs)
         return Supervised(inputs, features, self.head(features), target)
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hetfed_lightning import DPSGD, EnsembleDistillation, FederatedDataModule
+from hetfed_lightning import DPSGD, EnsembleDistillation, FederatedDataModule, Federation, Participant
 from hetfed_lightning.distillation import DensityRatioPosterior, MeanProbabilities, Teachers
 from hetfed_lightning.distillation.density_ratios import FLOOR, log_density_ratios
-from tests.federations import equal, examples, fit, state_of, tiny_data, tiny_federation
+from tests.federations import equal, examples, fit, sgd, state_of, tiny_data, tiny_federation
 
 DOUBLE = torch.float64
 MEANS = torch.tensor([[-2.0, 0.0, 5.0], [1.0, 3.0, 0.0]], dtype=DOUBLE)
@@ -130,7 +130,8 @@ class Told:
     """A teacher's own examples."""
 
     def __init__(self, features: Tensor, targets: Tensor, kind: str) -> None:
-        self.features, self.targets, self.kind, self.outputs = features, targets, kind, torch.empty(0)
+        self.features = self.features_like_public = features
+        self.targets, self.kind, self.outputs = targets, kind, torch.empty(0)
 
 
 # In a fit
@@ -167,6 +168,39 @@ def test_refused_beside_dp_sgd_before_training() -> None:
     federation = tiny_federation(participant={"privacy": private})
     with pytest.raises(ValueError, match=r"participant 'a': privacy=DPSGD.*not possible"):
         fit(federation, tiny_data(), 1, EnsembleDistillation(DensityRatioPosterior(), mode="phase"))
+
+
+class Twice(Participant):
+    """A network of its own: twice what the head says."""
+
+    def forward(self, inputs: Any) -> Tensor:
+        return 2 * super().forward(inputs)
+
+
+class Saying(Twice):
+    """Says what its features are."""
+
+    def features_of(self, inputs: Any) -> Tensor:
+        return super().features_of(inputs)
+
+
+def test_a_network_of_ones_own_says_its_features_or_is_refused() -> None:
+    def together(kind: type[Participant]) -> Federation:
+        return Federation({name: kind(nn.Linear(4, 5), nn.Linear(5, 3), optimizer=sgd()) for name in "ab"})
+
+    with pytest.raises(ValueError, match=r"Twice.forward is a network of its own: write Twice.features_of\(inputs\)"):
+        fit(together(Twice), tiny_data("ab"), 1, EnsembleDistillation(DensityRatioPosterior()))
+    seen: list[Tensor] = []
+
+    class Watched(DensityRatioPosterior):
+        def message(self, outputs: Tensor, features: Tensor, data: Any) -> Tensor:
+            seen.extend((outputs, features))
+            return super().message(outputs, features, data)
+
+    federation = together(Saying)
+    fit(federation, tiny_data("ab"), 1, EnsembleDistillation(Watched(), optimizer=sgd(0.0)))
+    outputs, features = seen[-2:]
+    torch.testing.assert_close(outputs, 2 * federation["b"].head(features))
 
 
 # Liars
@@ -281,7 +315,9 @@ def test_refuses_settings_out_of_range(settings: dict[str, object], message: str
 
 
 def test_needs_two_public_examples() -> None:
-    with pytest.raises(ValueError, match=r"DensityRatioPosterior needs at least 2 public examples, got 1: give a larger"):
+    with pytest.raises(
+        ValueError, match=r"DensityRatioPosterior needs at least 2 public examples, got 1: give a larger"
+    ):
         fit(tiny_federation(), tiny_data(public=examples(1)), 1, EnsembleDistillation(DensityRatioPosterior()))
     with pytest.raises(ValueError, match="at least 2 examples, got 1"):
         log_density_ratios(torch.zeros(3, 2), torch.zeros(3).long(), torch.zeros(1, 2), 2)

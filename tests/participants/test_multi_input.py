@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import hetfed_lightning as hf
 from hetfed_lightning.data import Examples, FederatedData
+from hetfed_lightning.distillation import DensityRatioPosterior
 from tests.federations import Listed, equal, fit, sgd, state_of, trainer
 
 
@@ -160,6 +161,28 @@ def test_public_images_without_genes_teach_the_backbone_and_leave_the_branch() -
     after = state_of(federation["clinic"])
     for key, tensor in before.items():
         assert torch.equal(tensor, after[key]) == key.startswith("branches.")
+
+
+def test_density_ratios_compare_what_the_public_set_has() -> None:
+    # Genes, which public images lack, would tell every patient from the public set.
+    seen: dict[int, Any] = {}
+
+    class Watched(DensityRatioPosterior):
+        def message(self, outputs: Tensor, features: Tensor, data: Any) -> Tensor:
+            seen[features.shape[1]] = (features, data.features, data.features_like_public)
+            return super().message(outputs, features, data)
+
+    federation = hospitals(optimizer=sgd(0.0))
+    fit(federation, data(), 1, hf.EnsembleDistillation(Watched(), mode="phase", optimizer=sgd(0.0)))
+    assert seen.keys() == {5, 7}
+    public, own, alike = seen[7]  # Of the clinic: five of its image, two of its genes.
+    inputs: Any = patients(12, genes=3, seed=1).inputs
+    torch.testing.assert_close(own, federation["clinic"].eval().features_of(inputs))
+    torch.testing.assert_close(alike, federation["clinic"].features_of({"image": inputs["image"]}))
+    assert not alike[:, 5:].any()
+    assert not public[:, 5:].any()
+    public, own, alike = seen[5]
+    assert alike is own
 
 
 def test_who_reads_nothing_of_everyones_set_is_not_measured_on_it() -> None:

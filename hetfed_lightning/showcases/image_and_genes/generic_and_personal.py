@@ -55,6 +55,11 @@ class GenericAndPersonal(Participant):
         generic, personal = self.both(inputs)
         return generic + personal
 
+    def features_of(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Generic outputs, shape ``(B, C)``, for transformed inputs by name."""
+        features: Tensor = self.backbone(inputs[self.reads])
+        return features
+
     def both(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Generic and personal outputs, each ``(B, C)``."""
         if missing := [name for name in (self.reads, self.own) if name not in inputs]:
