@@ -255,7 +255,8 @@ class LocalCarrier:
             return
         check_replaced(federation[self.server.groups[group][0]], state, where)
         shared = self._sharing(federation, group)
-        self.shared.replace(federation, shared, {key: state[key] for key in shared.keys}, round_index)
+        own = {key: state[key] for key in shared.keys}
+        self.shared.replace(federation, shared, own, round_index, trains=self._when == "start")
         self.server.memory[group].last |= self.shared[shared]  # One copy: what is lent is the last result.
 
     def _sharing(self, federation: FederationView, group: str) -> SharingGroup:

@@ -119,6 +119,38 @@ def test_prototypes_equal_a_loop_by_hand() -> None:
         close(dict(federation[name].state_dict()), state)
 
 
+class Meeting(ControlVariates):
+    """Everyone who has joined begins each round with the mean of all weights."""
+
+    exchanges = (Exchange("start", "joined"),)
+
+    def send(self, participant: Any, *args: Any) -> dict[str, Tensor]:
+        return dict(participant.view_of())
+
+    def weight_term(self, parameters: Any, context: Any) -> Tensor:
+        return next(iter(parameters.values())).sum() * 0
+
+
+@pytest.mark.parametrize("engine", ["sequential", "batched"])
+def test_who_trains_has_tensors_of_its_own_after_a_result_at_a_rounds_start(engine: Any) -> None:
+    # Of four participants two are sampled. Those who wait hold the result, unchanged by the steps of the others.
+    federation = tiny_federation("abcd", participation=0.5, engine=engine, participant={"shared": ("*",)})
+    snapshots = Snapshots()
+    fit(federation, tiny_data("abcd", batch_size=100, evaluated=False), 1, Meeting(), snapshots)
+    (start,), (end,) = snapshots.starts, snapshots.ends
+    mean = {key: torch.stack([start[name][key] for name in "abcd"]).mean(0) for key in start["a"]}
+    trained = federation.active_names(0)
+    assert len(trained) == 2
+    for place, name in enumerate("abcd"):
+        model, own = tiny_participant(), examples(12 + 4 * place, seed=place)
+        model.load_state_dict(mean)
+        loss = F.cross_entropy(model(own.inputs), own.targets)
+        steps = torch.autograd.grad(loss, list(model.parameters()))
+        for (key, began), gradient in zip(model.named_parameters(), steps, strict=True):
+            expected = began - 0.1 * gradient if name in trained else began
+            torch.testing.assert_close(end[name][key], expected.detach())
+
+
 def test_who_has_a_loss_of_its_own_is_refused_beside_a_method_that_shapes_it() -> None:
     class Own(type(tiny_participant())):  # type: ignore[misc]
         def training_step(self, batch: Any, batch_idx: int) -> Any:

@@ -60,15 +60,22 @@ class SharedStates:
                 federation[name].borrow(self._loan(federation, group))
 
     def replace(
-        self, federation: FederationView, group: SharingGroup, state: dict[str, Tensor], round_index: int
+        self,
+        federation: FederationView,
+        group: SharingGroup,
+        state: dict[str, Tensor],
+        round_index: int,
+        *,
+        trains: bool = False,
     ) -> None:
-        """Set a new state of the group as a round ends, and hand it to all joined members.
+        """Set a new state of the group, and hand it to all joined members.
 
         Args:
             federation: The federation, in the round.
             group: Group of the members.
             state: Tensors by key, in the shapes of the last state.
             round_index: Index of the round, from 0.
+            trains: True before the local steps of the round, for which those who train need tensors of their own.
         """
         joined, active = federation.joined(round_index), federation.active_names(round_index)
         if len(active) == len(joined):
@@ -79,9 +86,12 @@ class SharedStates:
         self._states.setdefault(group.name, state)
         loan = self._loan(federation, group)
         loan.update(state)
-        for name in list(loan.missing):
-            if federation[name].is_member(round_index):
-                federation[name].borrow(loan)
+        receivers = [name for name in loan.missing if federation[name].is_member(round_index)]
+        if trains:
+            self.hand_out(federation, group, receivers, round_index)
+            return
+        for name in receivers:
+            federation[name].borrow(loan)
 
     def _loan(self, federation: FederationView, group: SharingGroup) -> Loan:
         if group.name not in self._loans:
