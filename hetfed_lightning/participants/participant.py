@@ -610,6 +610,19 @@ class Participant(Borrower, L.LightningModule):
         taken |= {key for key, parameters in bound_buffers(self).items() if not parameters.isdisjoint(shared)}
         return [key for key in state if key in taken]
 
+    def trained_keys(self, *, shared: bool | None = None) -> list[str]:
+        """Keys of the parameters that are trained, in the order of the state, without modules of methods.
+
+        Args:
+            shared: True for those that are averaged alone, False for all others, None for both.
+        """
+        averaged = set(self.averaged_keys())
+        return [
+            key
+            for key, one in self.named_parameters()
+            if one.requires_grad and key.split(".")[0] != METHOD_MODULES and shared in {None, key in averaged}
+        ]
+
     def tied_keys(self) -> dict[str, str]:
         """Shared key by each key that ``shared`` does not match and whose tensor is tied to it."""
         state = self.state_dict(keep_vars=True)

@@ -1,4 +1,4 @@
-"""Averaging of shared states at the end of a round: FedAvg, FedPer, LG-FedAvg, FedProx, FedOpt."""
+"""Averaging of shared states at the end of a round: FedAvg, FedPer, LG-FedAvg, FedProx, server optimizers."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ class BackboneAveraging(Method):
         synchronise_start: Sets all members of a group to the weights of its first before training. Averages of networks
             with different initial weights are poor.
         server_optimizer: Called with the shared parameters; the optimizer steps them along the averaged change, instead
-            of replacing them. SGD with momentum is FedAvgM, Adam FedAdam, both with torch's formulas (Adam's bias
-            correction, which the paper leaves out, included).
+            of replacing them, with torch's formulas: SGD with momentum is FedAvgM. FedAdam as in its paper is
+            :class:`~hetfed_lightning.methods.published.fed_adam.FedAdam`; torch's Adam corrects a bias besides.
         proximal: Weight mu of FedProx's term ``mu/2 ||w - w_shared||^2`` in every local loss, at least 0.
         max_update_norm: Largest L2 norm of a participant's update, above 0: longer updates are scaled down to it before
             the rule, and ``federation/clipped`` is the fraction of clipped updates. Bounds the influence of one

@@ -1,0 +1,46 @@
+"""FedAdam: averages whose changes the server follows by adaptive steps (Reddi et al. 2021)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from hetfed_lightning.methods.averaging.adaptive_optimizer import AdaptiveOptimizer
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+
+
+class FedAdam(BackboneAveraging):
+    """Averaging in which the server moves the shared state by ``eta m / (sqrt(v) + tau)``.
+
+    With d the mean of the participants' changes of a round, ``m = b1 m + (1 - b1) d`` and
+    ``v = b2 v + (1 - b2) d^2``, from ``m = 0`` and ``v = tau^2``. There is no bias correction, unlike in
+    ``BackboneAveraging(server_optimizer=...)`` with torch's Adam. What travels is the shared state; local losses are
+    the tasks' own.
+
+    Args:
+        server_lr: Server learning rate eta, above 0.
+        betas: Weights of the past in m and v, each in [0, 1).
+        tau: Degree of adaptivity, above 0.
+        weighting: ``"samples"`` weighs changes by ``n_k / n``, as the paper's experiments do; ``"uniform"`` as
+            Algorithm 2 does.
+        settings: Further arguments of averaging. ``max_share`` is 1: no weight is bounded.
+
+    Raises:
+        ValueError: If a setting is out of its range; before training, if no two participants share a tensor.
+
+    Reference:
+        Reddi et al. (2021), Adaptive Federated Optimization, ICLR, Algorithm 2.
+    """
+
+    def __init__(
+        self,
+        server_lr: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.99),
+        tau: float = 1e-3,
+        **settings: Any,
+    ) -> None:
+        step = partial(AdaptiveOptimizer, rule="adam", lr=server_lr, betas=betas, tau=tau)
+        step([torch.zeros(1)])  # Refuses settings out of their range now, not in a round.
+        super().__init__(server_optimizer=step, **{"max_share": 1.0} | settings)
