@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hetfed_lightning.methods.common_start import SharedWeights, weighted_mean_of
 from hetfed_lightning.methods.messages import Combined, Message, Work
-from hetfed_lightning.methods.shared_weights import SharedWeights, weighted_mean_of
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.context import Context

@@ -145,7 +145,7 @@ def test_personal_parameters_are_left_alone(make: Any) -> None:
 @pytest.mark.parametrize("make", [Scaffold, FedDyn])
 def test_who_shares_nothing_in_common_is_refused(make: Any) -> None:
     apart = Federation({"a": tiny_participant(hidden=4), "b": tiny_participant(hidden=5)})
-    with pytest.raises(ValueError, match="has nothing in common to learn: no two participants share weights"):
+    with pytest.raises(ValueError, match="has nothing in common to learn: no two participants have common weights"):
         fit(apart, tiny_data("ab"), 1, make())
     nothing = Federation({name: tiny_participant(shared=()) for name in "ab"})
     with pytest.raises(ValueError, match=r"'a': \w+ replaces shared weights, and it shares none"):

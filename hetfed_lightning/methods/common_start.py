@@ -1,4 +1,4 @@
-"""Base of methods that send shared weights and tensors beside them, from a common start."""
+"""Bases of methods that combine weights of one layout, from a common start, with tensors beside them."""
 
 from __future__ import annotations
 
@@ -23,39 +23,44 @@ SAMPLES = "samples"
 """Key of the number of training examples in a description."""
 
 
-class SharedWeights(Method):
-    """Methods whose participants send their shared weights with something beside, and replace them by the result.
+class CommonStart(Method):
+    """Base of methods that combine weights of one layout, from a common start, with tensors that travel beside them.
 
-    Participants whose shared weights have equal keys, shapes and dtypes are a group. Before the first local step all of
-    a group take over the weights of its first member, by an exchange of its own as round 0 begins. Every subclass has
-    ``beside``, what a participant sends with its weights, and ``average``, what is made of the messages.
+    Participants whose common weights have equal keys, shapes and dtypes are a group. Before the first local step all of
+    a group take over the weights of its first member, by an exchange of its own as round 0 begins. A subclass says
+    which weights are common, what else travels, and what is made of the messages: by default the mean, weighted by
+    examples.
     """
 
     exchanges = (Exchange("start", "joined"), Exchange("end"))
-    replaces_state = True
     needs_steps = True
 
+    @abstractmethod
+    def common(self, participant: Participant) -> dict[str, Tensor]:
+        """Weights that are combined, by key.
+
+        Args:
+            participant: Participant that has them.
+
+        Raises:
+            ValueError: If it has none.
+        """
+
     def describe(self, participant: Participant, data: ParticipantData) -> Message:
-        """Layout of the shared weights, and the number of examples.
+        """Layout of the common weights, and the number of examples.
 
         Args:
             participant: Participant to describe.
             data: Its training examples, for their number.
 
         Raises:
-            ValueError: If it shares nothing.
+            ValueError: If it has no common weights.
         """
-        weights = shared_weights(participant)
-        if not weights:
-            raise ValueError(
-                f"{participant.label}: {self.title} replaces shared weights, and it shares none: change "
-                "Participant(shared=...), or leave the method out."
-            )
-        layout = {key: torch.empty_like(one, device="meta") for key, one in weights.items()}
+        layout = {key: torch.empty_like(one, device="meta") for key, one in self.common(participant).items()}
         return layout | {SAMPLES: torch.tensor(data.num_samples)}
 
     def groups(self, about: About) -> Mapping[str, Sequence[str]]:
-        """Participants with shared weights of one layout.
+        """Participants with common weights of one layout.
 
         Args:
             about: Descriptions of all participants, by name.
@@ -67,10 +72,15 @@ class SharedWeights(Method):
         if len(about) > 1 and all(len(members) == 1 for members in found.values()):
             offered = "; ".join(f"{name} offers {', '.join(list(one)[:2])}" for name, one in about.items())
             raise ValueError(
-                f"{self.title} has nothing in common to learn: no two participants share weights of one layout "
-                f"({offered}). Give them networks of one kind, or change Participant(shared=...)."
+                f"{self.title} has nothing in common to learn: no two participants have common weights of one layout "
+                f"({offered}). {self.remedy}"
             )
         return found
+
+    @property
+    def remedy(self) -> str:
+        """Sentence on what to change if participants have nothing in common."""
+        return "Give them networks of one kind, or change Participant(shared=...)."
 
     def senders(self, when: When, round_index: int, about: About, cohorts: Cohorts) -> Sequence[str]:
         """The first of each group that is there as the run begins; those who train, at a round's end.
@@ -95,16 +105,15 @@ class SharedWeights(Method):
 
         Args:
             participant: The sender.
-            weights: Its shared weights by key.
+            weights: Its common weights by key.
             work: Its local work of the round.
             context: Its side of the method; ``memory`` may be written to after a step.
         """
         del participant, weights, work, context
         return {}
 
-    @abstractmethod
     def average(self, sent: Mapping[str, Message], about: About, server: ServerMemory, round_index: int) -> Combined:
-        """Result of the messages of a round's end.
+        """Result of the messages of a round's end: by default their mean, weighted by examples.
 
         Args:
             sent: Messages by sender: weights and what is beside them; at least one.
@@ -112,9 +121,11 @@ class SharedWeights(Method):
             server: The group's memory; ``last`` has the weights that the round began with.
             round_index: Index of the round, from 0.
         """
+        del server, round_index
+        return Combined(weighted_mean_of(sent, list(next(iter(sent.values()))), samples(about, list(sent))))
 
     def send(self, participant: Participant, data: ParticipantData, work: Work, context: Context) -> Message:
-        """Shared weights, and what is beside them.
+        """Common weights, and what is beside them.
 
         Args:
             participant: The sender.
@@ -123,7 +134,7 @@ class SharedWeights(Method):
             context: Its side of the method.
         """
         del data
-        weights = shared_weights(participant)
+        weights = self.common(participant)
         return {**weights, **self.beside(participant, weights, work, context)}
 
     def combine(
@@ -149,13 +160,27 @@ class SharedWeights(Method):
         return self.average(sent, about, server, round_index)
 
 
-def shared_weights(participant: Participant) -> dict[str, Tensor]:
-    """Views of the weights that a participant shares, by key.
+class SharedWeights(CommonStart):
+    """Base of methods whose common weights are those that participants share, and are replaced by the result."""
 
-    Args:
-        participant: The participant.
-    """
-    return participant.view_of(participant.averaged_keys())
+    replaces_state = True
+
+    def common(self, participant: Participant) -> dict[str, Tensor]:
+        """Weights that the participant shares, by key.
+
+        Args:
+            participant: The participant.
+
+        Raises:
+            ValueError: If it shares nothing.
+        """
+        found = participant.view_of(participant.averaged_keys())
+        if not found:
+            raise ValueError(
+                f"{participant.label}: {self.title} replaces shared weights, and it shares none: change "
+                "Participant(shared=...), or leave the method out."
+            )
+        return found
 
 
 def weighted_mean_of(
