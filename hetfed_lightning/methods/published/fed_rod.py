@@ -1,0 +1,129 @@
+"""FedRoD: a generic head with a balanced loss, and a personal one on its features (Chen and Chao 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.class_means import check_multiclass
+
+if TYPE_CHECKING:
+    from hetfed_lightning.methods.context import Context
+    from hetfed_lightning.methods.messages import Message
+    from hetfed_lightning.methods.participant_data import ParticipantData
+    from hetfed_lightning.participants.participant import Participant
+
+PERSONAL, PRIOR = "personal", "prior"
+"""Names of the modules: the personal head, and the participant's class shares."""
+
+
+class FedRoD(BackboneAveraging):
+    """Averaging of backbone and generic head, trained by a balanced loss, beside a personal head that is not shared.
+
+    The generic outputs z are trained by ``CE(z + gamma log n_c, y)``, with n_c the participant's examples of class c.
+    The personal head h is trained by ``CE(z + h(f), y)``, in which z and the features f are constants. The participant
+    predicts ``z + h(f)``; the generic outputs are measured beside, as ``accuracy.generic``.
+
+    What travels is what participants share: ``Participant(shared=("*",))`` has the generic head travel as in the paper,
+    the default keeps it at home.
+
+    Args:
+        gamma: Power of the class counts in the balanced softmax, at least 0; 1 in the paper.
+        settings: Further arguments of averaging. ``max_share`` is 1: no weight is bounded.
+
+    Raises:
+        ValueError: If gamma is out of its range; before training, if a task is not multiclass, or no two participants
+            share a tensor.
+
+    Reference:
+        Chen and Chao (2022), On Bridging Generic and Personalized Federated Learning for Image Classification, ICLR,
+        eq. 4 to 7 with the linear personalised head. :class:`~hetfed_lightning.GenericAndPersonal` is for personal
+        inputs.
+    """
+
+    def __init__(self, gamma: float = 1.0, **settings: Any) -> None:
+        if not 0 <= gamma < float("inf"):
+            raise ValueError(f"gamma: expected a finite number of at least 0, got {gamma}.")
+        super().__init__(**{"max_share": 1.0} | settings)
+        self.gamma = gamma
+
+    def modules(self, participant: Participant) -> Mapping[str, nn.Module]:
+        """A personal head of the architecture of the participant's own, and its class shares.
+
+        Args:
+            participant: Participant that gets them.
+        """
+        head = deepcopy(participant.head)
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)  # The personal outputs begin as no change of the generic ones.
+        return {PERSONAL: head, PRIOR: ClassShares()}
+
+    def describe(self, participant: Participant, data: ParticipantData) -> Message:
+        """Layout of the shared state; sets the participant's own class shares.
+
+        Args:
+            participant: Participant to describe.
+            data: Its training examples.
+
+        Raises:
+            ValueError: If its task is not multiclass.
+        """
+        check_multiclass(participant, self.title)
+        shares = participant.modules_of(self.title)[PRIOR]
+        counts = data.class_counts
+        if isinstance(shares, ClassShares) and counts is not None:
+            shares.logs = (counts / counts.sum()).clamp(min=1e-12).log().to(data.device, torch.float32)
+        return super().describe(participant, data)
+
+    def example_loss(
+        self,
+        own: Tensor,
+        inputs: Any,
+        features: Tensor,
+        outputs: Tensor,
+        target: Tensor,
+        on: Literal["own", "public"],
+        context: Context,
+    ) -> Tensor:
+        """Balanced loss of the generic outputs and loss of the sum with the personal ones, shape ``(B,)``.
+
+        Args:
+            own: Losses of the task, which is left aside.
+            inputs: Unused.
+            features: Features of B examples, shape ``(B, D)``.
+            outputs: Generic outputs, shape ``(B, C)``.
+            target: Classes, shape ``(B,)``.
+            on: Unused.
+            context: The personal head and the class shares.
+        """
+        del own, inputs, on
+        shares: Any = context.modules[PRIOR]
+        personal = context.modules[PERSONAL](features.detach())
+        balanced = functional.cross_entropy(outputs + self.gamma * shares.logs.to(outputs), target, reduction="none")
+        return balanced + functional.cross_entropy(outputs.detach() + personal, target, reduction="none")
+
+    def answers(self, inputs: Any, features: Tensor, outputs: Tensor, context: Context) -> dict[str, Tensor]:
+        """Sum of generic and personal outputs as the prediction, and the generic ones, shape ``(B, C)``.
+
+        Args:
+            inputs: Unused.
+            features: Features of B examples, shape ``(B, D)``.
+            outputs: Generic outputs, shape ``(B, C)``.
+            context: The personal head.
+        """
+        del inputs
+        return {"prediction": outputs + context.modules[PERSONAL](features), "generic": outputs}
+
+
+class ClassShares(nn.Module):
+    """Logarithms of a participant's class shares, shape ``(C,)``, which are counted anew in every run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logs = torch.zeros(1)
