@@ -37,6 +37,7 @@ from tests.drawn import ROUNDS, drawn
 from tests.federations import Listed, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 from tests.methods.own_methods import Common, ControlVariates, Nearest, Rumour
 from tests.methods.planned import HEAD, FedMD, Planned, head_then_backbone
+from tests.methods.published.finding import METHODS
 
 NAMES = ("a", "b", "c", "d", "e")
 SIZES = {"a": 4, "b": 4, "c": 7, "d": 5, "e": 4}  # Of 13, 17, 21, 25 and 29 examples: last batches of one for a, b, e.
@@ -159,6 +160,20 @@ def own_methods(folder: Path, settings: Settings) -> Result:
     again, federation = trainer(1, Nearest(2.0), ControlVariates(), Rumour(), Common(), **settings()), five(seed=4)
     again.test(federation, datamodule=tiny_data(NAMES, count=13, batch_size=SIZES), ckpt_path=saved, verbose=False)
     return found | {"tested": outcome(federation, again)["metrics"]}
+
+
+def published_methods(folder: Path, settings: Settings) -> Result:
+    """Every published method as it comes, over rounds with a newcomer and a sample of the participants."""
+    del folder
+    found: Result = {}
+    for name, kind in METHODS.items():
+        members = {one: tiny_participant(seed=place) for place, one in enumerate("abcd")}
+        members["d"].joins_at = 1
+        federation = Federation(members, seed=4, participation=0.7, engine="sequential")
+        made = trainer(3, kind(), **settings())
+        made.fit(federation, datamodule=tiny_data("abcd"))
+        found[name] = outcome(federation, made)
+    return found
 
 
 def named(method: Planned, name: str) -> Planned:
@@ -416,6 +431,7 @@ SCENARIOS: dict[str, Callable[..., Result]] = {
         mixed_student_participation,
         quarantine,
         augmented,
+        published_methods,
         own_methods,
         plans,
         draws_and_no_steps,

@@ -56,6 +56,14 @@ def test_divided_participants_end_as_on_one_device_on_every_rank(
         assert not differences(alone[scenario], found)
 
 
+@pytest.mark.slow
+def test_published_methods_end_as_on_one_device_on_every_rank(tmp_path: Path) -> None:
+    expected = SCENARIOS["published_methods"](tmp_path, dict)
+    for found in results(tmp_path, 2, "participant", 0, ["published_methods"])["published_methods"]:
+        for name, one in expected.items():
+            assert not differences(one, found[name]), name
+
+
 def test_events_draw_the_same_everywhere_and_each_its_own(alone: dict[str, Any]) -> None:
     first, second = alone["draws_and_no_steps"]["drawn"]
     end = ["end", "metrics of train", "metrics of val"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.participants.participant import Participant
 
 LAYOUT = "layout"
-WEIGHT, BIAS = "head.weight", "head.bias"
+WEIGHT, BIAS = "weight", "bias"
 
 
 class FedGH(Method):
@@ -44,23 +44,12 @@ class FedGH(Method):
         Algorithm 1. The paper's header begins at random.
     """
 
-    replaces_state = True
-
     def __init__(self, server_lr: float = 0.01, server_epochs: int = 1) -> None:
         if not (math.isfinite(server_lr) and server_lr > 0):
             raise ValueError(f"server_lr: expected a finite number above 0, got {server_lr}.")
         if server_epochs < 1:
             raise ValueError(f"server_epochs: expected at least 1, got {server_epochs}.")
         self.server_lr, self.server_epochs = server_lr, server_epochs
-
-    def offered_keys(self, participant: Participant) -> Sequence[str]:
-        """Keys of the head, which results replace.
-
-        Args:
-            participant: Unused.
-        """
-        del participant
-        return WEIGHT, BIAS
 
     def describe(self, participant: Participant, data: ParticipantData) -> Message:
         """Layout of the class means, shape ``(C, D)``, which is that of the head.
@@ -136,3 +125,18 @@ class FedGH(Method):
                 weight = weight - self.server_lr * error.T @ inputs / len(classes)
                 bias = bias - self.server_lr * error.mean(dim=0)
         return Combined({WEIGHT: weight, BIAS: bias})
+
+    @torch.no_grad()
+    def receive(self, participant: Participant, data: ParticipantData, state: Message, context: Context) -> None:
+        """Take over the head.
+
+        Args:
+            participant: The receiver.
+            data: Unused.
+            state: Weight and bias of the head.
+            context: Unused.
+        """
+        del data, context
+        participant.materialise()
+        for key, parameter in participant.head.named_parameters():
+            parameter.copy_(state[key])

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.class_means import check_multiclass
+from hetfed_lightning.methods.common_start import SharedWeights
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.context import Context
@@ -23,23 +23,22 @@ PERSONAL, PRIOR = "personal", "prior"
 """Names of the modules: the personal head, and the participant's class shares."""
 
 
-class FedRoD(BackboneAveraging):
+class FedRoD(SharedWeights):
     """Averaging of backbone and generic head, trained by a balanced loss, beside a personal head that is not shared.
 
     The generic outputs z are trained by ``CE(z + gamma log n_c, y)``, with n_c the participant's examples of class c.
     The personal head h is trained by ``CE(z + h(f), y)``, in which z and the features f are constants. The participant
     predicts ``z + h(f)``; the generic outputs are measured beside, as ``accuracy.generic``.
 
-    What travels is what participants share: ``Participant(shared=("*",))`` has the generic head travel as in the paper,
-    the default keeps it at home.
+    What travels is what participants share, weighted by examples: ``Participant(shared=("*",))`` has the generic head
+    travel as in the paper, the default keeps it at home.
 
     Args:
         gamma: Power of the class counts in the balanced softmax, at least 0; 1 in the paper.
-        settings: Further arguments of averaging. ``max_share`` is 1: no weight is bounded.
 
     Raises:
-        ValueError: If gamma is out of its range; before training, if a task is not multiclass, or no two participants
-            share a tensor.
+        ValueError: If gamma is out of its range; before training, if a task is not multiclass, a participant shares
+            nothing, or no two share weights of one layout.
 
     Reference:
         Chen and Chao (2022), On Bridging Generic and Personalized Federated Learning for Image Classification, ICLR,
@@ -47,10 +46,9 @@ class FedRoD(BackboneAveraging):
         inputs.
     """
 
-    def __init__(self, gamma: float = 1.0, **settings: Any) -> None:
+    def __init__(self, gamma: float = 1.0) -> None:
         if not 0 <= gamma < float("inf"):
             raise ValueError(f"gamma: expected a finite number of at least 0, got {gamma}.")
-        super().__init__(**{"max_share": 1.0} | settings)
         self.gamma = gamma
 
     def modules(self, participant: Participant) -> Mapping[str, nn.Module]:
@@ -58,28 +56,48 @@ class FedRoD(BackboneAveraging):
 
         Args:
             participant: Participant that gets them.
+
+        Raises:
+            ValueError: If its head has no linear layer.
         """
         head = deepcopy(participant.head)
         for parameter in head.parameters():
             nn.init.zeros_(parameter)  # The personal outputs begin as no change of the generic ones.
-        return {PERSONAL: head, PRIOR: ClassShares()}
+        widths = [one.out_features for one in head.modules() if isinstance(one, nn.Linear)]
+        if not widths:
+            raise ValueError(
+                f"{participant.label}: FedRoD needs a head of linear layers, whose last one says how many classes "
+                f"there are, and its head is a {type(head).__name__}."
+            )
+        return {PERSONAL: head, PRIOR: ClassShares(widths[-1])}
 
     def describe(self, participant: Participant, data: ParticipantData) -> Message:
-        """Layout of the shared state; sets the participant's own class shares.
+        """Layout of the shared weights, and the number of examples.
 
         Args:
             participant: Participant to describe.
-            data: Its training examples.
+            data: Its training examples, for their number.
 
         Raises:
             ValueError: If its task is not multiclass.
         """
         check_multiclass(participant, self.title)
-        shares = participant.modules_of(self.title)[PRIOR]
-        counts = data.class_counts
-        if isinstance(shares, ClassShares) and counts is not None:
-            shares.logs = (counts / counts.sum()).clamp(min=1e-12).log().to(data.device, torch.float32)
         return super().describe(participant, data)
+
+    @torch.no_grad()
+    def receive(self, participant: Participant, data: ParticipantData, state: Message, context: Context) -> None:
+        """Count the classes once, as the first weights come.
+
+        Args:
+            participant: Unused.
+            data: Its training examples.
+            state: Unused.
+            context: The class shares.
+        """
+        del participant, state
+        logs: Any = context.modules[PRIOR].get_buffer("logs")
+        if (counts := data.class_counts) is not None and not logs.any():
+            logs.copy_((counts / counts.sum()).clamp(min=1e-12).log())
 
     def example_loss(
         self,
@@ -122,8 +140,14 @@ class FedRoD(BackboneAveraging):
 
 
 class ClassShares(nn.Module):
-    """Logarithms of a participant's class shares, shape ``(C,)``, which are counted anew in every run."""
+    """Logarithms of a participant's class shares, shape ``(C,)``.
 
-    def __init__(self) -> None:
+    Args:
+        classes: Number of classes C.
+    """
+
+    logs: Tensor
+
+    def __init__(self, classes: int) -> None:
         super().__init__()
-        self.logs = torch.zeros(1)
+        self.register_buffer("logs", torch.zeros(classes))

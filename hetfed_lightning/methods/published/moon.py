@@ -30,8 +30,8 @@ class MOON(SharedWeights):
     With z the features of the network, z_g those of the weights that the round began with and z_p those of the
     participant's weights at the end of its last round, the local loss is
     ``CE + weight * -log(e^(s(z, z_g)/tau) / (e^(s(z, z_g)/tau) + e^(s(z, z_p)/tau)))``, s being the cosine. In a
-    participant's first round there is no term. The paper's features are those of a projection head, part of the
-    backbone here.
+    participant's first round there is no term. What travels is the shared weights. The paper's features are those of a
+    projection head, part of the backbone here.
 
     Args:
         weight: Weight mu of the term, at least 0; the paper tries .1, 1, 5 and 10.

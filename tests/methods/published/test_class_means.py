@@ -115,7 +115,7 @@ def test_fed_gh_equals_a_loop_by_hand(participation: float) -> None:
                 steps = torch.autograd.grad(value, list(leaves.values()))
                 head = {key: head[key] - 0.3 * step for key, step in zip(head, steps, strict=True)}
         for one in own.values():
-            one.weights |= head
+            one.weights |= {key: value.clone() for key, value in head.items()}
     for name, one in own.items():
         close(found[name], one.weights)
 

@@ -55,7 +55,7 @@ def test_fed_rod_equals_a_loop_by_hand(participation: float) -> None:
         shared = mean([own[name].weights for name in active], [own[name].count for name in active])
     for name in own:
         close(found[name], shared)
-        close(found[name].modules_of("averaging")["personal"], {"weight": heads[name]["head.weight"]})
+        close(found[name].modules_of("FedRoD")["personal"], {"weight": heads[name]["head.weight"]})
 
 
 def test_fed_rod_predicts_the_sum_and_measures_the_generic_outputs() -> None:
