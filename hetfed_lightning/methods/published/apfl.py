@@ -107,7 +107,8 @@ class APFL(CommonModel):
             context: The models and the weight.
         """
         super().receive(participant, data, state, context)
-        context.modules[SHARE].alpha.clamp_(0, 1)
+        for weight in context.modules[SHARE].parameters():
+            weight.clamp_(0, 1)
         saved, own = participant.state_dict(), context.modules[OWN]
         buffers = {key: one for key, one in own.named_buffers() if key in saved}
         participant.load_state_of({**buffers, **mixture(context.modules)})
