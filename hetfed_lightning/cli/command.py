@@ -27,6 +27,7 @@ from hetfed_lightning.cli.configs import Arguments, ConfigError, check_checkpoin
 from hetfed_lightning.cli.error_messages import check_participants, labelled_participants
 from hetfed_lightning.cli.error_owner import naming_participants
 from hetfed_lightning.cli.forbidden_values import read_no_other_file
+from hetfed_lightning.cli.method_option import with_method
 from hetfed_lightning.cli.places import where_to_look
 from hetfed_lightning.cli.predictions import Predicted, write_predictions
 from hetfed_lightning.cli.saved_configuration import SavedConfiguration
@@ -147,6 +148,10 @@ class FederatedCLI(LightningCLI):
             raise ConfigError(
                 f"--model.participants.{found.participants[0][0]}: give the configuration with -c as well."
             )
+        if found.method and not found.configs:
+            raise ConfigError(f"--method {found.method}: give the configuration with -c as well.")
+        if found.method_arguments and not found.method:
+            raise ConfigError(f"--method.{found.method_arguments[0][0]}: give --method NAME as well.")
         try:
             self.config = parser.parse_args([*command, *arguments])
         except ArgumentError:
@@ -159,7 +164,10 @@ class FederatedCLI(LightningCLI):
 
     def read_configs(self, found: Arguments) -> dict[str, Any]:
         """Merged configuration of the files on a command line."""
-        return load_configs(found.configs, found.participants)
+        config = load_configs(found.configs, found.participants)
+        if found.method:
+            config = with_method(config, found.method, found.method_arguments, found.allow_import)
+        return config
 
     @staticmethod
     def _guard_checkpoint(settings: Any, *, resuming: bool) -> None:

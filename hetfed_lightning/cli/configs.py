@@ -31,12 +31,16 @@ class Arguments:
         configs: Configuration files, in order.
         participants: Overrides below ``model.participants``, as (path below it, value as YAML text).
         allow_import: Values of ``--allow_import``.
+        method: Value of ``--method``; empty without one.
+        method_arguments: Values of ``--method.KEY``, as (key, value as YAML text).
         rest: All other arguments, as given.
     """
 
     configs: list[str] = field(default_factory=list)
     participants: list[tuple[str, str]] = field(default_factory=list)
     allow_import: list[str] = field(default_factory=list)
+    method: str = ""
+    method_arguments: list[tuple[str, str]] = field(default_factory=list)
     rest: list[str] = field(default_factory=list)
 
 
@@ -54,6 +58,12 @@ def split_arguments(arguments: Sequence[str]) -> Arguments:
             found.configs.append(value if has_value else _value(iterator, option))
         elif option == "--allow_import":
             found.allow_import.append(value if has_value else _value(iterator, option))
+        elif option == "--method":
+            found.method = value if has_value else _value(iterator, option)
+        elif option.startswith("--method."):
+            found.method_arguments.append(
+                (option.removeprefix("--method."), value if has_value else _value(iterator, option))
+            )
         elif option.startswith(f"--{PARTICIPANTS}."):
             path = option.removeprefix(f"--{PARTICIPANTS}.")
             found.participants.append((path, value if has_value else _value(iterator, option)))

@@ -63,6 +63,8 @@ class MethodHooks(FederatedCallback):
         once: True if ``combine`` runs on one rank, which hands the result to the others, as private noise needs it.
             Otherwise it runs on every rank on equal input and must draw from torch's global generator alone, which is
             seeded by the method and the round.
+        paper_shares: Patterns of ``Participant(shared=...)`` that a published method's paper has, which
+            ``hetfed --method`` sets; empty if it says nothing of that.
         title: Name of the method in tags such as ``federation/bytes_up/TITLE`` and in messages; the class's by default.
     """
 
@@ -78,6 +80,7 @@ class MethodHooks(FederatedCallback):
     needs_scores: ClassVar[bool] = False
     once: ClassVar[bool] = False
     public_alone: ClassVar[bool] = False
+    paper_shares: ClassVar[Sequence[str]] = ()
     public_transform: PublicTransform | None = None
     name: str | None = None
     """Distinguishes two methods of one class in a run, in checkpoints and tags; None for a single one."""

@@ -32,6 +32,8 @@ class FedBABU(BackboneAveraging):
         Algorithm 1 and section 5.1.
     """
 
+    paper_shares = ("*",)
+
     def __init__(self, fine_tune_epochs: int = 5, local_epochs: int | None = None, **settings: Any) -> None:
         if fine_tune_epochs < 0:
             raise ValueError(f"fine_tune_epochs: expected at least 0, got {fine_tune_epochs}.")

@@ -38,6 +38,8 @@ class FedDyn(SharedWeights):
         Acar et al. (2021), Federated Learning Based on Dynamic Regularization, ICLR, Algorithm 1.
     """
 
+    paper_shares = ("*",)
+
     def __init__(self, alpha: float = 0.01) -> None:
         if not (math.isfinite(alpha) and alpha > 0):
             raise ValueError(f"alpha: expected a finite number above 0, got {alpha}.")

@@ -46,6 +46,8 @@ class FedRoD(SharedWeights):
         inputs.
     """
 
+    paper_shares = ("*",)
+
     def __init__(self, gamma: float = 1.0) -> None:
         if not 0 <= gamma < float("inf"):
             raise ValueError(f"gamma: expected a finite number of at least 0, got {gamma}.")

@@ -34,6 +34,8 @@ class FedYogi(BackboneAveraging):
         Reddi et al. (2021), Adaptive Federated Optimization, ICLR, Algorithm 2.
     """
 
+    paper_shares = ("*",)
+
     def __init__(
         self,
         server_lr: float = 0.1,

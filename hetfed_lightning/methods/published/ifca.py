@@ -47,6 +47,8 @@ class IFCA(SharedWeights):
 
     replaces_state = False
 
+    paper_shares = ("*",)
+
     def __init__(self, clusters: int = 2) -> None:
         if clusters < 1:
             raise ValueError(f"clusters: expected at least 1, got {clusters}.")

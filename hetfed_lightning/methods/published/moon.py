@@ -45,6 +45,8 @@ class MOON(SharedWeights):
         Li, He, Song (2021), Model-Contrastive Federated Learning, CVPR, eq. 3 and Algorithm 1.
     """
 
+    paper_shares = ("*",)
+
     def __init__(self, weight: float = 1.0, temperature: float = 0.5) -> None:
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"weight: expected a finite number of at least 0, got {weight}.")

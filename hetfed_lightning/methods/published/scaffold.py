@@ -46,6 +46,8 @@ class Scaffold(SharedWeights):
         with option II.
     """
 
+    paper_shares = ("*",)
+
     def __init__(self, server_lr: float = 1.0) -> None:
         if not (math.isfinite(server_lr) and server_lr > 0):
             raise ValueError(f"server_lr: expected a finite number above 0, got {server_lr}.")

@@ -1,10 +1,12 @@
 """FedRep and FedBABU: which part is trained when."""
 
 import pytest
+import torch
 from torch import nn
 
-from hetfed_lightning import Federation
+from hetfed_lightning import Federation, Participant
 from hetfed_lightning.methods.published.fed_babu import FedBABU
+from hetfed_lightning.methods.published.fed_bn import FedBN
 from hetfed_lightning.methods.published.fed_rep import FedRep
 from tests.federations import fit, tiny_data, tiny_participant
 from tests.methods.published.by_hand import Hand, close, hands, mean, run
@@ -91,3 +93,18 @@ def test_a_head_of_another_width_takes_part() -> None:
     federation = Federation({"a": tiny_participant(classes=3), "b": tiny_participant(classes=3, seed=1)})
     federation["b"].head = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))
     fit(federation, tiny_data("ab"), 2, FedRep(1))
+
+
+def test_fed_bn_averages_all_but_normalisation() -> None:
+    def made(seed: int) -> Participant:
+        one = tiny_participant(seed=seed, shared=("*",))
+        one.backbone = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU())
+        with torch.no_grad():
+            one.backbone.get_parameter("1.weight").fill_(1.0 + seed)
+        return one
+
+    federation = Federation({name: made(place) for place, name in enumerate("abc")})
+    fit(federation, tiny_data(), 2, FedBN())
+    one, other = (federation[name].state_dict() for name in "ab")
+    for key in one:
+        assert torch.equal(one[key], other[key]) == (not key.startswith("backbone.1")), key
