@@ -61,6 +61,8 @@ class FedALA(SharedWeights):
 
     replaces_state = False
 
+    paper_shares = ("*",)
+
     def __init__(
         self,
         fraction: float = 0.8,
