@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from hetfed_lightning import BackboneAveraging, FederatedDataModule, Federation
+from hetfed_lightning import DPSGD, BackboneAveraging, FederatedDataModule, Federation
 from hetfed_lightning.methods.published.fed_dyn import FedDyn
 from hetfed_lightning.methods.published.scaffold import Scaffold
 from tests.federations import fit, line, sgd, tiny_data, tiny_participant, values
 from tests.methods.published.by_hand import (
     RATE,
-    Hand,
     State,
     close,
+    forward,
     hands,
     mean,
     run,
@@ -38,7 +38,7 @@ def plus(term: Any) -> Any:
     return loss
 
 
-def by_scaffold(cohorts: list[list[str]], server_lr: float, momentum: float) -> tuple[State, dict[str, Hand]]:
+def by_scaffold(cohorts: list[list[str]], server_lr: float, momentum: float, option: str) -> State:
     by_hand = hands(momentum=momentum)
     shared = by_hand["a"].weights
     common, own = zeros(shared), {name: zeros(shared) for name in by_hand}
@@ -54,21 +54,27 @@ def by_scaffold(cohorts: list[list[str]], server_lr: float, momentum: float) -> 
                     )
                 )
             updated = {key: mine[key] - common[key] + (shared[key] - one.weights[key]) / (3 * RATE) for key in mine}
+            if option == "I":
+                leaves = {key: weight.clone().requires_grad_() for key, weight in shared.items()}
+                loss = torch.nn.functional.cross_entropy(forward(leaves, one.inputs)[1], one.target)
+                updated = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
             changes.append({key: updated[key] - mine[key] for key in mine})
             own[name] = updated
         average = mean([by_hand[name].weights for name in active], [1.0] * len(active))
         moved = mean(changes, [1.0] * len(active))
         shared = {key: one + server_lr * (average[key] - one) for key, one in shared.items()}
         common = {key: one + moved[key] * len(active) / 3 for key, one in common.items()}
-    return shared, by_hand
+    return shared
 
 
 @pytest.mark.parametrize(
     ("participation", "server_lr", "momentum"), [(1.0, 1.0, 0.0), (1.0, 1.0, 0.9), (0.6, 1.0, 0.0), (0.6, 0.7, 0.9)]
 )
-def test_scaffold_equals_a_loop_by_hand(participation: float, server_lr: float, momentum: float) -> None:
-    found, cohorts = run(Scaffold(server_lr), 5, participation=participation, momentum=momentum, participant=EVERYTHING)
-    shared, _ = by_scaffold(cohorts, server_lr, momentum)
+@pytest.mark.parametrize("option", ["I", "II"])
+def test_scaffold_equals_a_loop_by_hand(participation: float, server_lr: float, momentum: float, option: Any) -> None:
+    method = Scaffold(server_lr, option)
+    found, cohorts = run(method, 5, participation=participation, momentum=momentum, participant=EVERYTHING)
+    shared = by_scaffold(cohorts, server_lr, momentum, option)
     for name in "abc":
         close(found[name], shared)
 
@@ -105,25 +111,25 @@ def minimiser() -> Any:
     """Of the mean of three regressions' losses, in closed form."""
     moments, products = [], []
     for place in range(3):
-        inputs, targets = tensors(values(4 + 2 * place, seed=place))
+        inputs, targets = tensors(values(12 + 2 * place, seed=place))
         moments.append(inputs.T @ inputs / len(inputs))
         products.append(inputs.T @ targets / len(inputs))
     return torch.linalg.solve(sum(moments[1:], moments[0]), sum(products[1:], products[0])).T
 
 
-@pytest.mark.parametrize(("method", "rounds"), [(Scaffold(), 300), (FedDyn(1.0), 300)])
+@pytest.mark.parametrize(("method", "rounds"), [(Scaffold(), 80), (Scaffold(option="I"), 40), (FedDyn(1.0), 130)])
 def test_the_minimiser_of_the_mean_loss_is_reached_where_averages_stay_away(method: Any, rounds: int) -> None:
     def trained(callback: Any, count: int) -> Any:
-        together = Federation({name: line(optimizer=sgd(0.05), local_epochs=5) for name in "abc"}, engine="sequential")
+        together = Federation({name: line(optimizer=sgd(0.15), local_epochs=5) for name in "abc"}, engine="sequential")
         data = FederatedDataModule(
-            {name: values(4 + 2 * place, seed=place) for place, name in enumerate("abc")}, batch_size=100
+            {name: values(12 + 2 * place, seed=place) for place, name in enumerate("abc")}, batch_size=100
         )
         fit(together, data, count, callback, precision="64-true")
         return together["a"].state_dict()["backbone.weight"]
 
     wanted = minimiser()
-    assert (trained(method, rounds) - wanted).abs().max() < 1e-9
-    assert (trained(BackboneAveraging(weighting="uniform"), rounds) - wanted).abs().max() > 0.01
+    assert (trained(method, rounds) - wanted).abs().max() < 1e-12
+    assert (trained(BackboneAveraging(weighting="uniform"), 40) - wanted).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("make", [Scaffold, FedDyn])
@@ -156,3 +162,24 @@ def test_who_shares_nothing_in_common_is_refused(make: Any) -> None:
 def test_settings_out_of_range_are_refused(make: Any) -> None:
     with pytest.raises(ValueError, match="expected a finite number above 0"):
         make()
+
+
+def test_option_i_is_refused_beside_privacy() -> None:
+    privacy = DPSGD(noise_multiplier=1.0, max_grad_norm=1.0, delta=1e-5)
+    private = Federation({name: tiny_participant(privacy=privacy) for name in "ab"})
+    with pytest.raises(ValueError, match=r"privacy=DPSGD\(\.\.\.\) is not possible beside Scaffold"):
+        fit(private, tiny_data("ab"), 1, Scaffold(option="I"))
+
+
+def test_an_unknown_option_is_refused() -> None:
+    option: Any = "III"
+    with pytest.raises(ValueError, match="option: expected 'I' or 'II', got 'III'"):
+        Scaffold(option=option)
+
+
+def test_variates_of_option_i_are_gradients_over_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, _ = run(Scaffold(option="I"), 3, participant=EVERYTHING)
+    monkeypatch.setattr("hetfed_lightning.methods.participant_data.BATCH", 5)
+    other, _ = run(Scaffold(option="I"), 3, participant=EVERYTHING)
+    for name in "abc":
+        close(other[name], one[name].state_dict())
