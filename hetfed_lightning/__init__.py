@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hetfed_lightning._moved import install, names_moved_from
+from hetfed_lightning.benchmarking import benchmark
 from hetfed_lightning.callbacks.monitor import FederationMonitor
 from hetfed_lightning.callbacks.progress_bar import FederatedProgressBar
 from hetfed_lightning.callbacks.record import RunRecord
@@ -78,4 +79,5 @@ __all__ = [
     "Transfer",
     "Work",
     "__version__",
+    "benchmark",
 ]

@@ -114,7 +114,7 @@ local_only]'`."""
         with naming_participants(self.config.model):
             made = self.parser.instantiate(config)
         federation, data = made.model, made.data
-        trainer = self._trainer(made.trainer, arm, self._record(config, arm, seed))
+        trainer = self.trainer_of(made.trainer, arm, self.record_of(config, arm, seed))
         names = tuple(federation.participants)
         data.replace_data(data.load(names))
         check_tested(data.data)
@@ -143,12 +143,14 @@ local_only]'`."""
             arm, seed, federation, {key: float(value) for key, value in trainer.callback_metrics.items()}
         )
 
-    def _record(self, config: Namespace, arm: Arm, seed: int) -> RunRecord:
+    def record_of(self, config: Namespace, arm: Arm, seed: int) -> RunRecord:
+        """Callback that records one training, below the folder of the tables."""
         shown = self.parser.dump(config)
         folder = Path(self.config.output) / "runs" / f"{arm}_seed_{seed}"
         return RunRecord(str(folder), shown, arm, f"{Path(self.config.output).name}: {arm}, seed {seed}")
 
-    def _trainer(self, settings: Namespace, arm: Arm, record: RunRecord) -> L.Trainer:
+    def trainer_of(self, settings: Namespace, arm: Arm, record: RunRecord) -> L.Trainer:
+        """Trainer of one training, without what the arm does not do together, and without logs and checkpoints."""
         arguments: dict[str, Any] = dict(settings.as_dict() if isinstance(settings, Namespace) else settings)
         callbacks = arguments.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
+from hetfed_lightning.cli.benchmark.command import benchmark_command
 from hetfed_lightning.cli.command import DESCRIPTION, FederatedCLI
 from hetfed_lightning.cli.compare import CompareCLI
 from hetfed_lightning.cli.configs import ConfigError
@@ -32,6 +33,7 @@ from hetfed_lightning.paths import arguments_with_home
 TOO_FEW = 1
 BAD_INPUT = 2
 OWN: Mapping[str, Callable[[Sequence[str]], object]] = {
+    "benchmark": benchmark_command,
     "export": export_command,
     "join": join_command,
     "leave": leave_command,

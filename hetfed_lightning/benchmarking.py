@@ -1,0 +1,30 @@
+"""A benchmark from Python: the same as ``hetfed benchmark``, whose code is imported as it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hetfed_lightning.cli.benchmark.results import Result
+
+
+def benchmark(suite: str | Path | Mapping[str, Any], *, output: str | None = None, jobs: int = 1) -> list[Result]:
+    """Results of methods by data sets by seeds, in order; cells that exist already are read, not run.
+
+    Writes ``figures.csv`` and ``table.md`` into the output folder, and each cell's configuration, record and result
+    below ``cells/``.
+
+    Args:
+        suite: File of the suite, or its settings as a mapping: ``data``, ``methods``, ``seeds``, ``output``,
+            ``threads``, ``references``, ``allow_import``.
+        output: Folder of cells and tables; None for the suite's.
+        jobs: Number of cells side by side, at least 1, each in a process of its own.
+
+    Raises:
+        ConfigError: If suite or configurations cannot be used, or a cell's process fails.
+    """
+    from hetfed_lightning.cli.benchmark.command import run_benchmark
+
+    return run_benchmark(suite, output=output, jobs=jobs)

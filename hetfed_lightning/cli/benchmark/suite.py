@@ -1,0 +1,217 @@
+"""A benchmark's suite: data sets, their partitions, methods and seeds, and the cells that these make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hetfed_lightning.cli.configs import load_configs
+from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.method_option import with_method
+from hetfed_lightning.cli.strict_yaml import read_config
+from hetfed_lightning.data.name_checks import did_you_mean
+
+LOCAL, CENTRALISED, LINEAR, MAJORITY, CONFIGURED = "local", "centralised", "linear", "majority", "configured"
+REFERENCES = (LOCAL, CENTRALISED, LINEAR, MAJORITY)
+"""Rows of every benchmark: nothing shared, all data in one place, simplest models on each one's own data."""
+
+KEYS = ("data", "methods", "seeds", "output", "threads", "references", "allow_import")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A configuration that methods are compared on.
+
+    Attributes:
+        config: Its file.
+        partition: Name of its partition; empty for the file's own.
+        settings: Values by dotted key that replace the file's, such as ``{"trainer.max_epochs": 5}``.
+        target: Validation figure that "rounds to target" counts to; None to leave that out.
+    """
+
+    config: str
+    partition: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    target: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method of a suite.
+
+    Attributes:
+        method: Name as for ``--method``, one of :data:`REFERENCES`, or ``"configured"`` for the file's own methods.
+        arguments: Arguments of the method.
+    """
+
+    method: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Data sets, methods and seeds that a benchmark compares.
+
+    Attributes:
+        data: Data sets by title.
+        methods: Rows by title, the references among them.
+        seeds: Seeds of weights, split and batches; one cell for each.
+        output: Folder of cells and tables.
+        threads: Threads of torch in every cell, whatever runs beside it: sums depend on them in the last bit.
+        allow_import: Packages that configurations may import from.
+    """
+
+    data: Mapping[str, DataSet]
+    methods: Mapping[str, Row]
+    seeds: Sequence[int]
+    output: str = "runs/benchmark"
+    threads: int = 1
+    allow_import: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a benchmark.
+
+    Attributes:
+        data: Title of the data set.
+        method: Title of the row.
+        seed: Seed.
+    """
+
+    data: str
+    method: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.data}, {self.method}, seed {self.seed}"
+
+
+def read_suite(path: str) -> Suite:
+    """Suite of a YAML file; paths in it count from the file's folder.
+
+    Args:
+        path: The file: ``data`` and ``methods``, and where wanted ``seeds`` (5), ``output``, ``threads``,
+            ``references`` and ``allow_import``.
+
+    Raises:
+        ConfigError: If the file cannot be read or has other keys; names the key.
+    """
+    found = read_config(path)
+    return suite_of(found, Path(path).parent, path)
+
+
+def suite_of(settings: Mapping[str, Any], folder: Path = Path(), where: str = "suite") -> Suite:
+    """Suite of settings in the form of a suite's file.
+
+    Args:
+        settings: The settings.
+        folder: Folder that paths of configurations count from.
+        where: What to call the settings in messages.
+
+    Raises:
+        ConfigError: If a key is missing, unknown or of another form.
+    """
+    for key in settings:
+        if key not in KEYS:
+            raise ConfigError(f"{where}: {key}: a suite has no such key{did_you_mean(str(key), KEYS)}.")
+    for key in ("data", "methods"):
+        if not settings.get(key):
+            raise ConfigError(f"{where}: {key}: expected at least one entry.")
+    seeds = settings.get("seeds", 5)
+    chosen = list(range(seeds)) if isinstance(seeds, int) else seeds
+    if not (isinstance(chosen, list) and chosen and all(type(one) is int and one >= 0 for one in chosen)):
+        raise ConfigError(f"{where}: seeds: expected their number or a list of integers of at least 0, got {seeds!r}.")
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError(f"{where}: seeds: a seed stands twice in {chosen}; a cell is run once.")
+    references = settings.get("references", list(REFERENCES))
+    for one in references:
+        if one not in REFERENCES:
+            raise ConfigError(f"{where}: references: no row {one!r}{did_you_mean(str(one), REFERENCES)}.")
+    rows = {one: Row(one) for one in references}
+    rows |= _rows(settings["methods"], where)
+    return Suite(
+        _data_sets(settings["data"], folder, where),
+        rows,
+        chosen,
+        str(settings.get("output", "runs/benchmark")),
+        int(settings.get("threads", 1)),
+        tuple(settings.get("allow_import", ())),
+    )
+
+
+def cells_of(suite: Suite) -> list[Cell]:
+    """Cells of a suite, in the order in which they are run: seed by seed, so that a stopped one compares alike."""
+    return [Cell(data, method, seed) for seed in suite.seeds for data in suite.data for method in suite.methods]
+
+
+def base_config(data: DataSet) -> dict[str, Any]:
+    """Configuration of a data set with its replaced values.
+
+    Raises:
+        ConfigError: If the file cannot be used.
+    """
+    config = load_configs([data.config])
+    for key, value in data.settings.items():
+        config = _put(config, key, value)
+    return config
+
+
+def config_of(suite: Suite, cell: Cell) -> dict[str, Any]:
+    """Configuration that a cell is trained by, with its seed and threads.
+
+    Raises:
+        ConfigError: If the file cannot be used, or nobody knows the method.
+    """
+    config = base_config(suite.data[cell.data])
+    row = suite.methods[cell.method]
+    if row.method not in (*REFERENCES, CONFIGURED):
+        arguments = [(key, yaml.safe_dump(value)) for key, value in row.arguments.items()]
+        config = with_method(config, row.method, arguments, suite.allow_import)
+    return config | {"seed_everything": cell.seed, "threads": suite.threads}
+
+
+def _put(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    first, _, rest = key.partition(".")
+    if not rest:
+        return config | {first: value}
+    inside = config.get(first)
+    return config | {first: _put(dict(inside) if isinstance(inside, Mapping) else {}, rest, value)}
+
+
+def _rows(methods: Any, where: str) -> dict[str, Row]:
+    if isinstance(methods, list):
+        methods = {str(one): one for one in methods}
+    if not isinstance(methods, Mapping):
+        raise ConfigError(f"{where}: methods: expected a list of names, or titles with methods, got {methods!r}.")
+    rows = {}
+    for title, given in methods.items():
+        settings = {"method": given} if isinstance(given, str) else given
+        if not isinstance(settings, Mapping) or not isinstance(settings.get("method"), str):
+            raise ConfigError(f"{where}: methods.{title}: expected a name or {{method: NAME, ARGUMENT: value}}.")
+        rows[str(title)] = Row(settings["method"], {key: one for key, one in settings.items() if key != "method"})
+    return rows
+
+
+def _data_sets(given: Any, folder: Path, where: str) -> dict[str, DataSet]:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{where}: data: expected configurations by title, got {given!r}.")
+    found: dict[str, DataSet] = {}
+    known = ("config", "set", "partitions", "target")
+    for title, one in given.items():
+        settings: Any = {"config": one} if isinstance(one, str) else one
+        if not isinstance(settings, Mapping) or not isinstance(settings.get("config"), str):
+            raise ConfigError(f"{where}: data.{title}: expected a file or {{config: FILE, set: ..., partitions: ...}}.")
+        for key in settings:
+            if key not in known:
+                raise ConfigError(f"{where}: data.{title}.{key}: no such key{did_you_mean(str(key), known)}.")
+        path, values = str(folder / settings["config"]), dict(settings.get("set") or {})
+        target = settings.get("target")
+        for name, partition in (settings.get("partitions") or {"": None}).items():
+            dealt = values if partition is None else values | {"data.init_args.partition": partition}
+            found[f"{title} {name}".strip()] = DataSet(path, str(name), dealt, target)
+    return found
