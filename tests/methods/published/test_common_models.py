@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hetfed_lightning import FederatedDataModule, Federation
+from hetfed_lightning.data import Examples
 from hetfed_lightning.methods.published.ditto import Ditto
 from hetfed_lightning.methods.published.fml import FML
-from tests.federations import equal, examples, fit, state_of, tiny_data, tiny_participant
+from tests.federations import equal, examples, fit, line, sgd, state_of, tiny_data, tiny_participant
 from tests.methods.published.by_hand import MOMENTUM, RATE, Hand, State, close, forward, hands, mean, run
 
 
@@ -85,16 +86,27 @@ def test_ditto_without_its_term_is_local_training() -> None:
             torch.testing.assert_close(beside[name].state_dict()[key], one)
 
 
-def test_dittos_closed_form_of_point_estimation() -> None:
-    # f_k(v) = (v - m_k)^2 / 2 has the minimiser (m_k + lam w) / (1 + lam) beside a common w.
-    lam, means = 0.5, torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
-    common = means.mean()
-    personal = (means + lam * common) / (1 + lam)
-    for mean_k, wanted in zip(means, personal, strict=True):
-        v = torch.zeros((), dtype=torch.float64)
-        for _ in range(400):
-            v = v - 0.1 * ((v - mean_k) + lam * (v - common))
-        assert abs(float(v - wanted)) < 1e-12
+def test_dittos_point_estimation_is_best_at_the_papers_lambda() -> None:
+    # Centers are d_k = tau (1, 1, -1, -1), means of n = 4 observations m_k = d_k + e_k with e_k = s (1, -1, 1, -1) and
+    # s^2 = sigma^2 / n. By f_k(v) = mean (v - y)^2, of twice the curvature of the paper's, the personal model beside
+    # w = mean m_k = 0 is m_k / (1 + lam / 2), whose mean squared error (s^2 + tau^2 lam^2 / 4) / (1 + lam / 2)^2 is
+    # least at lam / 2 = s^2 / tau^2 = sigma^2 / (n tau^2).
+    tau, s, sigma, n = 1.0, 0.5, 1.0, 4
+    centers = {"a": tau, "b": tau, "c": -tau, "d": -tau}
+    means = dict(zip(centers, (tau + s, tau - s, -tau + s, -tau - s), strict=True))
+    noise = sigma * torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    data = {name: Examples(torch.ones(n, 1).double(), (one + noise)[:, None]) for name, one in means.items()}
+    errors = {}
+    for half in (0.5, 1.0, 2.0):
+        lam = half * 2 * sigma**2 / (n * tau**2)
+        together = Federation({name: line(features=1, weights=[3.0], optimizer=sgd(0.4)) for name in means})
+        fit(together, FederatedDataModule(data, batch_size=n), 30, Ditto(lam), precision="64-true")
+        personal = {name: float(together[name].state_dict()["backbone.weight"]) for name in means}
+        for name, one in personal.items():
+            assert abs(one - means[name] / (1 + lam / 2)) < 1e-12
+        errors[half] = sum((personal[name] - centers[name]) ** 2 for name in means) / 4
+    assert min(errors, key=errors.__getitem__) == 1.0
+    assert abs(errors[1.0] - s**2 * tau**2 / (s**2 + tau**2)) < 1e-12
 
 
 @pytest.mark.parametrize("make", [Ditto, FML])
