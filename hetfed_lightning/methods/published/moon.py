@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 FRAME, BACKBONE, PREVIOUS = "frame", "backbone.", "previous/"
 """Name of the module; beginning of a backbone's keys; beginning of the keys of the last own weights."""
 
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+"""Layers that are off in the two networks that features are compared with."""
+
 
 class MOON(SharedWeights):
     """Averaging of shared weights, weighted by examples, with a contrastive term of features in the local loss.
@@ -30,7 +33,9 @@ class MOON(SharedWeights):
     With z the features of the network, z_g those of the weights that the round began with and z_p those of the
     participant's weights at the end of its last round, the local loss is
     ``CE + weight * -log(e^(s(z, z_g)/tau) / (e^(s(z, z_g)/tau) + e^(s(z, z_p)/tau)))``, s being the cosine. In a
-    participant's first round there is no term. What travels is the shared weights. The paper's features are those of a
+    participant's first round there is no term. Nothing is dropped in z_g and z_p, as in the published code, whose
+    networks are in evaluation mode; normalisation is by the batch here, since running statistics do not travel. What
+    travels is the shared weights. The paper's features are those of a
     projection head, part of the backbone here.
 
     Args:
@@ -55,12 +60,16 @@ class MOON(SharedWeights):
         self.weight, self.temperature = weight, temperature
 
     def modules(self, participant: Participant) -> Mapping[str, nn.Module]:
-        """A backbone that computes with other weights than the participant's, and is not trained.
+        """A backbone that computes with other weights than the participant's, drops nothing, and is not trained.
 
         Args:
             participant: Participant that gets it.
         """
-        return {FRAME: deepcopy(participant.backbone).requires_grad_(requires_grad=False)}
+        frame = deepcopy(participant.backbone).requires_grad_(requires_grad=False)
+        for module in frame.modules():
+            if isinstance(module, DROPOUTS):
+                module.p = 0.0
+        return {FRAME: frame}
 
     def describe(self, participant: Participant, data: ParticipantData) -> Message:
         """Layout of the shared weights, and the number of examples.

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hetfed_lightning import FederatedDataModule, Federation
+from hetfed_lightning import FederatedDataModule, Federation, Participant
 from hetfed_lightning.data import Examples
 from hetfed_lightning.methods.published.fed_rod import FedRoD
 from hetfed_lightning.methods.published.ifca import IFCA
@@ -93,6 +93,14 @@ def test_moon_equals_a_loop_by_hand(participation: float) -> None:
         shared = mean([own[name].weights for name in active], [own[name].count for name in active])
     for name in own:
         close(found[name], shared)
+
+
+def test_moon_compares_with_features_of_which_none_is_dropped() -> None:
+    participant = Participant(nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5)), nn.Linear(5, 3))
+    frame = MOON().modules(participant)["frame"].train()
+    inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(frame(inputs), participant.backbone.eval()(inputs))
+    assert [one.p for one in participant.backbone.modules() if isinstance(one, nn.Dropout)] == [0.5]
 
 
 @pytest.mark.parametrize("participation", [1.0, 0.6])
