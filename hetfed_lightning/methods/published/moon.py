@@ -35,8 +35,7 @@ class MOON(SharedWeights):
     ``CE + weight * -log(e^(s(z, z_g)/tau) / (e^(s(z, z_g)/tau) + e^(s(z, z_p)/tau)))``, s being the cosine. In a
     participant's first round there is no term. Nothing is dropped in z_g and z_p, as in the published code, whose
     networks are in evaluation mode; normalisation is by the batch here, since running statistics do not travel. What
-    travels is the shared weights. The paper's features are those of a
-    projection head, part of the backbone here.
+    travels is the shared weights. The paper's features are those of a projection head, part of the backbone here.
 
     Args:
         weight: Weight mu of the term, at least 0; the paper tries .1, 1, 5 and 10.
