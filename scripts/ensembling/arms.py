@@ -73,6 +73,12 @@ def one_class_for_another(message: Tensor, classes: Tensor) -> Tensor:
     return torch.where((classes == 1)[:, None], one_class_everywhere(message, classes), message)
 
 
+def nothing(message: Tensor, classes: Tensor) -> Tensor:
+    """Nothing known of any class, shape ``(P, C)``: what is left of targets if the first participant were not there."""
+    del classes
+    return torch.full_like(message, -30.0)
+
+
 PLAIN = {"own_prior": 0.0}
 WITHOUT = PLAIN | {"min_steps": None}
 ARMS: Mapping[str, Arm] = {
@@ -94,6 +100,7 @@ ARMS: Mapping[str, Arm] = {
     **{f"{size} public images": Arm(data={"public_size": size}) for size in (50, 100, 600)},
     "inverted public images": Arm(domain=inverted),
     "noise for public images": Arm(domain=noise),
+    "the first says nothing": Arm(lie=nothing),
     "a liar for one class": Arm(lie=one_class_everywhere),
     "a liar for one class, median": Arm({"ensemble": MEDIAN}, lie=one_class_everywhere),
     "a liar where it counts": Arm(lie=one_class_for_another),
