@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def benchmark(suite: str | Path | Mapping[str, Any], *, output: str | None = None, jobs: int = 1) -> list[Result]:
     """Results of methods by data sets by seeds, in order; cells that exist already are read, not run.
 
-    Writes ``figures.csv`` and ``table.md`` into the output folder, and each cell's configuration, record and result
-    below ``cells/``.
+    Writes ``figures.csv``, ``table.md`` and ``page.html`` into the output folder, and each cell's configuration, record
+    and result below ``cells/``.
 
     Args:
         suite: File of the suite, or its settings as a mapping: ``data``, ``methods``, ``seeds``, ``output``,

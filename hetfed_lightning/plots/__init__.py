@@ -8,6 +8,7 @@ from __future__ import annotations
 from hetfed_lightning.plots.comparisons import gain, own_against_global, residuals
 from hetfed_lightning.plots.lines import bytes_per_round, mean_over, over_rounds
 from hetfed_lightning.plots.matrices import confusion_matrix, label_distribution, teacher_agreement
+from hetfed_lightning.plots.ranks import mean_ranks
 from hetfed_lightning.plots.style import available
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "gain",
     "label_distribution",
     "mean_over",
+    "mean_ranks",
     "over_rounds",
     "own_against_global",
     "residuals",

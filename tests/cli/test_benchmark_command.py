@@ -15,11 +15,13 @@ from hetfed_lightning import benchmark
 from hetfed_lightning.cli.benchmark import schedule
 from hetfed_lightning.cli.benchmark.cell import run_cell
 from hetfed_lightning.cli.benchmark.fingerprint import data_hash, fingerprint
+from hetfed_lightning.cli.benchmark.page import benchmark_page
 from hetfed_lightning.cli.benchmark.results import Figure, Result
 from hetfed_lightning.cli.benchmark.scores import paired, rounds_to, scores_of
 from hetfed_lightning.cli.benchmark.simplest import fitted
 from hetfed_lightning.cli.benchmark.statistics import bootstrap_interval, friedman_ranks
 from hetfed_lightning.cli.benchmark.suite import suite_of
+from hetfed_lightning.cli.benchmark.tables import ranks_of
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data import Examples, FederatedData
 from tests.cli.commands import hetfed, tiny, written
@@ -54,6 +56,8 @@ def test_a_benchmark_from_the_command_line(capsys: pytest.CaptureFixture[str], r
     lines = [line.split("|")[1].strip() for line in table.split("## points")[1].splitlines() if line.startswith("|")]
     assert lines[:7] == ["method", "---", *rows]
     assert " s left" in ended.out
+    page = Path("bench/page.html").read_text(encoding="utf-8")
+    assert all(f'<th scope="row">{row}</th>' in page for row in rows)
     with Path("bench/figures.csv").open(encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file))
     assert {one["method"] for one in found} == set(rows)
@@ -189,6 +193,25 @@ def test_friedman_by_hand() -> None:
     assert ranks.mean == {"a": 1, "b": 2, "c": 3}
     assert ranks.p_value == pytest.approx(math.exp(-4))
     assert math.isnan(friedman_ranks({"a": [1], "b": [2]}, higher_is_better=[True]).p_value)
+
+
+def test_a_page_has_ranks_gains_and_no_markup_of_others() -> None:
+    chosen = suite_of({"data": {"<b>": "x.yaml", "two": "x.yaml"}, "methods": ["fedavg", "fedrep"], "seeds": 2})
+    found = [
+        Result(data, method, seed, "", [Figure("p", "accuracy", level + 0.1 * seed * level, math.nan)])
+        for data in chosen.data
+        for method, level in (("local", 0.4), ("fedavg", 0.5), ("fedrep", 0.6))
+        for seed in (0, 1)
+    ]
+    ranks = ranks_of(found, chosen)
+    assert ranks is not None
+    assert ranks.mean == {"local": 3, "fedavg": 2, "fedrep": 1}
+    page = benchmark_page(found, chosen)
+    assert "<b>" not in page
+    assert page.count("<svg") == 3  # own gains on two data sets, and ranks
+    assert f"p = {math.exp(-2):.3g}" in page  # Friedman's statistic is 4, with two degrees.
+    assert "+0.105 [+0.100, +0.110]" in page  # .1 and .11
+    assert "<td>+0.105" in page
 
 
 def test_majority_and_ridge_by_hand() -> None:

@@ -133,7 +133,7 @@ def run_cell(folder: Path) -> Result:
     cell = yaml.safe_load((folder / "cell.yaml").read_text(encoding="utf-8"))
     title = {key: cell[key] for key in ("data", "method", "seed", "fingerprint")}
     versions = {"hetfed_lightning": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    with _errors_alone(), watch_training() as watch:
+    with errors_alone(), watch_training() as watch:
         try:
             found = _found(folder, cell)
         except (ConfigError, *FAULTS) as error:
@@ -148,9 +148,9 @@ def run_cell(folder: Path) -> Result:
 
 
 @contextmanager
-def _errors_alone() -> Iterator[None]:
+def errors_alone() -> Iterator[None]:
     """Context in which what trains says nothing but errors."""
-    noisy = [logging.getLogger(one) for one in ("lightning.pytorch", "hetfed_lightning")]
+    noisy = [logging.getLogger(one) for one in ("lightning.pytorch", "lightning.fabric", "hetfed_lightning")]
     before = [one.level for one in noisy]
     for one in noisy:
         one.setLevel(logging.ERROR)

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from hetfed_lightning.checkpointing.atomic import write_atomically
+from hetfed_lightning.cli.benchmark.page import benchmark_page
 from hetfed_lightning.cli.benchmark.results import Result
 from hetfed_lightning.cli.benchmark.schedule import run_suite
 from hetfed_lightning.cli.benchmark.suite import Suite, read_suite, suite_of
@@ -28,6 +29,7 @@ def run_benchmark(suite: str | Path | Mapping[str, Any], *, output: str | None =
     folder = Path(found.output)
     write_figures(results, folder / "figures.csv")
     write_atomically(folder / "table.md", markdown(results, found))
+    write_atomically(folder / "page.html", benchmark_page(results, found))
     return results
 
 

@@ -15,7 +15,7 @@ from time import perf_counter
 import yaml
 
 from hetfed_lightning.checkpointing.atomic import write_atomically
-from hetfed_lightning.cli.benchmark.cell import ARMS, CONFIG, hash_of_data, run_cell
+from hetfed_lightning.cli.benchmark.cell import ARMS, CONFIG, errors_alone, hash_of_data, run_cell
 from hetfed_lightning.cli.benchmark.fingerprint import fingerprint
 from hetfed_lightning.cli.benchmark.results import Result, folder_of
 from hetfed_lightning.cli.benchmark.suite import LINEAR, MAJORITY, Cell, Suite, base_config, cells_of, config_of
@@ -86,7 +86,7 @@ def _prepared(suite: Suite, cells: Sequence[Cell]) -> Iterator[Path]:
 
 
 def _hashed(suite: Suite, cell: Cell) -> str:
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, errors_alone():
         path = Path(folder) / CONFIG
         path.write_text(parser_text(base_config(suite.data[cell.data])), encoding="utf-8")
         return hash_of_data(path, cell.seed, tuple(suite.allow_import))
