@@ -154,6 +154,7 @@ def test_fed_tgps_server_equals_a_loop_by_hand() -> None:
     assert found.figures["margin"] == pytest.approx(margin, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_fed_tgp_pulls_features_towards_the_prototypes_of_their_classes() -> None:
     def right(weight: float) -> float:
         found, _ = run(FedTGP(weight, server_epochs=400, server_lr=0.05), 8, participant={"local_epochs": 4})

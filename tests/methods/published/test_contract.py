@@ -48,6 +48,7 @@ def test_it_is_deterministic_finite_and_goes_on_as_if_never_stopped(kind: Any, t
     assert equal(state_of(resumed), state_of(whole))
 
 
+@pytest.mark.slow
 @every_method
 def test_a_fleet_ends_where_one_after_another_do(kind: Any) -> None:
     ends = []

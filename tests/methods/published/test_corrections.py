@@ -117,7 +117,14 @@ def minimiser() -> Any:
     return torch.linalg.solve(sum(moments[1:], moments[0]), sum(products[1:], products[0])).T
 
 
-@pytest.mark.parametrize(("method", "rounds"), [(Scaffold(), 80), (Scaffold(option="I"), 40), (FedDyn(1.0), 130)])
+@pytest.mark.parametrize(
+    ("method", "rounds"),
+    [
+        pytest.param(Scaffold(), 80, marks=pytest.mark.slow),
+        (Scaffold(option="I"), 40),
+        pytest.param(FedDyn(1.0), 130, marks=pytest.mark.slow),
+    ],
+)
 def test_the_minimiser_of_the_mean_loss_is_reached_where_averages_stay_away(method: Any, rounds: int) -> None:
     def trained(callback: Any, count: int) -> Any:
         together = Federation({name: line(optimizer=sgd(0.15), local_epochs=5) for name in "abc"}, engine="sequential")
