@@ -37,7 +37,7 @@ from tests.drawn import ROUNDS, drawn
 from tests.federations import Listed, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 from tests.methods.own_methods import Common, ControlVariates, Nearest, Rumour
 from tests.methods.planned import HEAD, FedMD, Planned, head_then_backbone
-from tests.methods.published.finding import METHODS
+from tests.methods.published.finding import METHODS, made_alike
 
 NAMES = ("a", "b", "c", "d", "e")
 SIZES = {"a": 4, "b": 4, "c": 7, "d": 5, "e": 4}  # Of 13, 17, 21, 25 and 29 examples: last batches of one for a, b, e.
@@ -169,6 +169,8 @@ def published_methods(folder: Path, settings: Settings) -> Result:
     for name, kind in METHODS.items():
         members = {one: tiny_participant(seed=place) for place, one in enumerate("abcd")}
         members["d"].joins_at = 1
+        for one in members.values():
+            made_alike(kind, one)
         federation = Federation(members, seed=4, participation=0.7, engine="sequential")
         made = trainer(3, kind(), **settings())
         made.fit(federation, datamodule=tiny_data("abcd"))

@@ -5,8 +5,9 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 
-from hetfed_lightning import Method
+from hetfed_lightning import Method, Participant
 from hetfed_lightning.methods import published
+from tests.federations import tiny_participant
 
 
 def methods() -> Iterator[type[Method]]:
@@ -19,3 +20,12 @@ def methods() -> Iterator[type[Method]]:
 
 
 METHODS = {kind.__name__: kind for kind in methods()}
+
+ONE_BACKBONE = {"AFL"}
+"""Those that refuse backbones of different values."""
+
+
+def made_alike(kind: type[Method], participant: Participant) -> None:
+    """Give a tiny participant the backbone of all others, for methods that need it."""
+    if kind.__name__ in ONE_BACKBONE:
+        participant.backbone.load_state_dict(tiny_participant().backbone.state_dict())
