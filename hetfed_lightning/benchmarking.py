@@ -23,7 +23,7 @@ def benchmark(suite: str | Path | Mapping[str, Any], *, output: str | None = Non
         jobs: Number of cells side by side, at least 1, each in a process of its own.
 
     Raises:
-        ConfigError: If suite or configurations cannot be used, or a cell's process fails.
+        ConfigError: If suite or configurations cannot be used. A cell that fails says so in the tables.
     """
     from hetfed_lightning.cli.benchmark.command import run_benchmark
 

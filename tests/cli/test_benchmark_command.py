@@ -11,8 +11,9 @@ import pytest
 import torch
 import yaml
 
-from hetfed_lightning import benchmark
+from hetfed_lightning import BackboneAveraging, Federation, benchmark
 from hetfed_lightning.cli.benchmark import schedule
+from hetfed_lightning.cli.benchmark.best_round import BestRound
 from hetfed_lightning.cli.benchmark.cell import run_cell
 from hetfed_lightning.cli.benchmark.fingerprint import data_hash, fingerprint
 from hetfed_lightning.cli.benchmark.page import benchmark_page
@@ -25,6 +26,7 @@ from hetfed_lightning.cli.benchmark.tables import ranks_of
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data import Examples, FederatedData
 from tests.cli.commands import hetfed, tiny, written
+from tests.federations import equal, fit, state_of, tiny_data, tiny_participant
 
 
 def suite(**settings: Any) -> dict[str, Any]:
@@ -121,6 +123,19 @@ def test_a_method_that_cannot_train_is_a_sentence_in_the_table() -> None:
     assert refused.refused in Path("bench/table.md").read_text(encoding="utf-8")
 
 
+def test_a_cell_that_fails_in_training_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the disk is full")
+
+    settings = suite(references=[], methods={"fedavg": "fedavg", "simplest": "majority"})
+    monkeypatch.setattr("hetfed_lightning.callbacks.record.RunRecord.on_train_epoch_end", fails)
+    failed, simplest = benchmark(settings)
+    assert failed.refused == "failed in training: the disk is full"
+    assert not simplest.refused
+    [told] = Path("bench/cells").glob("*/error.txt")
+    assert "in fails" in told.read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_cells_side_by_side_give_the_same() -> None:
     settings = suite(references=["local"])
@@ -170,6 +185,27 @@ def test_scores_by_hand() -> None:
     local = scores_of(results, "points")["local"]
     assert paired(score.own, local.own, higher_is_better=True) == pytest.approx([0.0, 0.1])
     assert paired(score.own, local.own, higher_is_better=False) == pytest.approx([0.0, -0.1])
+
+
+def test_the_best_round_is_that_of_a_run_which_ends_there() -> None:
+    def trained(rounds: int) -> tuple[Federation, BestRound]:
+        made = Federation({name: tiny_participant(seed=place) for place, name in enumerate("ab")})
+        best = BestRound()
+        trainer = fit(made, tiny_data("ab"), rounds, BackboneAveraging(), best)
+        if rounds == 1:
+            sent = trainer.callback_metrics
+            assert best.bytes_up == float(sent["federation/bytes_up"]) > 0
+        return made, best
+
+    made, best = trained(4)
+    assert len(best.curve) == 4
+    assert best.round == 1 + best.curve.index(max(best.curve))
+    assert best.bytes_up == 4 * trained(1)[1].bytes_up
+    last = state_of(made)
+    assert best.restore()
+    ended, _ = trained(best.round)
+    assert equal(state_of(made), state_of(ended))
+    assert best.round == 4 or not equal(state_of(made), last)
 
 
 def test_rounds_to_a_target() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import lightning as L
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from hetfed_lightning.callbacks.record import RunRecord
 from hetfed_lightning.cli.benchmark.best_round import BestRound
@@ -34,6 +36,7 @@ from hetfed_lightning.version import __version__
 
 ARMS: dict[str, Arm] = {LOCAL: "local_only", CENTRALISED: "centralised"}
 CONFIG = "config.yaml"
+ERROR = "error.txt"
 
 
 class CellCLI(CompareCLI):
@@ -124,8 +127,8 @@ def hash_of_data(config: Path, seed: int, allow_import: tuple[str, ...] = ()) ->
 def run_cell(folder: Path) -> Result:
     """Result of the cell whose files lie in a folder, written there as well.
 
-    What cannot train on these data is a result too: the sentence that refuses it. Errors after training began are
-    raised.
+    What cannot train on these data is a result too: the sentence that refuses it. Of an error after training began the
+    traceback lies in ``error.txt`` beside it; the other cells go on.
 
     Args:
         folder: Folder with ``config.yaml`` and ``cell.yaml``.
@@ -136,10 +139,13 @@ def run_cell(folder: Path) -> Result:
     with errors_alone(), watch_training() as watch:
         try:
             found = _found(folder, cell)
-        except (ConfigError, *FAULTS) as error:
-            if watch.begun:
-                raise
+        except (ConfigError, MisconfigurationException, *FAULTS) as error:
             why = condensed(first_lines(str(error))) or type(error).__name__
+            if watch.begun:
+                why = f"failed in training: {why}"
+                (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+            else:  # The advice is for `hetfed compare`.
+                why = why.partition(" Give --arms ")[0]
             result = Result(**title, refused=why, versions=versions)
         else:
             result = Result(**title, **found, versions=versions)

@@ -57,7 +57,7 @@ def _of_data(results: Sequence[Result], suite: Suite, data: str) -> str:
     scores = scores_of(results, data, suite.data[data].target, local or "")
     found = data_table(scores, local, titled(suite, FEDAVG))
     figures = [_gains(scores, scores[local], scope) for scope in TITLES] if local in scores and local else []
-    told = "".join(paragraph(f"Cannot train: {line}") for line in refusals(scores))
+    told = "".join(paragraph(f"No result: {line}") for line in refusals(scores))
     return section(data, table(found.header, found.rows, caption=data), told, grid(filter(None, figures)), level=2)
 
 

@@ -35,7 +35,7 @@ def run_suite(suite: Suite, jobs: int = 1) -> list[Result]:
         jobs: Number of cells side by side, each in a process of its own.
 
     Raises:
-        ConfigError: If a configuration cannot be used, a method is unknown, or a cell's process fails.
+        ConfigError: If a configuration cannot be used, or a method is unknown.
     """
     if jobs < 1:
         raise ConfigError(f"--jobs: expected at least 1, got {jobs}.")
@@ -51,7 +51,7 @@ def run_suite(suite: Suite, jobs: int = 1) -> list[Result]:
     for done, (cell, result) in enumerate(_run(missing, folders, jobs), start=1):
         found[cell] = result
         rest = (perf_counter() - began) / done * (len(missing) - done)
-        says = f"cannot train: {result.refused}" if result.refused else f"{result.seconds:.1f} s"
+        says = f"no result: {result.refused}" if result.refused else f"{result.seconds:.1f} s"
         log.info("%d/%d  %s: %s; %s left", done, len(missing), cell, says, duration(rest))
     return [found[cell] for cell in cells]
 
@@ -114,7 +114,11 @@ def _in_process(folder: Path) -> Result:
     )
     (folder / "output.txt").write_text(ended.stdout + ended.stderr, encoding="utf-8")
     result = Result.read(folder)
-    if ended.returncode or result is None:
-        last = (ended.stderr.strip() or "no message").splitlines()[-1]
-        raise ConfigError(f"{folder}: the cell failed: {last} ({folder / 'output.txt'} has all of it)")
-    return result
+    if ended.returncode == 0 and result is not None:
+        return result
+    last = (ended.stderr.strip() or "no message").splitlines()[-1]
+    title = yaml.safe_load((folder / CELL).read_text(encoding="utf-8"))
+    told = {key: title[key] for key in ("data", "method", "seed", "fingerprint")}
+    failed = Result(**told, refused=f"its process ended with code {ended.returncode}: {last}")
+    failed.write(folder)
+    return failed
