@@ -175,12 +175,12 @@ def result(method: str, seed: int, own: list[float], **settings: Any) -> Result:
 
 
 def test_scores_by_hand() -> None:
-    results = [result("local", 0, [0.5, 0.7]), result("local", 1, [0.4, 0.8])]
-    results += [result("fedavg", 0, [0.6, 0.6], bytes_up=3, bytes_down=4), result("fedavg", 1, [0.5, 0.9])]
+    results = [result("local", 0, [0.5, 0.7, 0.6]), result("local", 1, [0.4, 0.8, 0.6])]
+    results += [result("fedavg", 0, [0.6, 0.6, 0.6], bytes_up=3, bytes_down=4), result("fedavg", 1, [0.5, 0.9, 0.7])]
     score = scores_of(results, "points")["fedavg"]
     assert score.own == pytest.approx({0: 0.6, 1: 0.7})
     assert score.worst == {0: 0.6, 1: 0.5}
-    assert score.harmed == 0.25  # p1 with seed 0
+    assert score.harmed == pytest.approx(1 / 6)  # p1 with seed 0; p2 is as before
     assert score.bytes[0] == 7
     local = scores_of(results, "points")["local"]
     assert paired(score.own, local.own, higher_is_better=True) == pytest.approx([0.0, 0.1])
