@@ -173,7 +173,7 @@ class ParticipantData:
 
     @cached_property
     def output_width(self) -> int:
-        """Number C of outputs, found with the first public example.
+        """Number C of outputs, found with the first public example, or the first of its own if there is none.
 
         Raises:
             ValueError: If the network cannot take it; names the participant and the shapes.
@@ -192,7 +192,11 @@ class ParticipantData:
 
     @cached_property
     def _first_outputs(self) -> Tensor:
-        return outputs_of(self._participant, self._first_public, "the public set")
+        if self.num_public:
+            return outputs_of(self._participant, self._first_public, "the public set")
+        data, participant = self._federation.federated_data, self._participant
+        first = batch_of(data.source(participant.name or "").dataset, range(1), data.collate_fn, participant.label)
+        return outputs_of(participant, split_batch(first)[0], "its training set")
 
     @property
     def _first_public(self) -> Any:

@@ -240,3 +240,13 @@ def test_fed_gh_needs_linear_heads() -> None:
 def test_settings_out_of_range_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("make", [FedProto, FedTGP, FedDistill, FedGH])
+def test_no_public_set_is_needed(make: Any) -> None:
+    ends = []
+    for public in (None, examples(10, seed=300)):
+        made = Federation({name: tiny_participant(seed=place) for place, name in enumerate("ab")})
+        fit(made, tiny_data("ab", evaluated=False, public=public), 2, make())
+        ends.append(made["b"].state_dict())
+    assert all(torch.equal(one, ends[1][key]) for key, one in ends[0].items())
