@@ -74,6 +74,6 @@ def made_again(seed: int, rounds: int | None = None) -> list[Figure]:
         alone += loss_of(least, lines[name]) / PARTICIPANTS
     what = f"loss on fresh examples, {rounds or 60} rounds"
     return [
-        Figure("FedRep, linear", what, together, FLOOR, 1.15 * EXPECTED, f"{EXPECTED:.2e}, by the degrees of freedom"),
+        Figure("FedRep, linear", what, together, FLOOR, 1.15 * EXPECTED, f"{EXPECTED:.2e} + 15 %, degrees of freedom"),
         Figure("FedRep, linear", "local least squares over FedRep", alone / together, 50, float("inf"), "above 50"),
     ]
