@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from hetfed_lightning import FederatedDataModule, Federation
 from hetfed_lightning.methods.class_means import mean_over_owners
+from hetfed_lightning.methods.published import fed_tgp
 from hetfed_lightning.methods.published.fed_distill import FedDistill
 from hetfed_lightning.methods.published.fed_gh import FedGH
 from hetfed_lightning.methods.published.fed_proto import FedProto
 from hetfed_lightning.methods.published.fed_tgp import FedTGP, TrainablePrototypes
-from hetfed_lightning.methods.server_memory import ServerMemory
 from tests.federations import examples, fit, line, tiny_data, tiny_participant, values
 from tests.methods.published.by_hand import close, forward, hands, run, tensors
 
@@ -120,38 +120,59 @@ def test_fed_gh_equals_a_loop_by_hand(participation: float) -> None:
         close(found[name], one.weights)
 
 
-def test_fed_tgps_server_equals_a_loop_by_hand() -> None:
-    generator = torch.Generator().manual_seed(3)
-    sent, seen = {}, []
-    for name, counts in (("a", [4.0, 0.0, 2.0]), ("b", [1.0, 5.0, 0.0])):
-        means = torch.randn(3, 5, generator=generator, dtype=torch.float64)
-        seen += [(means[c], c) for c in range(3) if counts[c]]
-        sent[name] = {"means": means, "counts": torch.tensor(counts, dtype=torch.float64)}
-    server = ServerMemory("a")
-    made = server.kept("prototypes", lambda: TrainablePrototypes(3, 5).double())
-    leaves = {key: one.detach().clone() for key, one in made.named_parameters()}
+class Even(TrainablePrototypes):
+    """Prototypes that begin with evenly spread numbers, so that a loop by hand can begin with them."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__(classes, width)
+        with torch.no_grad():
+            for place, one in enumerate(self.parameters()):
+                one.copy_(torch.linspace(-1, 1, one.numel()).roll(place).view_as(one))
+
+
+@pytest.mark.parametrize("participation", [1.0, 0.6])
+def test_fed_tgp_equals_a_loop_by_hand(participation: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fed_tgp, "TrainablePrototypes", Even)
+    method = FedTGP(1.5, server_epochs=7, server_lr=0.02, most_margin=0.4)
+    found, cohorts = run(method, 4, participation=participation, participant={"local_epochs": 2})
+    own = hands()
+    leaves = {key: one.detach().double() for key, one in Even(CLASSES, 5).named_parameters()}
+    known: set[int] = set()
 
     def prototypes(weights: Any) -> Any:
         hidden = (weights["vectors"] @ weights["network.0.weight"].T + weights["network.0.bias"]).clamp(min=0)
         return hidden @ weights["network.2.weight"].T + weights["network.2.bias"]
 
-    centres = [torch.stack([mean for mean, own in seen if own == c]).mean(0) for c in range(3)]
-    gaps = [min(float((centres[c] - centres[d]).norm()) for d in range(3) if d != c) for c in range(3)]
-    margin = min(max(gaps), 1.5)
-    for _ in range(7):
-        here = {key: one.clone().requires_grad_() for key, one in leaves.items()}
-        losses = []
-        for mean, own in seen:
-            apart = torch.stack(
-                [(mean - one).norm() + (margin if c == own else 0.0) for c, one in enumerate(prototypes(here))]
-            )
-            losses.append(apart[own] + (-apart).exp().sum().log())
-        steps = torch.autograd.grad(torch.stack(losses).mean(), list(here.values()))
-        leaves = {key: leaves[key] - 0.02 * step for key, step in zip(here, steps, strict=True)}
-    method = FedTGP(server_epochs=7, server_lr=0.02, most_margin=1.5)
-    found: Any = method.combine(sent, ["a", "b"], {}, server, 0)
-    torch.testing.assert_close(found.state["prototypes"], prototypes(leaves), rtol=1e-12, atol=1e-13)
-    assert found.figures["margin"] == pytest.approx(margin, abs=1e-12)
+    def loss(features: Tensor, outputs: Tensor, target: Tensor, weights: Any) -> Any:
+        del weights
+        value = F.cross_entropy(outputs, target)
+        for row, c in enumerate(target.tolist()):
+            if c in known:
+                value = value + 1.5 * (features[row] - prototypes(leaves)[c]).square().mean() / len(target)
+        return value
+
+    for active in cohorts:
+        for name in active:
+            for _ in range(2):
+                own[name].step(loss)
+        told = [by_class(own[name]) for name in active]
+        seen = [(one[c][0], c) for one in told for c in sorted(one)]
+        centres = {c: torch.stack([mean for mean, d in seen if d == c]).mean(0) for _, c in seen}
+        gaps = [min(float((centres[c] - centres[d]).norm()) for d in centres if d != c) for c in centres]
+        margin = min(max(gaps), 0.4)
+        for _ in range(7):
+            here = {key: one.clone().requires_grad_() for key, one in leaves.items()}
+            losses = []
+            for mean, c in seen:
+                apart = torch.stack(
+                    [(mean - one).norm() + (margin if c == d else 0.0) for d, one in enumerate(prototypes(here))]
+                )
+                losses.append(apart[c] + (-apart).exp().sum().log())
+            steps = torch.autograd.grad(torch.stack(losses).mean(), list(here.values()))
+            leaves = {key: leaves[key] - 0.02 * step for key, step in zip(here, steps, strict=True)}
+        known |= centres.keys()
+    for name, one in own.items():
+        close(found[name], one.weights)
 
 
 @pytest.mark.slow
