@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.methods.catalogue import NamedMethod, known_methods
+from hetfed_lightning.cli.known_methods import NamedMethod, known_methods
 from hetfed_lightning.methods.method import Method
 
 PACKAGE = "hetfed_lightning"

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from hetfed_lightning.cli.configs import ConfigError, load_configs, split_arguments
+from hetfed_lightning.cli.known_methods import known_methods
 from hetfed_lightning.cli.method_option import with_method
-from hetfed_lightning.methods.catalogue import known_methods
 from tests.cli.commands import QUIET, hetfed
 
 DIGITS = Path(__file__).resolve().parents[2] / "configs" / "digits.yaml"
