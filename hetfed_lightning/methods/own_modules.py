@@ -33,12 +33,12 @@ def give_modules(federation: FederationView, *, fit: bool) -> None:
         ValueError: If a module has parameters of the participant, or of another one.
     """
     methods = [one for one in acting_callbacks(federation.trainer) if isinstance(one, Method) and _has_modules(one)]
-    owners: dict[int, str] = {}
+    owners: dict[nn.Parameter, str] = {}  # By the objects: an address may be that of a dropped module's.
     for name, participant in federation.members().items():
         found = {one.title: _made(federation, participant, one) for one in methods}
         for title, made in found.items():
             for parameter in nn.ModuleDict(made).parameters():
-                if (other := owners.setdefault(id(parameter), name)) != name:
+                if (other := owners.setdefault(parameter, name)) != name:
                     raise ValueError(
                         f"{participant.label}: {title}.modules gives it parameters that {other!r} has got. Make "
                         "modules anew for each participant."

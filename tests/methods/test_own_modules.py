@@ -10,8 +10,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from hetfed_lightning import BackboneAveraging, Federation, Participant
+from hetfed_lightning.methods import own_modules
 from hetfed_lightning.privacy import DPSGD
-from tests.federations import equal, examples, fit, sgd, state_of, tiny_data, tiny_federation, tiny_participant
+from tests.federations import equal, examples, fit, sgd, state_of, tiny_data, tiny_federation, tiny_participant, trainer
 from tests.methods.own_methods import Mutual
 
 
@@ -142,6 +143,23 @@ def test_another_fit_goes_on_with_them_and_one_without_the_method_drops_them() -
     fit(federation, tiny_data("ab"), 1)
     assert federation["a"].titles_of_modules() == []
     assert state_of(federation["a"]).keys() == state_of(tiny_participant()).keys()
+
+
+def test_many_participants_are_tested_after_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Modules made anew for the test are dropped at once, and the next may lie where they lay.
+    names = [f"p{place:02d}" for place in range(12)]
+    federation, run = tiny_federation(names), trainer(1, Mutual())
+    run.fit(federation, datamodule=tiny_data(names))
+    made: list[int] = []
+    real = own_modules._newest
+
+    def noted(before: Any, found: Any) -> Any:
+        made.extend(id(one) for module in found.values() for one in module.parameters())
+        return real(before, found)
+
+    monkeypatch.setattr(own_modules, "_newest", noted)
+    run.test(federation, datamodule=tiny_data(names), verbose=False)
+    assert len(made) == len(set(made)) == 2 * len(names)
 
 
 def test_what_is_no_module_is_refused_by_name() -> None:

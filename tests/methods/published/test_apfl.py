@@ -51,7 +51,7 @@ def by_hand(cohorts: list[list[str]], alpha: float, *, adaptive: bool) -> tuple[
     return made, [float(one) for one in alphas.values()]
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.6])
+@pytest.mark.parametrize("participation", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 @pytest.mark.parametrize(("alpha", "adaptive"), [(0.3, True), (0.7, False), (0.05, True)])
 def test_equals_a_loop_by_hand(alpha: float, adaptive: bool, participation: float) -> None:
     settings: dict[str, Any] = {"participation": participation, "participant": {"local_epochs": 2}}

@@ -26,7 +26,7 @@ def by_class(one: Any, *, of_outputs: bool = False) -> dict[int, tuple[Tensor, i
     return {c: (values[one.target == c].mean(0), int((one.target == c).sum())) for c in set(one.target.tolist())}
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.6])
+@pytest.mark.parametrize("participation", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 @pytest.mark.parametrize("weighting", ["samples", "uniform"])
 def test_fed_proto_equals_a_loop_by_hand(weighting: Any, participation: float) -> None:
     method = FedProto(2.0, weighting=weighting)
@@ -57,7 +57,7 @@ def test_fed_proto_equals_a_loop_by_hand(weighting: Any, participation: float) -
         close(found[name], one.weights)
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.6])
+@pytest.mark.parametrize("participation", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 @pytest.mark.parametrize("distance", ["cross_entropy", "squared"])
 def test_fed_distill_equals_a_loop_by_hand(distance: Any, participation: float) -> None:
     method = FedDistill(0.8, distance=distance)
@@ -97,7 +97,7 @@ def test_fed_distill_equals_a_loop_by_hand(distance: Any, participation: float) 
         close(found[name], one.weights)
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.6])
+@pytest.mark.parametrize("participation", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 def test_fed_gh_equals_a_loop_by_hand(participation: float) -> None:
     found, cohorts = run(FedGH(0.3, 2), 4, participation=participation)
     own = hands()
@@ -130,7 +130,7 @@ class Even(TrainablePrototypes):
                 one.copy_(torch.linspace(-1, 1, one.numel()).roll(place).view_as(one))
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.6])
+@pytest.mark.parametrize("participation", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 def test_fed_tgp_equals_a_loop_by_hand(participation: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fed_tgp, "TrainablePrototypes", Even)
     method = FedTGP(1.5, server_epochs=7, server_lr=0.02, most_margin=0.4)

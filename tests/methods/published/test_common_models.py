@@ -63,7 +63,7 @@ def fml(alpha: float, beta: float) -> Any:
     return lambda began: loss
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.6])
+@pytest.mark.parametrize("participation", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 @pytest.mark.parametrize(
     ("method", "loss"), [(lambda: Ditto(0.7), ditto(0.7)), (lambda: FML(alpha=0.3, beta=0.6), fml(0.3, 0.6))]
 )

@@ -76,7 +76,7 @@ def gradient(weights: State, keys: list[str], inputs: Tensor, target: Tensor) ->
     return float(loss.detach()), dict(zip(keys, slopes, strict=True))
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.6])
+@pytest.mark.parametrize("participation", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 @pytest.mark.parametrize(
     ("layers", "keys"),
     [

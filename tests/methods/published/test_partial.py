@@ -28,7 +28,7 @@ def alike(by_hand: dict[str, Hand], keys: tuple[str, ...]) -> None:
         one.weights |= {key: by_hand["a"].weights[key] for key in keys}
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.6])
+@pytest.mark.parametrize("participation", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 def test_fed_rep_equals_a_loop_by_hand(participation: float) -> None:
     found, cohorts = run(FedRep(head_epochs=3, backbone_epochs=2), 4, participation=participation)
     by_hand = hands()

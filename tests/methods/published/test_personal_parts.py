@@ -28,7 +28,7 @@ def balanced(logs: Tensor) -> Any:
     return loss
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.6])
+@pytest.mark.parametrize("participation", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 def test_fed_rod_equals_a_loop_by_hand(participation: float) -> None:
     found, cohorts = run(FedRoD(0.7), 4, participation=participation, participant=EVERYTHING)
     own = hands()
@@ -64,7 +64,7 @@ def test_fed_rod_predicts_the_sum_and_measures_the_generic_outputs() -> None:
     assert {"val_accuracy/a", "val_accuracy.generic/a"} <= found.keys()
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.6])
+@pytest.mark.parametrize("participation", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 def test_moon_equals_a_loop_by_hand(participation: float) -> None:
     found, cohorts = run(MOON(1.5, 0.4), 4, participation=participation, participant=EVERYTHING)
     own = hands()
@@ -103,7 +103,7 @@ def test_moon_compares_with_features_of_which_none_is_dropped() -> None:
     assert [one.p for one in participant.backbone.modules() if isinstance(one, nn.Dropout)] == [0.5]
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.6])
+@pytest.mark.parametrize("participation", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 def test_ifca_equals_a_loop_by_hand(participation: float) -> None:
     found, cohorts = run(IFCA(2), 5, participation=participation, participant=EVERYTHING)
     own = hands()

@@ -23,7 +23,7 @@ def on_public(one: Hand, loss: Any) -> None:
     one.inputs = own
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.6])
+@pytest.mark.parametrize("participation", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 def test_fed_md_equals_a_loop_by_hand(participation: float) -> None:
     method = FedMD(2, 3, batch_size=100, weight=0.5)
     found, cohorts = run(method, 4, participation=participation)
@@ -48,7 +48,7 @@ def targets(own: list[Hand], reduction: str, temperature: float) -> Tensor:
     return raised / raised.sum(1, keepdim=True)
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.6])
+@pytest.mark.parametrize("participation", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 @pytest.mark.parametrize("reduction", ["era", "power", "mean"])
 def test_ds_fl_equals_a_loop_by_hand(reduction: Any, participation: float) -> None:
     method = DSFL(reduction, 0.4, epochs=2, batch_size=100)

@@ -40,7 +40,7 @@ def part(whole: State, rows: list[int]) -> State:
 
 
 @pytest.mark.parametrize("kind", [HeteroFL, FedRolex])
-@pytest.mark.parametrize("participation", [1.0, 0.6])
+@pytest.mark.parametrize("participation", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 @pytest.mark.parametrize("weighting", ["uniform", "samples"])
 def test_equals_a_loop_by_hand(kind: Any, participation: float, weighting: Any) -> None:
     found, cohort = together(participation=participation), Cohort()
