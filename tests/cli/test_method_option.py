@@ -54,6 +54,8 @@ def test_participants_share_what_the_paper_has_them_share() -> None:
         "init_args": {"max_share": 0.4},
     }
     assert {tuple(one["init_args"]["shared"]) for one in found["model"]["participants"].values()} == {("*",)}
+    again = with_method(found, "fedrep", [])  # Which needs personal parameters.
+    assert {tuple(one["init_args"]["shared"]) for one in again["model"]["participants"].values()} == {("backbone",)}
 
 
 def test_presets_and_published_methods_are_known() -> None:

@@ -83,7 +83,8 @@ def test_three_rounds(
     same_both_ways(str(CONFIGS / f"{config}.yaml"), tmp_path, monkeypatch, caplog)
 
 
-@pytest.mark.parametrize("config", ["digits", pytest.param("digits_student", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["digits", "digits_student"])
 def test_public_examples_that_are_changed(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

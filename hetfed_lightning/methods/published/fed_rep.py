@@ -30,6 +30,8 @@ class FedRep(BackboneAveraging):
         Collins et al. (2021), Exploiting Shared Representations for Personalized Federated Learning, ICML, Algorithm 1.
     """
 
+    paper_shares = ("backbone",)
+
     def __init__(self, head_epochs: int = 10, backbone_epochs: int = 1, **settings: Any) -> None:
         for name, count in (("head_epochs", head_epochs), ("backbone_epochs", backbone_epochs)):
             if count < 1:
