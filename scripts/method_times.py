@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +59,14 @@ def examples(seed: int) -> Examples:
     return Examples(inputs, inputs[:, :CLASSES].argmax(dim=1))
 
 
-def seconds_of(make: Callable[[], Method], engine: Any, rounds: int) -> float:
+def seconds_of(make: Callable[[], Method], shared: Sequence[str], engine: Any, rounds: int) -> float:
     """Median CPU seconds of a round after the first."""
     members = {}
     for place in range(COUNT):
         torch.manual_seed(0)
         backbone = nn.Sequential(nn.Linear(INPUTS, 32), nn.ReLU())
         members[f"p{place:02d}"] = Participant(
-            backbone, nn.Linear(32, CLASSES), shared=("*",), optimizer=lambda ps: torch.optim.SGD(ps, lr=0.05)
+            backbone, nn.Linear(32, CLASSES), shared=shared, optimizer=lambda ps: torch.optim.SGD(ps, lr=0.05)
         )
     data = FederatedDataModule(
         {name: examples(place) for place, name in enumerate(members)}, public=examples(999), batch_size=20
@@ -104,7 +104,10 @@ def main() -> None:
         module, _, kind = known[name].class_path.rpartition(".")
         make = getattr(sys.modules[module], kind)
         pairs = [
-            tuple(seconds_of(make, engine, options.rounds) for engine in ("batched", "sequential"))
+            tuple(
+                seconds_of(make, known[name].shared or ("*",), engine, options.rounds)
+                for engine in ("batched", "sequential")
+            )
             for _ in range(options.repeats)
         ]
         fleet, alone = (statistics.median(one[place] for one in pairs) for place in (0, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from hetfed_lightning.methods.participant_data import ParticipantData
     from hetfed_lightning.methods.server_memory import ServerMemory
     from hetfed_lightning.participants.participant import Participant
+
+log = logging.getLogger(__name__)
 
 CONTROL = "control/"
 """Beginning of the keys of control variates."""
@@ -60,6 +63,25 @@ class Scaffold(SharedWeights):
         if option not in {"I", "II"}:
             raise ValueError(f"option: expected 'I' or 'II', got {option!r}.")
         self.server_lr, self.option = server_lr, option
+
+    def describe(self, participant: Participant, data: ParticipantData) -> Message:
+        """Layout of the shared weights, and the number of examples; warns of an optimizer that is not plain SGD.
+
+        Args:
+            participant: Participant to describe.
+            data: Its training examples, for their number, and its optimizers.
+
+        Raises:
+            ValueError: If it shares nothing.
+        """
+        groups = [group for optimizer in data.optimizers for group in optimizer.param_groups]
+        if any(group.get("momentum") or "betas" in group for group in groups):
+            log.warning(
+                "%s: SCAFFOLD's variates are gradients of plain SGD. With momentum m its steps are up to 1 / (1 - m) "
+                "times as long, and corrections by as much too large make a training diverge: set momentum to 0.",
+                participant.label,
+            )
+        return super().describe(participant, data)
 
     def weight_term(self, parameters: Mapping[str, Tensor], context: Context) -> Tensor:
         """Linear term ``(c - c_k) . w``, a scalar, whose gradient corrects that of the local loss.

@@ -190,3 +190,9 @@ def test_variates_of_option_i_are_gradients_over_all_batches(monkeypatch: pytest
     other, _ = run(Scaffold(option="I"), 3, participant=EVERYTHING)
     for name in "abc":
         close(other[name], one[name].state_dict())
+
+
+@pytest.mark.parametrize(("momentum", "warns"), [(0.0, False), (0.9, True)])
+def test_scaffold_warns_of_momentum(momentum: float, warns: bool, caplog: pytest.LogCaptureFixture) -> None:
+    run(Scaffold(), 1, momentum=momentum, participant=EVERYTHING)
+    assert ("participant 'a': SCAFFOLD's variates are gradients of plain SGD" in caplog.text) == warns
