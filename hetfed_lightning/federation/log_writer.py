@@ -149,6 +149,11 @@ class LogBook:
             # Every process logs the same figures, made of what all have measured.
             warnings.filterwarnings("ignore", message=".*sync_dist=True")
             for key, one in figures.items():
+                if not one.logger:
+                    # A later test of the same trainer, in which the figure is known, would log it otherwise than this
+                    # one, which Lightning refuses.
+                    trainer.callback_metrics[key] = torch.tensor(one.value)
+                    continue
                 federation.log(
                     key, one.value, one.prog_bar, one.logger,
                     on_step=False, on_epoch=True, batch_size=1, add_dataloader_idx=False,

@@ -131,6 +131,22 @@ def test_a_number_that_is_nan_is_not_logged(board: TensorBoardLogger, read: Read
     assert not {key for key in logged if key.startswith("federation/val_score")}
 
 
+def test_a_figure_may_be_known_in_one_test_of_a_trainer_and_not_in_the_next(board: TensorBoardLogger) -> None:
+    """Jain's index is undefined for negative values: R2 of a better and of a worse model, one after the other."""
+    federation, made = Federation({name: line() for name in "ab"}), trainer(1, logger=board)
+    examples = {name: values(9, seed=seed, dtype=torch.float32) for seed, name in enumerate("ab")}
+    truth = {name: torch.linalg.lstsq(one.inputs, one.targets).solution.T for name, one in examples.items()}
+    data = FederatedDataModule(examples, None, examples, batch_size=9)
+    made.fit(federation, data)
+    known = []
+    for scale in (1.0, 100.0, 1.0):
+        for name, one in federation.members().items():
+            next(one.parameters()).data.copy_(scale * truth[name])
+        made.test(federation, data, verbose=False)
+        known.append(math.isfinite(float(made.callback_metrics["federation/test_r2_jain"])))
+    assert known == [True, False, True]
+
+
 def test_a_summary_follows_the_direction_of_the_metric() -> None:
     participants = {name: tiny_participant() for name in "ab"}
     for participant in participants.values():
