@@ -53,7 +53,7 @@ from hetfed_lightning.federation.training_watch import tell_that_training_begins
 from hetfed_lightning.fleets import EngineName, Fleets
 from hetfed_lightning.local_training.backward import go_backward
 from hetfed_lightning.local_training.local_optimization import LocalOptimization
-from hetfed_lightning.local_training.local_step import take_local_step, take_public_step
+from hetfed_lightning.local_training.local_step import check_shaping, take_local_step, take_public_step
 from hetfed_lightning.local_training.privacy_budgets import epsilons, give_privacy
 from hetfed_lightning.local_training.scales import skipped_steps
 from hetfed_lightning.local_training.step_hooks import StepHooks
@@ -402,6 +402,8 @@ class Federation(LoadsHarmlessly, HandsOnHooks):  # type: ignore[misc]  # as its
         check_methods(acting_callbacks(self.trainer))
         give_modules(self, fit=stage == "fit")
         self.answering = Answering(self)
+        if stage == "fit":
+            check_shaping(acting_callbacks(self.trainer), self.members().values())
         for participant in self.everyone().values():
             check_initialised(participant, participant.label)
             check_memory(participant, participant.label)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.local_training.local_optimization import LocalOptimization
 
 OWN_STEP = (
+    "check_training_inputs",
     "evaluate_batch",
     "features_of",
     "forward",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hetfed_lightning.participants.participant import Participant
@@ -11,6 +11,7 @@ from hetfed_lightning.seeding import seed_sample, seed_torch, stream_seed
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hetfed_lightning.federated_callback import FederatedCallback
     from hetfed_lightning.federation_view import FederationView, PublicBatch
     from hetfed_lightning.methods.plans import Span
     from hetfed_lightning.supervised import Supervised
@@ -222,11 +223,6 @@ def _output_of(federation: FederationView, participant: Participant, batch: Any,
     """Result of ``training_step``, with the loss of each example as methods shape it."""
     if not federation.shaping:
         return participant.training_step(batch, batch_idx)
-    if has_own_step(participant):
-        raise RuntimeError(
-            f"{type(federation.shaping[0]).__name__} shapes the loss of each example, and those of "
-            f"{type(participant).__name__}.training_step are not known. Leave out one of the two."
-        )
     seen = participant.supervised(batch)
     losses = seen.losses(participant.task)
     participant.log("train_loss", losses.mean().detach(), batch_size=len(losses))
@@ -250,6 +246,26 @@ def _shaped(federation: FederationView, participant: Participant, losses: Tensor
     for callback in federation.shaping:
         losses = callback.shaped_losses(federation, participant, losses, seen)
     return losses.mean()
+
+
+def check_shaping(callbacks: Iterable[FederatedCallback], members: Iterable[Participant]) -> None:
+    """Refuse methods with a loss of each own example beside participants whose losses are not known example by example.
+
+    Args:
+        callbacks: Callbacks that act between participants.
+        members: Participants that train on data of their own.
+
+    Raises:
+        ValueError: If there are both; names the participant and the method.
+    """
+    shaping = [one for one in callbacks if one.shapes_loss()]
+    own = [one for one in members if has_own_step(one)]
+    if shaping and own:
+        raise ValueError(
+            f"{own[0].label}: {type(shaping[0]).__name__} shapes the loss of each example, and those of "
+            f"{type(own[0]).__name__}.training_step are not known. Leave out one of the two, or let training_step and "
+            "forward be Participant's."
+        )
 
 
 def has_own_step(participant: Participant) -> bool:

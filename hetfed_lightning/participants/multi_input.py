@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from hetfed_lightning.batches import split_batch
 from hetfed_lightning.participants.participant import Participant
 
 Fusion = Literal["concatenate", "sum"]
@@ -121,12 +120,17 @@ class MultiInputParticipant(Participant):
         parts = [known[name] if name in known else self._zeros(name, like) for name in self.widths]
         return torch.cat(parts, dim=1)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        """Supervised loss of one batch, a scalar; every input has to be present."""
-        missing = self.missing_inputs(split_batch(batch)[0])
-        if missing:
-            raise ValueError(missing_in_training(self, missing, split_batch(batch)[0]))
-        return super().training_step(batch, batch_idx)
+    def check_training_inputs(self, inputs: Any) -> None:
+        """Refuse own training examples without an input that the participant reads.
+
+        Args:
+            inputs: Transformed inputs by name.
+
+        Raises:
+            ValueError: If one is missing; names it.
+        """
+        if missing := self.missing_inputs(inputs):
+            raise ValueError(missing_in_training(self, missing, inputs))
 
     def _features(self, name: str, values: Tensor) -> Tensor:
         module = self._modules_by_input()[name]

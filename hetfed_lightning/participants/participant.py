@@ -357,6 +357,7 @@ class Participant(Borrower, L.LightningModule):
         """Supervised loss of one batch of the participant's own data, a scalar."""
         del batch_idx
         inputs, target = split_batch(batch)
+        self.check_training_inputs(inputs)
         loss = self.task.loss(self(inputs), target)
         self.log("train_loss", loss, batch_size=len(target))
         return loss
@@ -364,8 +365,16 @@ class Participant(Borrower, L.LightningModule):
     def supervised(self, batch: Any) -> Supervised:
         """Batch of its own examples with features ``(B, D)`` and outputs ``(B, C)``, for losses by example."""
         inputs, target = split_batch(batch)
+        self.check_training_inputs(inputs)
         features = self.features_of(inputs)
         return Supervised(inputs, features, self.head(features), target)
+
+    def check_training_inputs(self, inputs: Any) -> None:
+        """Refuse inputs of own training examples that the network cannot learn from; by default none.
+
+        Args:
+            inputs: Transformed inputs of B examples.
+        """
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
         """Update and log the loss and the task's metrics."""

@@ -158,8 +158,9 @@ def test_who_has_a_loss_of_its_own_is_refused_beside_a_method_that_shapes_it() -
             return super().training_step(batch, batch_idx)
 
     federation = Federation({"a": Own(nn.Linear(4, 5), nn.Linear(5, 3), optimizer=sgd()), "b": tiny_participant()})
-    with pytest.raises(RuntimeError, match=r"Prototypes shapes the loss of each example.*Own\.training_step"):
+    with pytest.raises(ValueError, match=r"'a': Prototypes shapes the loss of each example.*Own\.training_step"):
         fit(federation, tiny_data("ab"), 2, Prototypes())
+    assert not federation.has_trained
 
 
 @pytest.mark.parametrize("make", [Prototypes, ControlVariates, Rumour])

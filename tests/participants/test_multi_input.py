@@ -215,6 +215,23 @@ def test_training_without_an_input_is_refused_in_a_trainer_of_its_own() -> None:
         both().training_step(({"image": IMAGE}, torch.zeros(2)), 0)
 
 
+def test_methods_shape_the_loss_of_each_example() -> None:
+    class Twice(hf.Method):
+        exchanges = ()
+
+        def example_loss(self, losses: Tensor, *_: Any) -> Tensor:
+            return 2 * losses
+
+    def trained(weight: float, *methods: hf.Method) -> dict[str, Tensor]:
+        federation = hospitals(branch_dropout=0.5, optimizer=sgd(0.01 * weight))
+        fit(federation, data(), 2, *methods)
+        return state_of(federation)
+
+    found, expected = trained(1, Twice()), trained(2)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value)
+
+
 def test_in_memory_and_sample_by_sample_are_the_same() -> None:
     def trained(listed: bool) -> dict[str, Tensor]:
         federation, module = hospitals(branch_dropout=0.5), data()
