@@ -24,6 +24,7 @@ from hetfed_lightning.finite import is_finite
 from hetfed_lightning.methods.augmentation import PublicTransform
 from hetfed_lightning.methods.messages import About, Combined, Exchange, Message, When, Work
 from hetfed_lightning.methods.plans import Moment, Part
+from hetfed_lightning.methods.search_space import Range, search_space
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation_view import Cohorts, FederationView
@@ -65,6 +66,8 @@ class MethodHooks(FederatedCallback):
             seeded by the method and the round.
         paper_shares: Patterns of ``Participant(shared=...)`` that a published method's paper has, which
             ``hetfed --method`` sets; empty if it says nothing of that.
+        search_space: Ranges of arguments that ``hetfed benchmark --tune`` searches, made by
+            :func:`~hetfed_lightning.methods.search_space.search_space`; empty for none.
         title: Name of the method in tags such as ``federation/bytes_up/TITLE`` and in messages; the class's by default.
     """
 
@@ -81,6 +84,7 @@ class MethodHooks(FederatedCallback):
     once: ClassVar[bool] = False
     public_alone: ClassVar[bool] = False
     paper_shares: ClassVar[Sequence[str]] = ()
+    search_space: ClassVar[Mapping[str, Range]] = search_space()
     public_transform: PublicTransform | None = None
     name: str | None = None
     """Distinguishes two methods of one class in a run, in checkpoints and tags; None for a single one."""

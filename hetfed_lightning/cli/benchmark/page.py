@@ -20,17 +20,25 @@ from hetfed_lightning.cli.benchmark.tables import (
     refusals,
     titled,
 )
+from hetfed_lightning.cli.benchmark.tuning import Search, choices_table, tuning_sentence
 from hetfed_lightning.cli.outcomes import TITLES
 from hetfed_lightning.cli.report.markup import folded, grid, paragraph, picture, section, table, text
 from hetfed_lightning.cli.report.page import STYLE
 
 
-def benchmark_page(results: Sequence[Result], suite: Suite, *, title: str = "Benchmark") -> str:
+def benchmark_page(
+    results: Sequence[Result],
+    suite: Suite,
+    searches: Mapping[tuple[str, str], Search] | None = None,
+    *,
+    title: str = "Benchmark",
+) -> str:
     """Complete HTML document with the tables, gains over local only, and ranks.
 
     Args:
         results: Results of all cells.
         suite: What was compared.
+        searches: Trials by which settings were chosen; None if they were not.
         title: Title of the document.
     """
     parts = [_of_data(results, suite, data) for data in suite.data]
@@ -40,6 +48,10 @@ def benchmark_page(results: Sequence[Result], suite: Suite, *, title: str = "Ben
         drawn = picture(plots.mean_ranks(ranks.mean), "Mean ranks of the methods") if _draws(ranks.mean) else ""
         told = paragraph(ranks_sentence(ranks))
         parts.append(section("Ranks", told, table(found.header, found.rows, caption="Mean ranks"), drawn, level=2))
+    chosen = [(data, choices_table(searches, data)) for data in suite.data] if searches else []
+    if suite.tuning is not None and chosen:
+        tables = [table(found.header, found.rows, caption=data) for data, found in chosen]
+        parts.append(section("What was chosen", paragraph(tuning_sentence(suite.tuning)), *tables, level=2))
     versions = dict.fromkeys(f"{name} {one}" for each in results for name, one in each.versions.items())
     seeds = ", ".join(map(str, suite.seeds))
     return (

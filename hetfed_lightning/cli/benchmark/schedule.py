@@ -27,6 +27,17 @@ log = logging.getLogger(__name__)
 CELL = "cell.yaml"
 
 
+def check_suite(suite: Suite) -> None:
+    """Refuse a mistaken name before the first training.
+
+    Raises:
+        ConfigError: If a configuration cannot be used, or a method is unknown.
+    """
+    for data in suite.data:
+        for method in suite.methods:
+            config_of(suite, Cell(data, method, suite.seeds[0]))
+
+
 def run_suite(suite: Suite, jobs: int = 1) -> list[Result]:
     """Results of all cells; those that have one already, made by the same version on equal data, are not run again.
 
@@ -35,14 +46,26 @@ def run_suite(suite: Suite, jobs: int = 1) -> list[Result]:
         jobs: Number of cells side by side, each in a process of its own.
 
     Raises:
-        ConfigError: If a configuration cannot be used, or a method is unknown.
+        ConfigError: If a configuration cannot be used, or there are no jobs.
+    """
+    cells = cells_of(suite)
+    found = run_cells(suite, cells, jobs)
+    return [found[cell] for cell in cells]
+
+
+def run_cells(suite: Suite, cells: Sequence[Cell], jobs: int = 1) -> dict[Cell, Result]:
+    """Results of cells of a suite; those that have one already are not run again.
+
+    Args:
+        suite: The suite.
+        cells: Cells of it.
+        jobs: Number of cells side by side, each in a process of its own.
+
+    Raises:
+        ConfigError: If a configuration cannot be used, or there are no jobs.
     """
     if jobs < 1:
         raise ConfigError(f"--jobs: expected at least 1, got {jobs}.")
-    cells = cells_of(suite)
-    for data in suite.data:  # A mistaken name is refused before the first training.
-        for method in suite.methods:
-            config_of(suite, Cell(data, method, suite.seeds[0]))
     folders = dict(zip(cells, _prepared(suite, cells), strict=True))
     found = {cell: result for cell, folder in folders.items() if (result := Result.read(folder)) is not None}
     missing = [cell for cell in cells if cell not in found or found[cell].refused]
@@ -53,7 +76,7 @@ def run_suite(suite: Suite, jobs: int = 1) -> list[Result]:
         rest = (perf_counter() - began) / done * (len(missing) - done)
         says = f"no result: {result.refused}" if result.refused else f"{result.seconds:.1f} s"
         log.info("%d/%d  %s: %s; %s left", done, len(missing), cell, says, duration(rest))
-    return [found[cell] for cell in cells]
+    return found
 
 
 def duration(seconds: float) -> str:

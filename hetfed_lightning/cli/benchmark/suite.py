@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from hetfed_lightning.cli.benchmark.search import Choice, Tuning, replaced, tuning_of
 from hetfed_lightning.cli.configs import load_configs
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.method_option import with_method
@@ -19,7 +20,7 @@ LOCAL, CENTRALISED, LINEAR, MAJORITY, CONFIGURED = "local", "centralised", "line
 REFERENCES = (LOCAL, CENTRALISED, LINEAR, MAJORITY)
 """Rows of every benchmark: nothing shared, all data in one place, simplest models on each one's own data."""
 
-KEYS = ("data", "methods", "seeds", "output", "threads", "references", "allow_import")
+KEYS = ("data", "methods", "seeds", "output", "threads", "references", "allow_import", "tune")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Suite:
         output: Folder of cells and tables.
         threads: Threads of torch in every cell, whatever runs beside it: sums depend on them in the last bit.
         allow_import: Packages that configurations may import from.
+        tuning: How rows are tuned before they are compared; None for not at all.
+        chosen: What rows have in place of their own values, by titles of data set and row.
     """
 
     data: Mapping[str, DataSet]
@@ -71,6 +74,8 @@ class Suite:
     output: str = "runs/benchmark"
     threads: int = 1
     allow_import: Sequence[str] = ()
+    tuning: Tuning | None = None
+    chosen: Mapping[tuple[str, str], Choice] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def read_suite(path: str) -> Suite:
 
     Args:
         path: The file: ``data`` and ``methods``, and where wanted ``seeds`` (5), ``output``, ``threads``,
-            ``references`` and ``allow_import``.
+            ``references``, ``allow_import`` and ``tune``.
 
     Raises:
         ConfigError: If the file cannot be read or has other keys; names the key.
@@ -141,7 +146,24 @@ def suite_of(settings: Mapping[str, Any], folder: Path = Path(), where: str = "s
         str(settings.get("output", "runs/benchmark")),
         int(settings.get("threads", 1)),
         tuple(settings.get("allow_import", ())),
+        tuning_of(settings["tune"], list(rows), chosen, where) if settings.get("tune") is not None else None,
     )
+
+
+def with_trials(suite: Suite, trials: int) -> Suite:
+    """Suite with another number of trials for every row.
+
+    Args:
+        suite: The suite.
+        trials: Number of trials, at least 1.
+
+    Raises:
+        ConfigError: If the number is none.
+    """
+    found = suite.tuning or tuning_of({}, list(suite.methods), suite.seeds, "suite")
+    if trials < 1:
+        raise ConfigError(f"--tune: expected at least 1 trial, got {trials}.")
+    return replace(suite, tuning=replace(found, trials=trials))
 
 
 def cells_of(suite: Suite) -> list[Cell]:
@@ -157,7 +179,7 @@ def base_config(data: DataSet) -> dict[str, Any]:
     """
     config = load_configs([data.config])
     for key, value in data.settings.items():
-        config = _put(config, key, value)
+        config = replaced(config, key, value)
     return config
 
 
@@ -169,18 +191,15 @@ def config_of(suite: Suite, cell: Cell) -> dict[str, Any]:
     """
     config = base_config(suite.data[cell.data])
     row = suite.methods[cell.method]
+    choice = suite.chosen.get((cell.data, cell.method), Choice())
+    for key, value in choice.settings.items():
+        config = replaced(config, key, value)
+    for key, factor in choice.factors.items():
+        config = replaced(config, key, factor, times=True)
     if row.method not in (*REFERENCES, CONFIGURED):
-        arguments = [(key, yaml.safe_dump(value)) for key, value in row.arguments.items()]
+        arguments = [(key, yaml.safe_dump(value)) for key, value in {**row.arguments, **choice.arguments}.items()]
         config = with_method(config, row.method, arguments, suite.allow_import)
     return config | {"seed_everything": cell.seed, "threads": suite.threads}
-
-
-def _put(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    first, _, rest = key.partition(".")
-    if not rest:
-        return config | {first: value}
-    inside = config.get(first)
-    return config | {first: _put(dict(inside) if isinstance(inside, Mapping) else {}, rest, value)}
 
 
 def _rows(methods: Any, where: str) -> dict[str, Row]:

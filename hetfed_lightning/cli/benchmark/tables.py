@@ -11,6 +11,7 @@ from hetfed_lightning.cli.benchmark.results import Result
 from hetfed_lightning.cli.benchmark.scores import Score, paired, scores_of
 from hetfed_lightning.cli.benchmark.statistics import Ranks, bootstrap_interval, friedman_ranks
 from hetfed_lightning.cli.benchmark.suite import CENTRALISED, LINEAR, LOCAL, MAJORITY, Suite
+from hetfed_lightning.cli.benchmark.tuning import Search, choices_table, tuning_sentence
 from hetfed_lightning.cli.outcomes import mean_of, spread
 from hetfed_lightning.cli.tables import Table, figure
 
@@ -100,9 +101,17 @@ def refusals(scores: Mapping[str, Score]) -> list[str]:
     return [f"{title}: {one.refused}" for title, one in scores.items() if one.refused]
 
 
-def markdown(results: Sequence[Result], suite: Suite) -> str:
-    """Markdown of all tables."""
+def markdown(results: Sequence[Result], suite: Suite, searches: Mapping[tuple[str, str], Search] | None = None) -> str:
+    """Markdown of all tables.
+
+    Args:
+        results: Results of all cells.
+        suite: What was compared.
+        searches: Trials by which settings were chosen; None if they were not.
+    """
     parts = ["# Benchmark", NOTES, f"Seeds: {', '.join(map(str, suite.seeds))}."]
+    if searches and suite.tuning is not None:
+        parts.append(tuning_sentence(suite.tuning))
     for data, one in suite.data.items():
         scores = scores_of(results, data, one.target, titled(suite, LOCAL) or "")
         parts += [f"## {data}", data_table(scores, titled(suite, LOCAL), titled(suite, FEDAVG)).markdown()]
@@ -110,6 +119,8 @@ def markdown(results: Sequence[Result], suite: Suite) -> str:
     ranks = ranks_of(results, suite)
     if ranks is not None:
         parts += ["## Ranks", ranks_sentence(ranks), ranks_table(ranks).markdown()]
+    for data in suite.data if searches else ():
+        parts += [f"## What was chosen, {data}", choices_table(searches or {}, data).markdown()]
     return "\n\n".join(parts) + "\n"
 
 

@@ -15,6 +15,7 @@ from hetfed_lightning.methods.messages import Combined, Message, When, Work
 from hetfed_lightning.methods.method import About, Method
 from hetfed_lightning.methods.plans import Moment, Part
 from hetfed_lightning.methods.ridge import CROSS, GRAM, solved, sums_of
+from hetfed_lightning.methods.search_space import log_range, search_space
 from hetfed_lightning.participants.inseparable import digest
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class AFL(Method):
         with Pre-trained Models, CVPR. The paper sends each participant's solution and its Gram matrix, which is the
         same information.
     """
+
+    search_space = search_space(ridge=log_range(0.001, 1000.0))
 
     def __init__(self, ridge: float = 1.0) -> None:
         if not (math.isfinite(ridge) and ridge >= 0):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hetfed_lightning.methods.common_model import COMMON, CommonModel
+from hetfed_lightning.methods.search_space import choices, search_space
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.context import Context
@@ -46,6 +47,8 @@ class APFL(CommonModel):
         Deng, Kamani, Mahdavi (2020), Adaptive Personalized Federated Learning, arXiv 2003.13461, Algorithm 1 and
         eq. 10.
     """
+
+    search_space = search_space(alpha=choices(0.1, 0.25, 0.5, 0.75, 0.9))
 
     def __init__(self, alpha: float = 0.5, *, adaptive: bool = True) -> None:
         if not (math.isfinite(alpha) and 0 <= alpha <= 1):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hetfed_lightning.methods.common_model import COMMON, CommonModel
+from hetfed_lightning.methods.search_space import log_range, search_space
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.context import Context
@@ -35,6 +36,8 @@ class Ditto(CommonModel):
         Li, Hu, Beirami, Smith (2021), Ditto: Fair and Robust Federated Learning Through Personalization, ICML, eq. 2
         and Algorithm 1. There the steps of w and v may be on other batches; here they share them.
     """
+
+    search_space = search_space(lam=log_range(0.01, 10.0))
 
     def __init__(self, lam: float = 0.1) -> None:
         if not (math.isfinite(lam) and lam >= 0):

@@ -14,6 +14,7 @@ from hetfed_lightning.methods.messages import Combined, Message, Work
 from hetfed_lightning.methods.method import About, Method
 from hetfed_lightning.methods.plans import Moment, Part
 from hetfed_lightning.methods.public_answers import answer_layout, refuse_unlike_answers
+from hetfed_lightning.methods.search_space import choices, search_space
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.context import Context
@@ -47,6 +48,8 @@ class DSFL(Method):
         Itahara, Nishio, Koda, Morikura, Yamamoto (2020), Distillation-Based Semi-Supervised Federated Learning for
         Communication-Efficient Collaborative Training with Non-IID Private Data, IEEE TMC, eq. 11 to 13.
     """
+
+    search_space = search_space(temperature=choices(0.1, 0.5, 1.0), epochs=choices(1, 2, 4))
 
     def __init__(
         self,

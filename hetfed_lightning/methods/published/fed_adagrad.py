@@ -9,6 +9,7 @@ import torch
 
 from hetfed_lightning.methods.averaging.adaptive_optimizer import AdaptiveOptimizer
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
+from hetfed_lightning.methods.search_space import choices, log_range, search_space
 
 
 class FedAdagrad(BackboneAveraging):
@@ -35,6 +36,7 @@ class FedAdagrad(BackboneAveraging):
     """
 
     paper_shares = ("*",)
+    search_space = search_space(server_lr=log_range(0.003, 0.3), tau=choices(0.0001, 0.001, 0.01))
 
     def __init__(
         self,

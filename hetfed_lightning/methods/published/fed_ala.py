@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from hetfed_lightning.methods.common_start import SharedWeights
 from hetfed_lightning.methods.messages import Message, Work
+from hetfed_lightning.methods.search_space import choices, search_space
 from hetfed_lightning.modes import evaluating
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class FedALA(SharedWeights):
     replaces_state = False
 
     paper_shares = ("*",)
+    search_space = search_space(lr=choices(0.1, 1.0), layers=choices(1, 2))
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.plans import Moment, Part
+from hetfed_lightning.methods.search_space import choices, search_space
 from hetfed_lightning.participants.participant import Participant
 
 
@@ -33,6 +34,7 @@ class FedBABU(BackboneAveraging):
     """
 
     paper_shares = ("*",)
+    search_space = search_space(fine_tune_epochs=choices(1, 2, 5, 10))
 
     def __init__(self, fine_tune_epochs: int = 5, local_epochs: int | None = None, **settings: Any) -> None:
         if fine_tune_epochs < 0:

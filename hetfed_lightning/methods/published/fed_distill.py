@@ -20,6 +20,7 @@ from hetfed_lightning.methods.class_means import (
 )
 from hetfed_lightning.methods.messages import Combined, Message, PerParticipant, Work
 from hetfed_lightning.methods.method import About, Method
+from hetfed_lightning.methods.search_space import log_range, search_space
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.context import Context
@@ -51,6 +52,8 @@ class FedDistill(Method):
         under Non-IID Private Data, arXiv 1811.11479, Algorithm 1. There outputs are averaged during local steps; here
         by one pass at their end.
     """
+
+    search_space = search_space(weight=log_range(0.01, 10.0))
 
     def __init__(self, weight: float = 1.0, *, distance: Literal["cross_entropy", "squared"] = "cross_entropy") -> None:
         if not (math.isfinite(weight) and weight >= 0):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hetfed_lightning.methods.common_start import SharedWeights, weighted_mean_of
 from hetfed_lightning.methods.messages import Combined, Message, Work
+from hetfed_lightning.methods.search_space import log_range, search_space
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.context import Context
@@ -39,6 +40,7 @@ class FedDyn(SharedWeights):
     """
 
     paper_shares = ("*",)
+    search_space = search_space(alpha=log_range(0.001, 1.0))
 
     def __init__(self, alpha: float = 0.01) -> None:
         if not (math.isfinite(alpha) and alpha > 0):

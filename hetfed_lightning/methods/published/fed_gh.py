@@ -13,6 +13,7 @@ from torch.nn import functional
 from hetfed_lightning.methods.class_means import COUNTS, MEANS, check_multiclass, class_means, refuse_unlike
 from hetfed_lightning.methods.messages import Combined, Message, Work
 from hetfed_lightning.methods.method import About, Method
+from hetfed_lightning.methods.search_space import choices, log_range, search_space
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.context import Context
@@ -43,6 +44,8 @@ class FedGH(Method):
         Yi, Wang, Liu, Shi, Yu (2023), FedGH: Heterogeneous Federated Learning with Generalized Global Header, ACM MM,
         Algorithm 1. The paper's header begins at random.
     """
+
+    search_space = search_space(server_lr=log_range(0.001, 0.1), server_epochs=choices(1, 5))
 
     def __init__(self, server_lr: float = 0.01, server_epochs: int = 1) -> None:
         if not (math.isfinite(server_lr) and server_lr > 0):

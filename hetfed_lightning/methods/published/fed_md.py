@@ -13,6 +13,7 @@ from hetfed_lightning.methods.messages import Combined, Exchange, Message, When,
 from hetfed_lightning.methods.method import About, Method
 from hetfed_lightning.methods.plans import Moment, Part
 from hetfed_lightning.methods.public_answers import answer_layout, refuse_unlike_answers
+from hetfed_lightning.methods.search_space import choices, log_range, search_space
 
 if TYPE_CHECKING:
     from hetfed_lightning.federation_view import Cohorts
@@ -48,6 +49,7 @@ class FedMD(Method):
         Algorithm 1.
     """
 
+    search_space = search_space(digest_epochs=choices(1, 2, 4), weight=log_range(0.1, 10.0))
     exchanges = (Exchange("start", "joined"),)
 
     def __init__(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from hetfed_lightning.methods.class_means import KNOWN, mean_over_owners
 from hetfed_lightning.methods.messages import Combined, Message
 from hetfed_lightning.methods.prototypes import PrototypeMethod
+from hetfed_lightning.methods.search_space import log_range, search_space
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.method import About
@@ -35,6 +36,8 @@ class FedProto(PrototypeMethod):
         Tan et al. (2022), FedProto: Federated Prototype Learning across Heterogeneous Clients, AAAI,
         sections "Global Prototype Aggregation" and "Local Model Update".
     """
+
+    search_space = search_space(weight=log_range(0.01, 10.0))
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.plans import Moment, Part
+from hetfed_lightning.methods.search_space import choices, search_space
 from hetfed_lightning.participants.participant import Participant
 
 
@@ -31,6 +32,7 @@ class FedRep(BackboneAveraging):
     """
 
     paper_shares = ("backbone",)
+    search_space = search_space(head_epochs=choices(1, 2, 5, 10))
 
     def __init__(self, head_epochs: int = 10, backbone_epochs: int = 1, **settings: Any) -> None:
         for name, count in (("head_epochs", head_epochs), ("backbone_epochs", backbone_epochs)):

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from hetfed_lightning.methods.class_means import check_multiclass
 from hetfed_lightning.methods.common_start import SharedWeights
+from hetfed_lightning.methods.search_space import choices, search_space
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.context import Context
@@ -47,6 +48,7 @@ class FedRoD(SharedWeights):
     """
 
     paper_shares = ("*",)
+    search_space = search_space(gamma=choices(0.5, 1.0, 2.0))
 
     def __init__(self, gamma: float = 1.0) -> None:
         if not 0 <= gamma < float("inf"):

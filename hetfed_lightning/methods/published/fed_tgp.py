@@ -13,6 +13,7 @@ from torch.nn import functional
 from hetfed_lightning.methods.class_means import COUNTS, KNOWN, MEANS, PROTOTYPES, mean_over_owners
 from hetfed_lightning.methods.messages import Combined, Message
 from hetfed_lightning.methods.prototypes import PrototypeMethod
+from hetfed_lightning.methods.search_space import choices, log_range, search_space
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.method import About
@@ -41,6 +42,8 @@ class FedTGP(PrototypeMethod):
         Zhang, Liu, Hua, Cao (2024), FedTGP: Trainable Global Prototypes with Adaptive-Margin-Enhanced Contrastive
         Learning for Data and Model Heterogeneity in Federated Learning, AAAI.
     """
+
+    search_space = search_space(weight=log_range(0.1, 100.0), server_epochs=choices(10, 100))
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hetfed_lightning.methods.common_model import COMMON, CommonModel
+from hetfed_lightning.methods.search_space import choices, search_space
 from hetfed_lightning.participants.participant import Participant
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class FML(CommonModel):
         Shen et al. (2020), Federated Mutual Learning, arXiv 2006.16765, eq. 5 and 6. KL sums over classes; published
         code that divides by their number too has other weights.
     """
+
+    search_space = search_space(alpha=choices(0.1, 0.5, 0.9), beta=choices(0.1, 0.5, 0.9))
 
     def __init__(self, common: nn.Module | None = None, *, alpha: float = 0.5, beta: float = 0.5) -> None:
         for name, value in (("alpha", alpha), ("beta", beta)):

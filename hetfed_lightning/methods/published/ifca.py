@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from hetfed_lightning.methods.common_start import SharedWeights, samples
 from hetfed_lightning.methods.messages import Combined, Message, When, Work
+from hetfed_lightning.methods.search_space import choices, search_space
 from hetfed_lightning.modes import evaluating
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class IFCA(SharedWeights):
     replaces_state = False
 
     paper_shares = ("*",)
+    search_space = search_space(clusters=choices(2, 3, 4))
 
     def __init__(self, clusters: int = 2) -> None:
         if clusters < 1:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from hetfed_lightning.methods.common_start import SharedWeights
 from hetfed_lightning.methods.messages import Message, Work
+from hetfed_lightning.methods.search_space import choices, log_range, search_space
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.context import Context
@@ -50,6 +51,7 @@ class MOON(SharedWeights):
     """
 
     paper_shares = ("*",)
+    search_space = search_space(weight=log_range(0.01, 10.0), temperature=choices(0.2, 0.5, 1.0))
 
     def __init__(self, weight: float = 1.0, temperature: float = 0.5) -> None:
         if not (math.isfinite(weight) and weight >= 0):

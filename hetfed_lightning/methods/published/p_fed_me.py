@@ -13,6 +13,7 @@ from hetfed_lightning.methods.common_model import COMMON, CommonModel
 from hetfed_lightning.methods.common_start import samples, weighted_mean_of
 from hetfed_lightning.methods.messages import Combined, Message, When
 from hetfed_lightning.methods.plans import Moment, Part
+from hetfed_lightning.methods.search_space import log_range, search_space
 from hetfed_lightning.seeding import stream_generator
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class PFedMe(CommonModel):
     Reference:
         Dinh, Tran, Nguyen (2020), Personalized Federated Learning with Moreau Envelopes, NeurIPS, Algorithm 1.
     """
+
+    search_space = search_space(lam=log_range(1.0, 30.0), lr=log_range(0.001, 0.1))
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from hetfed_lightning.methods.common_start import SharedWeights, weighted_mean_of
 from hetfed_lightning.methods.messages import Combined, Message, Work
+from hetfed_lightning.methods.search_space import log_range, search_space
 from hetfed_lightning.modes import evaluating
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Scaffold(SharedWeights):
     """
 
     paper_shares = ("*",)
+    search_space = search_space(server_lr=log_range(0.1, 1.0))
 
     def __init__(self, server_lr: float = 1.0, option: Literal["I", "II"] = "II") -> None:
         if not (math.isfinite(server_lr) and server_lr > 0):
