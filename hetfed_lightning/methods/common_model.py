@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from hetfed_lightning.methods.common_start import CommonStart
+from hetfed_lightning.participants.participant import Participant
 
 if TYPE_CHECKING:
     from hetfed_lightning.methods.context import Context
     from hetfed_lightning.methods.messages import Message
     from hetfed_lightning.methods.participant_data import ParticipantData
-    from hetfed_lightning.participants.participant import Participant
 
 COMMON = "common"
 """Name of the module."""
@@ -46,9 +46,13 @@ class CommonModel(CommonStart):
 
         Args:
             participant: Participant that gets it.
+
+        Raises:
+            ValueError: If the copy of its own network would be one of several inputs.
         """
         if self.model is not None:
             return {COMMON: deepcopy(self.model)}
+        check_one_input(participant, self.title)
         parts = OrderedDict(backbone=deepcopy(participant.backbone), head=deepcopy(participant.head))
         return {COMMON: nn.Sequential(parts)}
 
@@ -87,3 +91,20 @@ class CommonModel(CommonStart):
         del features
         found: Tensor = context.modules[COMMON](inputs)
         return {COMMON: found.view_as(outputs)}
+
+
+def check_one_input(participant: Participant, method: str) -> None:
+    """Refuse a participant whose features are not its backbone's output for its inputs.
+
+    Args:
+        participant: Participant whose network a method computes with other weights.
+        method: Name of the method.
+
+    Raises:
+        ValueError: If they are not; names both.
+    """
+    if type(participant).features_of is not Participant.features_of:
+        raise ValueError(
+            f"{participant.label}: {method} computes with a copy of a backbone and a head, and the network of "
+            f"{type(participant).__name__} has more. Leave out one of the two."
+        )

@@ -21,7 +21,7 @@ from hetfed_lightning.cli.benchmark.results import Figure, Result
 from hetfed_lightning.cli.benchmark.scores import paired, rounds_to, scores_of
 from hetfed_lightning.cli.benchmark.simplest import fitted
 from hetfed_lightning.cli.benchmark.statistics import bootstrap_interval, friedman_ranks
-from hetfed_lightning.cli.benchmark.suite import suite_of
+from hetfed_lightning.cli.benchmark.suite import cells_of, suite_of
 from hetfed_lightning.cli.benchmark.tables import ranks_of
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.data import Examples, FederatedData
@@ -152,12 +152,25 @@ def test_cells_side_by_side_give_the_same() -> None:
         ({"seeds": -1}, "seeds: expected"),
         ({"references": ["locale"]}, "did you mean 'local'"),
         ({"data": {"points": {"config": "config.yaml", "partition": 1}}}, "data.points.partition"),
+        ({"data": {"points": {"config": "config.yaml", "leave_out": ["locale"]}}}, "did you mean 'local'"),
         ({"methods": {"mine": {"weight": 1}}}, "methods.mine"),
     ],
 )
 def test_a_suite_that_cannot_be_read_is_refused(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         suite_of({"data": {"points": "config.yaml"}, "methods": ["fedavg"]} | settings)
+
+
+def test_a_data_set_leaves_out_rows_that_mean_nothing_on_it() -> None:
+    points = {"config": "config.yaml", "leave_out": ["local"]}
+    found = suite_of(
+        {"data": {"points": points, "more": "config.yaml"}, "methods": ["fedavg"], "seeds": 1, "references": ["local"]}
+    )
+    assert [str(one) for one in cells_of(found)] == [
+        "points, fedavg, seed 0",
+        "more, local, seed 0",
+        "more, fedavg, seed 0",
+    ]
 
 
 def test_an_unknown_method_is_refused_before_the_first_training(ran: list[str]) -> None:

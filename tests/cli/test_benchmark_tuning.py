@@ -157,8 +157,8 @@ def test_what_a_row_searches() -> None:
     assert [key for _, key in ranges_searched(found, "it")] == [LR]
     assert [key for _, key in ranges_searched(found, "local")] == [LR]
     assert ranges_searched(found, "majority") == {}
-    own = suite_of(given | {"tune": {"trials": 2, "common": {}, "methods": {"it": {"x": [1]}}}})
-    assert ranges_searched(own, "it") == {("argument", "x"): Range((1,))}
+    own = suite_of(given | {"tune": {"trials": 2, "common": {}, "methods": {"mine": {"weight": [1]}}}})
+    assert ranges_searched(own, "mine") == {("argument", "weight"): Range((1,))}
 
 
 def test_values_at_dotted_keys() -> None:

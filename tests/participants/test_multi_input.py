@@ -10,6 +10,9 @@ from torch import Tensor, nn
 import hetfed_lightning as hf
 from hetfed_lightning.data import Examples, FederatedData
 from hetfed_lightning.distillation import DensityRatioPosterior
+from hetfed_lightning.methods.published.ditto import Ditto
+from hetfed_lightning.methods.published.moon import MOON
+from hetfed_lightning.methods.published.p_fed_me import PFedMe
 from tests.federations import Listed, equal, fit, sgd, state_of, trainer
 
 
@@ -230,6 +233,12 @@ def test_methods_shape_the_loss_of_each_example() -> None:
     found, expected = trained(1, Twice()), trained(2)
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value)
+
+
+@pytest.mark.parametrize("method", [Ditto, MOON, PFedMe])
+def test_methods_that_copy_a_backbone_and_a_head_are_refused_before_training(method: type[hf.Method]) -> None:
+    with pytest.raises(ValueError, match=r"'clinic': .* a copy of a backbone and a head"):
+        fit(hospitals(), data(), 1, method())
 
 
 def test_in_memory_and_sample_by_sample_are_the_same() -> None:

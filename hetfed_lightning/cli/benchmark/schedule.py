@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -33,9 +34,8 @@ def check_suite(suite: Suite) -> None:
     Raises:
         ConfigError: If a configuration cannot be used, or a method is unknown.
     """
-    for data in suite.data:
-        for method in suite.methods:
-            config_of(suite, Cell(data, method, suite.seeds[0]))
+    for cell in cells_of(replace(suite, seeds=suite.seeds[:1])):
+        config_of(suite, cell)
 
 
 def run_suite(suite: Suite, jobs: int = 1) -> list[Result]:

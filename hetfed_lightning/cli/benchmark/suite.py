@@ -32,12 +32,14 @@ class DataSet:
         partition: Name of its partition; empty for the file's own.
         settings: Values by dotted key that replace the file's, such as ``{"trainer.max_epochs": 5}``.
         target: Validation figure that "rounds to target" counts to; None to leave that out.
+        leave_out: Titles of rows that mean nothing on it, such as data pooled from several units.
     """
 
     config: str
     partition: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     target: float | None = None
+    leave_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def suite_of(settings: Mapping[str, Any], folder: Path = Path(), where: str = "s
     rows = {one: Row(one) for one in references}
     rows |= _rows(settings["methods"], where)
     return Suite(
-        _data_sets(settings["data"], folder, where),
+        _data_sets(settings["data"], folder, where, list(rows)),
         rows,
         chosen,
         str(settings.get("output", "runs/benchmark")),
@@ -168,7 +170,13 @@ def with_trials(suite: Suite, trials: int) -> Suite:
 
 def cells_of(suite: Suite) -> list[Cell]:
     """Cells of a suite, in the order in which they are run: seed by seed, so that a stopped one compares alike."""
-    return [Cell(data, method, seed) for seed in suite.seeds for data in suite.data for method in suite.methods]
+    return [
+        Cell(data, method, seed)
+        for seed in suite.seeds
+        for data, one in suite.data.items()
+        for method in suite.methods
+        if method not in one.leave_out
+    ]
 
 
 def base_config(data: DataSet) -> dict[str, Any]:
@@ -216,11 +224,11 @@ def _rows(methods: Any, where: str) -> dict[str, Row]:
     return rows
 
 
-def _data_sets(given: Any, folder: Path, where: str) -> dict[str, DataSet]:
+def _data_sets(given: Any, folder: Path, where: str, rows: Sequence[str]) -> dict[str, DataSet]:
     if not isinstance(given, Mapping):
         raise ConfigError(f"{where}: data: expected configurations by title, got {given!r}.")
     found: dict[str, DataSet] = {}
-    known = ("config", "set", "partitions", "target")
+    known = ("config", "set", "partitions", "target", "leave_out")
     for title, one in given.items():
         settings: Any = {"config": one} if isinstance(one, str) else one
         if not isinstance(settings, Mapping) or not isinstance(settings.get("config"), str):
@@ -228,9 +236,13 @@ def _data_sets(given: Any, folder: Path, where: str) -> dict[str, DataSet]:
         for key in settings:
             if key not in known:
                 raise ConfigError(f"{where}: data.{title}.{key}: no such key{did_you_mean(str(key), known)}.")
+        left_out = tuple(settings.get("leave_out") or ())
+        for row in left_out:
+            if row not in rows:
+                raise ConfigError(f"{where}: data.{title}.leave_out: no row {row!r}{did_you_mean(str(row), rows)}.")
         path, values = str(folder / settings["config"]), dict(settings.get("set") or {})
         target = settings.get("target")
         for name, partition in (settings.get("partitions") or {"": None}).items():
             dealt = values if partition is None else values | {"data.init_args.partition": partition}
-            found[f"{title} {name}".strip()] = DataSet(path, str(name), dealt, target)
+            found[f"{title} {name}".strip()] = DataSet(path, str(name), dealt, target, left_out)
     return found

@@ -133,7 +133,7 @@ def tuned(suite: Suite, run: RunCells) -> tuple[Suite, dict[tuple[str, str], Sea
         (data, title): Search(found)
         for data in suite.data
         for title in suite.methods
-        if (found := ranges_searched(suite, title))
+        if title not in suite.data[data].leave_out and (found := ranges_searched(suite, title))
     }
     for number in range(1, tuning.trials + 1):
         asked = {pair: one.ask() for pair, one in searches.items() if not one.refused}
@@ -153,6 +153,8 @@ def tuned(suite: Suite, run: RunCells) -> tuple[Suite, dict[tuple[str, str], Sea
 def ranges_searched(suite: Suite, title: str) -> dict[tuple[str, str], Range]:
     """Ranges that a row searches; none for the simplest models.
 
+    An argument that the suite gives stays, unless the suite has a range for it.
+
     Args:
         suite: The suite.
         title: Title of the row.
@@ -165,8 +167,9 @@ def ranges_searched(suite: Suite, title: str) -> dict[tuple[str, str], Range]:
     elif row.method in {LOCAL, CENTRALISED, CONFIGURED} or row.method.lower() not in known_methods():
         arguments = {}  # The file's own methods, and those of a user's own, are searched as the suite says.
     else:
-        arguments = known_methods()[row.method.lower()].search_space
-    found = {("argument", key): one for key, one in arguments.items() if key not in row.arguments}
+        brought = known_methods()[row.method.lower()].search_space
+        arguments = {key: one for key, one in brought.items() if key not in row.arguments}
+    found = {("argument", key): one for key, one in arguments.items()}
     return found | {("setting", key): one for key, one in tuning.common.items()}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from hetfed_lightning.methods.common_model import check_one_input
 from hetfed_lightning.methods.common_start import SharedWeights
 from hetfed_lightning.methods.messages import Message, Work
 from hetfed_lightning.methods.search_space import choices, log_range, search_space
@@ -65,7 +66,11 @@ class MOON(SharedWeights):
 
         Args:
             participant: Participant that gets it.
+
+        Raises:
+            ValueError: If its features are not its backbone's output.
         """
+        check_one_input(participant, self.title)
         frame = deepcopy(participant.backbone).requires_grad_(requires_grad=False)
         for module in frame.modules():
             if isinstance(module, DROPOUTS):
