@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hetfed_lightning.fleets.stack import rows_of
 
 if TYPE_CHECKING:
+    from hetfed_lightning.fleets.network import Network
     from hetfed_lightning.methods.context import Context
 
 Tensors = dict[str, dict[str, Tensor]]
@@ -98,14 +99,27 @@ def _joined(tensors: Sequence[Tensor], device: torch.device) -> tuple[Tensor, in
     return torch.stack([one.detach().to(device) for one in tensors]), 0
 
 
-def with_tensors(context: Context, tensors: Tensors, round_index: int, modules: Mapping[str, nn.Module]) -> Context:
-    """A context of these tensors and modules, of one member, inside ``vmap``.
+def with_tensors(context: Context, tensors: Tensors, round_index: int, title: str, network: Network) -> Context:
+    """A context of these tensors and of the network's modules, of one member, inside ``vmap``.
 
     Args:
         context: Any member's.
         tensors: Of the member.
         round_index: The round, from 0.
-        modules: The method's modules by name, under the parameters of the member.
+        title: Title of the method, which finds its modules.
+        network: Network under the parameters of the member.
     """
     held: dict[str, Any] = dict(tensors)
-    return replace(context, **held, round_index=round_index, modules=modules)
+    return with_network(replace(context, **held, round_index=round_index), title, network)
+
+
+def with_network(context: Context, title: str, network: Network) -> Context:
+    """A context of the network's modules, and of its head where the context has one.
+
+    Args:
+        context: A member's.
+        title: Title of the method, which finds its modules.
+        network: Network under the parameters of the member.
+    """
+    head = None if context.head is None else network.head
+    return replace(context, modules=network.modules_of(title), head=head)

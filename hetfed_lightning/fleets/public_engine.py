@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,8 +13,6 @@ from hetfed_lightning.fleets.shaping import ShapedEngine
 from hetfed_lightning.supervised import Supervised
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from torch import Tensor
 
     from hetfed_lightning.data.blocks import StackedBatch
@@ -31,7 +29,8 @@ class _OfOutputs:
 
     def example_losses(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Losses and ones, shape ``(B,)`` each."""
-        context = with_tensors(self.shape.contexts[0], self.members.tensors[0], self.members.round_index, {})
+        held: dict[str, Any] = dict(self.members.tensors[0])
+        context = replace(self.shape.contexts[0], **held, round_index=self.members.round_index, modules={})
         nothing = outputs.new_empty(0)
         losses = self.shape.function(nothing, Supervised(None, nothing, outputs, target), context)
         return losses, torch.ones_like(losses)
@@ -81,7 +80,6 @@ class PublicEngine(ShapedEngine):
         del mask  # Public batches of one step are of one length.
         features, outputs = self.network.features_and_outputs(inputs)
         (shape,) = self.shapes
-        modules = self.network.modules_of(shape.title)
-        context = with_tensors(shape.contexts[0], tensors[0], round_index, modules)
+        context = with_tensors(shape.contexts[0], tensors[0], round_index, shape.title, self.network)
         losses = shape.function(outputs.new_empty(0), Supervised(inputs, features, outputs, target), context)
         return losses.mean(), losses.mean()

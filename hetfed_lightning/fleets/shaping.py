@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hetfed_lightning.fleets.contexts import AlikeMembers, Tensors, alike, with_tensors
+from hetfed_lightning.fleets.contexts import AlikeMembers, Tensors, alike, with_network, with_tensors
 from hetfed_lightning.fleets.engine import Engine, EngineName, ExampleLosses
 from hetfed_lightning.supervised import Supervised
 
@@ -54,7 +54,7 @@ def shaped_alone(shapes: Sequence[LossShape], losses: Tensor, seen: Supervised, 
         network: Network under its parameters, with the methods' modules.
     """
     for shape in shapes:
-        context = replace(shape.contexts[place], modules=network.modules_of(shape.title))
+        context = with_network(shape.contexts[place], shape.title, network)
         losses = shape.function(losses, seen, context)
     return losses
 
@@ -166,8 +166,8 @@ class ShapedEngine(Engine):
         own = losses / (weights * share).sum()  # Their mean over the examples is the task's loss.
         seen, shaped = Supervised(inputs, features, outputs, target), own
         for shape, held in zip(self.shapes, tensors, strict=True):
-            modules = self.network.modules_of(shape.title)
-            shaped = shape.function(shaped, seen, with_tensors(shape.contexts[0], held, round_index, modules))
+            context = with_tensors(shape.contexts[0], held, round_index, shape.title, self.network)
+            shaped = shape.function(shaped, seen, context)
         return _mean(shaped, share, mask), _mean(own, share, mask)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from hetfed_lightning.fleets.contexts import AlikeMembers, Tensors, alike, with_tensors
+from hetfed_lightning.fleets.contexts import AlikeMembers, Tensors, alike, with_network, with_tensors
 from hetfed_lightning.fleets.network import without_methods
 from hetfed_lightning.fleets.terms import FleetTerm
 
@@ -59,7 +58,7 @@ class WeightTerm(FleetTerm):
             parameters: Its trainable parameters, by key.
             network: Network under these parameters, with the method's modules.
         """
-        context = replace(self.contexts[place], modules=network.modules_of(self._title))
+        context = with_network(self.contexts[place], self._title, network)
         return self._function(without_methods(parameters), context)
 
     def add(self, engine: Engine, batch_idx: int, gradients: Tensor) -> None:
@@ -87,7 +86,7 @@ class WeightTerm(FleetTerm):
         network = self._fleet.network
 
         def term(weights: dict[str, Tensor], held: Tensors) -> Tensor:
-            context = with_tensors(self.contexts[0], held, own.round_index, network.modules_of(self._title))
+            context = with_tensors(self.contexts[0], held, own.round_index, self._title, network)
             return network.under(weights, lambda: self._function(without_methods(weights), context))
 
         found: Any = vmap(grad(term), in_dims=(0, own.dims[0]))(parameters, tensors[0])

@@ -22,6 +22,7 @@ class Context:
         modules: Modules by name from ``Method.modules``, trained and saved with the participant.
         round_index: Index of the round, from 0.
         task: The participant's task, which knows what its outputs mean.
+        head: The participant's head, for features of a method's own, if ``Method.needs_head`` asks for it; None if not.
     """
 
     received: Mapping[str, Tensor]
@@ -29,3 +30,4 @@ class Context:
     modules: Mapping[str, nn.Module]
     round_index: int
     task: Task
+    head: nn.Module | None = None

@@ -56,6 +56,8 @@ class MethodHooks(FederatedCallback):
         keeps_results: True if a result stands until the next, is saved, and is handed to newcomers; False if it is for
             its own round alone, at whose end it is dropped.
         needs_scores: True if ``ServerMemory.scores`` is to hold the participants' validation scores.
+        needs_head: True if ``Context.head`` is to hold the participant's head, to be applied to other features than the
+            network's own.
         public_alone: True if ``example_loss`` is of public examples alone and is not called for a participant's own.
         public_transform: Function of the backbone's inputs ``(B, ...)`` of a public batch that a participant learns
             from, such as a random shift; the batches that it predicts are left as they are. Returns the same shape and
@@ -82,6 +84,7 @@ class MethodHooks(FederatedCallback):
     keeps_results: ClassVar[bool] = True
     needs_scores: ClassVar[bool] = False
     once: ClassVar[bool] = False
+    needs_head: ClassVar[bool] = False
     public_alone: ClassVar[bool] = False
     paper_shares: ClassVar[Sequence[str]] = ()
     search_space: ClassVar[Mapping[str, Range]] = search_space()

@@ -53,8 +53,10 @@ class ParticipantSide:
             name: Name of the participant.
         """
         memory = self.memory.setdefault(name, {})
-        modules = federation[name].modules_of(self._method.title)
-        return Context(self.received(name), memory, modules, federation.current_round, federation[name].task)
+        participant = federation[name]
+        modules = participant.modules_of(self._method.title)
+        head = participant.head if self._method.needs_head else None
+        return Context(self.received(name), memory, modules, federation.current_round, participant.task, head)
 
     def data_of(self, federation: FederationView, name: str, together: PublicOutputs | None = None) -> ParticipantData:
         """Training examples and public set of a participant, as the method may read them.
