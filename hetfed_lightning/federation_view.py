@@ -294,6 +294,10 @@ class PublicLoss(Protocol):
     def public_transform(self) -> Callable[[Any], Any] | None:
         """Transform of public inputs as a participant learns from them; None for none."""
 
+    @property
+    def shares_order(self) -> bool:
+        """True if all participants see the public examples in one order."""
+
     def public_stream(self, moment: Moment) -> str:
         """First name of the streams that order public examples."""
 

@@ -59,6 +59,8 @@ class MethodHooks(FederatedCallback):
         needs_head: True if ``Context.head`` is to hold the participant's head, to be applied to other features than the
             network's own.
         public_alone: True if ``example_loss`` is of public examples alone and is not called for a participant's own.
+        shares_order: True if all participants see the public examples of a round in one order, as students that are to
+            be equal do.
         public_transform: Function of the backbone's inputs ``(B, ...)`` of a public batch that a participant learns
             from, such as a random shift; the batches that it predicts are left as they are. Returns the same shape and
             dtype, draws from torch, ``random`` or ``numpy.random``, which are seeded for it, and trains nothing. Set in
@@ -86,6 +88,7 @@ class MethodHooks(FederatedCallback):
     once: ClassVar[bool] = False
     needs_head: ClassVar[bool] = False
     public_alone: ClassVar[bool] = False
+    shares_order: ClassVar[bool] = False
     paper_shares: ClassVar[Sequence[str]] = ()
     search_space: ClassVar[Mapping[str, Range]] = search_space()
     public_transform: PublicTransform | None = None

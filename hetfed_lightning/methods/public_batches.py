@@ -57,7 +57,10 @@ class PublicBatch:
 
 
 class PublicOrders:
-    """Orders of the public examples: pass after pass, each named by (seed, stream, participant, round, pass)."""
+    """Orders of the public examples: pass after pass, each named by (seed, stream, participant, round, pass).
+
+    Where a method's participants share them, the participant is not among the names.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, str], tuple[tuple[int, ...], Tensor]] = {}
@@ -88,7 +91,8 @@ class PublicOrders:
         which = (federation.seed, round_index, size, done)
         kept, order = self._kept.get((stream, name), ((), torch.empty(0)))
         if kept != which:
-            generator = stream_generator(federation.seed, stream, name, round_index, done)
+            whose = () if method.shares_order else (name,)
+            generator = stream_generator(federation.seed, stream, *whose, round_index, done)
             order = torch.randperm(size, generator=generator)
             self._kept[stream, name] = which, order
         indices = order[position * batch_size : (position + 1) * batch_size]

@@ -49,6 +49,7 @@ class Lesson:
         temperature: Temperature of the targets, above 0.
         weight: Weight of the distillation loss, at least 0.
         public_transform: Transform of the public inputs that are learned from; None to take them as they are.
+        shares_order: True if all participants see the public examples in one order.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Lesson:
     temperature: float
     weight: float = 1.0
     public_transform: PublicTransform | None = None
+    shares_order: bool = False
 
     def public_stream(self, moment: Moment) -> str:
         """First name of the random streams that order a participant's public examples."""
