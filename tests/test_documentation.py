@@ -15,8 +15,8 @@ import yaml
 
 import hetfed_lightning as hf
 from hetfed_lightning import aggregation, backbones, data, distillation
+from hetfed_lightning.cli.commands import COMMANDS
 from hetfed_lightning.cli.installed import GROUP
-from hetfed_lightning.cli.run import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -75,7 +75,7 @@ def links(path: Path) -> list[tuple[Path, str]]:
 
 def of_this_package(name: str) -> Callable[..., object] | None:
     """The class or function that a page means by ``name``, if it is one of this package's."""
-    found = next((vars(module)[name] for module in MODULES if name in vars(module)), None)
+    found = next((getattr(module, name) for module in MODULES if name in module.__all__), None)
     return found if callable(found) else None
 
 

@@ -1,16 +1,25 @@
-"""The command line, ``hetfed``."""
+"""The command line, ``hetfed``. Its names are imported when they are looked up."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from hetfed_lightning.cli.export import load_participant
-from hetfed_lightning.cli.run import run
+from hetfed_lightning._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from hetfed_lightning.cli.export import load_participant
 
 __all__ = ["load_participant", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``hetfed`` and exit with its code: 0, or 2 for input that cannot be used."""
+    from hetfed_lightning.cli.run import run
+
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__, {"export": ("load_participant",)})

@@ -23,6 +23,7 @@ from jsonargparse import _common as jsonargparse_common
 from jsonargparse import set_parsing_settings
 from jsonargparse._util import import_object
 
+from hetfed_lightning._lazy import import_all
 from hetfed_lightning._moved import MODULES, NAMES
 
 ALLOWED = (
@@ -130,6 +131,7 @@ def restricted_imports(extra: Sequence[str] = ()) -> Iterator[None]:
 
 
 def _allow(extra: Sequence[str]) -> None:
+    import_all("hetfed_lightning")  # Of imported classes one may be named without its module.
     if extra and str(Path.cwd()) not in sys.path:  # As under `python -m`; a console script starts without it.
         sys.path.append(str(Path.cwd()))
     allowed = [*ALLOWED, *_old_names(closed=False), *extra]

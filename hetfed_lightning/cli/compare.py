@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from types import MappingProxyType
@@ -163,6 +163,15 @@ local_only]'`."""
             | quiet
             | {"callbacks": [*kept, record], "enable_model_summary": False, "num_sanity_val_steps": 0}
         )
+
+
+def compare_command(arguments: Sequence[str]) -> None:
+    """``hetfed compare -c x.yaml --seeds 5``.
+
+    Args:
+        arguments: Command line after ``hetfed compare``.
+    """
+    CompareCLI(arguments, run=False).compare()
 
 
 def same_recipes(participants: Mapping[str, Any]) -> dict[str, str]:

@@ -37,12 +37,8 @@ def load_command(command: EntryPoint) -> Callable[[Sequence[str]], int | None]:
     return loaded
 
 
-def described() -> str:
-    """A sentence on each installed command, for the help; empty if there are none."""
-    return "".join(f" `hetfed {name}`: {_first_line(command)}" for name, command in installed_commands().items())
-
-
-def _first_line(command: EntryPoint) -> str:
+def described(command: EntryPoint) -> str:
+    """First line of the docstring of an installed command, which is imported for it."""
     try:
         text = inspect.getdoc(load_command(command)) or f"{command.value}, which says nothing of itself."
     except ConfigError:

@@ -1,4 +1,7 @@
-"""Dispatch of commands, and their errors: a sentence and exit code 2 before training, a traceback after its begin."""
+"""Dispatch of commands, and their errors: a sentence and exit code 2 before training, a traceback after its begin.
+
+What a command runs is imported when it is called, so that those which need no torch answer at once.
+"""
 
 from __future__ import annotations
 
@@ -6,42 +9,17 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
+from typing import Any
 
-from jsonargparse import ArgumentError
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_only
-
-from hetfed_lightning.cli.benchmark.command import benchmark_command
-from hetfed_lightning.cli.command import DESCRIPTION, FederatedCLI
-from hetfed_lightning.cli.compare import CompareCLI
-from hetfed_lightning.cli.configs import ConfigError
-from hetfed_lightning.cli.error_messages import condensed, explained
-from hetfed_lightning.cli.error_owner import FAULTS, first_lines
-from hetfed_lightning.cli.export import export_command
-from hetfed_lightning.cli.installed import described, installed_commands, load_command
-from hetfed_lightning.cli.join import join_command
-from hetfed_lightning.cli.leave import leave_command
-from hetfed_lightning.cli.report.command import report_command
-from hetfed_lightning.data.name_checks import did_you_mean
-from hetfed_lightning.federation.quarantine import TooFewParticipantsError
-from hetfed_lightning.federation.training_watch import watch_training
-from hetfed_lightning.logs.undefined import UndefinedMonitorError
+from hetfed_lightning.cli.commands import COMMANDS
+from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.installed import installed_commands, load_command
+from hetfed_lightning.cli.overview import overview
 from hetfed_lightning.paths import arguments_with_home
+from hetfed_lightning.version import __version__
 
-TOO_FEW = 1
 BAD_INPUT = 2
-OWN: Mapping[str, Callable[[Sequence[str]], object]] = {
-    "benchmark": benchmark_command,
-    "export": export_command,
-    "join": join_command,
-    "leave": leave_command,
-    "report": report_command,
-}
-"""Commands that are not LightningCLI's."""
-COMMANDS = ("fit", "validate", "test", "predict", "compare", *OWN)
-"""Commands of the package; installed ones are looked up if none of these is meant."""
 DEBUG = "HETFED_DEBUG"
 NOISE = ("Tip:", "already configured with model summary callbacks")
 """Messages of Lightning at every start that a user can do nothing about."""
@@ -60,57 +38,50 @@ def run(arguments: Sequence[str]) -> int:
     """
     _speak()
     command, *rest = arguments_with_home(arguments) or ["--help"]
+    if command == "--version":
+        sys.stdout.write(f"hetfed {__version__}\n")
+        return 0
+    if command in {"-h", "--help"}:
+        sys.stdout.write(overview())
+        return 0
     if not command.startswith("-") and command not in COMMANDS:
         installed = installed_commands()
         if command not in installed:
-            return _refuse(f"no command {command!r}{did_you_mean(command, (*COMMANDS, *installed))}.")
-    with watch_training() as watch:
-        try:
-            return _execute(command, rest)
-        except ArgumentError as error:
-            return _refuse(explained(str(error)))
-        except ConfigError as error:
-            return _refuse(str(error))
-        except (TooFewParticipantsError, UndefinedMonitorError) as error:
-            if os.environ.get(DEBUG):
-                raise
-            return _refuse(str(error), TOO_FEW if isinstance(error, TooFewParticipantsError) else BAD_INPUT)
-        except (OSError, MisconfigurationException, *FAULTS) as error:
-            if watch.begun or os.environ.get(DEBUG):
-                raise
-            return _refuse(_told(error))
+            return _refuse(_unknown(command, (*COMMANDS, *installed)))
+    try:
+        if command in COMMANDS and not COMMANDS[command].needs_torch:
+            COMMANDS[command].load()(rest)
+            return 0
+        return _run_heavy(command, rest)
+    except ConfigError as error:
+        return _refuse(str(error))
 
 
-def _told(error: Exception) -> str:
-    """An error in a sentence, with its type if it is about the program rather than its input."""
-    message = condensed(first_lines(str(error)))
-    if isinstance(error, ValueError | TypeError | OSError | MisconfigurationException) and message:
-        return message
-    return f"{type(error).__name__}: {message} ({DEBUG}=1 shows where)"
+def _run_heavy(command: str, rest: list[str]) -> int:
+    """Exit code of a command that may train."""
+    from hetfed_lightning.cli.failures import failures_in_words
+
+    with failures_in_words(debug=bool(os.environ.get(DEBUG))) as failed:
+        return _execute(command, rest)
+    return _refuse(failed.message, failed.code)
 
 
 def _execute(command: str, rest: list[str]) -> int:
-    if command == "--version":
-        sys.stdout.write(f"hetfed {version('hetfed-lightning')}\n")
-    elif command == "compare":
-        CompareCLI(rest, run=False).compare()
-    elif command in OWN:
-        OWN[command](rest)
-    elif command in {"-h", "--help"}:
-        _HelpfulCLI([command])
+    if command in COMMANDS and COMMANDS[command].place:
+        COMMANDS[command].load()(rest)
     elif command.startswith("-") or command in COMMANDS:
+        from hetfed_lightning.cli.command import FederatedCLI
+
         FederatedCLI([command, *rest])
     else:
         return load_command(installed_commands()[command])(rest) or 0
     return 0
 
 
-class _HelpfulCLI(FederatedCLI):
-    """The CLI with installed commands in its description; only a reader of the help has to wait for their imports."""
+def _unknown(command: str, known: Sequence[str]) -> str:
+    from hetfed_lightning.data.name_checks import did_you_mean
 
-    def __init__(self, args: Sequence[str]) -> None:
-        self.description = DESCRIPTION + described()
-        super().__init__(args)
+    return f"no command {command!r}{did_you_mean(command, known)}."
 
 
 def _refuse(message: str, code: int = BAD_INPUT) -> int:
@@ -125,7 +96,7 @@ def _speak() -> None:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
         # Ranks log the same lines, errors apart.
-        handler.addFilter(lambda record: getattr(rank_zero_only, "rank", 0) == 0 or record.levelno >= logging.ERROR)
+        handler.addFilter(lambda record: _rank() == 0 or record.levelno >= logging.ERROR)
         package.addHandler(handler)
         package.setLevel(logging.INFO)
         package.propagate = False
@@ -134,3 +105,9 @@ def _speak() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not any(noise in record.getMessage() for noise in NOISE)
     )
+
+
+def _rank() -> Any:
+    """Rank of this process as Lightning knows it; 0 as long as Lightning is not imported."""
+    utilities = sys.modules.get("lightning.pytorch.utilities")
+    return getattr(getattr(utilities, "rank_zero_only", None), "rank", 0)

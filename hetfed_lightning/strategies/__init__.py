@@ -8,9 +8,8 @@ from hetfed_lightning._moved import names_moved_from
 from hetfed_lightning.strategies.liveness import RankLostError
 from hetfed_lightning.strategies.placement import Placement, balanced, share_of
 from hetfed_lightning.strategies.ranks import Ranks
-from hetfed_lightning.strategies.strategy import FederatedStrategy, register
+from hetfed_lightning.strategies.strategy import FederatedStrategy
 
-register()
 if not TYPE_CHECKING:
     __getattr__ = names_moved_from(__name__)
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 
+from hetfed_lightning._strategy_name import DESCRIPTION, NAME
 from hetfed_lightning.strategies.collectives import Collectives
 from hetfed_lightning.strategies.liveness import GRACE, Watch
 from hetfed_lightning.strategies.many_ranks import ManyRanks
@@ -71,7 +72,7 @@ class FederatedStrategy(DDPStrategy):
         ValueError: If a setting is out of its range.
     """
 
-    strategy_name = "federated"
+    strategy_name = NAME
 
     # This strategy does nothing around a backward pass; `backward` checks for these very functions.
     pre_backward = Strategy.pre_backward
@@ -283,19 +284,13 @@ class FederatedStrategy(DDPStrategy):
     @classmethod
     def register_strategies(cls, strategy_registry: Any) -> None:
         """Register the strategy under the name ``"federated"``."""
-        strategy_registry.register(cls.strategy_name, cls, description="Divides a federation's participants over ranks")
+        strategy_registry.register(cls.strategy_name, cls, description=DESCRIPTION)
 
 
 def _leave() -> None:
     """Leave the process group: its threads would otherwise abort a process that ends."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def register() -> None:
-    """Register ``Trainer(strategy="federated")``; done once, when the package is imported."""
-    if FederatedStrategy.strategy_name not in StrategyRegistry:
-        FederatedStrategy.register_strategies(StrategyRegistry)
 
 
 def ranks_of(federation: FederationView) -> Ranks:

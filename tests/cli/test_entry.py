@@ -1,0 +1,84 @@
+"""``hetfed`` before anything heavy is imported: its overview, its version, and the names of the package."""
+
+import ast
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import hetfed_lightning as hf
+from hetfed_lightning.cli.commands import COMMANDS, INSTALLED
+from tests.cli.commands import hetfed
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "lightning", "torchmetrics", "numpy", "jsonargparse")
+ASK = """
+import json, sys
+from hetfed_lightning.cli.run import run
+code = run(sys.argv[1:])
+print(json.dumps([code, [one for one in {heavy} if one in sys.modules]]))
+"""
+
+
+def imported_by(*arguments: str) -> tuple[str, list[str]]:
+    """Output of a command that ran in a process of its own, and what it imported of ``HEAVY``."""
+    program = ASK.format(heavy=HEAVY)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    *out, last = done.stdout.splitlines()
+    code, found = json.loads(last)
+    assert code == 0, done.stderr
+    return "\n".join(out), found
+
+
+@pytest.mark.parametrize("word", ["--help", "-h", "--version"])
+def test_it_answers_without_torch(word: str) -> None:
+    told, found = imported_by(word)
+    assert told
+    assert found == []
+
+
+def test_the_overview_has_every_command_in_a_whole_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    told = " ".join(hetfed(capsys, "--help").out.split())
+    for name, sentence in [*((name, one.sentence) for name, one in COMMANDS.items()), *INSTALLED.items()]:
+        assert f"{name} {sentence}" in told
+        assert sentence[0].isupper()
+        assert sentence.endswith(".")
+    assert hetfed(capsys).out == hetfed(capsys, "--help").out
+
+
+def test_every_command_lies_where_the_table_says() -> None:
+    for command in COMMANDS.values():
+        assert not command.place or callable(command.load())
+
+
+def test_names_of_the_package_are_those_that_type_checkers_see() -> None:
+    tree = ast.parse((ROOT / "hetfed_lightning" / "__init__.py").read_text(encoding="utf-8"))
+    typed = {
+        name.name: node.module
+        for block in tree.body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    assert {*typed, "__version__"} == set(hf.__all__) <= set(dir(hf))
+    for name, module in typed.items():
+        assert getattr(hf, name) is getattr(import_module(str(module)), name)
+
+
+def test_modules_and_old_names_are_attributes_and_others_are_not() -> None:
+    assert hf.data.__name__ == "hetfed_lightning.data"
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = hf.no_such_thing  # type: ignore[attr-defined]
+
+
+def test_lightning_knows_the_strategy_whichever_is_imported_first() -> None:
+    asked = "print(type(L.Trainer(strategy='federated', logger=False, enable_checkpointing=False).strategy).__name__)"
+    program = f"import sys, hetfed_lightning\nassert 'torch' not in sys.modules\nimport lightning as L\n{asked}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "FederatedStrategy"
