@@ -35,6 +35,11 @@ _CLI = "hetfed_lightning.cli"
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
+        "examples": Command(
+            "Lists the configurations that come with the package, and copies one of them.",
+            f"{_CLI}.examples:examples_command",
+            needs_torch=False,
+        ),
         "fit": Command("Trains a federation and writes its logs, its record and its checkpoints."),
         "validate": Command("Measures every participant on the validation sets."),
         "test": Command("Measures every participant on the test sets."),

@@ -11,6 +11,7 @@ from hetfed_lightning.checkpointing.harmless import check_harmless
 from hetfed_lightning.checkpointing.plugin import intact_files
 from hetfed_lightning.checkpointing.reading import UnreadableCheckpointError, refuse_address
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.examples import configuration_path
 from hetfed_lightning.cli.forbidden_values import check_values
 from hetfed_lightning.cli.forms import check_form
 from hetfed_lightning.cli.groups import full_form, short_form, template_of
@@ -85,7 +86,7 @@ def load_configs(paths: Sequence[str], overrides: Sequence[tuple[str, str]] = ()
     Groups are merged in their short form (``count`` beside ``class_path``) and returned in the parser's form.
 
     Args:
-        paths: YAML or JSON files.
+        paths: YAML or JSON files, or ``hetfed:NAME`` for one that comes with the package.
         overrides: Pairs such as ``("hospital_a.init_args.local_epochs", "3")``; ``init_args`` may be left out.
 
     Raises:
@@ -94,7 +95,7 @@ def load_configs(paths: Sequence[str], overrides: Sequence[tuple[str, str]] = ()
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        config = _without_empty_arguments(read_config(path))
+        config = _without_empty_arguments(read_config(configuration_path(path)))
         check_form(config, path)
         check_values(config, path)
         merged = merge(merged, short_form(config))

@@ -16,7 +16,7 @@ _BEGIN = """usage: hetfed COMMAND [options]
        hetfed --version
 
 Heterogeneous federated learning on PyTorch Lightning: every participant keeps its own architecture, optimizer and data.
-`hetfed fit -c configs/digits.yaml` trains a federation that is described in a YAML file.
+`hetfed fit -c hetfed:digits` trains a federation of the package's examples, `hetfed fit -c FILE.yaml` your own.
 
 commands:
 """

@@ -12,6 +12,7 @@ import yaml
 from hetfed_lightning.cli.benchmark.search import Choice, Tuning, replaced, tuning_of
 from hetfed_lightning.cli.configs import load_configs
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.examples import PREFIX
 from hetfed_lightning.cli.method_option import with_method
 from hetfed_lightning.cli.strict_yaml import read_config
 from hetfed_lightning.data.name_checks import did_you_mean
@@ -240,7 +241,8 @@ def _data_sets(given: Any, folder: Path, where: str, rows: Sequence[str]) -> dic
         for row in left_out:
             if row not in rows:
                 raise ConfigError(f"{where}: data.{title}.leave_out: no row {row!r}{did_you_mean(str(row), rows)}.")
-        path, values = str(folder / settings["config"]), dict(settings.get("set") or {})
+        file, values = settings["config"], dict(settings.get("set") or {})
+        path = file if file.startswith(PREFIX) else str(folder / file)
         target = settings.get("target")
         for name, partition in (settings.get("partitions") or {"": None}).items():
             dealt = values if partition is None else values | {"data.init_args.partition": partition}

@@ -17,6 +17,7 @@ from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import Arguments
 from hetfed_lightning.cli.error_owner import naming_participants
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.examples import configuration_path
 from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.examples import Inputs
@@ -125,6 +126,7 @@ def read_source(configs: Sequence[str], allow_import: Sequence[str] = ()) -> Sou
     Raises:
         ConfigError: If one cannot be used; names the file, and the participant or the key.
     """
+    configs = [configuration_path(one) for one in configs]
     path = Path(configs[-1])
     with naming_file(path):
         arguments = [part for one in configs for part in ("-c", one)]
