@@ -17,7 +17,7 @@ class Command:
         sentence: What it does, for ``hetfed --help``.
         place: Function of the command line after the command's name, as ``module:function``; empty for a subcommand of
             :class:`~hetfed_lightning.cli.command.FederatedCLI`.
-        needs_torch: False for a command that answers without importing torch.
+        needs_torch: False for a command that is started without torch.
     """
 
     sentence: str
@@ -38,6 +38,11 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "examples": Command(
             "Lists the configurations that come with the package, and copies one of them.",
             f"{_CLI}.examples:examples_command",
+            needs_torch=False,
+        ),
+        "doctor": Command(
+            "Prints versions, devices, extras and threads, and where data and runs lie.",
+            f"{_CLI}.doctor:doctor_command",
             needs_torch=False,
         ),
         "fit": Command("Trains a federation and writes its logs, its record and its checkpoints."),

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -77,7 +78,27 @@ def test_modules_and_old_names_are_attributes_and_others_are_not() -> None:
         _ = hf.no_such_thing  # type: ignore[attr-defined]
 
 
-def test_lightning_knows_the_strategy_whichever_is_imported_first() -> None:
+FAKE = "class Registry(dict):\n    def register(self, name, strategy, description): self[name] = strategy\n"
+
+
+@pytest.mark.parametrize("first", ["lightning", "hetfed_lightning"])
+def test_lightning_is_told_the_strategy_whichever_is_imported_first(first: str, tmp_path: Path) -> None:
+    """By a Lightning of nothing but a registry, which is imported in no time."""
+    (tmp_path / "lightning" / "pytorch").mkdir(parents=True)
+    (tmp_path / "lightning" / "__init__.py").write_text("from lightning import pytorch\n", encoding="utf-8")
+    (tmp_path / "lightning" / "pytorch" / "__init__.py").touch()
+    registry = f"{FAKE}StrategyRegistry = Registry()\n"
+    (tmp_path / "lightning" / "pytorch" / "strategies.py").write_text(registry, encoding="utf-8")
+    asked = "from lightning.pytorch.strategies import StrategyRegistry\nprint(*StrategyRegistry)"
+    program = f"import {first}, hetfed_lightning, lightning\nassert lightning.__spec__.loader.path\n{asked}"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["federated"]
+
+
+@pytest.mark.slow
+def test_lightning_makes_the_strategy() -> None:
     asked = "print(type(L.Trainer(strategy='federated', logger=False, enable_checkpointing=False).strategy).__name__)"
     program = f"import sys, hetfed_lightning\nassert 'torch' not in sys.modules\nimport lightning as L\n{asked}"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
