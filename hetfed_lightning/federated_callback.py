@@ -162,7 +162,17 @@ class FederatedCallback(L.Callback):
         """
 
     def follows_steps(self) -> bool:
-        """True if :meth:`after_local_step` is to be called; participants then train one after another."""
+        """True if :meth:`after_local_step` is to be called.
+
+        Participants then train one after another, unless :meth:`follows_fleets` says otherwise.
+        """
+        return False
+
+    def follows_fleets(self) -> bool:
+        """True if :meth:`after_local_step` may be called for each member of a fleet once all have stepped.
+
+        Gradients are not in ``Parameter.grad`` then, and weights are views of the fleet's, to be changed in place.
+        """
         return False
 
     def after_local_step(self, federation: FederationView, participant: Participant) -> None:

@@ -315,11 +315,13 @@ class Fleet:
         return engine.gradients(without_methods(parameters), without_methods(places), batch)
 
     def count_step(self, count: int) -> None:
-        """Count a step of the first members, and step their schedulers that count steps.
+        """Count a step of the first members, call what follows it, and step their schedulers that count steps.
 
         Args:
             count: Number of members that have stepped.
         """
+        for one in self.members[:count] if self.members[0].local.hooks.has_followers else ():
+            one.local.hooks.after_step(one.local.participant)
         if count_together(one.local for one in self.members[:count]):
             self.read_settings()
 

@@ -182,7 +182,7 @@ class Fleets(MemberQueries):
         if anything_has_hooks():
             yield "hooks are registered for all modules or optimizers"
         for callback in acting_callbacks(federation.trainer):
-            if callback.follows_steps():
+            if callback.follows_steps() and not callback.follows_fleets():
                 yield f"{type(callback).__name__} acts after each step of each participant"
         for shaping in federation.shaping:
             if not keeps_up(type(shaping), "fleet_shape", "shaped_losses"):

@@ -64,6 +64,11 @@ class StepHooks:
                 callback.after_local_step(federation, participant)
 
     @property
+    def has_followers(self) -> bool:
+        """True if :meth:`after_step` calls anything."""
+        return bool(self._followers)
+
+    @property
     def listener(self) -> str | None:
         """First callback or federation with a hook, and its name, such as ``"GradientNorms.on_after_backward"``."""
         for hook in STEP_HOOKS:

@@ -191,6 +191,10 @@ class Method(MethodHooks):
         """True if the method has an :meth:`after_step`."""
         return type(self).after_step is not Method.after_step
 
+    def follows_fleets(self) -> bool:
+        """True; :meth:`after_step` changes weights in place, wherever they lie."""
+        return type(self).after_local_step is Method.after_local_step
+
     @torch.no_grad()
     def after_local_step(self, federation: FederationView, participant: Participant) -> None:
         """Call :meth:`after_step` for one participant."""

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hetfed_lightning import BackboneAveraging, FederatedDataModule, Federation
+from hetfed_lightning import BackboneAveraging, FederatedCallback, FederatedDataModule, Federation
 from hetfed_lightning.data import Examples
 from hetfed_lightning.methods.local_carrier import LocalCarrier
 from hetfed_lightning.methods.messages import Combined, Exchange, MessageError, PerParticipant
@@ -350,7 +350,27 @@ def test_weights_may_be_changed_after_each_step(accumulate: int, caplog: pytest.
     with caplog.at_level("INFO", "hetfed_lightning"):
         fit(federation, tiny_data("ab", batch_size=100, evaluated=False), 2, InBall(radius), precision="64-true")
     close(dict(federation["a"].state_dict()), dict(model.state_dict()))
-    assert "everyone trains one after another, since InBall acts after each step of each participant" in caplog.text
+    assert "acts after each step" not in caplog.text
+
+
+@pytest.mark.parametrize("engine", ["vmap", "batched"])
+def test_weights_are_changed_after_each_step_of_a_fleet(engine: Any) -> None:
+    def trained(how: Any) -> dict[str, Tensor]:
+        made = tiny_federation(engine=how, participant={"optimizer": sgd(0.2, momentum=0.9), "local_epochs": 2})
+        fit(made, tiny_data(batch_size=5), 2, InBall(0.3), precision="64-true")
+        return state_of(made)
+
+    close(trained(engine), trained("sequential"))
+
+
+def test_a_callback_that_follows_steps_takes_participants_out_of_fleets(caplog: pytest.LogCaptureFixture) -> None:
+    class Follows(FederatedCallback):
+        def follows_steps(self) -> bool:
+            return True
+
+    with caplog.at_level("INFO", "hetfed_lightning"):
+        fit(tiny_federation(), tiny_data(), 1, Follows())
+    assert "everyone trains one after another, since Follows acts after each step of each participant" in caplog.text
 
 
 def test_what_was_saved_is_brought_to_the_device() -> None:

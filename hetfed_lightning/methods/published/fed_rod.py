@@ -56,24 +56,15 @@ class FedRoD(SharedWeights):
         self.gamma = gamma
 
     def modules(self, participant: Participant) -> Mapping[str, nn.Module]:
-        """A personal head of the architecture of the participant's own, and its class shares.
+        """A personal head of the architecture of the participant's own.
 
         Args:
-            participant: Participant that gets them.
-
-        Raises:
-            ValueError: If its head has no linear layer.
+            participant: Participant that gets it.
         """
         head = deepcopy(participant.head)
         for parameter in head.parameters():
             nn.init.zeros_(parameter)  # The personal outputs begin as no change of the generic ones.
-        widths = [one.out_features for one in head.modules() if isinstance(one, nn.Linear)]
-        if not widths:
-            raise ValueError(
-                f"{participant.label}: FedRoD needs a head of linear layers, whose last one says how many classes "
-                f"there are, and its head is a {type(head).__name__}."
-            )
-        return {PERSONAL: head, PRIOR: ClassShares(widths[-1])}
+        return {PERSONAL: head}
 
     def describe(self, participant: Participant, data: ParticipantData) -> Message:
         """Layout of the shared weights, and the number of examples.
@@ -95,13 +86,13 @@ class FedRoD(SharedWeights):
         Args:
             participant: Unused.
             data: Its training examples.
-            state: Unused.
-            context: The class shares.
+            state: Shared weights, for their dtype.
+            context: Its memory, which keeps the logarithms of the shares.
         """
-        del participant, state
-        logs: Any = context.modules[PRIOR].get_buffer("logs")
-        if (counts := data.class_counts) is not None and not logs.any():
-            logs.copy_((counts / counts.sum()).clamp(min=1e-12).log())
+        del participant
+        if (counts := data.class_counts) is not None and PRIOR not in context.memory:
+            like = next(iter(state.values()))
+            context.memory[PRIOR] = (counts / counts.sum()).clamp(min=1e-12).log().to(like)
 
     def example_loss(
         self,
@@ -122,12 +113,12 @@ class FedRoD(SharedWeights):
             outputs: Generic outputs, shape ``(B, C)``.
             target: Classes, shape ``(B,)``.
             on: Unused.
-            context: The personal head and the class shares.
+            context: The personal head, and the class shares in its memory.
         """
         del own, inputs, on
-        shares: Any = context.modules[PRIOR]
         personal = context.modules[PERSONAL](features.detach())
-        balanced = functional.cross_entropy(outputs + self.gamma * shares.logs.to(outputs), target, reduction="none")
+        prior = self.gamma * context.memory[PRIOR].to(outputs)
+        balanced = functional.cross_entropy(outputs + prior, target, reduction="none")
         return balanced + functional.cross_entropy(outputs.detach() + personal, target, reduction="none")
 
     def answers(self, inputs: Any, features: Tensor, outputs: Tensor, context: Context) -> dict[str, Tensor]:
@@ -141,17 +132,3 @@ class FedRoD(SharedWeights):
         """
         del inputs
         return {"prediction": outputs + context.modules[PERSONAL](features), "generic": outputs}
-
-
-class ClassShares(nn.Module):
-    """Logarithms of a participant's class shares, shape ``(C,)``.
-
-    Args:
-        classes: Number of classes C.
-    """
-
-    logs: Tensor
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.register_buffer("logs", torch.zeros(classes))

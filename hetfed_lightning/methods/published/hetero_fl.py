@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from hetfed_lightning.methods.class_means import check_multiclass
@@ -141,15 +141,6 @@ class HeteroFL(Method):
                     )
         return {widest: list(layouts)}
 
-    def modules(self, participant: Participant) -> Mapping[str, nn.Module]:
-        """Marks of the classes that the participant lacks.
-
-        Args:
-            participant: Unused.
-        """
-        del participant
-        return {CLASSES: PresentClasses()} if self.masks_absent else {}
-
     # The round
 
     def senders(self, when: When, round_index: int, about: About, cohorts: Cohorts) -> Sequence[str]:
@@ -228,15 +219,14 @@ class HeteroFL(Method):
         """Note once which classes the participant has; the weights are replaced already.
 
         Args:
-            participant: Its task and outputs.
+            participant: Unused.
             data: Its training examples.
-            state: Unused.
-            context: What knows the classes.
+            state: Its part of the weights, for their dtype.
+            context: Its memory, which keeps 1 for a class that it has examples of, 0 otherwise.
         """
-        del participant, state
-        if self.masks_absent and (counts := data.class_counts) is not None:
-            known: Any = context.modules[CLASSES]
-            known.note(counts)
+        del participant
+        if self.masks_absent and CLASSES not in context.memory and (counts := data.class_counts) is not None:
+            context.memory[CLASSES] = (counts > 0).to(next(iter(state.values())))
 
     def example_loss(
         self,
@@ -257,40 +247,13 @@ class HeteroFL(Method):
             outputs: Logits, shape ``(B, C)``.
             target: Classes, shape ``(B,)``.
             on: Unused.
-            context: What knows the classes.
+            context: Its memory of the classes.
         """
         del inputs, features, on
         if not self.masks_absent:
             return own
-        absent: Any = context.modules[CLASSES].get_buffer("absent")
-        kept = 1 - absent[: outputs.shape[1]].to(outputs)
+        kept = context.memory[CLASSES][: outputs.shape[1]].to(outputs)
         return functional.cross_entropy(outputs * kept, target, reduction="none")
-
-
-class PresentClasses(nn.Module):
-    """Marks of classes that a participant has no example of, 1 or 0, shape ``(MOST,)``; all 0 until they are noted."""
-
-    MOST = 1024
-    """Largest number of classes."""
-
-    absent: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("absent", torch.zeros(self.MOST))
-
-    def note(self, counts: Tensor) -> None:
-        """Note which classes have no example.
-
-        Args:
-            counts: Examples of each class, shape ``(C,)``.
-
-        Raises:
-            ValueError: If there are more classes than ``MOST``.
-        """
-        if len(counts) > self.MOST:
-            raise ValueError(f"masks_absent: expected at most {self.MOST} classes, got {len(counts)}: set it to False.")
-        self.absent[: len(counts)] = (counts == 0).to(self.absent)
 
 
 def _layout(described: Message) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hetfed_lightning.methods.common_model import COMMON, CommonModel
 from hetfed_lightning.methods.common_start import samples, weighted_mean_of
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from hetfed_lightning.participants.participant import Participant
 
 COUNT = "count"
-"""Name of the module that counts inner steps."""
+"""Key of the number of inner steps in a participant's memory."""
 
 
 class PFedMe(CommonModel):
     """Personal models theta that minimise ``f_k(theta) + lam/2 ||theta - w_k||^2``, and a common w that follows them.
 
     The participant's network is theta, which predicts and is exported, trained by its own optimizer. ``w_k`` is a copy
-    of the common model in the participant's modules. After every K inner steps it becomes
-    ``w_k - lr lam (w_k - theta)``. A round has R times K inner steps, whatever the participant's ``local_epochs``. What
-    travels is ``w_k``; the server makes ``(1 - beta) w + beta mean(w_k)``. Figures of w stand beside, as
-    ``accuracy.common``. Participants train one after another, not in fleets.
+    of the common model in the participant's modules, to which no loss gives a gradient. After every K inner steps it
+    becomes ``w_k - lr lam (w_k - theta)``. A round has R times K inner steps, whatever the participant's
+    ``local_epochs``. What travels is ``w_k``; the server makes ``(1 - beta) w + beta mean(w_k)``. Figures of w stand
+    beside, as ``accuracy.common``.
 
     In the paper and its code the K inner steps are on one batch; here each is on the next batch of the participant's
     own data, which is the same where a batch is all of it. The paper leaves open where the inner steps begin: its code
@@ -96,15 +96,6 @@ class PFedMe(CommonModel):
         """Sentence on what to change if participants have nothing in common."""
         return "Give them networks of one architecture, heads included."
 
-    def modules(self, participant: Participant) -> Mapping[str, nn.Module]:
-        """The copy ``w_k`` of the common model, which no optimizer trains, and the number of inner steps.
-
-        Args:
-            participant: Participant that gets them.
-        """
-        (common,) = super().modules(participant).values()
-        return {COMMON: common.requires_grad_(requires_grad=False), COUNT: InnerSteps()}
-
     def plan(self, participant: Participant, moment: Moment, round_index: int) -> Sequence[Part]:
         """Inner steps of a round.
 
@@ -124,7 +115,7 @@ class PFedMe(CommonModel):
             parameters: Trainable parameters of the personal model by key.
             context: The participant's ``w_k``.
         """
-        common = dict(context.modules[COMMON].named_parameters())
+        common = {key: one.detach() for key, one in context.modules[COMMON].named_parameters()}
         return self.lam / 2 * torch.stack([(one - common[key]).square().sum() for key, one in parameters.items()]).sum()
 
     def after_step(self, parameters: Mapping[str, Tensor], context: Context) -> None:
@@ -134,9 +125,8 @@ class PFedMe(CommonModel):
             parameters: Trainable parameters of the personal model by key.
             context: The participant's ``w_k``, and its number of inner steps in the round.
         """
-        for done in context.modules[COUNT].buffers():
-            if int(done.add_(1)) % self.inner_steps:
-                return
+        if int(context.memory[COUNT].add_(1)) % self.inner_steps:
+            return
         for key, weight in context.modules[COMMON].named_parameters():
             if key in parameters:
                 weight.sub_(self.lr * self.lam * (weight - parameters[key]))
@@ -179,16 +169,7 @@ class PFedMe(CommonModel):
             participant: Unused.
             data: Unused.
             state: Common weights by key.
-            context: The participant's ``w_k``, and its number of inner steps.
+            context: The participant's ``w_k``, and its number of inner steps since the last result.
         """
         super().receive(participant, data, state, context)
-        for done in context.modules[COUNT].buffers():
-            done.zero_()
-
-
-class InnerSteps(nn.Module):
-    """Number of inner steps since the last result, which a checkpoint within a round holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("done", torch.zeros((), dtype=torch.int64))
+        context.memory[COUNT] = torch.zeros((), dtype=torch.int64)

@@ -57,6 +57,13 @@ def test_equals_a_loop_by_hand(settings: dict[str, Any], participation: float) -
         close(found[name].modules_of("PFedMe")["common"], common)
 
 
+def test_fleets_take_the_same_steps() -> None:
+    one, _ = run(PFedMe(2.0, 0.1, inner_steps=2, local_rounds=3), 3)
+    other, _ = run(PFedMe(2.0, 0.1, inner_steps=2, local_rounds=3), 3, engine="batched")
+    for name in "abc":
+        close(other[name], one[name].state_dict())
+
+
 def test_all_train_and_some_are_averaged() -> None:
     method = PFedMe(2.0, 0.1, inner_steps=2, local_rounds=2, averaged=0.6, seed=5)
     found, cohorts = run(method, 5)
