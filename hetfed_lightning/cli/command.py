@@ -55,12 +55,14 @@ TEST_SETS = (
 )
 """Remedy for data without test sets."""
 
-DESCRIPTION = """Heterogeneous federated learning on PyTorch Lightning. `hetfed fit -c configs/digits.yaml` trains a
-federation. Beside the subcommands below, `hetfed compare` trains federation, local only and centralised on the same
-seeds, `hetfed export` takes one participant out of a checkpoint, `hetfed join` adds one to a trained federation,
-`hetfed leave` removes one, and `hetfed report` makes a page of what runs did. A configuration may name classes of this
-package, torch.nn, torch.optim, torchmetrics and Lightning; `--allow_import my_package` adds your own, which is looked
-for in the current folder too."""
+DESCRIPTION = """Heterogeneous federated learning on PyTorch Lightning. `hetfed --help` lists all commands."""
+
+EPILOG = """Beside these: `-c FILE` may be repeated, later files over earlier ones, and `-c hetfed:NAME` names one of
+the examples that come with the package. `--model.participants.NAME.init_args.KEY VALUE` overrides a value of one
+participant. `--method NAME` trains by another method than the configuration's, with `--method.KEY VALUE` for its
+arguments. `--allow_import PACKAGE` lets the configuration name classes of that package; it may be repeated.
+`--data.help CLASS`, `--model.participants.help CLASS` and their kin list the arguments of a class."""
+"""Text of the help on options that are read before the parser's own."""
 
 
 class FederatedCLI(LightningCLI):
@@ -106,6 +108,7 @@ class FederatedCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add options of the process, and make the parser read no other file that a value may name, being unchecked."""
         read_no_other_file(parser)
+        parser.epilog = EPILOG
         parser.add_argument(
             "--threads",
             type=PositiveInt | None,

@@ -65,7 +65,7 @@ def split_arguments(arguments: Sequence[str]) -> Arguments:
             found.method_arguments.append(
                 (option.removeprefix("--method."), value if has_value else _value(iterator, option))
             )
-        elif option.startswith(f"--{PARTICIPANTS}."):
+        elif option.startswith(f"--{PARTICIPANTS}.") and option != f"--{PARTICIPANTS}.help":
             path = option.removeprefix(f"--{PARTICIPANTS}.")
             found.participants.append((path, value if has_value else _value(iterator, option)))
         else:
