@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import lightning as L
@@ -24,6 +25,7 @@ from hetfed_lightning.callbacks.run_folder import run_folder
 from hetfed_lightning.cli.allowlist import restrict_imports
 from hetfed_lightning.cli.callback_names import refuse_equal_names
 from hetfed_lightning.cli.configs import Arguments, ConfigError, check_checkpoint, load_configs, split_arguments
+from hetfed_lightning.cli.environment import from_environment, options_of
 from hetfed_lightning.cli.error_messages import check_participants, labelled_participants
 from hetfed_lightning.cli.error_owner import naming_participants
 from hetfed_lightning.cli.forbidden_values import read_no_other_file
@@ -61,7 +63,8 @@ EPILOG = """Beside these: `-c FILE` may be repeated, later files over earlier on
 the examples that come with the package. `--model.participants.NAME.init_args.KEY VALUE` overrides a value of one
 participant. `--method NAME` trains by another method than the configuration's, with `--method.KEY VALUE` for its
 arguments. `--allow_import PACKAGE` lets the configuration name classes of that package; it may be repeated.
-`--data.help CLASS`, `--model.participants.help CLASS` and their kin list the arguments of a class."""
+`--data.help CLASS`, `--model.participants.help CLASS` and their kin list the arguments of a class. A variable such as
+HETFED_TRAINER__MAX_EPOCHS stands for `--trainer.max_epochs`, and HETFED_CONFIG for `-c`."""
 """Text of the help on options that are read before the parser's own."""
 
 
@@ -74,14 +77,19 @@ class FederatedCLI(LightningCLI):
     Args:
         args: Command line without the program's name.
         run: True to run a subcommand; False to make the classes alone.
+        environment: Variables such as ``HETFED_TRAINER__MAX_EPOCHS``, which stand for options; none by default.
     """
 
     model: Federation
     prog = "hetfed"
     description = DESCRIPTION
 
-    def __init__(self, args: Sequence[str], *, run: bool = True) -> None:
+    def __init__(
+        self, args: Sequence[str], *, run: bool = True, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self._environment = environment
         self._first = args[0] if args else ""
+        self._called: LightningArgumentParser | None = None
         super().__init__(
             Federation,
             FederatedDataModule,
@@ -120,7 +128,17 @@ class FederatedCLI(LightningCLI):
         """Parser of a subcommand, without arguments if the command line begins with another, which saves their time."""
         if self._first in self.subcommands() and self._first != subcommand:
             return self.init_parser(**kwargs)
-        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if self._first == subcommand:
+            self._called = parser
+        return parser
+
+    def _from_environment(self, parser: LightningArgumentParser, given: Sequence[str]) -> list[str]:
+        """Arguments that variables of the environment stand for; their names are logged."""
+        arguments, used = from_environment(self._environment, options_of(parser), given)
+        if used:
+            log.info("From the environment: %s", ", ".join(used))
+        return arguments
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Merge the configuration files and parse the whole; if that fails, each participant by itself, to name it.
@@ -133,7 +151,8 @@ class FederatedCLI(LightningCLI):
             ConfigError: If a file, a participant or a number cannot be used; names it.
         """
         command = [args[0]] if args and not args[0].startswith("-") else []
-        found = split_arguments(args[len(command) :])
+        own = list(args[len(command) :])
+        found = split_arguments([*self._from_environment(self._called or parser, own), *own])
         restrict_imports(found.allow_import, [Path(one).parent for one in found.configs])
         arguments = found.rest
         if found.configs:

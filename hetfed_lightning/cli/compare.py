@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -171,7 +172,7 @@ def compare_command(arguments: Sequence[str]) -> None:
     Args:
         arguments: Command line after ``hetfed compare``.
     """
-    CompareCLI(arguments, run=False).compare()
+    CompareCLI(arguments, run=False, environment=os.environ).compare()
 
 
 def same_recipes(participants: Mapping[str, Any]) -> dict[str, str]:

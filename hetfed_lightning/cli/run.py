@@ -72,7 +72,7 @@ def _execute(command: str, rest: list[str]) -> int:
     elif command.startswith("-") or command in COMMANDS:
         from hetfed_lightning.cli.command import FederatedCLI
 
-        FederatedCLI([command, *rest])
+        FederatedCLI([command, *rest], environment=os.environ)
     else:
         return load_command(installed_commands()[command])(rest) or 0
     return 0

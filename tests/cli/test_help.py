@@ -36,7 +36,15 @@ def test_the_help_of_fit_keeps_its_promises(capsys: pytest.CaptureFixture[str]) 
     told = shown(capsys, "fit", "--help")
     assert set(re.findall(r"--([\w.]+)\.help", told.partition("Beside these:")[0])) == set(PROMISES)
     beside = [told, *(shown(capsys, one, "--help") for one in ("compare", "join"))]
-    for option in ("-c FILE", "hetfed:NAME", "--method NAME", "--method.KEY", "--allow_import", "--threads"):
+    for option in (
+        "-c FILE",
+        "hetfed:NAME",
+        "--method NAME",
+        "--method.KEY",
+        "--allow_import",
+        "--threads",
+        "HETFED_CONFIG",
+    ):
         assert all(option in one for one in beside)
     unbroken = told.replace(" ", "")  # Long names are cut at the end of a line.
     for place in (data, showcases):
