@@ -28,7 +28,7 @@ LR = "model.participants.*.init_args.optimizer.init_args.lr"
 def suite(**settings: Any) -> dict[str, Any]:
     written(tiny())
     common = {"data.init_args.batch_size": [1, 2, 3]}
-    tune = {"trials": 5, "seeds": [7, 8], "common": common}
+    tune = {"trials": 4, "seeds": [7], "common": common}
     return {
         "data": {"points": "config.yaml"},
         "methods": ["fedprox"],
@@ -68,7 +68,7 @@ def test_the_best_trial_is_compared_on_other_seeds(configs: list[dict[str, Any]]
     benchmark(suite())
     trained = [one for one in configs if one["cell"]["row"] != "majority"]
     for row in ("local", "fedprox"):
-        tried = [one for one in trained if one["cell"]["row"] == row and one["cell"]["seed"] in {7, 8}]
+        tried = [one for one in trained if one["cell"]["row"] == row and one["cell"]["seed"] == 7]
         shown = [one for one in trained if one["cell"]["row"] == row and one["cell"]["seed"] in {0, 1}]
         assert len(shown) == 2
         assert {one["data"]["init_args"]["batch_size"] for one in shown} == {
@@ -77,7 +77,7 @@ def test_the_best_trial_is_compared_on_other_seeds(configs: list[dict[str, Any]]
     with Path("bench/trials.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [(one["method"], one["trial"]) for one in lines] == [
-        (row, str(trial)) for row in ("local", "fedprox") for trial in range(5)
+        (row, str(trial)) for row in ("local", "fedprox") for trial in range(4)
     ]
     assert [one["choice"] for one in lines if one["trial"] == "0"] == ["as it stands"] * 2
     assert [one["method"] for one in lines if one["chosen"] == "True"] == ["local", "fedprox"]
@@ -85,7 +85,7 @@ def test_the_best_trial_is_compared_on_other_seeds(configs: list[dict[str, Any]]
         one["trainer"]["callbacks"][0]["init_args"]["proximal"] for one in trained if one["cell"]["row"] == "fedprox"
     }
     assert len(proximal) > 2, "the method's own range is searched"
-    assert "5 trials on seed(s) 7, 8" in Path("bench/table.md").read_text(encoding="utf-8")
+    assert "4 trials on seed(s) 7" in Path("bench/table.md").read_text(encoding="utf-8")
     assert "batch_size" in Path("bench/page.html").read_text(encoding="utf-8")
 
     # A stopped search goes on: nothing is run twice, and it chooses the same.
@@ -117,7 +117,7 @@ def test_a_row_that_cannot_train_is_tried_once(configs: list[dict[str, Any]], mo
 
     monkeypatch.setattr(schedule, "run_cell", refuses)
     benchmark(suite(references=[]))
-    assert len(configs) == 2 + 2  # two seeds of the first trial, and the two that are compared on
+    assert len(configs) == 1 + 2  # the first trial, and the two seeds that are compared on
 
 
 def test_a_failed_trial_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,11 @@ def test_a_failed_trial_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None
         return found
 
     monkeypatch.setattr(schedule, "run_cell", fails)
-    benchmark(suite(references=[], tune={"trials": 8, "seeds": [7], "common": {"data.init_args.batch_size": [4, 8]}}))
+    benchmark(
+        suite(
+            references=[], seeds=[0], tune={"trials": 8, "seeds": [7], "common": {"data.init_args.batch_size": [4, 8]}}
+        )
+    )
     with Path("bench/trials.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     assert any(one["validation"] == "nan" for one in lines)

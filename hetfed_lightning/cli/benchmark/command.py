@@ -33,7 +33,7 @@ def run_benchmark(
     if tune is not None:
         read = with_trials(read, tune)
     check_suite(read)
-    found, searches = tuned(read, partial(run_cells, jobs=jobs))
+    found, searches = tuned(read, partial(run_cells, jobs=jobs, hashes={}))
     results = run_suite(found, jobs)
     folder = Path(found.output)
     write_figures(results, folder / "figures.csv")

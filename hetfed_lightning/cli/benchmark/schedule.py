@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 CELL = "cell.yaml"
 
+Hashes = dict[tuple[str, int], str]
+"""Hashes of loaded and divided data, by title of the data set and seed."""
+
 
 def check_suite(suite: Suite) -> None:
     """Refuse a mistaken name before the first training.
@@ -53,20 +56,21 @@ def run_suite(suite: Suite, jobs: int = 1) -> list[Result]:
     return [found[cell] for cell in cells]
 
 
-def run_cells(suite: Suite, cells: Sequence[Cell], jobs: int = 1) -> dict[Cell, Result]:
+def run_cells(suite: Suite, cells: Sequence[Cell], jobs: int = 1, hashes: Hashes | None = None) -> dict[Cell, Result]:
     """Results of cells of a suite; those that have one already are not run again.
 
     Args:
         suite: The suite.
         cells: Cells of it.
         jobs: Number of cells side by side, each in a process of its own.
+        hashes: Hashes of data that are known, by title of the data set and seed; others are added.
 
     Raises:
         ConfigError: If a configuration cannot be used, or there are no jobs.
     """
     if jobs < 1:
         raise ConfigError(f"--jobs: expected at least 1, got {jobs}.")
-    folders = dict(zip(cells, _prepared(suite, cells), strict=True))
+    folders = dict(zip(cells, _prepared(suite, cells, {} if hashes is None else hashes), strict=True))
     found = {cell: result for cell, folder in folders.items() if (result := Result.read(folder)) is not None}
     missing = [cell for cell in cells if cell not in found or found[cell].refused]
     log.info("%d cells, %d of them known, %d to run.", len(cells), len(cells) - len(missing), len(missing))
@@ -87,10 +91,9 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _prepared(suite: Suite, cells: Sequence[Cell]) -> Iterator[Path]:
+def _prepared(suite: Suite, cells: Sequence[Cell], hashes: Hashes) -> Iterator[Path]:
     """Folders of cells, with the configuration and the title of each."""
     output = Path(suite.output)
-    hashes: dict[tuple[str, int], str] = {}
     for cell in cells:
         pair = (cell.data, cell.seed)
         if pair not in hashes:
