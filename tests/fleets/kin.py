@@ -19,7 +19,7 @@ COUNTS = {"a": 13, "b": 20, "c": 7, "d": 20}
 Optimizer = Callable[[Any], torch.optim.Optimizer]
 
 
-def slow(value: str) -> Any:
+def slow(value: int | str) -> Any:
     """A parameter of a battery that only `-m slow` runs."""
     return pytest.param(value, marks=pytest.mark.slow)
 

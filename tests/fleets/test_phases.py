@@ -115,7 +115,7 @@ def test_epochs_and_schedules_over_rounds() -> None:
 
 
 @pytest.mark.parametrize("own", [None, "adam"])
-@pytest.mark.parametrize("at", [2, 4, 6])
+@pytest.mark.parametrize("at", [2, slow(4), slow(6)])
 def test_a_run_resumes_in_every_bit(at: int, own: str | None, tmp_path: Path) -> None:
     def run(folder: str, **settings: Any) -> Federation:
         saving = ModelCheckpoint(tmp_path / folder, every_n_train_steps=at, save_top_k=-1, filename="{step}")
@@ -144,7 +144,7 @@ class TakesOut(FederatedCallback):
             federation.quarantine(name, "a test says so")
 
 
-@pytest.mark.parametrize("names", [slow("a"), slow("b"), "bd", "bda"])
+@pytest.mark.parametrize("names", [slow("a"), slow("b"), slow("bd"), "bda"])
 @pytest.mark.parametrize("own", [None, "nesterov"])  # Whom nobody else teaches has a slope of 0, as Adam has not.
 def test_members_that_are_out_of_the_round_learn_nothing(names: str, own: str | None) -> None:
     found = []
@@ -165,7 +165,7 @@ def test_members_that_are_out_of_the_round_learn_nothing(names: str, own: str | 
 
 
 @pytest.mark.parametrize("own", [None, "adam"])
-@pytest.mark.parametrize("at", [1, 4])
+@pytest.mark.parametrize("at", [slow(1), 4])
 def test_a_step_that_fails_is_taken_up_where_it_was(
     at: int, own: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

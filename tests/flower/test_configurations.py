@@ -70,10 +70,10 @@ def shortened(config: str, folder: Path) -> str:
 @pytest.mark.parametrize(
     "config",
     [
-        "digits",
+        "hospitals",
         *(
             pytest.param(one, marks=pytest.mark.slow)
-            for one in ("hospitals", "cities", "digits_fedavg", "digits_student", "hospitals_distilled")
+            for one in ("digits", "cities", "digits_fedavg", "digits_student", "hospitals_distilled")
         ),
     ],
 )

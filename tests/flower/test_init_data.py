@@ -26,7 +26,7 @@ from tests.flower.deployed import (
     weights,
 )
 
-QUICK = {"car_parks": 1, "cities": 1, "digits": 1, "image_and_genes": 1}
+QUICK = {"car_parks": 1, "cities": 1}
 """So many participants of a configuration, from the last, take a second each; all of all are slow."""
 
 

@@ -306,6 +306,15 @@ SLOW = {
     "at a round's start and end, of those who are sampled",
     "two of a class",
     "describes numbers",
+    "beside mixed distillation",
+    "at a round's start and end, of everybody",
+    "lessons of a newcomer, after a round's start",
+    "lessons of a newcomer, by a phase",
+    "results of their own round for some",
+    "plans, and acts after steps",
+    "planned work",
+    "both beside averaging, a newcomer",
+    "ends",
 }
 """Left to `-m slow`: others have their parts."""
 

@@ -295,6 +295,17 @@ SLOW = {
     "sampled, mixed",
     "accumulation",
     "private",
+    "steps in some rounds alone, phase",
+    "mixed, proximal, every second round",
+    "nobody but b takes a step in every round",
+    "phase and lessons, changed public examples",
+    "averaging, no common start",
+    "sampled",
+    "joins later, schedule",
+    "averaging, own prior",
+    "schedule by validation",
+    "momentum, schedule, epochs",
+    "mixed, joins with lessons",
 }
 """Left to `-m slow`: others have their parts."""
 

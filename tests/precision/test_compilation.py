@@ -52,7 +52,7 @@ def together() -> list[Any]:
     return [EnsembleDistillation(batch_size=5), BackboneAveraging()]
 
 
-@pytest.mark.parametrize("where", ["backbone", "backbone.0"])
+@pytest.mark.parametrize("where", [pytest.param("backbone", marks=pytest.mark.slow), "backbone.0"])
 @pytest.mark.parametrize("removed", [False, True])
 def test_hooks_that_come_and_go_are_heard(where: str, removed: bool) -> None:
     """Dynamo looks for hooks when it compiles, and then no more."""
@@ -120,6 +120,7 @@ def test_checkpoints_are_those_of_a_federation_that_is_not_compiled(tmp_path: Pa
     assert equal(ends[0], ends[1])
 
 
+@pytest.mark.slow
 def test_copies_and_pickles_of_what_was_compiled() -> None:
     counting = Counting()
     federation = tiny_federation("ab", participant={"compile": {"backend": "eager"}, "optimizer": None})

@@ -211,7 +211,11 @@ def mixed(participant: dict[str, Any]) -> Federation:
     return Federation(members, participation=0.4, seed=1)
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = {"every second round", "FedAvgM", "a start of their own", "reset"}
+"""Left to `-m slow`: others lend as they do."""
+
+
+@pytest.mark.parametrize("case", [pytest.param(one, marks=pytest.mark.slow) if one in SLOW else one for one in CASES])
 def test_lending_changes_no_bit(case: str, never_lent: Callable[[], None]) -> None:
     participant, averaging = CASES[case]
     names = (*(f"s_{i}" for i in range(8)), "t_8", "t_9")
@@ -292,7 +296,7 @@ def test_loading_what_is_not_shared_ends_the_sharing() -> None:
     assert equal(state_of(federation), state_of(apart))
 
 
-@pytest.mark.parametrize("every", [pytest.param(2, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize("every", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_resume_is_exact(tmp_path: Path, every: int) -> None:
     def setup() -> Any:
         return group(), data(evaluated=True), [BackboneAveraging(server_optimizer=sgd(0.7, momentum=0.9))]
