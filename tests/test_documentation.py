@@ -26,7 +26,7 @@ MOST_LINES = 120
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EVERY_COMMAND = {*COMMANDS, *PROJECT["entry-points"][GROUP]}
-LIGHTNINGS_OPTIONS = {"--ckpt_path", "--config", "--help"}
+LIGHTNINGS_OPTIONS = {"--ckpt_path", "--config", "--help", "--print_config"}
 MODULES = [hf, aggregation, backbones, data, distillation]
 """Where the short names in sentences are from."""
 

@@ -74,6 +74,9 @@ class FederatedCLI(LightningCLI):
     Several ``-c`` files are merged deeply: a file with one participant adds it to those of the files before it, and
     ``--model.participants.NAME.init_args...`` overrides a single value.
 
+    A subclass may set other defaults or add options in :meth:`add_arguments_to_parser`, and add subcommands: entries of
+    ``subcommands()`` with a method each, whose arguments are its options (docs/command_line.md).
+
     Args:
         args: Command line without the program's name.
         run: True to run a subcommand; False to make the classes alone.
@@ -94,6 +97,7 @@ class FederatedCLI(LightningCLI):
             Federation,
             FederatedDataModule,
             subclass_mode_data=True,
+            trainer_class=self._trainer_class(),
             trainer_defaults={
                 "strategy": "federated",
                 "callbacks": [FederatedProgressBar(), ModelSummary(max_depth=2)],
@@ -112,6 +116,12 @@ class FederatedCLI(LightningCLI):
             args=list(args),
             run=run,
         )
+
+    @classmethod
+    def _trainer_class(cls) -> type[L.Trainer]:
+        """Trainer that has the subcommands of a subclass too, since LightningCLI reads their arguments there."""
+        added = {name: getattr(cls, name) for name in cls.subcommands() if not hasattr(L.Trainer, name)}
+        return type("Trainer", (L.Trainer,), added) if added else L.Trainer
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add options of the process, and make the parser read no other file that a value may name, being unchecked."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from hetfed_lightning.cli.commands import COMMANDS, INSTALLED
 from hetfed_lightning.cli.installed import described, installed_commands
@@ -11,10 +12,11 @@ from hetfed_lightning.cli.installed import described, installed_commands
 WIDTH = 100
 """Columns of the page."""
 
-_BEGIN = """usage: hetfed COMMAND [options]
+_USAGE = """usage: hetfed COMMAND [options]
        hetfed COMMAND --help     the options of one command
        hetfed --version
-
+"""
+_BEGIN = """
 Heterogeneous federated learning on PyTorch Lightning: every participant keeps its own architecture, optimizer and data.
 `hetfed fit -c hetfed:digits` trains a federation of the package's examples, `hetfed fit -c FILE.yaml` your own.
 
@@ -26,11 +28,17 @@ my_package` adds your own, which is looked for in the current folder and beside 
 """
 
 
-def overview() -> str:
-    """Text of ``hetfed --help``. Commands of other packages are imported for their descriptions."""
+def overview(prog: str = "hetfed", added: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Text of ``hetfed --help``. Commands of other packages are imported for their descriptions.
+
+    Args:
+        prog: Name of the program.
+        added: Sentences on commands of its own, by name.
+    """
     others = {name: INSTALLED.get(name) or described(entry) for name, entry in installed_commands().items()}
-    rows = [(name, command.sentence) for name, command in COMMANDS.items()] + list(others.items())
-    return _BEGIN + "".join(_lines(rows)) + _END
+    rows = [*((name, one.sentence) for name, one in COMMANDS.items()), *added.items(), *others.items()]
+    begin = _USAGE.replace("hetfed", prog) + _BEGIN
+    return begin + "".join(_lines(rows)) + _END
 
 
 def _lines(rows: Iterable[tuple[str, str]]) -> Iterable[str]:

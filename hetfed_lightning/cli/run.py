@@ -5,12 +5,13 @@ What a command runs is imported when it is called, so that those which need no t
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hetfed_lightning.cli.commands import COMMANDS
 from hetfed_lightning.cli.errors import ConfigError
@@ -19,17 +20,21 @@ from hetfed_lightning.cli.overview import overview
 from hetfed_lightning.paths import arguments_with_home
 from hetfed_lightning.version import __version__
 
+if TYPE_CHECKING:
+    from hetfed_lightning.cli.command import FederatedCLI
+
 BAD_INPUT = 2
 DEBUG = "HETFED_DEBUG"
 NOISE = ("Tip:", "already configured with model summary callbacks")
 """Messages of Lightning at every start that a user can do nothing about."""
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], cli: type[FederatedCLI] | None = None) -> int:
     """Exit code of one command, which is run here.
 
     Args:
         arguments: Command line without the program's name.
+        cli: Subclass of FederatedCLI in its place; its ``prog`` is the program's name in messages.
 
     Returns:
         0; 2 for input that cannot be used; 1 if too few participants were left to go on; an installed command's own
@@ -37,42 +42,45 @@ def run(arguments: Sequence[str]) -> int:
         ``HETFED_DEBUG``.
     """
     _speak()
+    prog = cli.prog if cli else "hetfed"
+    own = _own_commands(cli) if cli else {}
     command, *rest = arguments_with_home(arguments) or ["--help"]
     if command == "--version":
-        sys.stdout.write(f"hetfed {__version__}\n")
+        sys.stdout.write(f"{prog} {__version__}\n" if prog == "hetfed" else f"{prog}, hetfed {__version__}\n")
         return 0
     if command in {"-h", "--help"}:
-        sys.stdout.write(overview())
+        sys.stdout.write(overview(prog, own))
         return 0
-    if not command.startswith("-") and command not in COMMANDS:
+    if not command.startswith("-") and command not in COMMANDS and command not in own:
         installed = installed_commands()
         if command not in installed:
-            return _refuse(_unknown(command, (*COMMANDS, *installed)))
+            return _refuse(prog, _unknown(command, (*COMMANDS, *own, *installed)))
     try:
         if command in COMMANDS and not COMMANDS[command].needs_torch:
             COMMANDS[command].load()(rest)
             return 0
-        return _run_heavy(command, rest)
+        return _run_heavy(command, rest, prog, cli)
     except ConfigError as error:
-        return _refuse(str(error))
+        return _refuse(prog, str(error))
 
 
-def _run_heavy(command: str, rest: list[str]) -> int:
+def _run_heavy(command: str, rest: list[str], prog: str, cli: type[FederatedCLI] | None) -> int:
     """Exit code of a command that may train."""
     from hetfed_lightning.cli.failures import failures_in_words
 
     with failures_in_words(debug=bool(os.environ.get(DEBUG))) as failed:
-        return _execute(command, rest)
-    return _refuse(failed.message, failed.code)
+        return _execute(command, rest, cli)
+    return _refuse(prog, failed.message, failed.code)
 
 
-def _execute(command: str, rest: list[str]) -> int:
-    if command in COMMANDS and COMMANDS[command].place:
+def _execute(command: str, rest: list[str], cli: type[FederatedCLI] | None) -> int:
+    from hetfed_lightning.cli.command import FederatedCLI
+
+    kind = cli or FederatedCLI
+    if command.startswith("-") or command in kind.subcommands():
+        kind([command, *rest], environment=os.environ)
+    elif command in COMMANDS:
         COMMANDS[command].load()(rest)
-    elif command.startswith("-") or command in COMMANDS:
-        from hetfed_lightning.cli.command import FederatedCLI
-
-        FederatedCLI([command, *rest], environment=os.environ)
     else:
         return load_command(installed_commands()[command])(rest) or 0
     return 0
@@ -84,8 +92,14 @@ def _unknown(command: str, known: Sequence[str]) -> str:
     return f"no command {command!r}{did_you_mean(command, known)}."
 
 
-def _refuse(message: str, code: int = BAD_INPUT) -> int:
-    sys.stderr.write(f"hetfed: error: {message}\n")
+def _own_commands(cli: type[FederatedCLI]) -> dict[str, str]:
+    """First lines of the docstrings of the subcommands that a subclass adds, by name."""
+    added = (name for name in cli.subcommands() if name not in COMMANDS)
+    return {name: (inspect.getdoc(getattr(cli, name)) or "").partition("\n")[0] for name in added}
+
+
+def _refuse(prog: str, message: str, code: int = BAD_INPUT) -> int:
+    sys.stderr.write(f"{prog}: error: {message}\n")
     return code
 
 
