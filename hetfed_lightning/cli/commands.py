@@ -66,6 +66,10 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         ),
         "join": Command("Adds one participant to a trained federation.", f"{_CLI}.join:join_command"),
         "leave": Command("Removes one participant from a trained federation.", f"{_CLI}.leave:leave_command"),
+        "completion": Command(
+            "Prints a script with which a shell completes commands and options.",
+            f"{_CLI}.completion:completion_command",
+        ),
     }
 )  # fmt: skip
 """Commands of the package by name, in the order of the help."""
