@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hetfed_lightning.callbacks.progress_bar import FederatedProgressBar
     from hetfed_lightning.callbacks.record import RunRecord
     from hetfed_lightning.checkpointing.plugin import SafeCheckpointIO
+    from hetfed_lightning.cli.export import load_participant
     from hetfed_lightning.data import FederatedDataModule
     from hetfed_lightning.federated_callback import FederatedCallback, Phase
     from hetfed_lightning.federation.federation import Federation
@@ -54,6 +55,7 @@ if not TYPE_CHECKING:  # A type checker would take any name for one of the packa
             "callbacks.monitor": ("FederationMonitor",),
             "callbacks.progress_bar": ("FederatedProgressBar",),
             "callbacks.record": ("RunRecord",),
+            "cli.export": ("load_participant",),
             "checkpointing.plugin": ("SafeCheckpointIO",),
             "data": ("FederatedDataModule",),
             "federated_callback": ("FederatedCallback", "Phase"),
@@ -122,6 +124,7 @@ __all__ = [
     "Work",
     "__version__",
     "benchmark",
+    "load_participant",
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from hetfed_lightning.checkpointing.atomic import write_atomically
@@ -32,6 +32,8 @@ WEIGHTS = "weights.safetensors"
 CONFIG = "participant.yaml"
 SCHEMA = "schema.yaml"
 """File of a participant trained on a table: columns and classes in order, and values that fill gaps."""
+NAME = "participant"
+"""Key of the participant's name in the metadata of the weights."""
 LEARNED = "task.yaml"
 """File of values that a participant's task learned of its training data, such as balancing class weights."""
 SHARES = "class_shares.yaml"
@@ -55,7 +57,7 @@ def export_command(arguments: Sequence[str]) -> None:
     folder = export_participant(config, options.ckpt_path, options.participant, Path(options.output))
     log.info("Exported %s to %s: %s, %s", options.participant, folder, WEIGHTS, CONFIG)
     own = f", allow_import={options.allow_import}" if options.allow_import else ""
-    log.info("In Python: hetfed_lightning.cli.load_participant(%r%s)", str(folder), own)
+    log.info("In Python: hetfed_lightning.load_participant(%r%s)", str(folder), own)
 
 
 def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder: Path) -> Path:
@@ -103,7 +105,8 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
         log.warning("%s has no class weights of participant %r: its loss will be unweighted.", ckpt_path, name)
     if participant.own_prior and not shares:
         log.warning("%s has no class shares of participant %r: own_prior will change nothing.", ckpt_path, name)
-    write_atomically(folder / WEIGHTS, save({key: tensor.contiguous() for key, tensor in state.items()}))
+    weights = {key: tensor.contiguous() for key, tensor in state.items()}
+    write_atomically(folder / WEIGHTS, save(weights, metadata={NAME: name}))
     write_atomically(folder / CONFIG, yaml.safe_dump(settings, sort_keys=False))
     if schema is not None:
         write_atomically(folder / SCHEMA, yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True))
@@ -116,6 +119,8 @@ def export_participant(config: dict[str, Any], ckpt_path: str, name: str, folder
 
 def load_participant(folder: str | Path, allow_import: Sequence[str] = ()) -> Participant:
     """Participant of an exported folder, with its weights, outside of any federation.
+
+    It predicts by ``predict`` on tensors and by ``predict_table`` on pandas frames.
 
     Args:
         folder: Folder that ``hetfed export`` wrote.
@@ -133,6 +138,8 @@ def load_participant(folder: str | Path, allow_import: Sequence[str] = ()) -> Pa
         raise ConfigError(f"{Path(folder) / CONFIG}: {explained(str(error), 'allow_import=')}") from error
     try:
         participant.load_state_dict(load_file(weights))
+        with safe_open(weights, framework="pt") as file:
+            participant.trained_as = (file.metadata() or {}).get(NAME)  # Earlier versions wrote none.
     except (SafetensorError, RuntimeError) as error:
         raise ConfigError(f"{weights}: it is damaged, or of another participant ({error}). Export again.") from error
     if (path := Path(folder) / SCHEMA).is_file():

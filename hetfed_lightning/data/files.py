@@ -187,7 +187,9 @@ class TableDataModule(NamedDataModule):
             tables = read_table(self.path, self.target, self.participant_column, **options)
         else:
             tables = read_tables(self.path, self.target, **options)
-        self.schemas = {name: DataSchema(tables.features[name], tables.classes or ()) for name in tables}
+        self.schemas = {
+            name: DataSchema(tables.features[name], tables.classes or (), target=self.target) for name in tables
+        }
         for name, schema in self.learned.items():
             if name in self.schemas:
                 refuse_other_meaning(name, schema, self.schemas[name])

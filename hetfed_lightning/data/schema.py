@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from hetfed_lightning.data.errors import DataError
+from hetfed_lightning.data.sources.new_rows import read_new_inputs, read_truth
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["DataSchema"]
 
@@ -27,11 +34,13 @@ class DataSchema:
             regression.
         fillings: For each column, what stands in for a missing value: the mean of the participant's training rows.
             Empty where nothing is filled in.
+        target: Name of the column to predict; empty where it is unknown. Two schemas may differ in it and be equal.
     """
 
     columns: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     fillings: tuple[float, ...] = ()
+    target: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.fillings and len(self.fillings) != len(self.columns):
@@ -60,9 +69,44 @@ class DataSchema:
             )
         return torch.where(gaps, torch.tensor(self.fillings, dtype=inputs.dtype, device=inputs.device), inputs)
 
+    def inputs_of(self, frame: DataFrame, origin: str) -> Tensor:
+        """Inputs of new rows as the participant takes them, shape ``(N, columns)``, float32, gaps filled.
+
+        Args:
+            frame: The rows, N of them; columns are found by name, and further ones ignored.
+            origin: File or other origin of the rows, for messages.
+
+        Raises:
+            DataError: If inputs are no table, or the rows have not what it takes, naming origin and column.
+        """
+        if not self.columns:
+            raise DataError(
+                f"{origin}: the data that it was trained on had no named columns, so rows of a table cannot be its "
+                "inputs: predict on tensors, or train on a data source that names its columns, such as TableDataModule"
+            )
+        inputs: Tensor = self.filled(read_new_inputs(frame, self.columns, origin, gaps=bool(self.fillings)))
+        return inputs
+
+    def truth_of(self, frame: DataFrame, origin: str, *, values: bool) -> NDArray[Any] | None:
+        """Truth of new rows, shape ``(N,)``: names of classes, or numbers; None in the place of a row without one.
+
+        Args:
+            frame: The rows.
+            origin: As for :meth:`inputs_of`.
+            values: True for a regression.
+
+        Returns:
+            None if the rows have no column of that name, or nothing in it.
+
+        Raises:
+            DataError: If a regression's column holds text.
+        """
+        return read_truth(frame, self.target, self.classes, origin, values=values) if self.target else None
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists by name, for checkpoints and files."""
-        return {key: list(value) for key, value in asdict(self).items()}
+        """Plain lists by name, for checkpoints and files, and the target's name where it is known."""
+        lists = {key: list(value) for key, value in asdict(self).items() if key != "target"}
+        return lists | ({"target": self.target} if self.target else {})
 
     @classmethod
     def from_dict(cls, found: Any) -> Self:
@@ -79,7 +123,10 @@ class DataSchema:
             raise ValueError(f"schema: expected a list of numbers under 'fillings', got {fillings!r:.80}")
         if not all(map(math.isfinite, fillings)):
             raise ValueError("schema: expected finite numbers under 'fillings'")
-        return cls(names["columns"], names["classes"], tuple(map(float, fillings)))
+        target = found.get("target", "")  # Earlier versions saved none.
+        if not isinstance(target, str):
+            raise ValueError(f"schema: expected a name under 'target', got {target!r:.80}")  # noqa: TRY004 - of a file
+        return cls(names["columns"], names["classes"], tuple(map(float, fillings)), target)
 
 
 def _names(key: str, found: Any) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import lightning as L
 import torch
@@ -34,11 +34,15 @@ from hetfed_lightning.participants.inseparable import bound_buffers, first_keys
 from hetfed_lightning.participants.key_patterns import matches
 from hetfed_lightning.participants.own_prior import CLASS_SHARES, check_own_prior, saved_shares, under_own_prior
 from hetfed_lightning.participants.precision import converted, default_optimizer
+from hetfed_lightning.participants.predict_frame import predictions_of_frame
 from hetfed_lightning.participants.transfer import Transfer, slow_down
 from hetfed_lightning.privacy import DPSGD, PrivacyAccount
 from hetfed_lightning.shared_storage.copy_on_write import Borrower
 from hetfed_lightning.supervised import Supervised
 from hetfed_lightning.tasks import Task, TaskName, as_task
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 STUDENT = "student"
 """Name of the unified model in logs and checkpoints."""
@@ -162,6 +166,7 @@ class Participant(Borrower, L.LightningModule):
     Attributes:
         schema: Meaning of the data's columns and classes, and fill values of its gaps, once it has been trained on data
             with a schema; saved in checkpoints and exports.
+        trained_as: Name in the federation that it was exported from; None for others.
         class_shares: Shares of the classes in its training data, smoothed, once a federation has trained it with
             ``own_prior``; saved in checkpoints and exports, and sent to nobody.
 
@@ -230,6 +235,7 @@ class Participant(Borrower, L.LightningModule):
         self.accumulate_grad_batches = accumulate_grad_batches
         self.privacy = privacy
         self.schema: DataSchema | None = None
+        self.trained_as: str | None = None
         self.class_shares: tuple[float, ...] | None = None
         self.ledger = PrivacyAccount()
         self.compile_settings = settings_of(compile)
@@ -437,6 +443,26 @@ class Participant(Borrower, L.LightningModule):
             inputs = converted(self.transfer_batch_to_device(inputs, self.device, 0), dtype)
             outputs = self.outputs_for(scope, self(self.transformed(inputs)))
         return self.in_own_unit(self.task.predictions(outputs))
+
+    def predict_table(self, frame: DataFrame, scope: Scope = "own") -> DataFrame:
+        """Predictions for the rows of a pandas frame, a row each, with the frame's index.
+
+        Columns of the frame are found by the names that the participant was trained on, whatever their order; gaps are
+        filled as in training. Nothing but the participant is needed.
+
+        Args:
+            frame: New rows, at least one; the column that was the target in training is the truth, if it is there.
+            scope: As for :meth:`predict`.
+
+        Returns:
+            Columns ``row`` (counted from 1), ``participant``, and those of
+            :func:`~hetfed_lightning.participants.prediction_table.prediction_columns`.
+
+        Raises:
+            DataError: If it was not trained on named columns, or a column is missing or no number.
+            ImportError: If pandas is not installed.
+        """
+        return predictions_of_frame(self, frame, scope)
 
     def evaluate_batch(self, batch: Any, stage: Stage, evaluated: Evaluated | None = None) -> None:
         """Update and log loss and metrics of a batch.
