@@ -21,6 +21,7 @@ from hetfed_lightning.cli.error_messages import check_participants, explained
 from hetfed_lightning.cli.error_owner import FAULTS, made
 from hetfed_lightning.cli.forbidden_values import check_values
 from hetfed_lightning.cli.groups import settings_by_member
+from hetfed_lightning.cli.help_text import help_text
 from hetfed_lightning.cli.schemas import saved_class_shares, saved_learned, saved_schema
 from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.data.schema import DataSchema
@@ -42,7 +43,7 @@ SHARES = "class_shares.yaml"
 
 def export_command(arguments: Sequence[str]) -> None:
     """``hetfed export -c run/config.yaml --ckpt_path run.ckpt --participant hospital_a --output hospital_a/``."""
-    parser = ArgumentParser(prog="hetfed export", description=export_command.__doc__, exit_on_error=False)
+    parser = ArgumentParser(prog="hetfed export", description=help_text(export_command), exit_on_error=False)
     parser.add_argument(
         "-c", "--config", action="append", required=True, help="Configuration of the run; may be repeated."
     )

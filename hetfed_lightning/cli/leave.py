@@ -13,6 +13,7 @@ from hetfed_lightning.checkpointing.atomic import write_atomically
 from hetfed_lightning.checkpointing.reading import read_checkpoint
 from hetfed_lightning.checkpointing.sealing import write_checkpoint
 from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, load_configs
+from hetfed_lightning.cli.help_text import help_text
 from hetfed_lightning.cli.run_files import CHECKPOINT, CONFIG, config_of_run, tell_how_to_go_on
 from hetfed_lightning.federation.membership import without_member
 
@@ -25,7 +26,7 @@ def leave_command(arguments: Sequence[str]) -> Path:
     Writes a checkpoint without the participant's weights, optimizer and logs, and the configuration with which the
     others go on. Traces of the participant in the shared state stay, as does the account of private averages.
     """
-    parser = ArgumentParser(prog="hetfed leave", description=leave_command.__doc__, exit_on_error=False)
+    parser = ArgumentParser(prog="hetfed leave", description=help_text(leave_command), exit_on_error=False)
     parser.add_argument("--ckpt_path", required=True, help="Checkpoint of the federation.")
     parser.add_argument("--participant", required=True, help="Who leaves.")
     parser.add_argument("--output", required=True, help="Folder to write.")

@@ -45,30 +45,29 @@ def run(arguments: Sequence[str], cli: type[FederatedCLI] | None = None) -> int:
     prog = cli.prog if cli else "hetfed"
     own = _own_commands(cli) if cli else {}
     command, *rest = arguments_with_home(arguments) or ["--help"]
-    if command == "--version":
-        sys.stdout.write(f"{prog} {__version__}\n" if prog == "hetfed" else f"{prog}, hetfed {__version__}\n")
-        return 0
-    if command in {"-h", "--help"}:
-        sys.stdout.write(overview(prog, own))
+    if command in {"--version", "-h", "--help"}:
+        own_version = "" if prog == "hetfed" else f"{prog}, "
+        sys.stdout.write(f"{own_version}hetfed {__version__}\n" if command == "--version" else overview(prog, own))
         return 0
     if not command.startswith("-") and command not in COMMANDS and command not in own:
         installed = installed_commands()
         if command not in installed:
             return _refuse(prog, _unknown(command, (*COMMANDS, *own, *installed)))
-    try:
-        if command in COMMANDS and not COMMANDS[command].needs_torch:
+    fault = None
+    if command in COMMANDS and not COMMANDS[command].needs_torch:
+        try:
             COMMANDS[command].load()(rest)
+        except ConfigError as error:
+            return _refuse(prog, str(error))
+        except Exception as error:  # noqa: BLE001  # raised again below, where it is known which are about the input
+            fault = error
+        else:
             return 0
-        return _run_heavy(command, rest, prog, cli)
-    except ConfigError as error:
-        return _refuse(prog, str(error))
-
-
-def _run_heavy(command: str, rest: list[str], prog: str, cli: type[FederatedCLI] | None) -> int:
-    """Exit code of a command that may train."""
     from hetfed_lightning.cli.failures import failures_in_words
 
     with failures_in_words(debug=bool(os.environ.get(DEBUG))) as failed:
+        if fault is not None:
+            raise fault
         return _execute(command, rest, cli)
     return _refuse(prog, failed.message, failed.code)
 

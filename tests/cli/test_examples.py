@@ -61,6 +61,18 @@ def test_what_is_not_there_is_named(capsys: pytest.CaptureFixture[str], argument
     assert (ended.code, message in ended.err) == (2, True), ended.err
 
 
+def test_a_file_that_cannot_be_written_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    ended = hetfed(capsys, "examples", "digits", "-o", "file/digits.yaml")
+    assert (ended.code, "file" in ended.err) == (2, True)
+    monkeypatch.setenv("HETFED_DEBUG", "1")
+    with pytest.raises(OSError, match="file"):
+        hetfed(capsys, "examples", "digits", "-o", "file/digits.yaml")
+
+
 def test_a_name_stands_for_the_file_wherever_configurations_are_read() -> None:
     path = str(ROOT / "configs" / "digits.yaml")
     assert configuration_path("hetfed:digits") == path

@@ -7,6 +7,7 @@ import pytest
 import hetfed_lightning as hf
 from hetfed_lightning import data, showcases
 from hetfed_lightning.cli.commands import COMMANDS
+from hetfed_lightning.cli.help_text import help_text
 from tests.cli.commands import hetfed
 
 LISTED = (hf.Participant, hf.MultiInputParticipant, hf.ParticipantGroup)
@@ -68,8 +69,25 @@ def test_the_help_of_data_alone_lists_what_every_data_module_takes(capsys: pytes
     assert "--data.batch_size" in shown(capsys, "fit", "--data.help")
 
 
+def test_a_help_has_the_sentences_of_a_docstring_and_no_sections() -> None:
+    def command(arguments: list[str]) -> int:
+        """``hetfed one``: does one
+        thing. And another.
+
+        Args:
+            arguments: Words.
+
+        Returns:
+            0.
+        """
+        return len(arguments)
+
+    assert help_text(command) == "`hetfed one`: does one thing. And another."
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
     told = shown(capsys, command, "--help")
     assert told.startswith("usage: hetfed")
     assert command in told
+    assert not [word for word in ("``", "Args:", "Raises:", "Returns:") if word in told.partition("options:")[0]]

@@ -19,6 +19,7 @@ from hetfed_lightning.cli.benchmark.schedule import check_suite, run_cells, run_
 from hetfed_lightning.cli.benchmark.suite import read_suite, suite_of, with_trials
 from hetfed_lightning.cli.benchmark.tables import markdown, write_figures
 from hetfed_lightning.cli.benchmark.tuning import TRIALS, tuned, write_trials
+from hetfed_lightning.cli.help_text import help_text
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def benchmark_command(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: If suite or configurations cannot be used.
     """
-    parser = ArgumentParser(prog="hetfed benchmark", description=benchmark_command.__doc__, exit_on_error=False)
+    parser = ArgumentParser(prog="hetfed benchmark", description=help_text(benchmark_command), exit_on_error=False)
     parser.add_argument("-c", "--suite", type=str, required=True, help="The suite, a YAML file (docs/benchmark.md).")
     parser.add_argument("--output", type=str | None, default=None, help="Folder of cells and tables.")
     parser.add_argument("--jobs", type=PositiveInt, default=1, help="Cells side by side, each in its own process.")

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 
 from hetfed_lightning import plots
 from hetfed_lightning.cli.configs import ConfigError
+from hetfed_lightning.cli.help_text import help_text
 from hetfed_lightning.cli.report import page, read_subject
 from hetfed_lightning.logs.run_record import RecordError
 
@@ -22,7 +23,7 @@ def report_command(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: If a folder holds no record or a damaged one, or matplotlib is missing.
     """
-    parser = ArgumentParser(prog="hetfed report", description=report_command.__doc__, exit_on_error=False)
+    parser = ArgumentParser(prog="hetfed report", description=help_text(report_command), exit_on_error=False)
     parser.add_argument("runs", nargs="+", help="Folders, shown in this order.")
     parser.add_argument("-o", "--output", default="report.html", help="File to write.")
     parser.add_argument("--title", default="Federation report", help="Heading of the page.")

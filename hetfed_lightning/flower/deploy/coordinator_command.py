@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.help_text import help_text
 from hetfed_lightning.cli.strict_yaml import read_config
 from hetfed_lightning.flower.coordinator.shared_layouts import SHARED
 from hetfed_lightning.flower.deploy.follow_run import run_app
@@ -44,7 +45,7 @@ def coordinator_command(arguments: Sequence[str]) -> int:
         ConfigError: If a file is missing or cannot be used, or there is no run to resume.
     """
     parser = ArgumentParser(
-        prog="hetfed deploy coordinator", description=coordinator_command.__doc__, exit_on_error=False
+        prog="hetfed deploy coordinator", description=help_text(coordinator_command), exit_on_error=False
     )
     parser.add_argument("deployment", help="Folder that `hetfed deploy init` has written: its app/ and server/.")
     parser.add_argument(

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.help_text import help_text
 from hetfed_lightning.flower.files.certificates import (
     LOOPBACK,
     Certificate,
@@ -31,7 +32,7 @@ def keys_command(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: If all of them are there already, or the folder is no deployment.
     """
-    parser = ArgumentParser(prog="hetfed deploy keys", description=keys_command.__doc__, exit_on_error=False)
+    parser = ArgumentParser(prog="hetfed deploy keys", description=help_text(keys_command), exit_on_error=False)
     parser.add_argument("deployment", help="Folder that `hetfed deploy init` has written.")
     parser.add_argument(
         "--host", action="append", default=[], help="Name or address by which sites reach the coordinator; repeatable."

@@ -10,6 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.help_text import help_text
 from hetfed_lightning.flower.coordinator.shared_layouts import SHARED
 from hetfed_lightning.flower.deploy.follow_run import run_app
 from hetfed_lightning.flower.deploy.key_files import check_private
@@ -34,7 +35,7 @@ def local_command(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: If the folder is no deployment, or there is no run to resume.
     """
-    parser = ArgumentParser(prog="hetfed deploy local", description=local_command.__doc__, exit_on_error=False)
+    parser = ArgumentParser(prog="hetfed deploy local", description=help_text(local_command), exit_on_error=False)
     parser.add_argument("deployment", help="Folder that `hetfed deploy init` has written.")
     parser.add_argument("--output", type=str | None, default=None, help="Folder of runs; by default DEPLOYMENT/runs.")
     parser.add_argument("--resume", action="store_true", help="Go on from the last completed round of the last run.")

@@ -14,6 +14,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.help_text import help_text
 from hetfed_lightning.cli.strict_yaml import read_config
 from hetfed_lightning.flower.deploy.follow_run import terminated_by_exception
 from hetfed_lightning.flower.deploy.key_files import check_site_key, check_there
@@ -45,7 +46,7 @@ def site_command(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: If a file is missing or cannot be used, or the site runs already.
     """
-    parser = ArgumentParser(prog="hetfed deploy site", description=site_command.__doc__, exit_on_error=False)
+    parser = ArgumentParser(prog="hetfed deploy site", description=help_text(site_command), exit_on_error=False)
     parser.add_argument("folder", help="The site's folder, with site.yaml.")
     parser.add_argument("--coordinator", required=True, help="HOST:PORT, HOST as in the coordinator's certificate.")
     parser.add_argument(

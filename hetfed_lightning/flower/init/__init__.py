@@ -10,6 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.help_text import help_text
 from hetfed_lightning.data.sources import public_bytes
 from hetfed_lightning.flower.coordinator.server_config import read_server_config
 from hetfed_lightning.flower.coordinator.shared_layouts import SHARED, layouts_text
@@ -38,7 +39,7 @@ def init_command(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: If the configuration cannot be used or deployed, or the folder is in use.
     """
-    parser = ArgumentParser(prog="hetfed deploy init", description=init_command.__doc__, exit_on_error=False)
+    parser = ArgumentParser(prog="hetfed deploy init", description=help_text(init_command), exit_on_error=False)
     parser.add_argument("config", nargs="+", help="Configuration as of `hetfed fit`; several are merged deeply.")
     parser.add_argument("-o", "--output", required=True, help="Folder to write.")
     parser.add_argument("--force", action="store_true", help="Write over a deployment that is there; keys stay.")
