@@ -17,6 +17,7 @@ from hetfed_lightning.data.partitioned import PartitionedDataModule, Pool, shuff
 from hetfed_lightning.data.partitions import Partition
 from hetfed_lightning.data.schema import DataSchema
 from hetfed_lightning.data.sources import (
+    Encodings,
     Tables,
     read_idx_folder,
     read_image_folder,
@@ -132,6 +133,9 @@ class TableDataModule(NamedDataModule):
         separator: Mark between the columns of a CSV file, one character.
         decimal: Mark before the decimals of a CSV file, ``"."`` or ``","``.
         max_unpacked: Bytes that a compressed file may unpack to; None for 256 MiB, or a hundred times the file's size.
+        categories: Columns of categories, which become an input for each value, one for values that are not known and
+            one for missing ones. Values by column, in order; null, or a list of columns alone, for the sorted values in
+            all files that are read.
         settings: As for :class:`NamedDataModule`.
     """
 
@@ -148,6 +152,7 @@ class TableDataModule(NamedDataModule):
         separator: str = ",",
         decimal: str = ".",
         max_unpacked: int | None = None,
+        categories: dict[str, list[str | int] | None] | list[str] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
@@ -167,6 +172,7 @@ class TableDataModule(NamedDataModule):
         self.separator = separator
         self.decimal = decimal
         self.max_unpacked = max_unpacked
+        self.encodings = Encodings.of(categories)
 
     def load_participants(self) -> Tables:
         """Examples of each participant, by name; gaps that are to be filled are NaN in them.
@@ -182,6 +188,7 @@ class TableDataModule(NamedDataModule):
             "separator": self.separator,
             "decimal": self.decimal,
             "max_unpacked": self.max_unpacked,
+            "encodings": self.encodings,
         }
         if self.participant_column is not None and isinstance(self.path, str):
             tables = read_table(self.path, self.target, self.participant_column, **options)

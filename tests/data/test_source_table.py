@@ -228,7 +228,11 @@ def test_a_class_of_dropped_rows_is_none(tmp_path: Path) -> None:
         (WARDS + "a,inf,TRUE,0\n", {}, r"participant 'a': values that are infinite.* column 'age' \(1\)"),
         (WARDS + "a,1e300,TRUE,0\n", {}, r"too large for float32, in column 'age' \(1\)"),
         (WARDS + "a,inf,TRUE,0\n", {"missing": "keep"}, r"infinite.* column 'age' \(1\), the first in row 4"),
-        (WARDS + "a,old,TRUE,0\n", {}, r"numbers in column 'age' \('old' in row \d+\), got text or dates: one-hot"),
+        (
+            WARDS + "a,old,TRUE,0\n",
+            {},
+            r"numbers in column 'age' \('old' in row \d+\), got text or dates: name it under categories",
+        ),
         (WARDS + "a,1,TRUE,-1\n", {}, "participant 'a': expected class labels .* 0 or more, got -1"),
         (WARDS + "a,1,TRUE,0.5\n", {}, "whole numbers of 0 or more, got 0.5: .*kind='value'"),
         (WARDS + "a,1,TRUE,inf\n", {}, r"infinite.* column 'sick' \(1\)"),

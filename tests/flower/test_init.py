@@ -334,6 +334,27 @@ def test_tables_are_divided_and_classes_named(tmp_path: Path, monkeypatch: pytes
     assert data.num_public == 6
 
 
+def test_sites_get_the_categories_of_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = tiny()
+    arguments: dict[str, Any] = {"path": {}, "target": "sick", "categories": ["smoker"]}
+    for name, smoker in (("hospital_a", "never"), ("hospital_b", "former")):
+        arguments["path"][name] = f"{name}.csv"
+        rows = [f"{smoker},{i},{i % 3}" for i in range(40)]
+        Path(f"{name}.csv").write_text("\n".join(["smoker,x,sick", *rows]), encoding="utf-8")
+    config["data"] = {"class_path": "hetfed_lightning.data.TableDataModule", "init_args": arguments}
+    for member in config["model"]["participants"].values():
+        member["init_args"]["backbone"]["init_args"]["in_features"] = 5
+    folder = deployed(written(config), Path("d"))
+    settings = read(folder / "sites/hospital_b/site.yaml")["data"]["init_args"]["data"]["init_args"]
+    assert settings["categories"] == {"smoker": ["former", "never"]}
+    names = ["former", "never", "(unknown)", "(missing)"]
+    assert settings["features"] == [*(f"smoker={name}" for name in names), "x"]
+    Path("hospital_b.csv").unlink()
+    with pytest.raises(ConfigError, match="categories: name the values of column 'smoker', since every site would"):
+        deployed(written(config), Path("e"))
+
+
 def test_paths_by_participant_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = tiny()

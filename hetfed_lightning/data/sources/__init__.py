@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hetfed_lightning._moved import names_moved_from
+from hetfed_lightning.data.sources.encodings import Encodings
 from hetfed_lightning.data.sources.idx import read_idx, read_idx_folder, read_idx_images
 from hetfed_lightning.data.sources.image_folder import ImageFiles, read_image_folder
 from hetfed_lightning.data.sources.npz import read_npz, read_npz_splits
@@ -15,6 +16,7 @@ if not TYPE_CHECKING:  # What has moved to the showcases is found by its old nam
     __getattr__ = names_moved_from(__name__)
 
 __all__ = [
+    "Encodings",
     "ImageFiles",
     "Tables",
     "public_bytes",

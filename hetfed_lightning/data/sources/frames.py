@@ -32,7 +32,7 @@ _DAMAGED = (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.B
 def read_frame(
     path: Path,
     separator: str = ",",
-    as_text: str | None = None,
+    as_text: Sequence[str] = (),
     *,
     decimal: str = ".",
     max_unpacked: int | None = None,
@@ -42,7 +42,7 @@ def read_frame(
     Args:
         path: A CSV file in UTF-8 with a header, or a file whose suffix says parquet.
         separator: Mark between the columns of a CSV file, one character.
-        as_text: A column of a CSV file to read as text and without gaps, so that 007, 1e3 and NA stay as they are.
+        as_text: Columns of a CSV file to read as text and without gaps, so that 007, 1e3 and NA stay as they are.
         decimal: Mark before the decimals of a CSV file, ``"."`` or ``","``.
         max_unpacked: Bytes that a compressed file may unpack to; None for the limit of
             :mod:`hetfed_lightning.data.unpacking`.
@@ -138,17 +138,17 @@ def _header(pandas: Any, path: Path, source: Path | BytesIO, separator: str) -> 
     return header
 
 
-def _read_csv(pandas: Any, source: Path | BytesIO, separator: str, decimal: str, as_text: str | None) -> DataFrame:
+def _read_csv(pandas: Any, source: Path | BytesIO, separator: str, decimal: str, as_text: Sequence[str]) -> DataFrame:
     with warnings.catch_warnings():
         # Rows longer than the header would be cut.
         warnings.simplefilter("error", pandas.errors.ParserWarning)
         frame: DataFrame = pandas.read_csv(
             _rewound(source), sep=separator, decimal=decimal, index_col=False, low_memory=False
         )
-        text = next((name for name in frame.columns if as_text is not None and str(name).strip() == as_text), None)
-        if text is not None:
+        text = [name for name in frame.columns if str(name).strip() in as_text]
+        if text:
             # Apart: neither a dtype nor a converter keeps pandas from taking "NA" in one column for a gap.
-            settings = {"usecols": [text], "dtype": str, "keep_default_na": False}
+            settings = {"usecols": text, "dtype": str, "keep_default_na": False}
             frame[text] = pandas.read_csv(_rewound(source), sep=separator, index_col=False, **settings)[text]
     return frame
 

@@ -27,7 +27,13 @@ _OF_ROWS = frozenset({"id", "uid", "uuid", "guid", "rowname", "rownames", "rowid
 _ENDS_IN_ID = re.compile(r".*(?:[ ._-][iI][dD]|[a-z0-9](?:Id|ID))")
 
 
-def agreed_columns(everyones: Sequence[Rows], participant_column: str | None = None) -> list[str]:
+def agreed_columns(
+    everyones: Sequence[Rows],
+    participant_column: str | None = None,
+    *,
+    meant: Sequence[str] = (),
+    aside: Sequence[str] = (),
+) -> list[str]:
     """Input columns of all participants together, in the order of the first.
 
     Left out, with a line in the log: columns without a name and without a value, as a separator at the end of a line
@@ -36,12 +42,14 @@ def agreed_columns(everyones: Sequence[Rows], participant_column: str | None = N
     Args:
         everyones: Each participant's rows.
         participant_column: Column of the participants' names, if there is one.
+        meant: Columns that do not name rows, whatever they hold.
+        aside: Columns that are no features.
 
     Raises:
         DataError: If a column has values and no name; if two files spell a name differently in case or blanks alone; if
             a file lacks a column that more than half of them have.
     """
-    reserved = {everyones[0].target, participant_column}
+    reserved = {everyones[0].target, participant_column, *aside}
     present = {}
     for rows in everyones:
         names = [str(name) for name in rows.frame.columns if name not in reserved]
@@ -60,7 +68,7 @@ def agreed_columns(everyones: Sequence[Rows], participant_column: str | None = N
     for name in dict.fromkeys(name for own in present.values() for name in own):
         having = [rows for rows in everyones if name in present[rows.participant]]
         lacking = [rows for rows in everyones if name not in present[rows.participant]]
-        if _numbers_rows(name, having):
+        if name not in meant and _numbers_rows(name, having):
             of_rows.append(name)
         elif 2 * len(lacking) >= len(everyones):
             extra.append(f"{name!r} ({', '.join(dict.fromkeys(str(rows.path) for rows in having[:3]))})")

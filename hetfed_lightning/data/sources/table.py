@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from hetfed_lightning.data.errors import DataError
@@ -20,6 +21,7 @@ from hetfed_lightning.data.sources.columns import (
     read_values,
     select_features,
 )
+from hetfed_lightning.data.sources.encodings import Encodings, encoded, with_parts
 from hetfed_lightning.data.sources.frames import read_frame, require_columns
 from hetfed_lightning.data.sources.matching import agreed_columns, tell_extra_columns
 from hetfed_lightning.paths import with_home
@@ -28,6 +30,9 @@ __all__ = ["Missing", "Tables", "read_table", "read_tables", "table_files"]
 
 Missing = Literal["keep", "drop"] | None
 """Treatment of missing inputs: ``"keep"`` as NaN, ``"drop"`` the row, or None to refuse them."""
+
+NO_ENCODINGS = Encodings()
+"""Encodings of a table of numbers."""
 
 _TABLE_NAMES = ("*.csv", "*.csv.gz", "*.parquet", "*.pq")
 
@@ -39,6 +44,7 @@ class Tables(dict[str, Examples]):
         features: Names of the input columns of each participant, in order.
         classes: Names of the classes, in order, where there is a vocabulary: the target was text, or they were given.
             None elsewhere.
+        vocabularies: Categories of each column that holds some, in order.
     """
 
     def __init__(
@@ -46,10 +52,12 @@ class Tables(dict[str, Examples]):
         examples: Mapping[str, Examples],
         features: Mapping[str, Sequence[str]],
         classes: Sequence[str] | None,
+        vocabularies: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         super().__init__(examples)
         self.features = {name: tuple(columns) for name, columns in features.items()}
         self.classes = None if classes is None else tuple(classes)
+        self.vocabularies = {column: tuple(values) for column, values in vocabularies.items()}
 
 
 def read_table(
@@ -64,6 +72,7 @@ def read_table(
     *,
     decimal: str = ".",
     max_unpacked: int | None = None,
+    encodings: Encodings = NO_ENCODINGS,
 ) -> Tables:
     """Examples of each participant of one table, by name.
 
@@ -82,6 +91,7 @@ def read_table(
         classes: Names of all classes, in order, as the file writes them, numbers too; None for those that are there.
         decimal: Mark before the decimals of a CSV file, ``"."`` or ``","``.
         max_unpacked: Bytes that a compressed file may unpack to; None for 256 MiB, or a hundred times the file's size.
+        encodings: Columns that are no numbers, and what is made of them.
 
     Returns:
         Examples under the name of each participant, in alphabetical order; inputs float32 of shape ``(N, columns)``,
@@ -94,7 +104,8 @@ def read_table(
         ImportError: If pandas (or pyarrow, for parquet) is not installed.
     """
     path = with_home(path)
-    frame = read_frame(path, separator, as_text=participant_column, decimal=decimal, max_unpacked=max_unpacked)
+    texts = [participant_column, *encodings.texts]
+    frame = read_frame(path, separator, as_text=texts, decimal=decimal, max_unpacked=max_unpacked)
     require_columns(path, frame, [participant_column, target])
     column = frame[participant_column]
     names = ["" if gap else str(name).strip() for name, gap in zip(column, column.isna(), strict=True)]
@@ -103,7 +114,7 @@ def read_table(
     except DataError as error:
         raise DataError(f"{path}, column {participant_column!r}: {error}") from error
     rows = [Rows(name, path, frame.iloc[index.numpy()], target) for name, index in positions.items()]
-    return _as_tables(rows, features, kind, missing, participant_column, classes=classes)
+    return _as_tables(rows, features, kind, missing, participant_column, classes=classes, encodings=encodings)
 
 
 def read_tables(
@@ -117,6 +128,7 @@ def read_tables(
     *,
     decimal: str = ".",
     max_unpacked: int | None = None,
+    encodings: Encodings = NO_ENCODINGS,
 ) -> Tables:
     """Examples of each participant, by name, of one file each; columns are matched by name.
 
@@ -132,6 +144,7 @@ def read_tables(
         classes: As for :func:`read_table`.
         decimal: As for :func:`read_table`.
         max_unpacked: As for :func:`read_table`.
+        encodings: As for :func:`read_table`.
 
     Returns:
         Examples under the name of each participant, in alphabetical order, or in the order of a mapping.
@@ -143,10 +156,10 @@ def read_tables(
     """
     everyones = []
     for name, path in table_files(paths).items():
-        frame = read_frame(path, separator, decimal=decimal, max_unpacked=max_unpacked)
+        frame = read_frame(path, separator, as_text=encodings.texts, decimal=decimal, max_unpacked=max_unpacked)
         require_columns(path, frame, [target])
         everyones.append(Rows(name, path, frame, target))
-    return _as_tables(everyones, features, kind, missing, classes=classes)
+    return _as_tables(everyones, features, kind, missing, classes=classes, encodings=encodings)
 
 
 def _as_tables(
@@ -157,6 +170,7 @@ def _as_tables(
     participant_column: str | None = None,
     *,
     classes: Sequence[str] | None = None,
+    encodings: Encodings,
 ) -> Tables:
     if kind not in {"class", "value"}:
         raise DataError(f"expected kind 'class' or 'value', got {kind!r}")
@@ -168,11 +182,13 @@ def _as_tables(
     if missing not in {None, "keep", "drop"}:
         raise DataError(f"expected missing to be 'mean', 'keep', 'drop' or None, got {missing!r}")
     check_by_name(features, [rows.participant for rows in everyones])
-    agreed = agreed_columns(everyones, participant_column) if features is None else []
-    selected = {rows.participant: select_features(rows, features, participant_column, agreed) for rows in everyones}
+    agreed = [] if features is not None else agreed_columns(everyones, participant_column, meant=encodings.columns)
     if features is not None:
-        for rows in {rows.path: rows for rows in everyones}.values():
-            tell_extra_columns(rows, selected[rows.participant], participant_column)
+        _tell_ignored(everyones, features, participant_column, encodings)
+    made = encoded(everyones, encodings, features)
+    features, agreed = with_parts(features, made.parts), list(with_parts(agreed, made.parts) or ())
+    everyones = made.everyones
+    selected = {rows.participant: select_features(rows, features, participant_column, agreed) for rows in everyones}
     read = [read_inputs(rows, selected[rows.participant], missing) for rows in everyones]
     named = agreed_classes([rows for _, rows in read], classes) if kind == "class" else None
     targets = {rows.participant: read_values(rows) if kind == "value" else read_labels(rows, named) for _, rows in read}
@@ -182,7 +198,15 @@ def _as_tables(
         rows.participant: Examples(inputs, targets[rows.participant], missing=missing == "keep")
         for inputs, rows in read
     }
-    return Tables(examples, selected, named)
+    return Tables(examples, selected, named, made.vocabularies)
+
+
+def _tell_ignored(
+    everyones: Sequence[Rows], features: Columns, participant_column: str | None, encodings: Encodings
+) -> None:
+    for rows in {rows.path: rows for rows in everyones}.values():
+        own = features.get(rows.participant, ()) if isinstance(features, Mapping) else features or ()
+        tell_extra_columns(rows, [*(name.strip() for name in own), *encodings.columns], participant_column)
 
 
 def table_files(

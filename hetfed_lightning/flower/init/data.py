@@ -32,7 +32,7 @@ MOST_CLASSES = 1000
 _NUMBER = re.compile(r"_\d+$")
 
 
-def site_data(source: Source, name: str, agreed: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+def site_data(source: Source, name: str, agreed: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Settings of a site's data module.
 
     Args:
@@ -56,7 +56,7 @@ def site_data(source: Source, name: str, agreed: Mapping[str, Sequence[str]] | N
             arguments["global_sets"] = False  # No site has the global test set.
         if source.data.public_size:
             arguments["public_size"] = -(-source.data.public_size // len(source.names))
-    arguments |= {key: list(names) for key, names in (agreed or {}).items()}
+    arguments |= deepcopy(dict(agreed or {}))
     outer: dict[str, Any] = {"participant": name}
     if not alone:
         outer["everyone"] = list(source.names)
@@ -75,11 +75,11 @@ def is_dealt(source: Source) -> bool:
     return not any(_is_by_name(value, source.names) for key, value in arguments.items() if key not in SETTINGS_BY_NAME)
 
 
-def agreed_settings(source: Source) -> dict[str, list[str]]:
-    """Columns and classes by name and in order, if a site would find others in its own file alone.
+def agreed_settings(source: Source) -> dict[str, Any]:
+    """Columns, categories and classes by name and in order, if a site would find others in its own file alone.
 
     Raises:
-        ConfigError: If classes are not given, and the data cannot be read here.
+        ConfigError: If classes or categories are not given, and the data cannot be read here.
     """
     data = source.data
     if not isinstance(data, TableDataModule | ImageFolderDataModule):
@@ -87,18 +87,26 @@ def agreed_settings(source: Source) -> dict[str, list[str]]:
     is_table = isinstance(data, TableDataModule)
     wants_classes = data.classes is None and not (isinstance(data, TableDataModule) and data.kind == "value")
     wants_columns = isinstance(data, TableDataModule) and data.features is None
-    if not wants_classes and not wants_columns:
+    undeclared = _undeclared(data)
+    if not wants_classes and not wants_columns and not undeclared:
         return {}
     try:
         found: Any = data.load_participants()
     except (ValueError, OSError, ImportError) as error:
+        if undeclared:
+            raise ConfigError(
+                f"data.init_args.categories: name the values of column {', '.join(map(repr, undeclared))}, since every "
+                f"site would find those of its own file; they could not be read here: {error}"
+            ) from error
         if not wants_classes:
             return {}  # The sites tell their columns, and are compared before training.
         raise ConfigError(
             f"data.init_args.classes: name all classes, since every site would number those that it has; they could "
             f"not be read here: {error}"
         ) from error
-    agreed = {}
+    agreed: dict[str, Any] = {}
+    if undeclared:
+        agreed["categories"] = {column: list(values) for column, values in found.vocabularies.items()}
     if wants_columns:
         agreed["features"] = list(next(iter(found.features.values())))
     if wants_classes:
@@ -109,6 +117,13 @@ def agreed_settings(source: Source) -> dict[str, list[str]]:
         if known is not None:
             agreed["classes"] = list(known)
     return agreed
+
+
+def _undeclared(data: object) -> list[str]:
+    """Columns of categories whose values are to be agreed."""
+    if not isinstance(data, TableDataModule):
+        return []
+    return [column for column, values in data.encodings.categories.items() if values is None]
 
 
 def own_part(value: Any, name: str, everyone: Sequence[str]) -> Any:
