@@ -125,6 +125,7 @@ MODULES: dict[str, str] = {
     "logbook": "federation.log_writer",
     "membership": "federation.membership",
     "memory": "shared_storage.malloc_trim",
+    "metrics.intervals": "intervals",
     "multi_input": "participants.multi_input",
     "optimization": "local_training.local_optimization",
     "own_trainer": "federation.own_trainer",

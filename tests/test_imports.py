@@ -44,7 +44,12 @@ PLAIN = "an architecture is a plain nn.Module, of use in any other project and i
 RULES = [
     Rule("aggregation", PURE, only=("torch",)),
     Rule("distillation", PURE, only=("torch", f"{PACKAGE}.aggregation")),
-    Rule("metrics", PURE, only=("torch", "torchmetrics", "scipy", f"{PACKAGE}.aggregation", f"{PACKAGE}.distillation")),
+    Rule("intervals", "a report is made without torch", only=("scipy",)),
+    Rule(
+        "metrics",
+        PURE,
+        only=("torch", "torchmetrics", f"{PACKAGE}.intervals", f"{PACKAGE}.aggregation", f"{PACKAGE}.distillation"),
+    ),
     Rule("privacy", PURE, only=("torch", "dp_accounting", "opacus", OLD_NAMES, f"{PACKAGE}.aggregation")),
     Rule("layers", PLAIN, only=("torch", OLD_NAMES)),
     Rule("backbones", PLAIN, only=("torch", OLD_NAMES, f"{PACKAGE}.layers")),

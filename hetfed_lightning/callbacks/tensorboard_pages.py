@@ -10,7 +10,7 @@ from typing import Any
 
 from hetfed_lightning.callbacks.participant_summary import Role
 from hetfed_lightning.logs.metric_store import tag
-from hetfed_lightning.methods.averaging.sharing_groups import readable_bytes
+from hetfed_lightning.logs.text import readable_bytes
 
 Layout = dict[str, dict[str, list[Any]]]
 """Charts by category and title, each ``["Multiline", [tag, ...]]``, as ``add_custom_scalars`` takes them."""

@@ -58,7 +58,9 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             f"{_CLI}.benchmark.command:benchmark_command",
         ),
         "report": Command(
-            "Makes one page of what runs or a comparison did.", f"{_CLI}.report.command:report_command"
+            "Makes one page of what runs or a comparison did.",
+            f"{_CLI}.report.command:report_command",
+            needs_torch=False,
         ),
         "export": Command(
             "Takes one participant out of a checkpoint, into a folder that stands alone.",

@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from hetfed_lightning.cli.configs import ConfigError
+from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.tables import Table, figure
-from hetfed_lightning.data.name_checks import did_you_mean
-from hetfed_lightning.metrics import Interval, mean_interval
-from hetfed_lightning.participants.participant import STUDENT
+from hetfed_lightning.intervals import Interval, mean_interval
+from hetfed_lightning.participants.student_name import STUDENT
 
 Arm = Literal["federation", "local_only", "centralised"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -62,6 +61,8 @@ def of_metric(outcomes: Sequence[Outcome], metric: str | None) -> list[Outcome]:
     """
     found = [one for one in outcomes if (one.headline if metric is None else one.metric == metric)]
     if outcomes and not found:
+        from hetfed_lightning.data.name_checks import did_you_mean  # Its package imports torch.
+
         known = list(dict.fromkeys(one.metric for one in outcomes))
         raise ConfigError(f"--metrics: nobody was tested by {metric!r}{did_you_mean(str(metric), known)}.")
     return found

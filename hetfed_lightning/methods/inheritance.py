@@ -12,8 +12,8 @@ from torch import Tensor
 from hetfed_lightning.distillation import soften
 from hetfed_lightning.distillation.outputs import KINDS, at_least_float32, says_of_kinds, two_columns
 from hetfed_lightning.federated_callback import Career, FederatedCallback, Phase
+from hetfed_lightning.logs.text import listed
 from hetfed_lightning.methods.augmentation_checks import check_public_transform
-from hetfed_lightning.methods.averaging.sharing_groups import listed
 from hetfed_lightning.methods.distillation.ensemble_distillation import EnsembleDistillation, check_kind
 from hetfed_lightning.methods.distillation.soft_targets import Lesson
 from hetfed_lightning.methods.planned_work import work_alone

@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
-from hetfed_lightning.methods.averaging.sharing_groups import listed
+from hetfed_lightning.logs.text import listed
 from hetfed_lightning.methods.hook_results import naming, read_only
 from hetfed_lightning.methods.messages import Message, PerParticipant
 from hetfed_lightning.methods.method_hooks import NETWORK

@@ -6,6 +6,7 @@ that it leaves undefined.
 
 from __future__ import annotations
 
+from hetfed_lightning.intervals import Interval, mean_interval
 from hetfed_lightning.metrics.agreement import agreement_matrix, mean_agreement
 from hetfed_lightning.metrics.binary import BalancedAccuracy, DefinedAUROC
 from hetfed_lightning.metrics.communication import payload_bytes
@@ -13,7 +14,6 @@ from hetfed_lightning.metrics.defined import undefined_because, value_of
 from hetfed_lightning.metrics.divergence import state_divergence
 from hetfed_lightning.metrics.effective_classes import effective_classes
 from hetfed_lightning.metrics.fairness import FairnessSummary, jain_index, summarise
-from hetfed_lightning.metrics.intervals import Interval, mean_interval
 from hetfed_lightning.metrics.regression import DefinedR2Score
 
 __all__ = [

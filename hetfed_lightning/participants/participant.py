@@ -22,6 +22,7 @@ from hetfed_lightning.data.schema import DataSchema
 from hetfed_lightning.layers.transforms import InvertibleTransform, TransformByName
 from hetfed_lightning.logs.batched_accuracy import enter
 from hetfed_lightning.modes import evaluating
+from hetfed_lightning.participants import student_name
 from hetfed_lightning.participants.batch_result import Evaluated
 from hetfed_lightning.participants.compilation import (
     compile_backbone,
@@ -44,7 +45,7 @@ from hetfed_lightning.tasks import Task, TaskName, as_task
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-STUDENT = "student"
+STUDENT = student_name.STUDENT
 """Name of the unified model in logs and checkpoints."""
 
 Stage = Literal["train", "val", "test"]

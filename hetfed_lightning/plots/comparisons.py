@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hetfed_lightning.metrics import Interval
+from hetfed_lightning.intervals import Interval
 from hetfed_lightning.plots.style import COLOURS, GREY, HARM, NAMED, SMALL, empty, legend, short
 
 if TYPE_CHECKING:

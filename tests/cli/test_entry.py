@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import hetfed_lightning as hf
+from hetfed_lightning._lazy import _TABLES
 from hetfed_lightning.cli.commands import COMMANDS, INSTALLED
+from hetfed_lightning.logs.run_record import Record
 from tests.cli.commands import hetfed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +44,21 @@ def test_it_answers_without_torch(word: str) -> None:
     told, found = imported_by(word)
     assert told
     assert found == []
+
+
+def test_a_report_is_made_without_torch(tmp_path: Path) -> None:
+    record = Record("digits", "1", rounds=1, finished=True, participants={"a": {"headline": "accuracy"}})
+    record.test = {"test_accuracy/a": 0.5, "test_global_accuracy/a": 0.4}
+    record.close_round(0, {"val_accuracy/a": 0.5, "federation/bytes_up": 12.0})
+    record.write(tmp_path)
+    _, found = imported_by("report", str(tmp_path), "-o", str(tmp_path / "page.html"))
+    assert "0.500" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert {"torch", "lightning", "torchmetrics"}.isdisjoint(found)
+
+
+def test_no_lazy_name_is_that_of_a_module() -> None:
+    """Importing the module by itself would put it in the place of the name."""
+    assert not [name for name in _TABLES for one in _TABLES[name].values() for it in one if find_spec(f"{name}.{it}")]
 
 
 def test_the_overview_has_every_command_in_a_whole_sentence(capsys: pytest.CaptureFixture[str]) -> None:

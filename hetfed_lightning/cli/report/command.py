@@ -9,7 +9,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from hetfed_lightning import plots
-from hetfed_lightning.cli.configs import ConfigError
+from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.help_text import help_text
 from hetfed_lightning.cli.report import page, read_subject
 from hetfed_lightning.logs.run_record import RecordError

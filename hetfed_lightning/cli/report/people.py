@@ -6,7 +6,7 @@ from hetfed_lightning import plots
 from hetfed_lightning.cli.report.markup import grid, paragraph, picture, section, table
 from hetfed_lightning.cli.report.sources import Subject
 from hetfed_lightning.logs.run_record import Record
-from hetfed_lightning.methods.averaging.sharing_groups import listed, readable_bytes
+from hetfed_lightning.logs.text import listed, readable_bytes
 
 REFERENCES = {"local_only": "local only, mean", "centralised": "centralised, mean"}
 

@@ -20,11 +20,13 @@ from hetfed_lightning.cli.outcomes import (
 )
 from hetfed_lightning.cli.report.markup import grid, paragraph, picture, section, table, text
 from hetfed_lightning.cli.report.sources import Subject, members
-from hetfed_lightning.logs.undefined import MOST_NAMED
-from hetfed_lightning.metrics import Interval, mean_interval
-from hetfed_lightning.participants.participant import STUDENT
+from hetfed_lightning.intervals import Interval, mean_interval
+from hetfed_lightning.participants.student_name import STUDENT
 
 LABELS: dict[str, str] = {"federation": "federation", "local_only": "local only", "centralised": "centralised"}
+
+MOST_NAMED = 10
+"""Largest number of undefined figures that are named."""
 
 
 def results(subject: Subject) -> str:

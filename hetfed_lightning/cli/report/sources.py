@@ -10,7 +10,7 @@ from typing import cast
 
 from hetfed_lightning.cli.outcomes import ARMS, Arm, Outcome
 from hetfed_lightning.logs.run_record import Record, RecordError
-from hetfed_lightning.participants.participant import STUDENT
+from hetfed_lightning.participants.student_name import STUDENT
 
 OUTCOMES = "outcomes.csv"
 

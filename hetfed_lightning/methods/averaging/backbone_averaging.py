@@ -24,6 +24,7 @@ from hetfed_lightning.aggregation.clipping import check_max_norm
 from hetfed_lightning.aggregation.shares import MAX_SHARE, check_max_share
 from hetfed_lightning.data.name_checks import of_member
 from hetfed_lightning.local_training.step_checks import check_follows
+from hetfed_lightning.logs.text import listed
 from hetfed_lightning.methods.averaging.column_checks import check_columns
 from hetfed_lightning.methods.averaging.group_average import (
     aggregated,
@@ -39,7 +40,6 @@ from hetfed_lightning.methods.averaging.sharing_groups import (
     SEPARATOR,
     Foundations,
     SharingGroup,
-    listed,
     personal_state,
     sharing_groups,
     sharing_report,

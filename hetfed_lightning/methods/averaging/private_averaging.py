@@ -11,10 +11,10 @@ from torch import Tensor
 
 from hetfed_lightning.aggregation import AggregationFunction, AggregationRule, State, check_states, weighted_mean
 from hetfed_lightning.aggregation.clipping import check_max_norm
+from hetfed_lightning.logs.text import listed
 from hetfed_lightning.methods.averaging.backbone_averaging import BackboneAveraging
 from hetfed_lightning.methods.averaging.offers import parameters_of
 from hetfed_lightning.methods.averaging.private_checks import check_company, check_settings
-from hetfed_lightning.methods.averaging.sharing_groups import listed
 from hetfed_lightning.methods.messages import Combined, Message
 from hetfed_lightning.methods.method import About
 from hetfed_lightning.methods.server_memory import ServerMemory

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from torch import Tensor
 
 from hetfed_lightning.aggregation import State
+from hetfed_lightning.logs.text import FEW, listed, readable_bytes
 from hetfed_lightning.metrics import payload_bytes
 from hetfed_lightning.participants.inseparable import SHAPE, lies_on, root_of
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 Foundations: TypeAlias = Mapping[str, Mapping[str, str]]
 """Digests of the frozen weights that each participant's shared ones lie on, by name and key."""
-
-FEW = 20
-"""Largest number of participants that are listed by name, one line each."""
 
 SEPARATOR = "|"
 """Separator of members' names in a group's key in a checkpoint."""
@@ -205,13 +203,6 @@ def sharing_report(
     return "\n".join(lines)
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names joined by commas; of more than :data:`FEW` the first ones and the total number."""
-    if len(names) <= FEW:
-        return ", ".join(names)
-    return f"{', '.join(names[:3])}, ... ({len(names):,} participants)"
-
-
 def split_layers(states: Mapping[str, State], groups: Sequence[SharingGroup]) -> list[str]:
     """Lines of text about layers of which a group averages one tensor and not another.
 
@@ -258,12 +249,3 @@ def _tensors(keys: Sequence[str]) -> str:
         return ", ".join(keys) or "no tensors"
     modules = list(dict.fromkeys(".".join(key.split(".")[:2]) for key in keys))
     return f"{', '.join(modules[:3])}{', ...' if len(modules) > 3 else ''} ({len(keys)} tensors)"
-
-
-def readable_bytes(count: float) -> str:
-    """Number of bytes as text, in the largest unit that fits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError

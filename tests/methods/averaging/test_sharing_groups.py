@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from hetfed_lightning.logs.text import readable_bytes
 from hetfed_lightning.methods.averaging.sharing_groups import (
     SharingGroup,
-    readable_bytes,
     sharing_groups,
     sharing_report,
     split_layers,
