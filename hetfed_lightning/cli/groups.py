@@ -24,8 +24,12 @@ def is_group(settings: Any) -> bool:
 
 
 def short_form(config: dict[str, Any]) -> dict[str, Any]:
-    """Configuration in which groups are participants with a ``count``, as people write them."""
-    return _with_participants(config, lambda found: {name: _shortened(one) for name, one in found.items()})
+    """Configuration in which groups are participants with a ``count``, as people write them.
+
+    Raises:
+        ValueError: If a group has an argument beside the count and the participant.
+    """
+    return _with_participants(config, lambda found: {name: _shortened(name, one) for name, one in found.items()})
 
 
 def full_form(config: dict[str, Any]) -> dict[str, Any]:
@@ -79,10 +83,15 @@ def _with_participants(config: dict[str, Any], change: Callable[[dict[str, Any]]
     return config | {"model": model | {"participants": change(participants)}}
 
 
-def _shortened(settings: Any) -> Any:
+def _shortened(name: str, settings: Any) -> Any:
     inside = settings.get("init_args") if is_group(settings) else None
     if not isinstance(inside, Mapping) or not isinstance(inside.get("participant"), Mapping):
         return settings
+    if others := sorted(inside.keys() - {"count", "participant"}):
+        raise ValueError(
+            f"model.participants.{name}: a group has count and participant, got {', '.join(others)} beside them. "
+            "Settings of its members stand in participant.init_args."
+        )
     return {"count": inside.get("count")} | dict(inside["participant"])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.groups import full_form, short_form
 from hetfed_lightning.cli.known_methods import NamedMethod, known_methods
 from hetfed_lightning.methods.method import Method
 
@@ -43,11 +44,11 @@ def with_method(
     entry = [{"class_path": method.class_path} | ({"init_args": made} if made else {})] if method.class_path else []
     first = places[0] if places else 0
     trainer["callbacks"] = [*kept[:first], *entry, *kept[first:]]
-    model = dict(config.get("model") or {})
+    model = dict(short_form(config).get("model") or {})  # A group has its members' settings beside its count.
     model.pop("student", None)
     if method.shared and isinstance(model.get("participants"), Mapping):
         model["participants"] = {key: _sharing(one, list(method.shared)) for key, one in model["participants"].items()}
-    return config | {"trainer": trainer, "model": model}
+    return full_form(config | {"trainer": trainer, "model": model})
 
 
 def _named(name: str) -> NamedMethod:

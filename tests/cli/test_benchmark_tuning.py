@@ -3,6 +3,7 @@
 import csv
 import inspect
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from hetfed_lightning import benchmark
 from hetfed_lightning.cli.benchmark import schedule
 from hetfed_lightning.cli.benchmark.results import Figure, Result
 from hetfed_lightning.cli.benchmark.search import Choice, replaced
-from hetfed_lightning.cli.benchmark.suite import suite_of
+from hetfed_lightning.cli.benchmark.suite import Cell, config_of, suite_of
 from hetfed_lightning.cli.benchmark.tuning import ranges_searched
 from hetfed_lightning.cli.errors import ConfigError
+from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.known_methods import known_methods
 from hetfed_lightning.methods.search_space import Range
 from tests.cli.commands import hetfed, tiny, written
@@ -163,6 +165,21 @@ def test_what_a_row_searches() -> None:
     assert ranges_searched(found, "majority") == {}
     own = suite_of(given | {"tune": {"trials": 2, "common": {}, "methods": {"mine": {"weight": [1]}}}})
     assert ranges_searched(own, "mine") == {("argument", "weight"): Range((1,))}
+
+
+def test_settings_reach_the_members_of_a_group() -> None:
+    config = tiny()
+    only = config["model"]["participants"].pop("hospital_b")
+    config["model"]["participants"] = {"hospital": {"count": 2} | only}
+    written(config)
+    points = {"config": "config.yaml", "set": {"model.participants.*.init_args.local_epochs": 3}}
+    found = suite_of({"data": {"points": points}, "methods": ["fedavg"], "seeds": 1})
+    found = replace(found, chosen={("points", "fedavg"): Choice({}, {}, {LR: 2.0})})
+    made = config_of(found, Cell("points", "fedavg", 0))["model"]["participants"]
+    for one in settings_by_member(made).values():
+        settings = one["init_args"]
+        assert (settings["shared"], settings["local_epochs"]) == (["*"], 3)
+        assert settings["optimizer"]["init_args"]["lr"] == 2 * only["init_args"]["optimizer"]["init_args"]["lr"]
 
 
 def test_values_at_dotted_keys() -> None:

@@ -129,6 +129,19 @@ def test_a_run_its_configuration_its_checkpoint_and_one_member_of_it(capsys: pyt
     assert (ended.code, "no participant 'clinic_99'" in ended.err) == (2, True)
 
 
+def test_an_argument_beside_a_groups_participant_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    config = grouped()
+    settings = config["model"]["participants"]["clinic"]
+    count = settings.pop("count")
+    config["model"]["participants"]["clinic"] = {
+        "class_path": "hetfed_lightning.ParticipantGroup",
+        "init_args": {"count": count, "participant": settings, "shared": ["*"]},
+    }
+    ended = hetfed(capsys, "fit", "-c", written(config))
+    assert ended.code == 2
+    assert "model.participants.clinic: a group has count and participant, got shared beside them" in ended.err
+
+
 def test_members_are_one_recipe_when_compared(capsys: pytest.CaptureFixture[str]) -> None:
     config = load_configs([str(written(grouped(2, local_epochs=3)))])
     assert same_recipes(config["model"]["participants"]) == {"clinic_1": "clinic_0"}

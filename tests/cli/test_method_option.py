@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hetfed_lightning.cli.configs import ConfigError, load_configs, split_arguments
+from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.known_methods import known_methods
 from hetfed_lightning.cli.method_option import with_method
 from tests.cli.commands import QUIET, hetfed
@@ -56,6 +57,12 @@ def test_participants_share_what_the_paper_has_them_share() -> None:
     assert {tuple(one["init_args"]["shared"]) for one in found["model"]["participants"].values()} == {("*",)}
     again = with_method(found, "fedrep", [])  # Which needs personal parameters.
     assert {tuple(one["init_args"]["shared"]) for one in again["model"]["participants"].values()} == {("backbone",)}
+
+
+def test_members_of_a_group_share_it_too() -> None:
+    config = with_method(load_configs([str(DIGITS.with_name("car_parks.yaml"))]), "fedavg", [])
+    for one in settings_by_member(config["model"]["participants"]).values():
+        assert one["init_args"]["shared"] == ["*"]
 
 
 def test_presets_and_published_methods_are_known() -> None:

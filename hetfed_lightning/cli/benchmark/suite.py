@@ -13,6 +13,7 @@ from hetfed_lightning.cli.benchmark.search import Choice, Tuning, replaced, tuni
 from hetfed_lightning.cli.configs import load_configs
 from hetfed_lightning.cli.errors import ConfigError
 from hetfed_lightning.cli.examples import PREFIX
+from hetfed_lightning.cli.groups import full_form, short_form
 from hetfed_lightning.cli.method_option import with_method
 from hetfed_lightning.cli.strict_yaml import read_config
 from hetfed_lightning.data.name_checks import did_you_mean
@@ -186,10 +187,10 @@ def base_config(data: DataSet) -> dict[str, Any]:
     Raises:
         ConfigError: If the file cannot be used.
     """
-    config = load_configs([data.config])
+    config = short_form(load_configs([data.config]))
     for key, value in data.settings.items():
         config = replaced(config, key, value)
-    return config
+    return full_form(config)
 
 
 def config_of(suite: Suite, cell: Cell) -> dict[str, Any]:
@@ -201,10 +202,12 @@ def config_of(suite: Suite, cell: Cell) -> dict[str, Any]:
     config = base_config(suite.data[cell.data])
     row = suite.methods[cell.method]
     choice = suite.chosen.get((cell.data, cell.method), Choice())
+    config = short_form(config)
     for key, value in choice.settings.items():
         config = replaced(config, key, value)
     for key, factor in choice.factors.items():
         config = replaced(config, key, factor, times=True)
+    config = full_form(config)
     if row.method not in (*REFERENCES, CONFIGURED):
         arguments = [(key, yaml.safe_dump(value)) for key, value in {**row.arguments, **choice.arguments}.items()]
         config = with_method(config, row.method, arguments, suite.allow_import)
