@@ -128,14 +128,21 @@ class TableDataModule(NamedDataModule):
         classes: Names of all classes, in order, as the target column has them, numbers too (``["1", "2"]``). None for
             the sorted names in all files that are read, or the numbers themselves. A participant that reads its own
             file alone has to give them, since its file may lack some.
-        missing: ``"mean"`` fills gaps by the mean of the participant's own training rows, ``"drop"`` drops rows; None
-            refuses them. The means are kept with the participant, in checkpoints and exports, for its predictions.
+        missing: ``"mean"`` fills gaps by the mean of the participant's own training rows, ``"drop"`` drops rows,
+            ``"keep"`` keeps gaps as NaN for a transform such as ``Standardise(fill_missing=True)``; None refuses them.
+            Means are kept with the participant, in checkpoints and exports, for its predictions.
         separator: Mark between the columns of a CSV file, one character.
         decimal: Mark before the decimals of a CSV file, ``"."`` or ``","``.
         max_unpacked: Bytes that a compressed file may unpack to; None for 256 MiB, or a hundred times the file's size.
         categories: Columns of categories, which become an input for each value, one for values that are not known and
             one for missing ones. Values by column, in order; null, or a list of columns alone, for the sorted values in
             all files that are read.
+        booleans: Columns of yes and no (true and false, y and n, 1 and 0), which become 1 and 0; by column, the words
+            for no and for yes, or null for the usual ones.
+        dates: Columns of dates and what is made of each: ``"year"``, ``"month"``, ``"day"``, ``"weekday"`` (0 for
+            Monday), ``"day of year"``, ``"hour"``, ``"days since 2000-01-01"``, ``"days since COLUMN"``. Times with an
+            offset are taken in UTC.
+        date_format: Form of all dates, as ``"%d.%m.%Y"``; None for ISO 8601.
         settings: As for :class:`NamedDataModule`.
     """
 
@@ -148,16 +155,19 @@ class TableDataModule(NamedDataModule):
         features: list[str] | dict[str, list[str]] | None = None,
         kind: Literal["class", "value"] = "class",
         classes: list[str] | None = None,
-        missing: Literal["mean", "drop"] | None = None,
+        missing: Literal["mean", "drop", "keep"] | None = None,
         separator: str = ",",
         decimal: str = ".",
         max_unpacked: int | None = None,
         categories: dict[str, list[str | int] | None] | list[str] | None = None,
+        booleans: dict[str, list[str] | None] | list[str] | None = None,
+        dates: dict[str, list[str]] | None = None,
+        date_format: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if missing not in {None, "mean", "drop"}:
-            raise DataError(f"missing: expected 'mean', 'drop' or None, got {missing!r}.")
+        if missing not in {None, "mean", "drop", "keep"}:
+            raise DataError(f"missing: expected 'mean', 'drop', 'keep' or None, got {missing!r}.")
         if participant_column is not None and not isinstance(path, str):
             raise DataError(
                 "participant_column goes with one table, but path names several files; give one or the other."
@@ -172,7 +182,7 @@ class TableDataModule(NamedDataModule):
         self.separator = separator
         self.decimal = decimal
         self.max_unpacked = max_unpacked
-        self.encodings = Encodings.of(categories)
+        self.encodings = Encodings.of(categories, booleans, dates, date_format)
 
     def load_participants(self) -> Tables:
         """Examples of each participant, by name; gaps that are to be filled are NaN in them.

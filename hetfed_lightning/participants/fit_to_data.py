@@ -11,6 +11,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from hetfed_lightning.batches import split_batch
 from hetfed_lightning.data.collating import Collate, batch_of
 from hetfed_lightning.data.examples import Examples
@@ -38,8 +41,8 @@ def take_up_schemas(participants: Mapping[str, Participant], data: FederatedData
         data: Data module of the run.
 
     Raises:
-        ValueError: If the data contradicts a participant's schema, or gaps of a DP-SGD participant would be filled with
-            means without noise; names the participant.
+        ValueError: If the data contradicts a participant's schema, gaps of a DP-SGD participant would be filled with
+            means without noise, or a table's gaps would reach a network; names the participant.
     """
     known = {name: one.schema for name, one in participants.items() if one.schema is not None}
     data.read_as_learned(known)
@@ -50,6 +53,23 @@ def take_up_schemas(participants: Mapping[str, Participant], data: FederatedData
                 f"{participant.label}: privacy=DPSGD(...) and missing='mean': the means that fill gaps are of its "
                 "training rows, without noise. Set missing='drop', or fill the gaps with constants known beforehand."
             )
+        _refuse_gaps(participant, data.data.train.get(name))
+
+
+def _refuse_gaps(participant: Participant, dataset: object) -> None:
+    """Refuse a table's gaps that no transform fills."""
+    if participant.schema is None or not participant.schema.columns or participant.transform is not None:
+        return
+    inputs = dataset.inputs if isinstance(dataset, Examples) else None
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        return
+    rows = torch.isnan(inputs).any(1)
+    if bool(rows.any()):
+        raise ValueError(
+            f"{participant.label}: {int(rows.sum())} of its {len(rows)} training rows have missing values, which "
+            "missing='keep' leaves to its transform, and it has none. Give it Participant(transform=Standardise("
+            f"{inputs.shape[1]}, fill_missing=True)), or set missing='mean' or 'drop'."
+        )
 
 
 def fit_to_own_data(participant: Participant, dataset: Dataset[Any], collate_fn: Collate | None = None) -> None:

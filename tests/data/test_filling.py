@@ -12,6 +12,7 @@ from hetfed_lightning.cli import load_participant
 from hetfed_lightning.cli.export import SCHEMA, export_participant
 from hetfed_lightning.data import DataError, Examples, SiteDataModule, TableDataModule
 from hetfed_lightning.data.schema import DataSchema
+from hetfed_lightning.layers import Standardise
 from hetfed_lightning.privacy import DPSGD
 from tests.federations import fit, sgd, trainer
 
@@ -79,7 +80,7 @@ def test_a_column_without_a_value_in_training_is_refused_by_participant(tmp_path
     (tmp_path / "a.csv").write_text("x,sick\n" + ",0\n" * 7 + "1,1\n2,1\n3,0\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"participant 'a': column 'x' has no value .* in its 7 training rows: leave"):
         module(str(tmp_path)).setup()
-    with pytest.raises(DataError, match="missing: expected 'mean', 'drop' or None, got 'median'"):
+    with pytest.raises(DataError, match="missing: expected 'mean', 'drop', 'keep' or None, got 'median'"):
         module(str(tmp_path), missing="median")
 
 
@@ -101,6 +102,20 @@ def test_means_without_noise_are_refused_beside_dp_sgd(tmp_path: Path) -> None:
         ValueError, match=r"participant 'a': privacy=DPSGD.* missing='mean': the means .* without noise"
     ):
         fit(private, module(write(tmp_path)))
+
+
+def test_gaps_that_are_kept_need_a_transform(tmp_path: Path) -> None:
+    kept = module(write(tmp_path), missing="keep")
+    with pytest.raises(
+        ValueError, match=r"'a': 2 of its 7 training rows have missing values.*Standardise\(2, fill_mis"
+    ):
+        fit(federation(), kept)
+    scales: Any = {name: Standardise(2, fill_missing=True) for name in "ab"}
+    members = {
+        name: Participant(nn.Linear(2, 3), nn.Linear(3, 2), optimizer=sgd(), transform=scales[name]) for name in "ab"
+    }
+    fit(Federation(members), module(str(tmp_path), missing="keep"))
+    assert scales["b"].mean.tolist() == pytest.approx([6.0, 3 / 7])
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ def read_inputs(rows: Rows, features: Sequence[str], missing: Literal["keep", "d
         shown = ", ".join(f"{name!r} ({_first_text(rows.frame[name])})" for name in text)
         raise DataError(
             f"{rows.path}: expected numbers in column {shown}, got text or dates: name it under categories "
-            "(one input for each value), drop it, or list the features to leave it out"
+            "(one input for each value), booleans or dates, drop it, or list the features to leave it out"
         )
     values = np.stack([column for column in columns.values() if column is not None], axis=1)
     absent, targetless = np.isnan(values), rows.targets.isna().to_numpy(dtype=bool)

@@ -24,7 +24,9 @@ from hetfed_lightning.data.sources.categories import (
     one_hot,
 )
 from hetfed_lightning.data.sources.columns import Columns, Rows
+from hetfed_lightning.data.sources.dates import Dates, date_columns, date_numbers, declared_dates
 from hetfed_lightning.data.sources.frames import EXTRA
+from hetfed_lightning.data.sources.truths import Truths, declared_truths, truth_values
 
 __all__ = ["Encoded", "Encodings", "encoded", "with_parts"]
 
@@ -35,26 +37,45 @@ class Encodings:
 
     Attributes:
         categories: Vocabulary of each column of categories; None where it is to be agreed.
+        booleans: Value of each word of each column of yes and no.
+        dates: What is made of each column of dates.
+        date_format: Form of all dates; None for ISO 8601.
     """
 
     categories: Mapping[str, Sequence[str] | None] = field(default_factory=dict)
+    booleans: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    dates: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    date_format: str | None = None
 
     @classmethod
-    def of(cls, categories: Categories = None) -> Encodings:
+    def of(
+        cls,
+        categories: Categories = None,
+        booleans: Truths = None,
+        dates: Dates | None = None,
+        date_format: str | None = None,
+    ) -> Encodings:
         """Encodings as a user gave them, checked.
 
         Args:
             categories: Columns of categories.
+            booleans: Columns of yes and no.
+            dates: Columns of dates and what is made of each.
+            date_format: Form of all dates, as ``"%d.%m.%Y"``; None for ISO 8601.
 
         Raises:
-            DataError: If one cannot be meant.
+            DataError: If one cannot be meant, or a column has two encodings.
         """
-        return cls(declared_categories(categories))
+        made = cls(declared_categories(categories), declared_truths(booleans), declared_dates(dates), date_format)
+        twice = [column for column in made.columns if made.columns.count(column) > 1]
+        if twice:
+            raise DataError(f"column {twice[0]!r} is under two of categories, booleans and dates: keep one")
+        return made
 
     @property
     def columns(self) -> list[str]:
         """Names of all columns that are encoded, each once."""
-        return list(self.categories)
+        return [*self.categories, *self.booleans, *self.dates]
 
     @property
     def texts(self) -> list[str]:
@@ -99,9 +120,17 @@ def encoded(everyones: Sequence[Rows], encodings: Encodings, features: Columns) 
             vocabulary = vocabularies[column] = agreed_categories(having, column, declared, wanted or ())
             parts[column] = category_columns(column, vocabulary)
             for rows, own in zip(everyones, made, strict=True):
-                if rows in having:
+                if column in rows.frame.columns:
                     own.update(one_hot(rows, column, vocabulary))
-    return Encoded([_joined(rows, own) for rows, own in zip(everyones, made, strict=True)], parts, vocabularies)
+    for column, chosen in encodings.dates.items():
+        if _is_wanted(column, wanted):
+            parts[column] = date_columns(column, chosen)
+            for rows, own in zip(everyones, made, strict=True):
+                if chosen and column in rows.frame.columns:
+                    own.update(date_numbers(rows, column, chosen, encodings.date_format))
+    words = {column: one for column, one in encodings.booleans.items() if _is_wanted(column, wanted)}
+    joined = [_with_truths(_joined(rows, own), words) for rows, own in zip(everyones, made, strict=True)]
+    return Encoded(joined, parts, vocabularies)
 
 
 def with_parts(features: Columns, parts: Mapping[str, Sequence[str]]) -> Columns:
@@ -147,6 +176,11 @@ def _refuse_unknown(everyones: Sequence[Rows], encodings: Encodings) -> None:
                 f"column {column!r} is the target and to be encoded: text in a target needs no encoding, its classes "
                 "are named by the text; take it out of the encodings"
             )
+
+
+def _with_truths(rows: Rows, words: Mapping[str, Mapping[str, float]]) -> Rows:
+    own = {column: truth_values(rows, column, one) for column, one in words.items() if column in rows.frame.columns}
+    return replace(rows, frame=rows.frame.assign(**own)) if own else rows
 
 
 def _joined(rows: Rows, made: Mapping[str, NDArray[Any]]) -> Rows:
