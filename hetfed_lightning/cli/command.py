@@ -31,12 +31,16 @@ from hetfed_lightning.cli.error_owner import naming_participants
 from hetfed_lightning.cli.forbidden_values import read_no_other_file
 from hetfed_lightning.cli.method_option import with_method
 from hetfed_lightning.cli.places import where_to_look
+from hetfed_lightning.cli.predict import in_order_of_the_file, predictions_of_loaders
+from hetfed_lightning.cli.prediction_input import read_new_rows, schema_of
+from hetfed_lightning.cli.prediction_output import check_output, write_table
 from hetfed_lightning.cli.predictions import Predicted, write_predictions
 from hetfed_lightning.cli.saved_configuration import SavedConfiguration
 from hetfed_lightning.cli.strict_yaml import parser_text
 from hetfed_lightning.cli.tables import participants_table
 from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.module import GLOBAL
+from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.participants.participant import STUDENT
 from hetfed_lightning.paths import with_home
@@ -45,6 +49,14 @@ log = logging.getLogger(__name__)
 
 RESERVED = ("best", "last", "hpc", "registry")
 """Words that ``--ckpt_path`` may have in place of a file."""
+
+PREDICT_OPTIONS = {
+    "--input": "New rows to predict on, a CSV or parquet file, with or without the target; test sets if left out.",
+    "--output": "File to write, CSV or parquet by its ending; predictions.csv in the folder of the run if left out.",
+    "--participant": "Who predicts, 'student' for the unified model; if left out whom a row names, or owns the data.",
+    "--id": "Column of the input that names its rows, copied to the output.",
+}
+"""Options of ``predict`` alone, with their help."""
 
 SEEDS = 2**32
 """Number of possible seeds; NumPy takes no others."""
@@ -139,6 +151,8 @@ class FederatedCLI(LightningCLI):
         if self._first in self.subcommands() and self._first != subcommand:
             return self.init_parser(**kwargs)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        for option, sentence in PREDICT_OPTIONS.items() if subcommand == "predict" else ():
+            parser.add_argument(option, type=str | None, default=None, help=sentence)
         if self._first == subcommand:
             self._called = parser
         return parser
@@ -324,30 +338,54 @@ class FederatedCLI(LightningCLI):
         self._report("test")
 
     def predict(self, **arguments: Any) -> None:
-        """Predict, and write a CSV file per participant, or the student's."""
+        """Predict on test sets or on ``--input``, and write one table; of test sets a CSV file for each as well."""
+        asked = {option[2:]: self._get(self.config, option[2:]) for option in PREDICT_OPTIONS}
+        output = None if asked["output"] is None else with_home(asked["output"])
+        if output is not None:
+            check_output(output)
+        self._check_predictor(asked, arguments.get("ckpt_path"))
+        who = self.model.predict_with or (STUDENT if self.model.student is not None else None)
+        rows = ids = None
+        if asked["input"] is not None:
+            rows, ids = read_new_rows(asked["input"], arguments["datamodule"], self.model, who, asked["id"])
+            arguments["datamodule"] = rows
         self._warn_untrained(arguments.get("ckpt_path"))
         predictions = self.trainer.predict(**arguments | {"return_predictions": True})
-        names = list(cast("Mapping[str, Any]", self.trainer.predict_dataloaders))
-        if not names:
+        loaders = cast("Mapping[str, Any]", self.trainer.predict_dataloaders)
+        if not loaders:
             raise ConfigError(
                 f"data: each participant predicts on its own test set, and there are none. {TEST_SETS} For one model's "
                 "predictions on everyone's test set give --model.predict_with."
             )
-        who = self.model.predict_with or (STUDENT if self.model.student is not None else None)
+        if not self.trainer.is_global_zero:
+            return
+        if output is None and rows is None:
+            self._write_by_participant(predictions, list(loaders), who)
+        columns = predictions_of_loaders(self.model, loaders, predictions, who, rows)
+        columns = columns if rows is None else in_order_of_the_file(columns, ids)
+        log.info("All predictions: %s", write_table(columns, output or self.folder / "predictions.csv"))
+
+    def _check_predictor(self, asked: Mapping[str, Any], ckpt_path: Any) -> None:
+        """Check the options of ``predict`` together, and make ``--participant`` the predictor."""
+        if asked["input"] is None and asked["id"] is not None:
+            raise ConfigError("--id: names a column of the file of --input; give --input as well.")
+        if asked["input"] is not None and ckpt_path is None:
+            raise ConfigError("--input: give --ckpt_path, the checkpoint of the federation that is to predict.")
+        if asked["participant"] is not None:
+            everyone = self.model.everyone()
+            if asked["participant"] not in everyone:
+                hint = did_you_mean(asked["participant"], everyone)
+                raise ConfigError(f"--participant: no participant {asked['participant']!r}{hint}")
+            self.model.predict_with = asked["participant"]
+
+    def _write_by_participant(self, predictions: Any, names: list[str], who: str | None) -> None:
         predicted = []
         for name in names:
             file = name if who is None else who if name == GLOBAL else f"{who}_on_{name}"
-            predicted.append(Predicted(file, self.model[who or name].task.kind, _classes(self.model, who or name)))
-        folder = self.folder / "predictions"
-        for path in write_predictions(predictions, predicted, folder) if self.trainer.is_global_zero else ():
+            classes = schema_of(self.model, who or name).classes
+            predicted.append(Predicted(file, self.model[who or name].task.kind, classes))
+        for path in write_predictions(predictions, predicted, self.folder / "predictions"):
             log.info("Predictions: %s", path)
-
-
-def _classes(federation: Federation, name: str) -> tuple[str, ...]:
-    """Names of a participant's classes by label, () if unknown; the student's if all participants have the same."""
-    asked = federation.members().values() if name == STUDENT else [federation[name]]
-    known = {() if one.schema is None else one.schema.classes for one in asked}
-    return known.pop() if len(known) == 1 else ()
 
 
 def _check_numbers(settings: Any) -> None:

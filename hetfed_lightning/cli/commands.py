@@ -48,7 +48,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "fit": Command("Trains a federation and writes its logs, its record and its checkpoints."),
         "validate": Command("Measures every participant on the validation sets."),
         "test": Command("Measures every participant on the test sets."),
-        "predict": Command("Writes each participant's predictions on its test set, a CSV file each."),
+        "predict": Command("Writes a row of predictions for each example of the test sets, or of a new file."),
         "compare": Command(
             "Trains federation, local only and centralised on the same seeds and prints one table of them.",
             f"{_CLI}.compare:compare_command",

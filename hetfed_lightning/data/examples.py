@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from hetfed_lightning.data.conversion import Converted, as_tensor, tensor_from_array
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.labels import as_targets, class_counts, labels_of, read_labels
+from hetfed_lightning.data.source_rows import SourceRows
 
 __all__ = ["Converted", "Examples", "Inputs", "as_tensor", "class_counts", "labels_of", "read_labels"]
 
@@ -34,10 +35,12 @@ class Examples(Dataset[Any]):
         targets: N targets along the first dimension; integers and booleans are kept as int64. None for unlabelled data,
             such as a public set.
         missing: True if NaN in the inputs stands for a missing value, for ``Participant(transform=...)`` to fill in.
+        rows: Places of the examples in their source; None for their positions here.
 
     Attributes:
         inputs: The inputs, as given, shape ``(N, ...)``.
         targets: The targets, shape ``(N, ...)``, or None.
+        rows: Places of the examples in their source, as given; those of a subset or a pool follow its examples.
 
     Raises:
         DataError: If there is no example or no input, lengths differ, a float is infinite, or one is NaN without
@@ -46,9 +49,15 @@ class Examples(Dataset[Any]):
 
     inputs: Inputs
     targets: Tensor | None
+    rows: SourceRows | None = None
 
     def __init__(
-        self, inputs: Tensor | Mapping[str, Tensor], targets: Tensor | None = None, *, missing: bool = False
+        self,
+        inputs: Tensor | Mapping[str, Tensor],
+        targets: Tensor | None = None,
+        *,
+        missing: bool = False,
+        rows: SourceRows | None = None,
     ) -> None:
         if isinstance(inputs, Mapping) and not inputs:
             raise DataError("expected at least one named input, got an empty mapping")
@@ -63,6 +72,10 @@ class Examples(Dataset[Any]):
             _refuse_non_finite(name, values, missing=missing and name != "targets")
         self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
         self.targets = None if targets is None else as_targets(targets)
+        if rows is not None:
+            if len(rows.values) != len(self):
+                raise DataError(f"rows: expected a place for each of {len(self)} examples, got {len(rows.values)}")
+            self.rows = rows
 
     @classmethod
     def from_arrays(
@@ -109,10 +122,15 @@ class Examples(Dataset[Any]):
             _refuse_difference(first_name, _layout(first), name, _layout(part))
         whole = list(named.values())
         targets = None if first.targets is None else torch.cat([t for p in whole if (t := p.targets) is not None])
+        inputs: Inputs
         if isinstance(first.inputs, Tensor):
-            return cls._trusted(torch.cat([i for p in whole if isinstance(i := p.inputs, Tensor)]), targets)
-        columns = {key: [i[key] for p in whole if isinstance(i := p.inputs, dict)] for key in first.inputs}
-        return cls._trusted({key: torch.cat(values) for key, values in columns.items()}, targets)
+            inputs = torch.cat([i for p in whole if isinstance(i := p.inputs, Tensor)])
+        else:
+            columns = {key: [i[key] for p in whole if isinstance(i := p.inputs, dict)] for key in first.inputs}
+            inputs = {key: torch.cat(values) for key, values in columns.items()}
+        made = cls._trusted(inputs, targets)
+        made.rows = SourceRows.joined([part.rows or SourceRows.counted(len(part)) for part in whole])
+        return made
 
     @property
     def num_samples(self) -> int:
@@ -185,7 +203,9 @@ class Examples(Dataset[Any]):
         low, high = int(positions.min()), int(positions.max())
         if low < 0 or high >= len(self):
             raise DataError(f"expected positions from 0 to {len(self) - 1}, got {low if low < 0 else high}")
-        return self._trusted(*self.batch(positions.to(torch.int64)))
+        made = self._trusted(*self.batch(positions.to(torch.int64)))
+        made.rows = (self.rows or SourceRows.counted(len(self))).take(positions.cpu())
+        return made
 
     def __repr__(self) -> str:
         """Number of examples, and the shape and dtype of each tensor."""

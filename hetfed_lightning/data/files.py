@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -26,6 +27,10 @@ from hetfed_lightning.data.sources import (
     read_table,
     read_tables,
 )
+from hetfed_lightning.data.sources.frames import read_frame
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class IDXDataModule(PartitionedDataModule):
@@ -212,6 +217,21 @@ class TableDataModule(NamedDataModule):
                 refuse_other_meaning(name, schema, self.schemas[name])
         return tables
 
+    def read_new(self, path: Path, as_text: Sequence[str] = ()) -> DataFrame:
+        """Rows of a new file with the same separator and decimal mark, names of participants and ``as_text`` as text.
+
+        Args:
+            path: CSV or parquet file.
+            as_text: Further columns to read as text.
+
+        Raises:
+            DataError: If the file cannot be read as a table.
+            ImportError: If pandas (or pyarrow, for parquet) is not installed.
+        """
+        texts = [*as_text, *self.encodings.texts, *([self.participant_column] if self.participant_column else [])]
+        marks: dict[str, Any] = {"decimal": self.decimal, "max_unpacked": self.max_unpacked}
+        return read_frame(path, self.separator, texts, **marks)
+
     def prepared(self, name: str, dataset: Dataset[Any], trained: Tensor) -> Dataset[Any]:
         """Examples with each gap filled by the mean of its column in the training rows, if ``missing="mean"``.
 
@@ -229,7 +249,7 @@ class TableDataModule(NamedDataModule):
         else:
             fillings = means_of(dataset.inputs[trained], schema.columns, name)
         schema = self.schemas[name] = replace(schema, fillings=fillings)
-        return Examples(schema.filled(dataset.inputs), dataset.targets)
+        return Examples(schema.filled(dataset.inputs), dataset.targets, rows=dataset.rows)
 
 
 class ImageFolderDataModule(NamedDataModule):

@@ -7,9 +7,10 @@ A data module of one's own is a subclass of :class:`FederatedDataModule` with :m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
@@ -37,6 +38,10 @@ from hetfed_lightning.data.loaders import (
 )
 from hetfed_lightning.data.name_checks import of_member
 from hetfed_lightning.data.schema import DataSchema
+from hetfed_lightning.data.sources.frames import read_frame
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 AnyDataset = Dataset[Any]
 if not TYPE_CHECKING:
@@ -214,6 +219,19 @@ class FederatedDataModule(LoadsHarmlessly, L.LightningDataModule):  # type: igno
         """Replace the data sets from now on."""
         self._data = self._readable(data)
         self._resident_public = None
+
+    def read_new(self, path: Path, as_text: Sequence[str] = ()) -> DataFrame:
+        """Rows of a new file, for predictions, as this source's own tables are written; by default with commas.
+
+        Args:
+            path: CSV or parquet file.
+            as_text: Columns to read as text.
+
+        Raises:
+            DataError: If the file cannot be read as a table.
+            ImportError: If pandas (or pyarrow, for parquet) is not installed.
+        """
+        return read_frame(path, as_text=as_text)
 
     # Questions of the federation
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -69,12 +70,13 @@ class DataSchema:
             )
         return torch.where(gaps, torch.tensor(self.fillings, dtype=inputs.dtype, device=inputs.device), inputs)
 
-    def inputs_of(self, frame: DataFrame, origin: str) -> Tensor:
+    def inputs_of(self, frame: DataFrame, origin: str, positions: NDArray[np.int64] | None = None) -> Tensor:
         """Inputs of new rows as the participant takes them, shape ``(N, columns)``, float32, gaps filled.
 
         Args:
             frame: The rows, N of them; columns are found by name, and further ones ignored.
             origin: File or other origin of the rows, for messages.
+            positions: Positions of the rows to take, from 0, shape ``(n,)``; None for all N.
 
         Raises:
             DataError: If inputs are no table, or the rows have not what it takes, naming origin and column.
@@ -84,7 +86,9 @@ class DataSchema:
                 f"{origin}: the data that it was trained on had no named columns, so rows of a table cannot be its "
                 "inputs: predict on tensors, or train on a data source that names its columns, such as TableDataModule"
             )
-        inputs: Tensor = self.filled(read_new_inputs(frame, self.columns, origin, gaps=bool(self.fillings)))
+        inputs: Tensor = self.filled(
+            read_new_inputs(frame, self.columns, origin, gaps=bool(self.fillings), positions=positions)
+        )
         return inputs
 
     def truth_of(self, frame: DataFrame, origin: str, *, values: bool) -> NDArray[Any] | None:

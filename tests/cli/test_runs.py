@@ -326,6 +326,10 @@ def test_predictions_on_a_table_name_the_classes(capsys: pytest.CaptureFixture[s
             assert header == ["example", "class", "label", "p0", "p1", "p2"]
             assert cells
             assert all(row[2] == ("high", "low", "mid")[int(row[1])] for row in cells)
+        with Path(f"runs/tiny/version_{version}/predictions.csv").open(encoding="utf-8", newline="") as file:
+            together = list(csv.DictReader(file))
+        assert {row["participant"] for row in together} == {"a", "b"}
+        assert {row["predictor"] or row["participant"] for row in together} == {who}
 
 
 def export(capsys: pytest.CaptureFixture[str], folder: Path, name: str, file: Path | None = None) -> tuple[int, str]:

@@ -17,6 +17,7 @@ from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.labels import require_class_labels
 from hetfed_lightning.data.name_checks import checked_classes, did_you_mean, refuse_spellings, refuse_twin_names
 from hetfed_lightning.data.optional import import_optional
+from hetfed_lightning.data.source_rows import SourceRows
 from hetfed_lightning.data.sources.classes import tell_missing_classes
 from hetfed_lightning.paths import with_home
 
@@ -94,6 +95,11 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
                 return as_tensor(pixels), self.targets[index]
         except (OSError, SyntaxError, ValueError, opened.DecompressionBombError) as error:
             raise _unreadable(path, error) from error
+
+    @property
+    def rows(self) -> SourceRows:
+        """Path of each file."""
+        return SourceRows("file", np.array([str(path) for path in self.paths], dtype=object))
 
     def check(self) -> None:
         """Open every file without decoding its pixels, to find the damaged ones before training does.

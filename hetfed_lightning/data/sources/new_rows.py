@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.name_checks import did_you_mean
-from hetfed_lightning.data.sources.columns import as_numbers
+from hetfed_lightning.data.sources.columns import as_numbers, looks_like_number
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -29,14 +29,17 @@ SHOWN = 5
 """Most columns, or classes, in a message."""
 
 
-def read_new_inputs(frame: DataFrame, columns: Sequence[str], origin: str, *, gaps: bool) -> Tensor:
-    """Inputs of new rows, float32 of shape ``(N, columns)``, NaN where a value is missing.
+def read_new_inputs(
+    frame: DataFrame, columns: Sequence[str], origin: str, *, gaps: bool, positions: NDArray[np.int64] | None = None
+) -> Tensor:
+    """Inputs of new rows, float32 of shape ``(n, columns)``, NaN where a value is missing.
 
     Args:
         frame: The rows, N of them, with the columns under their names.
         columns: Names of the input columns, in the order of the training.
         origin: File or other origin of the rows, and whose columns they are, for messages.
         gaps: True if missing values are filled in later; False to refuse them.
+        positions: Positions of the rows to take, from 0, shape ``(n,)``; None for all.
 
     Raises:
         DataError: If there is no row; a column is missing, there twice, or holds text, dates or infinite values; a
@@ -45,13 +48,20 @@ def read_new_inputs(frame: DataFrame, columns: Sequence[str], origin: str, *, ga
     if not len(frame):
         raise DataError(f"{origin}: expected at least one row, got none")
     require_once(frame, columns, origin)
-    read = [_numbers(frame[name], name, origin) for name in columns]
+    positions = np.arange(len(frame)) if positions is None else positions
+    read = [_numbers(frame[name], name, origin, positions) for name in columns]
     with np.errstate(over="ignore"):
         values = np.stack(read, axis=1).astype(np.float32)
-    _refuse(np.isinf(values), columns, f"{origin}: a value that is infinite, or too large for float32,", "correct it")
+    _refuse(
+        np.isinf(values),
+        columns,
+        positions,
+        f"{origin}: a value that is infinite, or too large for float32,",
+        "correct it",
+    )
     if not gaps:
         remedy = "fill it in, or train with missing='mean', which learns what stands in for a gap"
-        _refuse(np.isnan(values), columns, f"{origin}: a missing value", remedy)
+        _refuse(np.isnan(values), columns, positions, f"{origin}: a missing value", remedy)
     return torch.from_numpy(values)
 
 
@@ -77,7 +87,7 @@ def read_truth(
     if bool(column.isna().all()):
         return None
     if values:
-        found: list[Any] = _numbers(column, target, origin).tolist()
+        found: list[Any] = _numbers(column, target, origin, np.arange(len(column))).tolist()
         return np.array([None if value != value else value for value in found], dtype=object)  # noqa: PLR0124 - NaN
     names = _label_names(column, classes)
     unknown = sorted({str(name) for name in names if classes and name is not None and name not in classes})
@@ -111,11 +121,12 @@ def require_once(frame: DataFrame, wanted: Sequence[str], origin: str) -> None:
         raise DataError(f"{origin}: column {twice!r} occurs twice: rename or drop one")
 
 
-def _numbers(column: Series[Any], name: str, origin: str) -> NDArray[np.float64]:
-    """A column as float64, shape ``(N,)``; one without any value, which a file has as text or objects, is all NaN."""
-    if bool(column.isna().all()):
-        return np.full(len(column), np.nan)
-    numbers = as_numbers(column)
+def _numbers(column: Series[Any], name: str, origin: str, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Some rows of a column as float64, shape ``(n,)``; all NaN without any value, which a file has as text."""
+    part = column.iloc[positions]
+    if bool(part.isna().all()):
+        return np.full(len(part), np.nan)
+    numbers = as_numbers(part)
     if numbers is None:
         row, found = _first_text(column)
         raise DataError(
@@ -126,14 +137,10 @@ def _numbers(column: Series[Any], name: str, origin: str) -> NDArray[np.float64]
 
 
 def _first_text(column: Series[Any]) -> tuple[int, Any]:
-    """Row, counted from 1, and value of the first cell that is no number."""
-    for row, (value, gap) in enumerate(zip(column, column.isna(), strict=True), start=1):
-        try:
-            if not gap:
-                float(value)
-        except (TypeError, ValueError):
-            return row, value
-    return 1, column.iloc[0]
+    """Row, counted from 1, and value of the first cell that is no number: it made text of the numbers beside it."""
+    known = zip(range(1, len(column) + 1), column, column.isna(), strict=True)
+    cells = [(row, cell) for row, cell, gap in known if not gap]
+    return next((one for one in cells if not looks_like_number(one[1])), cells[0])
 
 
 def _label_names(column: Series[Any], classes: Sequence[str]) -> list[Any]:
@@ -147,9 +154,11 @@ def _label_names(column: Series[Any], classes: Sequence[str]) -> list[Any]:
     return [None if gap else str(value) if classes else value for value, gap in zip(whole, gaps, strict=True)]
 
 
-def _refuse(flagged: NDArray[np.bool_], columns: Sequence[str], what: str, remedy: str) -> None:
+def _refuse(
+    flagged: NDArray[np.bool_], columns: Sequence[str], positions: NDArray[np.int64], what: str, remedy: str
+) -> None:
     if flagged.any():
         row, place = np.argwhere(flagged)[0].tolist()
         counts = zip(columns, flagged.sum(axis=0).tolist(), strict=True)
         counted = ", ".join(f"{name!r} ({count})" for name, count in counts if count)
-        raise DataError(f"{what} in column {columns[place]!r}, row {row + 1} (in all: {counted}): {remedy}")
+        raise DataError(f"{what} in column {columns[place]!r}, row {positions[row] + 1} (in all: {counted}): {remedy}")

@@ -12,6 +12,7 @@ from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.name_checks import refuse_twin_names
 from hetfed_lightning.data.partitions.natural import natural_partition
+from hetfed_lightning.data.source_rows import SourceRows
 from hetfed_lightning.data.sources.classes import agreed_classes, read_labels, tell_missing_classes
 from hetfed_lightning.data.sources.columns import (
     Columns,
@@ -195,7 +196,12 @@ def _as_tables(
     if kind == "class":
         tell_missing_classes(targets, named)
     examples = {
-        rows.participant: Examples(inputs, targets[rows.participant], missing=missing == "keep")
+        rows.participant: Examples(
+            inputs,
+            targets[rows.participant],
+            missing=missing == "keep",
+            rows=SourceRows("row", rows.frame.index.to_numpy() + 1),
+        )
         for inputs, rows in read
     }
     return Tables(examples, selected, named, made.vocabularies)
