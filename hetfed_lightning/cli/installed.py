@@ -2,7 +2,8 @@
 
 A package adds one in its ``pyproject.toml``::
 
-[project.entry-points."hetfed_lightning.commands"] deploy = "my_package.cli:main"
+    [project.entry-points."hetfed_lightning.commands"]
+    audit = "my_package.cli:main"
 
 ``main(arguments)`` gets the command line after the command's name and returns the exit code, or None for 0. The first
 line of its docstring is shown by ``hetfed --help``. A ``ConfigError`` that it raises is shown as a sentence.

@@ -21,6 +21,7 @@ from hetfed_lightning.checkpointing.sealing import write_checkpoint
 from hetfed_lightning.cli.command import FederatedCLI
 from hetfed_lightning.cli.configs import ConfigError, check_checkpoint, read_config, split_arguments
 from hetfed_lightning.cli.error_owner import naming_participants
+from hetfed_lightning.cli.examples import configuration_path
 from hetfed_lightning.cli.groups import settings_by_member
 from hetfed_lightning.cli.run_files import CHECKPOINT, CONFIG, config_of_run, tell_how_to_go_on
 from hetfed_lightning.cli.schemas import saved_schema
@@ -178,7 +179,7 @@ def _option(arguments: list[str], option: str, meaning: str) -> str:
 def _names_in(configs: Sequence[str]) -> set[str]:
     names: set[str] = set()
     for path in configs:
-        model = read_config(path).get("model")
+        model = read_config(configuration_path(path)).get("model")
         participants = model.get("participants") if isinstance(model, dict) else None
         names |= set(participants) if isinstance(participants, dict) else set()
     return names

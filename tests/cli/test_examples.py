@@ -8,6 +8,7 @@ import pytest
 from hetfed_lightning.cli.benchmark.suite import suite_of
 from hetfed_lightning.cli.configs import ConfigError, load_configs
 from hetfed_lightning.cli.examples import configuration_path, examples, examples_folder, summary
+from hetfed_lightning.cli.join import _names_in
 from tests.cli.commands import hetfed
 from tests.cli.test_entry import imported_by
 
@@ -78,6 +79,7 @@ def test_a_name_stands_for_the_file_wherever_configurations_are_read() -> None:
     assert configuration_path("hetfed:digits") == path
     assert configuration_path("own/hetfed:digits") == "own/hetfed:digits"
     assert load_configs(["hetfed:digits"]) == load_configs([path])
+    assert _names_in(["hetfed:digits"]) == set(load_configs([path])["model"]["participants"])
     suite = suite_of({"data": {"digits": "hetfed:digits"}, "methods": ["fedavg"]}, Path("elsewhere"))
     assert [one.config for one in suite.data.values()] == ["hetfed:digits"]
 
