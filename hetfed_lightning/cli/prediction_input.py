@@ -15,6 +15,7 @@ from hetfed_lightning.data import FederatedDataModule
 from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.data.new_rows import NewRows
 from hetfed_lightning.data.schema import DataSchema
+from hetfed_lightning.data.sources.encodings import Encodings
 from hetfed_lightning.data.sources.new_rows import require_once
 from hetfed_lightning.federation.federation import Federation
 from hetfed_lightning.participants.participant import STUDENT
@@ -45,6 +46,8 @@ def schema_of(federation: Federation, name: str) -> DataSchema:
         common([one.classes for one in known], ()),
         common([one.fillings for one in known], ()) if columns else (),
         common([one.target for one in known], ""),
+        next((one.encodings for one in known), Encodings()),
+        all(one.keeps_gaps for one in known),
     )
 
 

@@ -209,9 +209,12 @@ class TableDataModule(NamedDataModule):
             tables = read_table(self.path, self.target, self.participant_column, **options)
         else:
             tables = read_tables(self.path, self.target, **options)
-        self.schemas = {
-            name: DataSchema(tables.features[name], tables.classes or (), target=self.target) for name in tables
+        recipe: dict[str, Any] = {
+            "target": self.target,
+            "encodings": self.encodings,
+            "keeps_gaps": self.missing == "keep",
         }
+        self.schemas = {name: DataSchema(tables.features[name], tables.classes or (), **recipe) for name in tables}
         for name, schema in self.learned.items():
             if name in self.schemas:
                 refuse_other_meaning(name, schema, self.schemas[name])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hetfed_lightning.data.errors import DataError
+from hetfed_lightning.data.sources.encodings import Encodings
+from hetfed_lightning.data.sources.new_encodings import encodings_from, encodings_to
 from hetfed_lightning.data.sources.new_rows import read_new_inputs, read_truth
 
 if TYPE_CHECKING:
@@ -35,13 +37,19 @@ class DataSchema:
             regression.
         fillings: For each column, what stands in for a missing value: the mean of the participant's training rows.
             Empty where nothing is filled in.
-        target: Name of the column to predict; empty where it is unknown. Two schemas may differ in it and be equal.
+        target: Name of the column to predict; empty where it is unknown.
+        encodings: What was made of columns that are no numbers, for new rows.
+        keeps_gaps: True if missing values stay NaN for a transform.
+
+    Schemas that differ in the last three alone are equal: the names of the columns say what they hold.
     """
 
     columns: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     fillings: tuple[float, ...] = ()
     target: str = field(default="", compare=False)
+    encodings: Encodings = field(default_factory=Encodings, compare=False)
+    keeps_gaps: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.fillings and len(self.fillings) != len(self.columns):
@@ -86,9 +94,9 @@ class DataSchema:
                 f"{origin}: the data that it was trained on had no named columns, so rows of a table cannot be its "
                 "inputs: predict on tensors, or train on a data source that names its columns, such as TableDataModule"
             )
-        inputs: Tensor = self.filled(
-            read_new_inputs(frame, self.columns, origin, gaps=bool(self.fillings), positions=positions)
-        )
+        gaps = self.keeps_gaps or bool(self.fillings)
+        settings: dict[str, Any] = {"gaps": gaps, "positions": positions, "encodings": self.encodings}
+        inputs: Tensor = self.filled(read_new_inputs(frame, self.columns, origin, **settings))
         return inputs
 
     def truth_of(self, frame: DataFrame, origin: str, *, values: bool) -> NDArray[Any] | None:
@@ -108,9 +116,17 @@ class DataSchema:
         return read_truth(frame, self.target, self.classes, origin, values=values) if self.target else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists by name, for checkpoints and files, and the target's name where it is known."""
-        lists = {key: list(value) for key, value in asdict(self).items() if key != "target"}
-        return lists | ({"target": self.target} if self.target else {})
+        """Plain lists by name, for checkpoints and files; what only new rows need is there where there is some."""
+        lists: dict[str, Any] = {
+            key: list(value)
+            for key, value in (("columns", self.columns), ("classes", self.classes), ("fillings", self.fillings))
+        }
+        further = {
+            "target": self.target,
+            "encodings": encodings_to(self.encodings),
+            "keeps_gaps": self.keeps_gaps,
+        }
+        return lists | {key: value for key, value in further.items() if value}
 
     @classmethod
     def from_dict(cls, found: Any) -> Self:
@@ -130,7 +146,11 @@ class DataSchema:
         target = found.get("target", "")  # Earlier versions saved none.
         if not isinstance(target, str):
             raise ValueError(f"schema: expected a name under 'target', got {target!r:.80}")  # noqa: TRY004 - of a file
-        return cls(names["columns"], names["classes"], tuple(map(float, fillings)), target)
+        gaps = found.get("keeps_gaps", False)
+        if not isinstance(gaps, bool):
+            raise ValueError(f"schema: expected true or false under 'keeps_gaps', got {gaps!r:.80}")  # noqa: TRY004
+        encodings = encodings_from(found.get("encodings"))
+        return cls(names["columns"], names["classes"], tuple(map(float, fillings)), target, encodings, gaps)
 
 
 def _names(key: str, found: Any) -> tuple[str, ...]:

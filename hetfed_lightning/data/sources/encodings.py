@@ -77,6 +77,19 @@ class Encodings:
         """Names of all columns that are encoded, each once."""
         return [*self.categories, *self.booleans, *self.dates]
 
+    def wanted_by(self, features: Sequence[str]) -> Encodings:
+        """Encodings of which something is among the features, and the dates that others count from.
+
+        Args:
+            features: Names of input columns.
+        """
+        return replace(
+            self,
+            categories={name: one for name, one in self.categories.items() if _is_wanted(name, features)},
+            booleans={name: one for name, one in self.booleans.items() if name in features},
+            dates={name: parts for name, parts in self.dates.items() if _is_wanted(name, features)},
+        )
+
     @property
     def texts(self) -> list[str]:
         """Names of the columns whose cells are read as they are written."""

@@ -17,6 +17,8 @@ from torch import Tensor
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.name_checks import did_you_mean
 from hetfed_lightning.data.sources.columns import as_numbers, looks_like_number
+from hetfed_lightning.data.sources.encodings import Encodings
+from hetfed_lightning.data.sources.new_encodings import made_columns
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -25,12 +27,21 @@ __all__ = ["read_new_inputs", "read_truth", "require_once"]
 
 log = logging.getLogger(__name__)
 
+NO_ENCODINGS = Encodings()
+"""Encodings of rows of numbers."""
+
 SHOWN = 5
 """Most columns, or classes, in a message."""
 
 
 def read_new_inputs(
-    frame: DataFrame, columns: Sequence[str], origin: str, *, gaps: bool, positions: NDArray[np.int64] | None = None
+    frame: DataFrame,
+    columns: Sequence[str],
+    origin: str,
+    *,
+    gaps: bool,
+    positions: NDArray[np.int64] | None = None,
+    encodings: Encodings = NO_ENCODINGS,
 ) -> Tensor:
     """Inputs of new rows, float32 of shape ``(n, columns)``, NaN where a value is missing.
 
@@ -40,6 +51,7 @@ def read_new_inputs(
         origin: File or other origin of the rows, and whose columns they are, for messages.
         gaps: True if missing values are filled in later; False to refuse them.
         positions: Positions of the rows to take, from 0, shape ``(n,)``; None for all.
+        encodings: What was made of columns that are no numbers.
 
     Raises:
         DataError: If there is no row; a column is missing, there twice, or holds text, dates or infinite values; a
@@ -47,9 +59,10 @@ def read_new_inputs(
     """
     if not len(frame):
         raise DataError(f"{origin}: expected at least one row, got none")
-    require_once(frame, columns, origin)
     positions = np.arange(len(frame)) if positions is None else positions
-    read = [_numbers(frame[name], name, origin, positions) for name in columns]
+    made = made_columns(frame, encodings, columns, origin, positions)
+    require_once(frame, [name for name in columns if name not in made], origin)
+    read = [made[name] if name in made else _numbers(frame[name], name, origin, positions) for name in columns]
     with np.errstate(over="ignore"):
         values = np.stack(read, axis=1).astype(np.float32)
     _refuse(
