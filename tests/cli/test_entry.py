@@ -13,6 +13,7 @@ import pytest
 
 import hetfed_lightning as hf
 from hetfed_lightning._lazy import _TABLES
+from hetfed_lightning.cli.allowlist import restrict_imports
 from hetfed_lightning.cli.commands import COMMANDS, INSTALLED
 from hetfed_lightning.logs.run_record import Record
 from tests.cli.commands import hetfed
@@ -88,6 +89,14 @@ def test_names_of_the_package_are_those_that_type_checkers_see() -> None:
     assert {*typed, "__version__"} == set(hf.__all__) <= set(dir(hf))
     for name, module in typed.items():
         assert getattr(hf, name) is getattr(import_module(str(module)), name)
+
+
+def test_a_parser_knows_every_class_without_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class is found by its short name among those that are imported."""
+    for name in ("PrivateAveraging", "GenericAndPersonal"):
+        monkeypatch.delitem(vars(hf), name, raising=False)
+    restrict_imports()
+    assert set(hf.__all__) <= set(vars(hf))
 
 
 def test_modules_and_old_names_are_attributes_and_others_are_not() -> None:
