@@ -54,10 +54,10 @@ def predictions_of_loaders(
             truth = _truth(dataset, kind, classes)
         parts.append(
             {
-                places.column: places.values,
+                places.column: places.values[: len(values)],  # Fewer with limit_predict_batches.
                 "participant": np.full(len(values), owner, dtype=object),
                 **({} if who == owner else {"predictor": np.full(len(values), who, dtype=object)}),
-                **prediction_columns(values, kind, classes, truth),
+                **prediction_columns(values, kind, classes, None if truth is None else truth[: len(values)]),
             }
         )
     return joined_columns(parts)

@@ -65,6 +65,14 @@ def test_test_sets_are_traced_to_the_rows_of_the_table(capsys: pytest.CaptureFix
     assert {row[1] for row in found} == {"a", "b"}
 
 
+def test_a_part_of_the_test_sets_is_traced_too(capsys: pytest.CaptureFixture[str], run: None) -> None:
+    few = ("--trainer.limit_predict_batches", "1", "--data.init_args.eval_batch_size", "2")
+    assert predict(capsys, "--output", "all.csv").code == predict(capsys, "--output", "few.csv", *few).code == 0
+    found, whole = cells("few.csv"), cells("all.csv")
+    assert len(found) == 1 + 2 * 2
+    assert all(row[:3] in [other[:3] for other in whole] for row in found)
+
+
 def test_each_new_row_is_predicted_by_the_participant_that_it_names(
     capsys: pytest.CaptureFixture[str], run: None
 ) -> None:
