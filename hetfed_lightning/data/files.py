@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.learned import learned_classes, learned_columns, means_of, refuse_other_meaning
+from hetfed_lightning.data.module import FederatedData
 from hetfed_lightning.data.named_participants import NamedDataModule
 from hetfed_lightning.data.partitioned import PartitionedDataModule, Pool, shuffled
 from hetfed_lightning.data.partitions import Partition
@@ -28,9 +32,12 @@ from hetfed_lightning.data.sources import (
     read_tables,
 )
 from hetfed_lightning.data.sources.frames import read_frame
+from hetfed_lightning.data.sources.moments import cut_at, cut_in_time, moment
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+log = logging.getLogger(__name__)
 
 
 class IDXDataModule(PartitionedDataModule):
@@ -148,6 +155,11 @@ class TableDataModule(NamedDataModule):
             Monday), ``"day of year"``, ``"hour"``, ``"days since 2000-01-01"``, ``"days since COLUMN"``. Times with an
             offset are taken in UTC.
         date_format: Form of all dates, as ``"%d.%m.%Y"``; None for ISO 8601.
+        time_column: Column of dates or numbers by which each participant's rows are split: earlier ones train, later
+            ones validate and test, by ``own_fractions`` or ``split_at``. No feature unless it is listed.
+        split_at: First days of the validation and of the test rows, for all participants; None for ``own_fractions``.
+        min_rows: Fewest rows of a participant; those with fewer are left out, and named in the log.
+        rename: New names of participants by those in the table or of the files.
         settings: As for :class:`NamedDataModule`.
     """
 
@@ -168,6 +180,10 @@ class TableDataModule(NamedDataModule):
         booleans: dict[str, list[str] | None] | list[str] | None = None,
         dates: dict[str, list[str]] | None = None,
         date_format: str | None = None,
+        time_column: str | None = None,
+        split_at: list[str | float] | None = None,
+        min_rows: int = 1,
+        rename: dict[str, str] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
@@ -188,6 +204,21 @@ class TableDataModule(NamedDataModule):
         self.decimal = decimal
         self.max_unpacked = max_unpacked
         self.encodings = Encodings.of(categories, booleans, dates, date_format)
+        if min_rows < 1:
+            raise DataError(f"min_rows: expected at least 1, got {min_rows}.")
+        if time_column is not None and self.stratify:
+            raise DataError("stratify=True draws at random and cannot go with time_column; choose one.")
+        if split_at is not None and (time_column is None or len(split_at) != 2):
+            raise DataError(
+                "split_at: expected the first days of the validation and of the test rows, and the time_column that "
+                f"they are of, got {split_at!r} and {time_column!r}."
+            )
+        self.time_column = time_column
+        self.split_at = split_at
+        self.min_rows = min_rows
+        self.rename = dict(rename or {})
+        self.left_out: dict[str, int] = {}
+        self._times: dict[str, NDArray[np.float64]] = {}
 
     def load_participants(self) -> Tables:
         """Examples of each participant, by name; gaps that are to be filled are NaN in them.
@@ -204,11 +235,15 @@ class TableDataModule(NamedDataModule):
             "decimal": self.decimal,
             "max_unpacked": self.max_unpacked,
             "encodings": self.encodings,
+            "time_column": self.time_column,
+            "rename": self.rename,
         }
         if self.participant_column is not None and isinstance(self.path, str):
             tables = read_table(self.path, self.target, self.participant_column, **options)
         else:
             tables = read_tables(self.path, self.target, **options)
+        self._leave_out_small(tables)
+        self._times = tables.times
         recipe: dict[str, Any] = {
             "target": self.target,
             "encodings": self.encodings,
@@ -234,6 +269,73 @@ class TableDataModule(NamedDataModule):
         texts = [*as_text, *self.encodings.texts, *([self.participant_column] if self.participant_column else [])]
         marks: dict[str, Any] = {"decimal": self.decimal, "max_unpacked": self.max_unpacked}
         return read_frame(path, self.separator, texts, **marks)
+
+    def load(self, participants: tuple[str, ...]) -> FederatedData:
+        """Data sets of the participants, each cut by itself.
+
+        Args:
+            participants: Names of the federation's participants, of whom none may be left out for its few rows.
+
+        Raises:
+            DataError: As for :class:`NamedDataModule`; if one of ``participants`` has fewer than ``min_rows`` rows.
+        """
+        found = super().load(participants)
+        for name in participants:
+            self._refuse_left_out(name)
+        return found
+
+    def _leave_out_small(self, tables: Tables) -> None:
+        self.left_out = {name: len(rows) for name, rows in tables.items() if len(rows) < self.min_rows}
+        if not self.left_out:
+            return
+        listed = ", ".join(f"{name} ({count})" for name, count in self.left_out.items())
+        if len(self.left_out) == len(tables):
+            raise DataError(f"min_rows={self.min_rows}: all participants have fewer rows: {listed}. Lower it.")
+        log.warning(
+            "Left out, since they have fewer than %d rows: %d of %d participants, %s.",
+            self.min_rows, len(self.left_out), len(tables), listed,
+        )  # fmt: skip
+        for name in self.left_out:
+            del tables[name]
+
+    def _refuse_left_out(self, name: str) -> None:
+        if name in self.left_out:
+            raise DataError(
+                f"min_rows={self.min_rows}: participant {name!r} has {self.left_out[name]} rows and is left out: take "
+                "it out of the configuration's participants, or lower min_rows."
+            )
+
+    def wanted(self, found: Mapping[str, Dataset[Any]]) -> Mapping[str, Dataset[Any]]:
+        """Examples of the participants that are to be read, by name, in order.
+
+        Args:
+            found: Examples of all that have enough rows.
+
+        Raises:
+            DataError: If one has no data, or too few rows.
+        """
+        for name in self.names or ():
+            self._refuse_left_out(name)
+        return super().wanted(found)
+
+    def cut(self, name: str, dataset: Dataset[Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions of a participant's training, validation and test rows, in time if there is a ``time_column``.
+
+        Args:
+            name: Name of the participant.
+            dataset: All of its examples.
+
+        Raises:
+            DataError: If they cannot be split.
+        """
+        times = self._times.get(name)
+        if times is None:
+            return super().cut(name, dataset)
+        if self.split_at is not None:
+            return cut_at(name, times, [moment(one) for one in self.split_at])
+        if len(times) < sum(share > 0 for share in self.own_fractions):
+            return super().cut(name, dataset)
+        return cut_in_time(times, self.own_fractions)
 
     def prepared(self, name: str, dataset: Dataset[Any], trained: Tensor) -> Dataset[Any]:
         """Examples with each gap filled by the mean of its column in the training rows, if ``missing="mean"``.

@@ -102,14 +102,14 @@ class NamedDataModule(FederatedDataModule):
             DataError: If a wanted participant has no data, or the public set would take all of one's training examples.
         """
         del participants
-        everyone = self._wanted(self.load_participants())
+        everyone = self.wanted(self.load_participants())
         share = -(-self.public_size // len(everyone))
         for what, joins in (("public_size", bool(share)), ("global_sets", self.global_sets)):
             if joins:
                 refuse_mixed_columns({name: one for name, one in self.schemas.items() if name in everyone}, what)
         train, val, test, public = {}, {}, {}, {}
         for name, dataset in everyone.items():
-            first, second, third = self._cut(name, dataset)
+            first, second, third = self.cut(name, dataset)
             if share >= len(first):
                 raise DataError(
                     f"public_size={self.public_size} takes {share} of the {len(first)} training examples of {name!r} "
@@ -134,7 +134,15 @@ class NamedDataModule(FederatedDataModule):
             global_test=pooled(test) if self.global_sets and test else None,
         )
 
-    def _wanted(self, found: Mapping[str, Dataset[Any]]) -> Mapping[str, Dataset[Any]]:
+    def wanted(self, found: Mapping[str, Dataset[Any]]) -> Mapping[str, Dataset[Any]]:
+        """Examples of the participants that are to be read, by name, in order.
+
+        Args:
+            found: Examples of all that there are.
+
+        Raises:
+            DataError: If one has no data.
+        """
         if self.names is None:
             return found
         for name in self.names:
@@ -142,7 +150,16 @@ class NamedDataModule(FederatedDataModule):
                 raise DataError(f"participants: there is no data of {name!r}{did_you_mean(name, found)}.")
         return {name: found[name] for name in self.names}
 
-    def _cut(self, name: str, dataset: Dataset[Any]) -> tuple[Tensor, Tensor, Tensor]:
+    def cut(self, name: str, dataset: Dataset[Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions of a participant's training, validation and test examples, three tensors ``(n,)``.
+
+        Args:
+            name: Name of the participant.
+            dataset: All of its examples.
+
+        Raises:
+            DataError: If they cannot be split.
+        """
         count = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
         if self.shuffle or count < sum(share > 0 for share in self.own_fractions):
             labels = labels_of(dataset) if self.stratify else None

@@ -8,6 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Examples
 from hetfed_lightning.data.name_checks import refuse_twin_names
@@ -25,6 +28,7 @@ from hetfed_lightning.data.sources.columns import (
 from hetfed_lightning.data.sources.encodings import Encodings, encoded, with_parts
 from hetfed_lightning.data.sources.frames import read_frame, require_columns
 from hetfed_lightning.data.sources.matching import agreed_columns, tell_extra_columns
+from hetfed_lightning.data.sources.moments import in_time, moments
 from hetfed_lightning.paths import with_home
 
 __all__ = ["Missing", "Tables", "read_table", "read_tables", "table_files"]
@@ -46,6 +50,7 @@ class Tables(dict[str, Examples]):
         classes: Names of the classes, in order, where there is a vocabulary: the target was text, or they were given.
             None elsewhere.
         vocabularies: Categories of each column that holds some, in order.
+        times: Moment of each row of each participant, ascending, where rows are in the order of a column of dates.
     """
 
     def __init__(
@@ -54,10 +59,12 @@ class Tables(dict[str, Examples]):
         features: Mapping[str, Sequence[str]],
         classes: Sequence[str] | None,
         vocabularies: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        times: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
     ) -> None:
         super().__init__(examples)
         self.features = {name: tuple(columns) for name, columns in features.items()}
         self.classes = None if classes is None else tuple(classes)
+        self.times = dict(times)
         self.vocabularies = {column: tuple(values) for column, values in vocabularies.items()}
 
 
@@ -74,6 +81,8 @@ def read_table(
     decimal: str = ".",
     max_unpacked: int | None = None,
     encodings: Encodings = NO_ENCODINGS,
+    time_column: str | None = None,
+    rename: Mapping[str, str] = MappingProxyType({}),
 ) -> Tables:
     """Examples of each participant of one table, by name.
 
@@ -93,6 +102,8 @@ def read_table(
         decimal: Mark before the decimals of a CSV file, ``"."`` or ``","``.
         max_unpacked: Bytes that a compressed file may unpack to; None for 256 MiB, or a hundred times the file's size.
         encodings: Columns that are no numbers, and what is made of them.
+        time_column: Column of dates or numbers by which each participant's rows are ordered; no feature unless listed.
+        rename: New names of participants by those in the table; several may become one.
 
     Returns:
         Examples under the name of each participant, in alphabetical order; inputs float32 of shape ``(N, columns)``,
@@ -110,12 +121,22 @@ def read_table(
     require_columns(path, frame, [participant_column, target])
     column = frame[participant_column]
     names = ["" if gap else str(name).strip() for name, gap in zip(column, column.isna(), strict=True)]
+    names = [rename.get(name, name) for name in names]
     try:
         positions = natural_partition(names)
     except DataError as error:
         raise DataError(f"{path}, column {participant_column!r}: {error}") from error
     rows = [Rows(name, path, frame.iloc[index.numpy()], target) for name, index in positions.items()]
-    return _as_tables(rows, features, kind, missing, participant_column, classes=classes, encodings=encodings)
+    return _as_tables(
+        rows,
+        features,
+        kind,
+        missing,
+        participant_column,
+        classes=classes,
+        encodings=encodings,
+        time_column=time_column,
+    )
 
 
 def read_tables(
@@ -130,6 +151,8 @@ def read_tables(
     decimal: str = ".",
     max_unpacked: int | None = None,
     encodings: Encodings = NO_ENCODINGS,
+    time_column: str | None = None,
+    rename: Mapping[str, str] = MappingProxyType({}),
 ) -> Tables:
     """Examples of each participant, by name, of one file each; columns are matched by name.
 
@@ -146,6 +169,8 @@ def read_tables(
         decimal: As for :func:`read_table`.
         max_unpacked: As for :func:`read_table`.
         encodings: As for :func:`read_table`.
+        time_column: As for :func:`read_table`.
+        rename: New names of participants by those of their files.
 
     Returns:
         Examples under the name of each participant, in alphabetical order, or in the order of a mapping.
@@ -156,11 +181,11 @@ def read_tables(
         ImportError: If pandas (or pyarrow, for parquet) is not installed.
     """
     everyones = []
-    for name, path in table_files(paths).items():
+    for name, path in table_files(paths, rename).items():
         frame = read_frame(path, separator, as_text=encodings.texts, decimal=decimal, max_unpacked=max_unpacked)
         require_columns(path, frame, [target])
         everyones.append(Rows(name, path, frame, target))
-    return _as_tables(everyones, features, kind, missing, classes=classes, encodings=encodings)
+    return _as_tables(everyones, features, kind, missing, classes=classes, encodings=encodings, time_column=time_column)
 
 
 def _as_tables(
@@ -172,6 +197,7 @@ def _as_tables(
     *,
     classes: Sequence[str] | None = None,
     encodings: Encodings,
+    time_column: str | None,
 ) -> Tables:
     if kind not in {"class", "value"}:
         raise DataError(f"expected kind 'class' or 'value', got {kind!r}")
@@ -183,7 +209,12 @@ def _as_tables(
     if missing not in {None, "keep", "drop"}:
         raise DataError(f"expected missing to be 'mean', 'keep', 'drop' or None, got {missing!r}")
     check_by_name(features, [rows.participant for rows in everyones])
-    agreed = [] if features is not None else agreed_columns(everyones, participant_column, meant=encodings.columns)
+    if time_column is not None:
+        everyones = [in_time(rows, time_column, encodings.date_format) for rows in everyones]
+    agreed = []
+    if features is None:
+        aside = [] if time_column is None or time_column in encodings.columns else [time_column]
+        agreed = agreed_columns(everyones, participant_column, meant=encodings.columns, aside=aside)
     if features is not None:
         _tell_ignored(everyones, features, participant_column, encodings)
     made = encoded(everyones, encodings, features)
@@ -204,7 +235,10 @@ def _as_tables(
         )
         for inputs, rows in read
     }
-    return Tables(examples, selected, named, made.vocabularies)
+    times = {}
+    if time_column is not None:
+        times = {rows.participant: moments(rows, time_column, encodings.date_format) for _, rows in read}
+    return Tables(examples, selected, named, made.vocabularies, times)
 
 
 def _tell_ignored(
@@ -217,11 +251,13 @@ def _tell_ignored(
 
 def table_files(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]],
+    rename: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Path]:
     """File of each participant, by name.
 
     Args:
         paths: As for :func:`read_tables`.
+        rename: As for :func:`read_tables`.
 
     Raises:
         DataError: If there is no file, or two files have the same stem.
@@ -244,6 +280,7 @@ def table_files(
         where, named = "the files given", sorted((_stem(path), path) for path in map(with_home, paths))
     if not named:
         raise DataError(f"{where}: expected at least one CSV or parquet file, got none")
+    named = [(rename.get(name, name), file) for name, file in named]
     refuse_twin_names((name for name, _ in named), "participant", where)
     return dict(named)
 

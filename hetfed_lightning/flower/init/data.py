@@ -49,7 +49,8 @@ def site_data(source: Source, name: str, agreed: Mapping[str, Any] | None = None
         if key in arguments:
             arguments[key] = own_part(arguments[key], name, source.names)
     if isinstance(source.data, TableDataModule) and source.data.participant_column is None:
-        arguments["path"] = _own_table(source.data.path, name)
+        arguments["path"] = _own_table(source.data.path, name, source.data.rename)
+        arguments.pop("rename", None)  # The file has the new name above.
     if isinstance(source.data, NamedDataModule):
         arguments["participants"] = [name]
         if source.data.global_sets:
@@ -153,13 +154,13 @@ def _is_by_name(value: Any, everyone: Sequence[str]) -> bool:
     return all(key in everyone or key in groups for key in value)
 
 
-def _own_table(path: Any, name: str) -> dict[str, str]:
+def _own_table(path: Any, name: str, rename: Mapping[str, str]) -> dict[str, str]:
     """Table of one participant, by its name."""
     if isinstance(path, Mapping):
-        found = {str(key): str(one) for key, one in path.items()}
+        found = {rename.get(str(key), str(key)): str(one) for key, one in path.items()}
     else:
         try:
-            found = {key: str(one) for key, one in table_files(path).items()}
+            found = {key: str(one) for key, one in table_files(path, rename).items()}
         except ValueError as error:
             raise ConfigError(
                 f"data.init_args.path: {error}; name each participant's file, path: {{{name}: patients.csv}}"
