@@ -175,3 +175,16 @@ def test_an_export_carries_all_that_a_frame_needs(tmp_path: Path) -> None:
     assert found["truth"].tolist() == rows["sick"].tolist()
     assert {"probability_no", "probability_yes"} < set(found.columns)
     pd.testing.assert_frame_equal(found, federation["b"].predict_table(rows))
+
+
+def test_values_of_a_regression_are_in_the_unit_of_the_data() -> None:
+    made = Participant(nn.Linear(2, 2), nn.Linear(2, 1), task="regression")
+    made.schema = DataSchema(("age", "pressure"), (), (), "outcome")
+    found = made.predict_table(frame(outcome=["", 120.5]).replace("", np.nan))
+    assert list(found.columns) == ["row", "participant", "truth", "predicted"]
+    assert found["truth"].isna().tolist() == [True, False]
+    assert found["truth"].tolist()[1] == 120.5
+    values = made.predict(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).flatten()
+    assert found["predicted"].tolist() == values.tolist()
+    with pytest.raises(DataError, match=r"expected numbers in column 'outcome'.*got 'high' in row 1"):
+        made.predict_table(frame(outcome=["high", 1]))
