@@ -256,7 +256,7 @@ class TableDataModule(NamedDataModule):
         return tables
 
     def read_new(self, path: Path, as_text: Sequence[str] = ()) -> DataFrame:
-        """Rows of a new file with the same separator and decimal mark, names of participants and ``as_text`` as text.
+        """Rows of a new file, read with the same separator and decimal mark, participants renamed and read as text.
 
         Args:
             path: CSV or parquet file.
@@ -268,7 +268,11 @@ class TableDataModule(NamedDataModule):
         """
         texts = [*as_text, *self.encodings.texts, *([self.participant_column] if self.participant_column else [])]
         marks: dict[str, Any] = {"decimal": self.decimal, "max_unpacked": self.max_unpacked}
-        return read_frame(path, self.separator, texts, **marks)
+        frame = read_frame(path, self.separator, texts, **marks)
+        if self.rename and self.participant_column in list(frame.columns):
+            names = frame[self.participant_column].map(lambda name: self.rename.get(str(name).strip(), name))
+            return frame.assign(**{str(self.participant_column): names})
+        return frame
 
     def load(self, participants: tuple[str, ...]) -> FederatedData:
         """Data sets of the participants, each cut by itself.

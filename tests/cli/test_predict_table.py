@@ -91,6 +91,13 @@ def test_each_new_row_is_predicted_by_the_participant_that_it_names(
     pd.testing.assert_frame_equal(pd.read_csv("out/new.csv").loc[[0, 2], together.columns], together.loc[[0, 2]])
 
 
+def test_sites_are_called_as_the_configuration_renames_them(capsys: pytest.CaptureFixture[str], run: None) -> None:
+    renamed = ("--data.init_args.rename", "{Zürich: b, Genf: a}", "--output", "new.out.csv")
+    ended = predict(capsys, *renamed, file=[NEW[0], "yes;1;007;0,5;Zürich ", "no;0;008;-0,5;a"])
+    assert ended.code == 0, ended.err
+    assert [row[1] for row in cells("new.out.csv")[1:]] == ["b", "a"]
+
+
 @pytest.mark.parametrize(
     ("file", "options", "words"),
     [
