@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from hetfed_lightning._moved import names_moved_from
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.examples import Converted, Examples
-from hetfed_lightning.data.files import IDXDataModule, ImageFolderDataModule, NPZDataModule, TableDataModule
+from hetfed_lightning.data.files import (
+    IDXDataModule,
+    ImageFolderDataModule,
+    NPZDataModule,
+    SQLDataModule,
+    TableDataModule,
+)
 from hetfed_lightning.data.module import FederatedData, FederatedDataModule
 from hetfed_lightning.data.partitioned import PartitionedDataModule, Pool
 from hetfed_lightning.data.partitions import IID, Dirichlet, Natural, Partition, Pathological, QuantitySkew
@@ -35,6 +41,7 @@ __all__ = [
     "Pool",
     "PublicDataModule",
     "QuantitySkew",
+    "SQLDataModule",
     "SiteDataModule",
     "TableDataModule",
 ]

@@ -28,6 +28,7 @@ from hetfed_lightning.data.sources import (
     read_image_folder,
     read_npz,
     read_npz_splits,
+    read_queries,
     read_table,
     read_tables,
 )
@@ -238,10 +239,7 @@ class TableDataModule(NamedDataModule):
             "time_column": self.time_column,
             "rename": self.rename,
         }
-        if self.participant_column is not None and isinstance(self.path, str):
-            tables = read_table(self.path, self.target, self.participant_column, **options)
-        else:
-            tables = read_tables(self.path, self.target, **options)
+        tables = self.read(options)
         self._leave_out_small(tables)
         self._times = tables.times
         recipe: dict[str, Any] = {
@@ -254,6 +252,19 @@ class TableDataModule(NamedDataModule):
             if name in self.schemas:
                 refuse_other_meaning(name, schema, self.schemas[name])
         return tables
+
+    def read(self, options: Mapping[str, Any]) -> Tables:
+        """Tables of the files.
+
+        Args:
+            options: Settings by name, as for :func:`~hetfed_lightning.data.sources.read_table`.
+
+        Raises:
+            DataError: If a file cannot be read.
+        """
+        if self.participant_column is not None and isinstance(self.path, str):
+            return read_table(self.path, self.target, self.participant_column, **options)
+        return read_tables(self.path, self.target, **options)
 
     def read_new(self, path: Path, as_text: Sequence[str] = ()) -> DataFrame:
         """Rows of a new file, read with the same separator and decimal mark, participants renamed and read as text.
@@ -359,6 +370,35 @@ class TableDataModule(NamedDataModule):
             fillings = means_of(dataset.inputs[trained], schema.columns, name)
         schema = self.schemas[name] = replace(schema, fillings=fillings)
         return Examples(schema.filled(dataset.inputs), dataset.targets, rows=dataset.rows)
+
+
+class SQLDataModule(TableDataModule):
+    """Rows of an SQL query, with a column of participants or a database for each; the database is only read.
+
+    Args:
+        database: SQLAlchemy URL, such as ``"sqlite:///visits.db"``; or URLs by participant. ``"env:NAME"`` takes it
+            from a variable of the environment, as one with a password has to be.
+        query: One statement that begins with SELECT or WITH.
+        target: Column to predict.
+        settings: As for :class:`TableDataModule`, without those of files.
+    """
+
+    def __init__(self, database: str | dict[str, str], query: str, target: str, **settings: Any) -> None:
+        super().__init__("", target, **settings)
+        self.database = database
+        self.query = query
+
+    def read(self, options: Mapping[str, Any]) -> Tables:
+        """Tables of the rows that the query returns.
+
+        Args:
+            options: Settings by name, as for :func:`~hetfed_lightning.data.sources.read_table`.
+
+        Raises:
+            DataError: If a query fails, or returns no row.
+        """
+        known = {key: value for key, value in options.items() if key not in {"separator", "decimal", "max_unpacked"}}
+        return read_queries(self.database, self.query, self.target, self.participant_column, **known)
 
 
 class ImageFolderDataModule(NamedDataModule):

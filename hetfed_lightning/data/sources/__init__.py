@@ -10,7 +10,7 @@ from hetfed_lightning.data.sources.idx import read_idx, read_idx_folder, read_id
 from hetfed_lightning.data.sources.image_folder import ImageFiles, read_image_folder
 from hetfed_lightning.data.sources.npz import read_npz, read_npz_splits
 from hetfed_lightning.data.sources.public import public_bytes, read_public
-from hetfed_lightning.data.sources.table import Tables, read_table, read_tables
+from hetfed_lightning.data.sources.table import Tables, read_queries, read_table, read_tables
 
 if not TYPE_CHECKING:  # What has moved to the showcases is found by its old name.
     __getattr__ = names_moved_from(__name__)
@@ -27,6 +27,7 @@ __all__ = [
     "read_npz",
     "read_npz_splits",
     "read_public",
+    "read_queries",
     "read_table",
     "read_tables",
 ]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,13 @@ from hetfed_lightning.data.sources.encodings import Encodings, encoded, with_par
 from hetfed_lightning.data.sources.frames import read_frame, require_columns
 from hetfed_lightning.data.sources.matching import agreed_columns, tell_extra_columns
 from hetfed_lightning.data.sources.moments import in_time, moments
+from hetfed_lightning.data.sources.queries import database_name, read_query
 from hetfed_lightning.paths import with_home
 
-__all__ = ["Missing", "Tables", "read_table", "read_tables", "table_files"]
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Missing", "Tables", "read_queries", "read_table", "read_tables", "table_files"]
 
 Missing = Literal["keep", "drop"] | None
 """Treatment of missing inputs: ``"keep"`` as NaN, ``"drop"`` the row, or None to refuse them."""
@@ -118,15 +122,7 @@ def read_table(
     path = with_home(path)
     texts = [participant_column, *encodings.texts]
     frame = read_frame(path, separator, as_text=texts, decimal=decimal, max_unpacked=max_unpacked)
-    require_columns(path, frame, [participant_column, target])
-    column = frame[participant_column]
-    names = ["" if gap else str(name).strip() for name, gap in zip(column, column.isna(), strict=True)]
-    names = [rename.get(name, name) for name in names]
-    try:
-        positions = natural_partition(names)
-    except DataError as error:
-        raise DataError(f"{path}, column {participant_column!r}: {error}") from error
-    rows = [Rows(name, path, frame.iloc[index.numpy()], target) for name, index in positions.items()]
+    rows = _rows_by_participant(path, frame, target, participant_column, rename)
     return _as_tables(
         rows,
         features,
@@ -186,6 +182,76 @@ def read_tables(
         require_columns(path, frame, [target])
         everyones.append(Rows(name, path, frame, target))
     return _as_tables(everyones, features, kind, missing, classes=classes, encodings=encodings, time_column=time_column)
+
+
+def read_queries(
+    databases: str | Mapping[str, str],
+    query: str,
+    target: str,
+    participant_column: str | None = None,
+    features: Columns = None,
+    kind: Literal["class", "value"] = "class",
+    missing: Missing = None,
+    classes: Sequence[str] | None = None,
+    *,
+    encodings: Encodings = NO_ENCODINGS,
+    time_column: str | None = None,
+    rename: Mapping[str, str] = MappingProxyType({}),
+) -> Tables:
+    """Examples of each participant, by name, of the rows that an SQL query returns.
+
+    Args:
+        databases: Address of a database (:func:`~hetfed_lightning.data.sources.queries.read_query`), or those of the
+            participants by name.
+        query: One statement that begins with SELECT or WITH, for every database.
+        target: Column to predict.
+        participant_column: Column of the participants' names; None where each has a database.
+        features: As for :func:`read_table`.
+        kind: As for :func:`read_table`.
+        missing: As for :func:`read_table`.
+        classes: As for :func:`read_table`.
+        encodings: As for :func:`read_table`.
+        time_column: As for :func:`read_table`.
+        rename: As for :func:`read_table`.
+
+    Raises:
+        DataError: As for :func:`read_table`; if a query fails or returns no row; if there is neither a
+            ``participant_column`` nor a database by name.
+        ImportError: If pandas, SQLAlchemy or a database's driver is not installed.
+    """
+    if isinstance(databases, str) == (participant_column is None):
+        raise DataError(
+            "database: expected one database and the participant_column of its rows, or a database for each "
+            "participant by name and no participant_column"
+        )
+    everyones = []
+    named = {"": databases} if isinstance(databases, str) else databases
+    for name, address in named.items():
+        path, frame = Path(database_name(address)), read_query(address, query)
+        require_columns(path, frame, [target])
+        if participant_column is None:
+            everyones.append(Rows(rename.get(name, name), path, frame, target))
+        else:
+            everyones += _rows_by_participant(path, frame, target, participant_column, rename)
+    refuse_twin_names((rows.participant for rows in everyones), "participant", "database")
+    return _as_tables(
+        everyones, features, kind, missing, participant_column, classes=classes, encodings=encodings,
+        time_column=time_column,
+    )  # fmt: skip
+
+
+def _rows_by_participant(
+    path: Path, frame: DataFrame, target: str, participant_column: str, rename: Mapping[str, str]
+) -> list[Rows]:
+    require_columns(path, frame, [participant_column, target])
+    column = frame[participant_column]
+    names = ["" if gap else str(name).strip() for name, gap in zip(column, column.isna(), strict=True)]
+    names = [rename.get(name, name) for name in names]
+    try:
+        positions = natural_partition(names)
+    except DataError as error:
+        raise DataError(f"{path}, column {participant_column!r}: {error}") from error
+    return [Rows(name, path, frame.iloc[index.numpy()], target) for name, index in positions.items()]
 
 
 def _as_tables(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hetfed_lightning.cli.errors import ConfigError
-from hetfed_lightning.data import ImageFolderDataModule, PartitionedDataModule, TableDataModule
+from hetfed_lightning.data import ImageFolderDataModule, PartitionedDataModule, SQLDataModule, TableDataModule
 from hetfed_lightning.data.name_checks import of_member
 from hetfed_lightning.data.named_participants import NamedDataModule
 from hetfed_lightning.data.sources.table import table_files
@@ -48,8 +48,9 @@ def site_data(source: Source, name: str, agreed: Mapping[str, Any] | None = None
     for key in arguments if alone else SETTINGS_BY_NAME:
         if key in arguments:
             arguments[key] = own_part(arguments[key], name, source.names)
-    if isinstance(source.data, TableDataModule) and source.data.participant_column is None:
-        arguments["path"] = _own_table(source.data.path, name, source.data.rename)
+    data = source.data
+    if isinstance(data, TableDataModule) and not isinstance(data, SQLDataModule) and data.participant_column is None:
+        arguments["path"] = _own_table(data.path, name, data.rename)
         arguments.pop("rename", None)  # The file has the new name above.
     if isinstance(source.data, NamedDataModule):
         arguments["participants"] = [name]
