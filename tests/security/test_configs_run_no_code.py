@@ -232,7 +232,9 @@ LOOKED_AT = {
     "hetfed_lightning.showcases.digits.images.load_digits_images": "imports scikit-learn",
     "hetfed_lightning.data.sources.columns.as_numbers": "imports pandas",
     "hetfed_lightning.data.sources.frames._read_parquet": "imports pyarrow",
+    "hetfed_lightning.data.sources.frames.imported_pandas": "imports pandas",
     "hetfed_lightning.data.sources.frames.read_frame": "imports pandas",
+    "hetfed_lightning.data.sources.queries.read_query": "imports SQLAlchemy, reads a database by SELECT alone",
 }
 
 

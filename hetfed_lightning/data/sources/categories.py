@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.name_checks import did_you_mean, refuse_spellings, refuse_twin_names
-from hetfed_lightning.data.optional import import_optional
 from hetfed_lightning.data.sources.columns import Rows
-from hetfed_lightning.data.sources.frames import EXTRA
+from hetfed_lightning.data.sources.frames import imported_pandas
 
 if TYPE_CHECKING:
     from pandas import Series
@@ -136,7 +135,7 @@ def one_hot(rows: Rows, column: str, vocabulary: Sequence[str]) -> dict[str, NDA
         column: Name of the column.
         vocabulary: Its categories, in order.
     """
-    pandas = import_optional("pandas", EXTRA)
+    pandas = imported_pandas()
     values, places = pandas.unique(rows.frame[column]), {name: place for place, name in enumerate(vocabulary)}
     codes = pandas.Categorical(rows.frame[column], categories=[one for one in values if not pandas.isna(one)]).codes
     own = [_name(value, places) for value in values if not pandas.isna(value)]

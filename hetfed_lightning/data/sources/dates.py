@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.name_checks import did_you_mean
-from hetfed_lightning.data.optional import import_optional
 from hetfed_lightning.data.sources.columns import Rows, as_numbers
-from hetfed_lightning.data.sources.frames import EXTRA
+from hetfed_lightning.data.sources.frames import imported_pandas
 
 if TYPE_CHECKING:
     from pandas import Series
@@ -87,7 +86,7 @@ def date_numbers(
     Raises:
         DataError: If a value is no date, or the column that is counted from is missing.
     """
-    pandas = import_optional("pandas", EXTRA)
+    pandas = imported_pandas()
     dates = read_dates(rows, column, date_format)
     found: dict[str, NDArray[np.float64]] = {}
     for name, part in zip(date_columns(column, parts), parts, strict=True):
@@ -111,7 +110,7 @@ def read_dates(rows: Rows, column: str, date_format: str | None) -> Series[Any]:
     Raises:
         DataError: If the column is missing, or a value is no date of that form, with its row.
     """
-    pandas = import_optional("pandas", EXTRA)
+    pandas = imported_pandas()
     if column not in rows.frame.columns:
         hint = did_you_mean(column, [str(name) for name in rows.frame.columns])
         raise DataError(f"{rows}: has no column {column!r} of dates{hint}")

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.name_checks import did_you_mean
-from hetfed_lightning.data.optional import import_optional
 from hetfed_lightning.data.sources.categories import (
     Categories,
     agreed_categories,
@@ -25,7 +24,7 @@ from hetfed_lightning.data.sources.categories import (
 )
 from hetfed_lightning.data.sources.columns import Columns, Rows
 from hetfed_lightning.data.sources.dates import Dates, date_columns, date_numbers, declared_dates
-from hetfed_lightning.data.sources.frames import EXTRA
+from hetfed_lightning.data.sources.frames import imported_pandas
 from hetfed_lightning.data.sources.truths import Truths, declared_truths, truth_values
 
 __all__ = ["Encoded", "Encodings", "encoded", "with_parts"]
@@ -202,6 +201,6 @@ def _joined(rows: Rows, made: Mapping[str, NDArray[Any]]) -> Rows:
     taken = [name for name in made if name in rows.frame.columns]
     if taken:
         raise DataError(f"{rows.path}: has a column {taken[0]!r}, as an encoded column is called: rename it")
-    pandas = import_optional("pandas", EXTRA)
+    pandas = imported_pandas()
     beside = pandas.DataFrame({name: np.asarray(values) for name, values in made.items()}, index=rows.frame.index)
     return replace(rows, frame=pandas.concat([rows.frame, beside], axis=1))

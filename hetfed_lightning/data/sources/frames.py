@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hetfed_lightning.data.errors import DataError
@@ -19,7 +20,7 @@ from hetfed_lightning.data.unpacking import check_unpacked, unpacked
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["EXTRA", "NAMELESS", "PARQUET", "read_frame", "require_columns"]
+__all__ = ["EXTRA", "NAMELESS", "PARQUET", "imported_pandas", "read_frame", "require_columns"]
 
 EXTRA = "hetfed-lightning[tables]"
 PARQUET = frozenset({".parquet", ".pq"})
@@ -86,6 +87,15 @@ def read_frame(
         [str(name).strip() or f"{NAMELESS}{place}" for place, name in enumerate(frame.columns)]
     )
     return frame
+
+
+def imported_pandas() -> ModuleType:
+    """Package pandas.
+
+    Raises:
+        ImportError: If it is not installed; the message names what to install.
+    """
+    return import_optional("pandas", EXTRA)
 
 
 def require_columns(path: Path, frame: DataFrame, wanted: Sequence[str]) -> None:

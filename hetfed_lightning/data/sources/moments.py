@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hetfed_lightning.data.errors import DataError
-from hetfed_lightning.data.optional import import_optional
 from hetfed_lightning.data.sources.columns import Rows, as_numbers
 from hetfed_lightning.data.sources.dates import read_dates
-from hetfed_lightning.data.sources.frames import EXTRA
+from hetfed_lightning.data.sources.frames import imported_pandas
 
 __all__ = ["cut_at", "cut_in_time", "in_time", "moment", "moments"]
 
@@ -34,7 +33,7 @@ def moments(rows: Rows, column: str, date_format: str | None) -> Moments:
     """
     numbers = as_numbers(rows.frame[column]) if column in rows.frame.columns and date_format is None else None
     if numbers is None:
-        pandas = import_optional("pandas", EXTRA)
+        pandas = imported_pandas()
         since = read_dates(rows, column, date_format) - pandas.Timestamp("1970-01-01")
         numbers = np.asarray(since.dt.total_seconds(), dtype=np.float64)
     missing = ~np.isfinite(numbers)
@@ -56,7 +55,7 @@ def moment(text: str | float) -> float:
     Raises:
         DataError: If it is neither.
     """
-    pandas = import_optional("pandas", EXTRA)
+    pandas = imported_pandas()
     if not isinstance(text, str):
         return float(text)
     try:

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from hetfed_lightning.data.errors import DataError
 from hetfed_lightning.data.name_checks import folded
-from hetfed_lightning.data.optional import import_optional
 from hetfed_lightning.data.sources.columns import Rows
-from hetfed_lightning.data.sources.frames import EXTRA
+from hetfed_lightning.data.sources.frames import imported_pandas
 
 __all__ = ["Truths", "declared_truths", "truth_values"]
 
@@ -60,7 +59,7 @@ def truth_values(rows: Rows, column: str, words: Mapping[str, float]) -> NDArray
     Raises:
         DataError: If a cell is another word, with its row.
     """
-    pandas = import_optional("pandas", EXTRA)
+    pandas = imported_pandas()
     cells = rows.frame[column]
     values: dict[Any, float] = {
         cell: words.get(folded(str(cell)), np.inf) for cell in pandas.unique(cells) if not pandas.isna(cell)
